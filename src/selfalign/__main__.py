@@ -1,0 +1,5 @@
+"""`python -m selfalign`."""
+
+from selfalign.cli.main import entry
+
+entry()

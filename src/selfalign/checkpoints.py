@@ -1,0 +1,173 @@
+"""Folders of weights that survive a crash: a manifest of every file's size and SHA-256, written last and checked first.
+
+A manifest in the folder itself (`manifest.json`) makes it a checkpoint; a manifest kept elsewhere (the run's record)
+vouches for a finished model. Standard library only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+Manifest = Mapping[str, tuple[int, str]]
+"""Relative file name (with "/") to (size in bytes, SHA-256 in hex)."""
+
+MANIFEST = "manifest.json"
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of the files that stand in a folder now, its own `manifest.json` left out."""
+    return {name: (path.stat().st_size, _sha256(path)) for name, path in _files(folder)}
+
+
+def manifest_hash(manifest: Manifest) -> str:
+    """One SHA-256 for a folder's content: names, sizes and hashes of its files, not its place or its times."""
+    text = json.dumps({name: list(manifest[name]) for name in sorted(manifest)}, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_manifest(folder: Path, key: str = "") -> Manifest:
+    """Forces every file of the folder to disk, then writes its `manifest.json` in one step: now the checkpoint exists.
+
+    `key` names what the checkpoint belongs to (a hash of data, options and start model); see `newest_verified`.
+    """
+    sync_tree(folder)
+    manifest = read_manifest(folder)
+    body = {"key": key, "files": {name: list(entry) for name, entry in manifest.items()}}
+    write_synced(folder / MANIFEST, json.dumps(body, indent=1).encode())
+    return manifest
+
+
+def verify(folder: Path, manifest: Manifest, exact: bool = False) -> list[str]:
+    """What is wrong with a folder, one line per file; empty where every file is as the manifest says.
+
+    With `exact` a file the manifest does not name is a fault too; without it a user may add a note of their own.
+    """
+    problems = [problem for name, entry in manifest.items() if (problem := _compare(folder, name, entry))]
+    if exact:
+        problems += [f"{folder / name}: not in the manifest" for name, _ in _files(folder) if name not in manifest]
+    return problems
+
+
+def newest_verified(work: Path, key: str = "") -> tuple[Path | None, list[str]]:
+    """The newest `checkpoint-N` of a folder that verifies and belongs to `key`, and a line for each one passed over.
+
+    A damaged one is moved aside as `damaged-checkpoint-N`; one without a manifest (the process died while writing it)
+    and one of another key are removed, so that no later save or clean-up meets their files.
+    """
+    notes: list[str] = []
+    found: Path | None = None
+    for folder in sorted(_checkpoints(work), key=_step, reverse=True):
+        owner, manifest = _stored(folder)
+        if manifest is None and owner is None:
+            shutil.rmtree(folder)
+        elif owner != key and manifest is not None:
+            notes.append(f"{folder}: made with other data or options, removed")
+            shutil.rmtree(folder)
+        elif found is None:
+            problems = [f"{folder / MANIFEST}: cannot be read"] if manifest is None else verify(folder, manifest, exact=True)
+            if problems:
+                aside = _set_aside(folder)
+                notes.append(f"damaged checkpoint moved to {aside.name}: {problems[0]}")
+            else:
+                found = folder
+    return found, notes
+
+
+def publish(temporary: Path, final: Path) -> None:
+    """Makes a finished folder appear under its name in one step, with all its files on disk before."""
+    sync_tree(temporary)
+    temporary.rename(final)
+    sync_folder(final.parent)
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Writes a file so that after a crash it holds either the old content or all of the new."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_tree(folder: Path) -> None:
+    """Forces every file and folder below (and including) this one to disk."""
+    for base, _, names in os.walk(folder):
+        for name in names:
+            _sync(Path(base) / name)
+        sync_folder(Path(base))
+
+
+def sync_folder(folder: Path) -> None:
+    """Forces a folder's entries (creations, renames) to disk."""
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in (MANIFEST, MANIFEST + ".tmp"):
+            yield name, path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _compare(folder: Path, name: str, entry: tuple[int, str]) -> str:
+    path = folder / name
+    if not path.is_file():
+        return f"{path}: missing"
+    size, digest = entry
+    if path.stat().st_size != size:
+        return f"{path}: {path.stat().st_size} bytes instead of {size}"
+    return "" if _sha256(path) == digest else f"{path}: content changed (SHA-256 differs)"
+
+
+def _checkpoints(work: Path) -> list[Path]:
+    if not work.is_dir():
+        return []
+    return [path for path in work.iterdir() if path.is_dir() and _CHECKPOINT.fullmatch(path.name)]
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _stored(folder: Path) -> tuple[str | None, Manifest | None]:
+    """(key, manifest) of a checkpoint; (None, None) without a manifest file, ("", None) where it cannot be read."""
+    try:
+        text = (folder / MANIFEST).read_bytes()
+    except FileNotFoundError:
+        return None, None
+    try:
+        body: dict[str, Any] = json.loads(text)
+        return str(body["key"]), {str(name): (int(size), str(digest)) for name, (size, digest) in body["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return "", None
+
+
+def _set_aside(folder: Path) -> Path:
+    aside = folder.with_name(f"damaged-{folder.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    folder.rename(aside)
+    sync_folder(folder.parent)
+    return aside

@@ -1,0 +1,40 @@
+"""`selfalign check RECIPE SEEDS --model M`: everything that can be known before a model generates."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Sequence
+
+from selfalign.cli.options import parse
+from selfalign.cli.run import load_recipe, make_parser, named_recipe, read_examples
+from selfalign.errors import UserError
+from selfalign.recipe import Recipe
+from selfalign.types import ModelRef
+
+
+def main(arguments: Sequence[str]) -> int:
+    from selfalign.loop import check_examples
+    from selfalign.steps import split_seeds
+
+    make = load_recipe(named_recipe(arguments, "check"))
+    parser = make_parser(make, "check")
+    options = parse(parser, arguments)
+    recipe: Recipe = make(**{key: parser.instantiate(options)[key] for key in inspect.signature(make).parameters})
+    recipe.check()
+    seeds, held_out = read_examples(options.seeds, options.held_out)
+    check_examples(seeds, held_out)
+    if options.model is None:
+        raise UserError("which model? give --model with a local folder, a hub name, or smollm2-135m for the bundled one")
+    model = recipe.engine.check(ModelRef(options.model), (*seeds, *held_out), recipe.format)
+    shown, validation = split_seeds(seeds, recipe.validation_share, recipe.seed)
+    categories = sorted({seed.category for seed in seeds if seed.category})
+    sys.stdout.write(
+        f"seeds: {len(seeds)} ({len(shown)} to show and train on, {len(validation)} for validation)"
+        f"{', categories: ' + ', '.join(categories) if categories else ''}\n"
+        f"held out: {len(held_out)}\n"
+        f"model: {model.base}{' with adapter ' + model.adapter if model.adapter else ''}\n"
+        f"generated at most: {recipe.rounds} rounds of {recipe.per_round} candidates\n"
+        "everything that can be known beforehand is in order\n"
+    )
+    return 0

@@ -1,0 +1,42 @@
+"""`selfalign export DIR --data F | --dropped F | --model D`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Literal
+
+from selfalign.cli.options import new_parser, parse
+from selfalign.errors import UserError
+from selfalign.exports import export_data, export_dropped, export_model
+from selfalign.store import Store
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = new_parser("export", "Writes what a run made: its pairs, what it dropped and why, a round's model.")
+    parser.add_argument("folder", type=str, help="the run folder")
+    parser.add_argument("--data", type=str, help="file for seeds and kept samples: JSONL, or Parquet by suffix")
+    parser.add_argument(
+        "--format",
+        type=Literal["plain", "messages", "prompt-completion", "alpaca"],
+        default="plain",
+        help="form of the rows; plain is {id, round, prompt, response}",
+    )
+    parser.add_argument("--dropped", type=str, help="file for dropped samples with rule and evidence")
+    parser.add_argument("--model", type=str, help="folder to copy a model to")
+    parser.add_argument("--round", type=int, help="whose model; the best round's without it")
+    options = parse(parser, arguments)
+    if not (options.data or options.dropped or options.model):
+        raise UserError("nothing to export: give --data FILE, --dropped FILE or --model FOLDER")
+    with Store.read(options.folder) as store:
+        if options.data:
+            _say(f"{export_data(store, options.data, options.format)} pairs in {options.data}")
+        if options.dropped:
+            _say(f"{export_dropped(store, options.dropped)} dropped samples in {options.dropped}")
+        if options.model:
+            _say(f"model of round {export_model(store, options.model, options.round)} in {options.model}")
+    return 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")

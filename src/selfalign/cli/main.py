@@ -1,0 +1,82 @@
+"""`selfalign COMMAND …`: one file per command, imported when it is asked for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
+
+from selfalign.errors import Interrupted, RunFailed, UserError
+
+COMMANDS = {
+    "run": "start a run, or go on where it stopped",
+    "status": "where a run stands: rounds, yields, drops by rule, metrics",
+    "show": "the passport of a sample: where it came from and what became of it",
+    "export": "training data (JSONL, Parquet) or a round's model",
+    "check": "everything that can be known before a model generates",
+}
+
+EPILOG = """Examples:
+  selfalign run isara seeds.jsonl --model HuggingFaceTB/SmolLM2-360M-Instruct --out runs/first
+  selfalign run isara safe_helpful --model smollm2-135m --out runs/demo      (bundled seeds and model)
+  selfalign status runs/first
+  selfalign export runs/first --data kept.jsonl --model better-model
+
+`selfalign COMMAND --help` lists a command's options; `selfalign run RECIPE --help` those of a recipe.
+Exit codes: 0 done, 1 a run that failed, 2 bad input or options, 130 or 143 interrupted and resumable."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs one command and returns its exit code."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        _say(_help())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        _say(f"selfalign {version('selfalign')}")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        near = get_close_matches(name, COMMANDS, 1)
+        hint = f"did you mean `selfalign {near[0]}`?" if near else "`selfalign --help` lists them"
+        return _fail(f"no command {name!r}; {hint}", 2)
+    try:
+        code: int = import_module(f"selfalign.cli.{name}").main(rest)
+    except UserError as error:
+        return _fail(str(error), 2)
+    except RunFailed as error:
+        return _fail(str(error), 1)
+    except Interrupted as stop:
+        return _fail("interrupted; the same command goes on from here", 128 + stop.signal_number)
+    except KeyboardInterrupt:
+        return _fail("interrupted; the same command goes on from here", 130)
+    except BrokenPipeError:  # the reader of our output has left (`| head`)
+        sys.stderr.close()
+        return 0
+    return code
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def _help() -> str:
+    lines = "\n".join(f"  {name:<8} {text}" for name, text in COMMANDS.items())
+    return (
+        "selfalign: fewer than 100 examples in, a better-aligned model out, with proof.\n\n"
+        f"usage: selfalign COMMAND …\n\ncommands:\n{lines}\n\n{EPILOG}"
+    )
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _fail(message: str, code: int) -> int:
+    from selfalign.terminal import printable
+
+    sys.stderr.write(f"selfalign: {printable(message)}\n")
+    return code

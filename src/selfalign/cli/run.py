@@ -1,0 +1,149 @@
+"""`selfalign run RECIPE SEEDS --model M --out DIR`: the recipe function's keyword arguments are the options."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.resources import files
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from selfalign.cli.options import new_parser, parse
+from selfalign.errors import UserError
+from selfalign.recipe import Recipe
+from selfalign.seeds import read_seeds
+from selfalign.types import Example
+
+USAGE = """usage: selfalign run RECIPE SEEDS --model M --out DIR [options]
+       selfalign run --config DIR/run.yaml
+
+RECIPE is one of {recipes}, or your own: ./mine.py:function
+`selfalign run RECIPE --help` lists its options.
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    if any(a in ("-h", "--help") for a in arguments[:1]):
+        sys.stdout.write(USAGE.format(recipes=", ".join(recipe_names())))
+        return 0
+    make = load_recipe(named_recipe(arguments, "run"))
+    parser = make_parser(make, "run")
+    options = parse(parser, arguments)
+    recipe: Recipe = make(**{key: parser.instantiate(options)[key] for key in inspect.signature(make).parameters})
+    seeds, held_out = read_examples(options.seeds, options.held_out)
+    if options.out is None:
+        raise UserError("which folder shall the run live in? give --out DIR")
+    if options.model is None:
+        raise UserError("which model? give --model with a local folder, a hub name, or smollm2-135m for the bundled one")
+    return _run(recipe, seeds, held_out, options, parser)
+
+
+def _run(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example], options: Any, parser: ArgumentParser) -> int:
+    from selfalign.cli.progress import Bars
+    from selfalign.cli.table import print_status
+    from selfalign.loop import align
+    from selfalign.signals import handle_signals
+    from selfalign.status import status
+    from selfalign.store import Store
+
+    with handle_signals(), nullcontext() if options.quiet else Bars() as progress:
+        yaml_text = resolved(parser, options)
+        align(recipe, options.model, seeds, options.out, held_out=held_out, options=yaml_text, progress=progress)
+    with Store.read(options.out) as store:
+        result = status(store)
+    if options.json:
+        sys.stdout.write(json.dumps(result, indent=1) + "\n")
+    else:
+        print_status(result)
+    return 0
+
+
+def make_parser(make: Callable[..., Recipe], command: str) -> ArgumentParser:
+    """Options are written once: in the signature and the docstring of the recipe function."""
+    summary = (inspect.getdoc(make) or "").split("\n\n")[0]
+    parser = new_parser(command, summary)
+    parser.add_argument("recipe", type=str, help="name of a recipe, or ./file.py:function")
+    parser.add_argument("seeds", type=str, help="JSONL, JSON, CSV or Parquet file of prompt-response pairs, or safe_helpful (bundled)")
+    parser.add_argument("--model", type=str, help="local folder, hub name, or smollm2-135m for the bundled model")
+    parser.add_argument("--out", type=str, help="the run folder; the same command on it goes on where it stopped")
+    parser.add_argument("--held_out", type=str, help="file of held-out pairs for the metrics; bundled seeds bring their own")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    parser.add_argument("--json", action="store_true", help="print the final status as JSON instead of tables")
+    parser.add_argument("--config", action="config", help="YAML file of options; options on the command line win")
+    parser.add_function_arguments(make, as_positional=False)
+    return parser
+
+
+def resolved(parser: ArgumentParser, options: Any) -> str:
+    """Every option as YAML, in a form that `--config` reads back."""
+    plain = {key: value for key, value in yaml.safe_load(parser.dump(options)).items() if key not in ("config", "quiet", "json")}
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+
+
+def recipe_names() -> list[str]:
+    folder = files("selfalign") / "recipes"
+    return sorted(f.name.removesuffix(".py") for f in folder.iterdir() if f.name.endswith(".py") and not f.name.startswith("_"))
+
+
+def load_recipe(name: str) -> Callable[..., Recipe]:
+    """The function `name` in the file `recipes/name.py`, or a user's own as ./file.py:function."""
+    path, colon, function = name.partition(":")
+    if colon or path.endswith(".py"):
+        return _load_file(Path(path), function)
+    if name not in recipe_names():
+        near = get_close_matches(name, recipe_names(), 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"no recipe {name!r}{hint} There are {', '.join(recipe_names())}, or your own as ./file.py:function")
+    made: Callable[..., Recipe] = getattr(import_module(f"selfalign.recipes.{name}"), name)
+    return made
+
+
+def _load_file(path: Path, function: str) -> Callable[..., Recipe]:
+    if not path.is_file():
+        raise UserError(f"no file {path}; a recipe of your own is named ./file.py:function")
+    spec = spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is not a Python file")
+    module = module_from_spec(spec)
+    sys.modules[path.stem] = module  # dataclasses in the file look their own module up
+    spec.loader.exec_module(module)
+    made = getattr(module, function or path.stem, None)
+    if not callable(made):
+        public = [key for key, value in vars(module).items() if inspect.isfunction(value) and value.__module__ == path.stem]
+        raise UserError(f"{path} has no function {function or path.stem!r}; its functions: {', '.join(public) or 'none'}")
+    return made  # type: ignore[no-any-return]
+
+
+def read_examples(seeds: str, held_out: str | None) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """Seeds and held-out pairs from files; the name of a bundled domain stands for its two files."""
+    bundled = files("selfalign") / "data" / seeds
+    if "/" not in seeds and not Path(seeds).exists() and bundled.is_dir():
+        seeds, held_out = str(bundled / "seeds.jsonl"), held_out or str(bundled / "held_out.jsonl")
+    return read_seeds(seeds), read_seeds(held_out) if held_out else ()
+
+
+def named_recipe(arguments: Sequence[str], command: str) -> str:
+    """The recipe decides which options there are, so it must be known before the options are parsed."""
+    if arguments and not arguments[0].startswith("-"):
+        return arguments[0]
+    for position, argument in enumerate(arguments):
+        if argument == "--config" or argument.startswith("--config="):
+            path = Path(argument.partition("=")[2] or "".join(arguments[position + 1 : position + 2]))
+            try:
+                found = yaml.safe_load(path.read_text(encoding="utf-8"))
+            except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+                raise UserError(f"cannot read the options file {path}: {' '.join(str(error).split())}") from None
+            if not isinstance(found, dict) or not isinstance(found.get("recipe"), str):
+                raise UserError(f"{path}: names no recipe; add a line such as `recipe: isara`")
+            name: str = found["recipe"]
+            return name
+    raise UserError(f"which recipe? `selfalign {command} RECIPE SEEDS --model M --out DIR`; there are {', '.join(recipe_names())}")

@@ -1,0 +1,24 @@
+"""`selfalign show DIR ID`: the passport of a sample."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+from selfalign.cli.options import new_parser, parse
+from selfalign.store import Store
+
+
+def main(arguments: Sequence[str]) -> int:
+    from selfalign.passport import passport, passport_text
+
+    parser = new_parser("show", "The passport of a sample: what it was made from, by which model, the verdict, what it trained.")
+    parser.add_argument("folder", type=str, help="the run folder")
+    parser.add_argument("id", type=str, help="id of a seed or a sample, as `export` and kept.jsonl give it")
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+    options = parse(parser, arguments)
+    with Store.read(options.folder) as store:
+        found = passport(store, options.id)
+    sys.stdout.write((json.dumps(found, indent=1, ensure_ascii=False) if options.json else passport_text(found)) + "\n")
+    return 0

@@ -1,0 +1,27 @@
+"""`selfalign status DIR [--json]`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+from selfalign.cli.options import new_parser, parse
+from selfalign.status import status
+from selfalign.store import Store
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = new_parser("status", "Where a run stands: rounds, yields, drops by rule, metrics, costs.")
+    parser.add_argument("folder", type=str, help="the run folder")
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+    options = parse(parser, arguments)
+    with Store.read(options.folder) as store:
+        result = status(store)
+    if options.json:
+        sys.stdout.write(json.dumps(result, indent=1) + "\n")
+    else:
+        from selfalign.cli.table import print_status
+
+        print_status(result)
+    return 0

@@ -1,0 +1,63 @@
+"""The tables a person sees: rounds with their yields, drops by rule and metrics with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+SHARES = ("refusal", "over_refusal", "balance", "finished")
+"""Metrics that are shares, shown in per cent."""
+
+
+def print_status(status: Mapping[str, Any], console: Console | None = None) -> None:
+    console = console or Console()
+    console.print(rounds_table(status))
+    if any(row["metrics"] for row in status["rounds"]):
+        console.print(metrics_table(status["rounds"], status["best_round"]))
+    best = status["rounds"][status["best_round"]] if status["best_round"] is not None and status["rounds"] else None
+    console.print(Text(f"{status['state']}: {status['stopped_because'] or 'not finished yet'}"))
+    if best is not None and status["state"] == "done":
+        console.print(Text(f"best round: {status['best_round']}, model: {best['model']}"), soft_wrap=True)
+
+
+def rounds_table(status: Mapping[str, Any]) -> Table:
+    table = Table(title=f"{status['recipe']}: candidates and what became of them", title_justify="left")
+    for name, side in (("round", "right"), ("candidates", "right"), ("kept", "right"), ("dropped by rule", "left")):
+        table.add_column(name, justify=side)  # type: ignore[arg-type]
+    for name in ("trained tokens", "seconds"):
+        table.add_column(name, justify="right")
+    for row in status["rounds"]:
+        drops = sorted(row["dropped"].items(), key=lambda item: (-item[1], item[0]))
+        table.add_row(
+            str(row["round"]),
+            str(row["candidates"]) if row["round"] else "–",
+            f"{row['kept']} ({row['kept'] / row['candidates']:.0%})" if row["candidates"] else "–",
+            ", ".join(f"{rule} {count}" for rule, count in drops) or "–",
+            f"{row['tokens']['trained']:,}" if row["tokens"]["trained"] else "–",
+            f"{sum(row['seconds'].values()):.0f}",
+        )
+    return table
+
+
+def metrics_table(rounds: Sequence[Mapping[str, Any]], best: int | None) -> Table:
+    names = list(dict.fromkeys(name for row in rounds for name in row["metrics"]))
+    table = Table(title="metrics with 95 % intervals (round 0: the model as it came)", title_justify="left")
+    table.add_column("metric")
+    for row in rounds:
+        table.add_column(f"round {row['round']}" + (" *" if row["round"] == best else ""), justify="right")
+    for name in names:
+        table.add_row(name.replace("_", " "), *(_cell(name, row["metrics"].get(name)) for row in rounds))
+    return table
+
+
+def _cell(name: str, metric: Mapping[str, Any] | None) -> str:
+    if metric is None:
+        return "–"
+    if name in SHARES:
+        return f"{metric['value']:.0%} [{100 * metric['low']:.0f}, {100 * metric['high']:.0f}]"
+    digits = 1 if abs(metric["value"]) >= 10 else 2
+    return f"{metric['value']:.{digits}f} [{metric['low']:.{digits}f}, {metric['high']:.{digits}f}]"

@@ -1,0 +1,233 @@
+"""Decoding for the HF engine: a plain sampling loop with a random stream for each row, and `generate` for all else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from selfalign.errors import RunFailed
+from selfalign.rendering import Stops
+from selfalign.types import Sampling, derive_seed
+
+_BELOW_ONE = 1.0 - 2.0**-22  # a uniform times the total must stay below the total in float32
+
+
+class Stopper:
+    """Decides whether a row of generated ids has ended."""
+
+    def __init__(self, tokenizer: Any, stops: Stops) -> None:
+        self._tokenizer, self._stops = tokenizer, stops
+        # Decoding is needed only where the newest token can complete a stop string.
+        ends = {string[-1] for string in stops.strings}
+        vocabulary = tokenizer.get_vocab().items() if ends else ()
+        self._closing = {place for text, place in vocabulary if text.startswith("<0x") or not ends.isdisjoint(text)}
+        self._reach = max((len(string.encode()) for string in stops.strings), default=0)
+
+    def ends(self, ids: Sequence[int]) -> bool:
+        """Whether the last of these ids ends the text."""
+        if ids[-1] in self._stops.ids:
+            return True
+        if ids[-1] not in self._closing:
+            return False
+        tail = str(self._tokenizer.decode(list(ids[-self._reach :]), skip_special_tokens=True))
+        return any(string in tail for string in self._stops.strings)
+
+
+def uniforms(seeds: Sequence[int], count: int) -> Any:
+    """`count` numbers in [0, 1) from each seed's own counter-based stream, shape (len(seeds), count), float64."""
+    import numpy as np
+
+    return np.stack([np.random.Generator(np.random.Philox(key=seed)).random(count) for seed in seeds])
+
+
+def pick(logits: Any, uniform: Any, sampling: Sampling) -> Any:
+    """One token for each row by the inverse of its cumulative distribution; a non-finite row gives the vocabulary's size.
+
+    Args:
+        logits: shape (rows, vocabulary).
+        uniform: one number in [0, 1) for each row.
+        sampling: temperature, top_k and top_p are used.
+    """
+    import torch
+
+    scores, size = logits.float(), logits.shape[-1]
+    if sampling.temperature == 0.0:
+        best, chosen = scores.max(dim=-1)
+        return torch.where(torch.isfinite(best), chosen, size)
+    scores = scores / sampling.temperature
+    if 0 < sampling.top_k < size:
+        scores = scores.masked_fill(scores < scores.topk(sampling.top_k).values[:, -1:], -torch.inf)
+    if sampling.top_p < 1.0:
+        ordered, order = scores.sort(dim=-1, descending=True)
+        share = ordered.softmax(dim=-1)
+        outside = share.cumsum(dim=-1) - share >= sampling.top_p
+        scores = scores.masked_fill(outside.scatter(-1, order, outside), -torch.inf)
+    heights = scores.softmax(dim=-1).cumsum(dim=-1)
+    total = heights[:, -1:]
+    target = uniform.to(total.dtype).clamp(max=_BELOW_ONE)[:, None] * total
+    chosen = torch.searchsorted(heights, target, right=True)[:, 0]
+    return torch.where(torch.isfinite(total[:, 0]), chosen, size)
+
+
+def pad_left(rows: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[Any, Any]:
+    """(ids, mask), both of shape (rows, longest), the texts at the right."""
+    import torch
+
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], dtype=torch.long)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], dtype=torch.long)
+    return ids.to(device), mask.to(device)
+
+
+def sample(
+    model: Any, prompts: Sequence[Sequence[int]], seeds: Sequence[int], sampling: Sampling, stopper: Stopper, size: int, pad: int
+) -> list[tuple[list[int], bool]]:
+    """Sample a batch: for each prompt its new ids and whether it ended itself. Rows that have ended leave the batch.
+
+    A row's text depends on its prompt and its seed; on its neighbours only as far as the rounding of a larger or
+    smaller matrix product goes (in float32 measured to change no token, in bfloat16 it can).
+
+    Args:
+        size: ids from here on are padding of the vocabulary and never chosen.
+
+    Raises:
+        RunFailed: the model's logits are not finite.
+    """
+    import torch
+    from transformers import DynamicCache
+
+    accepted = forward_options(model)
+    draws = torch.from_numpy(uniforms(seeds, sampling.max_tokens)).to(torch.float32).to(model.device)
+    ids, mask = pad_left(prompts, pad, model.device)
+    positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)
+    cache = DynamicCache(config=model.config)
+    texts: list[list[int]] = [[] for _ in prompts]
+    ended, live = [False] * len(prompts), list(range(len(prompts)))
+    with torch.inference_mode():
+        for step in range(sampling.max_tokens):
+            options = {"position_ids": positions, "logits_to_keep": 1}
+            out = model(
+                input_ids=ids,
+                attention_mask=mask,
+                past_key_values=cache,
+                use_cache=True,
+                **{name: value for name, value in options.items() if name in accepted},
+            )
+            chosen = pick(out.logits[:, -1, :size], draws[live, step], sampling)
+            staying = []
+            for place, (row, token) in enumerate(zip(live, chosen.tolist(), strict=True)):
+                if token >= size:
+                    raise RunFailed("the model's logits are not finite; its weights are broken, or the number type is too narrow")
+                texts[row].append(token)
+                ended[row] = stopper.ends(texts[row])
+                if not ended[row]:
+                    staying.append(place)
+            if not staying:
+                break
+            if len(staying) < len(live):
+                index = torch.tensor(staying, device=model.device)
+                cache.batch_select_indices(index)
+                mask, positions, chosen = mask[index], positions[index], chosen[index]
+                live = [live[place] for place in staying]
+            ids, positions = chosen[:, None], positions[:, -1:] + 1
+            mask = torch.cat([mask, mask.new_ones((len(live), 1))], dim=-1)
+    return list(zip(texts, ended, strict=True))
+
+
+def generate(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    sampling: Sampling,
+    stopper: Stopper,
+    stops: Stops,
+    size: int,
+    pad: int,
+) -> list[tuple[list[int], bool]]:
+    """The same through transformers' `generate`: beams, penalties.
+
+    With one beam each row keeps its own random stream. Beam sampling draws for the whole batch from one stream seeded
+    by all its rows, so there a text depends on the batch it was planned into.
+    """
+    import torch
+    from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+
+    ids, mask = pad_left(prompts, pad, model.device)
+    rows = sampling.beams == 1 and sampling.temperature > 0.0
+    processors = LogitsProcessorList([_only_vocabulary(size)])
+    if rows:
+        draws = torch.from_numpy(uniforms(seeds, sampling.max_tokens)).to(torch.float32).to(model.device)
+        processors.append(_row_sampler(draws, ids.shape[1], sampling))
+    config = GenerationConfig(
+        max_new_tokens=sampling.max_tokens,
+        num_beams=sampling.beams,
+        repetition_penalty=sampling.repetition_penalty,
+        no_repeat_ngram_size=sampling.no_repeat_ngram,
+        length_penalty=sampling.length_penalty,
+        exponential_decay_length_penalty=sampling.length_decay,
+        eos_token_id=sorted(stops.ids) or None,
+        pad_token_id=pad,
+        **_drawing(sampling, rows),
+    )
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.inference_mode():
+        torch.manual_seed(derive_seed(0, *seeds))
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            generation_config=config,
+            logits_processor=processors,
+            stopping_criteria=StoppingCriteriaList([_stop_criterion(stopper, ids.shape[1])]),
+        )
+    return [_cut(row, stopper) for row in out[:, ids.shape[1] :].tolist()]
+
+
+def _drawing(sampling: Sampling, rows: bool) -> dict[str, Any]:
+    """What `generate` draws with; nothing where the rows draw for themselves or decoding is greedy."""
+    if rows or sampling.temperature == 0.0:
+        return {"do_sample": False}
+    return {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
+
+
+def _cut(row: list[int], stopper: Stopper) -> tuple[list[int], bool]:
+    for length in range(1, len(row) + 1):
+        if stopper.ends(row[:length]):
+            return row[:length], True
+    return row, False
+
+
+def _only_vocabulary(size: int) -> Any:
+    def process(ids: Any, scores: Any) -> Any:
+        if scores.shape[-1] > size:
+            scores[:, size:] = -float("inf")
+        return scores
+
+    return process
+
+
+def _row_sampler(draws: Any, width: int, sampling: Sampling) -> Any:
+    def process(ids: Any, scores: Any) -> Any:
+        import torch
+
+        chosen = pick(scores, draws[:, ids.shape[1] - width], sampling).clamp(max=scores.shape[-1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter_(-1, chosen[:, None], 0.0)
+
+    return process
+
+
+def _stop_criterion(stopper: Stopper, width: int) -> Any:
+    def ended(ids: Any, scores: Any, **_: Any) -> Any:
+        import torch
+
+        return torch.tensor([stopper.ends(row) for row in ids[:, width:].tolist()], device=ids.device)
+
+    return ended
+
+
+def forward_options(model: Any) -> set[str]:
+    """Names of what a model's forward pass takes: not every architecture has positions or can skip logits."""
+    import inspect
+
+    return set(inspect.signature(model.forward).parameters)
+
+

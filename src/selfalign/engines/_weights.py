@@ -1,0 +1,142 @@
+"""Loading for the HF engine: device, number type, tokenizer, weights; without a word on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from selfalign.errors import RunFailed, UserError
+from selfalign.types import ModelRef
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def device(name: str) -> Any:
+    """The device by name; auto: a CUDA device, else Apple's, else the processor."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        chosen = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"device {name!r} is unknown; use auto, cpu, cuda, cuda:1 or mps") from error
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device {name!r} is asked for, but this machine shows {torch.cuda.device_count()} CUDA devices")
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device 'mps' is asked for, but this machine has none")
+    return chosen
+
+
+def dtype(name: str, on: Any) -> Any:
+    """The number type by name; auto: bfloat16 on CUDA and on processors that compute in it, else float32."""
+    import torch
+
+    if name not in DTYPES:
+        raise UserError(f"dtype {name!r} is unknown; it is one of {', '.join(DTYPES)}")
+    if name != "auto":
+        return getattr(torch, name)
+    fast = torch.cuda.is_bf16_supported() if on.type == "cuda" else on.type == "cpu" and _processor_has_bf16()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _processor_has_bf16() -> bool:
+    # Without such instructions bfloat16 on a processor is emulated, slower than float32.
+    import torch
+
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16") or known.get("arm_bf16") or known.get("bf16"))
+
+
+def context_length(config: Any, tokenizer: Any) -> int:
+    """Tokens in the model's window: the smaller of what model and tokenizer say, where they say anything."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    said = [getattr(text, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len")]
+    said.append(tokenizer.model_max_length)
+    return min((int(value) for value in said if value and 0 < value < 10**9), default=10**9)
+
+
+def tokenizer_and_config(model: ModelRef) -> tuple[Any, Any]:
+    """Both, without weights.
+
+    Raises:
+        UserError: there is no such model, or its files cannot be read.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    source = model.adapter if model.adapter and (Path(model.adapter) / "tokenizer_config.json").is_file() else model.base
+    with _quiet(), _explained(model):
+        return AutoTokenizer.from_pretrained(source), AutoConfig.from_pretrained(model.base)
+
+
+def weights(model: ModelRef, on: Any, kind: Any, attention: str) -> Any:
+    """The model ready to generate, an adapter merged into its base (in float32, then brought to `kind`)."""
+    import torch
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    with _quiet(), _explained(model):
+        loaded = AutoModelForCausalLM.from_pretrained(
+            model.base,
+            dtype=torch.float32 if model.adapter else kind,
+            attn_implementation=attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+        if model.adapter:
+            from peft import PeftModel
+
+            loaded = PeftModel.from_pretrained(loaded, model.adapter).merge_and_unload(safe_merge=True)
+    loaded = loaded.to(device=on, dtype=kind).eval()
+    # The model's own decoding defaults (a temperature, a length …) must not leak into ours; its end tokens are kept.
+    ends = loaded.generation_config.eos_token_id if loaded.generation_config is not None else None
+    loaded.generation_config = GenerationConfig(eos_token_id=ends)
+    return loaded
+
+
+def own_stop_ids(loaded: Any) -> frozenset[int]:
+    """The end tokens that the model itself declares, which can be more than its tokenizer's one."""
+    ends = loaded.generation_config.eos_token_id
+    return frozenset(() if ends is None else (ends,) if isinstance(ends, int) else ends)
+
+
+@contextmanager
+def _explained(model: ModelRef) -> Iterator[None]:
+    """A missing or broken model as one line instead of a library's page."""
+    name = model.base if model.adapter is None else f"{model.base} with adapter {model.adapter}"
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(f"running models needs more packages ({error.name}); install them with: pip install 'selfalign[hf]'") from error
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"model {name!r} cannot be loaded: {first}") from error
+    except RuntimeError as error:
+        if out_of_memory(error):
+            raise RunFailed(f"there is not enough memory to load {name}; use a smaller model or another device") from error
+        raise
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on a GPU or on the processor."""
+    import torch
+
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text or "out of memory" in text
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Loading without progress bars and warnings of the library; what matters is checked and said by us."""
+    from transformers.utils import logging
+
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()

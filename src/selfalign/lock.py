@@ -1,0 +1,83 @@
+"""One process at a time on a run folder: a kernel lock on `DIR/lock`, released by the death of its owner however it dies.
+
+The file stays for ever and its text is only for the message; what counts is the lock on it. Its descriptor is
+close-on-exec, so a child process (the trainer) never keeps a folder locked after its parent has died.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from selfalign.errors import UserError
+
+NAME = "lock"
+_TRIES, _WAIT_SECONDS = 10, 0.05
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the folder's lock while the block runs.
+
+    Half a second of tries, because `is_locked` of another process holds the lock for an instant.
+
+    Raises:
+        UserError: another process works on the folder; the message names it.
+    """
+    descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        for attempt in range(_TRIES):
+            if _try(descriptor):
+                break
+            if attempt + 1 < _TRIES:
+                time.sleep(_WAIT_SECONDS)
+        else:
+            raise UserError(f"{folder} is in use by {owner(folder)}: wait for it or stop it, or use another --out")
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(_self()).encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether some process (this one included) works on the folder now."""
+    try:
+        descriptor = os.open(folder / NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return not _try(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def owner(folder: Path) -> str:
+    """The owner as it described itself, in words; only of use while `is_locked`."""
+    try:
+        who = json.loads((folder / NAME).read_text("utf-8"))
+        return f"process {who['pid']} on {who['host']} since {who['since']} ({who['command']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
+
+
+def _try(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _self() -> dict[str, object]:
+    since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:3]]) if sys.argv else "python"
+    return {"pid": os.getpid(), "host": socket.gethostname(), "since": since, "command": command[:200]}

@@ -1,0 +1,210 @@
+"""`align`: the one loop. Propose, retrieve, answer, score, filter, train, evaluate, repeat; every step journaled.
+
+Calling it again on the same folder goes on where it stopped: finished work is read back from the store, in the same order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from selfalign.checkpoints import read_manifest, write_synced
+from selfalign.errors import UserError
+from selfalign.exports import export_round
+from selfalign.pool import Pool
+from selfalign.protocols import Context, Progress, TrainJob
+from selfalign.recipe import Recipe
+from selfalign.stats import mean_interval, paired_difference
+from selfalign.steps import conserve, make_context, make_round, split_seeds
+from selfalign.store import Store
+from selfalign.types import Example, Metric, ModelRef, derive_seed
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of a run. `model` is that of the best round; round 0 is the model as it came."""
+
+    folder: Path
+    model: ModelRef
+    best_round: int
+    stopped_because: str
+
+
+@dataclass(frozen=True)
+class Best:
+    """The round to ship so far, with its log-likelihoods on the validation seeds (empty without validation seeds)."""
+
+    round: int
+    model: ModelRef
+    values: tuple[float, ...]
+
+
+class Quiet:
+    """Progress that nobody watches."""
+
+    def start(self, stage: str, total: int, done: int = 0) -> None: ...
+    def advance(self, count: int = 1, note: str = "") -> None: ...
+    def finish(self) -> None: ...
+
+
+def align(
+    recipe: Recipe,
+    model: str,
+    seeds: Sequence[Example],
+    out: str | Path,
+    *,
+    held_out: Sequence[Example] = (),
+    options: str = "",
+    progress: Progress | None = None,
+) -> Run:
+    """Runs a recipe on a model, or goes on with the run that stands in `out`.
+
+    Args:
+        recipe: the slots and numbers; see `selfalign.recipes`.
+        model: a local folder, a hub name, or `smollm2-135m` for the bundled one.
+        seeds: the examples of the behaviour wanted (D0), as `read_seeds` gives them.
+        out: the run folder.
+        held_out: prompts with reference responses for the recipe's evaluators; never used to choose anything.
+        options: the run's options as YAML, for `run.yaml` in the run folder.
+        progress: told of stages and batches; the command line draws bars with it.
+
+    Raises:
+        UserError: options, seeds or model that cannot work, or a folder of another run; before a model loads.
+        RunFailed: a run that cannot go on; its folder stays resumable.
+    """
+    recipe.check()
+    check_examples(seeds, held_out)
+    start = recipe.engine.check(ModelRef(model), (*seeds, *held_out), recipe.format)
+    identity = {
+        **recipe.identity(),
+        "model": start.base,
+        "adapter": start.adapter,
+        "model_hash": start.hash,
+        "seeds_hash": hash_examples(seeds),
+        "held_out_hash": hash_examples(held_out),
+    }
+    with Store.open(out, identity) as store:
+        if options:
+            write_synced(store.folder / "run.yaml", options.encode())
+        return _rounds(recipe, store, start, seeds, held_out, progress or Quiet())
+
+
+def _rounds(
+    recipe: Recipe, store: Store, start: ModelRef, seeds: Sequence[Example], held_out: Sequence[Example], progress: Progress
+) -> Run:
+    shown, validation = split_seeds(seeds, recipe.validation_share, recipe.seed)
+    store.add_seeds(shown, validation)
+    store.add_model(0, start)
+    pool, current, best, stop = Pool((shown,)), start, Best(0, start, ()), ""
+    for round in range(recipe.rounds + 1):
+        with recipe.engine.open(current, recipe.format) as session, recipe.encoder.open(session) as encode:
+            evaluate(recipe, store, make_context(recipe, store, round, pool, session, encode, progress), held_out)
+            context = make_context(recipe, store, round, pool, session, encode, progress)
+            best, stop = choose(store, context, current, best, validation)
+            if stop or round == recipe.rounds:
+                break
+            kept = generate(recipe, store, make_context(recipe, store, round + 1, pool, session, encode, progress))
+        if len(kept) < max(1, recipe.min_yield * recipe.per_round):
+            stop = f"round {round + 1} kept {len(kept)} of {recipe.per_round} candidates, fewer than min_yield = {recipe.min_yield}"
+            break
+        pool = pool.add(kept)
+        current = train(recipe, store, round + 1, start, current, pool, progress)
+    store.finish_run(best.round, stop or f"all {recipe.rounds} rounds done")
+    return Run(store.folder, best.model, best.round, stop or f"all {recipe.rounds} rounds done")
+
+
+def generate(recipe: Recipe, store: Store, context: Context) -> tuple[Example, ...]:
+    """The candidates of a round, made and filtered once and then read back."""
+    if store.stage(context.round, "filter") is None:
+        began = time.monotonic()
+        result = make_round(recipe, context)
+        spent = time.monotonic() - began - store.seconds(context.round)
+        store.finish_round_samples(context.round, result.kept, result.dropped, recipe.per_round, max(spent, 0.0))
+    export_round(store, context.round)
+    return store.kept(context.round)
+
+
+def train(
+    recipe: Recipe, store: Store, round: int, base: ModelRef, current: ModelRef, pool: Pool, progress: Progress
+) -> ModelRef:
+    """The model of a round: read back if its files verify, trained (on from its last good checkpoint) if not."""
+    ready = store.verified_model(round)
+    if ready is not None:
+        return ready
+    folder = store.round_folder(round)
+    shutil.rmtree(folder / "model", ignore_errors=True)  # written, but the record of it was not: nobody vouches for it
+    job = TrainJob(
+        round=round,
+        start=base if recipe.start_from == "base" else current,
+        seeds=pool.seeds,
+        generated=pool.parts[round] if recipe.train_on == "latest" else tuple(chain.from_iterable(pool.parts[1:])),
+        seed_weight=recipe.seed_weight,
+        format=recipe.format,
+        seed=derive_seed(recipe.seed, round, "train"),
+        learning_rate_scale=recipe.learning_rate_decay ** (round - 1),
+        work=folder / "training",
+        out=folder / "model",
+    )
+    began = time.monotonic()
+    result = recipe.trainer.train(job, progress)
+    rows = (*job.seeds, *job.generated)
+    trained = [example for example in rows if example.id in set(result.trained)]
+    conserve(f"round {round}, training", rows, trained, result.dropped)
+    store.add_model(round, result.model, read_manifest(job.out), result, time.monotonic() - began)
+    shutil.rmtree(job.work, ignore_errors=True)
+    return store.model(round)
+
+
+def evaluate(recipe: Recipe, store: Store, context: Context, held_out: Sequence[Example]) -> None:
+    if store.stage(context.round, "evaluate") is None:
+        began = time.monotonic()
+        metrics = [metric for part in recipe.evaluators for metric in part.evaluate(context, held_out)] if held_out else []
+        store.finish_evaluation(context.round, metrics, time.monotonic() - began)
+
+
+def choose(store: Store, context: Context, current: ModelRef, best: Best, validation: Sequence[Example]) -> tuple[Best, str]:
+    """The best round so far, and why to stop, if the newest one is no better than it on the validation seeds.
+
+    The measure is the mean log-likelihood per token of their responses: it needs no judge and moves with every weight
+    (our own choice; the authors' code trains a fixed number of rounds and its best round was picked on the test set).
+    """
+    if not validation:
+        return Best(context.round, current, ()), ""
+    values = tuple(each.per_token for each in context.likelihood("validation", validation))
+    mean, low, high = mean_interval(values)
+    store.add_metrics(context.round, [Metric("validation_log_likelihood", mean, low, high, len(values))])
+    if not best.values:
+        return Best(context.round, current, values), ""
+    change = paired_difference(values, best.values)
+    if change.value > 0:
+        return Best(context.round, current, values), ""
+    return best, (
+        f"round {context.round} is no better than round {best.round} on the {len(values)} validation seeds: log-likelihood per "
+        f"token {change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}]; rolled back to round {best.round}"
+    )
+
+
+def check_examples(seeds: Sequence[Example], held_out: Sequence[Example]) -> None:
+    """Seeds there are, ids are unique, and no held-out prompt is among the seeds: it would be trained on."""
+    if len(seeds) < 2:
+        raise UserError(f"{len(seeds)} seed examples: at least 2 are needed, 20 to 100 make sense")
+    ids = [example.id for example in chain(seeds, held_out)]
+    twice = sorted({name for name in ids if ids.count(name) > 1}) if len(set(ids)) < len(ids) else []
+    if twice:
+        raise UserError(f"id {twice[0]!r} stands twice among seeds and held-out examples; rename one of them")
+    known = {" ".join(example.prompt.casefold().split()): example.id for example in seeds}
+    for example in held_out:
+        seed = known.get(" ".join(example.prompt.casefold().split()))
+        if seed is not None:
+            raise UserError(f"held-out example {example.id} asks the same as seed {seed}; take one of them out")
+
+
+def hash_examples(examples: Sequence[Example]) -> str:
+    rows = [[e.id, e.prompt, e.response, e.category, sorted(e.metadata.items())] for e in examples]
+    return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()

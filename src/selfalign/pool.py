@@ -1,0 +1,42 @@
+"""The pool: the seed examples and what each finished round kept. Immutable; `add` returns a new one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import chain
+
+from selfalign.types import Example
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Where demonstrations come from: `parts[0]` are the seeds (D0), `parts[k]` what round k kept (D_k)."""
+
+    parts: tuple[tuple[Example, ...], ...]
+
+    @property
+    def seeds(self) -> tuple[Example, ...]:
+        return self.parts[0]
+
+    @property
+    def examples(self) -> tuple[Example, ...]:
+        """All of them, oldest round first."""
+        return tuple(chain.from_iterable(self.parts))
+
+    def add(self, kept: tuple[Example, ...]) -> Pool:
+        return Pool((*self.parts, kept))
+
+    def shares(self, demonstrations: int, generated: int) -> list[tuple[tuple[Example, ...], int]]:
+        """How many demonstrations each part gives to one prompt: (part, count), the seeds first, empty parts left out.
+
+        ISARA's budget: `generated` from each generated round, the rest of `demonstrations` from the seeds (its code takes 1 of
+        C = 8). Where the rounds would ask for more than there is room for, the newest go first. No part gives more than it has.
+        """
+        rounds: list[tuple[tuple[Example, ...], int]] = []
+        left = demonstrations
+        for part in reversed(self.parts[1:]):
+            if take := min(generated, len(part), left):
+                rounds.append((part, take))
+                left -= take
+        seeds = [(self.seeds, take)] if (take := min(left, len(self.seeds))) else []
+        return seeds + rounds[::-1]

@@ -1,0 +1,212 @@
+"""What a part must be able to do. Structural: a user's class fits by having the method, nothing to inherit.
+
+Every part is a frozen dataclass whose fields are its options; weights, clients and indexes appear only inside
+`open`, `train`, `apply`, `score`, `evaluate`. Batches in, batches out, same order, no concurrency outside an engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
+
+from selfalign.pool import Pool
+from selfalign.types import (
+    Completion,
+    Dropped,
+    Example,
+    FilterResult,
+    FloatArray,
+    Likelihood,
+    Metric,
+    ModelRef,
+    Request,
+    Sampling,
+)
+
+Format = Literal["auto", "chat", "plain"]
+"""How conversations become tokens: the model's chat template, plain markers, or (auto) the template where there is one."""
+
+Encode = Callable[[Sequence[str]], FloatArray]
+"""Texts to embeddings, shape (len(texts), dimension), float32, each row of unit length."""
+
+
+class Session(Protocol):
+    """An engine opened on one model. Opening is cheap: weights load at the first call that needs them."""
+
+    def fit(self, request: Request, max_tokens: int) -> Request | None:
+        """The request with as many of its demonstrations as fit the model's window beside `max_tokens` new tokens.
+
+        Demonstrations go from the last one on; the prompt itself is never cut. None where it does not fit even alone.
+        """
+        ...
+
+    def plan(self, requests: Sequence[Request]) -> list[tuple[int, ...]]:
+        """Positions of the requests, cut into batches: a pure function of the requests and the engine's options."""
+        ...
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        """One completion for each request, in order; the caller passes one planned batch at a time."""
+        ...
+
+    def likelihood(self, examples: Sequence[Example]) -> list[Likelihood]:
+        """Log-likelihood of each example's response (end token included) given its prompt alone."""
+        ...
+
+    def embed(self, texts: Sequence[str]) -> FloatArray:
+        """The model's own mean-pooled last hidden states, shape (n, d), rows of unit length."""
+        ...
+
+    def render(self, request: Request) -> str:
+        """The exact text the model is given, special tokens included, for a sample's passport."""
+        ...
+
+
+class Engine(Protocol):
+    """A way to run models."""
+
+    def check(self, model: ModelRef, seeds: Sequence[Example], format: Format) -> ModelRef:
+        """Everything that can be known before weights load; the model ref comes back resolved, with its hash.
+
+        Raises:
+            UserError: no such model, no usable template or stop token, a seed longer than the window …
+        """
+        ...
+
+    def open(self, model: ModelRef, format: Format) -> AbstractContextManager[Session]:
+        """On leaving the block all memory of the model is released, before a trainer asks for it."""
+        ...
+
+
+class Encoder(Protocol):
+    """Texts to vectors, for retrieval and near-duplicate search."""
+
+    def open(self, session: Session) -> AbstractContextManager[Encode]:
+        """Loads at the first call. `session` serves encoders that use the model itself."""
+        ...
+
+
+class Progress(Protocol):
+    """What a part tells the person who waits."""
+
+    def start(self, stage: str, total: int, done: int = 0) -> None: ...
+    def advance(self, count: int = 1, note: str = "") -> None: ...
+    def finish(self) -> None: ...
+
+
+class Generate(Protocol):
+    """`Session.generate` through the run's journal: batches already committed are read back, not repeated."""
+
+    def __call__(self, stage: str, requests: Sequence[Request], sampling: Sampling) -> list[tuple[Request, Completion]]:
+        """Each request as it was really sent (see `Session.fit`) with its completion."""
+        ...
+
+
+class Judge(Protocol):
+    """`Session.likelihood` through the run's journal."""
+
+    def __call__(self, stage: str, examples: Sequence[Example]) -> list[Likelihood]: ...
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a part may use beyond its own options; `round` is the round being made (0: the model as it came)."""
+
+    round: int
+    seed: int
+    """The run's random seed; draw with `derive_seed(context.seed, context.round, stage, slot)`."""
+    pool: Pool
+    session: Session
+    encode: Encode
+    generate: Generate
+    likelihood: Judge
+
+
+class Proposer(Protocol):
+    """Makes new prompts."""
+
+    def propose(self, context: Context, count: int) -> list[Example]:
+        """`count` drafts without a response, slots 0 … count-1, their demonstrations noted."""
+        ...
+
+
+class Retriever(Protocol):
+    """Chooses the demonstrations for an answer."""
+
+    def retrieve(self, context: Context, drafts: Sequence[Example]) -> list[tuple[tuple[Example, float | None], ...]]:
+        """For each draft the examples to show, first to last, each with its cosine similarity (None if drawn at random)."""
+        ...
+
+
+class Scorer(Protocol):
+    """Gives each example a number by name (`dataclasses.replace(example, scores={…})`)."""
+
+    def score(self, context: Context, examples: Sequence[Example]) -> list[Example]: ...
+
+
+class Filter(Protocol):
+    """Decides which examples stay. Kept and dropped together are the input, in order; every drop names rule and evidence."""
+
+    def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult: ...
+
+
+class Evaluator(Protocol):
+    """Figures about the model of the context's round on held-out examples."""
+
+    def evaluate(self, context: Context, held_out: Sequence[Example]) -> list[Metric]:
+        """Empty where the examples do not carry what this evaluator needs."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """One training of one round."""
+
+    round: int
+    start: ModelRef
+    seeds: tuple[Example, ...]
+    """D0, the seeds to train on."""
+    generated: tuple[Example, ...]
+    """What was generated and kept: D_k, or D_1 … D_k with train_on=all."""
+    seed_weight: float | None
+    """γ in L = γ·mean(D0) + (1-γ)·mean(generated), means over response tokens; None concatenates (every token counts 1)."""
+    format: Format
+    seed: int
+    learning_rate_scale: float
+    """Multiplies the trainer's learning rate (ISARA halves it each round)."""
+    work: Path
+    """A folder of the trainer's own for checkpoints; a killed training goes on from the newest one that verifies."""
+    out: Path
+    """The folder to write the finished model to; does not exist yet, and must be complete when `train` returns."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What came of it. Rows in = rows trained + rows dropped, else the loop stops the run."""
+
+    model: ModelRef
+    trained: tuple[str, ...]
+    """Ids of the examples trained on."""
+    dropped: tuple[Dropped, ...]
+    """Examples the tokeniser left without labels or too long for the window, by rule."""
+    steps: int
+    tokens: int
+    """Response tokens with a label, over all epochs."""
+    seed_weight: float
+    """The γ in effect: the share of the loss that came from the seeds."""
+    losses: tuple[float, ...]
+    """Mean training loss of each optimiser step."""
+
+
+@runtime_checkable
+class Trainer(Protocol):
+    """Turns examples into a new model, in a process of its own."""
+
+    def train(self, job: TrainJob, progress: Progress) -> TrainResult:
+        """
+        Raises:
+            RunFailed: loss or gradient not finite, out of memory, the child died …; with the reason.
+        """
+        ...

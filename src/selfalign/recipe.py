@@ -1,0 +1,91 @@
+"""A recipe: which part fills which slot of the one loop, and the few numbers the loop itself needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Literal
+
+from selfalign.errors import UserError
+from selfalign.protocols import (
+    Encoder,
+    Engine,
+    Evaluator,
+    Filter,
+    Format,
+    Proposer,
+    Retriever,
+    Scorer,
+    Trainer,
+)
+from selfalign.types import Sampling
+
+StartFrom = Literal["previous", "base"]
+TrainOn = Literal["latest", "all"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The slots. A function that returns one is all it takes to write a recipe; see `recipes/isara.py`."""
+
+    name: str
+    engine: Engine
+    encoder: Encoder
+    proposer: Proposer
+    retriever: Retriever
+    sampling: Sampling
+    """How responses are decoded; prompts are decoded as the proposer says."""
+    trainer: Trainer
+    prompt_filters: tuple[Filter, ...] = ()
+    """Applied before responses are generated, so that no answer is paid for a prompt that goes anyway."""
+    scorers: tuple[Scorer, ...] = ()
+    filters: tuple[Filter, ...] = ()
+    """Applied to finished pairs."""
+    evaluators: tuple[Evaluator, ...] = ()
+    rounds: int = 2
+    """K in the ISARA paper."""
+    per_round: int = 256
+    """N: candidates per round."""
+    min_yield: float = 0.1
+    """α: a round that keeps fewer than min_yield·per_round ends the run before it trains."""
+    seed_weight: float | None = None
+    """γ in L = γ·mean(D0) + (1-γ)·mean(D_k); None concatenates the two."""
+    start_from: StartFrom = "previous"
+    train_on: TrainOn = "latest"
+    learning_rate_decay: float = 1.0
+    """Round k trains with the trainer's learning rate times learning_rate_decay^(k-1)."""
+    validation_share: float = 0.0
+    """Share of the seeds held out to choose the round: never shown, never trained on. 0 keeps the last round."""
+    format: Format = "auto"
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raises UserError for a number out of range, before anything is loaded."""
+        for name, value, ok, must in (
+            ("rounds", self.rounds, self.rounds >= 1, "at least 1"),
+            ("per_round", self.per_round, self.per_round >= 1, "at least 1"),
+            ("min_yield", self.min_yield, 0 <= self.min_yield <= 1, "between 0 and 1"),
+            ("seed_weight", self.seed_weight, self.seed_weight is None or 0 <= self.seed_weight <= 1, "between 0 and 1, or null"),
+            ("learning_rate_decay", self.learning_rate_decay, 0 < self.learning_rate_decay <= 1, "above 0 and at most 1"),
+            ("validation_share", self.validation_share, 0 <= self.validation_share <= 0.5, "between 0 and 0.5"),
+            ("seed", self.seed, 0 <= self.seed < 2**63, "between 0 and 2^63"),
+        ):
+            if not ok:
+                raise UserError(f"recipe {self.name}: {name} = {value}, must be {must}")
+
+    def identity(self) -> dict[str, Any]:
+        """All options as plain data with the class of every part: what must be equal for a run to be gone on with."""
+        plain: dict[str, Any] = _plain(self)
+        return plain
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        options = {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        return {"part": f"{type(value).__module__}.{type(value).__qualname__}", **options}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    return f"{type(value).__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"

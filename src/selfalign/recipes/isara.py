@@ -1,0 +1,113 @@
+"""ISARA with its known faults mended: the default recipe."""
+
+from __future__ import annotations
+
+from selfalign.encoders.hashed import Hashed
+from selfalign.encoders.hidden_state import HiddenState
+from selfalign.encoders.sentence import SentenceEncoder
+from selfalign.engines.hf import HF
+from selfalign.engines.scripted import Scripted
+from selfalign.evaluators.held_out import HeldOut
+from selfalign.evaluators.refusal import Refusal
+from selfalign.filters.agreement import CategoryAgreement
+from selfalign.filters.finished import Finished
+from selfalign.filters.length import Length
+from selfalign.filters.markers import LeakedMarkers
+from selfalign.filters.near_duplicates import NearDuplicates
+from selfalign.filters.novelty import Novelty
+from selfalign.filters.repetition import Repetition
+from selfalign.filters.substring import Substring
+from selfalign.proposers.few_shot import FewShot
+from selfalign.protocols import Format
+from selfalign.recipe import Recipe, StartFrom, TrainOn
+from selfalign.retrievers.knn import Knn
+from selfalign.trainers.null import NullTrainer
+from selfalign.trainers.sft import SFT
+from selfalign.types import Sampling
+
+
+def isara(
+    *,
+    rounds: int = 2,
+    per_round: int = 160,
+    demonstrations: int = 6,
+    by_category: bool = True,
+    max_overlap: float = 0.7,
+    max_similarity: float = 0.92,
+    min_yield: float = 0.1,
+    seed_weight: float | None = None,
+    start_from: StartFrom = "previous",
+    train_on: TrainOn = "latest",
+    learning_rate_decay: float = 0.5,
+    validation_share: float = 0.2,
+    format: Format = "auto",
+    seed: int = 0,
+    prompt_sampling: Sampling = Sampling(max_tokens=48, temperature=0.9),
+    sampling: Sampling = Sampling(max_tokens=96, temperature=0.3),
+    engine: HF | Scripted = HF(),
+    encoder: SentenceEncoder | HiddenState | Hashed = SentenceEncoder(),
+    trainer: SFT | NullTrainer = SFT(),
+) -> Recipe:
+    """Retrieval-augmented in-context generation of new pairs, filters, supervised fine-tuning, repeat.
+
+    The method of ISARA (arXiv 2401.06785) with the faults of the published scripts mended: novelty against the whole pool
+    instead of one prompt's own demonstrations, near-duplicates by embedding, finished answers only, no leaked markers, the
+    model's chat template where it has one, sampling instead of beams, and the round to ship chosen on seeds held out for it.
+
+    Args:
+        rounds: K, rounds of generation and training at most.
+        per_round: N, candidates per round.
+        demonstrations: C, examples shown in a prompt; one from each generated round, the rest seeds.
+        by_category: where every seed has a category, new prompts aim at one each, in the seeds' proportions, and an answer
+            that looks like another category's is dropped (our own: kept pairs drift to the easier kind otherwise).
+        max_overlap: ROUGE-L above which a new prompt is too close to any prompt of the pool.
+        max_similarity: cosine above which it is a near-duplicate of one.
+        min_yield: α, stop when a round keeps fewer than min_yield·per_round.
+        seed_weight: γ in L = γ·mean(D0) + (1-γ)·mean(D_k); null concatenates the two, and the γ in effect is reported.
+        start_from: train each round from the previous round's model or from the base.
+        train_on: the newest round's pairs or those of all rounds (the seeds always).
+        learning_rate_decay: factor on the learning rate from one round to the next.
+        validation_share: share of the seeds held out to choose the round; a round no better than the best one ends the run.
+        format: the model's chat template, plain markers, or the template where there is one.
+        seed: the random seed of the run.
+        prompt_sampling: how new prompts are decoded.
+        sampling: how answers are decoded.
+        engine: what runs the model.
+        encoder: what embeds texts for retrieval and near-duplicates; HiddenState needs no model beside the one aligned.
+        trainer: what trains.
+    """
+    return Recipe(
+        name="isara",
+        engine=engine,
+        encoder=encoder,
+        proposer=FewShot(demonstrations=demonstrations, by_category=by_category, sampling=prompt_sampling),
+        retriever=Knn(demonstrations=demonstrations),
+        sampling=sampling,
+        trainer=trainer,
+        prompt_filters=(
+            Finished(sentence_end=False),
+            LeakedMarkers(),
+            Length(min_prompt_words=4, max_prompt_words=60, min_response_words=0),
+            Novelty(max_overlap=max_overlap, against="pool"),
+            NearDuplicates(max_similarity=max_similarity),
+        ),
+        filters=(
+            Finished(),
+            LeakedMarkers(),
+            Length(min_prompt_words=0, min_response_words=5),
+            Repetition(),
+            Substring(both_ways=True),
+            *((CategoryAgreement(),) if by_category else ()),
+        ),
+        evaluators=(Refusal(), HeldOut()),
+        rounds=rounds,
+        per_round=per_round,
+        min_yield=min_yield,
+        seed_weight=seed_weight,
+        start_from=start_from,
+        train_on=train_on,
+        learning_rate_decay=learning_rate_decay,
+        validation_share=validation_share,
+        format=format,
+        seed=seed,
+    )

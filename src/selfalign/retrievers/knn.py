@@ -1,0 +1,71 @@
+"""The most similar examples as demonstrations: exact nearest neighbours over the prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from selfalign.protocols import Context
+from selfalign.types import Example, FloatArray
+
+_CELLS = 1 << 24  # similarities held at once: 64 MiB as float32
+
+
+@dataclass(frozen=True)
+class Knn:
+    """ISARA's answer step: of each part of the pool the prompts nearest to the draft's, exactly, by cosine.
+
+    Seeds give C minus what the generated rounds give. Shown nearest first over all parts together; the paper's code shows the
+    nearest first and we could not see how it orders the parts. Where the window is too small the last ones shown go, so with
+    `nearest="last"` it is the nearest that is lost.
+    """
+
+    demonstrations: int = 8
+    """C. The paper's 8; 6 for long examples."""
+    generated: int = 1
+    """How many of them come from each generated round; the rest are seeds."""
+    nearest: Literal["first", "last"] = "first"
+    by_category: bool = False
+    """Show only examples of the draft's category, for drafts that have one (our own addition)."""
+
+    def retrieve(self, context: Context, drafts: Sequence[Example]) -> list[tuple[tuple[Example, float | None], ...]]:
+        """For each draft its demonstrations in the order shown, each with its cosine; equals in pool order, never itself."""
+        if not drafts:
+            return []
+        queries = context.encode([draft.prompt for draft in drafts])
+        found: list[list[tuple[Example, float]]] = [[] for _ in drafts]
+        for part, count in context.pool.shares(self.demonstrations, self.generated):
+            for neighbours, new in zip(found, self._neighbours(drafts, queries, part, context, count), strict=True):
+                neighbours += new
+        return [self._ordered(neighbours) for neighbours in found]
+
+    def _neighbours(
+        self, drafts: Sequence[Example], queries: FloatArray, part: Sequence[Example], context: Context, count: int
+    ) -> list[list[tuple[Example, float]]]:
+        known = context.encode([example.prompt for example in part])
+        ids = np.array([example.id for example in part])
+        kinds = np.array([example.category for example in part])
+        step = max(1, _CELLS // len(part))
+        result: list[list[tuple[Example, float]]] = []
+        for start in range(0, len(drafts), step):
+            similarity = queries[start : start + step] @ known.T
+            for row, draft in zip(similarity, drafts[start : start + step], strict=True):
+                row[ids == draft.id] = -np.inf
+                if self.by_category and draft.category:
+                    row[kinds != draft.category] = -np.inf
+                result.append([(part[column], float(row[column])) for column in _largest(row, count)])
+        return result
+
+    def _ordered(self, neighbours: list[tuple[Example, float]]) -> tuple[tuple[Example, float | None], ...]:
+        ordered = sorted(neighbours, key=lambda pair: -pair[1])
+        return tuple(ordered if self.nearest == "first" else reversed(ordered))
+
+
+def _largest(row: FloatArray, count: int) -> list[int]:
+    """Columns of the `count` largest finite values, largest first, equals by column."""
+    limit = np.partition(row, len(row) - count)[len(row) - count]
+    columns = np.flatnonzero((row >= limit) & np.isfinite(row))
+    return [int(column) for column in columns[np.argsort(-row[columns], kind="stable")][:count]]

@@ -1,0 +1,34 @@
+"""Demonstrations drawn at random: the baseline of exact neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from selfalign.protocols import Context
+from selfalign.types import Example, derive_seed
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Draws uniformly without replacement, seeds first, then from each generated round (ISARA's ICL-Random and its variant 4)."""
+
+    demonstrations: int = 8
+    """C."""
+    generated: int = 1
+    """How many of them come from each generated round; the rest are seeds."""
+
+    def retrieve(self, context: Context, drafts: Sequence[Example]) -> list[tuple[tuple[Example, float | None], ...]]:
+        """For each draft its demonstrations in the order drawn, without a similarity; a draft never gets itself."""
+        return [self._draw(context, draft) for draft in drafts]
+
+    def _draw(self, context: Context, draft: Example) -> tuple[tuple[Example, float | None], ...]:
+        random = np.random.default_rng(derive_seed(context.seed, context.round, "retrieve", draft.slot))
+        drawn: list[tuple[Example, float | None]] = []
+        for part, count in context.pool.shares(self.demonstrations, self.generated):
+            others = [example for example in part if example.id != draft.id]
+            chosen = random.choice(len(others), size=min(count, len(others)), replace=False)
+            drawn += [(others[position], None) for position in chosen]
+        return tuple(drawn)

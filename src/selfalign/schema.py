@@ -1,0 +1,150 @@
+"""The tables of `run.sqlite`, the record of a run, and how the file is opened."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+from selfalign.errors import UserError
+
+NAME = "run.sqlite"
+VERSION = 1
+APPLICATION = 0x5E1FA119
+
+TABLES = """
+-- Values are JSON.
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE events (id INTEGER PRIMARY KEY, at TEXT NOT NULL, kind TEXT NOT NULL, data TEXT NOT NULL);
+
+-- Seeds (round 0) and candidates. verdict: seed, validation, kept, dropped. `number` gives the order of writing.
+CREATE TABLE samples (
+  number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, round INTEGER NOT NULL, slot INTEGER NOT NULL,
+  verdict TEXT NOT NULL CHECK (verdict IN ('seed', 'validation', 'kept', 'dropped')), rule TEXT, evidence TEXT,
+  prompt TEXT NOT NULL, response TEXT NOT NULL, category TEXT NOT NULL,
+  prompt_finish TEXT NOT NULL, response_finish TEXT NOT NULL, metadata TEXT NOT NULL,
+  CHECK ((verdict IN ('seed', 'validation')) = (round = 0)), CHECK ((verdict = 'dropped') = (rule IS NOT NULL)));
+CREATE INDEX samples_by_round ON samples (round, verdict, rule);
+CREATE UNIQUE INDEX one_candidate_per_slot ON samples (round, slot) WHERE round > 0;
+CREATE TABLE demonstrations (
+  sample INTEGER NOT NULL REFERENCES samples, part TEXT NOT NULL CHECK (part IN ('prompt', 'response')),
+  position INTEGER NOT NULL, demonstration INTEGER NOT NULL REFERENCES samples, similarity REAL,
+  PRIMARY KEY (sample, part, position)) WITHOUT ROWID;
+CREATE INDEX shown_in ON demonstrations (demonstration);
+CREATE TABLE scores (
+  sample INTEGER NOT NULL REFERENCES samples, name TEXT NOT NULL, value REAL, PRIMARY KEY (sample, name)) WITHOUT ROWID;
+
+-- The journal: raw engine outputs, one transaction for each planned batch.
+CREATE TABLE batches (
+  round INTEGER NOT NULL, stage TEXT NOT NULL, batch INTEGER NOT NULL, seconds REAL NOT NULL,
+  prompt_tokens INTEGER NOT NULL, generated_tokens INTEGER NOT NULL, PRIMARY KEY (round, stage, batch));
+CREATE TABLE outputs (
+  round INTEGER NOT NULL, stage TEXT NOT NULL, slot INTEGER NOT NULL, batch INTEGER NOT NULL, id TEXT, data TEXT NOT NULL,
+  PRIMARY KEY (round, stage, slot), FOREIGN KEY (round, stage, batch) REFERENCES batches);
+CREATE INDEX outputs_by_id ON outputs (id);
+
+CREATE TABLE stages (
+  round INTEGER NOT NULL, stage TEXT NOT NULL, seconds REAL NOT NULL, done_at TEXT NOT NULL, data TEXT NOT NULL,
+  PRIMARY KEY (round, stage));
+CREATE TABLE metrics (
+  round INTEGER NOT NULL, name TEXT NOT NULL, value REAL, low REAL, high REAL, n INTEGER NOT NULL, PRIMARY KEY (round, name));
+
+-- Round 0 is the model as it came. A path inside the run folder is written "run:round-01/model", so the folder can move.
+CREATE TABLE models (
+  round INTEGER PRIMARY KEY, base TEXT NOT NULL, adapter TEXT, hash TEXT NOT NULL, manifest TEXT NOT NULL, training TEXT NOT NULL);
+-- What the training of a round did with each row: trained on (rule NULL) or dropped by a rule.
+CREATE TABLE training (
+  round INTEGER NOT NULL REFERENCES models, sample INTEGER NOT NULL REFERENCES samples, rule TEXT, evidence TEXT,
+  PRIMARY KEY (round, sample)) WITHOUT ROWID;
+CREATE INDEX trained_into ON training (sample);
+"""
+
+
+def connect(folder: Path) -> sqlite3.Connection:
+    """The record opened for writing, created where there is none; the caller holds the folder's lock.
+
+    WAL with synchronous=FULL: a committed transaction survives a kill and a power cut, and readers never block it.
+    """
+    connection = sqlite3.connect(folder / NAME, timeout=30, isolation_level=None)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        # Kept small: a killed run must not leave a folder twice its size.
+        connection.execute("PRAGMA journal_size_limit = 4194304")
+        if version(connection, folder) == 0:
+            create(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def connect_reading(folder: Path) -> sqlite3.Connection:
+    """The record opened for reading; works beside a writer, and on a folder that cannot be written to.
+
+    Raises:
+        UserError: no run folder, or one of a newer version.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        raise UserError(f"{folder} is not a run folder: it has no {NAME}")
+    connection: sqlite3.Connection | None = None
+    try:
+        connection = _open_reading(path)
+        if version(connection, folder) == 0:
+            raise UserError(f"{folder} is not a run folder yet: its run was stopped before anything was recorded")
+    except sqlite3.OperationalError as error:
+        raise UserError(f"{path} cannot be opened ({error}): check permissions and free space") from error
+    except BaseException:
+        if connection is not None:
+            connection.close()
+        raise
+    return connection
+
+
+def version(connection: sqlite3.Connection, folder: Path) -> int:
+    """The schema's version; 0 for an empty file.
+
+    Raises:
+        UserError: not a database, not ours, or newer than this program.
+    """
+    try:
+        found = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        application = int(connection.execute("PRAGMA application_id").fetchone()[0])
+        tables = int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError as error:
+        raise UserError(f"{folder / NAME} is damaged or not the record of a run ({error}): use another --out") from error
+    if tables and application != APPLICATION:
+        raise UserError(f"{folder / NAME} is a database of another program: use another --out")
+    if found > VERSION:
+        raise UserError(f"{folder} was written by a newer selfalign (record version {found}, here {VERSION}): update selfalign")
+    return found
+
+
+def create(connection: sqlite3.Connection) -> None:
+    """All tables in one transaction: after a crash there are all of them or none."""
+    connection.execute("BEGIN IMMEDIATE")
+    for statement in TABLES.split(";\n"):
+        if statement.strip():
+            connection.execute(statement)
+    connection.execute(f"PRAGMA application_id = {APPLICATION}")
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+    connection.execute("COMMIT")
+
+
+def _open_reading(path: Path) -> sqlite3.Connection:
+    uri = path.resolve().as_uri()
+    connection = sqlite3.connect(f"{uri}?mode=ro", uri=True, timeout=30, isolation_level=None)
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_master")
+    except sqlite3.OperationalError:
+        connection.close()
+        # A finished run on a medium that cannot be written to: no writer, no log, so the file alone is the whole record.
+        log = path.with_name(path.name + "-wal")
+        if os.access(path.parent, os.W_OK) or (log.exists() and log.stat().st_size):
+            raise
+        connection = sqlite3.connect(f"{uri}?mode=ro&immutable=1", uri=True, isolation_level=None)
+    return connection

@@ -1,0 +1,212 @@
+"""The strict reader of seed files and held-out files: JSONL, JSON, CSV, TSV and Parquet.
+
+Strict because a seed is multiplied: one wrong row of 64 becomes hundreds of wrong samples. A text is kept byte by byte
+as it stands in the file, or the file is refused; nothing is repaired, skipped or converted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from selfalign.errors import SeedError
+from selfalign.seed_files import read_rows
+from selfalign.seed_rows import MAX_FIELD, Header, Malformed, Problem, Row, json_text, kind, listed, show
+from selfalign.types import Example
+
+_MAX_PROBLEMS = 100
+"""Reading stops here: who has 100 wrong rows has one fault in whatever wrote them."""
+
+_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
+_FORBIDDEN_IN_NAME = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_CATEGORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_EXPECTED = "prompt + response, question + answer, instruction (+ input) + output, or messages"
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """The names under which a row may hold its prompt and its response."""
+
+    prompt: str
+    response: str
+    input: str | None = None
+
+
+_MESSAGES = _Form("messages", "messages")
+_FORMS = (_Form("prompt", "response"), _Form("question", "answer"), _Form("instruction", "output", "input"), _MESSAGES)
+_KNOWN = sorted({name for form in _FORMS for name in (form.prompt, form.response)})
+
+
+@dataclass(slots=True)
+class _Seen:
+    """Where ids and prompts have stood so far in the file."""
+
+    ids: dict[str, str] = field(default_factory=dict)
+    prompts: dict[str, str] = field(default_factory=dict)
+
+    def add(self, example: Example, where: str) -> None:
+        before = self.ids.setdefault(example.id, where)
+        if before != where:
+            raise Malformed(f"field 'id': {show(example.id)} is also the id of {before}; give each row its own")
+        before = self.prompts.setdefault(" ".join(example.prompt.casefold().split()), where)
+        if before != where:
+            raise Malformed(f"the prompt {show(example.prompt)} is the same as that of {before}; remove one of the two")
+
+
+def read_seeds(path: str | Path, *, response_required: bool = True) -> tuple[Example, ...]:
+    """The examples of a seed file or a held-out file, round 0, `slot` counting rows from 0.
+
+    The format goes by the suffix: .jsonl, .ndjson, .json (an array of objects, or an object that holds one), .csv, .tsv
+    (UTF-8, with a header, quoted as RFC 4180 says), .parquet. A row holds `prompt` and `response`; or `question` and
+    `answer`; or `instruction` (an `input` that is not empty follows it after a blank line) and `output`; or `messages` of
+    one user turn and one assistant turn. `id` and `category` are optional; a row without an id is called seed-0001 and so
+    on, by its row. Other columns become metadata: text as it stands, any other value as its JSON text. Prompts that differ
+    in case or white space alone count as duplicates.
+
+    With `response_required=False` a response may be missing, null or blank, and then is "".
+
+    Raises:
+        SeedError: one line with the first problem, its file and line (or row), the field and the remedy, and how many
+            more rows have one.
+    """
+    seen = _Seen()
+    examples: list[Example] = []
+    problems: list[Problem] = []
+    for item in read_rows(path):
+        try:
+            if isinstance(item, Problem):
+                problems.append(item)
+            elif isinstance(item, Header):
+                _choose_form(item.columns, response_required)
+            else:
+                example = _example(item, len(examples) + len(problems), response_required)
+                seen.add(example, item.where)
+                examples.append(example)
+        except Malformed as error:
+            problems.append(Problem(item.where, str(error)))
+            if isinstance(item, Header):
+                break
+        if len(problems) == _MAX_PROBLEMS:
+            break
+    if problems:
+        first, more = problems[0], len(problems) - 1
+        at_least = "at least " if len(problems) == _MAX_PROBLEMS else ""
+        raise SeedError(f"{first.where}: {first.what}" + (f" (and {at_least}{more} more)" if more else ""))
+    if not examples:
+        raise SeedError(f"{show(str(path), 500)[1:-1]}: has no rows; it must hold at least one example")
+    return tuple(examples)
+
+
+def _example(row: Row, slot: int, response_required: bool) -> Example:
+    form = _choose_form(row.fields, response_required)
+    if form is _MESSAGES:
+        prompt, response = _turns(row.fields["messages"], response_required)
+    else:
+        prompt = _text(row.fields, form.prompt)
+        response = _text(row.fields, form.response, required=response_required)
+        if form.input and (context := _text(row.fields, form.input, required=False)):
+            prompt = f"{prompt}\n\n{context}"
+    rest = {name: value for name, value in row.fields.items() if name not in (form.prompt, form.response, form.input)}
+    identity = _id(rest) if "id" in rest else f"seed-{slot + 1:04}"
+    category = _category(rest)
+    metadata = {name: _metadata(name, value) for name, value in rest.items() if name not in ("id", "category")}
+    return Example(identity, prompt, response, slot=slot, category=category, metadata=metadata)
+
+
+def _choose_form(names: Collection[str], response_required: bool) -> _Form:
+    present = [form for form in _FORMS if form.prompt in names or form.response in names]
+    if len(present) > 1:
+        found = [name for form in present for name in dict.fromkeys((form.prompt, form.response)) if name in names]
+        raise Malformed(f"mixes {listed(found)}; keep one pair of fields and rename the others")
+    if not present:
+        raise Malformed(f"has no prompt among its fields ({listed(names)}); expected {_EXPECTED}{_nearest(names, _KNOWN)}")
+    form = present[0]
+    for name in (form.prompt, form.response) if response_required else (form.prompt,):
+        if name not in names:
+            what = f"field {show(name)}: is missing among {listed(names)}"
+            raise Malformed(f"{what}; expected {_EXPECTED}{_nearest(names, [name])}")
+    return form
+
+
+def _nearest(names: Collection[str], wanted: list[str]) -> str:
+    for name in names:
+        match = difflib.get_close_matches(name[:40].strip().casefold(), wanted, n=1, cutoff=0.7)
+        if match and name not in _KNOWN:
+            return f"; rename {show(name)} to {show(match[0])}?"
+    return ""
+
+
+def _turns(messages: Any, response_required: bool) -> tuple[str, str]:
+    if not isinstance(messages, list):
+        raise Malformed(f"field 'messages': is {kind(messages)}, not a list; write one user turn and one assistant turn")
+    roles = []
+    for turn in messages[:3]:
+        if not isinstance(turn, dict):
+            raise Malformed(f"field 'messages': a turn is {kind(turn)}, not an object; write {{\"role\": …, \"content\": …}}")
+        if extra := [name for name, value in turn.items() if name not in ("role", "content") and value is not None]:
+            raise Malformed(f"field 'messages': a turn has {listed(extra)} beside role and content; remove it")
+        roles.append(_text(turn, "role"))
+    if "system" in roles:
+        raise Malformed("field 'messages': has a system turn, but no instructions are written in the loop; remove it")
+    allowed = [["user", "assistant"]] if response_required else [["user", "assistant"], ["user"]]
+    if roles not in allowed or len(messages) > 2:
+        found = (listed(roles) or "none") + (" …" if len(messages) > 3 else "")
+        raise Malformed(f"field 'messages': has the turns {found}; write one user turn, then one assistant turn")
+    response = _text(messages[1], "content", required=response_required) if len(messages) > 1 else ""
+    return _text(messages[0], "content"), response
+
+
+def _text(fields: Mapping[str, Any], name: str, *, required: bool = True) -> str:
+    """The text of a field exactly as it stands; not required, a missing, null or blank one is ""."""
+    value = fields.get(name)
+    if not isinstance(value, str):
+        if value is None and not required:
+            return ""
+        if value is None and name not in fields:
+            raise Malformed(f"field {show(name)}: is missing; add it")
+        remedy = "fill it in or remove the row" if value is None else "write it as text in quotes"
+        raise Malformed(f"field {show(name)}: is {kind(value)} where text must stand; {remedy}")
+    if not value.strip():
+        if not required:
+            return ""
+        raise Malformed(f"field {show(name)}: is empty; fill it in or remove the row")
+    return _checked(name, value)
+
+
+def _checked(name: str, text: str) -> str:
+    if len(text) > MAX_FIELD:
+        raise Malformed(f"field {show(name)}: is longer than {MAX_FIELD:,} characters; shorten it")
+    if match := _FORBIDDEN.search(text):
+        code = ord(match.group())
+        what = "half a surrogate pair" if code >= 0xD800 else "the control character"
+        raise Malformed(f"field {show(name)}: holds {what} U+{code:04X} at character {match.start() + 1}; remove it")
+    return text
+
+
+def _id(fields: Mapping[str, Any]) -> str:
+    text = _text(fields, "id")
+    if len(text) > 128 or _FORBIDDEN_IN_NAME.search(text):
+        what = "is longer than 128 characters" if len(text) > 128 else "holds a control character"
+        raise Malformed(f"field 'id': {show(text)} {what}; write a short plain id")
+    return text
+
+
+def _category(fields: Mapping[str, Any]) -> str:
+    text = _text(fields, "category", required=False)
+    if text and not _CATEGORY.fullmatch(text):
+        remedy = "use up to 64 of A-Z a-z 0-9 . _ - with a letter or digit first"
+        raise Malformed(f"field 'category': {show(text)} is not a plain name; {remedy}")
+    return text
+
+
+def _metadata(name: str, value: Any) -> str:
+    if not name or len(name) > 128 or _FORBIDDEN_IN_NAME.search(name):
+        raise Malformed(f"field {show(name)}: has no usable name; use 1 to 128 characters without control characters")
+    try:
+        return _checked(name, value if isinstance(value, str) else json_text(value))
+    except RecursionError:
+        raise Malformed(f"field {show(name)}: is nested too deeply; flatten it") from None

@@ -1,0 +1,238 @@
+"""The steps of a round, as glue over the protocols: journaled generation, filtering that loses nothing, validation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from selfalign.errors import RunFailed
+from selfalign.pool import Pool
+from selfalign.protocols import Context, Encode, Filter, Generate, Judge, Progress, Session
+from selfalign.recipe import Recipe
+from selfalign.store import Store
+from selfalign.types import (
+    Completion,
+    Demonstration,
+    Dropped,
+    Example,
+    FilterResult,
+    FloatArray,
+    Likelihood,
+    Request,
+    Sampling,
+    derive_seed,
+)
+
+LIKELIHOOD_BATCH = 16
+
+
+def make_context(
+    recipe: Recipe, store: Store, round: int, pool: Pool, session: Session, encode: Encode, progress: Progress
+) -> Context:
+    return Context(
+        round=round,
+        seed=recipe.seed,
+        pool=pool,
+        session=session,
+        encode=remember(encode),
+        generate=journaled_generate(store, round, session, progress),
+        likelihood=journaled_likelihood(store, round, session, progress),
+    )
+
+
+def make_round(recipe: Recipe, context: Context) -> FilterResult:
+    """Propose, retrieve, answer, score, filter: every candidate of the round, kept or dropped by a named rule."""
+    drafts = recipe.proposer.propose(context, recipe.per_round)
+    usable = split_empty(drafts)
+    proposed = apply_filters(context, recipe.prompt_filters, usable.kept)
+    answered = respond(recipe, context, proposed.kept)
+    candidates: Sequence[Example] = answered.kept
+    for scorer in recipe.scorers:
+        candidates = scorer.score(context, candidates)
+    judged = apply_filters(context, recipe.filters, candidates)
+    dropped = (*usable.dropped, *proposed.dropped, *answered.dropped, *judged.dropped)
+    conserve(f"round {context.round}", drafts, judged.kept, dropped)
+    return FilterResult(judged.kept, tuple(sorted(dropped, key=lambda drop: drop.example.slot)))
+
+
+def split_empty(drafts: Sequence[Example]) -> FilterResult:
+    """Drafts nobody can answer: the model's window had no room for the request, or it wrote nothing."""
+    kept, dropped = [], []
+    for draft in drafts:
+        if draft.prompt_finish == "context":
+            dropped.append(Dropped(draft, "no_room", "the request does not fit the model's window, even without demonstrations"))
+        elif not draft.prompt.strip():
+            dropped.append(Dropped(draft, "empty_prompt", f"the model wrote nothing (finish: {draft.prompt_finish})"))
+        else:
+            kept.append(draft)
+    return FilterResult(tuple(kept), tuple(dropped))
+
+
+def respond(recipe: Recipe, context: Context, drafts: Sequence[Example]) -> FilterResult:
+    """Answer each draft, shown the demonstrations the retriever chose for it."""
+    chosen = recipe.retriever.retrieve(context, drafts)
+    requests = [
+        Request(
+            id=draft.id,
+            demonstrations=tuple(example for example, _ in shown),
+            prompt=draft.prompt,
+            seed=derive_seed(context.seed, context.round, "respond", draft.slot),
+        )
+        for draft, shown in zip(drafts, chosen, strict=True)
+    ]
+    kept, dropped = [], []
+    results = context.generate("respond", requests, recipe.sampling)
+    for draft, shown, (sent, completion) in zip(drafts, chosen, results, strict=True):
+        similarity = {example.id: value for example, value in shown}
+        example = replace(
+            draft,
+            response=completion.text,
+            response_finish=completion.finish,
+            response_demonstrations=tuple(Demonstration(d.id, similarity[d.id]) for d in sent.demonstrations),
+        )
+        if completion.finish == "context":
+            dropped.append(Dropped(example, "no_room", "the prompt does not fit the model's window, even without demonstrations"))
+        else:
+            kept.append(example)
+    return FilterResult(tuple(kept), tuple(dropped))
+
+
+def apply_filters(context: Context, filters: Sequence[Filter], examples: Sequence[Example]) -> FilterResult:
+    """One after the other; after each of them the rows must balance."""
+    kept, dropped = tuple(examples), []
+    for part in filters:
+        result = part.apply(context, kept)
+        conserve(f"round {context.round}, filter {type(part).__name__}", kept, result.kept, result.dropped)
+        kept = result.kept
+        dropped.extend(result.dropped)
+    return FilterResult(kept, tuple(dropped))
+
+
+def conserve(where: str, before: Sequence[Example], kept: Sequence[Example], dropped: Sequence[Dropped]) -> None:
+    """Every candidate ends in exactly one bucket, and every drop has a name, else the run stops."""
+    came, went = [e.id for e in before], [*(e.id for e in kept), *(d.example.id for d in dropped)]
+    if sorted(came) != sorted(went):
+        lost, invented = sorted(set(came) - set(went)), sorted(set(went) - set(came))
+        twice = sorted({name for name in went if went.count(name) > 1})
+        raise RunFailed(
+            f"{where}: {len(came)} candidates in, {len(kept)} kept + {len(dropped)} dropped out"
+            f" (lost: {lost[:3]}, invented: {invented[:3]}, in two buckets: {twice[:3]}); a part of the recipe loses rows"
+        )
+    nameless = [drop.example.id for drop in dropped if not drop.rule]
+    if nameless:
+        raise RunFailed(f"{where}: dropped without a named rule: {nameless[:3]}")
+
+
+def journaled_generate(store: Store, round: int, session: Session, progress: Progress) -> Generate:
+    """Planned batches, each committed whole: a run that is killed repeats one of them at most, and writes the same bytes."""
+
+    def generate(stage: str, requests: Sequence[Request], sampling: Sampling) -> list[tuple[Request, Completion]]:
+        done = store.done_batches(round, stage)
+        if len(done) < len(requests):
+            fitted = [session.fit(request, sampling.max_tokens) for request in requests]
+            for slot, request in enumerate(fitted):
+                if request is None:
+                    done[slot] = {"id": requests[slot].id, "text": "", "finish": "context", "demonstrations": []}
+            places = [slot for slot, request in enumerate(fitted) if request is not None]
+            sent = [request for request in fitted if request is not None]
+
+            def run(batch: tuple[int, ...]) -> dict[int, Any]:
+                rows = [sent[i] for i in batch]
+                return {
+                    places[i]: {
+                        "id": row.id,
+                        "text": completion.text,
+                        "finish": completion.finish,
+                        "prompt_tokens": completion.prompt_tokens,
+                        "generated_tokens": completion.generated_tokens,
+                        "demonstrations": [example.id for example in row.demonstrations],
+                        "prompt_text": session.render(row),
+                    }
+                    for i, row, completion in zip(batch, rows, session.generate(rows, sampling), strict=True)
+                }
+
+            _run_batches(store, round, stage, session.plan(sent), places, done, run, progress)
+        return [_read_back(request, done[slot], stage) for slot, request in enumerate(requests)]
+
+    return generate
+
+
+def journaled_likelihood(store: Store, round: int, session: Session, progress: Progress) -> Judge:
+    def likelihood(stage: str, examples: Sequence[Example]) -> list[Likelihood]:
+        done = store.done_batches(round, stage)
+        places = list(range(len(examples)))
+        plan = [tuple(places[i : i + LIKELIHOOD_BATCH]) for i in range(0, len(places), LIKELIHOOD_BATCH)]
+
+        def run(batch: tuple[int, ...]) -> dict[int, Any]:
+            values = session.likelihood([examples[i] for i in batch])
+            return {i: {"id": examples[i].id, "total": v.total, "tokens": v.tokens} for i, v in zip(batch, values, strict=True)}
+
+        _run_batches(store, round, stage, plan, places, done, run, progress)
+        return [Likelihood(done[slot]["total"], done[slot]["tokens"]) for slot in places]
+
+    return likelihood
+
+
+def _run_batches(
+    store: Store,
+    round: int,
+    stage: str,
+    plan: Sequence[tuple[int, ...]],
+    places: Sequence[int],
+    done: dict[int, Any],
+    run: Callable[[tuple[int, ...]], dict[int, Any]],
+    progress: Progress,
+) -> None:
+    """Run what the journal does not hold yet and add it to `done`; a batch is in the journal whole or not at all."""
+    waiting = [(number, batch) for number, batch in enumerate(plan) if places[batch[0]] not in done]
+    if not waiting:
+        return
+    progress.start(f"round {round}: {stage}", sum(map(len, plan)), sum(map(len, plan)) - sum(len(b) for _, b in waiting))
+    for number, batch in waiting:
+        began = time.monotonic()
+        rows = run(batch)
+        store.add_batch(round, stage, number, rows, time.monotonic() - began)
+        done.update(rows)
+        progress.advance(len(batch))
+    progress.finish()
+
+
+def _read_back(request: Request, row: dict[str, Any], stage: str) -> tuple[Request, Completion]:
+    if row["id"] != request.id:
+        raise RunFailed(f"stage {stage}: the journal holds {row['id']} where {request.id} is asked for; made by another version?")
+    shown = {example.id: example for example in request.demonstrations}
+    sent = replace(request, demonstrations=tuple(shown[name] for name in row["demonstrations"]))
+    completion = Completion(row["text"], row["finish"], row.get("prompt_tokens", 0), row.get("generated_tokens", 0))
+    return sent, completion
+
+
+def remember(encode: Encode) -> Encode:
+    """The same texts are embedded once: filters and the retriever ask for the pool again and again."""
+    known: dict[str, FloatArray] = {}
+
+    def remembering(texts: Sequence[str]) -> FloatArray:
+        new = list(dict.fromkeys(text for text in texts if text not in known))
+        if new or not texts:
+            vectors = encode(new)
+            known.update(zip(new, vectors, strict=True))
+            if not texts:
+                return vectors
+        return np.stack([known[text] for text in texts])
+
+    return remembering
+
+
+def split_seeds(seeds: Sequence[Example], share: float, seed: int) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """(to show and train on, held out for validation): drawn by category where the seeds have one, order kept."""
+    by_category: dict[str, list[Example]] = {}
+    for example in seeds:
+        by_category.setdefault(example.category, []).append(example)
+    held: set[str] = set()
+    for category, members in by_category.items():
+        order = np.random.default_rng(derive_seed(seed, "validation", category)).permutation(len(members))
+        held.update(members[i].id for i in order[: round(share * len(members))])
+    return tuple(e for e in seeds if e.id not in held), tuple(e for e in seeds if e.id in held)

@@ -1,0 +1,411 @@
+"""The run folder: `run.sqlite` is the only record of a run; files beside it are exports that can be written again.
+
+Every write is one transaction, and whatever is committed survives a kill at any moment. A stage is done when its row
+stands; a batch of engine outputs is in the journal whole or not at all; a model exists once its manifest is committed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+import socket
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from selfalign import models, rows, schema
+from selfalign.checkpoints import Manifest, verify
+from selfalign.disk import reporting
+from selfalign.errors import Interrupted, RunFailed, UserError
+from selfalign.faults import fault_point
+from selfalign.lock import NAME as LOCK
+from selfalign.lock import locked
+from selfalign.protocols import TrainResult
+from selfalign.types import Dropped, Example, Metric, ModelRef
+
+class Store:
+    """A run folder, opened with `Store.open` to work on it or with `Store.read` to look at it; a context manager.
+
+    Leaving the block with an error records how the run ended: failed, or interrupted by a signal.
+    """
+
+    def __init__(self, folder: Path, connection: sqlite3.Connection, stack: ExitStack, writes: bool) -> None:
+        self.folder = folder
+        self._connection = connection
+        self._stack = stack
+        self._writes = writes
+        self._journaled: dict[int, float] = {}
+
+    @classmethod
+    def open(cls, folder: str | Path, identity: Mapping[str, Any]) -> Store:
+        """The folder locked and opened for work: a new run, or the one that stands there.
+
+        `identity` is plain data (as JSON knows it) that must be equal for a run to be gone on with.
+
+        Raises:
+            UserError: another process works on it, it holds something else, or it was started with other options.
+            RunFailed: the disk is full.
+        """
+        folder = Path(folder)
+        with ExitStack() as stack, _usable(folder):
+            _prepare(folder)
+            stack.enter_context(locked(folder))
+            connection = stack.enter_context(contextlib.closing(schema.connect(folder)))
+            store = cls(folder, connection, ExitStack(), writes=True)
+            with store.transaction("open"):
+                store._identify(json.loads(rows.dumps(identity)))
+                if store.state().get("state") in ("failed", "interrupted"):
+                    store._set("state", {})
+                store.event("opened", {"pid": os.getpid(), "host": socket.gethostname()})
+            store._stack = stack.pop_all()
+            return store
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Store:
+        """The folder opened for reading, also while a run works on it; the writer is never held up.
+
+        Raises:
+            UserError: no run folder, or one of a newer version.
+        """
+        folder = Path(folder)
+        stack = ExitStack()
+        connection = stack.enter_context(contextlib.closing(schema.connect_reading(folder)))
+        return cls(folder, connection, stack, writes=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if error is not None and self._writes:
+                with contextlib.suppress(RunFailed):  # the disk may be full: then the run simply counts as stopped
+                    self._conclude("interrupted" if isinstance(error, Interrupted) else "failed", _reason(error))
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        self._stack.close()
+
+    @contextmanager
+    def transaction(self, name: str) -> Iterator[sqlite3.Connection]:
+        """All of the block is committed or none of it; inside another transaction it becomes part of that one.
+
+        Raises:
+            RunFailed: the disk is full or failing.
+        """
+        if self._connection.in_transaction:
+            yield self._connection
+            return
+        with reporting(self.folder):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                fault_point(f"{name}.before-commit")
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+        fault_point(f"{name}.after-commit")
+
+    @contextmanager
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """All reads of the block see the record as it stands at its first one, whatever a writer commits meanwhile."""
+        if self._connection.in_transaction:
+            yield self._connection
+            return
+        self._connection.execute("BEGIN")
+        try:
+            yield self._connection
+        finally:
+            self._connection.execute("ROLLBACK")
+
+    # The run
+
+    def identity(self) -> dict[str, Any]:
+        """What the run was started with."""
+        found: dict[str, Any] = self._get("identity") or {}
+        return found
+
+    def state(self) -> dict[str, Any]:
+        """{"state": "done" | "failed" | "interrupted", "stopped_because", "best_round"}; empty while nothing has ended the run."""
+        found: dict[str, Any] = self._get("state") or {}
+        return found
+
+    def finish_run(self, best_round: int, stopped_because: str) -> None:
+        """The run is done; `best_round` is the one to ship."""
+        self._conclude("done", stopped_because, best_round)
+
+    def event(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Something worth telling later (opened, damaged model …), with the time."""
+        with self.transaction("event") as connection:
+            connection.execute("INSERT INTO events (at, kind, data) VALUES (?, ?, ?)", (_now(), kind, rows.dumps(data)))
+
+    def events(self) -> list[tuple[str, str, dict[str, Any]]]:
+        """(time, kind, data) of everything told, oldest first."""
+        found = self._connection.execute("SELECT at, kind, data FROM events ORDER BY id")
+        return [(at, kind, json.loads(data)) for at, kind, data in found]
+
+    def round_folder(self, round: int) -> Path:
+        """`DIR/round-01`, made if it is not there."""
+        folder = self.folder / f"round-{round:02d}"
+        with reporting(self.folder):
+            folder.mkdir(exist_ok=True)
+        return folder
+
+    # The journal of raw outputs
+
+    def done_batches(self, round: int, stage: str) -> dict[int, Any]:
+        """Slot to output of every batch committed so far."""
+        found = self._connection.execute(
+            "SELECT slot, data FROM outputs WHERE round = ? AND stage = ? ORDER BY slot", (round, stage)
+        )
+        return {slot: json.loads(data) for slot, data in found}
+
+    def add_batch(self, round: int, stage: str, batch: int, outputs: Mapping[int, Mapping[str, Any]], seconds: float) -> None:
+        """Commits one planned batch: slot to output. Counts its tokens by the keys `prompt_tokens`, `generated_tokens`
+        and, for likelihoods, `tokens` (read, not generated); the key `id` finds the output in a sample's passport."""
+        with self.transaction("batch") as connection:
+            read = sum(int(row.get("prompt_tokens", 0)) + int(row.get("tokens", 0)) for row in outputs.values())
+            generated = sum(int(row.get("generated_tokens", 0)) for row in outputs.values())
+            connection.execute("INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?)", (round, stage, batch, seconds, read, generated))
+            connection.executemany(
+                "INSERT INTO outputs VALUES (?, ?, ?, ?, ?, ?)",
+                ((round, stage, slot, batch, row.get("id"), rows.dumps(row)) for slot, row in outputs.items()),
+            )
+        self._journaled[round] = self.seconds(round) + seconds
+
+    def seconds(self, round: int) -> float:
+        """Seconds of the batches this process has journaled for the round since a stage of the round was last finished.
+
+        A stage's own seconds are its wall time less these: the journal has already booked them.
+        """
+        return self._journaled.get(round, 0.0)
+
+    # Stages
+
+    def stage(self, round: int, name: str) -> dict[str, Any] | None:
+        """What a finished stage has left, None where it is not finished."""
+        found = self._connection.execute("SELECT data FROM stages WHERE round = ? AND stage = ?", (round, name)).fetchone()
+        return None if found is None else json.loads(found[0])
+
+    def finish_stage(self, round: int, name: str, data: Mapping[str, Any], seconds: float) -> None:
+        """`seconds` are those beside the stage's journaled batches."""
+        with self.transaction(name) as connection:
+            values = (round, name, max(seconds, 0.0), _now(), rows.dumps(data))
+            connection.execute("INSERT INTO stages (round, stage, seconds, done_at, data) VALUES (?, ?, ?, ?, ?)", values)
+        self._journaled.pop(round, None)
+
+    # Samples
+
+    def add_seeds(self, train: Sequence[Example], validation: Sequence[Example]) -> None:
+        """Written once; the run's identity vouches that they are the same when it is gone on with."""
+        if self.stage(0, "seeds") is not None:
+            return
+        with self.transaction("seeds") as connection:
+            rows.insert(connection, [(e, "seed", None, None) for e in train] + [(e, "validation", None, None) for e in validation])
+            self.finish_stage(0, "seeds", {"train": len(train), "validation": len(validation)}, 0.0)
+
+    def finish_round_samples(
+        self, round: int, kept: Sequence[Example], dropped: Sequence[Dropped], candidates: int, seconds: float = 0.0
+    ) -> None:
+        """All candidates of a round, each in its one bucket, and the stage `filter`, in one transaction.
+
+        Raises:
+            RunFailed: kept and dropped together are not the round's candidates, each slot once.
+        """
+        _conserved(round, candidates, kept, dropped)
+        with self.transaction("filter") as connection:
+            verdicts: list[rows.Verdict] = [(e, "kept", None, None) for e in kept]
+            rows.insert(connection, verdicts + [(d.example, "dropped", d.rule, d.evidence) for d in dropped])
+            self.finish_stage(round, "filter", {"candidates": candidates, "kept": len(kept), "dropped": len(dropped)}, seconds)
+
+    def seeds(self) -> tuple[Example, ...]:
+        """The seeds shown and trained on, in the order they were given."""
+        return tuple(example for example, _, _ in rows.read(self._connection, "verdict = 'seed'"))
+
+    def validation_seeds(self) -> tuple[Example, ...]:
+        return tuple(example for example, _, _ in rows.read(self._connection, "verdict = 'validation'"))
+
+    def kept(self, round: int) -> tuple[Example, ...]:
+        """What a round kept, equal to what was written, in the same order."""
+        return tuple(example for example, _, _ in rows.read(self._connection, "round = ? AND verdict = 'kept'", (round,)))
+
+    def dropped(self, round: int) -> tuple[Dropped, ...]:
+        found = rows.read(self._connection, "round = ? AND verdict = 'dropped'", (round,))
+        return tuple(Dropped(example, rule or "", evidence or "") for example, rule, evidence in found)
+
+    # Metrics
+
+    def add_metrics(self, round: int, metrics: Iterable[Metric]) -> None:
+        """Written again, a metric takes the place of its older value."""
+        with self.transaction("metrics") as connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO metrics (round, name, value, low, high, n) VALUES (?, ?, ?, ?, ?, ?)",
+                ((round, m.name, rows.number(m.value), rows.number(m.low), rows.number(m.high), m.n) for m in metrics),
+            )
+
+    def finish_evaluation(self, round: int, metrics: Sequence[Metric], seconds: float) -> None:
+        """The metrics and the stage `evaluate`, in one transaction."""
+        with self.transaction("evaluate"):
+            self.add_metrics(round, metrics)
+            self.finish_stage(round, "evaluate", {"metrics": len(metrics)}, seconds)
+
+    def metrics(self, round: int) -> list[Metric]:
+        """By name."""
+        found = self._connection.execute("SELECT name, value, low, high, n FROM metrics WHERE round = ? ORDER BY name", (round,))
+        return [Metric(name, _real(value), _real(low), _real(high), n) for name, value, low, high, n in found]
+
+    # Models
+
+    def add_model(
+        self,
+        round: int,
+        model: ModelRef,
+        manifest: Manifest | None = None,
+        result: TrainResult | None = None,
+        seconds: float = 0.0,
+    ) -> None:
+        """From here on the round has a model: its files as `manifest` says, what it was trained on, and the stage `train`.
+
+        Round 0, the model as it came, is written once; later calls change nothing.
+        """
+        if round == 0 and models.read(self._connection, self.folder, 0) is not None:
+            return
+        with self.transaction("model") as connection:
+            models.insert(connection, self.folder, round, model, manifest or {}, result)
+            if result is not None:
+                self.finish_stage(round, "train", {"steps": result.steps, "tokens": result.tokens}, seconds)
+
+    def model(self, round: int) -> ModelRef:
+        """
+        Raises:
+            UserError: the round has no model.
+        """
+        return self._model(round)[0]
+
+    def model_problems(self, round: int) -> list[str]:
+        """What is wrong with the files of a round's model, one line per file (size and SHA-256 against the manifest)."""
+        model, manifest = self._model(round)
+        return verify(models.place(model), manifest)
+
+    def verified_model(self, round: int) -> ModelRef | None:
+        """The model of a round if it is there and whole; None where it has to be trained (again).
+
+        A damaged one is moved aside as `damaged-N`, an event names the file, and the round counts as not trained.
+        """
+        if models.read(self._connection, self.folder, round) is None:
+            return None
+        model, problems = self.model(round), self.model_problems(round)
+        if not problems:
+            return model
+        aside = models.set_aside(self.folder, models.place(model))
+        with self.transaction("damaged-model") as connection:
+            models.delete(connection, round)
+            self._set("state", {})
+            self.event("damaged-model", {"round": round, "problem": problems[0], "hash": model.hash, "moved_to": aside})
+        return None
+
+    def training(self, round: int) -> dict[str, Any]:
+        """{"steps", "tokens", "seed_weight", "losses"} of a round's training; empty where none took place."""
+        return models.figures(self._connection, round)
+
+    # Inside
+
+    def _model(self, round: int) -> tuple[ModelRef, Manifest]:
+        found = models.read(self._connection, self.folder, round)
+        if found is None:
+            raise UserError(f"round {round} of {self.folder} has no model")
+        return found
+
+    def _identify(self, identity: Mapping[str, Any]) -> None:
+        known = self._get("identity")
+        if known is None:
+            self._set("identity", identity)
+        elif change := _difference(known, identity):
+            raise UserError(f"{self.folder}: this run folder was started with {change}: use another --out, or the same options")
+
+    def _conclude(self, state: str, because: str, best_round: int | None = None) -> None:
+        with self.transaction("conclude"):
+            self._set("state", {"state": state, "stopped_because": because, "best_round": best_round})
+            self.event(state, {"because": because})
+
+    def _get(self, key: str) -> Any:
+        found = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if found is None else json.loads(found[0])
+
+    def _set(self, key: str, value: Any) -> None:
+        self._connection.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (key, rows.dumps(value)))
+
+
+@contextmanager
+def _usable(folder: Path) -> Iterator[None]:
+    """What the file system refuses here is the user's to mend: no permission, no folder, a name too long."""
+    try:
+        with reporting(folder):
+            yield
+    except OSError as error:
+        raise UserError(f"cannot use {str(folder)[:200]} as a run folder: {error.strerror}; use another --out") from error
+
+
+def _prepare(folder: Path) -> None:
+    """Makes the folder; one that holds something else is refused, since a run would write its files among it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    ours = ("run.yaml", LOCK)
+    foreign = sorted(p.name for p in folder.iterdir() if p.name not in ours and not p.name.startswith((".", schema.NAME)))
+    if foreign and not (folder / schema.NAME).exists():
+        raise UserError(f"{folder} is no run folder and not empty (it holds {foreign[0]}): use another --out")
+
+
+def _difference(old: Any, new: Any, path: str = "") -> str:
+    """The first thing in which two plain values differ: "rounds = 2, now 3"; "" where they are equal."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in (*old, *(key for key in new if key not in old)):
+            inner = f"{path}.{key}" if path else str(key)
+            if key not in old or key not in new:
+                was, now = (rows.dumps(side[key]) if key in side else "not set" for side in (old, new))
+                return f"{inner} = {was}, now {now}"
+            if change := _difference(old[key], new[key], inner):
+                return change
+        return ""
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        changes = (_difference(a, b, f"{path}[{i}]") for i, (a, b) in enumerate(zip(old, new, strict=True)))
+        return next((change for change in changes if change), "")
+    return "" if rows.dumps(old) == rows.dumps(new) else f"{path} = {rows.dumps(old)}, now {rows.dumps(new)}"
+
+
+def _conserved(round: int, candidates: int, kept: Sequence[Example], dropped: Sequence[Dropped]) -> None:
+    examples = [*kept, *(drop.example for drop in dropped)]
+    slots = [example.slot for example in examples]
+    missing, twice = sorted(set(range(candidates)) - set(slots)), len(slots) - len(set(slots))
+    strange = [e.id for e in examples if e.round != round or not 0 <= e.slot < candidates]
+    if len(examples) != candidates or missing or twice or strange or len({e.id for e in examples}) != candidates:
+        raise RunFailed(
+            f"round {round}, stage filter: {candidates} candidates in, {len(kept)} kept + {len(dropped)} dropped out;"
+            f" slots missing: {missing[:3]}, rows twice: {twice}, rows not of this round: {strange[:3]}"
+        )
+    if nameless := [drop.example.id for drop in dropped if not drop.rule]:
+        raise RunFailed(f"round {round}, stage filter: {nameless[0]} is dropped without a named rule")
+
+
+def _reason(error: BaseException) -> str:
+    """An expected error speaks for itself; a defect is named with its type."""
+    expected = isinstance(error, (Interrupted, RunFailed, UserError))
+    return str(error) if expected else f"{type(error).__name__}: {error}"
+
+
+def _real(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

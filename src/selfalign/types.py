@@ -1,0 +1,173 @@
+"""The records that pass between the parts: frozen, plain data, no behaviour to speak of.
+
+Identity is by `id`, which never changes when a score or a verdict is added.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+FinishReason = Literal["stop", "length", "context"]
+"""stop: the model ended the turn itself; length: it ran into max_tokens; context: no room in its window to begin."""
+
+FloatArray = NDArray[np.float32]
+Metadata = Mapping[str, str]
+"""Extra columns of a seed file, kept as they came and handed through to the exports."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """A link from a sample to an example shown in one of its prompts."""
+
+    id: str
+    similarity: float | None = None
+    """Cosine similarity to the prompt being answered; None where it was drawn at random."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A prompt with its response: a seed (round 0) or a sample some round generated."""
+
+    id: str
+    prompt: str
+    response: str
+    round: int = 0
+    slot: int = 0
+    """Its place among the round's candidates (or its row among the seeds), counted from 0."""
+    category: str = ""
+    prompt_finish: FinishReason = "stop"
+    response_finish: FinishReason = "stop"
+    prompt_demonstrations: tuple[Demonstration, ...] = ()
+    response_demonstrations: tuple[Demonstration, ...] = ()
+    scores: Mapping[str, float] = field(default_factory=dict)
+    metadata: Metadata = field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One thing an engine shall write; the engine renders it for its model (see `rendering`).
+
+    With `prompt=None` the model is asked for the next prompt itself: the user's turn is opened and left to it.
+    """
+
+    id: str
+    demonstrations: tuple[Example, ...] = ()
+    """Shown in this order, the first one first."""
+    prompt: str | None = None
+    seed: int = 0
+    """64-bit random seed of this row's own stream: the same row gives the same text whoever its neighbours are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What an engine wrote for one request, cleaned of special tokens and stop strings, stripped."""
+
+    text: str
+    finish: FinishReason
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """Log-probability of a response given its prompt: the sum over its tokens (end token included) in nats."""
+
+    total: float
+    tokens: int
+
+    @property
+    def per_token(self) -> float:
+        return self.total / max(self.tokens, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to decode. The defaults sample from the model's own distribution.
+
+    `beams > 1` is beam search (beam sampling where temperature > 0), as ISARA's authors decode; the last four fields are
+    theirs too and off by default (our own measurements: a repetition penalty of 1.1 ruins few-shot prompts of a small model).
+    """
+
+    max_tokens: int = 96
+    temperature: float = 1.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 keeps every token."""
+    stop: tuple[str, ...] = ()
+    """Strings that end the text, beside the format's own end of turn; the text is cut before the first of them."""
+    beams: int = 1
+    repetition_penalty: float = 1.0
+    no_repeat_ngram: int = 0
+    length_penalty: float = 1.0
+    length_decay: tuple[int, float] | None = None
+    """(start, factor) of an exponential decay of sequence length, counted in generated tokens."""
+
+    def __post_init__(self) -> None:
+        for name, wrong in (
+            ("max_tokens", self.max_tokens < 1),
+            ("temperature", not self.temperature >= 0.0),
+            ("top_p", not 0.0 < self.top_p <= 1.0),
+            ("top_k", self.top_k < 0),
+            ("beams", self.beams < 1),
+            ("repetition_penalty", not self.repetition_penalty > 0.0),
+            ("no_repeat_ngram", self.no_repeat_ngram < 0),
+        ):
+            if wrong:
+                raise ValueError(f"Sampling: {name} = {getattr(self, name)} is out of range")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """A model on disk or on the hub: a base (name or folder) and, for LoRA, the folder of an adapter on it."""
+
+    base: str
+    adapter: str | None = None
+    hash: str = ""
+    """SHA-256 over the manifest of its files where we made or could read them; part of every sample's passport."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A candidate that is not kept: by which named rule, and the evidence (counts, the text it collided with)."""
+
+    example: Example
+    rule: str
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True)
+class FilterResult:
+    """Both halves, always: kept + dropped is what came in, in the order it came."""
+
+    kept: tuple[Example, ...]
+    dropped: tuple[Dropped, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A figure about a model with its 95 % interval; n is the number of prompts behind it."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def derive_seed(seed: int, *path: int | str) -> int:
+    """A 63-bit random seed for one draw: a hash of the run's seed and the draw's place (round, stage, slot …).
+
+    Counter-based, so what a sample draws depends on where it stands and not on what was drawn before it.
+    """
+    text = "/".join(str(part) for part in (seed, *path))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
