@@ -67,10 +67,10 @@ def newest_verified(work: Path, key: str = "") -> tuple[Path | None, list[str]]:
     for folder in sorted(_checkpoints(work), key=_step, reverse=True):
         owner, manifest = _stored(folder)
         if manifest is None and owner is None:
-            shutil.rmtree(folder)
+            discard(folder)
         elif owner != key and manifest is not None:
             notes.append(f"{folder}: made with other data or options, removed")
-            shutil.rmtree(folder)
+            discard(folder)
         elif found is None:
             problems = [f"{folder / MANIFEST}: cannot be read"] if manifest is None else verify(folder, manifest, exact=True)
             if problems:
@@ -79,6 +79,12 @@ def newest_verified(work: Path, key: str = "") -> tuple[Path | None, list[str]]:
             else:
                 found = folder
     return found, notes
+
+
+def discard(folder: Path) -> None:
+    """Removes a checkpoint; its manifest first, so that what a kill leaves behind is unfinished, not damaged."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(folder)
 
 
 def publish(temporary: Path, final: Path) -> None:

@@ -6,12 +6,12 @@ import errno
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from selfalign.checkpoints import sync_folder
-from selfalign.errors import RunFailed
+from selfalign.errors import RunFailed, UserError
 from selfalign.faults import fault_point
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -20,12 +20,14 @@ _BROKEN = (errno.EIO, errno.EROFS)
 
 @contextmanager
 def reporting(folder: Path) -> Iterator[None]:
-    """Turns a full disk or a failing one, met inside the block, into a RunFailed that says what to do."""
+    """Turns a disk that is full or fails, or a damaged record, met inside the block, into a RunFailed that says what to do."""
     try:
         yield
     except sqlite3.Error as error:
         # The low byte is the primary code; an error raised by Python's own binding carries none.
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise RunFailed(f"the record of {folder} is damaged ({error}): start again with another --out") from error
         if code not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
             raise
         raise RunFailed(_message(folder, str(error), code == sqlite3.SQLITE_FULL)) from error
@@ -33,6 +35,28 @@ def reporting(folder: Path) -> Iterator[None]:
         if error.errno not in (*_FULL, *_BROKEN):
             raise
         raise RunFailed(_message(folder, error.strerror or str(error), error.errno in _FULL)) from error
+
+
+@contextmanager
+def usable_folder(folder: Path, ours: Sequence[str]) -> Iterator[None]:
+    """Makes the folder for the block to work in, where its own files are those that begin with a name of `ours`.
+
+    Raises:
+        UserError: the file system refuses (no permission, a name too long …), or the folder is full of other things and
+            holds no `ours[0]`: a run would write its files among them.
+        RunFailed: the disk is full or failing.
+    """
+    try:
+        with reporting(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            foreign = sorted(path.name for path in folder.iterdir() if not path.name.startswith((".", *ours)))
+            if foreign and not (folder / ours[0]).exists():
+                raise UserError(f"{folder} is no run folder and not empty (it holds {foreign[0]}): use another --out")
+            yield
+    except OSError as error:
+        raise UserError(f"cannot use {str(folder)[:200]} as a run folder: {error.strerror}; use another --out") from error
 
 
 def require_space(folder: Path, needed: int) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from selfalign.checkpoints import read_manifest, write_synced
 from selfalign.errors import UserError
-from selfalign.exports import export_round
+from selfalign.exports import export_metrics, export_round
 from selfalign.pool import Pool
 from selfalign.protocols import Context, Progress, TrainJob
 from selfalign.recipe import Recipe
@@ -107,6 +107,7 @@ def _rounds(
             evaluate(recipe, store, make_context(recipe, store, round, pool, session, encode, progress), held_out)
             context = make_context(recipe, store, round, pool, session, encode, progress)
             best, stop = choose(store, context, current, best, validation)
+            export_metrics(store, round)
             if stop or round == recipe.rounds:
                 break
             kept = generate(recipe, store, make_context(recipe, store, round + 1, pool, session, encode, progress))

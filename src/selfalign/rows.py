@@ -10,7 +10,8 @@ from itertools import islice
 from typing import Any
 
 from selfalign.errors import RunFailed
-from selfalign.types import Demonstration, Example
+from selfalign.plain import dumps
+from selfalign.types import Demonstration, Dropped, Example, Metric
 
 COLUMNS = "id, round, slot, prompt, response, category, prompt_finish, response_finish, metadata"
 _INSERT = f"INSERT INTO samples ({COLUMNS}, verdict, rule, evidence) VALUES ({', '.join('?' * 12)})"
@@ -19,9 +20,8 @@ _LINKS = "SELECT sample, part, demonstration, similarity, d.id FROM demonstratio
 Verdict = tuple[Example, str, str | None, str | None]
 """(example, verdict, rule, evidence)."""
 
-
-def dumps(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+Written = tuple[Example, str, str]
+"""(example, rule, evidence); the last two are "" where it was not dropped."""
 
 
 def number(value: float | None) -> float | None:
@@ -33,9 +33,12 @@ def insert(connection: sqlite3.Connection, verdicts: Sequence[Verdict]) -> None:
     """Writes samples with their demonstrations and scores, in the order given; inside the caller's transaction.
 
     Raises:
-        RunFailed: a demonstration that is no sample of this run.
+        RunFailed: an id or a place that is taken, or a demonstration that is no sample of this run.
     """
-    connection.executemany(_INSERT, (_columns(*each) for each in verdicts))
+    try:
+        connection.executemany(_INSERT, (_columns(*each) for each in verdicts))
+    except sqlite3.IntegrityError as error:
+        raise RunFailed(f"samples of round {verdicts[0][0].round} cannot be recorded: {error}") from error
     examples = [example for example, *_ in verdicts]
     numbers = numbers_of(connection, {e.id for e in examples} | {d.id for e in examples for d in _shown(e)})
     unknown = [(e.id, d.id) for e in examples for d in _shown(e) if d.id not in numbers]
@@ -66,8 +69,8 @@ def numbers_of(connection: sqlite3.Connection, ids: Iterable[str]) -> dict[str, 
     return found
 
 
-def read(connection: sqlite3.Connection, where: str, values: Sequence[Any] = ()) -> Iterator[tuple[Example, str | None, str | None]]:
-    """(example, rule, evidence) of the samples that meet a condition, in the order they were written.
+def read(connection: sqlite3.Connection, where: str, values: Sequence[Any] = ()) -> Iterator[Written]:
+    """The samples that meet a condition, in the order they were written.
 
     Memory does not grow with their number: samples, demonstrations and scores are read side by side.
     """
@@ -78,7 +81,40 @@ def read(connection: sqlite3.Connection, where: str, values: Sequence[Any] = ())
         connection.execute(f"SELECT sample, name, value FROM scores WHERE sample IN ({chosen}) ORDER BY sample, name", values)
     )
     for key, *columns, rule, evidence in samples:
-        yield _example(columns, links.take(key), scores.take(key)), rule, evidence
+        yield _example(columns, links.take(key), scores.take(key)), rule or "", evidence or ""
+
+
+def conserve(round: int, candidates: int, kept: Sequence[Example], dropped: Sequence[Dropped]) -> None:
+    """The last check before a round's samples are written: each slot once, kept or dropped by a named rule.
+
+    Raises:
+        RunFailed: the rows do not balance; the message has the counts.
+    """
+    examples = [*kept, *(drop.example for drop in dropped)]
+    slots, ids = sorted(example.slot for example in examples), {example.id for example in examples}
+    strange = [example.id for example in examples if example.round != round]
+    if slots != list(range(candidates)) or len(ids) != candidates or strange:
+        missing, twice = sorted(set(range(candidates)) - set(slots)), len(examples) - min(len(set(slots)), len(ids))
+        raise RunFailed(
+            f"round {round}, stage filter: {candidates} candidates in, {len(kept)} kept + {len(dropped)} dropped out;"
+            f" slots missing: {missing[:3]}, rows twice: {twice}, rows not of this round: {strange[:3]}"
+        )
+    if nameless := [drop.example.id for drop in dropped if not drop.rule]:
+        raise RunFailed(f"round {round}, stage filter: {nameless[0]} is dropped without a named rule")
+
+
+def insert_metrics(connection: sqlite3.Connection, round: int, metrics: Iterable[Metric]) -> None:
+    """A metric written again takes the place of its older value."""
+    connection.executemany(
+        "INSERT OR REPLACE INTO metrics (round, name, value, low, high, n) VALUES (?, ?, ?, ?, ?, ?)",
+        ((round, m.name, number(m.value), number(m.low), number(m.high), m.n) for m in metrics),
+    )
+
+
+def read_metrics(connection: sqlite3.Connection, round: int) -> list[Metric]:
+    """In the order they were written."""
+    found = connection.execute("SELECT name, value, low, high, n FROM metrics WHERE round = ? ORDER BY rowid", (round,))
+    return [Metric(name, _real(value), _real(low), _real(high), n) for name, value, low, high, n in found]
 
 
 class _Beside:
@@ -94,6 +130,10 @@ class _Beside:
             taken.append(self._next)
             self._next = self._cursor.fetchone()
         return taken
+
+
+def _real(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _columns(example: Example, verdict: str, rule: str | None, evidence: str | None) -> tuple[Any, ...]:
@@ -119,6 +159,6 @@ def _example(columns: Sequence[Any], links: Sequence[tuple[Any, ...]], scores: S
         response_finish=response_finish,
         prompt_demonstrations=tuple(Demonstration(name, near) for _, part, _, near, name in links if part == "prompt"),
         response_demonstrations=tuple(Demonstration(name, near) for _, part, _, near, name in links if part == "response"),
-        scores={name: math.nan if value is None else value for _, name, value in scores},
+        scores={name: _real(value) for _, name, value in scores},
         metadata=json.loads(metadata),
     )

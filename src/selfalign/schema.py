@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from selfalign.errors import UserError
@@ -51,7 +53,8 @@ CREATE TABLE metrics (
 
 -- Round 0 is the model as it came. A path inside the run folder is written "run:round-01/model", so the folder can move.
 CREATE TABLE models (
-  round INTEGER PRIMARY KEY, base TEXT NOT NULL, adapter TEXT, hash TEXT NOT NULL, manifest TEXT NOT NULL, training TEXT NOT NULL);
+  round INTEGER PRIMARY KEY, base TEXT NOT NULL, adapter TEXT, hash TEXT NOT NULL,
+  manifest TEXT NOT NULL, training TEXT NOT NULL);
 -- What the training of a round did with each row: trained on (rule NULL) or dropped by a rule.
 CREATE TABLE training (
   round INTEGER NOT NULL REFERENCES models, sample INTEGER NOT NULL REFERENCES samples, rule TEXT, evidence TEXT,
@@ -60,24 +63,39 @@ CREATE INDEX trained_into ON training (sample);
 """
 
 
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:  # a full disk while writing is told elsewhere
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+            raise
+        raise UserError(f"{folder / NAME} cannot be opened ({error}): check permissions and free space") from error
+    except sqlite3.DatabaseError as error:
+        raise UserError(f"{folder / NAME} is damaged or not the record of a run ({error}): use another --out") from error
+
+
 def connect(folder: Path) -> sqlite3.Connection:
     """The record opened for writing, created where there is none; the caller holds the folder's lock.
 
     WAL with synchronous=FULL: a committed transaction survives a kill and a power cut, and readers never block it.
+
+    Raises:
+        UserError: the file is no record of a run, or one of a newer version.
     """
-    connection = sqlite3.connect(folder / NAME, timeout=30, isolation_level=None)
-    try:
+    with ExitStack() as stack, _readable(folder):
+        connection = sqlite3.connect(folder / NAME, timeout=30, isolation_level=None)
+        stack.callback(connection.close)
+        empty = version(connection, folder) == 0
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         # Kept small: a killed run must not leave a folder twice its size.
         connection.execute("PRAGMA journal_size_limit = 4194304")
-        if version(connection, folder) == 0:
+        if empty:
             create(connection)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+        stack.pop_all()
+        return connection
 
 
 def connect_reading(folder: Path) -> sqlite3.Connection:
@@ -89,34 +107,24 @@ def connect_reading(folder: Path) -> sqlite3.Connection:
     path = folder / NAME
     if not path.is_file():
         raise UserError(f"{folder} is not a run folder: it has no {NAME}")
-    connection: sqlite3.Connection | None = None
-    try:
+    with ExitStack() as stack, _readable(folder):
         connection = _open_reading(path)
+        stack.callback(connection.close)
         if version(connection, folder) == 0:
             raise UserError(f"{folder} is not a run folder yet: its run was stopped before anything was recorded")
-    except sqlite3.OperationalError as error:
-        raise UserError(f"{path} cannot be opened ({error}): check permissions and free space") from error
-    except BaseException:
-        if connection is not None:
-            connection.close()
-        raise
-    return connection
+        stack.pop_all()
+        return connection
 
 
 def version(connection: sqlite3.Connection, folder: Path) -> int:
     """The schema's version; 0 for an empty file.
 
     Raises:
-        UserError: not a database, not ours, or newer than this program.
+        UserError: not ours, or newer than this program.
     """
-    try:
-        found = int(connection.execute("PRAGMA user_version").fetchone()[0])
-        application = int(connection.execute("PRAGMA application_id").fetchone()[0])
-        tables = int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
-    except sqlite3.OperationalError:
-        raise
-    except sqlite3.DatabaseError as error:
-        raise UserError(f"{folder / NAME} is damaged or not the record of a run ({error}): use another --out") from error
+    found = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    application = int(connection.execute("PRAGMA application_id").fetchone()[0])
+    tables = int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
     if tables and application != APPLICATION:
         raise UserError(f"{folder / NAME} is a database of another program: use another --out")
     if found > VERSION:
@@ -140,7 +148,7 @@ def _open_reading(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(f"{uri}?mode=ro", uri=True, timeout=30, isolation_level=None)
     try:
         connection.execute("SELECT count(*) FROM sqlite_master")
-    except sqlite3.OperationalError:
+    except sqlite3.DatabaseError:
         connection.close()
         # A finished run on a medium that cannot be written to: no writer, no log, so the file alone is the whole record.
         log = path.with_name(path.name + "-wal")

@@ -104,7 +104,7 @@ def json_text(value: Any, depth: int = 0) -> str:
     if isinstance(value, Malformed):
         raise value
     if depth > 32:
-        raise Malformed("is nested more than 32 deep")
+        raise Malformed("is nested more than 32 deep; flatten it")
     if isinstance(value, JsonNumber):
         return value.text
     if isinstance(value, list):

@@ -123,7 +123,9 @@ def _choose_form(names: Collection[str], response_required: bool) -> _Form:
         found = [name for form in present for name in dict.fromkeys((form.prompt, form.response)) if name in names]
         raise Malformed(f"mixes {listed(found)}; keep one pair of fields and rename the others")
     if not present:
-        raise Malformed(f"has no prompt among its fields ({listed(names)}); expected {_EXPECTED}{_nearest(names, _KNOWN)}")
+        raise Malformed(
+            f"has no prompt among its fields ({listed(names) or 'none'}); expected {_EXPECTED}{_nearest(names, _KNOWN)}"
+        )
     form = present[0]
     for name in (form.prompt, form.response) if response_required else (form.prompt,):
         if name not in names:
@@ -146,7 +148,7 @@ def _turns(messages: Any, response_required: bool) -> tuple[str, str]:
     roles = []
     for turn in messages[:3]:
         if not isinstance(turn, dict):
-            raise Malformed(f"field 'messages': a turn is {kind(turn)}, not an object; write {{\"role\": …, \"content\": …}}")
+            raise Malformed(f'field \'messages\': a turn is {kind(turn)}, not an object; write {{"role": …, "content": …}}')
         if extra := [name for name, value in turn.items() if name not in ("role", "content") and value is not None]:
             raise Malformed(f"field 'messages': a turn has {listed(extra)} beside role and content; remove it")
         roles.append(_text(turn, "role"))
@@ -168,6 +170,8 @@ def _text(fields: Mapping[str, Any], name: str, *, required: bool = True) -> str
             return ""
         if value is None and name not in fields:
             raise Malformed(f"field {show(name)}: is missing; add it")
+        if isinstance(value, Malformed):
+            raise Malformed(f"field {show(name)}: {value}")
         remedy = "fill it in or remove the row" if value is None else "write it as text in quotes"
         raise Malformed(f"field {show(name)}: is {kind(value)} where text must stand; {remedy}")
     if not value.strip():
@@ -206,7 +210,10 @@ def _category(fields: Mapping[str, Any]) -> str:
 def _metadata(name: str, value: Any) -> str:
     if not name or len(name) > 128 or _FORBIDDEN_IN_NAME.search(name):
         raise Malformed(f"field {show(name)}: has no usable name; use 1 to 128 characters without control characters")
+    if isinstance(value, str):
+        return _checked(name, value)
     try:
-        return _checked(name, value if isinstance(value, str) else json_text(value))
-    except RecursionError:
-        raise Malformed(f"field {show(name)}: is nested too deeply; flatten it") from None
+        text = json_text(value)
+    except Malformed as error:
+        raise Malformed(f"field {show(name)}: {error}") from None
+    return _checked(name, text)

@@ -1,4 +1,4 @@
-"""Intervals and tests for the figures a run reports (scipy). All intervals are two-sided; `confidence` is their level."""
+"""Intervals and tests for the figures a run reports (scipy). All intervals are two-sided at level `confidence`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 
 class Interval(NamedTuple):
@@ -35,7 +34,7 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
     """
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"a share of {successes} in {n} does not exist")
-    z = float(stats.norm.ppf(0.5 + confidence / 2))
+    z = _quantile(confidence)
     share = successes / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -88,7 +87,7 @@ def paired_difference(a: Sequence[float], b: Sequence[float], confidence: float 
     elif (error := _standard_error(data)) == 0.0:
         p_value = 1.0 if mean == 0.0 else 0.0
     else:
-        p_value = float(2 * stats.t.sf(abs(mean) / error, len(data) - 1))
+        p_value = _two_sided(mean / error, len(data) - 1)
     return Difference(mean, mean - half, mean + half, p_value)
 
 
@@ -108,4 +107,19 @@ def _standard_error(data: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float
 def _half_width(data: np.ndarray[tuple[int], np.dtype[np.float64]], confidence: float) -> float:
     if len(data) == 1:
         return math.inf
-    return float(stats.t.ppf(0.5 + confidence / 2, len(data) - 1)) * _standard_error(data)
+    return _quantile(confidence, len(data) - 1) * _standard_error(data)
+
+
+# scipy.special, imported late: it and all of scipy.stats would slow every start of the command line.
+def _quantile(confidence: float, degrees: int | None = None) -> float:
+    """How many standard errors reach to either side: of the normal distribution, or of Student's t."""
+    from scipy import special
+
+    level = 0.5 + confidence / 2
+    return float(special.ndtri(level) if degrees is None else special.stdtrit(degrees, level))
+
+
+def _two_sided(t: float, degrees: int) -> float:
+    from scipy import special
+
+    return float(2 * special.stdtr(degrees, -abs(t)))

@@ -103,7 +103,8 @@ def respond(recipe: Recipe, context: Context, drafts: Sequence[Example]) -> Filt
 
 def apply_filters(context: Context, filters: Sequence[Filter], examples: Sequence[Example]) -> FilterResult:
     """One after the other; after each of them the rows must balance."""
-    kept, dropped = tuple(examples), []
+    kept = tuple(examples)
+    dropped: list[Dropped] = []
     for part in filters:
         result = part.apply(context, kept)
         conserve(f"round {context.round}, filter {type(part).__name__}", kept, result.kept, result.dropped)

@@ -7,9 +7,7 @@ stands; a batch of engine outputs is in the journal whole or not at all; a model
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
-import math
 import os
 import socket
 import sqlite3
@@ -20,20 +18,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from selfalign import models, rows, schema
+from selfalign import model_rows, rows, schema
 from selfalign.checkpoints import Manifest, verify
-from selfalign.disk import reporting
+from selfalign.disk import reporting, usable_folder
 from selfalign.errors import Interrupted, RunFailed, UserError
 from selfalign.faults import fault_point
 from selfalign.lock import NAME as LOCK
 from selfalign.lock import locked
+from selfalign.plain import difference, dumps
 from selfalign.protocols import TrainResult
 from selfalign.types import Dropped, Example, Metric, ModelRef
+
 
 class Store:
     """A run folder, opened with `Store.open` to work on it or with `Store.read` to look at it; a context manager.
 
-    Leaving the block with an error records how the run ended: failed, or interrupted by a signal.
+    Leaving the block with an error records how the run ended, unless it was done: failed, or interrupted by a signal.
     """
 
     def __init__(self, folder: Path, connection: sqlite3.Connection, stack: ExitStack, writes: bool) -> None:
@@ -54,13 +54,12 @@ class Store:
             RunFailed: the disk is full.
         """
         folder = Path(folder)
-        with ExitStack() as stack, _usable(folder):
-            _prepare(folder)
+        with ExitStack() as stack, usable_folder(folder, (schema.NAME, LOCK, "run.yaml")):
             stack.enter_context(locked(folder))
             connection = stack.enter_context(contextlib.closing(schema.connect(folder)))
             store = cls(folder, connection, ExitStack(), writes=True)
             with store.transaction("open"):
-                store._identify(json.loads(rows.dumps(identity)))
+                store._identify(json.loads(dumps(identity)))
                 if store.state().get("state") in ("failed", "interrupted"):
                     store._set("state", {})
                 store.event("opened", {"pid": os.getpid(), "host": socket.gethostname()})
@@ -74,19 +73,19 @@ class Store:
         Raises:
             UserError: no run folder, or one of a newer version.
         """
-        folder = Path(folder)
         stack = ExitStack()
-        connection = stack.enter_context(contextlib.closing(schema.connect_reading(folder)))
-        return cls(folder, connection, stack, writes=False)
+        connection = stack.enter_context(contextlib.closing(schema.connect_reading(Path(folder))))
+        return cls(Path(folder), connection, stack, writes=False)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
-            if error is not None and self._writes:
+            if error is not None and self._writes and self.state().get("state") != "done":
                 with contextlib.suppress(RunFailed):  # the disk may be full: then the run simply counts as stopped
-                    self._conclude("interrupted" if isinstance(error, Interrupted) else "failed", _reason(error))
+                    interrupted = isinstance(error, (Interrupted, KeyboardInterrupt))
+                    self._conclude("interrupted" if interrupted else "failed", _reason(error))
         finally:
             self.close()
 
@@ -121,23 +120,22 @@ class Store:
         if self._connection.in_transaction:
             yield self._connection
             return
-        self._connection.execute("BEGIN")
-        try:
-            yield self._connection
-        finally:
-            self._connection.execute("ROLLBACK")
+        with reporting(self.folder):
+            self._connection.execute("BEGIN")
+            try:
+                yield self._connection
+            finally:
+                self._connection.execute("ROLLBACK")
 
     # The run
 
     def identity(self) -> dict[str, Any]:
         """What the run was started with."""
-        found: dict[str, Any] = self._get("identity") or {}
-        return found
+        return self._get("identity") or {}
 
     def state(self) -> dict[str, Any]:
-        """{"state": "done" | "failed" | "interrupted", "stopped_because", "best_round"}; empty while nothing has ended the run."""
-        found: dict[str, Any] = self._get("state") or {}
-        return found
+        """{"state": "done" | "failed" | "interrupted", "stopped_because", "best_round"}; empty while nothing has ended it."""
+        return self._get("state") or {}
 
     def finish_run(self, best_round: int, stopped_because: str) -> None:
         """The run is done; `best_round` is the one to ship."""
@@ -146,7 +144,7 @@ class Store:
     def event(self, kind: str, data: Mapping[str, Any]) -> None:
         """Something worth telling later (opened, damaged model …), with the time."""
         with self.transaction("event") as connection:
-            connection.execute("INSERT INTO events (at, kind, data) VALUES (?, ?, ?)", (_now(), kind, rows.dumps(data)))
+            connection.execute("INSERT INTO events (at, kind, data) VALUES (?, ?, ?)", (_now(), kind, dumps(data)))
 
     def events(self) -> list[tuple[str, str, dict[str, Any]]]:
         """(time, kind, data) of everything told, oldest first."""
@@ -164,9 +162,8 @@ class Store:
 
     def done_batches(self, round: int, stage: str) -> dict[int, Any]:
         """Slot to output of every batch committed so far."""
-        found = self._connection.execute(
-            "SELECT slot, data FROM outputs WHERE round = ? AND stage = ? ORDER BY slot", (round, stage)
-        )
+        query = "SELECT slot, data FROM outputs WHERE round = ? AND stage = ? ORDER BY slot"
+        found = self._connection.execute(query, (round, stage))
         return {slot: json.loads(data) for slot, data in found}
 
     def add_batch(self, round: int, stage: str, batch: int, outputs: Mapping[int, Mapping[str, Any]], seconds: float) -> None:
@@ -178,7 +175,7 @@ class Store:
             connection.execute("INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?)", (round, stage, batch, seconds, read, generated))
             connection.executemany(
                 "INSERT INTO outputs VALUES (?, ?, ?, ?, ?, ?)",
-                ((round, stage, slot, batch, row.get("id"), rows.dumps(row)) for slot, row in outputs.items()),
+                ((round, stage, slot, batch, row.get("id"), dumps(row)) for slot, row in outputs.items()),
             )
         self._journaled[round] = self.seconds(round) + seconds
 
@@ -199,7 +196,7 @@ class Store:
     def finish_stage(self, round: int, name: str, data: Mapping[str, Any], seconds: float) -> None:
         """`seconds` are those beside the stage's journaled batches."""
         with self.transaction(name) as connection:
-            values = (round, name, max(seconds, 0.0), _now(), rows.dumps(data))
+            values = (round, name, max(seconds, 0.0), _now(), dumps(data))
             connection.execute("INSERT INTO stages (round, stage, seconds, done_at, data) VALUES (?, ?, ?, ?, ?)", values)
         self._journaled.pop(round, None)
 
@@ -210,7 +207,8 @@ class Store:
         if self.stage(0, "seeds") is not None:
             return
         with self.transaction("seeds") as connection:
-            rows.insert(connection, [(e, "seed", None, None) for e in train] + [(e, "validation", None, None) for e in validation])
+            verdicts: list[rows.Verdict] = [(e, "seed", None, None) for e in train]
+            rows.insert(connection, verdicts + [(e, "validation", None, None) for e in validation])
             self.finish_stage(0, "seeds", {"train": len(train), "validation": len(validation)}, 0.0)
 
     def finish_round_samples(
@@ -221,7 +219,7 @@ class Store:
         Raises:
             RunFailed: kept and dropped together are not the round's candidates, each slot once.
         """
-        _conserved(round, candidates, kept, dropped)
+        rows.conserve(round, candidates, kept, dropped)
         with self.transaction("filter") as connection:
             verdicts: list[rows.Verdict] = [(e, "kept", None, None) for e in kept]
             rows.insert(connection, verdicts + [(d.example, "dropped", d.rule, d.evidence) for d in dropped])
@@ -229,28 +227,24 @@ class Store:
 
     def seeds(self) -> tuple[Example, ...]:
         """The seeds shown and trained on, in the order they were given."""
-        return tuple(example for example, _, _ in rows.read(self._connection, "verdict = 'seed'"))
+        return tuple(example for example, _, _ in self._samples("verdict = 'seed'"))
 
     def validation_seeds(self) -> tuple[Example, ...]:
-        return tuple(example for example, _, _ in rows.read(self._connection, "verdict = 'validation'"))
+        return tuple(example for example, _, _ in self._samples("verdict = 'validation'"))
 
     def kept(self, round: int) -> tuple[Example, ...]:
         """What a round kept, equal to what was written, in the same order."""
-        return tuple(example for example, _, _ in rows.read(self._connection, "round = ? AND verdict = 'kept'", (round,)))
+        return tuple(example for example, _, _ in self._samples("round = ? AND verdict = 'kept'", round))
 
     def dropped(self, round: int) -> tuple[Dropped, ...]:
-        found = rows.read(self._connection, "round = ? AND verdict = 'dropped'", (round,))
-        return tuple(Dropped(example, rule or "", evidence or "") for example, rule, evidence in found)
+        return tuple(Dropped(*each) for each in self._samples("round = ? AND verdict = 'dropped'", round))
 
     # Metrics
 
     def add_metrics(self, round: int, metrics: Iterable[Metric]) -> None:
         """Written again, a metric takes the place of its older value."""
         with self.transaction("metrics") as connection:
-            connection.executemany(
-                "INSERT OR REPLACE INTO metrics (round, name, value, low, high, n) VALUES (?, ?, ?, ?, ?, ?)",
-                ((round, m.name, rows.number(m.value), rows.number(m.low), rows.number(m.high), m.n) for m in metrics),
-            )
+            rows.insert_metrics(connection, round, metrics)
 
     def finish_evaluation(self, round: int, metrics: Sequence[Metric], seconds: float) -> None:
         """The metrics and the stage `evaluate`, in one transaction."""
@@ -259,28 +253,22 @@ class Store:
             self.finish_stage(round, "evaluate", {"metrics": len(metrics)}, seconds)
 
     def metrics(self, round: int) -> list[Metric]:
-        """By name."""
-        found = self._connection.execute("SELECT name, value, low, high, n FROM metrics WHERE round = ? ORDER BY name", (round,))
-        return [Metric(name, _real(value), _real(low), _real(high), n) for name, value, low, high, n in found]
+        """In the order they were written."""
+        return rows.read_metrics(self._connection, round)
 
     # Models
 
     def add_model(
-        self,
-        round: int,
-        model: ModelRef,
-        manifest: Manifest | None = None,
-        result: TrainResult | None = None,
-        seconds: float = 0.0,
+        self, round: int, model: ModelRef, files: Manifest | None = None, result: TrainResult | None = None, seconds: float = 0.0
     ) -> None:
-        """From here on the round has a model: its files as `manifest` says, what it was trained on, and the stage `train`.
+        """From here on the round has a model: its files as the manifest says, what it was trained on, and the stage `train`.
 
         Round 0, the model as it came, is written once; later calls change nothing.
         """
-        if round == 0 and models.read(self._connection, self.folder, 0) is not None:
+        if round == 0 and model_rows.read(self._connection, self.folder, 0) is not None:
             return
         with self.transaction("model") as connection:
-            models.insert(connection, self.folder, round, model, manifest or {}, result)
+            model_rows.insert(connection, self.folder, round, model, files or {}, result)
             if result is not None:
                 self.finish_stage(round, "train", {"steps": result.steps, "tokens": result.tokens}, seconds)
 
@@ -294,34 +282,37 @@ class Store:
     def model_problems(self, round: int) -> list[str]:
         """What is wrong with the files of a round's model, one line per file (size and SHA-256 against the manifest)."""
         model, manifest = self._model(round)
-        return verify(models.place(model), manifest)
+        return verify(model_rows.place(model), manifest)
 
     def verified_model(self, round: int) -> ModelRef | None:
         """The model of a round if it is there and whole; None where it has to be trained (again).
 
         A damaged one is moved aside as `damaged-N`, an event names the file, and the round counts as not trained.
         """
-        if models.read(self._connection, self.folder, round) is None:
+        if (found := model_rows.read(self._connection, self.folder, round)) is None:
             return None
-        model, problems = self.model(round), self.model_problems(round)
-        if not problems:
-            return model
-        aside = models.set_aside(self.folder, models.place(model))
+        if not (problems := self.model_problems(round)):
+            return found[0]
+        model = found[0]
+        aside = model_rows.set_aside(self.folder, model_rows.place(model))
         with self.transaction("damaged-model") as connection:
-            models.delete(connection, round)
+            model_rows.delete(connection, round)
             self._set("state", {})
             self.event("damaged-model", {"round": round, "problem": problems[0], "hash": model.hash, "moved_to": aside})
         return None
 
     def training(self, round: int) -> dict[str, Any]:
         """{"steps", "tokens", "seed_weight", "losses"} of a round's training; empty where none took place."""
-        return models.figures(self._connection, round)
+        return model_rows.figures(self._connection, round)
 
     # Inside
 
+    def _samples(self, where: str, *values: Any) -> list[rows.Written]:
+        with self.snapshot() as connection:
+            return list(rows.read(connection, where, values))
+
     def _model(self, round: int) -> tuple[ModelRef, Manifest]:
-        found = models.read(self._connection, self.folder, round)
-        if found is None:
+        if (found := model_rows.read(self._connection, self.folder, round)) is None:
             raise UserError(f"round {round} of {self.folder} has no model")
         return found
 
@@ -329,7 +320,7 @@ class Store:
         known = self._get("identity")
         if known is None:
             self._set("identity", identity)
-        elif change := _difference(known, identity):
+        elif change := difference(known, identity):
             raise UserError(f"{self.folder}: this run folder was started with {change}: use another --out, or the same options")
 
     def _conclude(self, state: str, because: str, best_round: int | None = None) -> None:
@@ -337,74 +328,18 @@ class Store:
             self._set("state", {"state": state, "stopped_because": because, "best_round": best_round})
             self.event(state, {"because": because})
 
-    def _get(self, key: str) -> Any:
+    def _get(self, key: str) -> dict[str, Any] | None:
         found = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return None if found is None else json.loads(found[0])
 
-    def _set(self, key: str, value: Any) -> None:
-        self._connection.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (key, rows.dumps(value)))
-
-
-@contextmanager
-def _usable(folder: Path) -> Iterator[None]:
-    """What the file system refuses here is the user's to mend: no permission, no folder, a name too long."""
-    try:
-        with reporting(folder):
-            yield
-    except OSError as error:
-        raise UserError(f"cannot use {str(folder)[:200]} as a run folder: {error.strerror}; use another --out") from error
-
-
-def _prepare(folder: Path) -> None:
-    """Makes the folder; one that holds something else is refused, since a run would write its files among it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    ours = ("run.yaml", LOCK)
-    foreign = sorted(p.name for p in folder.iterdir() if p.name not in ours and not p.name.startswith((".", schema.NAME)))
-    if foreign and not (folder / schema.NAME).exists():
-        raise UserError(f"{folder} is no run folder and not empty (it holds {foreign[0]}): use another --out")
-
-
-def _difference(old: Any, new: Any, path: str = "") -> str:
-    """The first thing in which two plain values differ: "rounds = 2, now 3"; "" where they are equal."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in (*old, *(key for key in new if key not in old)):
-            inner = f"{path}.{key}" if path else str(key)
-            if key not in old or key not in new:
-                was, now = (rows.dumps(side[key]) if key in side else "not set" for side in (old, new))
-                return f"{inner} = {was}, now {now}"
-            if change := _difference(old[key], new[key], inner):
-                return change
-        return ""
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        changes = (_difference(a, b, f"{path}[{i}]") for i, (a, b) in enumerate(zip(old, new, strict=True)))
-        return next((change for change in changes if change), "")
-    return "" if rows.dumps(old) == rows.dumps(new) else f"{path} = {rows.dumps(old)}, now {rows.dumps(new)}"
-
-
-def _conserved(round: int, candidates: int, kept: Sequence[Example], dropped: Sequence[Dropped]) -> None:
-    examples = [*kept, *(drop.example for drop in dropped)]
-    slots = [example.slot for example in examples]
-    missing, twice = sorted(set(range(candidates)) - set(slots)), len(slots) - len(set(slots))
-    strange = [e.id for e in examples if e.round != round or not 0 <= e.slot < candidates]
-    if len(examples) != candidates or missing or twice or strange or len({e.id for e in examples}) != candidates:
-        raise RunFailed(
-            f"round {round}, stage filter: {candidates} candidates in, {len(kept)} kept + {len(dropped)} dropped out;"
-            f" slots missing: {missing[:3]}, rows twice: {twice}, rows not of this round: {strange[:3]}"
-        )
-    if nameless := [drop.example.id for drop in dropped if not drop.rule]:
-        raise RunFailed(f"round {round}, stage filter: {nameless[0]} is dropped without a named rule")
+    def _set(self, key: str, value: Mapping[str, Any]) -> None:
+        self._connection.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (key, dumps(value)))
 
 
 def _reason(error: BaseException) -> str:
     """An expected error speaks for itself; a defect is named with its type."""
     expected = isinstance(error, (Interrupted, RunFailed, UserError))
     return str(error) if expected else f"{type(error).__name__}: {error}"
-
-
-def _real(value: float | None) -> float:
-    return math.nan if value is None else value
 
 
 def _now() -> str:

@@ -25,6 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--dropped", type=str, help="file for dropped samples with rule and evidence")
     parser.add_argument("--model", type=str, help="folder to copy a model to")
     parser.add_argument("--round", type=int, help="whose model; the best round's without it")
+    parser.add_argument("--merge", action="store_true", help="make an adapter part of full weights")
     options = parse(parser, arguments)
     if not (options.data or options.dropped or options.model):
         raise UserError("nothing to export: give --data FILE, --dropped FILE or --model FOLDER")
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
         if options.dropped:
             _say(f"{export_dropped(store, options.dropped)} dropped samples in {options.dropped}")
         if options.model:
-            _say(f"model of round {export_model(store, options.model, options.round)} in {options.model}")
+            _say(f"model in {export_model(store, options.model, options.round, options.merge)}")
     return 0
 
 

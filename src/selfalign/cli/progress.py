@@ -6,7 +6,17 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 
@@ -37,7 +47,8 @@ class Bars:
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self.task, self.stage, self.began, self.total = None, "", 0.0, 0
+        self.task: TaskID | None = None
+        self.stage, self.began, self.total = "", 0.0, 0
 
     def __enter__(self) -> Bars:
         self.live.start()

@@ -86,7 +86,8 @@ def make_parser(make: Callable[..., Recipe], command: str) -> ArgumentParser:
 def resolved(parser: ArgumentParser, options: Any) -> str:
     """Every option as YAML, in a form that `--config` reads back."""
     plain = {key: value for key, value in yaml.safe_load(parser.dump(options)).items() if key not in ("config", "quiet", "json")}
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+    text: str = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def recipe_names() -> list[str]:

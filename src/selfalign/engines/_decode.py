@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
 from selfalign.errors import RunFailed
-from selfalign.rendering import Stops
 from selfalign.types import Sampling, derive_seed
 
 _BELOW_ONE = 1.0 - 2.0**-22  # a uniform times the total must stay below the total in float32
@@ -15,22 +15,22 @@ _BELOW_ONE = 1.0 - 2.0**-22  # a uniform times the total must stay below the tot
 class Stopper:
     """Decides whether a row of generated ids has ended."""
 
-    def __init__(self, tokenizer: Any, stops: Stops) -> None:
-        self._tokenizer, self._stops = tokenizer, stops
+    def __init__(self, tokenizer: Any, ids: frozenset[int], strings: Sequence[str]) -> None:
+        self._tokenizer, self.ids, self._strings = tokenizer, ids, strings
         # Decoding is needed only where the newest token can complete a stop string.
-        ends = {string[-1] for string in stops.strings}
+        ends = {string[-1] for string in strings}
         vocabulary = tokenizer.get_vocab().items() if ends else ()
         self._closing = {place for text, place in vocabulary if text.startswith("<0x") or not ends.isdisjoint(text)}
-        self._reach = max((len(string.encode()) for string in stops.strings), default=0)
+        self._reach = max((len(string.encode()) for string in strings), default=0)
 
     def ends(self, ids: Sequence[int]) -> bool:
         """Whether the last of these ids ends the text."""
-        if ids[-1] in self._stops.ids:
+        if ids[-1] in self.ids:
             return True
         if ids[-1] not in self._closing:
             return False
         tail = str(self._tokenizer.decode(list(ids[-self._reach :]), skip_special_tokens=True))
-        return any(string in tail for string in self._stops.strings)
+        return any(string in tail for string in self._strings)
 
 
 def uniforms(seeds: Sequence[int], count: int) -> Any:
@@ -96,23 +96,14 @@ def sample(
     import torch
     from transformers import DynamicCache
 
-    accepted = forward_options(model)
     draws = torch.from_numpy(uniforms(seeds, sampling.max_tokens)).to(torch.float32).to(model.device)
     ids, mask = pad_left(prompts, pad, model.device)
-    positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.config)
     texts: list[list[int]] = [[] for _ in prompts]
     ended, live = [False] * len(prompts), list(range(len(prompts)))
     with torch.inference_mode():
         for step in range(sampling.max_tokens):
-            options = {"position_ids": positions, "logits_to_keep": 1}
-            out = model(
-                input_ids=ids,
-                attention_mask=mask,
-                past_key_values=cache,
-                use_cache=True,
-                **{name: value for name, value in options.items() if name in accepted},
-            )
+            out = forward(model, ids, mask, keep=1, cache=cache)
             chosen = pick(out.logits[:, -1, :size], draws[live, step], sampling)
             staying = []
             for place, (row, token) in enumerate(zip(live, chosen.tolist(), strict=True)):
@@ -127,9 +118,9 @@ def sample(
             if len(staying) < len(live):
                 index = torch.tensor(staying, device=model.device)
                 cache.batch_select_indices(index)
-                mask, positions, chosen = mask[index], positions[index], chosen[index]
+                mask, chosen = mask[index], chosen[index]
                 live = [live[place] for place in staying]
-            ids, positions = chosen[:, None], positions[:, -1:] + 1
+            ids = chosen[:, None]
             mask = torch.cat([mask, mask.new_ones((len(live), 1))], dim=-1)
     return list(zip(texts, ended, strict=True))
 
@@ -140,14 +131,14 @@ def generate(
     seeds: Sequence[int],
     sampling: Sampling,
     stopper: Stopper,
-    stops: Stops,
     size: int,
     pad: int,
 ) -> list[tuple[list[int], bool]]:
     """The same through transformers' `generate`: beams, penalties.
 
     With one beam each row keeps its own random stream. Beam sampling draws for the whole batch from one stream seeded
-    by all its rows, so there a text depends on the batch it was planned into.
+    by all its rows, so there a text depends on the batch it was planned into. The length decay favours the end token;
+    without one it does nothing.
     """
     import torch
     from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
@@ -158,14 +149,14 @@ def generate(
     if rows:
         draws = torch.from_numpy(uniforms(seeds, sampling.max_tokens)).to(torch.float32).to(model.device)
         processors.append(_row_sampler(draws, ids.shape[1], sampling))
-    config = GenerationConfig(
+    config = GenerationConfig(  # type: ignore[no-untyped-call]
         max_new_tokens=sampling.max_tokens,
         num_beams=sampling.beams,
         repetition_penalty=sampling.repetition_penalty,
         no_repeat_ngram_size=sampling.no_repeat_ngram,
         length_penalty=sampling.length_penalty,
-        exponential_decay_length_penalty=sampling.length_decay,
-        eos_token_id=sorted(stops.ids) or None,
+        exponential_decay_length_penalty=sampling.length_decay if stopper.ids else None,
+        eos_token_id=sorted(stopper.ids) or None,
         pad_token_id=pad,
         **_drawing(sampling, rows),
     )
@@ -224,10 +215,18 @@ def _stop_criterion(stopper: Stopper, width: int) -> Any:
     return ended
 
 
-def forward_options(model: Any) -> set[str]:
-    """Names of what a model's forward pass takes: not every architecture has positions or can skip logits."""
-    import inspect
+def forward(model: Any, ids: Any, mask: Any, *, keep: int | None = None, cache: Any = None) -> Any:
+    """One forward pass over left-padded ids, logits at the last `keep` columns only where the architecture can.
 
-    return set(inspect.signature(model.forward).parameters)
-
-
+    Args:
+        ids: shape (rows, columns); with a filled cache only the columns that are new.
+        mask: shape (rows, all columns so far), 1 on real tokens.
+    """
+    takes = inspect.signature(model.forward).parameters
+    positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+    options = {"position_ids": positions, "logits_to_keep": keep, "past_key_values": cache, "use_cache": cache is not None}
+    return model(
+        input_ids=ids,
+        attention_mask=mask,
+        **{name: value for name, value in options.items() if value is not None and name in takes},
+    )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from selfalign.errors import RunFailed, UserError
+from selfalign.models import quiet
 from selfalign.types import ModelRef
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -46,8 +47,11 @@ def _processor_has_bf16() -> bool:
     # Without such instructions bfloat16 on a processor is emulated, slower than float32.
     import torch
 
-    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(known.get("avx512_bf16") or known.get("amx_bf16") or known.get("arm_bf16") or known.get("bf16"))
+    if hasattr(torch.cpu, "get_capabilities"):
+        known: Mapping[str, Any] = torch.cpu.get_capabilities()
+        return any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
+    listed = Path("/proc/cpuinfo")
+    return listed.is_file() and any(name in listed.read_text() for name in ("avx512_bf16", "amx_bf16"))
 
 
 def context_length(config: Any, tokenizer: Any) -> int:
@@ -67,7 +71,7 @@ def tokenizer_and_config(model: ModelRef) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoTokenizer
 
     source = model.adapter if model.adapter and (Path(model.adapter) / "tokenizer_config.json").is_file() else model.base
-    with _quiet(), _explained(model):
+    with quiet(), _explained(model):
         return AutoTokenizer.from_pretrained(source), AutoConfig.from_pretrained(model.base)
 
 
@@ -76,8 +80,8 @@ def weights(model: ModelRef, on: Any, kind: Any, attention: str) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
 
-    with _quiet(), _explained(model):
-        loaded = AutoModelForCausalLM.from_pretrained(
+    with quiet(), _explained(model):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             model.base,
             dtype=torch.float32 if model.adapter else kind,
             attn_implementation=attention,
@@ -87,11 +91,12 @@ def weights(model: ModelRef, on: Any, kind: Any, attention: str) -> Any:
         if model.adapter:
             from peft import PeftModel
 
-            loaded = PeftModel.from_pretrained(loaded, model.adapter).merge_and_unload(safe_merge=True)
+            adapted: Any = PeftModel.from_pretrained(loaded, model.adapter)
+            loaded = adapted.merge_and_unload(safe_merge=True)
     loaded = loaded.to(device=on, dtype=kind).eval()
     # The model's own decoding defaults (a temperature, a length …) must not leak into ours; its end tokens are kept.
     ends = loaded.generation_config.eos_token_id if loaded.generation_config is not None else None
-    loaded.generation_config = GenerationConfig(eos_token_id=ends)
+    loaded.generation_config = GenerationConfig(eos_token_id=ends)  # type: ignore[no-untyped-call]
     return loaded
 
 
@@ -108,7 +113,7 @@ def _explained(model: ModelRef) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise UserError(f"running models needs more packages ({error.name}); install them with: pip install 'selfalign[hf]'") from error
+        raise UserError(f"running models needs the package {error.name}; install it with: pip install 'selfalign[hf]'") from error
     except (OSError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"model {name!r} cannot be loaded: {first}") from error
@@ -118,25 +123,17 @@ def _explained(model: ModelRef) -> Iterator[None]:
         raise
 
 
+def empty_cache() -> None:
+    """Hand memory that torch keeps for later back to the device."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out, on a GPU or on the processor."""
     import torch
 
     text = str(error)
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text or "out of memory" in text
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Loading without progress bars and warnings of the library; what matters is checked and said by us."""
-    from transformers.utils import logging
-
-    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-        if bars:
-            logging.enable_progress_bar()

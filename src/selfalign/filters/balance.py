@@ -17,8 +17,9 @@ class Balance:
     """Keeps every category's share of the kept at most `tolerance` times its share among the seeds (our own addition).
 
     Filters are not neutral: refusals resemble each other and fall to the novelty rules more often, so the kept set drifts
-    away from what the seeds ask for, and the next model with it. The surplus with the latest slots goes. Limits are rounded up to
-    whole examples. Does nothing where the seeds carry fewer than two categories; examples without one are kept. Stand it last.
+    away from what the seeds ask for, and the next model with it. The surplus with the latest slots goes. Limits are rounded
+    down to whole examples, but never below the exact share rounded up. Does nothing where the seeds carry fewer than two
+    categories; examples without one are kept. Stand it last.
     """
 
     tolerance: float = 1.25
@@ -53,5 +54,10 @@ def _limits(counts: Counter[str], shares: dict[str, float], tolerance: float) ->
     limits, total = dict(counts), -1
     while sum(limits.values()) != total:
         total = sum(limits.values())
-        limits = {name: min(n, math.ceil(tolerance * shares.get(name, 0.0) * total - 1e-9)) for name, n in limits.items()}
+        fair = {name: shares.get(name, 0.0) * total for name in limits}
+        # The small number keeps 0.6 · 25 from counting as 14.999….
+        limits = {
+            name: min(n, max(math.floor(tolerance * fair[name] + 1e-9), math.ceil(fair[name] - 1e-9)))
+            for name, n in limits.items()
+        }
     return limits

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from selfalign.errors import UserError
@@ -129,4 +130,4 @@ def _mixed(rows: Sequence[Row], draw: random.Random) -> list[int]:
 def _split(items: Sequence[int], parts: int) -> list[tuple[int, ...]]:
     """Contiguous parts whose sizes differ by at most one."""
     edges = [len(items) * part // parts for part in range(parts + 1)]
-    return [tuple(items[low:high]) for low, high in zip(edges, edges[1:], strict=False)]
+    return [tuple(items[low:high]) for low, high in pairwise(edges)]

@@ -37,21 +37,80 @@ def collate(rows: Sequence[Row], weights: Weights, pad: int) -> dict[str, torch.
     return {"input_ids": ids, "attention_mask": mask, "targets": targets, "weights": each}
 
 
-def weighted_sum(model: Any, batch: Batch) -> torch.Tensor:
+def weighted_sum(model: Any, batch: Batch, head: Any) -> torch.Tensor:
     """Σ weight·(-log p) over the learned tokens of a batch, a scalar in float32, in nats.
 
-    The output layer sees only the positions that have a target: with 49,000 words it is a third of a small model's work.
+    `head`, the model's output layer, is handed only the positions that have a target: exact for any model, whatever it
+    does to its logits afterwards, and with 49,000 words the layer is a good part of a small model's work.
     """
     import torch
 
     learned = batch["targets"] != IGNORE
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][learned].unsqueeze(0), *inputs[1:])) if head else None
-    try:
-        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
-    finally:
-        if hook is not None:
-            hook.remove()
-    logits = logits[learned] if logits.shape[:2] == learned.shape else logits[0]
+    select = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][learned].unsqueeze(0), *inputs[1:]))
+    with select:
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits[0]
     loss = torch.nn.functional.cross_entropy(logits.float(), batch["targets"][learned], reduction="none")
     return (loss * batch["weights"].unsqueeze(1).expand_as(learned)[learned]).sum()
+
+
+def check_finite(model: Any, when: str) -> None:
+    """
+    Raises:
+        NotFinite: a weight is NaN or infinite, named.
+    """
+    import torch
+
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise NotFinite(f"weight {name} is not finite {when}")
+
+
+class Steps:
+    """A data set whose items are one device's share of one optimiser step, made when they are asked for."""
+
+    def __init__(self, rows: Sequence[Row], steps: Sequence[Step], weights: Weights, pad: int, devices: int) -> None:
+        self.rows, self.steps, self.weights, self.pad, self.devices = rows, steps, weights, pad, devices
+
+    def __len__(self) -> int:
+        return len(self.steps) * self.devices
+
+    def __getitem__(self, item: int) -> dict[str, Any]:
+        number, device = divmod(item, self.devices)
+        step = self.steps[number]
+        filler = max(step, key=len)[-1]
+        batches = [self._batch(positions, filler) for positions in step[device :: self.devices]]
+        # Gradients are averaged over the devices, so each one's share counts that many times.
+        return {"batches": batches, "scale": self.devices / sum(self.rows[i].learned for part in step for i in part)}
+
+    def _batch(self, positions: Sequence[int], filler: int) -> dict[str, torch.Tensor]:
+        # Every device must run as often as the others: an empty share computes some row with weight 0.
+        rows = [self.rows[i] for i in positions or (filler,)]
+        return collate(rows, self.weights if positions else Weights(0.0, 0.0, 0.0), self.pad)
+
+
+def make_trainer(model: Any, args: Any, steps: Steps, callbacks: Sequence[Any]) -> Any:
+    """A `transformers.Trainer` that runs one item of `steps` per optimiser step and stops at the first loss not finite."""
+    import torch
+    from transformers import Trainer
+
+    class StepTrainer(Trainer):  # type: ignore[misc, no-any-unimported, unused-ignore]
+        def get_train_dataloader(self) -> Any:
+            data: Any = steps
+            return self.accelerator.prepare(torch.utils.data.DataLoader(data, batch_size=1, collate_fn=lambda items: items[0]))
+
+        def floating_point_ops(self, inputs: Any) -> int:
+            return 0
+
+        def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+            model.train()
+            head = self.accelerator.unwrap_model(model).get_output_embeddings()
+            losses = []
+            for batch in inputs["batches"]:
+                loss = weighted_sum(model, batch, head) * inputs["scale"]
+                if not math.isfinite(loss.item()):
+                    raise NotFinite(f"loss is {loss.item()} at step {self.state.global_step + 1} of {self.state.max_steps}")
+                self.accelerator.backward(loss)
+                losses.append(loss.detach())
+            return torch.stack(losses).sum()
+
+    return StepTrainer(model=model, args=args, train_dataset=steps, callbacks=list(callbacks))

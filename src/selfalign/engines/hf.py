@@ -1,0 +1,282 @@
+"""Runs models with transformers on this machine's GPU or processor."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any, TypeVar
+
+import numpy as np
+
+from selfalign.engines import _decode, _weights
+from selfalign.errors import RunFailed, UserError
+from selfalign.models import resolve_ref
+from selfalign.rendering import IGNORE, Format, Renderer, make_renderer, preflight
+from selfalign.types import Completion, Example, FloatArray, Likelihood, ModelRef, Request, Sampling
+
+_log = logging.getLogger(__name__)
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+_SCORES_AT_ONCE = 2**27
+"""Numbers in one batch of log-probabilities (0.5 GB in float32)."""
+
+
+@dataclass(frozen=True)
+class HF:
+    """Generates with transformers: length-sorted padded batches, each row with a random stream of its own.
+
+    In float32 a row's text does not depend on its neighbours; in bfloat16 it can, through the rounding of matrix products of
+    other sizes. Batches are therefore planned beforehand, from the requests alone.
+    """
+
+    batch_size: int = 32
+    """Rows in one batch; halved as often as need be where memory runs out."""
+    batch_tokens: int | None = None
+    """At most this many prompt tokens in one batch, padding included; None sets no limit."""
+    dtype: str = "auto"
+    """float32, bfloat16, float16, or auto: bfloat16 on CUDA and on processors that compute in it, else float32."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps, or auto: the first of CUDA, Apple's, the processor."""
+    attention: str = "sdpa"
+    """transformers' name of an attention implementation, such as eager or flash_attention_2."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or (self.batch_tokens is not None and self.batch_tokens < 1):
+            raise ValueError(f"HF: batch_size = {self.batch_size} and batch_tokens = {self.batch_tokens} must be at least 1")
+        if self.dtype not in _weights.DTYPES:
+            raise ValueError(f"HF: dtype = {self.dtype!r} is none of {', '.join(_weights.DTYPES)}")
+
+    def check(self, model: ModelRef, seeds: Sequence[Example], format: Format) -> ModelRef:
+        """Resolve the model and prove that the seeds train and generate on it; reads tokenizer and configuration only.
+
+        Raises:
+            UserError: no such model or device, no usable template or end token, a seed that contains a marker or does
+                not fit the window.
+        """
+        _weights.device(self.device)
+        resolved = resolve_ref(model)
+        tokenizer, config = _weights.tokenizer_and_config(resolved)
+        renderer = make_renderer(tokenizer, format)
+        for note in preflight(renderer, seeds, _weights.context_length(config, tokenizer)):
+            _log.warning("%s: %s", model.base, note)
+        rows = getattr(config.get_text_config(), "vocab_size", None)
+        used = {*renderer.prompt_stops.ids, *renderer.response_stops.ids}
+        used.update(*(renderer.training_ids(seed.prompt, seed.response)[0] for seed in seeds))
+        if rows is not None and used and max(used) >= rows:
+            raise UserError(
+                f"model {model.base!r}: its tokenizer gives the id {max(used)} but the model embeds {rows} tokens; "
+                "resize its embeddings"
+            )
+        return resolved
+
+    @contextmanager
+    def open(self, model: ModelRef, format: Format) -> Iterator[HFSession]:
+        """A session on the model; weights load at the first call that needs them and are gone after the block."""
+        session = HFSession(self, resolve_ref(model) if not model.hash else model, format)
+        try:
+            yield session
+        finally:
+            session.close()
+
+
+class HFSession:
+    """`protocols.Session` on one model."""
+
+    def __init__(self, engine: HF, model: ModelRef, format: Format) -> None:
+        self._engine, self._ref, self._format = engine, model, format
+        self._tools: tuple[Any, Any, Renderer] | None = None
+        self._weights: Any = None
+        # The same request is measured, planned and sent: one rendering serves all three.
+        self._ids: Callable[[Request], tuple[int, ...]] = lru_cache(maxsize=8192)(self._prompt_ids)
+        self._stopper: Callable[[bool], _decode.Stopper] = lru_cache(maxsize=2)(self._make_stopper)
+
+    def close(self) -> None:
+        """Give all memory back."""
+        self._weights = None
+        gc.collect()
+        _weights.empty_cache()
+
+    def fit(self, request: Request, max_tokens: int) -> Request | None:
+        room = self._context() - max_tokens
+        for count in range(len(request.demonstrations), -1, -1):
+            shorter = request
+            if count < len(request.demonstrations):
+                shorter = Request(request.id, request.demonstrations[:count], request.prompt, request.seed)
+            if len(self._ids(shorter)) <= room:
+                return shorter
+        return None
+
+    def plan(self, requests: Sequence[Request]) -> list[tuple[int, ...]]:
+        # The longest first: memory that is too small shows at once, and the time left is guessed on the safe side.
+        lengths = [len(self._ids(request)) for request in requests]
+        return _batches(lengths, self._engine.batch_size, self._engine.batch_tokens)
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        groups: dict[bool, list[int]] = {}
+        for place, request in enumerate(requests):
+            groups.setdefault(request.prompt is None, []).append(place)
+        done: dict[int, Completion] = {}
+        for asks, places in groups.items():
+            write = partial(self._write, sampling=sampling, asks=asks)
+            # A beam takes the memory of a row.
+            rows = max(1, self._engine.batch_size // sampling.beams) if sampling.beams > 1 else len(places)
+            for part in (places[at : at + rows] for at in range(0, len(places), rows)):
+                done.update(zip(part, self._halving(write, [requests[place] for place in part]), strict=True))
+        return [done[place] for place in range(len(requests))]
+
+    def likelihood(self, examples: Sequence[Example]) -> list[Likelihood]:
+        pairs = [self._renderer.training_ids(example.prompt, example.response) for example in examples]
+        for example, (ids, _) in zip(examples, pairs, strict=True):
+            if len(ids) > self._context():
+                raise UserError(f"{example.id}: prompt and response take {len(ids)} tokens, the window has {self._context()}")
+        found: list[Likelihood | None] = [None] * len(pairs)
+        for batch in _batches([len(ids) for ids, _ in pairs], self._engine.batch_size, self._engine.batch_tokens):
+            for place, one in zip(batch, self._halving(self._score, [pairs[place] for place in batch]), strict=True):
+                found[place] = one
+        return [one for one in found if one is not None]
+
+    def embed(self, texts: Sequence[str]) -> FloatArray:
+        """Texts longer than the window are cut at its end; an empty text is embedded as one end token."""
+        tokenizer, room = self._tokenizer, self._context()
+        nothing = [tokenizer.eos_token_id or 0]
+        rows = [list(tokenizer(text)["input_ids"])[:room] or nothing for text in texts]
+        out: list[FloatArray | None] = [None] * len(rows)
+        for batch in _batches([len(row) for row in rows], self._engine.batch_size, self._engine.batch_tokens):
+            for place, vector in zip(batch, self._halving(self._pool, [rows[place] for place in batch]), strict=True):
+                out[place] = vector
+        width = int(self._config.get_text_config().hidden_size)
+        return np.array([vector for vector in out if vector is not None], dtype=np.float32).reshape(len(rows), width)
+
+    def render(self, request: Request) -> str:
+        return self._renderer.prompt_text(request.demonstrations, request.prompt)
+
+    def _write(self, requests: Sequence[Request], sampling: Sampling, asks: bool) -> list[Completion]:
+        prompts = [self._ids(request) for request in requests]
+        seeds = [request.seed for request in requests]
+        model, size, pad = self._model, self._vocabulary(), self._pad()
+        stopper = self._stopper(asks)
+        penalised = sampling.repetition_penalty != 1.0 or sampling.no_repeat_ngram > 0 or sampling.length_decay is not None
+        write = _decode.generate if sampling.beams > 1 or penalised else _decode.sample
+        rows = write(model, prompts, seeds, sampling, stopper, size, pad)
+        return [
+            Completion(
+                text=self._renderer.clean(str(self._tokenizer.decode(ids, skip_special_tokens=True))),
+                finish="stop" if ended else "length",
+                prompt_tokens=len(prompt),
+                generated_tokens=len(ids),
+            )
+            for prompt, (ids, ended) in zip(prompts, rows, strict=True)
+        ]
+
+    def _score(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[Likelihood]:
+        import torch
+
+        counts = [sum(label != IGNORE for label in labels) for _, labels in pairs]
+        # Texts stand at the right, so the labels of all rows stand in the last columns and only those need scores.
+        keep = max(counts) + 1
+        if len(pairs) > 1 and len(pairs) * keep * self._vocabulary() > _SCORES_AT_ONCE:
+            half = len(pairs) // 2
+            return self._score(pairs[:half]) + self._score(pairs[half:])
+        ids, mask = _decode.pad_left([ids for ids, _ in pairs], self._pad(), self._model.device)
+        with torch.inference_mode():
+            logits = _decode.forward(self._model, ids, mask, keep=keep).logits[:, -keep:]
+            found = []
+            for row, count in enumerate(counts):
+                scores = logits[row, -count - 1 : -1].float().log_softmax(dim=-1)
+                total = scores.gather(-1, ids[row, -count:, None]).double().sum()
+                found.append(Likelihood(float(total), count))
+        if not np.isfinite([one.total for one in found]).all():
+            raise RunFailed("the model's log-probabilities are not finite; broken weights, or too narrow a number type")
+        return found
+
+    def _pool(self, rows: Sequence[list[int]]) -> list[FloatArray]:
+        import torch
+
+        ids, mask = _decode.pad_left(rows, self._pad(), self._model.device)
+        with torch.inference_mode():
+            hidden = _decode.forward(self._model.base_model, ids, mask).last_hidden_state.float()
+            mean = (hidden * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+            vectors: FloatArray = torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
+        return list(vectors)
+
+    def _halving(self, work: Callable[[Sequence[_Item]], list[_Result]], items: Sequence[_Item]) -> list[_Result]:
+        """Work on all items at once, or where memory runs out on halves of them."""
+        if not items:
+            return []
+        try:
+            return work(items)
+        except (RuntimeError, MemoryError) as error:
+            if not _weights.out_of_memory(error):
+                raise
+            if len(items) == 1:
+                raise RunFailed(
+                    "memory ran out with a single row; use a shorter max_tokens, fewer demonstrations or a larger device"
+                ) from error
+        # Outside of the handler, whose traceback keeps the failed batch's tensors alive.
+        gc.collect()
+        _weights.empty_cache()
+        half = len(items) // 2
+        _log.warning("memory ran out with %d rows; going on with %d", len(items), half)
+        return self._halving(work, items[:half]) + self._halving(work, items[half:])
+
+    def _prompt_ids(self, request: Request) -> tuple[int, ...]:
+        return tuple(self._renderer.prompt_ids(request.demonstrations, request.prompt))
+
+    def _make_stopper(self, asks: bool) -> _decode.Stopper:
+        stops = self._renderer.prompt_stops if asks else self._renderer.response_stops
+        return _decode.Stopper(self._tokenizer, stops.ids | _weights.own_stop_ids(self._model), stops.strings)
+
+    def _vocabulary(self) -> int:
+        """Ids from here on are padding of the embedding, not tokens."""
+        rows: int = self._model.get_output_embeddings().weight.shape[0]
+        return min(rows, int(max(self._tokenizer.get_vocab().values())) + 1)
+
+    def _pad(self) -> int:
+        # Masked out everywhere, so any token will do.
+        return next((int(i) for i in (self._tokenizer.pad_token_id, self._tokenizer.eos_token_id) if i is not None), 0)
+
+    def _context(self) -> int:
+        return _weights.context_length(self._config, self._tokenizer)
+
+    def _load_tools(self) -> tuple[Any, Any, Renderer]:
+        if self._tools is None:
+            tokenizer, config = _weights.tokenizer_and_config(self._ref)
+            self._tools = tokenizer, config, make_renderer(tokenizer, self._format)
+        return self._tools
+
+    @property
+    def _tokenizer(self) -> Any:
+        return self._load_tools()[0]
+
+    @property
+    def _config(self) -> Any:
+        return self._load_tools()[1]
+
+    @property
+    def _renderer(self) -> Renderer:
+        return self._load_tools()[2]
+
+    @property
+    def _model(self) -> Any:
+        if self._weights is None:
+            on = _weights.device(self._engine.device)
+            self._weights = _weights.weights(self._ref, on, _weights.dtype(self._engine.dtype, on), self._engine.attention)
+        return self._weights
+
+
+def _batches(lengths: Sequence[int], size: int, tokens: int | None) -> list[tuple[int, ...]]:
+    """Positions in batches, longest first (ties by position), at most `size` rows and `tokens` padded tokens in each."""
+    batches: list[list[int]] = []
+    widest = 0
+    for place in sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)):
+        full = not batches or len(batches[-1]) == size
+        if full or (tokens is not None and (len(batches[-1]) + 1) * widest > tokens):
+            batches.append([])
+            widest = lengths[place]
+        batches[-1].append(place)
+    return [tuple(batch) for batch in batches]

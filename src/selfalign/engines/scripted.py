@@ -1,0 +1,168 @@
+"""An engine without a model, for tests of recipes and parts: what it writes is a pure function of the request."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import PurePath
+
+import numpy as np
+
+from selfalign.errors import UserError
+from selfalign.rendering import Format
+from selfalign.types import Completion, Example, FloatArray, Likelihood, ModelRef, Request, Sampling, derive_seed
+
+Replies = Callable[[ModelRef, Request], str]
+
+_OPENINGS = ("How do I", "What helps me", "Can you show me how to", "Why should I", "Where do I learn to", "Tell me how to")
+_VERBS = ("mend", "paint", "store", "carry", "measure", "describe", "replace", "sort", "hide", "borrow", "clean", "sell")
+_THINGS = (
+    "a kettle", "the old fence", "my bicycle", "three letters", "a radio", "the garden gate", "some bread", "a violin",
+    "the attic", "a spare key", "two maps", "my neighbour's ladder", "a warm coat", "the water meter", "an atlas", "a drum",
+)  # fmt: skip
+_PLACES = ("at home", "before winter", "without tools", "on a train", "in one day", "for a friend", "by hand", "at school")
+_ANSWERS = ("Begin with a clean table and good light", "Ask somebody who has done it before", "Take your time and write it down")
+_MORE = ("then go on step by step", "and keep what is left for later", "since haste spoils the result", "and rest in between")
+
+
+@dataclass(frozen=True)
+class Scripted:
+    """Replies without a model; a word is a token.
+
+    By default it writes plausible pairs that follow from the request's random seed, its demonstrations and the model's hash, so
+    that rounds differ; some of them are empty, too short, copied, unfinished or leak a marker, so that filters have work.
+    """
+
+    batch_size: int = 8
+    """Requests in one batch."""
+    delay: float = 0.0
+    """Seconds that a batch takes."""
+    replies: Mapping[str, str] | Replies | None = None
+    """By request id (a missing one is a KeyError) or computed from model and request; None takes the default pairs."""
+    window: int = 2048
+    """Tokens of prompt and reply together."""
+    gain: float = 0.1
+    """How much the log-likelihood per token rises with each round, told by the model's folder, `round-NN/model`."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.window < 1 or not self.delay >= 0.0:
+            raise ValueError(f"Scripted: batch_size, window and delay are out of range in {self}")
+
+    def check(self, model: ModelRef, seeds: Sequence[Example], format: Format) -> ModelRef:
+        """Any model name will do.
+
+        Raises:
+            UserError: a seed is longer than the window.
+        """
+        for seed in seeds:
+            if (length := _length(seed.prompt) + _length(seed.response)) > self.window:
+                raise UserError(f"{seed.id}: prompt and response take {length} tokens, the window has {self.window}; shorten it")
+        return replace(model, hash=hashlib.sha256(f"{model.base}\0{model.adapter}".encode()).hexdigest())
+
+    @contextmanager
+    def open(self, model: ModelRef, format: Format) -> Iterator[ScriptedSession]:
+        yield ScriptedSession(self, model)
+
+
+@dataclass(frozen=True)
+class ScriptedSession:
+    """`protocols.Session` without a model."""
+
+    engine: Scripted
+    model: ModelRef
+
+    def fit(self, request: Request, max_tokens: int) -> Request | None:
+        for count in range(len(request.demonstrations), -1, -1):
+            shorter = replace(request, demonstrations=request.demonstrations[:count])
+            if _length(self.render(shorter)) + max_tokens <= self.engine.window:
+                return shorter
+        return None
+
+    def plan(self, requests: Sequence[Request]) -> list[tuple[int, ...]]:
+        size = self.engine.batch_size
+        return [tuple(range(at, min(at + size, len(requests)))) for at in range(0, len(requests), size)]
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        if requests and self.engine.delay:
+            time.sleep(self.engine.delay)
+        return [self._complete(request, sampling.max_tokens) for request in requests]
+
+    def likelihood(self, examples: Sequence[Example]) -> list[Likelihood]:
+        return [self._likelihood(example) for example in examples]
+
+    def embed(self, texts: Sequence[str]) -> FloatArray:
+        rows = np.zeros((len(texts), 64), dtype=np.float32)
+        for row, text in zip(rows, texts, strict=True):
+            row[0] = 0.1  # an empty text has a direction too
+            for word in text.casefold().split():
+                row[zlib.crc32(word.encode("utf-8", "surrogatepass")) % 64] += 1.0
+        unit: FloatArray = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        return unit
+
+    def render(self, request: Request) -> str:
+        shown = "".join(f"USER: {pair.prompt}\nASSISTANT: {pair.response}\n\n" for pair in request.demonstrations)
+        return shown + ("USER:" if request.prompt is None else f"USER: {request.prompt}\nASSISTANT:")
+
+    def _complete(self, request: Request, max_tokens: int) -> Completion:
+        given = self.engine.replies
+        if given is None:
+            text = _prompt(self.model, request) if request.prompt is None else _response(self.model, request)
+        else:
+            text = given(self.model, request) if callable(given) else given[request.id]
+        words = text.split()
+        cut = len(words) > max_tokens
+        return Completion(
+            text=" ".join(words[:max_tokens]) if cut else text.strip(),
+            finish="length" if cut else "stop",
+            prompt_tokens=_length(self.render(request)),
+            generated_tokens=max_tokens if cut else len(words) + 1,
+        )
+
+    def _likelihood(self, example: Example) -> Likelihood:
+        rounds = [int(found[1]) for part in PurePath(self.model.base).parts if (found := re.fullmatch(r"round-(\d+)", part))]
+        tokens = _length(example.response) + 1
+        share = zlib.crc32(f"{example.prompt}\0{example.response}".encode("utf-8", "surrogatepass")) / 2**32
+        return Likelihood((-2.0 - share + self.engine.gain * max(rounds, default=0)) * tokens, tokens)
+
+
+def _length(text: str) -> int:
+    return len(text.split())
+
+
+def _draw(model: ModelRef, request: Request) -> random.Random:
+    return random.Random(derive_seed(request.seed, model.hash, request.prompt or ""))
+
+
+def _prompt(model: ModelRef, request: Request) -> str:
+    draw = _draw(model, request)
+    kind = draw.random()
+    if kind < 0.03:
+        return ""
+    if kind < 0.08:
+        return "Why though?"
+    if kind < 0.14 and request.demonstrations:
+        return draw.choice(request.demonstrations).prompt
+    pair = draw.choice(request.demonstrations) if request.demonstrations else None
+    about = " ".join(pair.prompt.rstrip("?.! ").split()[-2:]) if pair else "all this"
+    return f"{draw.choice(_OPENINGS)} {draw.choice(_VERBS)} {draw.choice(_THINGS)} {draw.choice(_PLACES)}, thinking of {about}?"
+
+
+def _response(model: ModelRef, request: Request) -> str:
+    draw = _draw(model, request)
+    kind = draw.random()
+    about = " ".join((request.prompt or "").rstrip("?.! ").split()[:6])
+    if kind < 0.05:
+        return "No."
+    if kind < 0.10:
+        return f"{draw.choice(_ANSWERS)} " * 200
+    if kind < 0.13:
+        return f"{draw.choice(_ANSWERS)}. END OF CONVERSATION"
+    if kind < 0.40:
+        return f"I can't help with that. If it is about {about.lower()}, {draw.choice(_MORE)}, or ask for {draw.choice(_THINGS)}."
+    return f"{draw.choice(_ANSWERS)}, {draw.choice(_MORE)}. For {draw.choice(_THINGS)} you need {draw.choice(_THINGS)}: {about}."

@@ -1,0 +1,214 @@
+"""Files made from the record for eyes and other tools: JSON lines, Parquet, JSON, model folders.
+
+Each appears whole or not at all, and the same record gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from selfalign import model_rows
+from selfalign.checkpoints import publish
+from selfalign.disk import reporting, require_space, whole_file
+from selfalign.errors import UserError
+from selfalign.plain import finite, json_line, metric_table
+from selfalign.store import Store
+from selfalign.types import Demonstration, Example, ModelRef
+
+DataFormat = Literal["plain", "messages", "prompt-completion", "alpaca"]
+
+_SHAPES: Mapping[DataFormat, Callable[[str, str], dict[str, Any]]] = {
+    "plain": lambda prompt, response: {"prompt": prompt, "response": response},
+    "messages": lambda prompt, response: {
+        "messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+    },
+    "prompt-completion": lambda prompt, response: {"prompt": prompt, "completion": response},
+    "alpaca": lambda prompt, response: {"instruction": prompt, "input": "", "output": response},
+}
+_ROWS_AT_ONCE = 10_000
+
+
+def export_data(store: Store, file: str | Path, format: DataFormat = "plain", rounds: Sequence[int] | None = None) -> int:
+    """Writes kept samples, and the seeds as round 0, oldest round first; `rounds` chooses some of them.
+
+    JSON lines of {"id", "round"} and the format's own fields; Parquet where the name ends in `.parquet`.
+
+    Returns:
+        The number of rows written.
+
+    Raises:
+        UserError: a format, round or file that cannot be.
+    """
+    if format not in _SHAPES:
+        raise UserError(f"no data format {format!r}: use one of {', '.join(_SHAPES)}")
+    shape = _SHAPES[format]
+    with store.snapshot() as connection:
+        chosen = _rounds(store, rounds)
+        found = connection.execute(
+            "SELECT id, round, prompt, response FROM samples WHERE verdict != 'dropped' "
+            f"AND round IN ({', '.join('?' * len(chosen))}) ORDER BY round, slot, number",
+            chosen,
+        )
+        written = ({"id": id, "round": round, **shape(prompt, response)} for id, round, prompt, response in found)
+        return _write_rows(Path(file), written, {"id": "", "round": 0, **shape("", "")})
+
+
+def export_dropped(store: Store, file: str | Path) -> int:
+    """Writes the dropped candidates with `rule` and `evidence`, as `export_data` does the kept ones."""
+    with store.snapshot() as connection:
+        names = ("id", "round", "prompt", "response", "rule", "evidence")
+        found = connection.execute(
+            f"SELECT {', '.join(names)} FROM samples WHERE verdict = 'dropped' ORDER BY round, slot, number"
+        )
+        written = (dict(zip(names, row, strict=True)) for row in found)
+        return _write_rows(Path(file), written, {name: 0 if name == "round" else "" for name in names})
+
+
+def export_round(store: Store, round: int) -> None:
+    """`round-01/kept.jsonl` and `dropped.jsonl`, with all that is known of each sample of a round that is filtered."""
+    folder = store.round_folder(round)
+    _write_lines(folder / "kept.jsonl", (_everything(example) for example in store.kept(round)))
+    dropped = ({**_everything(drop.example), "rule": drop.rule, "evidence": drop.evidence} for drop in store.dropped(round))
+    _write_lines(folder / "dropped.jsonl", dropped)
+
+
+def export_metrics(store: Store, round: int) -> None:
+    """`round-01/metrics.json`: {name: {"value", "low", "high", "n"}} of the round's model."""
+    with whole_file(store.round_folder(round) / "metrics.json", "export") as temporary:
+        temporary.write_text(json.dumps(metric_table(store.metrics(round)), indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def export_model(store: Store, folder: str | Path, round: int | None = None, merge: bool = False) -> Path:
+    """Copies the model of a round (without one, of the best round) to a folder of its own, its files verified first.
+
+    With `merge` an adapter becomes part of full weights.
+
+    Raises:
+        UserError: no such model, a damaged one, one of the hub as it came, or the folder is taken.
+        RunFailed: too little space.
+    """
+    target = Path(folder)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target} exists: name a new folder for the model")
+    chosen = best_round(store) if round is None else round
+    model = store.model(chosen)
+    if problems := store.model_problems(chosen):
+        raise UserError(f"the model of round {chosen} is damaged: {problems[0]}; the same run command trains it again")
+    source = model_rows.place(model)
+    if not source.is_dir():
+        raise UserError(f"the model of round {chosen} is {model.base} as it came: load it by that name")
+    with reporting(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            if merge and model.adapter is not None:
+                _merge(model, temporary)
+            else:
+                require_space(target.parent, sum(path.stat().st_size for path in source.rglob("*") if path.is_file()))
+                shutil.copytree(source, temporary)
+            if target.exists():
+                target.rmdir()
+            publish(temporary, target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def best_round(store: Store) -> int:
+    """
+    Raises:
+        UserError: the run is not done, so that nothing has chosen one.
+    """
+    found = store.state().get("best_round")
+    if found is None:
+        raise UserError(f"{store.folder}: the run is not done, its best round is not known yet; go on with it, or name a round")
+    return int(found)
+
+
+def _rounds(store: Store, rounds: Sequence[int] | None) -> list[int]:
+    with store.snapshot() as connection:
+        known = [found for (found,) in connection.execute("SELECT DISTINCT round FROM samples ORDER BY round")]
+    for round in rounds or ():
+        if round not in known:
+            raise UserError(f"{store.folder} has no samples of round {round}: it has those of {', '.join(map(str, known))}")
+    return known if rounds is None else sorted(set(rounds))
+
+
+def _everything(example: Example) -> dict[str, Any]:
+    e = example
+    return {
+        "id": e.id,
+        "round": e.round,
+        "slot": e.slot,
+        "category": e.category,
+        "prompt": e.prompt,
+        "response": e.response,
+        "prompt_finish": e.prompt_finish,
+        "response_finish": e.response_finish,
+        "scores": {name: finite(value) for name, value in sorted(e.scores.items())},
+        "prompt_demonstrations": [_link(d) for d in e.prompt_demonstrations],
+        "response_demonstrations": [_link(d) for d in e.response_demonstrations],
+        "metadata": dict(e.metadata),
+    }
+
+
+def _link(demonstration: Demonstration) -> dict[str, Any]:
+    return {"id": demonstration.id, "similarity": demonstration.similarity}
+
+
+def _write_rows(file: Path, written: Iterable[Mapping[str, Any]], sample: Mapping[str, Any]) -> int:
+    if file.is_dir() or not file.parent.is_dir():
+        raise UserError(f"{file}: {'is a folder' if file.is_dir() else 'its folder does not exist'}; name a file to write")
+    if file.suffix.lower() in (".csv", ".tsv", ".xlsx", ".json"):
+        raise UserError(f"{file}: data is written as JSON lines (.jsonl) or Parquet (.parquet)")
+    try:
+        return _write_parquet(file, written, sample) if file.suffix.lower() == ".parquet" else _write_lines(file, written)
+    except OSError as error:
+        raise UserError(f"{file} cannot be written: {error.strerror}") from error
+
+
+def _write_lines(file: Path, written: Iterable[Mapping[str, Any]]) -> int:
+    count = 0
+    with whole_file(file, "export") as temporary, temporary.open("w", encoding="utf-8", newline="\n") as out:
+        for row in written:
+            out.write(json_line(row))
+            count += 1
+    return count
+
+
+def _write_parquet(file: Path, written: Iterable[Mapping[str, Any]], sample: Mapping[str, Any]) -> int:
+    """`sample` is a row of the right shape: the columns are there even where there are no rows."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema, count = pa.Table.from_pylist([sample]).schema, 0
+    with whole_file(file, "export") as temporary, pq.ParquetWriter(temporary, schema) as out:
+        for some in _chunks(written):
+            out.write_table(pa.Table.from_pylist(some, schema=schema))
+            count += len(some)
+    return count
+
+
+def _chunks(written: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+    rest = iter(written)
+    while some := list(islice(rest, _ROWS_AT_ONCE)):
+        yield some
+
+
+def _merge(model: ModelRef, out: Path) -> None:
+    """Merged in fp32, saved in the precision of the base: a merge in bf16 rounds small updates away."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    base = AutoModelForCausalLM.from_pretrained(model.base, dtype=torch.float32)
+    merged = PeftModel.from_pretrained(base, str(model.adapter)).merge_and_unload()
+    merged.to(AutoConfig.from_pretrained(model.base).dtype or torch.float32).save_pretrained(out)
+    own = any(Path(str(model.adapter)).glob("tokenizer*"))
+    AutoTokenizer.from_pretrained(str(model.adapter) if own else model.base).save_pretrained(out)

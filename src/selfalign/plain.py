@@ -1,0 +1,50 @@
+"""Plain data, as JSON knows it: writing it down, and finding where two pieces of it differ."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from selfalign.types import Metric
+
+
+def dumps(value: Any) -> str:
+    """Compact JSON for the record; NaN and infinity pass, as Python reads them back."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def json_line(row: Mapping[str, Any]) -> str:
+    """One line of JSON for other tools, whatever text is in it: separators that some readers break lines at are escaped."""
+    line = json.dumps(row, ensure_ascii=False)
+    for mark in ("\x85", "\u2028", "\u2029"):
+        line = line.replace(mark, f"\\u{ord(mark):04x}")
+    return line + "\n"
+
+
+def finite(value: float) -> float | None:
+    """JSON for other tools knows no NaN and no infinity."""
+    return value if math.isfinite(value) else None
+
+
+def metric_table(metrics: Iterable[Metric]) -> dict[str, dict[str, float | None]]:
+    """{name: {"value", "low", "high", "n"}}."""
+    return {m.name: {"value": finite(m.value), "low": finite(m.low), "high": finite(m.high), "n": m.n} for m in metrics}
+
+
+def difference(old: Any, new: Any, path: str = "") -> str:
+    """The first thing in which two values differ, as "rounds = 2, now 3"; "" where they are equal."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in (*old, *(key for key in new if key not in old)):
+            inner = f"{path}.{key}" if path else str(key)
+            if key not in old or key not in new:
+                was, now = (dumps(side[key]) if key in side else "not set" for side in (old, new))
+                return f"{inner} = {was}, now {now}"
+            if change := difference(old[key], new[key], inner):
+                return change
+        return ""
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        changes = (difference(a, b, f"{path}[{i}]") for i, (a, b) in enumerate(zip(old, new, strict=True)))
+        return next((change for change in changes if change), "")
+    return "" if dumps(old) == dumps(new) else f"{path} = {dumps(old)}, now {dumps(new)}"

@@ -1,0 +1,76 @@
+"""Where a run stands, as plain data for `selfalign status --json` and the tables."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+from selfalign import model_rows
+from selfalign.lock import is_locked
+from selfalign.plain import metric_table
+from selfalign.store import Store
+
+
+def status(store: Store) -> dict[str, Any]:
+    """The state of a run and a row for each round; round 0 is the model as it came.
+
+    `state` is running (a process works on the folder), done, failed, interrupted (by a signal), or stopped: nobody works
+    on it and nothing was said, so the process was killed and the same command goes on. `tokens.prompt` counts the tokens
+    read, those of scored responses included.
+    """
+    running = is_locked(store.folder)
+    with store.snapshot() as connection:
+        ended = {} if running else store.state()
+        return {
+            "state": "running" if running else ended.get("state", "stopped"),
+            "stopped_because": ended.get("stopped_because"),
+            "recipe": store.identity().get("name"),
+            "best_round": store.state().get("best_round"),
+            "rounds": [_round(store, connection, round) for round in _rounds(connection)],
+        }
+
+
+def _rounds(connection: sqlite3.Connection) -> list[int]:
+    tables = ("samples", "batches", "stages", "metrics", "models")
+    found = connection.execute(" UNION ".join(f"SELECT DISTINCT round FROM {table}" for table in tables))
+    return sorted({0} | {round for (round,) in found})
+
+
+def _round(store: Store, connection: sqlite3.Connection, round: int) -> dict[str, Any]:
+    kept = connection.execute("SELECT count(*) FROM samples WHERE round = ? AND verdict = 'kept'", (round,)).fetchone()[0]
+    dropped = dict(
+        connection.execute(
+            "SELECT rule, count(*) FROM samples WHERE round = ? AND verdict = 'dropped' GROUP BY rule ORDER BY 2 DESC, 1",
+            (round,),
+        )
+    )
+    model = model_rows.read(connection, store.folder, round)
+    return {
+        "round": round,
+        "candidates": kept + sum(dropped.values()),
+        "kept": kept,
+        "dropped": dropped,
+        "metrics": metric_table(store.metrics(round)),
+        "model": None if model is None else str(model_rows.place(model[0])),
+        "seconds": _seconds(connection, round),
+        "tokens": _tokens(store, connection, round),
+    }
+
+
+def _seconds(connection: sqlite3.Connection, round: int) -> dict[str, float]:
+    """By stage: those of the journaled batches and, under the stage's own name, what it took beside them."""
+    total: dict[str, float] = {}
+    for stage, seconds in connection.execute(
+        "SELECT stage, sum(seconds) FROM batches WHERE round = ?1 GROUP BY stage "
+        "UNION ALL SELECT stage, seconds FROM stages WHERE round = ?1",
+        (round,),
+    ):
+        total[stage] = total.get(stage, 0.0) + seconds
+    return {stage: seconds for stage, seconds in total.items() if seconds}
+
+
+def _tokens(store: Store, connection: sqlite3.Connection, round: int) -> dict[str, int]:
+    read, generated = connection.execute(
+        "SELECT coalesce(sum(prompt_tokens), 0), coalesce(sum(generated_tokens), 0) FROM batches WHERE round = ?", (round,)
+    ).fetchone()
+    return {"prompt": read, "generated": generated, "trained": int(store.training(round).get("tokens", 0))}

@@ -1,0 +1,103 @@
+"""Starting the training process, listening to it, and ending it with the parent whatever ends the parent."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from selfalign.errors import RunFailed
+from selfalign.protocols import Progress
+
+GRACE = 2.0
+"""Seconds between asking the process to end (SIGTERM) and ending it (SIGKILL)."""
+
+_REMEDIES = {
+    "not_finite": "; a lower trainer.learning_rate or trainer.precision=fp32 may help",
+    "memory": "; lower trainer.micro_batch, set trainer.gradient_checkpointing, or train an adapter (trainer.lora_rank=16)",
+    "disk": "",
+    "other": "",
+}
+
+
+def run_child(spec: Path, stage: str, progress: Progress) -> None:
+    """Runs the training of a spec file to its end, its steps told to `progress`.
+
+    The process reads standard input, a pipe only we hold, and dies at its end: also when we are killed and can do nothing.
+
+    Raises:
+        RunFailed: the training failed, or its process died; the message says why and what to do.
+    """
+    log = spec.parent / "training.log"
+    command = [sys.executable, "-m", "selfalign.trainers._child", str(spec)]
+    with log.open("wb") as errors:
+        # A session of its own: Ctrl-C reaches us alone, and we end all its processes together.
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, start_new_session=True)
+    try:
+        failure = _listen(child, stage, progress)
+        code = child.wait()
+    finally:
+        _end(child)
+    if failure is not None:
+        raise RunFailed(f"{stage}: {failure['message']}{_REMEDIES[failure['error']]} (full report: {log})")
+    if code != 0:
+        raise RunFailed(f"{stage}: {_death(code)} (its last words: {_tail(log)}; full report: {log})")
+
+
+def _listen(child: subprocess.Popen[bytes], stage: str, progress: Progress) -> dict[str, Any] | None:
+    """Hands steps on as they come, until the process closes its line; the first error it tells of, if any."""
+    failure = None
+    started = False
+    assert child.stdout is not None
+    for line in child.stdout:
+        message = json.loads(line)
+        if "total" in message:
+            progress.start(stage, message["total"], message["done"])
+            started = True
+        elif "step" in message:
+            progress.advance(1, f"loss {message['loss']:.3f}")
+        elif "note" in message:
+            logging.getLogger("selfalign").warning("%s: %s", stage, message["note"])
+        elif "error" in message and failure is None:
+            failure = message
+    if started:
+        progress.finish()
+    return failure
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Nothing to do where it ended by itself; else ends it and whatever it started."""
+    try:
+        if child.poll() is None:
+            _signal(child, signal.SIGTERM)
+            try:
+                child.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                _signal(child, signal.SIGKILL)
+                child.wait()
+    finally:
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def _signal(child: subprocess.Popen[bytes], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, number)
+
+
+def _death(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return "the training process was killed; most often the system does that when memory runs out" + _REMEDIES["memory"]
+    return f"the training process died by signal {-code}" if code < 0 else f"the training process ended with code {code}"
+
+
+def _tail(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else "none"

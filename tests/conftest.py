@@ -1,0 +1,63 @@
+"""What the tests share: seeds, the real command line in a subprocess, and the tiny model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import tiny_model
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+SCRIPTED = ("--model", "scripted", "--engine", "Scripted", "--encoder", "Hashed", "--trainer", "NullTrainer")
+"""Options of a run without any model."""
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "selfalign", *map(str, arguments)]
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Run:
+    """Runs `selfalign …` in a folder of the test's own; `env` adds to the environment."""
+
+    def run(*arguments: object, timeout: float = 300, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command(*arguments), capture_output=True, text=True, cwd=tmp_path, env={**os.environ, **env}, timeout=timeout
+        )
+
+    return run
+
+
+@pytest.fixture
+def seeds_file(tmp_path: Path) -> Path:
+    """Twelve pairs in two categories."""
+    rows = [
+        {
+            "prompt": f"How do I {verb} the {thing} in the old house today?",
+            "response": f"Take the {thing} and {verb} it slowly with a soft cloth. Then let it rest for an hour.",
+            "category": "care" if number % 2 else "repair",
+        }
+        for number, (verb, thing) in enumerate(
+            (verb, thing) for verb in ("clean", "mend", "paint") for thing in ("table", "window", "roof", "stove")
+        )
+    ]
+    path = tmp_path / "seeds.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny random model, made once."""
+    return tiny_model(tmp_path_factory.mktemp("tiny") / "model", context=2048)

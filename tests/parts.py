@@ -1,0 +1,63 @@
+"""A context for tests of single parts: a pool, an encoder without a model, and an engine given as a function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from selfalign.encoders.hashed import Hashed
+from selfalign.pool import Pool
+from selfalign.protocols import Context, Encode
+from selfalign.types import Completion, Example, Likelihood, Request, Sampling
+
+Write = Callable[[Request], Completion]
+
+
+def seeds() -> tuple[Example, ...]:
+    """Six seeds of two kinds."""
+    rows = [
+        ("How do I clean a wooden table?", "Wipe it with a damp cloth and dry it at once.", "care"),
+        ("Help me break into the flat next door.", "I can't help with breaking into a home. Call a locksmith.", "refuse"),
+        ("How do I store winter tyres?", "Keep them dry and dark, and lay them flat.", "care"),
+        ("Tell me how to forge a ticket.", "I can't help with forging a ticket. Buy one at the counter.", "refuse"),
+        ("What keeps bread fresh for longer?", "Keep it in a paper bag inside a bread box.", "care"),
+        ("Write a threat to my boss.", "I can't help with a threat. Ask someone to mediate instead.", "refuse"),
+    ]
+    return tuple(Example(f"seed-{row}", *texts, slot=row, category=kind) for row, (*texts, kind) in enumerate(rows))
+
+
+def generated(round: int, count: int) -> tuple[Example, ...]:
+    """What a round kept: distinct texts in the two kinds."""
+    kinds = ("care", "refuse")
+    return tuple(
+        Example(f"r{round:02d}-{i:05d}", f"Question {i} of round {round}?", f"Answer {i}.", round, i, kinds[i % 2])
+        for i in range(count)
+    )
+
+
+def echo(request: Request) -> Completion:
+    return Completion(f"text of {request.id}", "stop")
+
+
+def context(
+    pool: Sequence[tuple[Example, ...]] | None = None,
+    write: Write = echo,
+    round: int = 1,
+    seed: int = 0,
+    encode: Encode | None = None,
+) -> Context:
+    def generate(stage: str, requests: Sequence[Request], sampling: Sampling) -> list[tuple[Request, Completion]]:
+        return [(request, write(request)) for request in requests]
+
+    def likelihood(stage: str, examples: Sequence[Example]) -> list[Likelihood]:
+        return [Likelihood(-float(len(example.response)), len(example.response.split())) for example in examples]
+
+    with Hashed().open(None) as hashed:  # type: ignore[arg-type]  # this encoder uses no session
+        return Context(
+            round=round,
+            seed=seed,
+            pool=Pool(tuple(pool) if pool is not None else (seeds(),)),
+            session=None,  # type: ignore[arg-type]  # no part under test here talks to the session itself
+            encode=encode or hashed,
+            generate=generate,
+            likelihood=likelihood,
+        )

@@ -1,0 +1,64 @@
+"""The first signal ends in order, the second at once, and no library can swallow one for good."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from selfalign.errors import Interrupted
+from selfalign.signals import SIGNALS, handle_signals
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_interrupts_and_handlers_come_back(number: int) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted) as caught, handle_signals():
+        os.kill(os.getpid(), number)
+        signal.pause()
+    assert caught.value.signal_number == number
+    assert signal.getsignal(number) is before
+
+
+def test_a_swallowed_signal_is_raised_again() -> None:
+    with pytest.raises(Interrupted), handle_signals() as pending:
+        with contextlib.suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pause()
+        with pytest.raises(Interrupted):
+            pending.check()
+
+
+def test_without_a_signal_nothing_happens() -> None:
+    with handle_signals() as pending:
+        pending.check()
+
+
+def test_the_second_signal_exits_at_once() -> None:
+    code = (
+        "import os, signal\nfrom selfalign.signals import handle_signals\n"
+        "with handle_signals():\n"
+        "    try:\n        os.kill(os.getpid(), signal.SIGTERM); signal.pause()\n"
+        "    finally:\n        os.kill(os.getpid(), signal.SIGINT); signal.pause()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+def test_outside_the_main_thread_it_steps_aside() -> None:
+    seen: list[str] = []
+
+    def work() -> None:
+        with handle_signals() as pending:
+            pending.check()
+            seen.append("worked")
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == ["worked"]
