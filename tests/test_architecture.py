@@ -12,10 +12,10 @@ import pytest
 SRC = Path(__file__).parent.parent / "src" / "selfalign"
 PARTS = ("engines", "encoders", "proposers", "retrievers", "scorers", "filters", "trainers", "evaluators")
 LAYERS = {
-    **dict.fromkeys(("types", "errors", "text", "stats", "faults", "terminal", "signals", "checkpoints"), 0),
-    **dict.fromkeys(("pool", "seed_files", "seed_parquet", "seed_rows", "seeds", "rendering", "models", "lock"), 1),
+    **dict.fromkeys(("types", "errors", "text", "stats", "faults", "terminal", "signals", "checkpoints", "plain"), 0),
+    **dict.fromkeys(("pool", "seed_files", "seed_parquet", "seed_rows", "seeds", "rendering", "models", "lock", "disk"), 1),
     "protocols": 2,
-    **dict.fromkeys((*PARTS, "schema", "store", "exports", "passport", "status"), 3),
+    **dict.fromkeys((*PARTS, "schema", "rows", "model_rows", "store", "exports", "passport", "status"), 3),
     **dict.fromkeys(("recipe", "steps", "loop"), 4),
     **dict.fromkeys(("recipes", "__init__"), 5),
     **dict.fromkeys(("cli", "__main__"), 6),

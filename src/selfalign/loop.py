@@ -126,7 +126,7 @@ def generate(recipe: Recipe, store: Store, context: Context) -> tuple[Example, .
         began = time.monotonic()
         result = make_round(recipe, context)
         spent = time.monotonic() - began - store.seconds(context.round)
-        store.finish_round_samples(context.round, result.kept, result.dropped, recipe.per_round, max(spent, 0.0))
+        store.finish_round_samples(context.round, result.kept, result.dropped, recipe.per_round, spent)
     export_round(store, context.round)
     return store.kept(context.round)
 
@@ -135,10 +135,10 @@ def train(
     recipe: Recipe, store: Store, round: int, base: ModelRef, current: ModelRef, pool: Pool, progress: Progress
 ) -> ModelRef:
     """The model of a round: read back if its files verify, trained (on from its last good checkpoint) if not."""
-    ready = store.verified_model(round)
+    ready, folder = store.verified_model(round), store.round_folder(round)
     if ready is not None:
+        shutil.rmtree(folder / "training", ignore_errors=True)
         return ready
-    folder = store.round_folder(round)
     shutil.rmtree(folder / "model", ignore_errors=True)  # written, but the record of it was not: nobody vouches for it
     job = TrainJob(
         round=round,
@@ -155,7 +155,8 @@ def train(
     began = time.monotonic()
     result = recipe.trainer.train(job, progress)
     rows = (*job.seeds, *job.generated)
-    trained = [example for example in rows if example.id in set(result.trained)]
+    learnt = set(result.trained)
+    trained = [example for example in rows if example.id in learnt]
     conserve(f"round {round}, training", rows, trained, result.dropped)
     store.add_model(round, result.model, read_manifest(job.out), result, time.monotonic() - began)
     shutil.rmtree(job.work, ignore_errors=True)
@@ -166,7 +167,7 @@ def evaluate(recipe: Recipe, store: Store, context: Context, held_out: Sequence[
     if store.stage(context.round, "evaluate") is None:
         began = time.monotonic()
         metrics = [metric for part in recipe.evaluators for metric in part.evaluate(context, held_out)] if held_out else []
-        store.finish_evaluation(context.round, metrics, time.monotonic() - began)
+        store.finish_evaluation(context.round, metrics, time.monotonic() - began - store.seconds(context.round))
 
 
 def choose(store: Store, context: Context, current: ModelRef, best: Best, validation: Sequence[Example]) -> tuple[Best, str]:

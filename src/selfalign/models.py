@@ -34,7 +34,7 @@ def resolve_model(name: str) -> str:
     if name == BUNDLED:
         return str(bundled_model())
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if name and folder.is_dir():
         _check_folder(folder)
         return str(folder.resolve())
     if not name or name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists():

@@ -89,7 +89,7 @@ class Likelihood:
         return self.total / max(self.tokens, 1)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Sampling:
     """How to decode. The defaults sample from the model's own distribution.
 

@@ -51,9 +51,9 @@ def test_nothing_to_compare_with() -> None:
 
 @pytest.mark.parametrize("unicode", [False, True])
 def test_growing_equals_one_after_the_other(unicode: bool) -> None:
-    # More than one block, a pool, and copies of earlier texts, so that hits fall on all three.
+    # Several blocks, a pool, and copies of earlier texts, so that hits fall everywhere.
     references = texts(60, 5)
-    candidates = texts(400, 6) + references[:20] + texts(400, 6)[:40]
+    candidates = texts(600, 6) + references[:20] + texts(600, 6)[200:]
     place, pool, expected = list(range(60)), list(references), []
     for number, text in enumerate(candidates):
         ((score, position),) = rouge_l_max([text], pool, unicode=unicode)
@@ -63,6 +63,13 @@ def test_growing_equals_one_after_the_other(unicode: bool) -> None:
             place.append(60 + number)
     assert rouge_l_growing(candidates, references, 0.6, unicode=unicode) == expected
     assert any(position >= 60 + 256 for _, position in expected)
+
+
+def test_the_first_among_equals_in_a_large_pool() -> None:
+    references = ["a b"] * 40_000
+    assert rouge_l_max(["a b"], references) == [(1.0, 0)]
+    references[:35_000] = ["a c"] * 35_000
+    assert rouge_l_max(["a b"], references) == [(1.0, 35_000)]
 
 
 def test_unicode_words_see_every_script() -> None:

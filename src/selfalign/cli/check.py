@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from selfalign.cli.options import parse
-from selfalign.cli.run import load_recipe, make_parser, named_recipe, read_examples
+from selfalign.cli.run import load_recipe, make_parser, named_recipe, part_options, read_examples
 from selfalign.errors import UserError
 from selfalign.recipe import Recipe
 from selfalign.types import ModelRef
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str]) -> int:
 
     make = load_recipe(named_recipe(arguments, "check"))
     parser = make_parser(make, "check")
-    options = parse(parser, arguments)
+    options = parse(parser, arguments, part_options(make))
     recipe: Recipe = make(**{key: parser.instantiate(options)[key] for key in inspect.signature(make).parameters})
     recipe.check()
     seeds, held_out = read_examples(options.seeds, options.held_out)

@@ -7,15 +7,16 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.resources import files
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, set_parsing_settings
 
 from selfalign.cli.options import new_parser, parse
 from selfalign.errors import UserError
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     make = load_recipe(named_recipe(arguments, "run"))
     parser = make_parser(make, "run")
-    options = parse(parser, arguments)
+    options = parse(parser, arguments, part_options(make))
     recipe: Recipe = make(**{key: parser.instantiate(options)[key] for key in inspect.signature(make).parameters})
     seeds, held_out = read_examples(options.seeds, options.held_out)
     if options.out is None:
@@ -79,8 +80,21 @@ def make_parser(make: Callable[..., Recipe], command: str) -> ArgumentParser:
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     parser.add_argument("--json", action="store_true", help="print the final status as JSON instead of tables")
     parser.add_argument("--config", action="config", help="YAML file of options; options on the command line win")
+    # A slot with a choice of parts is told by class name; dataclasses alone would be told apart by their fields.
+    set_parsing_settings(subclasses_enabled=[part for parts in choices(make).values() for part in parts])
     parser.add_function_arguments(make, as_positional=False)
     return parser
+
+
+def choices(make: Callable[..., Recipe]) -> dict[str, list[type]]:
+    """The slots a user fills by naming a class, with the classes to choose from."""
+    hints = {name: get_args(hint) for name, hint in get_type_hints(make).items()}
+    found = {name: [part for part in parts if isinstance(part, type) and is_dataclass(part)] for name, parts in hints.items()}
+    return {name: parts for name, parts in found.items() if parts}
+
+
+def part_options(make: Callable[..., Recipe]) -> list[str]:
+    return [f"{name}.{field.name}" for name, parts in choices(make).items() for part in parts for field in fields(part)]
 
 
 def resolved(parser: ArgumentParser, options: Any) -> str:

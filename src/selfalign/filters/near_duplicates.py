@@ -11,7 +11,7 @@ from selfalign.filters._shared import Field, Verdict, split, text_of
 from selfalign.protocols import Context
 from selfalign.types import Example, FilterResult, FloatArray
 
-_COLUMNS = 16_384  # pool rows compared at once, so that a large pool costs no large matrix
+_COLUMNS = 2048  # pool rows compared at once, so that a large pool costs no large matrix
 
 
 @dataclass(frozen=True)
