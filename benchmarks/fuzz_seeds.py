@@ -277,7 +277,7 @@ def fuzz(files: int, seed: int) -> int:
             start = time.perf_counter()
             outcome = attempt(path)
             slowest = max(slowest, (time.perf_counter() - start, f"file {index}, {suffix}, {mutation}"))
-            if outcome in counts:
+            if outcome in counts and (mutation, outcome) != ("none", "refused"):
                 counts[outcome].update([mutation, suffix, "total"])
             else:
                 faults.append(f"file {index} ({suffix}, {mutation}): {outcome}")

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from selfalign.recipe import Recipe
 from selfalign.stats import mean_interval, paired_difference
 from selfalign.steps import conserve, make_context, make_round, split_seeds
 from selfalign.store import Store
+from selfalign.text import normalise
 from selfalign.types import Example, Metric, ModelRef, derive_seed
 
 
@@ -79,7 +81,7 @@ def align(
         RunFailed: a run that cannot go on; its folder stays resumable.
     """
     recipe.check()
-    check_examples(seeds, held_out)
+    held_out = check_examples(seeds, held_out)
     start = recipe.engine.check(ModelRef(model), (*seeds, *held_out), recipe.format)
     identity = {
         **recipe.identity(),
@@ -192,19 +194,25 @@ def choose(store: Store, context: Context, current: ModelRef, best: Best, valida
     )
 
 
-def check_examples(seeds: Sequence[Example], held_out: Sequence[Example]) -> None:
-    """Seeds there are, ids are unique, and no held-out prompt is among the seeds: it would be trained on."""
+def check_examples(seeds: Sequence[Example], held_out: Sequence[Example]) -> tuple[Example, ...]:
+    """The held-out examples, with ids that no seed has: files without ids both count from 1.
+
+    Raises:
+        UserError: too few seeds, an id that the run would give to a sample, a held-out prompt that is among the seeds (it
+            would be trained on).
+    """
     if len(seeds) < 2:
         raise UserError(f"{len(seeds)} seed examples: at least 2 are needed, 20 to 100 make sense")
-    ids = [example.id for example in chain(seeds, held_out)]
-    twice = sorted({name for name in ids if ids.count(name) > 1}) if len(set(ids)) < len(ids) else []
-    if twice:
-        raise UserError(f"id {twice[0]!r} stands twice among seeds and held-out examples; rename one of them")
-    known = {" ".join(example.prompt.casefold().split()): example.id for example in seeds}
+    taken = [seed.id for seed in seeds if re.fullmatch(r"r\d{2,}-\d{5,}", seed.id)]
+    if taken:
+        raise UserError(f"seed id {taken[0]!r} looks like the id of a generated sample; rename it")
+    known = {normalise(seed.prompt): seed.id for seed in seeds}
     for example in held_out:
-        seed = known.get(" ".join(example.prompt.casefold().split()))
-        if seed is not None:
-            raise UserError(f"held-out example {example.id} asks the same as seed {seed}; take one of them out")
+        if (seed_id := known.get(normalise(example.prompt))) is not None:
+            raise UserError(f"held-out example {example.id} asks the same as seed {seed_id}; take one of them out")
+    if {seed.id for seed in seeds} & {example.id for example in held_out}:
+        return tuple(replace(example, id=f"held-out/{example.id}") for example in held_out)
+    return tuple(held_out)
 
 
 def hash_examples(examples: Sequence[Example]) -> str:

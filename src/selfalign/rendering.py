@@ -3,13 +3,15 @@
 A prompt rendered one way for training and another way for generation is the quietest fault of this field, so prompt and
 response are tokenised apart and joined, always: what a model is trained on is, token for token, what it is asked with.
 
-Two formats:
+The formats:
 
 * `chat`: the model's own chat template; demonstrations are earlier turns, and a default system prompt of the template stays.
-* `plain`: the markers of ISARA's released code (the Safe-RLHF layout), one conversation after another:
-  `BEGINNING OF CONVERSATION: USER: q ASSISTANT: a END OF CONVERSATION` and a blank line. Unlike that code, which trains on
-  `ASSISTANT:a` but shows `ASSISTANT: a END OF CONVERSATION`, training uses the bytes that the demonstrations use, followed by
-  the model's end token where it has one.
+* `plain`: lines `Question: q` and `Answer: a`, a blank line between pairs (our own choice: shown eight pairs, the bundled
+  model finishes 23 of 24 answers within 96 tokens, in the published layout 3 of 24).
+* `isara`: the layout of ISARA's released code (that of Safe-RLHF), `BEGINNING OF CONVERSATION: USER: q ASSISTANT: a END OF
+  CONVERSATION` and a blank line. That code shows this but trains on `ASSISTANT:a`; here both have the same bytes.
+
+The last two train on the model's end token behind the response, or, where it has none, on the text that would follow.
 
 Prompts and responses are stripped of white space at both ends before they are rendered, in both formats.
 """
@@ -18,19 +20,44 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from selfalign.errors import UserError
 from selfalign.types import Example
 
-Format = Literal["auto", "chat", "plain"]
-"""How conversations become tokens: the model's chat template, plain markers, or (auto) the template where there is one."""
+Format = Literal["auto", "chat", "plain", "isara"]
+"""How conversations become tokens: the model's chat template, plain lines, the published layout, or (auto) the template where
+there is one and plain lines where there is none."""
 
 IGNORE = -100
 """The label of a position that is not trained on."""
 
-OPENER, USER, ASSISTANT, CLOSER = "BEGINNING OF CONVERSATION:", "USER:", "ASSISTANT:", "END OF CONVERSATION"
 _SENTINEL = "qzv7sentinel7vzq"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Markers of a format without a template."""
+
+    user: str
+    assistant: str
+    end: str
+    stops: tuple[str, ...]
+
+    def ask(self, prompt: str) -> str:
+        return f"{self.user} {prompt.strip()}{self.assistant}"
+
+
+LAYOUTS = {
+    "plain": Layout("Question:", "\nAnswer:", "", ("\nQuestion:", "\nAnswer:")),
+    "isara": Layout(
+        "BEGINNING OF CONVERSATION: USER:",
+        " ASSISTANT:",
+        " END OF CONVERSATION",
+        ("BEGINNING OF CONVERSATION:", "USER:", "ASSISTANT:", "END OF CONVERSATION"),
+    ),
+}
+_BETWEEN = "\n\n"
 
 
 class Tokenizer(Protocol):
@@ -60,7 +87,7 @@ class Renderer:
     """Renders for one tokenizer in one format; made by `make_renderer`."""
 
     tokenizer: Tokenizer
-    format: Literal["chat", "plain"]
+    format: Literal["chat", "plain", "isara"]
     special: Mapping[str, int]
     """The tokenizer's special tokens by their text."""
     end: str
@@ -78,9 +105,9 @@ class Renderer:
         Raises:
             UserError: the template cannot render this conversation, or a text contains one of its special tokens.
         """
-        if self.format == "plain":
-            shown = "".join(f"{_plain(pair.prompt)} {pair.response.strip()}{self.end}\n\n" for pair in demonstrations)
-            return shown + (f"{OPENER} {USER}" if prompt is None else _plain(prompt))
+        if layout := LAYOUTS.get(self.format):
+            pairs = (f"{layout.ask(pair.prompt)} {pair.response.strip()}{layout.end}{_BETWEEN}" for pair in demonstrations)
+            return "".join(pairs) + (layout.user if prompt is None else layout.ask(prompt))
         texts = [text for pair in demonstrations for text in (pair.prompt, pair.response)]
         texts += [] if prompt is None else [prompt]
         for text in texts:
@@ -92,14 +119,17 @@ class Renderer:
 
     def prompt_ids(self, demonstrations: Sequence[Example], prompt: str | None) -> list[int]:
         """Token ids of `prompt_text`, with the beginning-of-text token where the model wants one."""
-        return _encode(self.tokenizer, self.prompt_text(demonstrations, prompt), self.format)
+        ids = _tokens(self.tokenizer, self.prompt_text(demonstrations, prompt), self.format)
+        return [*_beginning(self.tokenizer, self.format), *ids]
 
     def response_ids(self, response: str) -> list[int]:
         """Token ids of a response behind its prompt, the end token included."""
-        lead = " " if self.format == "plain" else ""
-        text = lead + response.strip() + self.end
-        ids: list[int] = self._tokens(text)
+        ids = _tokens(self.tokenizer, self.response_text(response), self.format)
         return ids if self.end_id is None else [*ids, self.end_id]
+
+    def response_text(self, response: str) -> str:
+        """The text behind a prompt's, without the `end_id`."""
+        return ("" if self.format == "chat" else " ") + response.strip() + self.end
 
     def training_ids(self, prompt: str, response: str) -> tuple[list[int], list[int]]:
         """(ids, labels) of one pair without demonstrations; labels are -100 on the prompt, the end token has its label.
@@ -116,6 +146,7 @@ class Renderer:
 
     def clean(self, text: str) -> str:
         """Generated text cut at the first marker of either turn, without special tokens, stripped."""
+        text = "\n" + text.lstrip()  # a marker that begins a line begins the text too
         places = [text.find(stop) for stop in {*self.prompt_stops.strings, *self.response_stops.strings}]
         text = text[: min([place for place in places if place >= 0], default=len(text))]
         for token in self.special:
@@ -124,13 +155,8 @@ class Renderer:
 
     def markers_in(self, text: str) -> list[str]:
         """Markers and special tokens of this format that stand inside a text and would be read as structure."""
-        strings = {*self.prompt_stops.strings, *self.response_stops.strings}
-        return sorted(mark for mark in (strings | set(self.special) if self.format == "chat" else strings) if mark in text)
-
-    def _tokens(self, text: str) -> list[int]:
-        plain = self.format == "plain"
-        ids: list[int] = list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=plain)["input_ids"])
-        return ids
+        marks = {*self.prompt_stops.strings, *self.response_stops.strings, *(self.special if self.format == "chat" else ())}
+        return sorted(mark.strip() for mark in marks if mark in "\n" + text.strip())
 
 
 def make_renderer(tokenizer: Tokenizer, format: Format = "auto") -> Renderer:
@@ -139,11 +165,11 @@ def make_renderer(tokenizer: Tokenizer, format: Format = "auto") -> Renderer:
     Raises:
         UserError: `chat` without a chat template, or a template that cannot open a user's turn or never ends one.
     """
-    if format not in ("auto", "chat", "plain"):
-        raise UserError(f"format {format!r} is unknown; it is auto, chat or plain")
+    if format not in get_args(Format):
+        raise UserError(f"format {format!r} is unknown; it is one of {', '.join(get_args(Format))}")
     special = {str(token): place for place, token in tokenizer.added_tokens_decoder.items() if getattr(token, "special", True)}
-    if format == "plain" or (format == "auto" and not tokenizer.chat_template):
-        return _plain_renderer(tokenizer, special)
+    if format == "plain" or format == "isara" or (format == "auto" and not tokenizer.chat_template):
+        return _marked_renderer(tokenizer, special, "isara" if format == "isara" else "plain")
     if not tokenizer.chat_template:
         raise UserError("the model has no chat template; use format plain (or auto)")
     return _chat_renderer(tokenizer, special)
@@ -194,12 +220,10 @@ def _check_pair(renderer: Renderer, example: Example, context_length: int) -> li
 
 
 def _check_boundary(renderer: Renderer, example: Example, asked: list[int], answered: list[int]) -> list[str]:
-    tokenizer = renderer.tokenizer
-    lead = " " if renderer.format == "plain" else ""
-    text = renderer.prompt_text((), example.prompt) + lead + example.response.strip() + renderer.end
-    closing = 0 if renderer.end_id is None else 1
-    joined = (asked + answered)[_bos(tokenizer) if renderer.format == "plain" else 0 : len(asked) + len(answered) - closing]
-    decoded = str(tokenizer.decode(joined, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    beginning = len(_beginning(renderer.tokenizer, renderer.format))
+    joined = (asked + answered)[beginning : None if renderer.end_id is None else -1]
+    text = renderer.prompt_text((), example.prompt) + renderer.response_text(example.response)
+    decoded = str(renderer.tokenizer.decode(joined, skip_special_tokens=False, clean_up_tokenization_spaces=False))
     if decoded == text:
         return []
     if "".join(decoded.split()) == "".join(text.split()):
@@ -212,28 +236,19 @@ def _check_boundary(renderer: Renderer, example: Example, asked: list[int], answ
 
 
 def _format_notes(renderer: Renderer) -> list[str]:
-    if renderer.format == "plain" and renderer.tokenizer.eos_token_id is None:
-        return [f"the model has no end token; it learns to stop by writing {CLOSER!r}"]
+    if renderer.format != "chat" and renderer.tokenizer.eos_token_id is None:
+        return [f"the model has no end token; it learns to stop by writing {renderer.end.strip()!r}"]
     if renderer.format == "chat" and "strftime_now" in str(renderer.tokenizer.chat_template):
         return ["the chat template writes today's date into every prompt: a run that crosses midnight changes its prompts"]
     return []
 
 
-def _plain(prompt: str) -> str:
-    return f"{OPENER} {USER} {prompt.strip()} {ASSISTANT}"
-
-
-def _plain_renderer(tokenizer: Tokenizer, special: Mapping[str, int]) -> Renderer:
-    eos = frozenset(() if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,))
-    return Renderer(
-        tokenizer=tokenizer,
-        format="plain",
-        special=special,
-        end=f" {CLOSER}",
-        end_id=tokenizer.eos_token_id,
-        prompt_stops=Stops(eos, (ASSISTANT, CLOSER, OPENER, USER)),
-        response_stops=Stops(eos, (CLOSER, OPENER, USER, ASSISTANT)),
-    )
+def _marked_renderer(tokenizer: Tokenizer, special: Mapping[str, int], format: Literal["plain", "isara"]) -> Renderer:
+    layout, eos = LAYOUTS[format], tokenizer.eos_token_id
+    stops = Stops(frozenset(() if eos is None else (eos,)), layout.stops)
+    # Without an end token the model learns to open the next question, which is a stop string.
+    end = layout.end or ("" if eos is not None else _BETWEEN + layout.user)
+    return Renderer(tokenizer, format, special, end=end, end_id=eos, prompt_stops=stops, response_stops=stops)
 
 
 def _chat_renderer(tokenizer: Tokenizer, special: Mapping[str, int]) -> Renderer:
@@ -288,14 +303,13 @@ def _cut(rendered: str) -> tuple[str, str]:
     return before, after
 
 
-def _bos(tokenizer: Tokenizer) -> int:
-    """1 where the tokenizer begins texts with a token of its own, else 0."""
-    ids = tokenizer("")["input_ids"]
-    return int(tokenizer.bos_token_id is not None and list(ids[:1]) == [tokenizer.bos_token_id])
+def _tokens(tokenizer: Tokenizer, text: str, format: str) -> list[int]:
+    # Only a template may write special tokens; without one, a special token's name in a text is text like any other.
+    ids: list[int] = list(tokenizer(text, add_special_tokens=False, split_special_tokens=format != "chat")["input_ids"])
+    return ids
 
 
-def _encode(tokenizer: Tokenizer, text: str, format: Literal["chat", "plain"]) -> list[int]:
-    # A template writes the beginning-of-text token itself; plain text needs it put in front.
-    plain = format == "plain"
-    ids = list(tokenizer(text, add_special_tokens=False, split_special_tokens=plain)["input_ids"])
-    return [tokenizer.bos_token_id, *ids] if plain and _bos(tokenizer) else ids  # type: ignore[list-item]
+def _beginning(tokenizer: Tokenizer, format: str) -> list[int]:
+    """The token that texts begin with, where the tokenizer puts one there; a template writes it itself."""
+    ids: list[int] = list(tokenizer("")["input_ids"][:1])
+    return ids if format != "chat" and tokenizer.bos_token_id is not None and ids == [tokenizer.bos_token_id] else []

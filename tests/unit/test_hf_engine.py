@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from selfalign.engines import _decode
 from selfalign.engines.hf import HF
 from selfalign.errors import RunFailed, UserError
+from selfalign.rendering import make_renderer
 from selfalign.types import Example, ModelRef, Request, Sampling, derive_seed
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -343,3 +345,32 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused(model: Path, tmp_path:
     (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 257}))
     with pytest.raises(UserError, match="257 but the model embeds 257"):
         EXACT.check(ModelRef(str(folder)), PAIRS, "auto")
+
+
+@pytest.mark.parametrize(
+    "options", [{"pad": "eos"}, {"template": None, "eos": None, "pad": "none"}], ids=["pad-is-end", "no-end-token"]
+)
+def test_a_model_trained_on_our_labels_stops_where_its_data_stops(tmp_path: Path, options: dict[str, object]) -> None:
+    from transformers import AutoModelForCausalLM
+
+    folder = tiny_model(tmp_path / "model", hidden=64, **options)
+    renderer = make_renderer(AutoTokenizer.from_pretrained(folder))
+    learner = AutoModelForCausalLM.from_pretrained(folder)
+    optimiser = torch.optim.Adam(learner.parameters(), lr=5e-3)
+    rows = [renderer.training_ids(pair.prompt, pair.response) for pair in PAIRS]
+    width = max(len(ids) for ids, _ in rows)
+    ids = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in rows])
+    labels = torch.tensor([labels + [-100] * (width - len(labels)) for _, labels in rows])
+    for _ in range(60):
+        loss = learner(input_ids=ids, labels=labels).loss
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    learner.save_pretrained(folder)
+    with EXACT.open(ModelRef(str(folder)), "auto") as session:
+        asked = [Request(pair.id, (), pair.prompt) for pair in PAIRS]
+        done = session.generate(asked, Sampling(max_tokens=100, temperature=0.0))
+    assert loss.item() < 0.3
+    assert all(one.finish == "stop" and one.text.startswith("Answer number") for one in done)
+    usual = sorted(len(renderer.response_ids(pair.response)) for pair in PAIRS)[len(PAIRS) // 2]
+    assert sorted(one.generated_tokens for one in done)[len(done) // 2] <= 1.2 * usual

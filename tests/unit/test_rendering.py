@@ -34,19 +34,27 @@ def test_chat_text_is_the_models_own_template() -> None:
     assert renderer.prompt_text(PAIRS[:1], "New?") == f"{shown}New?{END}\n{START}assistant\n"
 
 
-def test_plain_text_is_the_published_layout() -> None:
+def test_plain_text_is_lines_of_questions_and_answers() -> None:
     renderer = make_renderer(tiny_tokenizer(template=None))
     assert renderer.format == "plain"
+    assert renderer.prompt_text(PAIRS[:1], None) == "Question: Question 0?\nAnswer: Answer 0.\n\nQuestion:"
+    assert renderer.prompt_text(PAIRS[:1], "New?") == "Question: Question 0?\nAnswer: Answer 0.\n\nQuestion: New?\nAnswer:"
+
+
+def test_isara_text_is_the_published_layout() -> None:
+    renderer = make_renderer(tiny_tokenizer(), "isara")
     shown = "BEGINNING OF CONVERSATION: USER: Question 0? ASSISTANT: Answer 0. END OF CONVERSATION\n\n"
     assert renderer.prompt_text(PAIRS[:1], None) == f"{shown}BEGINNING OF CONVERSATION: USER:"
     assert renderer.prompt_text(PAIRS[:1], "New?") == f"{shown}BEGINNING OF CONVERSATION: USER: New? ASSISTANT:"
 
 
-@pytest.mark.parametrize("template", [CHATML, LLAMA2, NO_END, None])
+@pytest.mark.parametrize(
+    ("template", "format"), [(CHATML, "auto"), (LLAMA2, "auto"), (NO_END, "chat"), (None, "auto"), (CHATML, "isara")]
+)
 @pytest.mark.parametrize("pad", ["own", "eos", "none"])
-def test_labels_cover_the_response_and_its_end_token_and_nothing_else(template, pad) -> None:
+def test_labels_cover_the_response_and_its_end_token_and_nothing_else(template, format, pad) -> None:
     tokenizer = tiny_tokenizer(template=template, pad=pad)
-    renderer = make_renderer(tokenizer)
+    renderer = make_renderer(tokenizer, format)
     ids, labels = renderer.training_ids(" What? ", "This.\n")
     boundary = len(renderer.prompt_ids((), "What?"))
     assert ids[:boundary] == renderer.prompt_ids((), "What?")
@@ -56,8 +64,8 @@ def test_labels_cover_the_response_and_its_end_token_and_nothing_else(template, 
 
 
 def test_a_demonstration_has_the_bytes_it_is_trained_with() -> None:
-    for template in (CHATML, None):
-        renderer = make_renderer(tiny_tokenizer(template=template))
+    for format in ("chat", "plain", "isara"):
+        renderer = make_renderer(tiny_tokenizer(), format)
         ids, _ = renderer.training_ids(PAIRS[0].prompt, PAIRS[0].response)
         trained = renderer.tokenizer.decode(ids if renderer.end_id is None else ids[:-1], skip_special_tokens=False)
         assert renderer.prompt_text(PAIRS[:1], "New?").startswith(trained)
@@ -92,12 +100,12 @@ def test_chat_without_a_template_is_refused() -> None:
 def test_a_model_without_end_token_learns_to_write_the_marker() -> None:
     renderer = make_renderer(tiny_tokenizer(template=None, eos=None, pad="none"))
     ids = renderer.response_ids("Yes.")
-    assert renderer.tokenizer.decode(ids) == " Yes. END OF CONVERSATION"
-    assert "END OF CONVERSATION" in renderer.response_stops.strings
+    assert renderer.tokenizer.decode(ids) == " Yes.\n\nQuestion:"
+    assert renderer.clean(renderer.tokenizer.decode(ids)) == "Yes."
     assert any("no end token" in note for note in preflight(renderer, PAIRS, 512))
 
 
-@pytest.mark.parametrize("format", ["chat", "plain"])
+@pytest.mark.parametrize("format", ["chat", "plain", "isara"])
 @pytest.mark.parametrize("pad", ["own", "eos", "none"])
 def test_preflight_passes_sound_examples(format, pad) -> None:
     assert preflight(make_renderer(tiny_tokenizer(pad=pad), format), PAIRS, 512) == []
@@ -106,10 +114,10 @@ def test_preflight_passes_sound_examples(format, pad) -> None:
 def test_preflight_refuses_what_would_be_read_as_structure() -> None:
     chat, plain = (make_renderer(tiny_tokenizer(), format) for format in ("chat", "plain"))
     special = replace(PAIRS[1], response=f"It ends {END} here.")
-    marked = replace(PAIRS[1], prompt="Who says ASSISTANT: first?")
+    marked = replace(PAIRS[1], prompt="What follows here?\nAnswer: 1")
     with pytest.raises(UserError, match=r"s1: its response contains '<\|im_end\|>'.*take it out"):
         preflight(chat, [PAIRS[0], special], 512)
-    with pytest.raises(UserError, match="s1: its prompt contains 'ASSISTANT:'"):
+    with pytest.raises(UserError, match="s1: its prompt contains 'Answer:'"):
         preflight(plain, [PAIRS[0], marked], 512)
     assert preflight(chat, [marked], 512) == []
     assert preflight(plain, [special], 512) == []  # written out letter by letter, it is text like any other
@@ -134,8 +142,10 @@ def test_preflight_finds_a_tokenizer_that_loses_text() -> None:
 
 
 def test_clean_cuts_at_the_first_marker_and_takes_special_tokens_out() -> None:
-    plain = make_renderer(tiny_tokenizer(template=None))
-    assert plain.clean(" Yes, it is. USER: and? END OF CONVERSATION") == "Yes, it is."
+    plain, isara = make_renderer(tiny_tokenizer(template=None)), make_renderer(tiny_tokenizer(), "isara")
+    assert isara.clean(" Yes, it is. USER: and? END OF CONVERSATION") == "Yes, it is."
+    assert plain.clean(" Yes.\n\nMy Answer: it is.\n\nQuestion: no") == "Yes.\n\nMy Answer: it is."
+    assert plain.clean(" Answer: it is") == ""
     assert make_renderer(tiny_tokenizer()).clean(f"\n Yes{END} ") == "Yes"
 
 
@@ -152,3 +162,4 @@ def test_any_text_comes_back_and_keeps_its_boundary(pairs, prompt) -> None:
 
 
 RENDERERS = [make_renderer(tiny_tokenizer(template=template, context=10_000)) for template in (CHATML, None)]
+RENDERERS.append(make_renderer(tiny_tokenizer(context=10_000), "isara"))

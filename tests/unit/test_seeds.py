@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pyarrow.parquet.encryption as pe
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -48,7 +47,7 @@ def refusal(path: Path, *, response_required: bool = True) -> str:
         ({"instruction": "Why?", "output": "So."}, "Why?"),
         ({"instruction": "Why?", "input": "", "output": "So."}, "Why?"),
         ({"instruction": "Why?", "input": None, "output": "So."}, "Why?"),
-        ({"instruction": "Sum up.", "input": "A text.", "output": "So."}, "Sum up.\n\nA text."),
+        ({"instruction": "Sum up.", "input": " A text.\n", "output": "So."}, "Sum up.\n\n A text.\n"),
         ({"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]}, "Why?"),
         ({"messages": [{"role": "user", "content": "Why?", "name": None}, {"role": "assistant", "content": "So."}]}, "Why?"),
     ],
@@ -100,13 +99,6 @@ def test_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
     assert len(read_seeds(write(tmp_path, "s.csv", b"\xef\xbb\xbfprompt,response\na,b\n"))) == 1
     assert len(read_seeds(write(tmp_path, "s.jsonl", b"\xef\xbb\xbf" + PAIR.encode()))) == 1
     assert len(read_seeds(write(tmp_path, "s.json", b"\xef\xbb\xbf[" + PAIR.encode() + b"]"))) == 1
-
-
-def test_parquet_columns(tmp_path: Path) -> None:
-    columns = {"prompt": ["a", "b"], "response": pa.array(["x", "x"]).dictionary_encode(), "n": [1, None], "ok": [True, False]}
-    pq.write_table(pa.table(columns), tmp_path / "s.parquet")
-    one, two = read_seeds(tmp_path / "s.parquet")
-    assert (one.response, one.metadata, two.metadata) == ("x", {"n": "1", "ok": "true"}, {"n": "null", "ok": "false"})
 
 
 def test_more_than_a_hundred_seeds_are_read(tmp_path: Path) -> None:
@@ -304,7 +296,7 @@ REFUSED: list[tuple[str, str | bytes, str, str]] = [
     ("s.csv", "prompt,response\n" + "," * 1_000_000, ":2: has more than 64 columns", "drop some"),
     (
         "s.csv",
-        'prompt,response\n"' + "a\n" * 2_200_000,
+        'prompt,response\n"' + "a\n" * 2_200_000 + '",r\n',
         ":2: a quote opened in this record is not closed within 4 MiB",
         "close it",
     ),
@@ -362,78 +354,3 @@ def test_too_large_files_are_refused_unread(tmp_path: Path) -> None:
 def test_too_many_rows(tmp_path: Path) -> None:
     path = write(tmp_path, "s.csv", "prompt\n" + "\n".join(map(str, range(200_001))))
     assert refusal(path, response_required=False) == ": has more than 200,000 rows; keep fewer"
-
-
-# Parquet files with something wrong inside.
-
-
-def repeated(text: str, rows: int) -> pa.DictionaryArray:
-    return pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array([text]))
-
-
-@pytest.mark.parametrize(
-    ("columns", "start", "remedy"),
-    [
-        ({"prompt": ["a"], "response": [1.5]}, ": field 'response': has the Parquet type 'double'", "strings"),
-        ({"prompt": ["a"], "response": [7]}, " row 1: field 'response': is the number 7", "quotes"),
-        ({"prompt": ["a"], "response": [b"x"]}, ": field 'response': has the Parquet type 'binary'", "strings"),
-        ({"prompt": ["a", "b"], "response": ["x", None]}, " row 2: field 'response': is null", "remove the row"),
-        (
-            {"prompt": pa.array([0], pa.timestamp("us")), "response": ["x"]},
-            ": field 'prompt': has the Parquet type 'timestamp",
-            "strings",
-        ),
-        ({"messages": [[{"role": "user", "content": "a"}]]}, ": field 'messages': has the Parquet type 'list", "JSONL"),
-        ({"prompt": pa.array([b"\xff"]).view(pa.string()), "response": ["x"]}, " rows 1 to 1: field 'prompt'", "not UTF-8"),
-        ({"prompt": ["a"], "reply": ["x"]}, ": field 'response': is missing among 'prompt', 'reply'", "expected"),
-        ({"prompt": pa.array([], pa.string()), "response": pa.array([], pa.string())}, ": has no rows", "at least one"),
-        ({f"c{i}": ["x"] for i in range(65)}, ": has 65 columns", "drop some"),
-        ({"prompt": repeated("x", 200_001)}, ": has more than 200,000 rows", "keep fewer"),
-        ({"prompt": ["x" * (80 * 2**20)], "response": ["x"]}, ": unpacks to 80 MiB", "keep fewer"),
-        (
-            {"prompt": list(map(str, range(99))), "response": repeated("x" * 2**20, 99)},
-            " rows 33 to 64: unpacks to more than 64 MiB",
-            "fewer",
-        ),
-        (
-            {"prompt": ["a"], "response": repeated("x" * 5 * 2**20, 1)},
-            " rows 1 to 1: field 'response': a text is longer",
-            "shorten",
-        ),
-    ],
-)
-def test_parquet_refusals(tmp_path: Path, columns: dict[str, object], start: str, remedy: str) -> None:
-    pq.write_table(pa.table(columns), tmp_path / "s.parquet", compression="zstd")
-    message = refusal(tmp_path / "s.parquet")
-    assert message.startswith(start)
-    assert remedy in message
-
-
-def test_parquet_cut_anywhere_is_refused(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"prompt": ["a"], "response": ["x"]}), tmp_path / "whole.parquet")
-    raw = (tmp_path / "whole.parquet").read_bytes()
-    for end in range(1, len(raw), 7):
-        assert "cannot be read as Parquet" in refusal(write(tmp_path, "s.parquet", raw[:end]))
-
-
-class OpenKms(pe.KmsClient):
-    """A key store that gives the keys away."""
-
-    def wrap_key(self, key_bytes: bytes, master_key_identifier: str) -> str:
-        return key_bytes.hex()
-
-    def unwrap_key(self, wrapped_key: str, master_key_identifier: str) -> bytes:
-        return bytes.fromhex(wrapped_key)
-
-
-@pytest.mark.parametrize("is_footer_plain", [False, True])
-def test_encrypted_parquet_is_refused(tmp_path: Path, is_footer_plain: bool) -> None:
-    table = pa.table({"prompt": ["a"], "response": ["x"]})
-    keys = pe.EncryptionConfiguration("key", column_keys={"key": table.schema.names}, plaintext_footer=is_footer_plain)
-    factory = pe.CryptoFactory(lambda _: OpenKms())
-    encryption = factory.file_encryption_properties(pe.KmsConnectionConfig(), keys)
-    with pq.ParquetWriter(tmp_path / "s.parquet", table.schema, encryption_properties=encryption) as writer:
-        writer.write_table(table)
-    message = refusal(tmp_path / "s.parquet")
-    assert message.startswith(": cannot be read as Parquet")
-    assert "without encryption" in message

@@ -47,7 +47,7 @@ def run_child(spec: Path, stage: str, progress: Progress) -> None:
     if failure is not None:
         raise RunFailed(f"{stage}: {failure['message']}{_REMEDIES[failure['error']]} (full report: {log})")
     if code != 0:
-        raise RunFailed(f"{stage}: {_death(code)} (its last words: {_tail(log)}; full report: {log})")
+        raise RunFailed(f"{stage}: {_death(code, log)} (full report: {log})")
 
 
 def _listen(child: subprocess.Popen[bytes], stage: str, progress: Progress) -> dict[str, Any] | None:
@@ -56,7 +56,7 @@ def _listen(child: subprocess.Popen[bytes], stage: str, progress: Progress) -> d
     started = False
     assert child.stdout is not None
     for line in child.stdout:
-        message = json.loads(line)
+        message = _parse(line)
         if "total" in message:
             progress.start(stage, message["total"], message["done"])
             started = True
@@ -69,6 +69,15 @@ def _listen(child: subprocess.Popen[bytes], stage: str, progress: Progress) -> d
     if started:
         progress.finish()
     return failure
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    """A message; nothing where the process died in the middle of a line, or something else wrote one."""
+    try:
+        message = json.loads(line)
+    except ValueError:
+        return {}
+    return message if isinstance(message, dict) else {}
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
@@ -92,12 +101,9 @@ def _signal(child: subprocess.Popen[bytes], number: int) -> None:
         os.killpg(child.pid, number)
 
 
-def _death(code: int) -> str:
+def _death(code: int, log: Path) -> str:
     if code == -signal.SIGKILL:
         return "the training process was killed; most often the system does that when memory runs out" + _REMEDIES["memory"]
-    return f"the training process died by signal {-code}" if code < 0 else f"the training process ended with code {code}"
-
-
-def _tail(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1] if lines else "none"
+    how = f"died by signal {-code}" if code < 0 else f"ended with code {code}"
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["nothing"]
+    return f"the training process {how}; it said last: {lines[-1]}"

@@ -108,7 +108,7 @@ def make_trainer(model: Any, args: Any, steps: Steps, callbacks: Sequence[Any]) 
             for batch in inputs["batches"]:
                 loss = weighted_sum(model, batch, head) * inputs["scale"]
                 if not math.isfinite(loss.item()):
-                    raise NotFinite(f"loss is {loss.item()} at step {self.state.global_step + 1} of {self.state.max_steps}")
+                    raise NotFinite(f"the loss is {loss.item()} at step {self.state.global_step + 1} of {self.state.max_steps}")
                 self.accelerator.backward(loss)
                 losses.append(loss.detach())
             return torch.stack(losses).sum()

@@ -1,0 +1,58 @@
+"""What is watched while a training runs; only the training process comes here."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Protocol
+
+from selfalign.checkpoints import discard, write_manifest
+from selfalign.faults import fault_point
+from selfalign.trainers._weighted import NotFinite, check_finite
+
+KEPT_CHECKPOINTS = 2
+
+
+class Link(Protocol):
+    """The line to whoever waits; of several processes only one `speaks`."""
+
+    @property
+    def speaks(self) -> bool: ...
+    def tell(self, **message: Any) -> None: ...
+
+
+def make_guard(link: Link, key: str, work: Path) -> Any:
+    """A `TrainerCallback` that tells of every step, stops before a gradient that is not finite is applied, and makes
+    checkpoints count: their weights checked, their manifest written last, under `key`, older ones removed only then.
+    """
+    import torch
+    from transformers import TrainerCallback
+
+    class Guard(TrainerCallback):  # type: ignore[misc, no-any-unimported, unused-ignore]
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
+            gradients = [weight.grad for weight in parts["model"].parameters() if weight.grad is not None]
+            norm = float(torch.nn.utils.get_total_norm(gradients))
+            if not math.isfinite(norm):
+                raise NotFinite(f"the gradient's norm is {norm} at step {state.global_step + 1} of {state.max_steps}")
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
+            if state.global_step >= state.max_steps:
+                control.should_save = False  # the finished model follows at once
+
+        def on_log(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
+            if "loss" in parts["logs"]:
+                link.tell(step=state.global_step, loss=parts["logs"]["loss"])
+
+        def on_save(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
+            check_finite(parts["model"], f"after step {state.global_step} of {state.max_steps}")
+            if torch.distributed.is_initialized():
+                torch.distributed.barrier()
+            if link.speaks:
+                fault_point("train.checkpoint.before-manifest")
+                write_manifest(work / f"checkpoint-{state.global_step}", key)
+                fault_point("train.checkpoint.after-manifest")
+                saved = sorted((int(path.name[11:]), path) for path in work.glob("checkpoint-*"))
+                for _, path in saved[:-KEPT_CHECKPOINTS]:
+                    discard(path)
+
+    return Guard()

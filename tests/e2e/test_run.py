@@ -1,0 +1,199 @@
+"""A run through the front door: what it writes, what it answers, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import SCRIPTED, Run
+
+SMALL = ("--rounds", 2, "--per_round", 16, "--min_yield", 0, "--quiet")
+
+
+@pytest.fixture
+def run_folder(cli: Run, seeds_file: Path, tmp_path: Path) -> Path:
+    out = tmp_path / "run"
+    done = cli("run", "isara", seeds_file, *SCRIPTED, *SMALL, "--out", out)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def rows(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_status_has_the_promised_shape(cli: Run, run_folder: Path) -> None:
+    status = json.loads(cli("status", run_folder, "--json").stdout)
+    assert set(status) == {"state", "stopped_because", "recipe", "best_round", "rounds"}
+    assert (status["state"], status["recipe"]) == ("done", "isara")
+    assert status["stopped_because"]
+    assert [row["round"] for row in status["rounds"]] == list(range(len(status["rounds"])))
+    for row in status["rounds"]:
+        assert set(row) == {"round", "candidates", "kept", "dropped", "metrics", "model", "seconds", "tokens"}
+        assert row["candidates"] == row["kept"] + sum(row["dropped"].values())
+        assert set(row["tokens"]) == {"prompt", "generated", "trained"}
+        for metric in row["metrics"].values():
+            assert metric["low"] <= metric["value"] <= metric["high"]
+    assert status["rounds"][1]["candidates"] == 16
+    assert "validation_log_likelihood" in status["rounds"][0]["metrics"]
+
+
+def test_export_holds_seeds_and_kept_samples(cli: Run, run_folder: Path, seeds_file: Path, tmp_path: Path) -> None:
+    done = cli("export", run_folder, "--data", tmp_path / "all.jsonl", "--dropped", tmp_path / "dropped.jsonl")
+    assert done.returncode == 0, done.stderr
+    pairs, dropped = rows(tmp_path / "all.jsonl"), rows(tmp_path / "dropped.jsonl")
+    assert all(set(row) == {"id", "round", "prompt", "response"} for row in pairs)
+    assert [row["prompt"] for row in pairs if row["round"] == 0] == [row["prompt"] for row in rows(seeds_file)]
+    status = json.loads(cli("status", run_folder, "--json").stdout)
+    for number, row in enumerate(status["rounds"]):
+        if number:
+            assert sum(pair["round"] == number for pair in pairs) == row["kept"]
+            assert sum(drop["round"] == number for drop in dropped) == sum(row["dropped"].values())
+    assert all(drop["rule"] and drop["evidence"] for drop in dropped)
+    for name, key in (("messages", "messages"), ("prompt-completion", "completion"), ("alpaca", "instruction")):
+        assert cli("export", run_folder, "--data", tmp_path / name, "--format", name).returncode == 0
+        assert key in rows(tmp_path / name)[0]
+
+
+def test_show_tells_where_a_sample_came_from(cli: Run, run_folder: Path) -> None:
+    kept = rows(run_folder / "round-01" / "kept.jsonl")[0]
+    told = json.loads(cli("show", run_folder, kept["id"], "--json").stdout)
+    assert told["verdict"] == "kept" and told["prompt"] == kept["prompt"]
+    assert len(told["response_demonstrations"]) == 6
+    assert all(-1 <= shown["similarity"] <= 1.001 for shown in told["response_demonstrations"])
+    assert kept["prompt"] in told["prompt_texts"]["respond"]
+    assert told["written_by"]["hash"] and told["trained_into"][0]["hash"]
+    text = cli("show", run_folder, kept["id"]).stdout
+    assert str(kept["prompt"]) in text
+    dropped = rows(run_folder / "round-01" / "dropped.jsonl")[0]
+    assert str(dropped["rule"]) in cli("show", run_folder, dropped["id"]).stdout
+    assert cli("show", run_folder, "nobody").returncode == 2
+
+
+def test_the_same_command_again_changes_nothing(cli: Run, run_folder: Path, seeds_file: Path) -> None:
+    before = (run_folder / "round-01" / "kept.jsonl").read_bytes()
+    again = cli("run", "isara", seeds_file, *SCRIPTED, *SMALL, "--out", run_folder, "--json")
+    assert again.returncode == 0 and json.loads(again.stdout)["state"] == "done"
+    assert (run_folder / "round-01" / "kept.jsonl").read_bytes() == before
+
+
+def test_run_yaml_repeats_the_run(cli: Run, run_folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "again"
+    done = cli("run", "--config", run_folder / "run.yaml", "--out", other, "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert (other / "round-02" / "kept.jsonl").read_bytes() == (run_folder / "round-02" / "kept.jsonl").read_bytes()
+
+
+def test_another_seed_gives_other_samples(cli: Run, run_folder: Path, seeds_file: Path, tmp_path: Path) -> None:
+    cli("run", "isara", seeds_file, *SCRIPTED, *SMALL, "--seed", 1, "--out", tmp_path / "other")
+    assert (tmp_path / "other/round-01/kept.jsonl").read_bytes() != (run_folder / "round-01/kept.jsonl").read_bytes()
+
+
+def test_other_options_on_the_same_folder_are_refused(cli: Run, run_folder: Path, seeds_file: Path) -> None:
+    done = cli("run", "isara", seeds_file, *SCRIPTED, *SMALL, "--demonstrations", 3, "--out", run_folder)
+    assert done.returncode == 2
+    assert "6" in done.stderr and "3" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_filter_that_loses_rows_stops_the_run(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "leaky.py").write_text(
+        textwrap.dedent(
+            """
+            from dataclasses import dataclass, replace
+            from selfalign.encoders.hashed import Hashed
+            from selfalign.engines.scripted import Scripted
+            from selfalign.recipes.isara import isara
+            from selfalign.trainers.null import NullTrainer
+            from selfalign.types import FilterResult
+
+            @dataclass(frozen=True)
+            class Leaky:
+                def apply(self, context, examples):
+                    return FilterResult(tuple(examples)[:-1], ())
+
+            def leaky(*, per_round: int = 8):
+                recipe = isara(per_round=per_round, engine=Scripted(), encoder=Hashed(), trainer=NullTrainer())
+                return replace(recipe, filters=(Leaky(),))
+            """
+        )
+    )
+    done = cli("run", "./leaky.py:leaky", seeds_file, "--model", "scripted", "--out", tmp_path / "out", "--quiet")
+    assert done.returncode == 1
+    assert "Leaky" in done.stderr and "candidates in" in done.stderr
+    assert json.loads(cli("status", tmp_path / "out", "--json").stdout)["state"] == "failed"
+
+
+def test_a_trainer_that_loses_rows_stops_the_run(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "forgetful.py").write_text(
+        textwrap.dedent(
+            """
+            from dataclasses import dataclass, replace
+            from selfalign.encoders.hashed import Hashed
+            from selfalign.engines.scripted import Scripted
+            from selfalign.recipes.isara import isara
+            from selfalign.trainers.null import NullTrainer
+
+            @dataclass(frozen=True)
+            class Forgetful:
+                def train(self, job, progress):
+                    result = NullTrainer().train(job, progress)
+                    return replace(result, trained=result.trained[1:])
+
+            def forgetful(*, per_round: int = 8):
+                return isara(per_round=per_round, min_yield=0, engine=Scripted(), encoder=Hashed(), trainer=Forgetful())
+            """
+        )
+    )
+    done = cli("run", "./forgetful.py:forgetful", seeds_file, "--model", "scripted", "--out", tmp_path / "out", "--quiet")
+    assert done.returncode == 1
+    assert "training" in done.stderr and "lost" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "isra", "seeds.jsonl"), ("isra", "isara")),
+        (("run", "isara", "seeds.jsonl", "--round", "2"), ("--round", "--rounds")),
+        (("run", "isara", "seeds.jsonl", "--rounds", "two"), ("--rounds", "int", "two")),
+        (("run", "isara", "seeds.jsonl", "--trainer.learning_rat", "1"), ("--trainer.learning_rate",)),
+        (("run", "isara", "seeds.jsonl", "--start_from", "bse"), ("--start_from", "base", "previous")),
+        (("run", "isara", "nowhere.jsonl", "--model", "m", "--out", "o"), ("nowhere.jsonl",)),
+        (("run", "isara", "seeds.jsonl", "--out", "o"), ("--model",)),
+        (("run", "isara", "seeds.jsonl", "--model", "m"), ("--out",)),
+        (("run", "isara", "seeds.jsonl", *SCRIPTED, "--out", "o", "--min_yield", "7"), ("min_yield", "7")),
+        (("stats", "o"), ("status",)),
+        (("status", "nowhere"), ("nowhere",)),
+    ],
+)
+def test_bad_options_get_one_line(cli: Run, seeds_file: Path, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
+    done = cli(*arguments)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+
+
+def test_a_bad_seed_file_is_told_before_a_model_loads(cli: Run, tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "What is it?", "response": "A thing."}\n{"prompt": 7, "response": "x"}\n')
+    done = cli("run", "isara", "bad.jsonl", "--model", "no/such", "--out", "o")
+    assert done.returncode == 2
+    assert "bad.jsonl:2" in done.stderr and "prompt" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_check_says_what_can_be_known(cli: Run, seeds_file: Path, model_folder: Path) -> None:
+    done = cli("check", "isara", seeds_file, "--model", model_folder)
+    assert done.returncode == 0, done.stderr
+    assert "12" in done.stdout
+    long = seeds_file.with_name("long.jsonl")
+    long.write_text(json.dumps({"prompt": "Why?", "response": "word " * 900 + "end."}) + "\n" + seeds_file.read_text())
+    refused = cli("check", "isara", long, "--model", model_folder)
+    assert refused.returncode == 2 and "seed" in refused.stderr and len(refused.stderr.strip().splitlines()) == 1
+
+
+def test_a_low_yield_ends_the_run(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert cli("run", "isara", seeds_file, *SCRIPTED, "--per_round", 16, "--min_yield", 1, "--quiet", "--out", out).returncode == 0
+    status = json.loads(cli("status", out, "--json").stdout)
+    assert "min_yield" in status["stopped_because"] and status["best_round"] == 0
