@@ -114,7 +114,7 @@ def _rounds(
                 break
             kept = generate(recipe, store, make_context(recipe, store, round + 1, pool, session, encode, progress))
         if len(kept) < max(1, recipe.min_yield * recipe.per_round):
-            stop = f"round {round + 1} kept {len(kept)} of {recipe.per_round} candidates, fewer than min_yield = {recipe.min_yield}"
+            stop = f"round {round + 1} kept {len(kept)} of {recipe.per_round} candidates, below min_yield = {recipe.min_yield}"
             break
         pool = pool.add(kept)
         current = train(recipe, store, round + 1, start, current, pool, progress)

@@ -27,6 +27,22 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model(tmp_path_factory.mktemp("tiny") / "model")
 
 
+@pytest.fixture(scope="module")
+def model_of_many_ends(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose rows end after few tokens, each at another step; its positions are absolute."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    folder = tmp_path_factory.mktemp("ends") / "model"
+    config = GPT2Config(vocab_size=260, n_positions=512, n_embd=32, n_layer=2, n_head=4, initializer_range=0.2)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = GPT2LMHeadModel(config)
+    made.generation_config.eos_token_id = [257, *range(30)]
+    made.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
 def requests(count: int) -> list[Request]:
     """Prompts to write and to answer, with no to three demonstrations, so of many lengths."""
     return [
@@ -58,6 +74,14 @@ def test_a_rows_text_does_not_depend_on_its_neighbours(model: Path, sampling: Sa
         assert sum(a.text == b.text for a, b in zip(together, other, strict=True)) < 3
 
 
+def test_rows_that_end_leave_the_others_as_they_are(model_of_many_ends: Path) -> None:
+    rows, sampling = requests(24), Sampling(max_tokens=30)
+    with EXACT.open(ModelRef(str(model_of_many_ends)), "auto") as session:
+        together = session.generate(rows, sampling)
+        assert [session.generate([row], sampling)[0] for row in rows] == together
+    assert len({one.generated_tokens for one in together}) > 5
+
+
 def test_the_own_loop_writes_what_generate_writes(model: Path) -> None:
     rows = requests(12)
     with EXACT.open(ModelRef(str(model)), "auto") as session:
@@ -84,6 +108,8 @@ def test_top_k_and_top_p_keep_the_likeliest_tokens_only() -> None:
     edge = torch.tensor([0.0, 1.0])
     ends = _decode.pick(torch.zeros(2, 4).log_softmax(-1), edge, Sampling())
     assert ends.tolist() == [0, 3]
+    barred = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]])
+    assert [_decode.pick(barred, one[None], Sampling()).item() for one in edge] == [1, 2]
 
 
 def test_beams_are_repeatable_and_leave_the_callers_random_state_alone(model: Path) -> None:
@@ -149,8 +175,9 @@ def test_padding_rows_of_the_vocabulary_are_never_written(tmp_path: Path) -> Non
     with EXACT.open(ModelRef(str(folder)), "auto") as session:
         for sampling in (Sampling(max_tokens=10), Sampling(max_tokens=10, temperature=0.0)):
             prompts = [session._ids(row) for row in requests(8)]
-            rows = _decode.sample(session._model, prompts, range(8), sampling, session._stopper(False), session._vocabulary(), 0)
-            assert max(token for ids, _ in rows for token in ids) < 260
+            for write in (_decode.sample, _decode.generate):
+                rows = write(session._model, prompts, range(8), sampling, session._stopper(False), session._vocabulary(), 0)
+                assert max(token for ids, _ in rows for token in ids) < 260
 
 
 def test_hidden_decoding_defaults_of_the_model_have_no_effect(model: Path, tmp_path: Path) -> None:
@@ -159,7 +186,7 @@ def test_hidden_decoding_defaults_of_the_model_have_no_effect(model: Path, tmp_p
     folder = tmp_path / "model"
     shutil.copytree(model, folder)
     own = json.loads((folder / "generation_config.json").read_text())
-    own |= {"temperature": 0.01, "top_k": 1, "max_length": 3, "do_sample": True, "repetition_penalty": 9.0}
+    own |= {"temperature": 0.01, "top_k": 1, "max_length": 3, "do_sample": True, "suppress_tokens": [*range(100)]}
     (folder / "generation_config.json").write_text(json.dumps(own))
     rows = requests(8)
     for sampling in (Sampling(max_tokens=10), Sampling(max_tokens=10, beams=2), Sampling(max_tokens=10, no_repeat_ngram=9)):
@@ -199,19 +226,20 @@ def test_likelihood_is_the_sum_over_the_response_alone(model: Path) -> None:
         assert one.total == pytest.approx(single.total, rel=1e-5)
 
 
-def test_embeddings_are_unit_means_of_the_last_states_and_ignore_padding(model: Path) -> None:
+def test_embeddings_are_unit_means_of_the_last_states_and_ignore_padding(model_of_many_ends: Path) -> None:
     from transformers import AutoModel
 
     texts = ["short", "a text that is a good deal longer than the other one", "", "short"]
-    plain, tokenizer = AutoModel.from_pretrained(model), tiny_tokenizer()
-    with EXACT.open(ModelRef(str(model)), "auto") as session:
+    plain, tokenizer = AutoModel.from_pretrained(model_of_many_ends), tiny_tokenizer()
+    with EXACT.open(ModelRef(str(model_of_many_ends)), "auto") as session:
         found = session.embed(texts)
         assert session.embed([]).shape == (0, found.shape[1])
     assert found.shape == (4, 32) and found.dtype == np.float32
     assert np.allclose(np.linalg.norm(found, axis=1), 1.0, atol=1e-6)
-    with torch.inference_mode():
-        mean = plain(torch.tensor([tokenizer(texts[1])["input_ids"]])).last_hidden_state.mean(dim=1)[0].numpy()
-    assert np.allclose(found[1], mean / np.linalg.norm(mean), atol=1e-5)
+    for text, vector in zip(texts[:2], found, strict=False):
+        with torch.inference_mode():
+            mean = plain(torch.tensor([tokenizer(text)["input_ids"]])).last_hidden_state.mean(dim=1)[0].numpy()
+        assert np.allclose(vector, mean / np.linalg.norm(mean), atol=1e-5)
     assert np.allclose(found[0], found[3], atol=1e-6)
 
 

@@ -94,10 +94,10 @@ def test_another_run_or_round_draws_otherwise(change: dict[str, int]) -> None:
     assert not {r.seed for r in sent} & {r.seed for r in differently}
 
 
-def test_by_category_aims_in_proportion_at_every_prefix() -> None:
+def test_aims_in_proportion_at_every_prefix() -> None:
     counts = {"a": 12, "b": 7, "c": 1}
     ctx, sent = recording(pool=(many_seeds(counts),))
-    drafts = FewShot(demonstrations=4, by_category=True).propose(ctx, 100)
+    drafts = FewShot(demonstrations=4, aim="seeds").propose(ctx, 100)
     for length in range(1, 101):
         aimed = Counter(draft.category for draft in drafts[:length])
         assert all(abs(aimed[kind] - length * count / 20) <= 1 for kind, count in counts.items())
@@ -111,15 +111,22 @@ def test_by_category_aims_in_proportion_at_every_prefix() -> None:
             assert kinds == [draft.category] * 4
 
 
-def test_by_category_holds_for_generated_rounds_too() -> None:
+def test_aim_holds_for_generated_rounds_too() -> None:
     ctx, sent = recording(pool=(seeds(), generated(1, 6)))
-    drafts = FewShot(demonstrations=3, by_category=True).propose(ctx, 6)
+    drafts = FewShot(demonstrations=3, aim="seeds").propose(ctx, 6)
     for draft, request in zip(drafts, sent, strict=True):
         assert {example.category for example in request.demonstrations} == {draft.category}
         assert [example.round for example in request.demonstrations] == [0, 0, 1]
 
 
-def test_by_category_needs_a_category_on_every_seed() -> None:
+def test_aim_needs_a_category_on_every_seed() -> None:
     pool = ((*many_seeds({"a": 5}), Example("plain", "Prompt?", "Response.")),)
     ctx, _ = recording(pool=pool)
-    assert {draft.category for draft in FewShot(by_category=True).propose(ctx, 5)} == {""}
+    assert {draft.category for draft in FewShot(aim="seeds").propose(ctx, 5)} == {""}
+
+
+def test_rarest_aims_at_the_category_with_the_fewest_seeds() -> None:
+    ctx, sent = recording(pool=(many_seeds({"a": 4, "b": 2}),))
+    drafts = FewShot(demonstrations=2, aim="rarest").propose(ctx, 5)
+    assert {draft.category for draft in drafts} == {"b"}
+    assert {shown.id for request in sent for shown in request.demonstrations} == {"s4", "s5"}

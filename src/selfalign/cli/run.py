@@ -73,7 +73,7 @@ def make_parser(make: Callable[..., Recipe], command: str) -> ArgumentParser:
     summary = (inspect.getdoc(make) or "").split("\n\n")[0]
     parser = new_parser(command, summary)
     parser.add_argument("recipe", type=str, help="name of a recipe, or ./file.py:function")
-    parser.add_argument("seeds", type=str, help="JSONL, JSON, CSV or Parquet file of prompt-response pairs, or safe_helpful (bundled)")
+    parser.add_argument("seeds", type=str, help="JSONL, JSON, CSV or Parquet file of pairs, or safe_helpful (bundled)")
     parser.add_argument("--model", type=str, help="local folder, hub name, or smollm2-135m for the bundled model")
     parser.add_argument("--out", type=str, help="the run folder; the same command on it goes on where it stopped")
     parser.add_argument("--held_out", type=str, help="file of held-out pairs for the metrics; bundled seeds bring their own")
@@ -161,4 +161,5 @@ def named_recipe(arguments: Sequence[str], command: str) -> str:
                 raise UserError(f"{path}: names no recipe; add a line such as `recipe: isara`")
             name: str = found["recipe"]
             return name
-    raise UserError(f"which recipe? `selfalign {command} RECIPE SEEDS --model M --out DIR`; there are {', '.join(recipe_names())}")
+    usage = f"selfalign {command} RECIPE SEEDS --model M --out DIR"
+    raise UserError(f"which recipe? `{usage}`; there are {', '.join(recipe_names())}")

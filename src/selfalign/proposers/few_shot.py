@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
 from selfalign.pool import Pool
 from selfalign.protocols import Context
 from selfalign.types import Demonstration, Example, Request, Sampling, derive_seed
+
+Aim = Literal["any", "seeds", "rarest"]
 
 
 @dataclass(frozen=True)
@@ -25,16 +28,16 @@ class FewShot:
     """C. The paper's 8; 6 for long examples."""
     generated: int = 1
     """How many of them come from each generated round; the rest are seeds."""
-    by_category: bool = False
-    """Aim every slot at one category, in the seeds' proportions, and show demonstrations of it alone (our own addition: mixed
-    demonstrations let the model drift to the kind it finds easier; seeds of other categories only fill up where it is too small).
-    Needs a category on every seed, else it does nothing."""
+    aim: Aim = "any"
+    """Which category a slot's prompt shall belong to; it is then shown demonstrations of that category alone. `any`: no aim;
+    `seeds`: each category in the seeds' proportions; `rarest`: always the one with the fewest seeds (the first such), so that
+    what is generated balances the seeds. Our own addition; does nothing unless every seed has a category."""
     sampling: Sampling = field(default_factory=Sampling)
 
     def propose(self, context: Context, count: int) -> list[Example]:
         """`count` drafts in slot order; request ids `r<round>-<slot>` are the drafts' ids."""
         seeds = context.pool.seeds
-        aims = _aims(seeds, count) if self.by_category and all(seed.category for seed in seeds) else [""] * count
+        aims = _aims(seeds, count, self.aim)
         requests = [self._request(context, slot, aim) for slot, aim in enumerate(aims)]
         answers = context.generate("propose", requests, self.sampling)
         return [
@@ -74,13 +77,17 @@ def _choose(part: Sequence[Example], count: int, random: np.random.Generator) ->
     return [part[position] for position in random.choice(len(part), size=count, replace=False)]
 
 
-def _aims(seeds: Sequence[Example], count: int) -> list[str]:
-    """A category for each slot such that every prefix keeps the seeds' shares to within one slot: the one furthest behind."""
+def _aims(seeds: Sequence[Example], count: int, aim: Aim) -> list[str]:
+    """A category for each slot. In the seeds' shares every prefix keeps them to within one slot: the one furthest behind."""
     shares = Counter(seed.category for seed in seeds)
+    if aim == "any" or not all(shares):
+        return [""] * count
+    if aim == "rarest":
+        return [min(shares, key=lambda name: shares[name])] * count
     taken: Counter[str] = Counter()
     aims: list[str] = []
     for slot in range(count):
-        aim = max(shares, key=lambda name: shares[name] * (slot + 1) / len(seeds) - taken[name])
-        taken[aim] += 1
-        aims.append(aim)
+        chosen = max(shares, key=lambda name: shares[name] * (slot + 1) / len(seeds) - taken[name])
+        taken[chosen] += 1
+        aims.append(chosen)
     return aims

@@ -17,7 +17,7 @@ from selfalign.filters.near_duplicates import NearDuplicates
 from selfalign.filters.novelty import Novelty
 from selfalign.filters.repetition import Repetition
 from selfalign.filters.substring import Substring
-from selfalign.proposers.few_shot import FewShot
+from selfalign.proposers.few_shot import Aim, FewShot
 from selfalign.protocols import Format
 from selfalign.recipe import Recipe, StartFrom, TrainOn
 from selfalign.retrievers.knn import Knn
@@ -29,9 +29,9 @@ from selfalign.types import Sampling
 def isara(
     *,
     rounds: int = 2,
-    per_round: int = 160,
-    demonstrations: int = 6,
-    by_category: bool = True,
+    per_round: int = 128,
+    demonstrations: int = 5,
+    aim: Aim = "rarest",
     max_overlap: float = 0.7,
     max_similarity: float = 0.92,
     min_yield: float = 0.1,
@@ -42,11 +42,11 @@ def isara(
     validation_share: float = 0.2,
     format: Format = "auto",
     seed: int = 0,
-    prompt_sampling: Sampling = Sampling(max_tokens=48, temperature=0.9),
+    prompt_sampling: Sampling = Sampling(max_tokens=48, temperature=0.8),
     sampling: Sampling = Sampling(max_tokens=96, temperature=0.3),
     engine: HF | Scripted = HF(),
     encoder: SentenceEncoder | HiddenState | Hashed = SentenceEncoder(),
-    trainer: SFT | NullTrainer = SFT(),
+    trainer: SFT | NullTrainer = SFT(learning_rate=5e-5, epochs=3),
 ) -> Recipe:
     """Retrieval-augmented in-context generation of new pairs, filters, supervised fine-tuning, repeat.
 
@@ -58,8 +58,9 @@ def isara(
         rounds: K, rounds of generation and training at most.
         per_round: N, candidates per round.
         demonstrations: C, examples shown in a prompt; one from each generated round, the rest seeds.
-        by_category: where every seed has a category, new prompts aim at one each, in the seeds' proportions, and an answer
-            that looks like another category's is dropped (our own: kept pairs drift to the easier kind otherwise).
+        aim: where every seed has a category, the one new prompts aim at: rarest (the one with the fewest seeds, so that what
+            is generated balances the seeds), seeds (in their proportions) or any. An answer is shown examples of the aim's
+            category, and is dropped where it looks like another category's (our own; measured in benchmarks/RESULTS.md).
         max_overlap: ROUGE-L above which a new prompt is too close to any prompt of the pool.
         max_similarity: cosine above which it is a near-duplicate of one.
         min_yield: α, stop when a round keeps fewer than min_yield·per_round.
@@ -80,8 +81,8 @@ def isara(
         name="isara",
         engine=engine,
         encoder=encoder,
-        proposer=FewShot(demonstrations=demonstrations, by_category=by_category, sampling=prompt_sampling),
-        retriever=Knn(demonstrations=demonstrations),
+        proposer=FewShot(demonstrations=demonstrations, aim=aim, sampling=prompt_sampling),
+        retriever=Knn(demonstrations=demonstrations, by_category=True),
         sampling=sampling,
         trainer=trainer,
         prompt_filters=(
@@ -97,7 +98,7 @@ def isara(
             Length(min_prompt_words=0, min_response_words=5),
             Repetition(),
             Substring(both_ways=True),
-            *((CategoryAgreement(),) if by_category else ()),
+            CategoryAgreement(unanimous=True),
         ),
         evaluators=(Refusal(), HeldOut()),
         rounds=rounds,
