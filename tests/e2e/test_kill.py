@@ -16,8 +16,7 @@ import pytest
 from tests.conftest import SCRIPTED, Run, command
 
 SMALL = ("--rounds", 2, "--per_round", 10, "--min_yield", 0, "--engine.batch_size", 4, "--quiet")
-TINY = ("--encoder", "Hashed", "--rounds", 2, "--per_round", 4, "--min_yield", 0, "--validation_share", 0, "--quiet")
-TRAINING = ("--trainer.epochs", 2, "--trainer.batch_size", 4, "--trainer.save_every", 2)
+TINY = f"{Path(__file__).parent / 'tiny_recipe.py'}:tiny"
 
 
 def digest(out: Path, cli: Run) -> str:
@@ -59,14 +58,15 @@ def test_every_fault_point_of_a_scripted_run(cli: Run, seeds_file: Path, tmp_pat
 
 
 def test_every_fault_point_of_a_real_training(cli: Run, seeds_file: Path, model_folder: Path, tmp_path: Path) -> None:
-    options = ("isara", seeds_file, "--model", model_folder, *TINY, *TRAINING)
+    options = (TINY, seeds_file, "--model", model_folder, "--quiet")
     points = hits(cli, tmp_path, *options, "--out", tmp_path / "whole")
     wanted = digest(tmp_path / "whole", cli)
     names = [name for name in dict.fromkeys(points) if name.startswith("train")]
     assert len(names) >= 4
     for name in names:
         out = tmp_path / name
-        cli("run", *options, "--out", out, SELFALIGN_FAULT_AT=f"{name}:2")
+        interrupted = cli("run", *options, "--out", out, SELFALIGN_FAULT_AT=name)
+        assert interrupted.returncode == 1, f"{name} was not reached: {interrupted.stderr}"  # the child died, the run says so
         again = cli("run", *options, "--out", out)
         assert again.returncode == 0, f"after a kill at {name}: {again.stderr}"
         assert digest(out, cli) == wanted, f"after a kill at {name}"
@@ -97,7 +97,7 @@ def test_signals_end_the_run_resumably(cli: Run, seeds_file: Path, tmp_path: Pat
 
 def test_sigterm_ends_a_training_and_its_child(cli: Run, seeds_file: Path, model_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    run = ("run", "isara", seeds_file, "--model", model_folder, *TINY, "--trainer.epochs", 400, "--out", out)
+    run = ("run", TINY, seeds_file, "--model", model_folder, "--epochs", 4000, "--quiet", "--out", out)
     process = subprocess.Popen(command(*run), stderr=subprocess.PIPE, text=True, start_new_session=True)
     training = out / "round-01" / "training"
     deadline = time.monotonic() + 120
