@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from selfalign.pool import Pool
+from selfalign.rendering import Format
 from selfalign.types import (
     Completion,
     Dropped,
@@ -25,9 +26,6 @@ from selfalign.types import (
     Request,
     Sampling,
 )
-
-Format = Literal["auto", "chat", "plain"]
-"""How conversations become tokens: the model's chat template, plain markers, or (auto) the template where there is one."""
 
 Encode = Callable[[Sequence[str]], FloatArray]
 """Texts to embeddings, shape (len(texts), dimension), float32, each row of unit length."""

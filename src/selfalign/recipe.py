@@ -11,12 +11,12 @@ from selfalign.protocols import (
     Engine,
     Evaluator,
     Filter,
-    Format,
     Proposer,
     Retriever,
     Scorer,
     Trainer,
 )
+from selfalign.rendering import Format
 from selfalign.types import Sampling
 
 StartFrom = Literal["previous", "base"]

@@ -18,8 +18,8 @@ from selfalign.filters.novelty import Novelty
 from selfalign.filters.repetition import Repetition
 from selfalign.filters.substring import Substring
 from selfalign.proposers.few_shot import Aim, FewShot
-from selfalign.protocols import Format
 from selfalign.recipe import Recipe, StartFrom, TrainOn
+from selfalign.rendering import Format
 from selfalign.retrievers.knn import Knn
 from selfalign.trainers.null import NullTrainer
 from selfalign.trainers.sft import SFT

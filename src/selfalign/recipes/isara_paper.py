@@ -14,8 +14,8 @@ from selfalign.filters.length import Length
 from selfalign.filters.novelty import Novelty
 from selfalign.filters.substring import Substring
 from selfalign.proposers.few_shot import FewShot
-from selfalign.protocols import Format
 from selfalign.recipe import Recipe, StartFrom, TrainOn
+from selfalign.rendering import Format
 from selfalign.retrievers.knn import Knn
 from selfalign.trainers.null import NullTrainer
 from selfalign.trainers.sft import SFT
@@ -36,7 +36,7 @@ def isara_paper(
     start_from: StartFrom = "previous",
     train_on: TrainOn = "latest",
     learning_rate_decay: float = 0.5,
-    format: Format = "plain",
+    format: Format = "isara",
     seed: int = 42,
     prompt_sampling: Sampling = Sampling(
         max_tokens=200, beams=5, repetition_penalty=1.05, no_repeat_ngram=10, length_penalty=2.0, length_decay=(15, 1.6), stop=CUT
@@ -80,7 +80,7 @@ def isara_paper(
         start_from: the scripts go on from the last model.
         train_on: the scripts train on D0 and the newest D_k only.
         learning_rate_decay: the scripts halve the learning rate each round.
-        format: theirs is a plain text format with markers.
+        format: theirs is a plain text layout with markers.
         seed: the random seed of the run; theirs is 42.
         prompt_sampling: how questions are decoded.
         sampling: how answers are decoded.
