@@ -198,3 +198,16 @@ def test_a_low_yield_ends_the_run(cli: Run, seeds_file: Path, tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     status = json.loads(cli("status", out, "--json").stdout)
     assert "min_yield" in status["stopped_because"] and status["best_round"] == 0
+
+
+def test_the_published_recipe_runs_with_its_beams(cli: Run, seeds_file: Path, model_folder: Path, tmp_path: Path) -> None:
+    small = ("--rounds", 1, "--per_round", 2, "--prompt_sampling.max_tokens", 6, "--sampling.max_tokens", 6, "--quiet")
+    out = tmp_path / "out"
+    done = cli("run", "isara_paper", seeds_file, "--model", model_folder, "--encoder", "Hashed", *small, "--out", out)
+    assert done.returncode == 0, done.stderr
+    status = json.loads(cli("status", out, "--json").stdout)
+    assert status["rounds"][1]["candidates"] == 2
+    told = json.loads(cli("show", out, "r01-00000", "--json").stdout)
+    assert told["sampling"]["prompt"]["beams"] == 5
+    assert len(told["prompt_demonstrations"]) == 8
+    assert told["prompt_texts"]["propose"].startswith("BEGINNING OF CONVERSATION: USER:")

