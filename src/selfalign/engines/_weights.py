@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -124,11 +126,13 @@ def _explained(model: ModelRef) -> Iterator[None]:
 
 
 def empty_cache() -> None:
-    """Hand memory that torch keeps for later back to the device."""
+    """Hand memory that torch and the C library keep for later back: a trainer in another process asks for it next."""
     import torch
 
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    with contextlib.suppress(OSError, AttributeError):  # glibc's; other C libraries have nothing of the kind
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def out_of_memory(error: BaseException) -> bool:
