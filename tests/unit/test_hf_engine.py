@@ -402,3 +402,13 @@ def test_a_model_trained_on_our_labels_stops_where_its_data_stops(tmp_path: Path
     assert all(one.finish == "stop" and one.text.startswith("Answer number") for one in done)
     usual = sorted(len(renderer.response_ids(pair.response)) for pair in PAIRS)[len(PAIRS) // 2]
     assert sorted(one.generated_tokens for one in done)[len(done) // 2] <= 1.2 * usual
+
+
+def test_a_stop_string_cuts_the_text(model_folder: Path) -> None:
+    engine, request = HF(dtype="float32"), Request("a", prompt="Why?", seed=3)
+    with engine.open(engine.check(ModelRef(str(model_folder)), (), "auto"), "auto") as session:
+        (whole,) = session.generate([request], Sampling(max_tokens=24))
+        mark = whole.text[len(whole.text) // 2]
+        (cut,) = session.generate([request], Sampling(max_tokens=24, stop=(mark,)))
+    assert cut.text == whole.text.split(mark)[0].strip() and len(cut.text) < len(whole.text)
+    assert cut.finish == "stop"

@@ -16,7 +16,8 @@ from selfalign.engines import _decode, _weights
 from selfalign.errors import RunFailed, UserError
 from selfalign.models import resolve_ref
 from selfalign.rendering import IGNORE, Format, Renderer, make_renderer, preflight
-from selfalign.types import Completion, Example, FloatArray, Likelihood, ModelRef, Request, Sampling
+from selfalign.text import cut_at_markers
+from selfalign.types import Completion, Example, FinishReason, FloatArray, Likelihood, ModelRef, Request, Sampling
 
 _log = logging.getLogger(__name__)
 _Item = TypeVar("_Item")
@@ -163,15 +164,13 @@ class HFSession:
         penalised = sampling.repetition_penalty != 1.0 or sampling.no_repeat_ngram > 0 or sampling.length_decay is not None
         write = _decode.generate if sampling.beams > 1 or penalised else _decode.sample
         rows = write(model, prompts, seeds, sampling, stopper, size, pad)
-        return [
-            Completion(
-                text=self._renderer.clean(str(self._tokenizer.decode(ids, skip_special_tokens=True))),
-                finish="stop" if ended else "length",
-                prompt_tokens=len(prompt),
-                generated_tokens=len(ids),
-            )
-            for prompt, (ids, ended) in zip(prompts, rows, strict=True)
-        ]
+        done = []
+        for prompt, (ids, ended) in zip(prompts, rows, strict=True):
+            raw = self._renderer.clean(str(self._tokenizer.decode(ids, skip_special_tokens=True)))
+            text = cut_at_markers(raw, sampling.stop)
+            finish: FinishReason = "stop" if ended or text != raw else "length"
+            done.append(Completion(text, finish, prompt_tokens=len(prompt), generated_tokens=len(ids)))
+        return done
 
     def _score(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[Likelihood]:
         import torch

@@ -17,12 +17,10 @@ from selfalign.proposers.few_shot import FewShot
 from selfalign.recipe import Recipe, StartFrom, TrainOn
 from selfalign.rendering import Format
 from selfalign.retrievers.knn import Knn
+from selfalign.text import ISARA_MARKERS
 from selfalign.trainers.null import NullTrainer
 from selfalign.trainers.sft import SFT
 from selfalign.types import Sampling
-
-CUT = ("BEGIN", "END", "USER", "ASSISTANT", "\\begin", "\\end", "ANS")
-"""Where the authors' code cuts a generated text (case-sensitive; methods as read from their scripts)."""
 
 
 def isara_paper(
@@ -39,10 +37,12 @@ def isara_paper(
     format: Format = "isara",
     seed: int = 42,
     prompt_sampling: Sampling = Sampling(
-        max_tokens=200, beams=5, repetition_penalty=1.05, no_repeat_ngram=10, length_penalty=2.0, length_decay=(15, 1.6), stop=CUT
+        max_tokens=200, beams=5, repetition_penalty=1.05, no_repeat_ngram=10, length_penalty=2.0, length_decay=(15, 1.6),
+        stop=ISARA_MARKERS,
     ),
     sampling: Sampling = Sampling(
-        max_tokens=100, beams=5, repetition_penalty=1.2, no_repeat_ngram=10, length_penalty=1.0, length_decay=(30, 1.05), stop=CUT
+        max_tokens=100, beams=5, repetition_penalty=1.2, no_repeat_ngram=10, length_penalty=1.0, length_decay=(30, 1.05),
+        stop=ISARA_MARKERS,
     ),
     engine: HF | Scripted = HF(batch_size=4),
     encoder: SentenceEncoder | HiddenState | Hashed = SentenceEncoder(),
