@@ -1,6 +1,6 @@
 """How fast the run folder is: batches committed, a million samples written, a run gone on with, status, export.
 
-    python benchmarks/store.py --rows 1000000 --folder /tmp/store-benchmark
+python benchmarks/store.py --rows 1000000 --folder /tmp/store-benchmark
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ def _rounds(
             if stop or round == recipe.rounds:
                 break
             kept = generate(recipe, store, make_context(recipe, store, round + 1, pool, session, encode, progress))
-        if len(kept) < max(1, recipe.min_yield * recipe.per_round):
+        if recipe.per_round and len(kept) < max(1, recipe.min_yield * recipe.per_round):
             stop = f"round {round + 1} kept {len(kept)} of {recipe.per_round} candidates, below min_yield = {recipe.min_yield}"
             break
         pool = pool.add(kept)
@@ -124,6 +124,8 @@ def _rounds(
 
 def generate(recipe: Recipe, store: Store, context: Context) -> tuple[Example, ...]:
     """The candidates of a round, made and filtered once and then read back."""
+    if not recipe.per_round:
+        return ()
     if store.stage(context.round, "filter") is None:
         began = time.monotonic()
         result = make_round(recipe, context)
@@ -151,6 +153,7 @@ def train(
         format=recipe.format,
         seed=derive_seed(recipe.seed, round, "train"),
         learning_rate_scale=recipe.learning_rate_decay ** (round - 1),
+        steps=recipe.steps[round - 1] if recipe.steps else 0,
         work=folder / "training",
         out=folder / "model",
     )

@@ -16,6 +16,7 @@ from selfalign.pool import Pool
 from selfalign.rendering import Format
 from selfalign.types import (
     Completion,
+    Continuation,
     Dropped,
     Example,
     FilterResult,
@@ -49,8 +50,13 @@ class Session(Protocol):
         """One completion for each request, in order; the caller passes one planned batch at a time."""
         ...
 
-    def likelihood(self, examples: Sequence[Example]) -> list[Likelihood]:
-        """Log-likelihood of each example's response (end token included) given its prompt alone."""
+    def likelihood(self, examples: Sequence[Example], shown: Sequence[Sequence[Example]] = ()) -> list[Likelihood]:
+        """Log-likelihood of each example's response (end token included) given its prompt, behind the demonstrations
+        `shown` for it (none for any where `shown` is empty)."""
+        ...
+
+    def continuation(self, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
+        """Log-likelihood of each second text behind the first one, both tokenised as they stand, without template."""
         ...
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
@@ -102,10 +108,16 @@ class Generate(Protocol):
         ...
 
 
-class Judge(Protocol):
+class Likelihoods(Protocol):
     """`Session.likelihood` through the run's journal."""
 
-    def __call__(self, stage: str, examples: Sequence[Example]) -> list[Likelihood]: ...
+    def __call__(self, stage: str, examples: Sequence[Example], shown: Sequence[Sequence[Example]] = ()) -> list[Likelihood]: ...
+
+
+class Continuations(Protocol):
+    """`Session.continuation` through the run's journal."""
+
+    def __call__(self, stage: str, pairs: Sequence[tuple[str, str]]) -> list[Continuation]: ...
 
 
 @dataclass(frozen=True)
@@ -119,7 +131,10 @@ class Context:
     session: Session
     encode: Encode
     generate: Generate
-    likelihood: Judge
+    likelihood: Likelihoods
+    continuation: Continuations
+    responder: Retriever | None = None
+    """Chooses the demonstrations that held-out prompts are answered with (in-context baselines); None: the model alone."""
 
 
 class Proposer(Protocol):
@@ -174,6 +189,8 @@ class TrainJob:
     seed: int
     learning_rate_scale: float
     """Multiplies the trainer's learning rate (ISARA halves it each round)."""
+    steps: int
+    """Where > 0 the number of optimiser steps, whatever the trainer's own options say."""
     work: Path
     """A folder of the trainer's own for checkpoints; a killed training goes on from the newest one that verifies."""
     out: Path

@@ -35,6 +35,8 @@ class Recipe:
     sampling: Sampling
     """How responses are decoded; prompts are decoded as the proposer says."""
     trainer: Trainer
+    responder: Retriever | None = None
+    """Chooses demonstrations for held-out prompts too: in-context baselines. None evaluates the model alone."""
     prompt_filters: tuple[Filter, ...] = ()
     """Applied before responses are generated, so that no answer is paid for a prompt that goes anyway."""
     scorers: tuple[Scorer, ...] = ()
@@ -44,7 +46,9 @@ class Recipe:
     rounds: int = 2
     """K in the ISARA paper."""
     per_round: int = 256
-    """N: candidates per round."""
+    """N: candidates per round. 0: rounds train on the seeds alone."""
+    steps: tuple[int, ...] = ()
+    """Optimiser steps of each round, to train as long as another run did; empty leaves it to the trainer."""
     min_yield: float = 0.1
     """α: a round that keeps fewer than min_yield·per_round ends the run before it trains."""
     seed_weight: float | None = None
@@ -61,16 +65,20 @@ class Recipe:
     def check(self) -> None:
         """Raises UserError for a number out of range, before anything is loaded."""
         for name, value, ok, must in (
-            ("rounds", self.rounds, self.rounds >= 1, "at least 1"),
-            ("per_round", self.per_round, self.per_round >= 1, "at least 1"),
+            ("rounds", self.rounds, self.rounds >= 0, "at least 0"),
+            ("per_round", self.per_round, self.per_round >= 0, "at least 0"),
             ("min_yield", self.min_yield, 0 <= self.min_yield <= 1, "between 0 and 1"),
             ("seed_weight", self.seed_weight, self.seed_weight is None or 0 <= self.seed_weight <= 1, "between 0 and 1, or null"),
             ("learning_rate_decay", self.learning_rate_decay, 0 < self.learning_rate_decay <= 1, "above 0 and at most 1"),
             ("validation_share", self.validation_share, 0 <= self.validation_share <= 0.5, "between 0 and 0.5"),
+            ("steps", list(self.steps), not self.steps or self._steps_fit(), "one number of at least 1 for each round"),
             ("seed", self.seed, 0 <= self.seed < 2**63, "between 0 and 2^63"),
         ):
             if not ok:
                 raise UserError(f"recipe {self.name}: {name} = {value}, must be {must}")
+
+    def _steps_fit(self) -> bool:
+        return len(self.steps) == self.rounds and min(self.steps) >= 1
 
     def identity(self) -> dict[str, Any]:
         """All options as plain data with the class of every part: what must be equal for a run to be gone on with."""

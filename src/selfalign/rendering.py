@@ -131,13 +131,13 @@ class Renderer:
         """The text behind a prompt's, without the `end_id`."""
         return ("" if self.format == "chat" else " ") + response.strip() + self.end
 
-    def training_ids(self, prompt: str, response: str) -> tuple[list[int], list[int]]:
-        """(ids, labels) of one pair without demonstrations; labels are -100 on the prompt, the end token has its label.
+    def training_ids(self, prompt: str, response: str, demonstrations: Sequence[Example] = ()) -> tuple[list[int], list[int]]:
+        """(ids, labels) of one pair; labels are -100 on all before the response, the end token has its label.
 
         The boundary comes from the lengths, never from a token's value: a model whose padding token is its end token
         still learns to stop.
         """
-        before, after = self.prompt_ids((), prompt), self.response_ids(response)
+        before, after = self.prompt_ids(demonstrations, prompt), self.response_ids(response)
         return before + after, [IGNORE] * len(before) + after
 
     def stops(self, prompt: str | None) -> Stops:

@@ -11,7 +11,7 @@ from typing import Any
 
 from selfalign.errors import RunFailed
 from selfalign.plain import dumps
-from selfalign.types import Demonstration, Dropped, Example, Metric
+from selfalign.types import Demonstration, Dropped, Example, Metric, Outcome
 
 COLUMNS = "id, round, slot, prompt, response, category, prompt_finish, response_finish, metadata"
 _INSERT = f"INSERT INTO samples ({COLUMNS}, verdict, rule, evidence) VALUES ({', '.join('?' * 12)})"
@@ -104,17 +104,37 @@ def conserve(round: int, candidates: int, kept: Sequence[Example], dropped: Sequ
 
 
 def insert_metrics(connection: sqlite3.Connection, round: int, metrics: Iterable[Metric]) -> None:
-    """A metric written again takes the place of its older value."""
-    connection.executemany(
-        "INSERT OR REPLACE INTO metrics (round, name, value, low, high, n) VALUES (?, ?, ?, ?, ?, ?)",
-        ((round, m.name, number(m.value), number(m.low), number(m.high), m.n) for m in metrics),
-    )
+    """A metric written again takes the place of its older value.
+
+    Raises:
+        RunFailed: a metric has two outcomes of the same prompt.
+    """
+    for m in metrics:
+        if len({outcome.id for outcome in m.outcomes}) < len(m.outcomes):
+            raise RunFailed(f"round {round}: the metric {m.name} has two outcomes of the same prompt; an evaluator is broken")
+        connection.execute("DELETE FROM metrics WHERE round = ? AND name = ?", (round, m.name))  # and its outcomes
+        figures = (number(m.value), number(m.low), number(m.high))
+        connection.execute(
+            "INSERT INTO metrics (round, name, value, low, high, n) VALUES (?, ?, ?, ?, ?, ?)", (round, m.name, *figures, m.n)
+        )
+        connection.executemany(
+            "INSERT INTO outcomes (round, metric, prompt, stratum, value) VALUES (?, ?, ?, ?, ?)",
+            ((round, m.name, outcome.id, outcome.stratum, number(outcome.value)) for outcome in m.outcomes),
+        )
 
 
 def read_metrics(connection: sqlite3.Connection, round: int) -> list[Metric]:
-    """In the order they were written."""
+    """In the order they were written; without their outcomes, which are many."""
     found = connection.execute("SELECT name, value, low, high, n FROM metrics WHERE round = ? ORDER BY rowid", (round,))
     return [Metric(name, _real(value), _real(low), _real(high), n) for name, value, low, high, n in found]
+
+
+def read_outcomes(connection: sqlite3.Connection, round: int, metric: str) -> tuple[Outcome, ...]:
+    """In the order of the prompts' ids."""
+    found = connection.execute(
+        "SELECT prompt, value, stratum FROM outcomes WHERE round = ? AND metric = ? ORDER BY prompt", (round, metric)
+    )
+    return tuple(Outcome(id, _real(value), stratum) for id, value, stratum in found)
 
 
 class _Beside:

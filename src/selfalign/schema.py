@@ -11,7 +11,7 @@ from pathlib import Path
 from selfalign.errors import UserError
 
 NAME = "run.sqlite"
-VERSION = 1
+VERSION = 2
 APPLICATION = 0x5E1FA119
 
 TABLES = """
@@ -50,6 +50,10 @@ CREATE TABLE stages (
   PRIMARY KEY (round, stage));
 CREATE TABLE metrics (
   round INTEGER NOT NULL, name TEXT NOT NULL, value REAL, low REAL, high REAL, n INTEGER NOT NULL, PRIMARY KEY (round, name));
+-- A metric prompt by prompt: its value is the sum over the strata of the mean of their outcomes.
+CREATE TABLE outcomes (
+  round INTEGER NOT NULL, metric TEXT NOT NULL, prompt TEXT NOT NULL, stratum TEXT NOT NULL, value REAL,
+  PRIMARY KEY (round, metric, prompt), FOREIGN KEY (round, metric) REFERENCES metrics ON DELETE CASCADE) WITHOUT ROWID;
 
 -- Round 0 is the model as it came. A path inside the run folder is written "run:round-01/model", so the folder can move.
 CREATE TABLE models (
@@ -127,6 +131,8 @@ def version(connection: sqlite3.Connection, folder: Path) -> int:
     tables = int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
     if tables and application != APPLICATION:
         raise UserError(f"{folder / NAME} is a database of another program: use another --out")
+    if 0 < found < VERSION:
+        raise UserError(f"{folder} was written by an older selfalign (record version {found}, here {VERSION}): use another --out")
     if found > VERSION:
         raise UserError(f"{folder} was written by a newer selfalign (record version {found}, here {VERSION}): update selfalign")
     return found

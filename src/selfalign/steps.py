@@ -11,11 +11,12 @@ import numpy as np
 
 from selfalign.errors import RunFailed
 from selfalign.pool import Pool
-from selfalign.protocols import Context, Encode, Filter, Generate, Judge, Progress, Session
+from selfalign.protocols import Context, Continuations, Encode, Filter, Generate, Likelihoods, Progress, Session
 from selfalign.recipe import Recipe
 from selfalign.store import Store
 from selfalign.types import (
     Completion,
+    Continuation,
     Demonstration,
     Dropped,
     Example,
@@ -41,6 +42,8 @@ def make_context(
         encode=remember(encode),
         generate=journaled_generate(store, round, session, progress),
         likelihood=journaled_likelihood(store, round, session, progress),
+        continuation=journaled_continuation(store, round, session, progress),
+        responder=recipe.responder,
     )
 
 
@@ -162,20 +165,44 @@ def journaled_generate(store: Store, round: int, session: Session, progress: Pro
     return generate
 
 
-def journaled_likelihood(store: Store, round: int, session: Session, progress: Progress) -> Judge:
-    def likelihood(stage: str, examples: Sequence[Example]) -> list[Likelihood]:
-        done = store.done_batches(round, stage)
-        places = list(range(len(examples)))
-        plan = [tuple(places[i : i + LIKELIHOOD_BATCH]) for i in range(0, len(places), LIKELIHOOD_BATCH)]
+def journaled_likelihood(store: Store, round: int, session: Session, progress: Progress) -> Likelihoods:
+    def likelihood(stage: str, examples: Sequence[Example], shown: Sequence[Sequence[Example]] = ()) -> list[Likelihood]:
+        def score(places: Sequence[int]) -> list[dict[str, Any]]:
+            values = session.likelihood([examples[i] for i in places], [shown[i] for i in places] if shown else ())
+            return [{"id": examples[i].id, "total": v.total, "tokens": v.tokens} for i, v in zip(places, values, strict=True)]
 
-        def run(batch: tuple[int, ...]) -> dict[int, Any]:
-            values = session.likelihood([examples[i] for i in batch])
-            return {i: {"id": examples[i].id, "total": v.total, "tokens": v.tokens} for i, v in zip(batch, values, strict=True)}
-
-        _run_batches(store, round, stage, plan, places, done, run, progress)
-        return [Likelihood(done[slot]["total"], done[slot]["tokens"]) for slot in places]
+        done = _scored(store, round, stage, len(examples), score, progress)
+        return [Likelihood(row["total"], row["tokens"]) for row in done]
 
     return likelihood
+
+
+def journaled_continuation(store: Store, round: int, session: Session, progress: Progress) -> Continuations:
+    def continuation(stage: str, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
+        def score(places: Sequence[int]) -> list[dict[str, Any]]:
+            values = session.continuation([pairs[i] for i in places])
+            return [{"total": v.total, "tokens": v.tokens, "greedy": v.greedy} for v in values]
+
+        done = _scored(store, round, stage, len(pairs), score, progress)
+        return [Continuation(row["total"], row["tokens"], row["greedy"]) for row in done]
+
+    return continuation
+
+
+def _scored(
+    store: Store,
+    round: int,
+    stage: str,
+    count: int,
+    score: Callable[[Sequence[int]], list[dict[str, Any]]],
+    progress: Progress,
+) -> list[dict[str, Any]]:
+    done = store.done_batches(round, stage)
+    places = list(range(count))
+    plan = [tuple(places[i : i + LIKELIHOOD_BATCH]) for i in range(0, count, LIKELIHOOD_BATCH)]
+    run = lambda batch: dict(zip(batch, score(batch), strict=True))  # noqa: E731
+    _run_batches(store, round, stage, plan, places, done, run, progress)
+    return [done[slot] for slot in places]
 
 
 def _run_batches(

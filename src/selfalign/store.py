@@ -27,7 +27,7 @@ from selfalign.lock import NAME as LOCK
 from selfalign.lock import locked
 from selfalign.plain import difference, dumps
 from selfalign.protocols import TrainResult
-from selfalign.types import Dropped, Example, Metric, ModelRef
+from selfalign.types import Dropped, Example, Metric, ModelRef, Outcome
 
 
 class Store:
@@ -253,8 +253,12 @@ class Store:
             self.finish_stage(round, "evaluate", {"metrics": len(metrics)}, seconds)
 
     def metrics(self, round: int) -> list[Metric]:
-        """In the order they were written."""
+        """In the order they were written; without their outcomes."""
         return rows.read_metrics(self._connection, round)
+
+    def outcomes(self, round: int, metric: str) -> tuple[Outcome, ...]:
+        """A metric prompt by prompt, in the order of the prompts' ids."""
+        return rows.read_outcomes(self._connection, round, metric)
 
     # Models
 

@@ -65,6 +65,8 @@ class Request:
     prompt: str | None = None
     seed: int = 0
     """64-bit random seed of this row's own stream: the same row gives the same text whoever its neighbours are."""
+    text: str | None = None
+    """The exact text to go on from, in place of anything rendered: for prompt forms that an evaluation prescribes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,15 @@ class Likelihood:
     @property
     def per_token(self) -> float:
         return self.total / max(self.tokens, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """Log-probability of a text behind another one (no end token), and whether greedy decoding would have written it."""
+
+    total: float
+    tokens: int
+    greedy: bool
 
 
 @dataclass(frozen=True)
@@ -154,6 +165,16 @@ class FilterResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one prompt contributes to a metric."""
+
+    id: str
+    """The prompt's id in its evaluation: the same prompt under another model has the same one, so that they can be paired."""
+    value: float
+    stratum: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Metric:
     """A figure about a model with its 95 % interval; n is the number of prompts behind it."""
 
@@ -162,6 +183,9 @@ class Metric:
     low: float
     high: float
     n: int
+    outcomes: tuple[Outcome, ...] = ()
+    """Prompt by prompt: `value` is the sum over the strata of the mean of their outcomes (one stratum: the plain mean; the
+    balance J has refusals of the harmful as +1 and of the harmless as -1). Empty where a metric is no such mean."""
 
 
 def derive_seed(seed: int, *path: int | str) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 from selfalign.errors import RunFailed, UserError
 from selfalign.models import quiet
+from selfalign.rendering import IGNORE
 from selfalign.types import ModelRef
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -100,6 +101,23 @@ def weights(model: ModelRef, on: Any, kind: Any, attention: str) -> Any:
     ends = loaded.generation_config.eos_token_id if loaded.generation_config is not None else None
     loaded.generation_config = GenerationConfig(eos_token_id=ends)  # type: ignore[no-untyped-call]
     return loaded
+
+
+def continuation_ids(tokenizer: Any, before: str, after: str, room: int) -> tuple[list[int], list[int]]:
+    """(ids, labels) of a text behind another, tokenised together so that no token is split at the boundary by force.
+
+    The boundary is where the first text's own tokens end, its closing spaces counted to the second text: what
+    lm-evaluation-harness does. Ids beyond `room` are left out at the beginning.
+    """
+    bare = before.rstrip()
+    before, after = bare, before[len(bare) :] + after
+    ids = list(tokenizer(before + after)["input_ids"])
+    start = len(tokenizer(before)["input_ids"]) if before else 0
+    if not start:  # nothing to stand behind: the text follows the beginning or end token
+        first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+        ids, start = ([] if ids[:1] == [first] else [first]) + ids, 1
+    labels = [IGNORE] * start + ids[start:]
+    return ids[-room:], labels[-room:]
 
 
 def own_stop_ids(loaded: Any) -> frozenset[int]:

@@ -6,9 +6,9 @@ import gc
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -17,11 +17,14 @@ from selfalign.errors import RunFailed, UserError
 from selfalign.models import resolve_ref
 from selfalign.rendering import IGNORE, Format, Renderer, make_renderer, preflight
 from selfalign.text import cut_at_markers
-from selfalign.types import Completion, Example, FinishReason, FloatArray, Likelihood, ModelRef, Request, Sampling
+from selfalign.types import Completion, Continuation, Example, FinishReason, FloatArray, Likelihood, ModelRef, Request, Sampling
 
 _log = logging.getLogger(__name__)
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+
+_Kind = Literal["prompt", "response", "text"]
+"""What a request asks for: a new prompt, an answer, or how a text of the caller's own goes on."""
 
 _SCORES_AT_ONCE = 2**27
 """Numbers in one batch of log-probabilities (0.5 GB in float32)."""
@@ -94,7 +97,7 @@ class HFSession:
         self._weights: Any = None
         # The same request is measured, planned and sent: one rendering serves all three.
         self._ids: Callable[[Request], tuple[int, ...]] = lru_cache(maxsize=8192)(self._prompt_ids)
-        self._stopper: Callable[[bool], _decode.Stopper] = lru_cache(maxsize=2)(self._make_stopper)
+        self._stopper: Callable[[_Kind, tuple[str, ...]], _decode.Stopper] = lru_cache(maxsize=8)(self._make_stopper)
 
     def close(self) -> None:
         """Give all memory back."""
@@ -107,7 +110,7 @@ class HFSession:
         for count in range(len(request.demonstrations), -1, -1):
             shorter = request
             if count < len(request.demonstrations):
-                shorter = Request(request.id, request.demonstrations[:count], request.prompt, request.seed)
+                shorter = replace(request, demonstrations=request.demonstrations[:count])
             if len(self._ids(shorter)) <= room:
                 return shorter
         return None
@@ -118,24 +121,35 @@ class HFSession:
         return _batches(lengths, self._engine.batch_size, self._engine.batch_tokens)
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
-        groups: dict[bool, list[int]] = {}
+        groups: dict[_Kind, list[int]] = {}
         for place, request in enumerate(requests):
-            groups.setdefault(request.prompt is None, []).append(place)
+            kind: _Kind = "text" if request.text is not None else "prompt" if request.prompt is None else "response"
+            groups.setdefault(kind, []).append(place)
         done: dict[int, Completion] = {}
-        for asks, places in groups.items():
-            write = partial(self._write, sampling=sampling, asks=asks)
+        for kind, places in groups.items():
+            write = partial(self._write, sampling=sampling, kind=kind)
             # A beam takes the memory of a row.
             rows = max(1, self._engine.batch_size // sampling.beams) if sampling.beams > 1 else len(places)
             for part in (places[at : at + rows] for at in range(0, len(places), rows)):
                 done.update(zip(part, self._halving(write, [requests[place] for place in part]), strict=True))
         return [done[place] for place in range(len(requests))]
 
-    def likelihood(self, examples: Sequence[Example]) -> list[Likelihood]:
-        pairs = [self._renderer.training_ids(example.prompt, example.response) for example in examples]
+    def likelihood(self, examples: Sequence[Example], shown: Sequence[Sequence[Example]] = ()) -> list[Likelihood]:
+        pairs = [
+            self._renderer.training_ids(example.prompt, example.response, demonstrations)
+            for example, demonstrations in zip(examples, shown or ((),) * len(examples), strict=True)
+        ]
         for example, (ids, _) in zip(examples, pairs, strict=True):
             if len(ids) > self._context():
                 raise UserError(f"{example.id}: prompt and response take {len(ids)} tokens, the window has {self._context()}")
-        found: list[Likelihood | None] = [None] * len(pairs)
+        return [Likelihood(one.total, one.tokens) for one in self._scored(pairs)]
+
+    def continuation(self, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
+        """A first text that does not fit the window beside the second one loses its beginning, as lm-evaluation-harness does."""
+        return self._scored([_weights.continuation_ids(self._tokenizer, *pair, self._context()) for pair in pairs])
+
+    def _scored(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[Continuation]:
+        found: list[Continuation | None] = [None] * len(pairs)
         for batch in _batches([len(ids) for ids, _ in pairs], self._engine.batch_size, self._engine.batch_tokens):
             for place, one in zip(batch, self._halving(self._score, [pairs[place] for place in batch]), strict=True):
                 found[place] = one
@@ -154,25 +168,28 @@ class HFSession:
         return np.array([vector for vector in out if vector is not None], dtype=np.float32).reshape(len(rows), width)
 
     def render(self, request: Request) -> str:
+        if request.text is not None:
+            return request.text
         return self._renderer.prompt_text(request.demonstrations, request.prompt)
 
-    def _write(self, requests: Sequence[Request], sampling: Sampling, asks: bool) -> list[Completion]:
+    def _write(self, requests: Sequence[Request], sampling: Sampling, kind: _Kind) -> list[Completion]:
         prompts = [self._ids(request) for request in requests]
         seeds = [request.seed for request in requests]
         model, size, pad = self._model, self._vocabulary(), self._pad()
-        stopper = self._stopper(asks)
+        stopper = self._stopper(kind, sampling.stop)
         penalised = sampling.repetition_penalty != 1.0 or sampling.no_repeat_ngram > 0 or sampling.length_decay is not None
         write = _decode.generate if sampling.beams > 1 or penalised else _decode.sample
         rows = write(model, prompts, seeds, sampling, stopper, size, pad)
         done = []
         for prompt, (ids, ended) in zip(prompts, rows, strict=True):
-            raw = self._renderer.clean(str(self._tokenizer.decode(ids, skip_special_tokens=True)))
-            text = cut_at_markers(raw, sampling.stop)
-            finish: FinishReason = "stop" if ended or text != raw else "length"
+            raw = str(self._tokenizer.decode(ids, skip_special_tokens=True))
+            raw = raw if kind == "text" else self._renderer.clean(raw)
+            text = cut_at_markers(raw, sampling.stop).strip()
+            finish: FinishReason = "stop" if ended or text != raw.strip() else "length"
             done.append(Completion(text, finish, prompt_tokens=len(prompt), generated_tokens=len(ids)))
         return done
 
-    def _score(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[Likelihood]:
+    def _score(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[Continuation]:
         import torch
 
         counts = [sum(label != IGNORE for label in labels) for _, labels in pairs]
@@ -188,7 +205,8 @@ class HFSession:
             for row, count in enumerate(counts):
                 scores = logits[row, -count - 1 : -1].float().log_softmax(dim=-1)
                 total = scores.gather(-1, ids[row, -count:, None]).double().sum()
-                found.append(Likelihood(float(total), count))
+                greedy = bool((scores.argmax(dim=-1) == ids[row, -count:]).all())
+                found.append(Continuation(float(total), count, greedy))
         if not np.isfinite([one.total for one in found]).all():
             raise RunFailed("the model's log-probabilities are not finite; broken weights, or too narrow a number type")
         return found
@@ -224,11 +242,17 @@ class HFSession:
         return self._halving(work, items[:half]) + self._halving(work, items[half:])
 
     def _prompt_ids(self, request: Request) -> tuple[int, ...]:
+        if request.text is not None:
+            return tuple(self._tokenizer(request.text)["input_ids"])
         return tuple(self._renderer.prompt_ids(request.demonstrations, request.prompt))
 
-    def _make_stopper(self, asks: bool) -> _decode.Stopper:
-        stops = self._renderer.prompt_stops if asks else self._renderer.response_stops
-        return _decode.Stopper(self._tokenizer, stops.ids | _weights.own_stop_ids(self._model), stops.strings)
+    def _make_stopper(self, kind: _Kind, strings: tuple[str, ...]) -> _decode.Stopper:
+        own = _weights.own_stop_ids(self._model)
+        if kind == "text":
+            eos = self._tokenizer.eos_token_id
+            return _decode.Stopper(self._tokenizer, own | (frozenset() if eos is None else {eos}), strings)
+        stops = self._renderer.prompt_stops if kind == "prompt" else self._renderer.response_stops
+        return _decode.Stopper(self._tokenizer, stops.ids | own, (*stops.strings, *strings))
 
     def _vocabulary(self) -> int:
         """Ids from here on are padding of the embedding, not tokens."""

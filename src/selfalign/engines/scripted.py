@@ -16,7 +16,8 @@ import numpy as np
 
 from selfalign.errors import UserError
 from selfalign.rendering import Format
-from selfalign.types import Completion, Example, FloatArray, Likelihood, ModelRef, Request, Sampling, derive_seed
+from selfalign.text import cut_at_markers
+from selfalign.types import Completion, Continuation, Example, FloatArray, Likelihood, ModelRef, Request, Sampling, derive_seed
 
 Replies = Callable[[ModelRef, Request], str]
 
@@ -91,10 +92,14 @@ class ScriptedSession:
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         if requests and self.engine.delay:
             time.sleep(self.engine.delay)
-        return [self._complete(request, sampling.max_tokens) for request in requests]
+        return [self._complete(request, sampling) for request in requests]
 
-    def likelihood(self, examples: Sequence[Example]) -> list[Likelihood]:
+    def likelihood(self, examples: Sequence[Example], shown: Sequence[Sequence[Example]] = ()) -> list[Likelihood]:
         return [self._likelihood(example) for example in examples]
+
+    def continuation(self, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
+        found = [self._likelihood(Example("", before, after)) for before, after in pairs]
+        return [Continuation(one.total, one.tokens, greedy=one.per_token > -2.05) for one in found]
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
         rows = np.zeros((len(texts), 64), dtype=np.float32)
@@ -106,19 +111,23 @@ class ScriptedSession:
         return unit
 
     def render(self, request: Request) -> str:
+        if request.text is not None:
+            return request.text
         shown = "".join(f"USER: {pair.prompt}\nASSISTANT: {pair.response}\n\n" for pair in request.demonstrations)
         return shown + ("USER:" if request.prompt is None else f"USER: {request.prompt}\nASSISTANT:")
 
-    def _complete(self, request: Request, max_tokens: int) -> Completion:
+    def _complete(self, request: Request, sampling: Sampling) -> Completion:
         given = self.engine.replies
         if given is None:
-            text = _prompt(self.model, request) if request.prompt is None else _response(self.model, request)
+            asked = request.prompt is None and request.text is None
+            text = _prompt(self.model, request) if asked else _response(self.model, request)
         else:
             text = given(self.model, request) if callable(given) else given[request.id]
+        text, max_tokens = cut_at_markers(text, sampling.stop).strip(), sampling.max_tokens
         words = text.split()
         cut = len(words) > max_tokens
         return Completion(
-            text=" ".join(words[:max_tokens]) if cut else text.strip(),
+            text=" ".join(words[:max_tokens]) if cut else text,
             finish="length" if cut else "stop",
             prompt_tokens=_length(self.render(request)),
             generated_tokens=max_tokens if cut else len(words) + 1,

@@ -1,4 +1,8 @@
-"""The model's own answers to the held-out prompts, made once however many evaluators read them."""
+"""The one responder: how a model answers held-out prompts, alone or with demonstrations chosen for each of them.
+
+Answers are made once however many evaluators read them, and an in-context baseline is evaluated by the same code as a
+trained model.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +15,23 @@ from selfalign.types import Completion, Example, Request, Sampling, derive_seed
 GREEDY = Sampling(max_tokens=96, temperature=0.0)
 
 
-def answers(context: Context, held_out: Sequence[Example], sampling: Sampling) -> list[Completion]:
-    """Answers without demonstrations, in order.
+def answers(context: Context, held_out: Sequence[Example], sampling: Sampling, stage: str = "held_out") -> list[Completion]:
+    """Answers in order, with the demonstrations of `context.responder` where there is one.
 
     The same stage and requests whoever asks, so the run's journal answers the second evaluator. Another way of decoding is
-    another stage: it must not be given the answers of the first.
+    another stage: it must not be given the answers of the first. `stage` names the set of prompts.
     """
-    stage = "held_out"
     if sampling != GREEDY:
         stage += "_" + hashlib.sha256(repr(sampling).encode()).hexdigest()[:6]
     requests = [
-        Request(id=example.id, prompt=example.prompt, seed=derive_seed(context.seed, "held_out", row))
-        for row, example in enumerate(held_out)
+        Request(id=example.id, demonstrations=shown, prompt=example.prompt, seed=derive_seed(context.seed, stage, row))
+        for row, (example, shown) in enumerate(zip(held_out, demonstrations(context, held_out), strict=True))
     ]
     return [completion for _, completion in context.generate(stage, requests, sampling)]
+
+
+def demonstrations(context: Context, held_out: Sequence[Example]) -> list[tuple[Example, ...]]:
+    """What each held-out prompt is shown; nothing where the model answers alone."""
+    if context.responder is None:
+        return [()] * len(held_out)
+    return [tuple(example for example, _ in chosen) for chosen in context.responder.retrieve(context, held_out)]

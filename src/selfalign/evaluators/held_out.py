@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from selfalign.evaluators._answers import GREEDY, answers
+from selfalign.evaluators._answers import GREEDY, answers, demonstrations
 from selfalign.protocols import Context
 from selfalign.stats import mean_interval, wilson
 from selfalign.text import count_words, is_finished
-from selfalign.types import Example, Metric, Sampling
+from selfalign.types import Example, Metric, Outcome, Sampling
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,20 @@ class HeldOut:
         if not held_out:
             return []
         completions = answers(context, held_out, self.sampling)
-        finished = sum(answer.finish == "stop" and is_finished(answer.text) for answer in completions)
-        metrics = [Metric("finished", *wilson(finished, len(held_out)), n=len(held_out))]
+        finished = [float(answer.finish == "stop" and is_finished(answer.text)) for answer in completions]
+        share = wilson(int(sum(finished)), len(held_out))
+        metrics = [Metric("finished", *share, n=len(held_out), outcomes=_outcomes(held_out, finished))]
         references = [example for example in held_out if example.response]
-        likelihoods = context.likelihood("held_out_likelihood", references) if references else []
-        for name, values in (
-            ("response_words", [float(count_words(answer.text)) for answer in completions]),
-            ("log_likelihood", [likelihood.per_token for likelihood in likelihoods]),
+        shown = demonstrations(context, references) if context.responder is not None else ()
+        likelihoods = context.likelihood("held_out_likelihood", references, shown) if references else []
+        for name, of, values in (
+            ("response_words", held_out, [float(count_words(answer.text)) for answer in completions]),
+            ("log_likelihood", references, [likelihood.per_token for likelihood in likelihoods]),
         ):
             if len(values) > 1:
-                metrics.append(Metric(name, *mean_interval(values), n=len(values)))
+                metrics.append(Metric(name, *mean_interval(values), n=len(values), outcomes=_outcomes(of, values)))
         return metrics
+
+
+def _outcomes(examples: Sequence[Example], values: Sequence[float]) -> tuple[Outcome, ...]:
+    return tuple(Outcome(example.id, value) for example, value in zip(examples, values, strict=True))

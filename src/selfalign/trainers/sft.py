@@ -104,7 +104,7 @@ class SFT:
     def spec(self, job: TrainJob) -> dict[str, Any]:
         """What the training process is told; `key` names data, options and start, so no checkpoint of another job is taken."""
         content = {
-            "options": asdict(self),
+            "options": {**asdict(self), **({"max_steps": job.steps} if job.steps else {})},
             "rows": [
                 {"prompt": example.prompt, "response": example.response, "seed": seed}
                 for examples, seed in ((job.seeds, True), (job.generated, False))
