@@ -30,13 +30,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--held_out", required=True)
+    parser.add_argument("--seed", type=int, help="another random seed than the run's")
     options = parser.parse_args()
     with Store.read(options.run) as store:
         seeds, base, best = (*store.seeds(), *store.validation_seeds()), store.model(0), store.state()["best_round"]
         steps = sum(store.training(round)["steps"] for round in range(1, best + 1))
         identity = store.identity()
     known = {name: value for name, value in identity["trainer"].items() if name != "part"}
-    recipe = isara(seed=identity["seed"], trainer=replace(SFT(**known), max_steps=steps))
+    recipe = isara(seed=identity["seed"] if options.seed is None else options.seed, trainer=replace(SFT(**known), max_steps=steps))
     held_out = read_seeds(options.held_out)
     with tempfile.TemporaryDirectory() as folder, Store.open(folder, {}) as store:
         job = TrainJob(
@@ -48,6 +49,7 @@ def main() -> None:
             format=recipe.format,
             seed=derive_seed(recipe.seed, 1, "train"),
             learning_rate_scale=1.0,
+            steps=0,
             work=Path(folder) / "training",
             out=Path(folder) / "model",
         )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from selfalign.encoders.hashed import Hashed
 from selfalign.pool import Pool
 from selfalign.protocols import Context, Encode
-from selfalign.types import Completion, Example, Likelihood, Request, Sampling
+from selfalign.types import Completion, Continuation, Example, Likelihood, Request, Sampling
 
 Write = Callable[[Request], Completion]
 
@@ -48,8 +48,11 @@ def context(
     def generate(stage: str, requests: Sequence[Request], sampling: Sampling) -> list[tuple[Request, Completion]]:
         return [(request, write(request)) for request in requests]
 
-    def likelihood(stage: str, examples: Sequence[Example]) -> list[Likelihood]:
+    def likelihood(stage: str, examples: Sequence[Example], shown: Sequence[Sequence[Example]] = ()) -> list[Likelihood]:
         return [Likelihood(-float(len(example.response)), len(example.response.split())) for example in examples]
+
+    def continuation(stage: str, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
+        return [Continuation(-float(len(after)), len(after.split()), greedy=False) for _, after in pairs]
 
     with Hashed().open(None) as hashed:  # type: ignore[arg-type]  # this encoder uses no session
         return Context(
@@ -60,4 +63,5 @@ def context(
             encode=encode or hashed,
             generate=generate,
             likelihood=likelihood,
+            continuation=continuation,
         )

@@ -189,12 +189,12 @@ class TrainJob:
     seed: int
     learning_rate_scale: float
     """Multiplies the trainer's learning rate (ISARA halves it each round)."""
-    steps: int
-    """Where > 0 the number of optimiser steps, whatever the trainer's own options say."""
     work: Path
     """A folder of the trainer's own for checkpoints; a killed training goes on from the newest one that verifies."""
     out: Path
     """The folder to write the finished model to; does not exist yet, and must be complete when `train` returns."""
+    steps: int = 0
+    """Where > 0 the number of optimiser steps, whatever the trainer's own options say."""
 
 
 @dataclass(frozen=True)

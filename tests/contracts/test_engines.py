@@ -138,3 +138,23 @@ def test_an_interrupt_passes_through_and_the_engine_opens_again(engine: Engine, 
         raise Interrupted(15)
     with engine.open(ref, "auto") as session:
         assert len(session.generate(requests(2), SAMPLING)) == 2
+
+
+def test_a_continuation_is_scored_alone_and_in_any_company(session: Session) -> None:
+    pairs = [("Question: Where is it?\nAnswer:", " In the hall."), ("", "Alone."), ("Ends in a space ", "here it goes on")]
+    found = session.continuation(pairs)
+    assert [one.total < 0 and one.tokens > 0 for one in found] == [True] * 3
+    backwards = session.continuation(pairs[::-1])[::-1]
+    assert [one.total for one in backwards] == pytest.approx([one.total for one in found], abs=1e-4)
+    assert session.continuation([]) == []
+
+
+def test_a_text_of_the_callers_own_is_read_as_it_stands(session: Session) -> None:
+    request = Request("t", text="Question: Where is it?\nAnswer:", seed=5)
+    assert session.render(request) == request.text
+    assert session.fit(request, 12) == request and session.plan([request]) == [(0,)]
+    whole = session.generate([request], Sampling(max_tokens=40))[0]
+    letter = whole.text[len(whole.text) // 2]
+    cut = session.generate([request], Sampling(max_tokens=40, stop=(letter,)))[0]
+    assert cut.text == whole.text[: whole.text.index(letter)].strip() and cut.finish == "stop"
+    assert cut.generated_tokens <= whole.generated_tokens

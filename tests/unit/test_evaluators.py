@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import resources
 
@@ -139,3 +140,28 @@ def test_answers_are_asked_for_once_per_way_of_decoding() -> None:
     assert asked[0][0] == "held_out"
     assert asked[2][0] != "held_out"
     assert all(request.demonstrations == () for request in asked[0][1])
+
+
+def test_the_outcomes_of_a_metric_add_up_to_its_value() -> None:
+    held_out = [Example(f"h{i}", f"Prompt {i}?", "Reference.", category="harmful" if i % 3 else "harmless") for i in range(10)]
+    refuse = {"h1", "h2", "h3", "h6"}
+    made = context(write=lambda r: Completion("I can't help with that." if r.id in refuse else "Take two cups.", "stop"))
+    for metric in (*Refusal().evaluate(made, held_out), *HeldOut().evaluate(made, held_out)):
+        strata: dict[str, list[float]] = {}
+        for outcome in metric.outcomes:
+            strata.setdefault(outcome.stratum, []).append(outcome.value)
+        assert sum(sum(values) / len(values) for values in strata.values()) == pytest.approx(metric.value), metric.name
+        assert len(metric.outcomes) == metric.n
+
+
+def test_a_responder_shows_demonstrations_to_held_out_prompts() -> None:
+    from selfalign.evaluators._answers import GREEDY, answers
+
+    class First:
+        def retrieve(self, context: Context, drafts: Sequence[Example]) -> list[tuple[tuple[Example, float | None], ...]]:
+            return [((context.pool.seeds[0], None),) for _ in drafts]
+
+    held_out = [Example("h1", "Prompt 1?", "Reference.")]
+    made = context(write=lambda r: Completion(f"{len(r.demonstrations)} shown", "stop"))
+    assert [one.text for one in answers(made, held_out, GREEDY)] == ["0 shown"]
+    assert [one.text for one in answers(replace(made, responder=First()), held_out, GREEDY)] == ["1 shown"]

@@ -86,7 +86,7 @@ def test_the_own_loop_writes_what_generate_writes(model: Path) -> None:
     rows = requests(12)
     with EXACT.open(ModelRef(str(model)), "auto") as session:
         prompts = [session._ids(row) for row in rows if row.prompt is not None]
-        arguments = (prompts, [1, 2, 3, 4, 5, 6], Sampling(max_tokens=16), session._stopper(False), 260, 259)
+        arguments = (prompts, [1, 2, 3, 4, 5, 6], Sampling(max_tokens=16), session._stopper("response", ()), 260, 259)
         assert _decode.sample(session._model, *arguments) == _decode.generate(session._model, *arguments)
 
 
@@ -176,7 +176,9 @@ def test_padding_rows_of_the_vocabulary_are_never_written(tmp_path: Path) -> Non
         for sampling in (Sampling(max_tokens=10), Sampling(max_tokens=10, temperature=0.0)):
             prompts = [session._ids(row) for row in requests(8)]
             for write in (_decode.sample, _decode.generate):
-                rows = write(session._model, prompts, range(8), sampling, session._stopper(False), session._vocabulary(), 0)
+                rows = write(
+                    session._model, prompts, range(8), sampling, session._stopper("response", ()), session._vocabulary(), 0
+                )
                 assert max(token for ids, _ in rows for token in ids) < 260
 
 
@@ -412,3 +414,29 @@ def test_a_stop_string_cuts_the_text(model_folder: Path) -> None:
         (cut,) = session.generate([request], Sampling(max_tokens=24, stop=(mark,)))
     assert cut.text == whole.text.split(mark)[0].strip() and len(cut.text) < len(whole.text)
     assert cut.finish == "stop"
+
+
+def test_a_likelihood_behind_demonstrations_is_that_of_the_whole_prompt(model: Path) -> None:
+    with EXACT.open(ModelRef(str(model)), "auto") as session:
+        shown = (PAIRS[1], PAIRS[2])
+        found = session.likelihood(PAIRS[:1], [shown])[0]
+        before = session._renderer.prompt_ids(shown, PAIRS[0].prompt)
+        after = session._renderer.response_ids(PAIRS[0].response)
+        with torch.inference_mode():
+            scores = session._model(torch.tensor([before + after])).logits[0].log_softmax(dim=-1)
+        expected = sum(float(scores[len(before) + at - 1, token]) for at, token in enumerate(after))
+        assert found.total == pytest.approx(expected, abs=1e-4) and found.tokens == len(after)
+        assert found.total != pytest.approx(session.likelihood(PAIRS[:1])[0].total, abs=1e-3)
+
+
+def test_a_continuation_has_the_probability_that_the_model_gives_it(model: Path) -> None:
+    with EXACT.open(ModelRef(str(model)), "auto") as session:
+        before, after = "Q: Where?\nA:", " There."
+        first, ids = (session._tokenizer(text)["input_ids"] for text in (before, before + after))
+        with torch.inference_mode():
+            scores = session._model(torch.tensor([ids])).logits[0].log_softmax(dim=-1)
+        expected = sum(float(scores[at - 1, ids[at]]) for at in range(len(first), len(ids)))
+        best = str(session._tokenizer.decode(int(scores[len(first) - 1].argmax())))
+        found, greedy = session.continuation([(before, after), (before, best)])
+        assert found.total == pytest.approx(expected, abs=1e-4) and found.tokens == len(ids) - len(first)
+        assert not found.greedy and (greedy.greedy or len(best.encode()) != 1)

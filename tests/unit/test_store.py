@@ -26,7 +26,7 @@ from selfalign.exports import export_data, export_dropped, export_metrics, expor
 from selfalign.protocols import TrainResult
 from selfalign.status import status
 from selfalign.store import Store
-from selfalign.types import Demonstration, Dropped, Example, Metric, ModelRef
+from selfalign.types import Demonstration, Dropped, Example, Metric, ModelRef, Outcome
 
 IDENTITY: dict[str, Any] = {"name": "test", "rounds": 2, "sampling": {"temperature": 0.7, "stops": ["a", "b"]}}
 SEEDS = tuple(Example(f"seed-{i}", f"prompt {i}", f"response {i}", slot=i, metadata={"when": "01.02.2003"}) for i in range(5))
@@ -418,3 +418,26 @@ def test_how_a_run_ended_is_told(tmp_path: Path, error: BaseException, state: st
     assert (status(Store.read(tmp_path))["state"], status(Store.read(tmp_path))["best_round"]) == ("done", 2)
     with Store.open(tmp_path, IDENTITY):
         assert (status(Store.read(tmp_path))["state"], status(Store.read(tmp_path))["stopped_because"]) == ("running", None)
+
+
+def test_outcomes_stay_with_their_metric(tmp_path: Path) -> None:
+    first = (Outcome("p2", 1.0), Outcome("p1", 0.1 + 0.2, "harmless"))
+    with Store.open(tmp_path / "run", IDENTITY) as store:
+        store.add_metrics(1, [Metric("a", 1.0, 0.0, 2.0, 2, first)])
+        assert store.outcomes(1, "a") == first[::-1]
+        store.add_metrics(1, [Metric("a", 1.0, 0.0, 2.0, 1, (Outcome("p3", math.nan),))])
+        (one,) = store.outcomes(1, "a")
+        assert one.id == "p3" and math.isnan(one.value)
+        assert store.outcomes(0, "a") == () and store.outcomes(1, "b") == ()
+        with pytest.raises(RunFailed, match="two outcomes"):
+            store.add_metrics(1, [Metric("b", 1.0, 0.0, 2.0, 2, (Outcome("p", 1.0), Outcome("p", 0.0)))])
+
+
+def test_a_record_of_an_older_version_is_refused(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "run", IDENTITY):
+        pass
+    connection = sqlite3.connect(tmp_path / "run" / "run.sqlite")
+    connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    with pytest.raises(UserError, match="older selfalign"):
+        Store.read(tmp_path / "run")
