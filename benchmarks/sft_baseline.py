@@ -37,7 +37,9 @@ def main() -> None:
         steps = sum(store.training(round)["steps"] for round in range(1, best + 1))
         identity = store.identity()
     known = {name: value for name, value in identity["trainer"].items() if name != "part"}
-    recipe = isara(seed=identity["seed"] if options.seed is None else options.seed, trainer=replace(SFT(**known), max_steps=steps))
+    recipe = isara(
+        seed=identity["seed"] if options.seed is None else options.seed, trainer=replace(SFT(**known), max_steps=steps)
+    )
     held_out = read_seeds(options.held_out)
     with tempfile.TemporaryDirectory() as folder, Store.open(folder, {}) as store:
         job = TrainJob(

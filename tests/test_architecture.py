@@ -13,11 +13,29 @@ SRC = Path(__file__).parent.parent / "src" / "selfalign"
 PARTS = ("engines", "encoders", "proposers", "retrievers", "scorers", "filters", "trainers", "evaluators")
 LAYERS = {
     **dict.fromkeys(("types", "errors", "text", "stats", "faults", "terminal", "signals", "checkpoints", "plain"), 0),
+    **dict.fromkeys(("diversity", "alarms", "overlap"), 0),
+    **dict.fromkeys(("crossed",), 0),
     **dict.fromkeys(("pool", "seed_files", "seed_parquet", "seed_rows", "seeds", "rendering", "models", "lock", "disk"), 1),
     "protocols": 2,
-    **dict.fromkeys((*PARTS, "schema", "rows", "model_rows", "store", "exports", "passport", "status"), 3),
-    **dict.fromkeys(("recipe", "steps", "loop"), 4),
-    **dict.fromkeys(("recipes", "__init__"), 5),
+    **dict.fromkeys(
+        (
+            *PARTS,
+            "schema",
+            "rows",
+            "model_rows",
+            "store",
+            "exports",
+            "passport",
+            "status",
+            "finished",
+            "adopt",
+            "verdicts",
+        ),
+        3,
+    ),
+    "cards": 3,
+    **dict.fromkeys(("recipe", "steps", "guards", "loop"), 4),
+    **dict.fromkeys(("recipes", "report", "study", "__init__"), 5),
     **dict.fromkeys(("cli", "__main__"), 6),
 }
 HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets", "sentence_transformers", "sklearn", "pandas"}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from selfalign import model_rows
+from selfalign.cards import data_card, model_card
 from selfalign.checkpoints import publish
 from selfalign.disk import reporting, require_space, whole_file
 from selfalign.errors import UserError
@@ -83,25 +84,40 @@ def export_metrics(store: Store, round: int) -> None:
         temporary.write_text(json.dumps(metric_table(store.metrics(round)), indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
-def export_model(store: Store, folder: str | Path, round: int | None = None, merge: bool = False) -> Path:
-    """Copies the model of a round (without one, of the best round) to a folder of its own, its files verified first.
+def export_data_card(store: Store, file: str | Path, format: DataFormat = "plain", license: str | None = None) -> Path:
+    """Writes the dataset card of `file` next to it: `kept.card.md` for `kept.jsonl`.
+
+    Raises:
+        UserError: as `data_card`, or the file is none that has a place (a pipe, a terminal).
+    """
+    data = Path(file)
+    if data.exists() and not data.is_file():
+        raise UserError(f"{file} is no regular file: a card is written next to one only")
+    card = data.with_name(f"{data.stem}.card.md")
+    text = data_card(store, license=license, file=data.name, format=format)
+    with whole_file(card, "export") as temporary:
+        temporary.write_text(text, "utf-8")
+    return card
+
+
+def export_model(
+    store: Store, folder: str | Path, round: int | None = None, merge: bool = False, license: str | None = None
+) -> Path:
+    """Copies the model of a round (without one, of the best round) to a folder of its own, its files verified first, with
+    its card as README.md.
 
     With `merge` an adapter becomes part of full weights.
 
     Raises:
-        UserError: no such model, a damaged one, one of the hub as it came, or the folder is taken.
+        UserError: no such model, a damaged one, one of the hub as it came, the folder is taken, or as `model_card`.
         RunFailed: too little space.
     """
     target = Path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} exists: name a new folder for the model")
     chosen = best_round(store) if round is None else round
-    model = store.model(chosen)
-    if problems := store.model_problems(chosen):
-        raise UserError(f"the model of round {chosen} is damaged: {problems[0]}; the same run command trains it again")
-    source = model_rows.place(model)
-    if not source.is_dir():
-        raise UserError(f"the model of round {chosen} is {model.base} as it came: load it by that name")
+    model, source = store.model(chosen), model_files(store, chosen)
+    card = model_card(store, chosen, license=license, merged=merge)
     with reporting(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.tmp")
@@ -112,12 +128,29 @@ def export_model(store: Store, folder: str | Path, round: int | None = None, mer
             else:
                 require_space(target.parent, sum(path.stat().st_size for path in source.rglob("*") if path.is_file()))
                 shutil.copytree(source, temporary)
+            (temporary / "README.md").unlink(missing_ok=True)  # a library's own, or a link to it
+            (temporary / "README.md").write_text(card, "utf-8")
             if target.exists():
                 target.rmdir()
             publish(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return target
+
+
+def model_files(store: Store, round: int) -> Path:
+    """The folder of a round's model, its files verified.
+
+    Raises:
+        UserError: no such model, a damaged one, or one of the hub as it came.
+    """
+    model = store.model(round)
+    if problems := store.model_problems(round):
+        raise UserError(f"the model of round {round} is damaged: {problems[0]}; the same run command trains it again")
+    source = model_rows.place(model)
+    if not source.is_dir():
+        raise UserError(f"the model of round {round} is {model.base} as it came: load it by that name")
+    return source
 
 
 def best_round(store: Store) -> int:

@@ -14,18 +14,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from selfalign.checkpoints import read_manifest, write_synced
 from selfalign.errors import UserError
 from selfalign.exports import export_metrics, export_round
+from selfalign.guards import Best, Verdict, choose, watch
 from selfalign.pool import Pool
 from selfalign.protocols import Context, Progress, TrainJob
 from selfalign.recipe import Recipe
-from selfalign.stats import mean_interval, paired_difference
 from selfalign.steps import conserve, make_context, make_round, split_seeds
 from selfalign.store import Store
 from selfalign.text import normalise
-from selfalign.types import Example, Metric, ModelRef, derive_seed
+from selfalign.types import Example, ModelRef, derive_seed
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,6 @@ class Run:
     model: ModelRef
     best_round: int
     stopped_because: str
-
-
-@dataclass(frozen=True)
-class Best:
-    """The round to ship so far, with its log-likelihoods on the validation seeds (empty without validation seeds)."""
-
-    round: int
-    model: ModelRef
-    values: tuple[float, ...]
 
 
 class Quiet:
@@ -81,9 +73,17 @@ def align(
         RunFailed: a run that cannot go on; its folder stays resumable.
     """
     recipe.check()
-    held_out = check_examples(seeds, held_out)
+    held_out = check_examples(seeds, held_out, recipe.allow_overlap)
     start = recipe.engine.check(ModelRef(model), (*seeds, *held_out), recipe.format)
-    identity = {
+    with Store.open(out, run_identity(recipe, start, seeds, held_out)) as store:
+        if options:
+            write_synced(store.folder / "run.yaml", options.encode())
+        return _rounds(recipe, store, start, seeds, held_out, progress or Quiet())
+
+
+def run_identity(recipe: Recipe, start: ModelRef, seeds: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:
+    """What must be equal for a run to be gone on with: the recipe's options and the content of model and examples."""
+    return {
         **recipe.identity(),
         "model": start.base,
         "adapter": start.adapter,
@@ -91,10 +91,6 @@ def align(
         "seeds_hash": hash_examples(seeds),
         "held_out_hash": hash_examples(held_out),
     }
-    with Store.open(out, identity) as store:
-        if options:
-            write_synced(store.folder / "run.yaml", options.encode())
-        return _rounds(recipe, store, start, seeds, held_out, progress or Quiet())
 
 
 def _rounds(
@@ -103,23 +99,32 @@ def _rounds(
     shown, validation = split_seeds(seeds, recipe.validation_share, recipe.seed)
     store.add_seeds(shown, validation)
     store.add_model(0, start)
-    pool, current, best, stop = Pool((shown,)), start, Best(0, start, ()), ""
+    pool, current, best, verdict, stop = Pool((shown,)), start, Best(0, start, ()), Verdict(), ""
     for round in range(recipe.rounds + 1):
         with recipe.engine.open(current, recipe.format) as session, recipe.encoder.open(session) as encode:
             evaluate(recipe, store, make_context(recipe, store, round, pool, session, encode, progress), held_out)
             context = make_context(recipe, store, round, pool, session, encode, progress)
-            best, stop = choose(store, context, current, best, validation)
+            if round == 0 and recipe.rounds:
+                watch(recipe, store, context, held_out)
+            best, verdict = choose(store, context, current, best, validation)
             export_metrics(store, round)
-            if stop or round == recipe.rounds:
+            if not verdict.better or round == recipe.rounds:
                 break
-            kept = generate(recipe, store, make_context(recipe, store, round + 1, pool, session, encode, progress))
+            following = make_context(recipe, store, round + 1, pool, session, encode, progress)
+            kept = generate(recipe, store, following)
+            alarm = watch(recipe, store, following, held_out)
+        low = ""
         if recipe.per_round and len(kept) < max(1, recipe.min_yield * recipe.per_round):
-            stop = f"round {round + 1} kept {len(kept)} of {recipe.per_round} candidates, below min_yield = {recipe.min_yield}"
+            low = f"round {round + 1} kept {len(kept)} of {recipe.per_round} candidates, below min_yield = {recipe.min_yield}"
+        if stop := "; ".join(filter(None, (low, alarm))):
+            export_metrics(store, round + 1)
             break
         pool = pool.add(kept)
         current = train(recipe, store, round + 1, start, current, pool, progress)
-    store.finish_run(best.round, stop or f"all {recipe.rounds} rounds done")
-    return Run(store.folder, best.model, best.round, stop or f"all {recipe.rounds} rounds done")
+    if not stop:
+        stop = "; ".join(filter(None, (f"all {recipe.rounds} rounds done", verdict.text))) if verdict.better else verdict.text
+    store.finish_run(best.round, stop)
+    return Run(store.folder, best.model, best.round, stop)
 
 
 def generate(recipe: Recipe, store: Store, context: Context) -> tuple[Example, ...]:
@@ -175,34 +180,12 @@ def evaluate(recipe: Recipe, store: Store, context: Context, held_out: Sequence[
         store.finish_evaluation(context.round, metrics, time.monotonic() - began - store.seconds(context.round))
 
 
-def choose(store: Store, context: Context, current: ModelRef, best: Best, validation: Sequence[Example]) -> tuple[Best, str]:
-    """The best round so far, and why to stop, if the newest one is no better than it on the validation seeds.
-
-    The measure is the mean log-likelihood per token of their responses: it needs no judge and moves with every weight
-    (our own choice; the authors' code trains a fixed number of rounds and its best round was picked on the test set).
-    """
-    if not validation:
-        return Best(context.round, current, ()), ""
-    values = tuple(each.per_token for each in context.likelihood("validation", validation))
-    mean, low, high = mean_interval(values)
-    store.add_metrics(context.round, [Metric("validation_log_likelihood", mean, low, high, len(values))])
-    if not best.values:
-        return Best(context.round, current, values), ""
-    change = paired_difference(values, best.values)
-    if change.value > 0:
-        return Best(context.round, current, values), ""
-    return best, (
-        f"round {context.round} is no better than round {best.round} on the {len(values)} validation seeds: log-likelihood per "
-        f"token {change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}]; rolled back to round {best.round}"
-    )
-
-
-def check_examples(seeds: Sequence[Example], held_out: Sequence[Example]) -> tuple[Example, ...]:
+def check_examples(seeds: Sequence[Example], held_out: Sequence[Example], allow_overlap: bool = False) -> tuple[Example, ...]:
     """The held-out examples, with ids that no seed has: files without ids both count from 1.
 
     Raises:
         UserError: too few seeds, an id that the run would give to a sample, a held-out prompt that is among the seeds (it
-            would be trained on).
+            would be trained on), unless `allow_overlap`.
     """
     if len(seeds) < 2:
         raise UserError(f"{len(seeds)} seed examples: at least 2 are needed, 20 to 100 make sense")
@@ -210,7 +193,7 @@ def check_examples(seeds: Sequence[Example], held_out: Sequence[Example]) -> tup
     if taken:
         raise UserError(f"seed id {taken[0]!r} looks like the id of a generated sample; rename it")
     known = {normalise(seed.prompt): seed.id for seed in seeds}
-    for example in held_out:
+    for example in () if allow_overlap else held_out:
         if (seed_id := known.get(normalise(example.prompt))) is not None:
             raise UserError(f"held-out example {example.id} asks the same as seed {seed_id}; take one of them out")
     if {seed.id for seed in seeds} & {example.id for example in held_out}:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal
 
+from selfalign.alarms import DEFAULT, Alarms
 from selfalign.errors import UserError
 from selfalign.protocols import (
     Encoder,
@@ -59,6 +60,10 @@ class Recipe:
     """Round k trains with the trainer's learning rate times learning_rate_decay^(k-1)."""
     validation_share: float = 0.0
     """Share of the seeds held out to choose the round: never shown, never trained on. 0 keeps the last round."""
+    alarms: Alarms = DEFAULT
+    """When what a round kept looks like collapse, and what to do then."""
+    allow_overlap: bool = False
+    """Train on rows that ask the same as a held-out prompt; False ends the run before it does."""
     format: Format = "auto"
     seed: int = 0
 

@@ -30,6 +30,11 @@ def status(store: Store) -> dict[str, Any]:
         }
 
 
+def warnings(store: Store) -> list[str]:
+    """What the guards told, oldest first: collapse alarms, and training rows that overlap with held-out prompts."""
+    return [f"{kind}: {data['text']}" for _, kind, data in store.events() if kind in ("alarm", "overlap")]
+
+
 def _rounds(connection: sqlite3.Connection) -> list[int]:
     tables = ("samples", "batches", "stages", "metrics", "models")
     found = connection.execute(" UNION ".join(f"SELECT DISTINCT round FROM {table}" for table in tables))

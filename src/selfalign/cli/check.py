@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Sequence
 
 from selfalign.cli.options import parse
-from selfalign.cli.run import load_recipe, make_parser, named_recipe, part_options, read_examples
+from selfalign.cli.run import load_recipe, make_parser, named_recipe, part_options, read_examples, recipe_values
 from selfalign.errors import UserError
-from selfalign.recipe import Recipe
 from selfalign.types import ModelRef
 
 
@@ -20,10 +18,10 @@ def main(arguments: Sequence[str]) -> int:
     make = load_recipe(named_recipe(arguments, "check"))
     parser = make_parser(make, "check")
     options = parse(parser, arguments, part_options(make))
-    recipe: Recipe = make(**{key: parser.instantiate(options)[key] for key in inspect.signature(make).parameters})
+    recipe = make(**recipe_values(make, parser, options))
     recipe.check()
     seeds, held_out = read_examples(options.seeds, options.held_out)
-    check_examples(seeds, held_out)
+    check_examples(seeds, held_out, recipe.allow_overlap)
     if options.model is None:
         raise UserError("which model? give --model with a local folder, a hub name, or smollm2-135m for the bundled one")
     model = recipe.engine.check(ModelRef(options.model), (*seeds, *held_out), recipe.format)

@@ -1,4 +1,4 @@
-"""`selfalign export DIR --data F | --dropped F | --model D`."""
+"""`selfalign export DIR --data F [--card] | --dropped F | --model D`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import sys
 from collections.abc import Sequence
 from typing import Literal
 
+from selfalign.cards import check_license
 from selfalign.cli.options import new_parser, parse
 from selfalign.errors import UserError
-from selfalign.exports import export_data, export_dropped, export_model
+from selfalign.exports import export_data, export_data_card, export_dropped, export_model
 from selfalign.store import Store
 
 
@@ -26,16 +27,26 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--model", type=str, help="folder to copy a model to")
     parser.add_argument("--round", type=int, help="whose model; the best round's without it")
     parser.add_argument("--merge", action="store_true", help="make an adapter part of full weights")
+    parser.add_argument(
+        "--card", action="store_true", help="write a dataset card next to the --data file: FILE's stem + .card.md"
+    )
+    parser.add_argument("--license", type=str, help="licence named in a card, as the hub spells it (apache-2.0 …)")
     options = parse(parser, arguments)
     if not (options.data or options.dropped or options.model):
         raise UserError("nothing to export: give --data FILE, --dropped FILE or --model FOLDER")
+    if options.card and not options.data:
+        raise UserError("--card goes with --data FILE; a model gets its card without it")
+    if options.license is not None:
+        check_license(options.license)
     with Store.read(options.folder) as store:
         if options.data:
             _say(f"{export_data(store, options.data, options.format)} pairs in {options.data}")
+        if options.card:
+            _say(f"card in {export_data_card(store, options.data, options.format, options.license)}")
         if options.dropped:
             _say(f"{export_dropped(store, options.dropped)} dropped samples in {options.dropped}")
         if options.model:
-            _say(f"model in {export_model(store, options.model, options.round, options.merge)}")
+            _say(f"model in {export_model(store, options.model, options.round, options.merge, options.license)}")
     return 0
 
 

@@ -13,8 +13,11 @@ COMMANDS = {
     "run": "start a run, or go on where it stopped",
     "status": "where a run stands: rounds, yields, drops by rule, metrics",
     "show": "the passport of a sample: where it came from and what became of it",
+    "report": "one HTML page of a run or study: verdict, metrics, drops, costs, every sample",
     "export": "training data (JSONL, Parquet) or a round's model",
+    "push": "a round's model, or the data, to the Hugging Face hub, with its card",
     "check": "everything that can be known before a model generates",
+    "study": "a recipe against baselines over several random seeds, with intervals and a verdict",
 }
 
 EPILOG = """Examples:

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     make = load_recipe(named_recipe(arguments, "run"))
     parser = make_parser(make, "run")
     options = parse(parser, arguments, part_options(make))
-    recipe: Recipe = make(**{key: parser.instantiate(options)[key] for key in inspect.signature(make).parameters})
+    recipe = make(**recipe_values(make, parser, options))
     seeds, held_out = read_examples(options.seeds, options.held_out)
     if options.out is None:
         raise UserError("which folder shall the run live in? give --out DIR")
@@ -53,18 +53,18 @@ def _run(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example], 
     from selfalign.cli.table import print_status
     from selfalign.loop import align
     from selfalign.signals import handle_signals
-    from selfalign.status import status
+    from selfalign.status import status, warnings
     from selfalign.store import Store
 
     with handle_signals(), nullcontext() if options.quiet else Bars() as progress:
         yaml_text = resolved(parser, options)
         align(recipe, options.model, seeds, options.out, held_out=held_out, options=yaml_text, progress=progress)
     with Store.read(options.out) as store:
-        result = status(store)
+        result, told = status(store), warnings(store)
     if options.json:
         sys.stdout.write(json.dumps(result, indent=1) + "\n")
     else:
-        print_status(result)
+        print_status(result, warnings=told)
     return 0
 
 
@@ -84,6 +84,19 @@ def make_parser(make: Callable[..., Recipe], command: str) -> ArgumentParser:
     set_parsing_settings(subclasses_enabled=[part for parts in choices(make).values() for part in parts])
     parser.add_function_arguments(make, as_positional=False)
     return parser
+
+
+def recipe_values(make: Callable[..., Recipe], parser: ArgumentParser, options: Any) -> dict[str, Any]:
+    """The arguments of the recipe function, parts made.
+
+    Raises:
+        UserError: an option of a part that is out of its range.
+    """
+    try:
+        made = parser.instantiate(options)
+    except ValueError as error:  # what the parts raise about their own options
+        raise UserError(" ".join(str(error).split())) from error
+    return {name: made[name] for name in inspect.signature(make).parameters}
 
 
 def choices(make: Callable[..., Recipe]) -> dict[str, list[type]]:

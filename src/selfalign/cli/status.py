@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from selfalign.cli.options import new_parser, parse
-from selfalign.status import status
+from selfalign.status import status, warnings
 from selfalign.store import Store
 
 
@@ -17,11 +17,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="machine-readable")
     options = parse(parser, arguments)
     with Store.read(options.folder) as store:
-        result = status(store)
+        result, told = status(store), warnings(store)
     if options.json:
         sys.stdout.write(json.dumps(result, indent=1) + "\n")
     else:
         from selfalign.cli.table import print_status
 
-        print_status(result)
+        print_status(result, warnings=told)
     return 0

@@ -9,15 +9,24 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-SHARES = ("refusal", "over_refusal", "balance", "finished")
-"""Metrics that are shares, shown in per cent."""
+from selfalign.diversity import SATURATION
+
+SHARES = ("refusal", "over_refusal", "balance", "finished", "kept_very_short", "diversity_repeats")
+"""Metrics that are shares, shown in per cent, as are those of score saturation."""
+COUNTS = ("alarms", "overlap_exact", "overlap_near")
 
 
-def print_status(status: Mapping[str, Any], console: Console | None = None) -> None:
+def print_status(status: Mapping[str, Any], console: Console | None = None, warnings: Sequence[str] = ()) -> None:
+    """
+    Args:
+        warnings: what the guards told (`status.warnings`).
+    """
     console = console or Console()
     console.print(rounds_table(status))
     if any(row["metrics"] for row in status["rounds"]):
         console.print(metrics_table(status["rounds"], status["best_round"]))
+    for warning in warnings:
+        console.print(Text(warning, style="yellow"))
     best = status["rounds"][status["best_round"]] if status["best_round"] is not None and status["rounds"] else None
     console.print(Text(f"{status['state']}: {status['stopped_because'] or 'not finished yet'}"))
     if best is not None and status["state"] == "done":
@@ -57,7 +66,11 @@ def metrics_table(rounds: Sequence[Mapping[str, Any]], best: int | None) -> Tabl
 def _cell(name: str, metric: Mapping[str, Any] | None) -> str:
     if metric is None:
         return "–"
-    if name in SHARES:
+    if name in COUNTS:
+        return f"{metric['value']:.0f}"
+    if name in SHARES or name.startswith(SATURATION):
         return f"{metric['value']:.0%} [{100 * metric['low']:.0f}, {100 * metric['high']:.0f}]"
     digits = 1 if abs(metric["value"]) >= 10 else 2
+    if metric["low"] == metric["high"]:  # a figure of the set as it stands
+        return f"{metric['value']:.{digits}f}"
     return f"{metric['value']:.{digits}f} [{metric['low']:.{digits}f}, {metric['high']:.{digits}f}]"

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from selfalign.alarms import Alarms
 from selfalign.encoders.hashed import Hashed
 from selfalign.encoders.hidden_state import HiddenState
 from selfalign.encoders.sentence import SentenceEncoder
 from selfalign.engines.hf import HF
 from selfalign.engines.scripted import Scripted
+from selfalign.evaluators.harmfulness import Harmfulness
 from selfalign.evaluators.held_out import HeldOut
 from selfalign.evaluators.refusal import Refusal
+from selfalign.evaluators.truthfulness import Truthfulness
 from selfalign.filters.agreement import CategoryAgreement
 from selfalign.filters.finished import Finished
 from selfalign.filters.length import Length
@@ -21,6 +26,7 @@ from selfalign.proposers.few_shot import Aim, FewShot
 from selfalign.recipe import Recipe, StartFrom, TrainOn
 from selfalign.rendering import Format
 from selfalign.retrievers.knn import Knn
+from selfalign.retrievers.uniform import Uniform
 from selfalign.trainers.null import NullTrainer
 from selfalign.trainers.sft import SFT
 from selfalign.types import Sampling
@@ -40,13 +46,18 @@ def isara(
     train_on: TrainOn = "latest",
     learning_rate_decay: float = 0.5,
     validation_share: float = 0.2,
+    alarms: Alarms = Alarms(),
+    allow_overlap: bool = False,
     format: Format = "auto",
     seed: int = 0,
     prompt_sampling: Sampling = Sampling(max_tokens=48, temperature=0.8),
     sampling: Sampling = Sampling(max_tokens=96, temperature=0.3),
     engine: HF | Scripted = HF(),
     encoder: SentenceEncoder | HiddenState | Hashed = SentenceEncoder(),
+    retriever: Knn | Uniform = Knn(by_category=True),
     trainer: SFT | NullTrainer = SFT(learning_rate=5e-5, epochs=3),
+    truthfulness: Truthfulness = Truthfulness(),
+    harmfulness: Harmfulness = Harmfulness(),
 ) -> Recipe:
     """Retrieval-augmented in-context generation of new pairs, filters, supervised fine-tuning, repeat.
 
@@ -69,20 +80,25 @@ def isara(
         train_on: the newest round's pairs or those of all rounds (the seeds always).
         learning_rate_decay: factor on the learning rate from one round to the next.
         validation_share: share of the seeds held out to choose the round; a round no better than the best one ends the run.
+        alarms: when answers that grow shorter or prompts that grow alike warn or stop, threshold by threshold (null: none).
+        allow_overlap: train on generated pairs or seeds that ask the same as a held-out prompt, instead of stopping.
         format: the model's chat template, plain markers, or the template where there is one.
         seed: the random seed of the run.
         prompt_sampling: how new prompts are decoded.
         sampling: how answers are decoded.
         engine: what runs the model.
         encoder: what embeds texts for retrieval and near-duplicates; HiddenState needs no model beside the one aligned.
+        retriever: what chooses the examples an answer is shown; how many is told by `demonstrations`.
         trainer: what trains.
+        truthfulness: measured on the table named by its `file` (TruthfulQA's format); without one it is not.
+        harmfulness: the share of answers its `classifier` calls harmful; without one it is not measured.
     """
     return Recipe(
         name="isara",
         engine=engine,
         encoder=encoder,
         proposer=FewShot(demonstrations=demonstrations, aim=aim, sampling=prompt_sampling),
-        retriever=Knn(demonstrations=demonstrations, by_category=True),
+        retriever=replace(retriever, demonstrations=demonstrations),
         sampling=sampling,
         trainer=trainer,
         prompt_filters=(
@@ -100,7 +116,7 @@ def isara(
             Substring(both_ways=True),
             CategoryAgreement(unanimous=True),
         ),
-        evaluators=(Refusal(), HeldOut()),
+        evaluators=(Refusal(), HeldOut(), truthfulness, harmfulness),
         rounds=rounds,
         per_round=per_round,
         min_yield=min_yield,
@@ -109,6 +125,8 @@ def isara(
         train_on=train_on,
         learning_rate_decay=learning_rate_decay,
         validation_share=validation_share,
+        alarms=alarms,
+        allow_overlap=allow_overlap,
         format=format,
         seed=seed,
     )

@@ -53,7 +53,7 @@ class NullTrainer:
             model=ModelRef(str(job.out), hash=digest),
             trained=tuple(row.id for row in rows),
             dropped=(),
-            steps=1,
+            steps=job.steps or 1,
             tokens=both,
             seed_weight=share if job.seed_weight is None or share in (0.0, 1.0) else job.seed_weight,
             losses=(0.0,),

@@ -1,0 +1,22 @@
+"""`selfalign report DIR [--out FILE]`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from selfalign.cli.options import new_parser, parse
+
+
+def main(arguments: Sequence[str]) -> int:
+    from selfalign.report.write import write_report
+
+    parser = new_parser(
+        "report", "One self-contained HTML page of a run or a study: verdict, metrics, drops, costs, every sample."
+    )
+    parser.add_argument("folder", type=str, help="the folder of a run or a study")
+    parser.add_argument("--out", type=str, help="the page to write; DIR/report.html without it, its figures beside it")
+    options = parse(parser, arguments)
+    page = write_report(options.folder, options.out)
+    sys.stdout.write(f"{page} (figures as SVG and CSV in {page.with_suffix('')})\n")
+    return 0

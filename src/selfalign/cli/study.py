@@ -1,0 +1,178 @@
+"""`selfalign study RECIPE SEEDS --model M --out DIR --baselines …`: a recipe against baselines, with intervals and a verdict."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from selfalign.cli.options import parse
+from selfalign.cli.run import (
+    load_recipe,
+    make_parser,
+    named_recipe,
+    part_options,
+    read_examples,
+    recipe_names,
+    recipe_values,
+)
+from selfalign.errors import UserError
+from selfalign.recipe import Recipe
+from selfalign.types import Example
+
+USAGE = """usage: selfalign study RECIPE SEEDS --model M --out DIR [--baselines pretrained,icl_knn,sft] [--repeats 3] [options]
+       selfalign study --config DIR/study.yaml
+
+RECIPE and the baselines are of {recipes}, or your own: ./mine.py:function
+`selfalign study RECIPE --help` lists the options of a study and of the recipe.
+"""
+
+OWN = {
+    "icl_random": ("demonstrations",),
+    "icl_knn": ("demonstrations",),
+    "one_shot": ("per_round",),
+    "sft_paper": ("rounds", "learning_rate_decay", "format"),
+}
+"""Options that make a baseline what it is: they are not taken over from the recipe it stands beside."""
+PUBLISHED = ("sft_paper", "isara_paper")
+"""Baselines with the values of a paper: they take over the engine and the encoder, and a trainer only of another class."""
+FIXED = ("recipe", "out", "held_out", "seed", "baselines", "repeats", "vary", "metric", "quiet", "json", "config", "help")
+"""Options of the study as a whole: all arms have to share them."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    if any(a in ("-h", "--help") for a in arguments[:1]):
+        sys.stdout.write(USAGE.format(recipes=", ".join(recipe_names())))
+        return 0
+    from selfalign.cli.run import resolved
+
+    make = load_recipe(named_recipe(arguments, "study"))
+    parser = study_parser(make)
+    options = parse(parser, arguments, part_options(make))
+    seeds, held_out = read_examples(options.seeds, options.held_out)
+    for name, what in (("out", "a folder for the study"), ("model", "a local folder, a hub name, or smollm2-135m")):
+        if options[name] is None:
+            raise UserError(f"--{name} is missing: give {what}")
+    arms = make_arms(make, parser, options, arguments, seeds)
+    return _study(arms, held_out, options, resolved(parser, options))
+
+
+def study_parser(make: Callable[..., Recipe]) -> ArgumentParser:
+    """The options of `selfalign run` and those of a study."""
+    parser = make_parser(make, "study")
+    for name, kind, default, text in (
+        (
+            "baselines",
+            str,
+            "pretrained,icl_knn,sft",
+            "recipes to stand beside it, with commas between; own ones as ./file.py:function",
+        ),
+        ("repeats", int, 3, "random seeds for each arm, from --seed on"),
+        ("metric", str, None, "what the verdict is about; balance or else log_likelihood without it"),
+    ):
+        parser.add_argument(f"--{name}", type=kind, default=default, help=text)
+    parser.add_argument("--vary", type=str, nargs="+", default=[], help="option=v1,v2 …: one more arm for each value")
+    return parser
+
+
+def make_arms(
+    make: Callable[..., Recipe], parser: ArgumentParser, options: Namespace, arguments: Sequence[str], seeds: tuple[Example, ...]
+) -> list[Any]:
+    """The recipe, its baselines, its variants.
+
+    Raises:
+        UserError: a baseline or an option that does not exist (with the nearest one), a value of the wrong type.
+    """
+    from selfalign.study import Arm
+
+    values = recipe_values(make, parser, options)
+    main = make(**values)
+    arms = [Arm(main.name, main, options.model, seeds)]
+    for name in filter(None, (each.strip() for each in options.baselines.split(","))):
+        baseline = load_recipe(name)
+        recipe = baseline(**_shared(baseline, values, main))
+        # One yardstick: all arms are measured in the same way, on the same prompts.
+        recipe = replace(recipe, evaluators=main.evaluators, allow_overlap=main.allow_overlap)
+        arms.append(Arm(recipe.name, recipe, options.model, seeds, matched="steps" in inspect.signature(baseline).parameters))
+    for option, value in _variants(options.vary):
+        changed = _parse_with(make, parser, arguments, option, value)
+        others = read_examples(changed.seeds, options.held_out)[0] if option == "seeds" else seeds
+        arms.append(Arm(f"{main.name}-{option}={value}", make(**recipe_values(make, parser, changed)), changed.model, others))
+    return arms
+
+
+def _shared(baseline: Callable[..., Recipe], values: Mapping[str, Any], main: Recipe) -> dict[str, Any]:
+    """The options a baseline takes over from the recipe: those both have by name, but for its own."""
+    parameters = inspect.signature(baseline).parameters
+    name = getattr(baseline, "__name__", "")
+    own = OWN.get(name, ())
+    taken = {key: value for key, value in values.items() if key in parameters and key not in (*own, "steps")}
+    if name in PUBLISHED:
+        known = type(parameters["trainer"].default)
+        taken = {
+            key: value
+            for key, value in taken.items()
+            if key in ("engine", "encoder", "seed") or (key == "trainer" and type(value) is not known)
+        }
+    if name == "one_shot":
+        taken["per_round"] = max(1, main.rounds) * main.per_round
+    return taken
+
+
+def _variants(vary: Sequence[str]) -> list[tuple[str, str]]:
+    """(option, value) of every `option=v1,v2`; commas inside brackets belong to the value."""
+    found = []
+    for text in vary:
+        option, equals, values = text.partition("=")
+        option = option.removeprefix("--")
+        each = [value.strip() for value in re.split(r",(?![^\[{(]*[\]})])", values)]
+        if not equals or not option or not all(each):
+            raise UserError(f"--vary {text}: give it as option=value1,value2")
+        if option in FIXED:
+            raise UserError(f"--vary {text}: all arms of a study share --{option}; it cannot be varied")
+        found += [(option, value) for value in each]
+    return found
+
+
+def _parse_with(
+    make: Callable[..., Recipe], parser: ArgumentParser, arguments: Sequence[str], option: str, value: str
+) -> Namespace:
+    """The options of the study with one of them changed, checked as if it had been typed."""
+    if option != "seeds":
+        return parse(parser, [*arguments, f"--{option}", value], part_options(make))
+    changed = parse(parser, arguments, part_options(make))
+    changed["seeds"] = value
+    return changed
+
+
+def _study(arms: Sequence[Any], held_out: Sequence[Example], options: Namespace, yaml_text: str) -> int:
+    from selfalign.checkpoints import write_synced
+    from selfalign.cli.progress import Bars
+    from selfalign.cli.study_table import print_study
+    from selfalign.signals import handle_signals
+    from selfalign.study import run_study
+
+    with handle_signals(), nullcontext() if options.quiet else Bars() as progress:
+        result = run_study(
+            arms,
+            held_out,
+            options.out,
+            repeats=options.repeats,
+            first_seed=arms[0].recipe.seed,
+            metric=options.metric,
+            progress=progress,
+        )
+        write_synced(Path(options.out) / "study.yaml", yaml_text.encode())
+    if options.json:
+        sys.stdout.write(json.dumps(result, indent=1) + "\n")
+    else:
+        print_study(result)
+    return 0

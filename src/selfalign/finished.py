@@ -1,0 +1,92 @@
+"""What a finished run came to: its best round, the outcomes of that round's model, and what all of it cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from selfalign.status import status
+from selfalign.store import Store
+from selfalign.types import Example, Outcome
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Everything a run spent, rounds that were rolled back included; means over runs are fractions."""
+
+    optimiser_steps: float
+    trained_tokens: float
+    """Response tokens with a label, over all epochs."""
+    generated_tokens: float
+    """Written for candidates; answers to held-out prompts, which every arm writes, are not counted."""
+    prompt_tokens_per_answer: float
+    """Tokens read before each held-out answer of the best round's model, demonstrations included: paid for ever after."""
+    seconds: float
+    """All stages, evaluation included."""
+
+    def plain(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def run_costs(store: Store, best_round: int, held_out: Collection[str]) -> Costs:
+    """The costs of a finished run; `held_out` are the ids of the prompts it was measured on."""
+    rounds = status(store)["rounds"]
+    training = [store.training(row["round"]) for row in rounds]
+    with store.snapshot() as connection:
+        written = connection.execute(
+            "SELECT o.data FROM outputs o JOIN samples s ON s.id = o.id AND s.round = o.round WHERE s.round > 0"
+        )
+        generated = sum(int(json.loads(data).get("generated_tokens", 0)) for (data,) in written)
+        answers = connection.execute("SELECT id, data FROM outputs WHERE round = ?", (best_round,))
+        read = [row["prompt_tokens"] for id, data in answers if id in held_out and "prompt_tokens" in (row := json.loads(data))]
+    return Costs(
+        optimiser_steps=sum(int(each.get("steps", 0)) for each in training),
+        trained_tokens=sum(int(each.get("tokens", 0)) for each in training),
+        generated_tokens=generated,
+        prompt_tokens_per_answer=sum(read) / len(read) if read else 0.0,
+        seconds=sum(sum(row["seconds"].values()) for row in rounds),
+    )
+
+
+def mean_costs(runs: Sequence[Costs]) -> Costs:
+    """Field by field, over the runs of an arm."""
+    rows = [each.plain() for each in runs]
+    return Costs(**{name: sum(row[name] for row in rows) / len(rows) for name in rows[0]})
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What an arm of a study came to on one random seed."""
+
+    seed: int
+    folder: str
+    best_round: int
+    stopped_because: str
+    steps: tuple[int, ...]
+    """Optimiser steps of each round trained."""
+    costs: Costs
+    outcomes: dict[str, tuple[Outcome, ...]]
+    """By metric, of the best round's model; metrics that are no mean over prompts are left out."""
+
+
+def read_run(out: Path, folder: str, seed: int, held_out: Sequence[Example]) -> Finished:
+    """A finished run, from the folder `out/folder`; `held_out` are the prompts it was measured on."""
+    with Store.read(out / folder) as store:
+        state = store.state()
+        best = int(state["best_round"])
+        steps: list[int] = []
+        while training := store.training(len(steps) + 1):
+            steps.append(int(training["steps"]))
+        outcomes = {metric.name: store.outcomes(best, metric.name) for metric in store.metrics(best)}
+        return Finished(
+            seed=seed,
+            folder=folder,
+            best_round=best,
+            stopped_because=state["stopped_because"],
+            steps=tuple(steps),
+            costs=run_costs(store, best, {example.id for example in held_out}),
+            outcomes={name: each for name, each in outcomes.items() if each},
+        )

@@ -1,0 +1,154 @@
+"""The guards of the loop: is the new round better, do its examples collapse, has it seen the test?
+
+Each is a stage of the journal, so a run that goes on tells nothing twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from selfalign.diversity import diversity, saturation
+from selfalign.overlap import Hit, overlap
+from selfalign.protocols import Context
+from selfalign.recipe import Recipe
+from selfalign.stats import Difference, mean_interval, paired_difference
+from selfalign.store import Store
+from selfalign.types import Example, Metric, ModelRef
+
+SIGNIFICANT = 0.05
+"""p below which a difference is called one and not noise."""
+HITS_STORED = 20
+"""Overlapping pairs that an event holds with their texts, the strongest first; all of them are counted."""
+
+
+@dataclass(frozen=True)
+class Best:
+    """The round to ship so far, with its log-likelihoods on the validation seeds (empty without validation seeds)."""
+
+    round: int
+    model: ModelRef
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a round compares with the one before it; `text` is empty where there is nothing to compare."""
+
+    better: bool = True
+    text: str = ""
+
+
+def choose(store: Store, context: Context, current: ModelRef, best: Best, validation: Sequence[Example]) -> tuple[Best, Verdict]:
+    """The best round so far, and the newest one's verdict; one that is not better on the validation seeds ends the run.
+
+    The measure is the mean log-likelihood per token of their responses: it needs no judge and moves with every weight
+    (our own choice; the authors' code trains a fixed number of rounds and its best round was picked on the test set). The
+    higher mean wins, whether or not the difference is significant; the verdict says which. As the first round that is not
+    better ends the run, the best round so far is always the previous one, and one paired test answers for both.
+    """
+    round = context.round
+    if not validation:
+        return Best(round, current, ()), Verdict()
+    values = tuple(each.per_token for each in context.likelihood("validation", validation))
+    metrics = [Metric("validation_log_likelihood", *mean_interval(values), n=len(values))]
+    if not best.values:
+        store.add_metrics(round, metrics)
+        return Best(round, current, values), Verdict()
+    change = paired_difference(values, best.values)
+    kind, text = compare(round, best.round, change, len(values))
+    if len(values) > 1:
+        metrics.append(Metric("validation_change", change.value, change.low, change.high, len(values)))
+    if store.stage(round, "choose") is None:
+        found = {"round": round, "against": best.round, "verdict": kind, "p_value": change.p_value, "text": text}
+        with store.transaction("choose"):
+            store.add_metrics(round, metrics)
+            store.event("validation", found)
+            store.finish_stage(round, "choose", found, 0.0)
+    if change.value > 0:
+        return Best(round, current, values), Verdict(True, text)
+    return best, Verdict(False, text)
+
+
+def compare(round: int, against: int, change: Difference, n: int) -> tuple[str, str]:
+    """(better | better within noise | no better within noise | regression, the same as a sentence with interval and p)."""
+    p = "p < 0.001" if change.p_value < 0.001 else f"p = {change.p_value:.3f}"
+    figures = (
+        f"on the {n} validation seeds: log-likelihood per token {change.value:+.4f} [{change.low:+.4f}, {change.high:+.4f}], {p}"
+    )
+    clear = change.p_value < SIGNIFICANT
+    if change.value > 0:
+        doubt = "" if clear else " (within noise)"
+        return "better" if clear else "better within noise", f"round {round} is better than round {against}{doubt} {figures}"
+    back = f"rolled back to round {against}"
+    if clear:
+        return "regression", f"regression: round {round} is worse than round {against} {figures}; {back}"
+    return "no better within noise", f"round {round} is no better than round {against} (within noise) {figures}; {back}"
+
+
+def watch(recipe: Recipe, store: Store, context: Context, held_out: Sequence[Example]) -> str:
+    """Measures what the context's round trains on (round 0: the seeds) and tells why to stop before it does, if so.
+
+    Diversity, alarms and overlap with the held-out prompts; embeddings only for recipes that generate, whose encoder is in
+    use anyway. Kept examples only: what is dropped is never trained on.
+    """
+    round = context.round
+    if round and not recipe.per_round:
+        return ""
+    if (done := store.stage(round, "guards")) is None:
+        began = time.monotonic()
+        examples = store.kept(round) if round else context.pool.seeds
+        metrics: list[Metric] = []
+        if recipe.per_round and examples:
+            earlier = context.pool.examples if round else ()
+            metrics += diversity(examples, earlier, context.encode([example.prompt for example in examples]))
+        if round:
+            metrics += saturation((*examples, *(drop.example for drop in store.dropped(round))))
+        alarms = recipe.alarms.check({**{k: store.metrics(k) for k in range(round)}, round: metrics})
+        alarms = [alarm for alarm in alarms if alarm.round == round]
+        if round and recipe.alarms.action != "off" and len(examples) >= recipe.alarms.min_examples:
+            metrics.append(_count("alarms", len(alarms), len(examples)))
+        hits = _overlap(recipe, context, examples, held_out)
+        if held_out:
+            same, near = ({hit.training for hit in hits if hit.same is wanted} for wanted in (True, False))
+            metrics += [_count("overlap_exact", len(same), len(examples)), _count("overlap_near", len(near), len(examples))]
+        stop = [] if recipe.allow_overlap else [_named(hit) for hit in hits if hit.same][:1]
+        if alarms and recipe.alarms.action == "stop":
+            stop.append("alarm in " + "; ".join(alarm.text for alarm in alarms))
+        done = {"stop": "; ".join(stop)}
+        with store.transaction("guards"):
+            store.add_metrics(round, metrics)
+            for alarm in alarms:
+                store.event("alarm", {**asdict(alarm), "action": recipe.alarms.action})
+            if hits:
+                store.event("overlap", _told(round, hits))
+            store.finish_stage(round, "guards", done, time.monotonic() - began)
+    return str(done["stop"])
+
+
+def _overlap(recipe: Recipe, context: Context, examples: Sequence[Example], held_out: Sequence[Example]) -> list[Hit]:
+    if not recipe.per_round or not examples or not held_out:
+        return overlap(examples, held_out)
+    ours, theirs = (context.encode([example.prompt for example in side]) for side in (examples, held_out))
+    return overlap(examples, held_out, (ours, theirs))
+
+
+def _named(hit: Hit) -> str:
+    return (
+        f"training row {hit.training} asks the same as held-out example {hit.held_out}: {hit.training_text!r} and "
+        f"{hit.held_out_text!r}; set allow_overlap to train on it all the same"
+    )
+
+
+def _told(round: int, hits: Sequence[Hit]) -> dict[str, Any]:
+    same = sum(hit.same for hit in hits)
+    told = [asdict(hit) for hit in hits[:HITS_STORED]]
+    text = f"round {round}: {same} pairs of a training row and a held-out prompt are the same, {len(hits) - same} nearly so"
+    return {"round": round, "exact": same, "near": len(hits) - same, "hits": told, "text": text}
+
+
+def _count(name: str, count: int, of: int) -> Metric:
+    """A plain count: nothing was sampled, so low = high = value."""
+    return Metric(name, float(count), float(count), float(count), of)

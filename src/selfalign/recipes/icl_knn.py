@@ -1,0 +1,60 @@
+"""Baseline: the nearest seed examples in the prompt, no training."""
+
+from __future__ import annotations
+
+from selfalign.encoders.hashed import Hashed
+from selfalign.encoders.hidden_state import HiddenState
+from selfalign.encoders.sentence import SentenceEncoder
+from selfalign.engines.hf import HF
+from selfalign.engines.scripted import Scripted
+from selfalign.evaluators.harmfulness import Harmfulness
+from selfalign.evaluators.held_out import HeldOut
+from selfalign.evaluators.refusal import Refusal
+from selfalign.evaluators.truthfulness import Truthfulness
+from selfalign.proposers.few_shot import FewShot
+from selfalign.recipe import Recipe
+from selfalign.rendering import Format
+from selfalign.retrievers.knn import Knn
+from selfalign.trainers.null import NullTrainer
+from selfalign.types import Sampling
+
+
+def icl_knn(
+    *,
+    demonstrations: int = 8,
+    format: Format = "auto",
+    seed: int = 0,
+    engine: HF | Scripted = HF(),
+    encoder: SentenceEncoder | HiddenState | Hashed = SentenceEncoder(),
+    truthfulness: Truthfulness = Truthfulness(),
+    harmfulness: Harmfulness = Harmfulness(),
+) -> Recipe:
+    """In-context learning with the seed examples nearest to each prompt (the ISARA paper's ICL-kNN).
+
+    Every seed may be shown, whatever its category: a prompt to be answered has no label. Costs nothing to train, and its
+    demonstrations at every answer. Greedy answers, so the random seed changes nothing.
+
+    Args:
+        demonstrations: C, seed examples shown before each prompt; fewer where the model's window is too small.
+        format: the model's chat template, plain markers, or the template where there is one.
+        seed: the random seed of the run.
+        engine: what runs the model.
+        encoder: what embeds prompts to find the nearest.
+        truthfulness: measured on the table named by its `file` (TruthfulQA's format); without one it is not.
+        harmfulness: the share of answers its `classifier` calls harmful; without one it is not measured.
+    """
+    shown = Knn(demonstrations=demonstrations)
+    return Recipe(
+        name="icl_knn",
+        engine=engine,
+        encoder=encoder,
+        proposer=FewShot(),
+        retriever=shown,
+        sampling=Sampling(),
+        trainer=NullTrainer(),
+        responder=shown,
+        evaluators=(Refusal(), HeldOut(), truthfulness, harmfulness),
+        rounds=0,
+        format=format,
+        seed=seed,
+    )

@@ -1,0 +1,193 @@
+"""Small SVG charts, written by hand: no library draws them, and nothing in them is markup but what is written here."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+WIDTH, HEIGHT = 360, 210
+WIDE = 760
+"""Of a chart that has a row of the page to itself."""
+_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 14, 12, 34
+COLOURS = 8
+"""Classes c0 … c7 of the style sheet."""
+
+STYLE = """text{font:12px system-ui,sans-serif;fill:#445}.axis{stroke:#ccd;stroke-width:1}.line{fill:none;stroke-width:2}
+.bar{stroke-width:2}.dot{stroke:#fff;stroke-width:1.5}.base{stroke:#889;stroke-dasharray:4 4}
+.c0{fill:#2563a8;stroke:#2563a8}.c1{fill:#d98324;stroke:#d98324}.c2{fill:#8a5fb5;stroke:#8a5fb5}.c3{fill:#c2474f;stroke:#c2474f}
+.c4{fill:#3e8f6f;stroke:#3e8f6f}.c5{fill:#b8a12d;stroke:#b8a12d}.c6{fill:#c970a4;stroke:#c970a4}.c7{fill:#7b8794;stroke:#7b8794}
+.line{fill:none}.part{stroke:none}"""
+"""For a figure in a file of its own; the page has the same classes in its own style sheet, with colours for the dark."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A figure at a round with its interval; a bound of None is unknown or infinite."""
+
+    x: int
+    value: float
+    low: float | None
+    high: float | None
+    marked: bool = False
+
+
+def interval_chart(points: Sequence[Point], title: str, percent: bool = False) -> str:
+    """Values by round with interval bars, the first one's value as a dashed line; the marked point is drawn larger."""
+    ticks = nice_ticks(*_bounds([(p.value, p.low, p.high) for p in points]))
+    x, y = _across(points[0].x, points[-1].x, pad=0.5), _up(ticks[0], ticks[-1])
+    base, line = y(points[0].value), " ".join(f"{x(p.x):.1f},{y(p.value):.1f}" for p in points)
+    parts = [_y_axis(ticks, y, percent)]
+    parts += [_label(x(p.x), HEIGHT - 14, f"round {p.x}" if len(points) < 5 else str(p.x)) for p in points]
+    parts.append(f'<line class="base" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{base:.1f}" y2="{base:.1f}"/>')
+    parts.append(f'<polyline class="line c0" points="{line}"/>')
+    for p in points:
+        low = y(ticks[0] if p.low is None else p.low)
+        high = y(ticks[-1] if p.high is None else p.high)
+        at, left, right = (f"{x(p.x) + shift:.1f}" for shift in (0, -5, 5))
+        parts.append(f'<line class="bar c0" x1="{at}" x2="{at}" y1="{low:.1f}" y2="{high:.1f}"/>')
+        for end in (low, high):
+            parts.append(f'<line class="bar c0" x1="{left}" x2="{right}" y1="{end:.1f}" y2="{end:.1f}"/>')
+        parts.append(f'<circle class="dot c0" cx="{at}" cy="{y(p.value):.1f}" r="{7 if p.marked else 4.5}"/>')
+    return _svg(title, HEIGHT, parts)
+
+
+def stacked_chart(rows: Sequence[tuple[str, Mapping[str, int]]], names: Sequence[str], title: str) -> str:
+    """A bar for each row, cut into `names` in that order; colours beyond the eighth are those of the last."""
+    most = max((sum(counts.values()) for _, counts in rows), default=0) or 1
+    left, step = 62, 36
+    wide = WIDE - left
+    parts: list[str] = []
+    for place, (label, counts) in enumerate(rows):
+        top, at = 6 + place * step, float(left)
+        parts.append(_label(left - 8, top + 18, label, "end"))
+        for colour, name in enumerate(names):
+            size = wide * counts.get(name, 0) / most
+            if size:
+                told = f"<title>{escape(name)}: {counts[name]}</title>"
+                place_and_size = f'x="{at:.2f}" y="{top}" width="{size:.2f}" height="26"'
+                parts.append(f'<rect class="part c{min(colour, COLOURS - 1)}" {place_and_size}>{told}</rect>')
+                at += size
+    return _svg(title, 10 + step * len(rows), parts, WIDE)
+
+
+def forest_chart(
+    rows: Sequence[tuple[str, float, float | None, float | None]], main: str, title: str, percent: bool = False
+) -> str:
+    """(name, value, low, high) one below the other, the main one's value as a dashed line through all."""
+    ticks = nice_ticks(*_bounds([row[1:] for row in rows]))
+    left, step, top = 190, 30, 8
+    height = top + step * len(rows) + 30
+
+    def x(value: float) -> float:
+        return left + (WIDE - left - 24) * (value - ticks[0]) / (ticks[-1] - ticks[0])
+
+    parts: list[str] = []
+    for tick in ticks:
+        parts.append(f'<line class="axis" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{top}" y2="{height - 26}"/>')
+        parts.append(_label(x(tick), height - 8, _tick(tick, percent)))
+    for value in (value for name, value, *_ in rows if name == main):
+        parts.append(f'<line class="base" x1="{x(value):.1f}" x2="{x(value):.1f}" y1="{top}" y2="{height - 26}"/>')
+    for place, (name, value, low, high) in enumerate(rows):
+        at, colour = top + step * place + step / 2, "c0" if name == main else "c7"
+        short = name if len(name) <= 26 else f"{name[:25]}…"
+        ends = f'x1="{x(ticks[0] if low is None else low):.1f}" x2="{x(ticks[-1] if high is None else high):.1f}"'
+        parts.append(f"<g><title>{escape(name)}</title>{_label(left - 12, at + 4, short, 'end')}</g>")
+        parts.append(f'<line class="bar {colour}" {ends} y1="{at:.1f}" y2="{at:.1f}"/>')
+        parts.append(f'<circle class="dot {colour}" cx="{x(value):.1f}" cy="{at:.1f}" r="{7 if name == main else 5}"/>')
+    return _svg(title, height, parts, WIDE)
+
+
+def line_chart(lines: Sequence[tuple[str, Sequence[float | None]]], title: str) -> str:
+    """Each line over its own steps, counted from 1; what is no number leaves a gap."""
+    values = [value for _, line in lines for value in line if value is not None]
+    ticks = nice_ticks(min(values), max(values))
+    longest = max(len(line) for _, line in lines)
+    x, y = _across(1, max(longest, 2), pad=0.0), _up(ticks[0], ticks[-1])
+    parts = [_y_axis(ticks, y, False), _label(_LEFT, HEIGHT - 14, "step 1", "start")]
+    parts.append(_label(WIDTH - _RIGHT, HEIGHT - 14, str(longest), "end"))
+    for number, (_, line) in enumerate(lines):
+        colour = f"c{min(number, COLOURS - 1)}"
+        for run in _runs(line):
+            if len(run) == 1:
+                parts.append(f'<circle class="dot {colour}" cx="{x(run[0][0]):.1f}" cy="{y(run[0][1]):.1f}" r="4"/>')
+            else:
+                path = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in run)
+                parts.append(f'<polyline class="line {colour}" points="{path}"/>')
+    return _svg(title, HEIGHT, parts)
+
+
+def standalone(svg: str) -> str:
+    """The chart as a file of its own: with its colours and a white ground."""
+    head, _, rest = svg.partition(">")
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{head} xmlns="http://www.w3.org/2000/svg"><style>{STYLE}</style>{_GROUND}{rest}\n'
+
+
+def nice_ticks(low: float, high: float) -> list[float]:
+    """Three to six round numbers that enclose the range."""
+    if high - low < 1e-9 * max(abs(low), abs(high), 1e-9):
+        low, high = low - 0.5, high + 0.5
+    raw = (high - low) / 4
+    size = 10.0 ** math.floor(math.log10(raw))
+    step = next(size * factor for factor in (1, 2, 2.5, 5, 10) if size * factor >= raw * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(step * place, 12) for place in range(first, last + 1)]
+
+
+def escape(text: str) -> str:
+    """For text and attributes of SVG; characters that XML does not know are left out."""
+    for mark, code in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;"), ("'", "&#39;")):
+        text = text.replace(mark, code)
+    return _NO_XML.sub("", text)
+
+
+_NO_XML = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+_GROUND = '<rect width="100%" height="100%" fill="#fff"/>'
+
+
+def _svg(title: str, height: int, parts: Iterable[str], width: int = WIDTH) -> str:
+    body = "".join(parts)
+    return f'<svg class="chart" viewBox="0 0 {width} {height}" role="img"><title>{escape(title)}</title>{body}</svg>'
+
+
+def _across(low: float, high: float, pad: float) -> Callable[[float], float]:
+    wide = WIDTH - _LEFT - _RIGHT
+    return lambda value: _LEFT + wide * (value - low + pad) / (high - low + 2 * pad)
+
+
+def _up(low: float, high: float) -> Callable[[float], float]:
+    tall = HEIGHT - _TOP - _BOTTOM
+    return lambda value: _TOP + tall * (high - value) / (high - low)
+
+
+def _y_axis(ticks: Sequence[float], y: Callable[[float], float], percent: bool) -> str:
+    parts = []
+    for tick in ticks:
+        parts.append(f'<line class="axis" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
+        parts.append(_label(_LEFT - 6, y(tick) + 4, _tick(tick, percent), "end"))
+    return "".join(parts)
+
+
+def _tick(value: float, percent: bool) -> str:
+    return (f"{100 * value:.3g} %" if percent else f"{value:.4g}").replace("-", "−")
+
+
+def _bounds(rows: Iterable[Iterable[float | None]]) -> tuple[float, float]:
+    known = [each for row in rows for each in row if each is not None]
+    return min(known), max(known)
+
+
+def _label(x: float, y: float, text: str, anchor: str = "middle") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _runs(line: Sequence[float | None]) -> list[list[tuple[int, float]]]:
+    """(step, value) in pieces without a gap."""
+    pieces: list[list[tuple[int, float]]] = [[]]
+    for step, value in enumerate(line, 1):
+        if value is None:
+            pieces.append([])
+        else:
+            pieces[-1].append((step, value))
+    return [piece for piece in pieces if piece]

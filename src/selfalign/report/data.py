@@ -1,0 +1,186 @@
+"""What the report tells of a run, read from its record into plain data (as JSON knows it)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+from selfalign.plain import finite
+from selfalign.report.verdict import verdict
+from selfalign.status import status, warnings
+from selfalign.store import Store
+from selfalign.text import count_words
+from selfalign.types import Demonstration, Dropped, Example
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """All that the page shows, from one snapshot of the record; also while the run goes on.
+
+    Raises:
+        UserError: no run folder, or one of another version.
+    """
+    with Store.read(folder) as store, store.snapshot():
+        where = status(store)
+        rounds = [row["round"] for row in where["rounds"]]
+        samples = _samples(store, rounds)
+        return {
+            "folder": folder.resolve().name,
+            **{key: where[key] for key in ("state", "stopped_because", "recipe", "best_round")},
+            "rounds": [
+                {**row, "model": _model(folder, row["model"]), "losses": _losses(store, row["round"])} for row in where["rounds"]
+            ],
+            "verdict": verdict(store, where),
+            "warnings": warnings(store),
+            "lengths": [_lengths(round, samples) for round in rounds],
+            "samples": samples,
+            "held_out": _held_out(store, rounds, where["rounds"]),
+            "events": [{"at": at, "kind": kind, "what": _event(data)} for at, kind, data in store.events()],
+            "options": _flat(store.identity()),
+        }
+
+
+def _samples(store: Store, rounds: Sequence[int]) -> list[dict[str, Any]]:
+    """Every candidate by round and slot, then the seeds."""
+    found: list[dict[str, Any]] = []
+    for round in rounds:
+        if round:
+            made = [_sample(example, "kept") for example in store.kept(round)]
+            made += [_sample(drop.example, "dropped", drop) for drop in store.dropped(round)]
+            found += sorted(made, key=lambda row: int(row["slot"]))
+    found += [_sample(example, "seed") for example in store.seeds()]
+    found += [_sample(example, "validation") for example in store.validation_seeds()]
+    trained = _trained(store)
+    return [{**row, "trained": trained.get(row["id"], [])} for row in found]
+
+
+def _sample(example: Example, verdict: str, drop: Dropped | None = None) -> dict[str, Any]:
+    e = example
+    return {
+        "id": e.id,
+        "round": e.round,
+        "slot": e.slot,
+        "verdict": verdict,
+        "rule": drop.rule if drop else "",
+        "evidence": drop.evidence if drop else "",
+        "category": e.category,
+        "prompt": e.prompt,
+        "response": e.response,
+        "finish": [e.prompt_finish, e.response_finish],
+        "scores": {name: finite(value) for name, value in sorted(e.scores.items())},
+        "metadata": dict(e.metadata),
+        "prompt_demonstrations": _links(e.prompt_demonstrations),
+        "response_demonstrations": _links(e.response_demonstrations),
+    }
+
+
+def _links(shown: Sequence[Demonstration]) -> list[list[Any]]:
+    return [[each.id, None if each.similarity is None else finite(each.similarity)] for each in shown]
+
+
+def _trained(store: Store) -> dict[str, list[list[Any]]]:
+    """Sample id to [round, rule, evidence] of each training that saw it; rule is None where it was trained on."""
+    query = "SELECT s.id, t.round, t.rule, t.evidence FROM training t JOIN samples s ON s.number = t.sample ORDER BY t.round"
+    found: dict[str, list[list[Any]]] = {}
+    with store.snapshot() as connection:
+        for id, *rest in connection.execute(query):
+            found.setdefault(id, []).append(rest)
+    return found
+
+
+def _losses(store: Store, round: int) -> list[float | None]:
+    return [finite(loss) for loss in store.training(round).get("losses", [])]
+
+
+def _lengths(round: int, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Words of the responses in use after a round: its kept samples (round 0: the seeds)."""
+    words = sorted(count_words(s["response"]) for s in samples if s["round"] == round and s["verdict"] != "dropped")
+    if len(words) < 2:
+        low = middle = high = float(words[0]) if words else None
+    else:
+        tenths = quantiles(words, n=10, method="inclusive")
+        low, middle, high = tenths[0], tenths[4], tenths[8]
+    return {"round": round, "n": len(words), "low": low, "median": middle, "high": high}
+
+
+def _held_out(store: Store, rounds: Sequence[int], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each held-out prompt with the answer of every round, and what it contributed to each metric.
+
+    Round 0 has no candidates: what the engine wrote there, it wrote for an evaluation. The record holds prompts as the
+    model was given them; what those of a stage have in common, its template, is left out here.
+    """
+    with store.snapshot() as connection:
+        stages = [name for (name,) in connection.execute("SELECT DISTINCT stage FROM outputs WHERE round = 0 ORDER BY stage")]
+    outcomes = {
+        (row["round"], name): {each.id: finite(each.value) for each in store.outcomes(row["round"], name)}
+        for row in rows
+        for name in row["metrics"]
+    }
+    found: list[dict[str, Any]] = []
+    for stage in stages:
+        answers: dict[str, dict[int, Mapping[str, Any]]] = {}
+        for round in rounds:
+            for output in store.done_batches(round, stage).values():
+                if "text" in output and output.get("id") is not None:
+                    answers.setdefault(output["id"], {})[round] = output
+        texts = {id: next((str(a["prompt_text"]) for a in by.values() if a.get("prompt_text")), "") for id, by in answers.items()}
+        shown = dict(zip(texts, without_template(list(texts.values())), strict=True))
+        found += [
+            {
+                "stage": stage,
+                "id": id,
+                "prompt": shown[id],
+                "answers": [
+                    {
+                        "round": round,
+                        "text": answer["text"],
+                        "finish": answer.get("finish", ""),
+                        "outcomes": {name: by[id] for (r, name), by in outcomes.items() if r == round and id in by},
+                    }
+                    for round, answer in sorted(by_round.items())
+                ],
+            }
+            for id, by_round in answers.items()
+        ]
+    return found
+
+
+def without_template(texts: Sequence[str]) -> list[str]:
+    """Without what all of them begin and end with, as far as that reaches whole lines, markers or `NAME:`."""
+    full = [text for text in texts if text]
+    if len(set(full)) < 2:
+        return list(texts)
+    head = _common(full)
+    tail = _common([text[len(head) :][::-1] for text in full])[::-1]
+    start = max(head.rfind(mark) for mark in "\n>]:") + 1
+    ends = [place for mark in "\n<[" if (place := tail.find(mark)) >= 0]
+    end = len(tail) - min(ends) if ends else 0
+    return [text[start : len(text) - end].strip() if text else text for text in texts]
+
+
+def _common(texts: Sequence[str]) -> str:
+    """What all of them begin with: what the first and the last in order have in common."""
+    first, last = min(texts), max(texts)
+    return first[: next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
+
+
+def _model(folder: Path, path: str | None) -> str:
+    """Inside the run folder relative to it: the page is passed on, and where it was made is nobody's business."""
+    if path is None:
+        return ""
+    place = Path(path)
+    return place.relative_to(folder).as_posix() if place.is_relative_to(folder) else path
+
+
+def _event(data: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}: {value}" for key, value in data.items() if key not in ("pid", "host"))
+
+
+def _flat(value: Any, path: str = "") -> list[list[str]]:
+    """[name with dots, value] of every option."""
+    if isinstance(value, dict) and value:
+        return [row for key, inner in value.items() for row in _flat(inner, f"{path}.{key}" if path else str(key))]
+    if isinstance(value, list) and any(isinstance(each, dict) for each in value):
+        return [row for place, inner in enumerate(value, 1) for row in _flat(inner, f"{path}.{place}")]
+    return [[path, str(value)]]

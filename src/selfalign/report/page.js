@@ -1,0 +1,217 @@
+"use strict";
+// Everything a model wrote reaches the page through textContent; there is no other way in here.
+const data = JSON.parse(document.getElementById("data").textContent);
+const byId = new Map((data.samples || []).map((sample) => [sample.id, sample]));
+
+function make(tag, name, text) {
+  const element = document.createElement(tag);
+  if (name) element.className = name;
+  if (text !== undefined) element.textContent = text;
+  return element;
+}
+
+function said(name, text) {
+  const element = make("div", "said " + name, text === "" ? "(empty)" : text);
+  element.dir = "auto";
+  return element;
+}
+
+function options(select, values, label) {
+  for (const value of values) {
+    const option = make("option", "", label ? label(value) : value);
+    option.value = String(value);
+    select.append(option);
+  }
+}
+
+const distinct = (values) => [...new Set(values)].filter((value) => value !== "");
+
+// A list drawn a page at a time: `drawn` rows of `found` stand in the document.
+function pages(list, more, counter, size, draw, noun) {
+  let found = [], drawn = 0;
+  function grow() {
+    const part = document.createDocumentFragment();
+    for (const each of found.slice(drawn, drawn + size)) part.append(draw(each));
+    list.append(part);
+    drawn = Math.min(drawn + size, found.length);
+    more.hidden = drawn === found.length;
+    more.textContent = "Show more (" + (found.length - drawn).toLocaleString("en") + " left)";
+  }
+  more.addEventListener("click", grow);
+  return (rows, all) => {
+    found = rows;
+    drawn = 0;
+    list.replaceChildren();
+    counter.textContent = rows.length.toLocaleString("en") + " of " + all.toLocaleString("en") + " " + noun;
+    grow();
+  };
+}
+
+function later(run) {
+  let timer = 0;
+  return () => { clearTimeout(timer); timer = setTimeout(run, 120); };
+}
+
+const verdictText = (s) => s.verdict === "dropped" ? "dropped: " + s.rule : s.verdict === "validation" ? "validation seed" : s.verdict;
+
+function metaLine(s) {
+  const line = make("div", "meta");
+  line.append(make("b", s.verdict, verdictText(s)), make("span", "", s.round ? "round " + s.round : "seeds"));
+  if (s.category) line.append(make("span", "", s.category));
+  line.append(make("span", "", s.id));
+  return line;
+}
+
+function samples() {
+  const list = document.getElementById("samples");
+  if (!list) return;
+  const at = (name) => document.getElementById("sample-" + name);
+  const search = at("search"), round = at("round"), verdict = at("verdict"), rule = at("rule"), category = at("category");
+  options(round, distinct(data.samples.map((s) => s.round)), (value) => value ? "round " + value : "seeds");
+  options(verdict, distinct(data.samples.map((s) => s.verdict)));
+  options(rule, distinct(data.samples.map((s) => s.rule)).sort());
+  options(category, distinct(data.samples.map((s) => s.category)).sort());
+  const text = new Map();
+  const textOf = (s) => {
+    if (!text.has(s)) text.set(s, (s.id + "\n" + s.prompt + "\n" + s.response + "\n" + s.evidence).toLowerCase());
+    return text.get(s);
+  };
+  const show = pages(list, at("more"), at("count"), 50, (s) => {
+    const row = make("button", "row");
+    row.type = "button";
+    row.append(metaLine(s), said("prompt", s.prompt), said("answer", s.response));
+    row.addEventListener("click", () => open(s.id));
+    return row;
+  }, "samples");
+  const update = () => {
+    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    show(data.samples.filter((s) =>
+      (round.selectedIndex === 0 || String(s.round) === round.value) &&
+      (verdict.selectedIndex === 0 || s.verdict === verdict.value) &&
+      (rule.selectedIndex === 0 || s.rule === rule.value) &&
+      (category.selectedIndex === 0 || s.category === category.value) &&
+      words.every((word) => textOf(s).includes(word))), data.samples.length);
+  };
+  search.addEventListener("input", later(update));
+  for (const select of [round, verdict, rule, category]) select.addEventListener("change", update);
+  update();
+}
+
+// The passport of a sample, in a dialog; `trail` leads back from a demonstration to the sample that was shown it.
+const trail = [];
+
+function part(title, ...children) {
+  const section = make("section");
+  section.append(make("h3", "", title), ...children);
+  return section;
+}
+
+function pairs(entries) {
+  const box = make("div", "scroll"), table = make("table");
+  for (const [name, value] of entries) {
+    const row = make("tr");
+    row.append(make("td", "text", name), make("td", "text", String(value)));
+    table.append(row);
+  }
+  box.append(table);
+  return box;
+}
+
+function demonstration([id, near]) {
+  const shown = byId.get(id), button = make("button", "row demo"), line = make("div", "meta");
+  button.type = "button";
+  line.append(make("span", "", id), make("span", "", near === null ? "drawn at random" : "similarity " + near.toFixed(3)));
+  button.append(line);
+  if (shown) {
+    button.append(said("prompt", shown.prompt), said("answer", shown.response));
+    button.addEventListener("click", () => open(id));
+  }
+  return button;
+}
+
+function trainedText([round, rule, evidence]) {
+  return "round " + round + (rule === null ? "" : ": dropped by " + rule + (evidence ? ", " + evidence : ""));
+}
+
+function passport(s) {
+  const body = document.getElementById("passport-body");
+  const parts = [part("verdict", metaLine(s), ...(s.evidence ? [said("", s.evidence)] : [])),
+    part("prompt (ended by " + s.finish[0] + ")", said("", s.prompt)),
+    part("response (ended by " + s.finish[1] + ")", said("", s.response))];
+  const scores = Object.entries(s.scores).map(([name, value]) => [name, value === null ? "not a number" : value]);
+  if (scores.length) parts.push(part("scores", pairs(scores)));
+  if (Object.keys(s.metadata).length) parts.push(part("metadata", pairs(Object.entries(s.metadata))));
+  if (s.prompt_demonstrations.length) parts.push(part("demonstrations when the prompt was written", ...s.prompt_demonstrations.map(demonstration)));
+  if (s.response_demonstrations.length) parts.push(part("demonstrations when the response was written", ...s.response_demonstrations.map(demonstration)));
+  if (s.round) parts.push(part("written by", make("div", "", s.round > 1 ? "the model of round " + (s.round - 1) : "the model as it came")));
+  if (s.trained.length) parts.push(part("trained into", ...s.trained.map((each) => make("div", "", trainedText(each)))));
+  body.replaceChildren(...parts);
+  document.getElementById("passport-id").textContent = s.id;
+  document.getElementById("passport-back").hidden = trail.length < 2;
+  const dialog = document.getElementById("passport");
+  if (!dialog.open) dialog.showModal();
+  dialog.scrollTop = 0;
+}
+
+function open(id) {
+  trail.push(id);
+  passport(byId.get(id));
+}
+
+function dialogs() {
+  const dialog = document.getElementById("passport");
+  if (!dialog) return;
+  dialog.addEventListener("close", () => { trail.length = 0; });
+  dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+  document.getElementById("passport-close").addEventListener("click", () => dialog.close());
+  document.getElementById("passport-back").addEventListener("click", () => { trail.pop(); passport(byId.get(trail[trail.length - 1])); });
+}
+
+function outcomeText(outcomes) {
+  return Object.entries(outcomes).map(([name, value]) =>
+    name.replaceAll("_", " ") + " " + (value === null ? "–" : Number.isInteger(value) ? value : value.toFixed(2))).join(" · ");
+}
+
+function heldOut() {
+  const list = document.getElementById("held");
+  if (!list) return;
+  const at = (name) => document.getElementById("held-" + name);
+  const best = Number(list.dataset.best), search = at("search"), stage = at("stage"), changed = at("changed");
+  options(stage, distinct(data.held_out.map((each) => each.stage)));
+  stage.hidden = stage.options.length < 3;
+  const end = (each) => [each.answers[0], each.answers.find((a) => a.round === best) || each.answers[each.answers.length - 1]];
+  const marks = (answer) => Object.entries(answer.outcomes).filter(([, value]) => Number.isInteger(value) && Math.abs(value) <= 1);
+  const differs = (each) => {
+    const [first, last] = end(each);
+    if (changed.value === "text") return first.text !== last.text;
+    return marks(first).some(([name, value]) => name in last.outcomes && last.outcomes[name] !== value);
+  };
+  const show = pages(list, at("more"), at("count"), 20, (each) => {
+    const card = make("article", "card held"), answers = make("div", "answers"), line = make("div", "meta");
+    line.append(make("span", "", each.id));
+    for (const answer of each.answers) {
+      const box = make("div", answer.round === best ? "best" : ""), meta = make("div", "meta");
+      meta.append(make("span", "", (answer.round ? "round " + answer.round : "pretrained") + (answer.round === best ? ", best" : "")));
+      if (answer.finish !== "stop") meta.append(make("span", "", "cut: " + answer.finish));
+      box.append(meta, said("", answer.text), make("div", "meta", outcomeText(answer.outcomes)));
+      answers.append(box);
+    }
+    card.append(line, said("", each.prompt), answers);
+    return card;
+  }, "prompts");
+  const update = () => {
+    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    show(data.held_out.filter((each) =>
+      (stage.selectedIndex === 0 || each.stage === stage.value) &&
+      (changed.selectedIndex === 0 || differs(each)) &&
+      words.every((word) => [each.id, each.prompt, ...each.answers.map((a) => a.text)].join("\n").toLowerCase().includes(word))),
+      data.held_out.length);
+  };
+  search.addEventListener("input", later(update));
+  for (const select of [stage, changed]) select.addEventListener("change", update);
+  update();
+}
+
+samples();
+dialogs();
+heldOut();

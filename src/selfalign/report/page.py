@@ -1,0 +1,153 @@
+"""One autoescaping template, one style sheet, one script: a page that needs no network and runs nothing it is told to."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+from selfalign.report.charts import COLOURS, Point, interval_chart, line_chart, stacked_chart
+from selfalign.report.verdict import difference_text, number, p_text, size_text, words
+from selfalign.terminal import printable
+
+OTHER = "other rules"
+
+
+def render(template: str, data: Mapping[str, Any], **shown: Any) -> str:
+    """A page from a template of this package; `data` goes into it for the script, `shown` to the template."""
+    import jinja2
+    from markupsafe import Markup
+
+    style, script = (_asset(f"page.{kind}") for kind in ("css", "js"))
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_asset),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: value if isinstance(value, Markup) or not isinstance(value, str) else printable(value),
+    )
+    environment.filters |= {"number": number, "words": words, "difference": difference_text, "p_value": p_text, "size": size_text}
+    policy = (
+        f"default-src 'none'; style-src {_source(style)}; script-src {_source(script)}; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    # Markup is only what this package wrote itself: its style, its script, its charts, and JSON without a `<`.
+    own = {"style": Markup(style), "script": Markup(script), "data": Markup(embed(data)), "policy": Markup(policy)}
+    return environment.get_template(template).render(**own, markup=Markup, **shown)
+
+
+def embed(data: Any) -> str:
+    """JSON that cannot end the script element it stands in, nor break a line where JavaScript would."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for mark in ("<", ">", "&", "\u2028", "\u2029"):
+        text = text.replace(mark, f"\\u{ord(mark):04x}")
+    return text
+
+
+def run_page(run: Mapping[str, Any]) -> str:
+    """The page of a run, as `read_run` gives it."""
+    rounds = [row for row in run["rounds"] if row["candidates"]]
+    shares = {row["name"] for row in run["verdict"]["rows"] if row["share"]}
+    browsed = {"samples": run["samples"], "held_out": run["held_out"]}
+    return render(
+        "template.html.j2",
+        browsed,
+        run=run,
+        charts=run_charts(run),
+        metrics=metric_names(run["rounds"]),
+        shares=shares,
+        yields=rounds,
+        legend=legend(rounds),
+        rules=rule_names(rounds),
+        costs=cost_rows(run["rounds"]),
+    )
+
+
+def run_charts(run: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """File name (without suffix) to (title, SVG); a chart without figures is left out."""
+    charts = {}
+    shares = {row["name"] for row in run["verdict"]["rows"] if row["share"]}
+    for place, name in enumerate(metric_names(run["rounds"]), 1):
+        if points := metric_points(run, name):
+            chart = interval_chart(points, f"{words(name)} by round", name in shares)
+            charts[f"metric-{place:02d}-{slug(name)}"] = (words(name), chart)
+    if made := [row for row in run["rounds"] if row["candidates"]]:
+        names = legend(made)
+        bars = [(f"round {row['round']}", fates(row, names)) for row in made]
+        charts["yields"] = ("yields", stacked_chart(bars, names, "candidates kept and dropped by rule"))
+    if lengths := [Point(r["round"], r["median"], r["low"], r["high"]) for r in run["lengths"] if r["n"]]:
+        charts["length"] = ("words of a response", interval_chart(lengths, "words of a response by round"))
+    if lines := [(f"round {row['round']}", row["losses"]) for row in run["rounds"] if any(x is not None for x in row["losses"])]:
+        charts["loss"] = ("training loss", line_chart(lines, "training loss by step"))
+    return charts
+
+
+def metric_points(run: Mapping[str, Any], name: str) -> list[Point]:
+    found = [(row["round"], row["metrics"].get(name)) for row in run["rounds"]]
+    return [
+        Point(round, metric["value"], metric["low"], metric["high"], round == run["best_round"])
+        for round, metric in found
+        if metric is not None and metric["value"] is not None
+    ]
+
+
+def metric_names(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for row in rounds for name in row["metrics"]))
+
+
+def rule_names(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The rule that dropped most first."""
+    total: dict[str, int] = {}
+    for row in rounds:
+        for rule, count in row["dropped"].items():
+            total[rule] = total.get(rule, 0) + count
+    return sorted(total, key=lambda rule: (-total[rule], rule))
+
+
+def legend(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The parts of a bar: kept, and the rules, the rarest together where there are more than colours."""
+    rules = rule_names(rounds)
+    return ["kept", *rules] if len(rules) < COLOURS else ["kept", *rules[: COLOURS - 2], OTHER]
+
+
+def fates(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, int]:
+    """What became of a round's candidates, under the names of the legend; nobody is left out."""
+    counts = {"kept": int(row["kept"])}
+    for rule, count in row["dropped"].items():
+        under = rule if rule in names[1:] else OTHER
+        counts[under] = counts.get(under, 0) + count
+    return counts
+
+
+def cost_rows(rounds: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str], str]]:
+    """(what, by round, in all): seconds by stage, and tokens."""
+    stages = dict.fromkeys(stage for row in rounds for stage in row["seconds"])
+    found = []
+    for stage in stages:
+        seconds = [row["seconds"].get(stage, 0.0) for row in rounds]
+        found.append((f"{words(stage)}, s", [f"{each:,.1f}" if each else "–" for each in seconds], f"{sum(seconds):,.1f}"))
+    seconds = [sum(row["seconds"].values()) for row in rounds]
+    found.append(("all seconds", [f"{each:,.1f}" for each in seconds], f"{sum(seconds):,.1f}"))
+    for kind, label in (("prompt", "tokens read"), ("generated", "tokens generated"), ("trained", "tokens trained on")):
+        tokens = [row["tokens"][kind] for row in rounds]
+        found.append((label, [f"{each:,}" if each else "–" for each in tokens], f"{sum(tokens):,}"))
+    return found
+
+
+def slug(name: str) -> str:
+    """Part of a file name: letters, digits and dashes of ASCII."""
+    kept = "".join(char if char.isascii() and char.isalnum() else "-" for char in name)
+    return kept.strip("-")[:40] or "unnamed"
+
+
+def _asset(name: str) -> str:
+    return files("selfalign.report").joinpath(name).read_text("utf-8")
+
+
+def _source(text: str) -> str:
+    """A source expression of a content security policy that allows exactly this text."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

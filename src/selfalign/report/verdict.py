@@ -1,0 +1,137 @@
+"""The verdict of a run: its best round against the model as it came, paired prompt by prompt, and a sentence that follows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from selfalign import crossed, verdicts
+from selfalign.plain import finite
+from selfalign.store import Store
+
+
+def verdict(store: Store, where: Mapping[str, Any]) -> dict[str, Any]:
+    """{"title", "sentence", "notes", "round", "rows"} of a run, `where` being its `status`.
+
+    The figure that decides is named beforehand, as in a study: `balance`, or else `log_likelihood`, or else the first. The
+    intervals of the others are not corrected for their number.
+    """
+    evaluated = [row["round"] for row in where["rounds"] if row["metrics"]]
+    chosen = where["best_round"] if where["best_round"] is not None else max(evaluated, default=0)
+    rows = [row for name in _names(where, chosen) if (row := compare(store, where, chosen, name)) is not None] if chosen else []
+    title, sentence = _sentence(where, chosen, rows)
+    return {"round": chosen, "title": title, "sentence": sentence, "notes": _notes(where, chosen, rows), "rows": rows}
+
+
+def compare(store: Store, where: Mapping[str, Any], round: int, name: str) -> dict[str, Any] | None:
+    """A metric of a round and of round 0 with their difference over the prompts both have; None where nothing is paired.
+
+    By the statistics of a study with one random seed: a t interval over the prompts of each stratum, and the exact McNemar
+    test for outcomes of yes and no.
+    """
+    before, after = ({o.id: o for o in store.outcomes(each, name)} for each in (0, round))
+    paired = [id for id in before if id in after and math.isfinite(before[id].value) and math.isfinite(after[id].value)]
+    if not paired:
+        return None
+    found = crossed.compare([[after[id] for id in paired]], [[before[id] for id in paired]])
+    told = verdicts.verdict(name, found, found.p_value)
+    return {
+        "name": name,
+        "before": _metric(where, 0, name),
+        "after": _metric(where, round, name),
+        "difference": found.value,
+        "low": finite(found.low),
+        "high": finite(found.high),
+        "p": found.p_value,
+        "unseen": finite(found.minimum_detectable),
+        "n": len(paired),
+        "unpaired": len(before.keys() | after.keys()) - len(paired),
+        "share": all(outcome.value in (-1.0, 0.0, 1.0) for outcome in (*before.values(), *after.values())),
+        "told": "cannot tell" if told == "unclear" else told,
+    }
+
+
+def number(value: float | None, share: bool, signed: bool = False) -> str:
+    """A figure for people: shares in per cent, small numbers with two digits, a missing bound as ∞."""
+    if value is None:
+        return "∞"
+    if share:
+        text = f"{100 * value:+.0f}" if signed else f"{100 * value:.0f} %"
+    else:
+        text = f"{value:{'+' if signed else ''}.{1 if abs(value) >= 10 else 2}f}"
+    return text.replace("-", "−")
+
+
+def difference_text(row: Mapping[str, Any]) -> str:
+    """ "+12 points [+3, +21]"."""
+    unit = " points" if row["share"] else ""
+    low = "−∞" if row["low"] is None else number(row["low"], row["share"], True)
+    return f"{number(row['difference'], row['share'], True)}{unit} [{low}, {number(row['high'], row['share'], True)}]"
+
+
+def size_text(value: float | None, share: bool) -> str:
+    """The size of a difference: "12 points"."""
+    return f"{100 * value:.0f} points" if share and value is not None else number(value, share)
+
+
+def p_text(value: float | None) -> str:
+    return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _names(where: Mapping[str, Any], round: int) -> list[str]:
+    by_round = {row["round"]: row["metrics"] for row in where["rounds"]}
+    names = [name for name in by_round.get(round, {}) if name in by_round.get(0, {})]
+    return sorted(names, key=_rank)
+
+
+def _rank(name: str) -> int:
+    first = verdicts.PREFERRED
+    return first.index(name) if name in first else len(first)
+
+
+def _metric(where: Mapping[str, Any], round: int, name: str) -> float | None:
+    found: float | None = next(row["metrics"][name]["value"] for row in where["rounds"] if row["round"] == round)
+    return found
+
+
+def _sentence(where: Mapping[str, Any], chosen: int, rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    if not any(row["metrics"] for row in where["rounds"]):
+        return "Cannot tell", "No round of this run has been evaluated yet."
+    if not chosen:
+        if where["best_round"] is None:
+            return "Cannot tell yet", "Only the pretrained model has been evaluated so far."
+        return "No round was better than the pretrained model", f"The run keeps the model as it came: {where['stopped_because']}."
+    if not rows:
+        return "Cannot tell", (
+            f"Round {chosen} and the pretrained model have no held-out prompts in common: give the run some with --held_out."
+        )
+    lead = rows[0]
+    change = f"{words(lead['name'])} {number(lead['before'], lead['share'])} → {number(lead['after'], lead['share'])}"
+    sentence = f"Round {chosen} against the pretrained model on {lead['n']} held-out prompts: {change}, {difference_text(lead)}."
+    if lead["told"] == "cannot tell":
+        unseen = f" A difference below {size_text(lead['unseen'], lead['share'])} would go unseen."
+        return f"Cannot tell whether round {chosen} is better", f"{sentence}{unseen}"
+    if lead["told"] in ("better", "worse"):
+        return f"Round {chosen} is {lead['told']} than the pretrained model", sentence
+    return f"Round {chosen}: {words(lead['name'])} is {lead['told']}", f"{sentence} Whether that is better is for you to say."
+
+
+def _notes(where: Mapping[str, Any], chosen: int, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    notes = []
+    if where["best_round"] is None:
+        notes.append(f"The run is not done ({where['state']}): this is round {chosen}, the newest one evaluated, not the best.")
+    if worse := [words(row["name"]) for row in rows if row["told"] == "worse"]:
+        notes.append(f"Worse than before: {', '.join(worse)}.")
+    if unknown := [words(row["name"]) for row in rows if row["told"] == "cannot tell"]:
+        notes.append(f"Cannot tell for {', '.join(unknown)}: chance alone could have made these differences.")
+    if lost := [row for row in rows if row["unpaired"]]:
+        most = max(row["unpaired"] for row in lost)
+        notes.append(f"{most} prompts are not compared: only one of the two models has a figure for them.")
+    if rows:
+        notes.append("Intervals are 95 %, paired by prompt; neither they nor p are corrected for the number of metrics.")
+    return notes

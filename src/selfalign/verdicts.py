@@ -1,0 +1,162 @@
+"""What follows from the finished runs of a study: figures of each arm, comparisons, verdicts in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
+from typing import Any
+
+from selfalign.crossed import Comparison, compare, crossed_mean, holm
+from selfalign.errors import UserError
+from selfalign.finished import Finished, mean_costs
+from selfalign.plain import finite
+from selfalign.types import Outcome
+
+LOWER_IS_BETTER = ("over_refusal", "harmfulness", "perplexity")
+"""Metrics of which less is better; of all others but NEUTRAL more is."""
+NEUTRAL = ("response_words",)
+"""Metrics with no good side: the verdict says higher or lower."""
+PREFERRED = ("balance", "log_likelihood")
+"""What the verdict is about where nobody says: the first of these that every arm has."""
+SIGNIFICANT = 0.05
+
+
+def conclude(
+    found: Mapping[str, Sequence[Finished]], metric: str | None, *, held_out: int, random_seeds: Sequence[int]
+) -> dict[str, Any]:
+    """The study as plain data: figures of each arm, comparisons of the first arm with the others, verdicts.
+
+    Raises:
+        UserError: the metric asked for is missing in an arm, or no metric is common to all.
+    """
+    main, *others = found
+    metrics, left_out = _common(found)
+    chosen = metric or next((name for name in (*PREFERRED, *metrics) if name in metrics), None)
+    if chosen is None or chosen not in metrics:
+        reason = left_out.get(chosen or "", "there is no metric that all arms have")
+        raise UserError(f"no verdict on {chosen or 'anything'}: {reason}; all arms have: {', '.join(metrics) or 'none'}")
+    values = {name: {m: [run.outcomes[m] for run in runs] for m in metrics} for name, runs in found.items()}
+    compared = {m: {arm: compare(values[main][m], values[arm][m]) for arm in others} for m in metrics}
+    adjusted = {m: dict(zip(row, holm([each.p_value for each in row.values()]), strict=True)) for m, row in compared.items()}
+    shares = {m for m in metrics if _is_share(each[m] for each in values.values())}
+    return {
+        "main": main,
+        "metric": chosen,
+        "held_out": held_out,
+        "random_seeds": list(random_seeds),
+        "arms": {name: _arm(runs, values[name]) for name, runs in found.items()},
+        "shares": sorted(shares),
+        "left_out": left_out,
+        "comparisons": {
+            m: {arm: _comparison(each, adjusted[m][arm]) for arm, each in row.items()} for m, row in compared.items()
+        },
+        "verdicts": [
+            {
+                "arm": arm,
+                "metric": chosen,
+                "verdict": verdict(chosen, each, adjusted[chosen][arm]),
+                "sentence": sentence(main, arm, chosen, each, adjusted[chosen][arm], chosen in shares),
+            }
+            for arm, each in compared[chosen].items()
+        ],
+    }
+
+
+def verdict(metric: str, comparison: Comparison, p_value: float) -> str:
+    """better, worse (higher, lower for a neutral metric) or unclear, at 5 %; `p_value` is the one after Holm's correction.
+
+    Zero inside the interval leaves it unclear too.
+    """
+    if not p_value < SIGNIFICANT or comparison.low <= 0 <= comparison.high:
+        return "unclear"
+    if metric in NEUTRAL:
+        return "higher" if comparison.value > 0 else "lower"
+    return "better" if (comparison.value > 0) != (metric in LOWER_IS_BETTER) else "worse"
+
+
+def sentence(main: str, arm: str, metric: str, comparison: Comparison, p_value: float, share: bool) -> str:
+    """The verdict in words that follow from the figures. Shares are told in percentage points."""
+    scale, unit, form = (100, " points", "{:+.0f}") if share else (1, "", "{:+.3g}")
+    value, low, high = (form.format(scale * each) for each in (comparison.value, comparison.low, comparison.high))
+    p_text = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
+    figures = f"{value}{unit} [{low.lstrip('+')}, {high.lstrip('+')}], {p_text}"
+    many = "s" if comparison.repeats > 1 else ""
+    n = f"n = {comparison.prompts} prompts × {comparison.repeats} random seed{many}"
+    about = metric.replace("_", " ")
+    outcome = verdict(metric, comparison, p_value)
+    if outcome != "unclear":
+        return f"{main} is {outcome} than {arm} on {about}: {figures}, {n}"
+    direction = "higher" if metric in NEUTRAL else "better"
+    seen = scale * comparison.minimum_detectable
+    if comparison.low == comparison.high == 0:
+        unseen = "no prompt tells the two apart"
+    elif isfinite(seen):
+        unseen = f"a difference below {form.format(seen).lstrip('+')}{unit} would go unseen"
+    else:
+        unseen = "too few data to say what would be seen"
+    return f"cannot tell whether {main} is {direction} than {arm} on {about}: {figures}, {n}; {unseen}"
+
+
+def _common(found: Mapping[str, Sequence[Finished]]) -> tuple[list[str], dict[str, str]]:
+    """The metrics that every run of every arm has on the same prompts, and why each of the others cannot be compared."""
+    runs = [(name, run) for name, runs in found.items() for run in runs]
+    metrics, left_out = [], {}
+    for metric in dict.fromkeys(metric for _, run in runs for metric in run.outcomes):
+        lacking = sorted({name for name, run in runs if metric not in run.outcomes})
+        prompts = {tuple((each.id, each.stratum) for each in run.outcomes[metric]) for _, run in runs if metric in run.outcomes}
+        broken = sorted({name for name, run in runs for each in run.outcomes.get(metric, ()) if finite(each.value) is None})
+        if lacking:
+            left_out[metric] = f"{metric} is missing in {', '.join(lacking)}"
+        elif len(prompts) > 1:
+            left_out[metric] = f"{metric} is not about the same prompts in all arms"
+        elif broken:
+            left_out[metric] = f"{metric} is not finite for some prompt in {', '.join(broken)}"
+        else:
+            metrics.append(metric)
+    return metrics, left_out
+
+
+def _is_share(arms: Iterable[Sequence[Sequence[Outcome]]]) -> bool:
+    return all(each.value in (-1.0, 0.0, 1.0) for repeats in arms for outcomes in repeats for each in outcomes)
+
+
+def _arm(runs: Sequence[Finished], values: dict[str, list[tuple[Outcome, ...]]]) -> dict[str, Any]:
+    estimates = {metric: crossed_mean(repeats) for metric, repeats in values.items()}
+    return {
+        "runs": [
+            {
+                "seed": run.seed,
+                "folder": run.folder,
+                "best_round": run.best_round,
+                "stopped_because": run.stopped_because,
+                "steps": list(run.steps),
+                "costs": run.costs.plain(),
+            }
+            for run in runs
+        ],
+        "costs": mean_costs([run.costs for run in runs]).plain(),
+        "metrics": {
+            metric: {
+                "value": finite(each.value),
+                "low": finite(each.low),
+                "high": finite(each.high),
+                "prompts": each.prompts,
+                "repeats": each.repeats,
+            }
+            for metric, each in estimates.items()
+        },
+    }
+
+
+def _comparison(each: Comparison, p_holm: float) -> dict[str, Any]:
+    return {
+        "difference": finite(each.value),
+        "low": finite(each.low),
+        "high": finite(each.high),
+        "p_value": finite(each.p_value),
+        "p_holm": finite(p_holm),
+        "minimum_detectable": finite(each.minimum_detectable),
+        "prompts": each.prompts,
+        "repeats": each.repeats,
+        "test": each.test,
+    }

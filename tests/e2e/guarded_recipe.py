@@ -1,0 +1,103 @@
+"""Runs that go wrong on purpose: a model that gets worse, answers that collapse, prompts that are in the test."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from selfalign.alarms import DEFAULT, Alarms
+from selfalign.encoders.hashed import Hashed
+from selfalign.engines.scripted import Scripted, ScriptedSession
+from selfalign.recipe import Recipe
+from selfalign.recipes.isara import isara
+from selfalign.rendering import Format
+from selfalign.trainers.null import NullTrainer
+from selfalign.types import Example, Likelihood, ModelRef, Request
+
+WORDS = (
+    "lamp", "river", "stone", "paper", "cloud", "spoon", "garden", "winter",
+    "letter", "bridge", "candle", "mirror", "button", "ladder", "basket", "violin",
+)  # fmt: skip
+TEST_PROMPT = "How do I get the lamp out of the river?"
+
+
+def round_of(model: ModelRef) -> int:
+    return max(map(int, re.findall(r"round-(\d+)", model.base)), default=0)
+
+
+def text(seed: int, words: int) -> str:
+    return " ".join(WORDS[(seed >> shift) % 16] + str((seed >> shift) % 97) for shift in range(words))
+
+
+def collapsing(model: ModelRef, request: Request) -> str:
+    """Full answers of the model as it came, two words from every later one."""
+    if request.prompt is None:
+        return f"What about {text(request.seed, 9)}?"
+    return f"{text(request.seed, 2 if round_of(model) else 25)}."
+
+
+def leaking(model: ModelRef, request: Request) -> str:
+    """From round 2 on, one prompt is in the test and the others are nearly so."""
+    if request.prompt is not None or not round_of(model):
+        return collapsing(ModelRef(""), request)
+    return f"{TEST_PROMPT} {'' if request.id.endswith('3') else 'And the spoon' + str(request.seed % 10**6) + '?'}"
+
+
+@dataclass(frozen=True)
+class Moody(Scripted):
+    """Its log-likelihood per token moves by `moods[round]`, and a little differently for each seed."""
+
+    moods: tuple[float, ...] = (0.0, 0.1, -0.1)
+
+    @contextmanager
+    def open(self, model: ModelRef, format: Format) -> Iterator[ScriptedSession]:
+        yield MoodySession(self, model)
+
+
+@dataclass(frozen=True)
+class MoodySession(ScriptedSession):
+    def likelihood(self, examples: Sequence[Example], shown: Sequence[Sequence[Example]] = ()) -> list[Likelihood]:
+        assert isinstance(self.engine, Moody)
+        round, found = round_of(self.model), []
+        for place, each in enumerate(super().likelihood(examples, shown)):
+            mood = self.engine.moods[round] + 0.02 * (place % 3 - 1) * (round + 1)
+            found.append(replace(each, total=each.total + mood * each.tokens))
+        return found
+
+
+def _bare(recipe: Recipe) -> Recipe:
+    return replace(recipe, prompt_filters=(), filters=(), evaluators=())
+
+
+def moody(*, moods: tuple[float, ...] = (0.0, 0.1, -0.1), rounds: int = 3) -> Recipe:
+    engine = Moody(gain=0.0, moods=moods)
+    return _bare(
+        isara(
+            rounds=rounds,
+            per_round=6,
+            validation_share=0.5,
+            demonstrations=3,
+            engine=engine,
+            encoder=Hashed(),
+            trainer=NullTrainer(),
+        )
+    )
+
+
+def collapse(*, alarms: Alarms = DEFAULT, rounds: int = 2) -> Recipe:
+    engine = Scripted(replies=collapsing)
+    return _bare(
+        isara(
+            rounds=rounds, per_round=24, demonstrations=3, alarms=alarms, engine=engine, encoder=Hashed(), trainer=NullTrainer()
+        )
+    )
+
+
+def leak(*, allow_overlap: bool = False) -> Recipe:
+    engine = Scripted(replies=leaking)
+    off = Alarms(action="off")
+    return _bare(
+        isara(per_round=24, alarms=off, allow_overlap=allow_overlap, engine=engine, encoder=Hashed(), trainer=NullTrainer())
+    )

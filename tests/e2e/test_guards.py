@@ -1,0 +1,149 @@
+"""A run that goes wrong says so, stops where it shall, and says it once."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfalign.guards import HITS_STORED, compare
+from selfalign.stats import paired_difference
+from selfalign.store import Store
+from tests.conftest import SCRIPTED, Run
+from tests.e2e.guarded_recipe import TEST_PROMPT
+
+RECIPES = Path(__file__).parent / "guarded_recipe.py"
+
+
+def run(cli: Run, recipe: str, seeds: Path, out: Path, *options: object) -> dict[str, Any]:
+    done = cli("run", f"{RECIPES}:{recipe}", seeds, "--model", "scripted", "--quiet", "--json", "--out", out, *options)
+    assert done.returncode == 0, done.stderr
+    status: dict[str, Any] = json.loads(done.stdout)
+    return status
+
+
+def events(out: Path, kind: str) -> list[dict[str, Any]]:
+    with Store.read(out) as store:
+        return [data for _, name, data in store.events() if name == kind]
+
+
+@pytest.fixture
+def held_out_file(tmp_path: Path) -> Path:
+    path = tmp_path / "held_out.jsonl"
+    path.write_text("".join(json.dumps({"prompt": p, "response": "Yes."}) + "\n" for p in (TEST_PROMPT, "Is the moon far?")))
+    return path
+
+
+def test_a_round_that_falls_back_is_a_regression(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
+    """ISARA's OPT-350M: a first round that helps, a second one worse than the model as it came (29.5 to 34.9)."""
+    status = run(cli, "moody", seeds_file, tmp_path / "out")
+    assert status["best_round"] == 1 and len(status["rounds"]) == 3
+    because = status["stopped_because"]
+    assert because.startswith("regression: round 2 is worse than round 1 on the 6 validation seeds")
+    assert "-0.2000 [-0." in because and "p < 0.001" in because and "rolled back to round 1" in because
+    change = [row["metrics"].get("validation_change") for row in status["rounds"]]
+    assert change[0] is None and change[1]["low"] > 0 and change[2]["high"] < 0
+    assert [event["verdict"] for event in events(tmp_path / "out", "validation")] == ["better", "regression"]
+
+
+def test_a_model_that_only_gets_worse_is_not_shipped(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
+    options = ("--per_round", 16, "--min_yield", 0, "--demonstrations", 4, "--engine.gain", -0.1, "--quiet", "--json")
+    done = cli("run", "isara", seeds_file, *SCRIPTED, *options, "--out", tmp_path / "out")
+    status = json.loads(done.stdout)
+    assert status["best_round"] == 0 and status["stopped_because"].startswith("regression: round 1 is worse than round 0")
+
+
+def test_a_change_within_noise_is_called_so(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
+    status = run(cli, "moody", seeds_file, tmp_path / "down", "--moods", "[0.0,-0.001]")
+    assert status["best_round"] == 0
+    assert status["stopped_because"].startswith("round 1 is no better than round 0 (within noise) on the 6 validation seeds")
+    assert "-0.0010 [-0." in status["stopped_because"] and ", p = 0." in status["stopped_because"]
+    status = run(cli, "moody", seeds_file, tmp_path / "up", "--moods", "[0.0,0.001]", "--rounds", 1)
+    assert status["best_round"] == 1
+    assert status["stopped_because"].startswith("all 1 rounds done; round 1 is better than round 0 (within noise)")
+
+
+def test_the_four_verdicts() -> None:
+    old = [-2.0, -2.1, -2.2, -1.9, -2.3, -2.05]
+    shifts = {"better": 0.3, "better within noise": 0.01, "no better within noise": -0.01, "regression": -0.3}
+    for kind, shift in shifts.items():
+        new = [value + shift + 0.05 * (-1) ** place for place, value in enumerate(old)]
+        assert compare(2, 1, paired_difference(new, old), 6)[0] == kind
+    assert compare(1, 0, paired_difference(old, old), 6)[0] == "no better within noise"
+    kind, text = compare(1, 0, paired_difference([-9.0], [-2.0]), 1)
+    assert kind == "no better within noise" and "p = 1.000" in text  # one seed alone proves nothing
+
+
+def test_a_collapse_is_told_and_the_run_goes_on(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    status = run(cli, "collapse", seeds_file, out)
+    assert status["best_round"] == 2 and len(status["rounds"]) == 3
+    metrics = [row["metrics"] for row in status["rounds"]]
+    assert metrics[1]["alarms"]["value"] == 0
+    assert metrics[2]["alarms"]["value"] == len(events(out, "alarm")) >= 2
+    assert metrics[2]["kept_median_words"]["value"] == 2 and metrics[2]["kept_very_short"]["value"] == 1
+    assert metrics[0]["kept_median_words"]["value"] > 10  # those of the seeds
+    assert {event["name"] for event in events(out, "alarm")} >= {"kept_median_words", "kept_very_short"}
+    assert {(event["round"], event["action"]) for event in events(out, "alarm")} == {(2, "warn")}
+    table = " ".join(cli("status", out).stdout.split())
+    assert "alarm: round 2: median words of a response 2, below 0.5 of the" in table
+
+
+def test_a_collapse_ends_the_run_before_it_trains(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    status = run(cli, "collapse", seeds_file, out, "--alarms.action", "stop")
+    assert status["best_round"] == 1 and status["state"] == "done"
+    assert status["stopped_because"].startswith("alarm in round 2: median words of a response 2, below")
+    assert status["rounds"][2]["model"] is None and status["rounds"][2]["kept"] == 24
+    assert "alarms" in json.loads((out / "round-02" / "metrics.json").read_text())
+    assert run(cli, "collapse", seeds_file, out, "--alarms.action", "stop") == status
+    quiet = run(cli, "collapse", seeds_file, tmp_path / "off", "--alarms.action", "off")
+    assert quiet["best_round"] == 2 and "alarms" not in quiet["rounds"][2]["metrics"] and not events(tmp_path / "off", "alarm")
+
+
+def test_a_threshold_can_be_switched_off(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
+    off = [f"--alarms.{name}=null" for name in ("median_words", "very_short", "very_short_rise", "distinct_2", "spread")]
+    status = run(cli, "collapse", seeds_file, tmp_path / "out", "--alarms.action", "stop", *off)
+    assert status["best_round"] == 2
+    done = cli("run", "isara", seeds_file, *SCRIPTED, "--alarms.repeats", 2, "--out", tmp_path / "bad")
+    assert done.returncode == 2 and "alarms.repeats = 2" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "point", ["guards.before-commit:3", "guards.after-commit:3", "choose.before-commit:2", "choose.after-commit:2"]
+)
+def test_a_killed_run_tells_nothing_twice(cli: Run, seeds_file: Path, tmp_path: Path, point: str) -> None:
+    wanted = run(cli, "collapse", seeds_file, tmp_path / "whole")
+    arguments = ("run", f"{RECIPES}:collapse", seeds_file, "--model", "scripted", "--quiet", "--out", tmp_path / "out")
+    assert cli(*arguments, SELFALIGN_FAULT_AT=point).returncode == -signal.SIGKILL
+    status = run(cli, "collapse", seeds_file, tmp_path / "out")
+    assert [row["metrics"] for row in status["rounds"]] == [row["metrics"] for row in wanted["rounds"]]
+    for kind in ("alarm", "validation", "overlap"):
+        assert events(tmp_path / "out", kind) == events(tmp_path / "whole", kind)
+
+
+def test_a_prompt_of_the_test_ends_the_run(cli: Run, seeds_file: Path, held_out_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    status = run(cli, "leak", seeds_file, out, "--held_out", held_out_file)
+    assert status["best_round"] == 1 and status["rounds"][2]["model"] is None
+    assert status["stopped_because"].count(repr(TEST_PROMPT)) == 2 and "allow_overlap" in status["stopped_because"]
+    metrics = status["rounds"][2]["metrics"]
+    assert (metrics["overlap_exact"]["value"], metrics["overlap_near"]["value"]) == (3, 21)  # slots 3, 13 and 23
+    assert status["rounds"][1]["metrics"]["overlap_exact"]["value"] == 0
+    (event,) = events(out, "overlap")
+    assert (event["round"], event["exact"], event["near"], len(event["hits"])) == (2, 3, 21, HITS_STORED)
+    assert event["hits"][0]["training"] == "r02-00003" and event["hits"][0]["kind"] == "exact"
+    assert event["hits"][-1]["held_out_text"] == TEST_PROMPT != event["hits"][-1]["training_text"]
+    assert "overlap: round 2: 3 pairs" in " ".join(cli("status", out).stdout.split())
+    allowed = run(cli, "leak", seeds_file, tmp_path / "allowed", "--held_out", held_out_file, "--allow_overlap", "true")
+    assert allowed["best_round"] == 2 and allowed["rounds"][2]["metrics"]["overlap_exact"]["value"] == 3
+
+
+def test_seeds_of_the_test_are_allowed_only_by_name(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
+    done = cli("run", f"{RECIPES}:leak", seeds_file, "--model", "m", "--held_out", seeds_file, "--out", tmp_path / "no")
+    assert done.returncode == 2 and "asks the same as seed" in done.stderr
+    status = run(cli, "leak", seeds_file, tmp_path / "yes", "--held_out", seeds_file, "--allow_overlap", "true")
+    assert status["rounds"][0]["metrics"]["overlap_exact"]["value"] == 10  # those shown; two are held out for validation

@@ -1,0 +1,229 @@
+"""A study through the front door: every arm, nothing twice, killed and gone on with, steps matched, wrong options named."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import SCRIPTED, Run
+
+SMALL = ("--rounds", 2, "--per_round", 8, "--demonstrations", 4, "--min_yield", 0, "--engine.batch_size", 4, "--quiet")
+ARM = {"runs", "costs", "metrics"}
+COSTS = {"optimiser_steps", "trained_tokens", "generated_tokens", "prompt_tokens_per_answer", "seconds"}
+
+
+@pytest.fixture
+def held_file(tmp_path: Path) -> Path:
+    rows = [
+        {
+            "prompt": f"Where can I {verb} a {thing} in this town by noon?",
+            "response": f"Ask for a {thing} at the harbour office before ten.",
+            "category": "harmful" if number % 2 else "harmless",
+        }
+        for number, (verb, thing) in enumerate(
+            (v, t) for v in ("rent", "buy", "sell") for t in ("kayak", "radio", "lamp", "piano")
+        )
+    ]
+    path = tmp_path / "held_out.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def study(seeds_file: Path, held_file: Path) -> tuple[object, ...]:
+    return ("study", "isara", seeds_file, *SCRIPTED, *SMALL, "--held_out", held_file)
+
+
+def read(out: Path) -> Any:
+    return json.loads((out / "study.json").read_text(encoding="utf-8"))
+
+
+def without_seconds(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: without_seconds(each) for key, each in value.items() if key != "seconds"}
+    return [without_seconds(each) for each in value] if isinstance(value, list) else value
+
+
+def rows(folder: Path, query: str) -> list[Any]:
+    with sqlite3.connect(f"file:{folder / 'run.sqlite'}?mode=ro", uri=True) as connection:
+        return connection.execute(query).fetchall()
+
+
+def record(out: Path) -> dict[str, Any]:
+    """All that was written in the run folders: any work would add an event, a batch or a stage."""
+    tables = ("events", "batches", "stages", "models")
+    return {
+        str(path.parent.relative_to(out)): [rows(path.parent, f"SELECT count(*) FROM {table}") for table in tables]
+        for path in sorted(out.glob("*/*/run.sqlite"))
+    }
+
+
+def test_shape_and_nothing_computed_twice(cli: Run, study: tuple[object, ...], tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    arms = ("--baselines", "pretrained,icl_random,icl_knn,sft,sft_paper,one_shot", "--repeats", 2, "--out", out)
+    done = cli(*study, *arms, "--vary", "max_overlap=0.5", COLUMNS="80")
+    assert done.returncode == 0, done.stderr
+    result = read(out)
+    names = ["isara", "pretrained", "icl_random", "icl_knn", "sft", "sft_paper", "one_shot", "isara-max_overlap=0.5"]
+    assert list(result["arms"]) == names
+    assert (result["main"], result["metric"], result["held_out"], result["random_seeds"]) == ("isara", "balance", 12, [0, 1])
+    for name, arm in result["arms"].items():
+        assert set(arm) == ARM and set(arm["costs"]) == COSTS
+        assert len(arm["runs"]) == (1 if name in ("pretrained", "icl_knn") else 2)  # no random seed changes these
+        for run in arm["runs"]:
+            assert (out / run["folder"] / "run.sqlite").is_file() and run["folder"].endswith(f"seed-{run['seed']}")
+        for metric in arm["metrics"].values():
+            assert metric["low"] <= metric["value"] <= metric["high"]
+    assert {"balance", "refusal", "log_likelihood"} <= set(result["comparisons"])
+    for row in result["comparisons"].values():
+        assert list(row) == names[1:]
+        assert all(each["p_holm"] >= each["p_value"] for each in row.values())
+    assert [each["arm"] for each in result["verdicts"]] == names[1:]
+    # The costs tell the arms apart: demonstrations at every answer, no training; K·N generated in one round.
+    costs = {name: arm["costs"] for name, arm in result["arms"].items()}
+    assert costs["icl_knn"]["prompt_tokens_per_answer"] > 5 * costs["pretrained"]["prompt_tokens_per_answer"]
+    assert costs["sft"]["prompt_tokens_per_answer"] == costs["pretrained"]["prompt_tokens_per_answer"]
+    assert costs["pretrained"]["optimiser_steps"] == costs["sft"]["generated_tokens"] == 0 < costs["isara"]["generated_tokens"]
+    assert rows(out / "one_shot/seed-0", "SELECT count(*) FROM samples WHERE round = 1") == [(16,)]
+    assert rows(out / "icl_random/seed-0", SHOWN) != rows(out / "icl_random/seed-1", SHOWN)
+    assert all(each["sentence"] in done.stdout for each in result["verdicts"])
+    assert "…" not in done.stdout and max(map(len, done.stdout.partition("cannot tell")[0].splitlines())) <= 80
+
+    before, text = record(out), (out / "study.json").read_bytes()
+    again = cli(*study, *arms, "--vary", "max_overlap=0.5", "--json")
+    assert again.returncode == 0 and json.loads(again.stdout) == result
+    assert record(out) == before and (out / "study.json").read_bytes() == text
+    repeated = cli("study", "--config", out / "study.yaml", "--json")
+    assert repeated.returncode == 0 and json.loads(repeated.stdout) == result and record(out) == before
+
+
+SHOWN = "SELECT json_extract(data, '$.demonstrations') FROM outputs WHERE stage = 'held_out' ORDER BY slot"
+
+
+def test_the_untrained_model_is_measured_once(
+    cli: Run, study: tuple[object, ...], seeds_file: Path, held_file: Path, tmp_path: Path
+) -> None:
+    out, alone = tmp_path / "study", tmp_path / "alone"
+    assert cli(*study, "--baselines", "pretrained,icl_knn,sft", "--repeats", 2, "--out", out).returncode == 0
+    adopted = {
+        str(path.parent.relative_to(out)): json.loads(found[0][0])["from"]
+        for path in out.glob("*/*/run.sqlite")
+        if (found := rows(path.parent, "SELECT data FROM events WHERE kind = 'adopted'"))
+    }
+    assert set(adopted) == {"isara/seed-1", "pretrained/seed-0", "sft/seed-0", "sft/seed-1"}
+    assert set(adopted.values()) == {str(out / "isara/seed-0")}
+    run = ("run", "pretrained", seeds_file, "--model", "scripted", "--engine", "Scripted", "--encoder", "Hashed")
+    assert cli(*run, "--held_out", held_file, "--quiet", "--out", alone).returncode == 0
+    query = "SELECT name, value, low, high, n FROM metrics WHERE round = 0 AND name NOT LIKE 'validation%' ORDER BY name"
+    assert rows(alone, query) == rows(out / "pretrained/seed-0", query)
+    same = "SELECT metric, prompt, value FROM outcomes WHERE round = 0 ORDER BY 1, 2"
+    assert rows(alone, same) == rows(out / "sft/seed-1", same) != []
+
+
+def test_killed_and_gone_on_with(cli: Run, study: tuple[object, ...], tmp_path: Path) -> None:
+    arms = ("--baselines", "pretrained,sft", "--repeats", 2)
+    assert cli(*study, *arms, "--out", tmp_path / "whole").returncode == 0
+    wanted = without_seconds(read(tmp_path / "whole"))
+    out = tmp_path / "broken"
+    for point in ("batch.before-commit:5", "adopt.before-commit", "model.before-commit:2", "batch.after-commit:9"):
+        killed = cli(*study, *arms, "--out", out, SELFALIGN_FAULT_AT=point)
+        assert killed.returncode == -signal.SIGKILL, f"{point} was not reached: {killed.stderr}"
+        assert not (out / "study.json").exists()
+    done = cli(*study, *arms, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert without_seconds(read(out)) == wanted
+
+
+def test_sft_trains_as_long_as_the_loop_of_the_same_random_seed(
+    cli: Run, seeds_file: Path, held_file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "counted.py").write_text(
+        textwrap.dedent(
+            """
+            from dataclasses import dataclass, replace
+            from selfalign.encoders.hashed import Hashed
+            from selfalign.engines.scripted import Scripted
+            from selfalign.recipes.isara import isara
+            from selfalign.trainers.null import NullTrainer
+
+            @dataclass(frozen=True)
+            class Counted:
+                def train(self, job, progress):
+                    result = NullTrainer().train(job, progress)
+                    return replace(result, steps=job.steps or len(result.trained) * job.round)
+
+            def counted(*, engine: Scripted = Scripted(), encoder: Hashed = Hashed(), trainer: Counted = Counted()):
+                recipe = isara(per_round=8, min_yield=0, engine=engine, encoder=encoder, trainer=trainer)
+                return replace(recipe, name="counted")
+            """
+        )
+    )
+    out = tmp_path / "out"
+    run = ("study", "./counted.py:counted", seeds_file, "--model", "scripted", "--held_out", held_file, "--quiet")
+    done = cli(*run, "--baselines", "sft", "--out", out)
+    assert done.returncode == 0, done.stderr
+    arms = read(out)["arms"]
+    steps = [[run["steps"] for run in arms[name]["runs"]] for name in ("counted", "sft")]
+    assert steps[0] == steps[1] and all(len(each) == 2 and each[1] > each[0] for each in steps[0])
+    assert len({tuple(each) for each in steps[0]}) > 1  # each from the run of its own random seed
+    # Where the loop falls back on the model as it came, the baseline still trains what the loop trained.
+    worse = cli(*run, "--engine.gain", -0.1, "--baselines", "sft", "--repeats", 1, "--out", tmp_path / "worse")
+    assert worse.returncode == 0, worse.stderr
+    arms = read(tmp_path / "worse")["arms"]
+    assert arms["counted"]["runs"][0]["best_round"] == 0
+    assert arms["sft"]["runs"][0]["steps"] == arms["counted"]["runs"][0]["steps"] != []
+
+
+def test_seeds_and_parts_can_be_varied(cli: Run, study: tuple[object, ...], seeds_file: Path, tmp_path: Path) -> None:
+    fewer = tmp_path / "six.jsonl"
+    fewer.write_text("".join(seeds_file.read_text(encoding="utf-8").splitlines(keepends=True)[:6]), encoding="utf-8")
+    out = tmp_path / "out"
+    arms = ("--baselines", "", "--repeats", 1, "--metric", "refusal", "--vary", f"seeds={fewer}", "encoder=HiddenState")
+    done = cli(*study, "--out", out, *arms)
+    assert done.returncode == 0, done.stderr
+    names = list(read(out)["arms"])
+    assert names == ["isara", f"isara-seeds={fewer}", "isara-encoder=HiddenState"]
+    folders = [read(out)["arms"][name]["runs"][0]["folder"] for name in names]
+    assert [rows(out / folder, "SELECT count(*) FROM samples WHERE round = 0")[0][0] for folder in folders] == [12, 6, 12]
+    assert {each["metric"] for each in read(out)["verdicts"]} == {"refusal"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (("--baselines", "pretrained,icl_knnn"), "did you mean icl_knn?"),
+        (("--baselines", "sft,sft"), "share the folder sft"),
+        (("--vary", "per_rond=4"), "did you mean --per_round?"),
+        (("--vary", "per_round=many"), "--per_round: expected int"),
+        (("--vary", "encoder=Word2Vec"), "no part named Word2Vec"),
+        (("--vary", "held_out=x"), "cannot be varied"),
+        (("--vary", "per_round"), "option=value1,value2"),
+        (("--repeat", 2), "did you mean --repeats?"),
+        (("--repeats", 0), "at least 1"),
+        (("--metric", "truth"), "it has refusal"),
+    ],
+)
+def test_wrong_options_are_named_in_one_line(
+    cli: Run, study: tuple[object, ...], tmp_path: Path, wrong: tuple[object, ...], said: str
+) -> None:
+    done = cli(*study, "--out", tmp_path / "out", *wrong)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert said in done.stderr
+
+
+def test_other_options_on_a_finished_study_and_missing_prompts(
+    cli: Run, study: tuple[object, ...], seeds_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arms = ("--baselines", "pretrained", "--repeats", 1, "--out", out)
+    assert cli(*study, *arms).returncode == 0
+    done = cli(*study, *arms, "--seed_weight", 0.25)
+    assert done.returncode == 2 and "seed_weight = null, now 0.25" in done.stderr
+    done = cli("study", "isara", seeds_file, *SCRIPTED, "--out", tmp_path / "none")
+    assert done.returncode == 2 and "--held_out" in done.stderr

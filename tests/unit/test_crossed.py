@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import stats
+
+from selfalign.crossed import Comparison, Estimate, compare, crossed_mean, holm, paired_bootstrap
+from selfalign.stats import mean_interval, paired_difference
+from selfalign.types import Outcome
+
+Table = NDArray[np.float64]
+
+
+def outcomes(values: Sequence[float], stratum: str = "") -> list[Outcome]:
+    return [Outcome(f"p{place}", value, stratum) for place, value in enumerate(values)]
+
+
+def study(table: Sequence[Sequence[float]] | Table, stratum: str = "") -> list[list[Outcome]]:
+    """A row a repeat, a column a prompt."""
+    return [outcomes([float(value) for value in row], stratum) for row in table]
+
+
+# Repeat means 2, 4, 6: s²_m = 4. Prompt means 2, 6: MS_P = 3 · 8 = 24. Residuals ±1, 0, ∓1: sum of squares 4, over
+# (3 - 1)(2 - 1): MS_E = 2. Var = 4 / 3 + (24 - 2) / (3 · 2) = 5. 1 / df = (4/15) / 2 + (11/15)² / 1 = 151/225.
+HAND = [[1.0, 3.0], [2.0, 6.0], [3.0, 9.0]]
+
+
+def test_crossed_mean_by_hand() -> None:
+    found = crossed_mean(study(HAND))
+    assert found.value == pytest.approx(4.0)
+    assert found.standard_error == pytest.approx(math.sqrt(5.0))
+    assert found.degrees == pytest.approx(225 / 151)
+    half = stats.t.ppf(0.975, 225 / 151) * math.sqrt(5.0)
+    assert (found.low, found.high) == pytest.approx((4.0 - half, 4.0 + half))
+    assert (found.repeats, found.prompts) == (3, 2)
+
+
+def test_strata_add_up_by_hand() -> None:
+    # A second stratum of the same figures the other way round: the repeats cancel (s²_m = 0), and the prompt terms add to
+    # 2 · 22 / 6 < 2 · 24 / 6 = 8, the estimate without an effect of the repeats. Two equal shares of one degree each: df 2.
+    both = [[*one, *two] for one, two in zip(study(HAND, "a"), study(HAND[::-1], "b"), strict=True)]
+    found = crossed_mean(both)
+    assert (found.value, found.standard_error, found.degrees) == pytest.approx((8.0, math.sqrt(8.0), 2.0))
+    assert found.prompts == 4
+
+
+def test_equal_rates_by_chance_are_no_certainty() -> None:
+    # Every repeat has 1 of 2 right and so has every prompt; what differs is the residual: MS_E = 1, over R·P = 4.
+    found = crossed_mean(study([[1.0, 0.0], [0.0, 1.0]]))
+    assert found.standard_error == pytest.approx(0.5)
+    assert found.low < 0.0 < 1.0 < found.high
+
+
+def test_one_repeat_is_the_t_interval_over_prompts() -> None:
+    values = [2.0, 4.0, 4.0, 5.0, 7.0, 9.0]
+    found = crossed_mean(study([values]), confidence=0.9)
+    assert found[:3] == pytest.approx(mean_interval(values, 0.9))
+    assert found.degrees == pytest.approx(5)
+    # Two strata: the variances add, with Welch's degrees of freedom.
+    other = [1.0, 0.0, 5.0]
+    both = crossed_mean([[*outcomes(values, "x"), *outcomes([-value for value in other], "y")]], confidence=0.9)
+    expected = stats.ttest_ind(values, other, equal_var=False).confidence_interval(0.9)
+    assert (both.low, both.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_a_deterministic_arm_has_prompts_only() -> None:
+    values = [0.1, 0.7, 0.3, 0.4, 0.2]
+    assert crossed_mean(study([values] * 3)) == crossed_mean(study([values]))._replace(repeats=3)
+
+
+def test_no_spread_is_a_point_and_one_prompt_knows_none() -> None:
+    # Three times 0.1 have a mean a rounding off 0.1: no spread may come of it.
+    value = (0.1 + 0.1 + 0.1) / 3
+    assert crossed_mean(study([[0.1] * 3] * 3)) == Estimate(value, value, value, 0.0, 2.0, 3, 3)
+    assert crossed_mean(study([[0.1], [0.3]]))[:4] == pytest.approx((0.2, -math.inf, math.inf, math.inf))
+    assert crossed_mean([[*outcomes([0.5, 0.7], "x"), *outcomes([0.1], "y")]]).high == math.inf
+    lone = compare(study([[0.5]]), study([[0.1]]))
+    assert (lone.p_value, lone.standard_error, lone.minimum_detectable) == (1.0, math.inf, math.inf)
+
+
+def test_prompts_are_paired_by_id_in_any_order() -> None:
+    shuffled = [list(reversed(repeat)) if row else repeat for row, repeat in enumerate(study(HAND))]
+    assert crossed_mean(shuffled) == crossed_mean(study(HAND))
+
+
+def test_compare_analyses_the_differences() -> None:
+    base = np.array([[5.0, 1.0], [2.0, 2.0], [0.0, 7.0]])
+    found = compare(study(base + HAND), study(base))
+    expected = crossed_mean(study(HAND))
+    assert (found.value, found.low, found.high) == pytest.approx(expected[:3])
+    t = 4.0 / math.sqrt(5.0)
+    assert found.p_value == pytest.approx(2 * stats.t.sf(t, expected.degrees))
+    reach = stats.t.ppf(0.975, expected.degrees) + stats.t.ppf(0.8, expected.degrees)
+    assert found.minimum_detectable == pytest.approx(reach * math.sqrt(5.0))
+    assert found[6:] == (3, 2, "crossed t")
+
+
+def test_compare_of_one_repeat_is_the_paired_t_test() -> None:
+    random = np.random.default_rng(5)
+    a, b = random.normal(1.0, 2.0, 30), random.normal(0.5, 2.0, 30)
+    found = compare(study([a]), study([b]))
+    assert (found.value, found.low, found.high, found.p_value) == pytest.approx(paired_difference(a.tolist(), b.tolist()))
+    assert found.test == "crossed t"
+
+
+def test_differences_all_alike() -> None:
+    two, one = study([[2.0, 3.0]]), study([[1.0, 2.0]])
+    assert compare(two, two) == Comparison(0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1, 2, "crossed t")
+    assert compare(two, one) == Comparison(1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1, 2, "crossed t")
+
+
+def test_a_single_repeat_stands_against_each() -> None:
+    many, one = study(HAND), study([[1.0, -1.0]])
+    assert compare(many, one) == compare(many, one * 3)
+    assert compare(one, many).value == -compare(many, one).value
+    assert compare(one, many).repeats == 3
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_binary_outcomes_of_one_repeat_go_by_mcnemar(sign: float) -> None:
+    # 8 pairs only a has, 1 only b has: p = 2 · (C(9,0) + C(9,1)) / 2⁹ = 20 / 512.
+    a = [1.0] * 8 + [0.0] + [1.0] * 5 + [0.0] * 6
+    b = [0.0] * 8 + [1.0] + [1.0] * 5 + [0.0] * 6
+    found = compare(study([[sign * value for value in a]]), study([[sign * value for value in b]]))
+    assert found.test == "exact McNemar"
+    assert found.value == pytest.approx(sign * 7 / 20)
+    assert found.p_value == pytest.approx(20 / 512)
+    assert found.p_value == pytest.approx(stats.binomtest(1, 9).pvalue)
+    assert found.low < found.value < found.high
+
+
+def test_mcnemar_only_where_it_belongs() -> None:
+    a, b = [1.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.0]
+    assert compare(study([a]), study([a])).p_value == 1.0  # no discordant pair
+    assert compare(study([a, a]), study([b, b])).test == "exact McNemar"  # both deterministic: once is all there is
+    assert compare(study([a, b]), study([b, b])).test == "crossed t"
+    assert compare(study([a]), study([[0.5, 0.0, 1.0, 0.0]])).test == "crossed t"
+    assert compare(study([a]), study([[-1.0, 0.0, 1.0, 0.0]])).test == "crossed t"
+    strata = [[*outcomes(a, "one"), *outcomes(b, "two")]]
+    assert compare(strata, strata).test == "crossed t"
+
+
+def test_holm_known_example() -> None:
+    # Holm's steps by hand: 4 · 0.005, 3 · 0.01, 2 · 0.03, and 0.04 held up to the one before it.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.4, 0.6]) == [1.0, 1.0, 1.0]
+    assert holm([]) == []
+    for wrong in (1.1, -0.1, math.nan):
+        with pytest.raises(ValueError, match="no p-value"):
+            holm([0.5, wrong])
+
+
+def test_bootstrap_agrees_with_t_and_repeats_itself() -> None:
+    random = np.random.default_rng(2)
+    prompts = random.normal(0.0, 1.0, 200)
+    a, b = (prompts + mean + random.normal(0.0, 1.0, (5, 200)) for mean in (0.3, 0.0))
+    low, high, p = paired_bootstrap(study(a), study(b))
+    found = compare(study(a), study(b))
+    assert low < found.value < high
+    assert 0.5 < (high - low) / (found.high - found.low) < 1.5
+    assert p < 0.01
+    assert (low, high, p) == paired_bootstrap(study(a), study(b))
+    assert (low, high, p) != paired_bootstrap(study(a), study(b), seed=1)
+    assert paired_bootstrap(study(a), study(a)) == (0.0, 0.0, 1.0)
+
+
+def test_bootstrap_of_one_repeat_draws_prompts_within_strata() -> None:
+    # Constant strata leave nothing to draw, unless prompts cross from one to the other.
+    a, b = ([[*outcomes([one] * 5, "x"), *outcomes([two] * 7, "y")]] for one, two in ((1.0, 3.0), (0.0, 1.0)))
+    low, high, p = paired_bootstrap(a, b, draws=1500)
+    assert (low, high) == pytest.approx((3.0, 3.0))
+    assert p == pytest.approx(2 / 1501)
+    values = np.random.default_rng(3).normal(0.0, 1.0, 400)
+    low, high, _ = paired_bootstrap(study([values]), study([np.zeros(400)]))
+    expected = mean_interval(values.tolist())
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.01)
+
+
+GOOD = study(HAND)
+
+
+@pytest.mark.parametrize(
+    ("repeats", "message"),
+    [
+        ([], "no repeats"),
+        ([[]], "no outcomes"),
+        ([[], outcomes([1.0])], "repeat 1 has 'p0'"),
+        ([outcomes([1.0, 2.0]), outcomes([1.0])], "repeat 0 has 'p1' .*repeat 1 has not"),
+        ([outcomes([1.0], "x"), outcomes([1.0], "y")], "same prompts"),
+        ([outcomes([1.0]) * 2], "repeat 0 has prompt 'p0' .*twice"),
+        ([outcomes([1.0, math.nan])], "'p1' is nan, not finite"),
+        ([outcomes([math.inf])], "not finite"),
+    ],
+)
+def test_bad_outcomes_are_refused(repeats: list[list[Outcome]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        crossed_mean(repeats)
+    for against in (compare, paired_bootstrap):
+        with pytest.raises(ValueError, match=message.replace("repeat", ".*")):
+            against(repeats, repeats)
+
+
+@pytest.mark.parametrize("against", [compare, paired_bootstrap])
+def test_arms_must_match(against: Callable[..., object]) -> None:
+    with pytest.raises(ValueError, match="3 and 2"):
+        against(GOOD, GOOD[:2])
+    with pytest.raises(ValueError, match="no repeats"):
+        against([], GOOD[:1])
+    with pytest.raises(ValueError, match=r"a 0 has 'p1' .*b 0 has not"):
+        against(GOOD[:1], [outcomes([1.0])])
+
+
+def test_impossible_options_are_refused() -> None:
+    for confidence in (0.0, 1.0, 95.0, math.nan):
+        with pytest.raises(ValueError, match="confidence"):
+            crossed_mean(GOOD, confidence)
+    with pytest.raises(ValueError, match="one draw or more"):
+        paired_bootstrap(GOOD, GOOD, draws=0)
+
+
+# (repeats, prompts, binary, spread of the repeats' own effect)
+KINDS = [
+    (3, 100, False, 0.0),
+    (3, 100, False, 0.2),
+    (3, 100, True, 0.0),
+    (3, 100, True, 0.1),
+    (1, 60, False, 0.0),
+    (1, 60, True, 0.0),
+]
+
+
+def draw(random: np.random.Generator, kind: tuple[int, int, bool, float], prompts: Table) -> Table:
+    """One arm's outcomes (studies × repeats × prompts), of true mean 0, or 0.5 where binary; `prompts` is -0.3 … 0.3."""
+    repeats, width, binary, spread = kind
+    shape = (len(prompts), repeats, width)
+    effect = np.clip(random.normal(0.0, 1.0, shape[:2]), -2.0, 2.0)[..., None] * spread
+    if binary:
+        return (random.random(shape) < 0.5 + prompts[:, None] + effect).astype(float)
+    return 3.0 * prompts[:, None] + effect + random.normal(0.0, 0.5, shape)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_crossed_mean_covers_at_its_level(kind: tuple[int, int, bool, float]) -> None:
+    random = np.random.default_rng(11)
+    truth = 0.5 if kind[2] else 0.0
+    tables = draw(random, kind, random.uniform(-0.3, 0.3, (1000, kind[1])))
+    found = [crossed_mean(study(table)) for table in tables]
+    assert 0.92 <= np.mean([low <= truth <= high for _, low, high, *_ in found]) <= 0.99
+
+
+@pytest.mark.parametrize("kind", [*KINDS[1:4], KINDS[5]], ids=str)
+def test_compare_covers_and_raises_few_false_alarms(kind: tuple[int, int, bool, float]) -> None:
+    random = np.random.default_rng(12)
+    # What the arms share and what each makes of a prompt for itself.
+    shared, mine, other = (random.uniform(-0.15, 0.15, (600, kind[1])) for _ in range(3))
+    pairs = zip(draw(random, kind, shared + mine), draw(random, kind, shared + other), strict=True)
+    found = [compare(study(a), study(b)) for a, b in pairs]
+    assert 0.92 <= np.mean([low <= 0.0 <= high for _, low, high, *_ in found]) <= 0.995
+    assert np.mean([comparison.p_value <= 0.05 for comparison in found]) <= 0.07

@@ -1,0 +1,347 @@
+"""The report: what it says follows from the record, and nothing a model wrote becomes markup."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+import os
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfalign.errors import UserError
+from selfalign.report.charts import Point, interval_chart, line_chart, nice_ticks, stacked_chart
+from selfalign.report.data import read_run, without_template
+from selfalign.report.page import embed, fates, legend
+from selfalign.report.tables import csv_text
+from selfalign.report.write import write_report
+from selfalign.store import Store
+from selfalign.types import Demonstration, Dropped, Example, Metric, ModelRef, Outcome
+from tests.conftest import SCRIPTED, Run
+
+BITS = (
+    "<script>alert({n})</script>",
+    "<img src=x onerror=hit({n})>",
+    "</script><script>hit({n})</script>",
+    "<svg/onload=hit({n})>",
+)
+FRAMES = (
+    "{}",
+    '">{}',
+    "'>{}",
+    "</textarea>{}",
+    "</title>{}",
+    "</style>{}",
+    "<!--{}",
+    "-->{}",
+    "]]>{}",
+    "{{{{{}}}}}",
+    "{{% raw %}}{}",
+    "\u2028{}",
+    "\u202e{}",
+    "\x00{}",
+    "\x1b[31m{}",
+    "<a href='javascript:hit(1)'>{}",
+    "<iframe srcdoc='{}'>",
+    "<math><mi>{}",
+    "<!--<script>{}",
+    "javascript:{}",
+    "<style>@import 'x'</style>{}",
+    "<base href=//x>{}",
+    "<meta http-equiv=refresh content=0>{}",
+    "<object data=x>{}",
+    "<details open ontoggle=hit(1)>{}",
+    "&lt;{}",
+    "\\u003c{}",
+    "<form action=x>{}",
+    "<link rel=stylesheet href=//x>{}",
+    "<template>{}",
+    "<noscript>{}",
+    "<dialog open>{}",
+    "<input autofocus onfocus=hit(1)>{}",
+    "<video><source onerror=hit(1)>{}",
+    "<body onload=hit(1)>{}",
+    "=1+1{}",
+    "@SUM(1){}",
+    "`${{{}}}`",
+    "\r\n{}",
+    "<plaintext>{}",
+    "<xmp>{}",
+    "<b id=data>{}",
+    "<b id=samples>{}",
+    "<svg><script>{}",
+    "<svg><style>{}",
+    "\ufeff{}",
+    "</main>{}",
+    "</dialog>{}",
+    "<option>{}",
+    "<select>{}",
+)
+PAYLOADS = [frame.format(bit.format(n=n)) for n, (frame, bit) in enumerate((f, b) for f in FRAMES for b in BITS)]
+"""200 of our own; SELFALIGN_PAYLOADS names a folder with more, as JSON lists of strings or of objects with strings."""
+
+
+def payloads() -> list[str]:
+    found = list(PAYLOADS)
+    for path in sorted(Path(os.environ["SELFALIGN_PAYLOADS"]).rglob("*.json")) if "SELFALIGN_PAYLOADS" in os.environ else ():
+        found += _strings(json.loads(path.read_text("utf-8")))
+    return found
+
+
+def _strings(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value.encode("utf-8", "replace").decode()] if value.strip() else []
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [text for each in inner for text in _strings(each)]
+
+
+def hostile_run(folder: Path, texts: Sequence[str]) -> None:
+    """Each text as prompt, response, category, evidence, rule, metadata, id and held-out answer."""
+    with Store.open(folder, {"name": texts[0], texts[1]: texts[2]}) as store:
+        seeds = [Example(f"s{i}{text}", text, text, slot=i, category=text, metadata={text: text}) for i, text in enumerate(texts)]
+        store.add_seeds(seeds, ())
+        store.add_model(0, ModelRef(texts[3]))
+        made = [
+            Example(
+                f"r{i}{text}", text, text, 1, i, text,
+                response_demonstrations=(Demonstration(seeds[i].id, 0.5),), scores={text: 0.5},
+            )
+            for i, text in enumerate(texts)
+        ]  # fmt: skip
+        half = len(made) // 2
+        store.finish_round_samples(1, made[:half], [Dropped(e, e.prompt, e.prompt) for e in made[half:]], len(made))
+        for round in (0, 1):
+            rows = {
+                i: {"id": f"h{i}{text}", "text": text, "finish": "stop", "prompt_text": text, "demonstrations": []}
+                for i, text in enumerate(texts)
+            }
+            store.add_batch(round, texts[4], 0, rows, 1.0)
+            outcomes = tuple(Outcome(f"h{i}{text}", float((i + round) % 2)) for i, text in enumerate(texts))
+            store.add_metrics(round, [Metric(texts[5], 0.5, 0.4, 0.6, len(texts), outcomes)])
+        store.event(texts[6], {texts[7]: texts[8]})
+        store.finish_run(1, texts[9])
+
+
+def run_folder(folder: Path, before: Sequence[float], after: Sequence[float], best: int | None = 1) -> Path:
+    """A finished run with one metric, `refusal`, of 0 and 1."""
+    with Store.open(folder, {"name": "test"}) as store:
+        store.add_seeds([Example("s0", "A?", "one two three"), Example("s1", "B?", "one", slot=1)], ())
+        store.add_model(0, ModelRef("some/name"))
+        made = [Example(f"r{i}", f"P{i}", "a b", 1, i) for i in range(5)]
+        store.finish_round_samples(1, made[:3], [Dropped(e, "novelty", "near") for e in made[3:]], 5)
+        for round, values in enumerate((before, after)):
+            mean = sum(values) / len(values)
+            outcomes = tuple(Outcome(f"h{i:03d}", value) for i, value in enumerate(values))
+            store.add_metrics(round, [Metric("refusal", mean, mean, mean, len(values), outcomes)])
+        if best is not None:
+            store.finish_run(best, "all 1 rounds done")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "title", "words"),
+    [
+        (
+            [0.0] * 40,
+            [1.0] * 30 + [0.0] * 10,
+            "Round 1 is better than the pretrained model",
+            "refusal 0 % → 75 %, +75 points [+61,",
+        ),
+        ([1.0] * 40, [1.0] * 10 + [0.0] * 30, "Round 1 is worse than the pretrained model", "refusal 100 % → 25 %, −75 points"),
+        ([0.0, 1.0] * 20, [1.0, 0.0] * 20, "Cannot tell whether round 1 is better", "would go unseen"),
+        ([0.0], [1.0], "Cannot tell whether round 1 is better", "[−∞, ∞]"),
+    ],
+)
+def test_the_verdict_follows_from_the_figures(
+    tmp_path: Path, before: list[float], after: list[float], title: str, words: str
+) -> None:
+    found = read_run(run_folder(tmp_path / "run", before, after))["verdict"]
+    assert found["title"] == title
+    assert words in found["sentence"]
+
+
+def test_the_verdict_says_what_it_is_not(tmp_path: Path) -> None:
+    kept = read_run(run_folder(tmp_path / "a", [0.0] * 9, [0.0] * 9, best=0))["verdict"]
+    assert kept["title"] == "No round was better than the pretrained model"
+    running = read_run(run_folder(tmp_path / "b", [0.0] * 9, [1.0] * 9, best=None))["verdict"]
+    assert "the newest one evaluated, not the best" in running["notes"][0]
+    with Store.open(tmp_path / "c", {}) as store:
+        store.add_seeds([Example("s0", "A?", "B")], ())
+    assert read_run(tmp_path / "c")["verdict"]["title"] == "Cannot tell"
+    assert write_report(tmp_path / "c").is_file()
+
+
+def test_prompts_of_one_side_only_are_told(tmp_path: Path) -> None:
+    found = read_run(run_folder(tmp_path / "run", [0.0] * 20, [1.0] * 25))["verdict"]
+    assert found["rows"][0]["n"] == 20
+    assert any(note.startswith("5 prompts are not compared") for note in found["notes"])
+
+
+def test_the_command_writes_page_and_figures(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
+    held_out = tmp_path / "held.jsonl"
+    held_out.write_text(
+        "".join(json.dumps({"prompt": f"What is number {i}?", "response": "It is that."}) + "\n" for i in range(6))
+    )
+    out = tmp_path / "run"
+    done = cli("run", "isara", seeds_file, *SCRIPTED, "--held_out", held_out, "--per_round", 16, "--rounds", 1, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert (shown := cli("report", out)).returncode == 0, shown.stderr
+    page = (out / "report.html").read_text("utf-8")
+    data = embedded(page)
+    with Store.read(out) as store:
+        expected = {e.id for e in (*store.seeds(), *store.validation_seeds(), *store.kept(1))} | {
+            drop.example.id for drop in store.dropped(1)
+        }
+    assert {sample["id"] for sample in data["samples"]} == expected
+    assert [each["prompt"] for each in data["held_out"]] == [f"What is number {i}?" for i in range(6)]
+    assert {answer["round"] for each in data["held_out"] for answer in each["answers"]} == {0, 1}
+    assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//""", page)
+    figures = {path.name for path in (out / "report").iterdir()}
+    assert {"metrics.csv", "yields.csv", "yields.svg", "length.svg", "costs.csv", "verdict.csv"} <= figures
+    for path in (out / "report").glob("*.svg"):
+        assert ET.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
+    first = (out / "report.html").read_bytes()
+    assert cli("report", out, "--out", tmp_path / "other.html").returncode == 0
+    assert (tmp_path / "other.html").read_bytes() == first
+    for bad in (tmp_path / "x.pdf", tmp_path / "no" / "x.html"):
+        failed = cli("report", out, "--out", bad)
+        assert failed.returncode == 2
+        assert len(failed.stderr.splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def hostile_page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("hostile") / "run"
+    hostile_run(folder, payloads())
+    yield write_report(folder)
+
+
+def test_no_payload_becomes_markup(hostile_page: Path) -> None:
+    page = hostile_page.read_text("utf-8")
+    assert len(PAYLOADS) == len(set(PAYLOADS)) == 200
+    head, tail = page.index('id="data">'), page.index("</script>", page.index('id="data">'))
+    assert not set("<>&\u2028\u2029") & set(page[head + len('id="data">') : tail])
+    outside = page[:head] + page[tail:]
+    for text in payloads():
+        if "<" in text:
+            assert text not in outside
+    tags = re.findall(r"<([a-z!?/][^\s>]*)", outside, re.IGNORECASE)
+    assert not {tag.lower() for tag in tags} & {
+        "img",
+        "iframe",
+        "object",
+        "base",
+        "form",
+        "math",
+        "template",
+        "video",
+        "plaintext",
+    }
+    assert [tag for tag in tags if tag == "script"] == ["script", "script"]
+    assert not re.search(r"<[^>]*\son\w+=", outside)
+    assert {row["prompt"] for row in embedded(page)["samples"]} == set(payloads())
+
+
+def test_figures_of_a_hostile_run_are_plain(hostile_page: Path) -> None:
+    figures = sorted(hostile_page.with_suffix("").iterdir())
+    assert all(re.fullmatch(r"[\w.-]+", path.name) for path in figures)
+    for path in figures:
+        if path.suffix == ".svg":
+            names = {element.tag.rpartition("}")[2] for element in ET.parse(path).iter()}
+            assert names <= {"svg", "style", "title", "rect", "text", "line", "polyline", "circle", "g"}
+        else:
+            for row in csv.reader(io.StringIO(path.read_text("utf-8"))):
+                assert not [cell for cell in row if cell.startswith(("=", "+", "@", "\t", "\r"))]
+
+
+def test_the_policy_allows_this_style_and_script_alone(hostile_page: Path) -> None:
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', hostile_page.read_text("utf-8"))
+    assert policy is not None
+    assert policy[1].startswith("default-src 'none'; style-src 'sha256-")
+    assert "unsafe" not in policy[1]
+
+
+def test_cells_are_no_formulas() -> None:
+    text = csv_text(("a",), [["=1+1"], ["+1"], ["-x"], ["@x"], ["\tx"], ["\rx"], [-0.5], ["plain"], [None]])
+    assert [row[0] if row else "" for row in csv.reader(io.StringIO(text, newline=""))] == [
+        "a", "'=1+1", "'+1", "'-x", "'@x", "'\tx", "'\rx", "-0.5", "plain", ""
+    ]  # fmt: skip
+
+
+def test_embedded_json_comes_back() -> None:
+    value = {"a": "</script><!--&\u2028\u2029\x00 \U0001f642"}
+    assert json.loads(embed(value)) == value
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        embed(float("nan"))
+
+
+def test_templates_are_left_out_of_prompts() -> None:
+    full = [
+        f"<|s|>system\nBe good.<|e|>\n<|s|>user\n{text}<|e|>\n<|s|>assistant\n" for text in ("How are you?", "How old is it?")
+    ]
+    assert without_template(full) == ["How are you?", "How old is it?"]
+    assert without_template(["USER: Why?\nASSISTANT:", "USER: What?\nASSISTANT:", ""]) == ["Why?", "What?", ""]
+    assert without_template(["alone"]) == ["alone"]
+
+
+def test_charts_hold_their_figures() -> None:
+    assert nice_ticks(0.13, 0.43) == [0.1, 0.2, 0.3, 0.4, 0.5]
+    assert nice_ticks(3.0, 3.0)[0] < 3.0 < nice_ticks(3.0, 3.0)[-1]
+    chart = ET.fromstring(interval_chart([Point(0, 0.2, 0.1, 0.3), Point(1, 0.6, None, None, True)], "<t>"))
+    circles = [element for element in chart if element.tag == "circle"]
+    assert float(circles[0].attrib["cy"]) > float(circles[1].attrib["cy"])
+    bars = [
+        element
+        for element in ET.fromstring(stacked_chart([("r", {"kept": 3, "a": 1})], ["kept", "a"], "t"))
+        if element.tag == "rect"
+    ]
+    assert float(bars[0].attrib["width"]) == pytest.approx(3 * float(bars[1].attrib["width"]), rel=1e-3)
+    broken = ET.fromstring(line_chart([("one", [3.0, 2.0, None, 1.0])], "t"))
+    assert [element.tag for element in broken if element.tag in ("polyline", "circle")] == ["polyline", "circle"]
+
+
+def test_rules_beyond_the_colours_are_counted_together() -> None:
+    row = {"candidates": 79, "kept": 1, "dropped": {f"rule{i}": i + 1 for i in range(12)}}
+    names = legend([row])
+    assert len(names) == 8
+    assert sum(fates(row, names).values()) == 79
+
+
+def test_a_study_shows_its_arms(tmp_path: Path) -> None:
+    figure = {"value": 0.5, "low": 0.4, "high": None, "prompts": 9, "repeats": 2}
+    arm = {"runs": [{"folder": "a/seed-0", "best_round": 1, "stopped_because": "<b>"}], "costs": {"seconds": 1234.0}}
+    compared = {"difference": 0.1, "low": 0.0, "high": 0.2, "p_value": 0.01, "p_holm": 0.02, "minimum_detectable": None}
+    study = {
+        "main": "<img src=x>",
+        "metric": "balance",
+        "held_out": 9,
+        "random_seeds": [0, 1],
+        "arms": {name: {**arm, "metrics": {"balance": figure}} for name in ("<img src=x>", "sft")},
+        "shares": ["balance"],
+        "left_out": {"other": "it is missing"},
+        "comparisons": {"balance": {"sft": compared}},
+        "verdicts": [{"arm": "sft", "metric": "balance", "verdict": "better", "sentence": "it is <i>better</i>"}],
+    }
+    (tmp_path / "study.json").write_text(json.dumps(study))
+    page = write_report(tmp_path).read_text("utf-8")
+    assert "<img" not in page
+    assert "<i>" not in page
+    assert "On balance, <img src=x> is better than sft" in html.unescape(page)
+    assert "1,234" in page
+    assert (tmp_path / "report" / "comparisons.csv").is_file()
+    for text, message in (("{", "cannot be read"), ('{"arms": {}}', "not a study of this version"), ("[]", "not a study")):
+        (tmp_path / "study.json").write_text(text)
+        with pytest.raises(UserError, match=message):
+            write_report(tmp_path)
+
+
+def embedded(page: str) -> dict[str, Any]:
+    start = page.index('id="data">') + len('id="data">')
+    found: dict[str, Any] = json.loads(page[start : page.index("</script>", start)])
+    return found
