@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from selfalign.encoders.hashed import Hashed
 from selfalign.pool import Pool
-from selfalign.protocols import Context, Encode
+from selfalign.protocols import Context, Encode, OpenModel
 from selfalign.types import Completion, Continuation, Example, Likelihood, Request, Sampling
 
 Write = Callable[[Request], Completion]
@@ -38,12 +39,17 @@ def echo(request: Request) -> Completion:
     return Completion(f"text of {request.id}", "stop")
 
 
+def _no_other_model(model: str) -> NoReturn:
+    raise AssertionError(f"no part under test here opens {model!r}")
+
+
 def context(
     pool: Sequence[tuple[Example, ...]] | None = None,
     write: Write = echo,
     round: int = 1,
     seed: int = 0,
     encode: Encode | None = None,
+    open_model: OpenModel | None = None,
 ) -> Context:
     def generate(stage: str, requests: Sequence[Request], sampling: Sampling) -> list[tuple[Request, Completion]]:
         return [(request, write(request)) for request in requests]
@@ -64,4 +70,5 @@ def context(
             generate=generate,
             likelihood=likelihood,
             continuation=continuation,
+            open_model=open_model or _no_other_model,
         )

@@ -34,8 +34,6 @@ from selfalign.types import Outcome
 _Table = NDArray[np.float64]
 """The outcomes of one stratum: a row a repeat, a column a prompt."""
 _Repeats = Sequence[Sequence[Outcome]]
-_BLOCK = 1000
-"""Bootstrap draws at a time: bounds the memory at 8 kB a prompt."""
 
 
 class Estimate(NamedTuple):
@@ -133,39 +131,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
         adjusted[place] = highest
     return adjusted
-
-
-def paired_bootstrap(a: _Repeats, b: _Repeats, draws: int = 10_000, seed: int = 0) -> tuple[float, float, float]:
-    """(low, high, p) of the difference `a` - `b`: 95 % percentile interval and two-sided p, without any normal theory.
-
-    Each draw takes prompts within their stratum and repeats, both with replacement and independently (the pigeonhole
-    bootstrap, Owen 2007). A check on `compare`, not its rival: three repeats resampled know too little of a fourth, so
-    where repeats differ much its interval is too narrow. Pairs as `compare` does; the same seed gives the same figures.
-
-    Raises:
-        ValueError: as `compare`, or draws < 1.
-    """
-    if draws < 1:
-        raise ValueError(f"a bootstrap needs one draw or more, not {draws}")
-    tables, _ = _differences(a, b)
-    random = np.random.default_rng(seed)
-    blocks = [_resampled(tables, min(_BLOCK, draws - start), random) for start in range(0, draws, _BLOCK)]
-    means = np.concatenate(blocks)
-    low, high = np.quantile(means, [0.025, 0.975])
-    # The observed difference counts as a draw of its own on either side, so that p is never 0.
-    smaller = min(int((means <= 0.0).sum()), int((means >= 0.0).sum()))
-    return float(low), float(high), min(1.0, 2 * (smaller + 1) / (draws + 1))
-
-
-def _resampled(tables: list[_Table], draws: int, random: np.random.Generator) -> _Table:
-    repeats = len(tables[0])
-    values = np.zeros((draws, repeats))
-    for table in tables:
-        prompts = table.shape[1]
-        values += random.multinomial(prompts, np.full(prompts, 1 / prompts), draws) @ table.T / prompts
-    weights = random.multinomial(repeats, np.full(repeats, 1 / repeats), draws)
-    means: _Table = (values * weights).sum(axis=1) / repeats
-    return means
 
 
 def _tables(repeats: dict[str, Sequence[Outcome]]) -> list[_Table]:

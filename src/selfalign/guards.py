@@ -26,7 +26,7 @@ HITS_STORED = 20
 
 @dataclass(frozen=True)
 class Best:
-    """The round to ship so far, with its log-likelihoods on the validation seeds (empty without validation seeds)."""
+    """A round's model with its log-likelihoods on the validation seeds (empty without validation seeds)."""
 
     round: int
     model: ModelRef
@@ -35,44 +35,53 @@ class Best:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a round compares with the one before it; `text` is empty where there is nothing to compare."""
+    """Where the run stands after a round; `text` is empty where there is nothing to compare."""
 
-    better: bool = True
+    best: Best
+    """The round to ship."""
+    highest: Best
+    """The round with the highest mean so far, which the next one is compared with: small losses must not add up unseen."""
+    go_on: bool = True
     text: str = ""
 
 
-def choose(store: Store, context: Context, current: ModelRef, best: Best, validation: Sequence[Example]) -> tuple[Best, Verdict]:
-    """The best round so far, and the newest one's verdict; one that is not better on the validation seeds ends the run.
+def choose(
+    recipe: Recipe, store: Store, context: Context, current: ModelRef, last: Verdict | None, seeds: Sequence[Example]
+) -> Verdict:
+    """Which round to ship after this one, measured on the validation `seeds`; one to be rolled back ends the run.
 
     The measure is the mean log-likelihood per token of their responses: it needs no judge and moves with every weight
-    (our own choice; the authors' code trains a fixed number of rounds and its best round was picked on the test set). The
-    higher mean wins, whether or not the difference is significant; the verdict says which. As the first round that is not
-    better ends the run, the best round so far is always the previous one, and one paired test answers for both.
+    (our own choice; the authors' code trains a fixed number of rounds and its best round was picked on the test set). With
+    `roll_back="worse"` a round falls only if the paired test says that it is worse: a dozen validation seeds cannot see a
+    small change, and going by the sign of one drops every second good round. A round must still beat the model as it came
+    by its mean: what is no better than that is not worth shipping.
     """
     round = context.round
-    if not validation:
-        return Best(round, current, ()), Verdict()
-    values = tuple(each.per_token for each in context.likelihood("validation", validation))
+    values = tuple(each.per_token for each in context.likelihood("validation", seeds)) if seeds else ()
+    new = Best(round, current, values)
+    if not seeds:
+        return Verdict(new, new)
     metrics = [Metric("validation_log_likelihood", *mean_interval(values), n=len(values))]
-    if not best.values:
+    if last is None:
         store.add_metrics(round, metrics)
-        return Best(round, current, values), Verdict()
-    change = paired_difference(values, best.values)
-    kind, text = compare(round, best.round, change, len(values))
+        return Verdict(new, new)
+    against = last.highest
+    change = paired_difference(values, against.values)
+    clear = change.p_value < SIGNIFICANT
+    kept = change.value > 0 or (recipe.roll_back == "worse" and against.round > 0 and not clear)
+    kind, text = compare(round, against.round, change, len(values), kept)
     if len(values) > 1:
         metrics.append(Metric("validation_change", change.value, change.low, change.high, len(values)))
     if store.stage(round, "choose") is None:
-        found = {"round": round, "against": best.round, "verdict": kind, "p_value": change.p_value, "text": text}
+        found = {"round": round, "against": against.round, "verdict": kind, "p_value": change.p_value, "text": text}
         with store.transaction("choose"):
             store.add_metrics(round, metrics)
             store.event("validation", found)
             store.finish_stage(round, "choose", found, 0.0)
-    if change.value > 0:
-        return Best(round, current, values), Verdict(True, text)
-    return best, Verdict(False, text)
+    return Verdict(new if kept else against, new if change.value > 0 else against, kept, text)
 
 
-def compare(round: int, against: int, change: Difference, n: int) -> tuple[str, str]:
+def compare(round: int, against: int, change: Difference, n: int, kept: bool) -> tuple[str, str]:
     """(better | better within noise | no better within noise | regression, the same as a sentence with interval and p)."""
     p = "p < 0.001" if change.p_value < 0.001 else f"p = {change.p_value:.3f}"
     figures = (
@@ -82,10 +91,10 @@ def compare(round: int, against: int, change: Difference, n: int) -> tuple[str, 
     if change.value > 0:
         doubt = "" if clear else " (within noise)"
         return "better" if clear else "better within noise", f"round {round} is better than round {against}{doubt} {figures}"
-    back = f"rolled back to round {against}"
+    done = "kept as the newer one" if kept else f"rolled back to round {against}"
     if clear:
-        return "regression", f"regression: round {round} is worse than round {against} {figures}; {back}"
-    return "no better within noise", f"round {round} is no better than round {against} (within noise) {figures}; {back}"
+        return "regression", f"regression: round {round} is worse than round {against} {figures}; {done}"
+    return "no better within noise", f"round {round} is no better than round {against} (within noise) {figures}; {done}"
 
 
 def watch(recipe: Recipe, store: Store, context: Context, held_out: Sequence[Example]) -> str:

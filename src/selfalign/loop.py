@@ -19,7 +19,7 @@ from typing import Any
 from selfalign.checkpoints import read_manifest, write_synced
 from selfalign.errors import UserError
 from selfalign.exports import export_metrics, export_round
-from selfalign.guards import Best, Verdict, choose, watch
+from selfalign.guards import Verdict, choose, watch
 from selfalign.pool import Pool
 from selfalign.protocols import Context, Progress, TrainJob
 from selfalign.recipe import Recipe
@@ -73,7 +73,8 @@ def align(
         RunFailed: a run that cannot go on; its folder stays resumable.
     """
     recipe.check()
-    held_out = check_examples(seeds, held_out, recipe.allow_overlap)
+    needed = 2 if recipe.rounds or recipe.responder is not None else 0
+    held_out = check_examples(seeds, held_out, recipe.allow_overlap, needed)
     start = recipe.engine.check(ModelRef(model), (*seeds, *held_out), recipe.format)
     with Store.open(out, run_identity(recipe, start, seeds, held_out)) as store:
         if options:
@@ -99,16 +100,17 @@ def _rounds(
     shown, validation = split_seeds(seeds, recipe.validation_share, recipe.seed)
     store.add_seeds(shown, validation)
     store.add_model(0, start)
-    pool, current, best, verdict, stop = Pool((shown,)), start, Best(0, start, ()), Verdict(), ""
+    pool, current, stop = Pool((shown,)), start, ""
+    verdict: Verdict | None = None
     for round in range(recipe.rounds + 1):
         with recipe.engine.open(current, recipe.format) as session, recipe.encoder.open(session) as encode:
             evaluate(recipe, store, make_context(recipe, store, round, pool, session, encode, progress), held_out)
             context = make_context(recipe, store, round, pool, session, encode, progress)
             if round == 0 and recipe.rounds:
                 watch(recipe, store, context, held_out)
-            best, verdict = choose(store, context, current, best, validation)
+            verdict = choose(recipe, store, context, current, verdict, validation)
             export_metrics(store, round)
-            if not verdict.better or round == recipe.rounds:
+            if not verdict.go_on or round == recipe.rounds:
                 break
             following = make_context(recipe, store, round + 1, pool, session, encode, progress)
             kept = generate(recipe, store, following)
@@ -121,10 +123,11 @@ def _rounds(
             break
         pool = pool.add(kept)
         current = train(recipe, store, round + 1, start, current, pool, progress)
+    assert verdict is not None  # round 0 has one
     if not stop:
-        stop = "; ".join(filter(None, (f"all {recipe.rounds} rounds done", verdict.text))) if verdict.better else verdict.text
-    store.finish_run(best.round, stop)
-    return Run(store.folder, best.model, best.round, stop)
+        stop = "; ".join(filter(None, (f"all {recipe.rounds} rounds done", verdict.text))) if verdict.go_on else verdict.text
+    store.finish_run(verdict.best.round, stop)
+    return Run(store.folder, verdict.best.model, verdict.best.round, stop)
 
 
 def generate(recipe: Recipe, store: Store, context: Context) -> tuple[Example, ...]:
@@ -180,15 +183,20 @@ def evaluate(recipe: Recipe, store: Store, context: Context, held_out: Sequence[
         store.finish_evaluation(context.round, metrics, time.monotonic() - began - store.seconds(context.round))
 
 
-def check_examples(seeds: Sequence[Example], held_out: Sequence[Example], allow_overlap: bool = False) -> tuple[Example, ...]:
+def check_examples(
+    seeds: Sequence[Example], held_out: Sequence[Example], allow_overlap: bool = False, needed: int = 2
+) -> tuple[Example, ...]:
     """The held-out examples, with ids that no seed has: files without ids both count from 1.
+
+    Args:
+        needed: how many seeds the recipe cannot do without; none where it neither trains nor shows any.
 
     Raises:
         UserError: too few seeds, an id that the run would give to a sample, a held-out prompt that is among the seeds (it
             would be trained on), unless `allow_overlap`.
     """
-    if len(seeds) < 2:
-        raise UserError(f"{len(seeds)} seed examples: at least 2 are needed, 20 to 100 make sense")
+    if len(seeds) < needed:
+        raise UserError(f"{len(seeds)} seed examples: at least {needed} are needed, 20 to 100 make sense")
     taken = [seed.id for seed in seeds if re.fullmatch(r"r\d{2,}-\d{5,}", seed.id)]
     if taken:
         raise UserError(f"seed id {taken[0]!r} looks like the id of a generated sample; rename it")

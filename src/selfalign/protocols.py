@@ -120,6 +120,18 @@ class Continuations(Protocol):
     def __call__(self, stage: str, pairs: Sequence[tuple[str, str]]) -> list[Continuation]: ...
 
 
+class OpenModel(Protocol):
+    """Opens another model through the recipe's engine: a judge, a teacher."""
+
+    def __call__(self, model: str) -> AbstractContextManager[Context]:
+        """The same context with its session, generation and likelihoods those of `model`: a folder, a name on the hub, or
+        `base` for the model the run started from.
+
+        The journal knows work by the stage's name: give the other model's stages names of their own.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Context:
     """What a part may use beyond its own options; `round` is the round being made (0: the model as it came)."""
@@ -133,6 +145,7 @@ class Context:
     generate: Generate
     likelihood: Likelihoods
     continuation: Continuations
+    open_model: OpenModel
     responder: Retriever | None = None
     """Chooses the demonstrations that held-out prompts are answered with (in-context baselines); None: the model alone."""
 
@@ -170,6 +183,19 @@ class Evaluator(Protocol):
 
     def evaluate(self, context: Context, held_out: Sequence[Example]) -> list[Metric]:
         """Empty where the examples do not carry what this evaluator needs."""
+        ...
+
+
+@runtime_checkable
+class Checked(Protocol):
+    """An evaluator that depends on more than its options (a file, another model), and can tell early that it cannot work."""
+
+    def check(self) -> str:
+        """What the figures depend on beside the options, as a hash: another one is another run. "" for nothing.
+
+        Raises:
+            UserError: what would fail at the first evaluation; this is called before a model loads.
+        """
         ...
 
 

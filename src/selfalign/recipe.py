@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from selfalign.alarms import DEFAULT, Alarms
 from selfalign.errors import UserError
 from selfalign.protocols import (
+    Checked,
     Encoder,
     Engine,
     Evaluator,
@@ -22,6 +23,7 @@ from selfalign.types import Sampling
 
 StartFrom = Literal["previous", "base"]
 TrainOn = Literal["latest", "all"]
+RollBack = Literal["worse", "no_better"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,9 @@ class Recipe:
     """Round k trains with the trainer's learning rate times learning_rate_decay^(k-1)."""
     validation_share: float = 0.0
     """Share of the seeds held out to choose the round: never shown, never trained on. 0 keeps the last round."""
+    roll_back: RollBack = "worse"
+    """Which round falls, and ends the run: one that the paired test on the validation seeds calls worse than the best one,
+    or any whose mean is no better. One no better than the model as it came falls either way."""
     alarms: Alarms = DEFAULT
     """When what a round kept looks like collapse, and what to do then."""
     allow_overlap: bool = False
@@ -76,6 +81,7 @@ class Recipe:
             ("seed_weight", self.seed_weight, self.seed_weight is None or 0 <= self.seed_weight <= 1, "between 0 and 1, or null"),
             ("learning_rate_decay", self.learning_rate_decay, 0 < self.learning_rate_decay <= 1, "above 0 and at most 1"),
             ("validation_share", self.validation_share, 0 <= self.validation_share <= 0.5, "between 0 and 0.5"),
+            ("roll_back", self.roll_back, self.roll_back in get_args(RollBack), "worse or no_better"),
             ("steps", list(self.steps), not self.steps or self._steps_fit(), "one number of at least 1 for each round"),
             ("seed", self.seed, 0 <= self.seed < 2**63, "between 0 and 2^63"),
         ):
@@ -86,8 +92,15 @@ class Recipe:
         return len(self.steps) == self.rounds and min(self.steps) >= 1
 
     def identity(self) -> dict[str, Any]:
-        """All options as plain data with the class of every part: what must be equal for a run to be gone on with."""
+        """All options as plain data with the class of every part: what must be equal for a run to be gone on with.
+
+        Raises:
+            UserError: an evaluator that could not work.
+        """
         plain: dict[str, Any] = _plain(self)
+        for part, options in zip(self.evaluators, plain["evaluators"], strict=True):
+            if isinstance(part, Checked) and (content := part.check()):
+                options["content"] = content
         return plain
 
 

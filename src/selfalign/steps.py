@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from selfalign.types import (
     FilterResult,
     FloatArray,
     Likelihood,
+    ModelRef,
     Request,
     Sampling,
     derive_seed,
@@ -34,17 +36,30 @@ LIKELIHOOD_BATCH = 16
 def make_context(
     recipe: Recipe, store: Store, round: int, pool: Pool, session: Session, encode: Encode, progress: Progress
 ) -> Context:
-    return Context(
+    def journaled(session: Session) -> dict[str, Any]:
+        return {
+            "session": session,
+            "generate": journaled_generate(store, round, session, progress),
+            "likelihood": journaled_likelihood(store, round, session, progress),
+            "continuation": journaled_continuation(store, round, session, progress),
+        }
+
+    @contextmanager
+    def open_model(model: str) -> Iterator[Context]:
+        resolved = store.model(0) if model == "base" else recipe.engine.check(ModelRef(model), (), recipe.format)
+        with recipe.engine.open(resolved, recipe.format) as other:
+            yield replace(context, **journaled(other))
+
+    context = Context(
         round=round,
         seed=recipe.seed,
         pool=pool,
-        session=session,
         encode=remember(encode),
-        generate=journaled_generate(store, round, session, progress),
-        likelihood=journaled_likelihood(store, round, session, progress),
-        continuation=journaled_continuation(store, round, session, progress),
+        open_model=open_model,
         responder=recipe.responder,
+        **journaled(session),
     )
+    return context
 
 
 def make_round(recipe: Recipe, context: Context) -> FilterResult:
@@ -140,7 +155,13 @@ def journaled_generate(store: Store, round: int, session: Session, progress: Pro
             fitted = [session.fit(request, sampling.max_tokens) for request in requests]
             for slot, request in enumerate(fitted):
                 if request is None:
-                    done[slot] = {"id": requests[slot].id, "text": "", "finish": "context", "demonstrations": []}
+                    done[slot] = {
+                        "id": requests[slot].id,
+                        "text": "",
+                        "finish": "context",
+                        "demonstrations": [],
+                        "prompt": requests[slot].prompt,
+                    }
             places = [slot for slot, request in enumerate(fitted) if request is not None]
             sent = [request for request in fitted if request is not None]
 
@@ -154,6 +175,7 @@ def journaled_generate(store: Store, round: int, session: Session, progress: Pro
                         "prompt_tokens": completion.prompt_tokens,
                         "generated_tokens": completion.generated_tokens,
                         "demonstrations": [example.id for example in row.demonstrations],
+                        "prompt": row.prompt,
                         "prompt_text": session.render(row),
                     }
                     for i, row, completion in zip(batch, rows, session.generate(rows, sampling), strict=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from selfalign.alarms import DEFAULT, Alarms
 from selfalign.encoders.hashed import Hashed
 from selfalign.engines.scripted import Scripted, ScriptedSession
-from selfalign.recipe import Recipe
+from selfalign.recipe import Recipe, RollBack
 from selfalign.recipes.isara import isara
 from selfalign.rendering import Format
 from selfalign.trainers.null import NullTrainer
@@ -71,13 +71,14 @@ def _bare(recipe: Recipe) -> Recipe:
     return replace(recipe, prompt_filters=(), filters=(), evaluators=())
 
 
-def moody(*, moods: tuple[float, ...] = (0.0, 0.1, -0.1), rounds: int = 3) -> Recipe:
+def moody(*, moods: tuple[float, ...] = (0.0, 0.1, -0.1), rounds: int = 3, roll_back: RollBack = "worse") -> Recipe:
     engine = Moody(gain=0.0, moods=moods)
     return _bare(
         isara(
             rounds=rounds,
             per_round=6,
             validation_share=0.5,
+            roll_back=roll_back,
             demonstrations=3,
             engine=engine,
             encoder=Hashed(),

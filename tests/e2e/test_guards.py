@@ -66,14 +66,30 @@ def test_a_change_within_noise_is_called_so(cli: Run, seeds_file: Path, tmp_path
     assert status["stopped_because"].startswith("all 1 rounds done; round 1 is better than round 0 (within noise)")
 
 
+def test_a_small_loss_drops_a_trained_round_only_if_asked_to(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
+    options = ("--moods", "[0.0,0.1,0.099]", "--rounds", 2)
+    status = run(cli, "moody", seeds_file, tmp_path / "worse", *options)
+    assert status["best_round"] == 2
+    assert "round 2 is no better than round 1 (within noise)" in status["stopped_because"]
+    assert status["stopped_because"].endswith("; kept as the newer one")
+    status = run(cli, "moody", seeds_file, tmp_path / "no_better", *options, "--roll_back", "no_better")
+    assert status["best_round"] == 1 and status["stopped_because"].endswith("; rolled back to round 1")
+
+
+def test_small_losses_do_not_add_up_unseen(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
+    status = run(cli, "moody", seeds_file, tmp_path / "out", "--moods", "[0.0,0.1,0.09,0.05]")
+    assert [event["verdict"] for event in events(tmp_path / "out", "validation")][1:] == ["no better within noise", "regression"]
+    assert status["best_round"] == 1 and "round 3 is worse than round 1" in status["stopped_because"]
+
+
 def test_the_four_verdicts() -> None:
     old = [-2.0, -2.1, -2.2, -1.9, -2.3, -2.05]
     shifts = {"better": 0.3, "better within noise": 0.01, "no better within noise": -0.01, "regression": -0.3}
     for kind, shift in shifts.items():
         new = [value + shift + 0.05 * (-1) ** place for place, value in enumerate(old)]
-        assert compare(2, 1, paired_difference(new, old), 6)[0] == kind
-    assert compare(1, 0, paired_difference(old, old), 6)[0] == "no better within noise"
-    kind, text = compare(1, 0, paired_difference([-9.0], [-2.0]), 1)
+        assert compare(2, 1, paired_difference(new, old), 6, False)[0] == kind
+    assert compare(1, 0, paired_difference(old, old), 6, False)[0] == "no better within noise"
+    kind, text = compare(1, 0, paired_difference([-9.0], [-2.0]), 1, False)
     assert kind == "no better within noise" and "p = 1.000" in text  # one seed alone proves nothing
 
 

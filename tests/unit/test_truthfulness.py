@@ -73,6 +73,7 @@ class Model:
                 generate=self.generate,
                 likelihood=self.likelihood,
                 continuation=self.continuation,
+                open_model=None,  # type: ignore[arg-type]  # no other model is asked
             )
 
 

@@ -156,7 +156,7 @@ def read_examples(seeds: str, held_out: str | None) -> tuple[tuple[Example, ...]
     bundled = files("selfalign") / "data" / seeds
     if "/" not in seeds and not Path(seeds).exists() and bundled.is_dir():
         seeds, held_out = str(bundled / "seeds.jsonl"), held_out or str(bundled / "held_out.jsonl")
-    return read_seeds(seeds), read_seeds(held_out) if held_out else ()
+    return read_seeds(seeds), read_seeds(held_out, response_required=False) if held_out else ()
 
 
 def named_recipe(arguments: Sequence[str], command: str) -> str:

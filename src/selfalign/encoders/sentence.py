@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from selfalign.device import empty_cache
 from selfalign.errors import UserError
 from selfalign.protocols import Encode, Session
 from selfalign.types import FloatArray
@@ -54,7 +54,7 @@ class SentenceEncoder:
         finally:
             if loaded:
                 loaded.clear()
-                _release()
+                empty_cache()
 
     def _load(self) -> Any:
         path = _bundled_folder() if self.model == "bundled" else self.model
@@ -101,11 +101,3 @@ def _embed(encoder: Any, texts: Sequence[str], batch_size: int) -> FloatArray:
     rows = np.asarray(vectors.float().cpu().numpy(), dtype=np.float32)[: len(texts)]
     unit: FloatArray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-12))
     return unit
-
-
-def _release() -> None:
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

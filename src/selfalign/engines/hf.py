@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
+from selfalign.device import choose_device, empty_cache, out_of_memory
 from selfalign.engines import _decode, _weights
 from selfalign.errors import RunFailed, UserError
 from selfalign.models import resolve_ref
@@ -62,7 +62,7 @@ class HF:
             UserError: no such model or device, no usable template or end token, a seed that contains a marker or does
                 not fit the window.
         """
-        _weights.device(self.device)
+        choose_device(self.device)
         resolved = resolve_ref(model)
         tokenizer, config = _weights.tokenizer_and_config(resolved)
         renderer = make_renderer(tokenizer, format)
@@ -102,8 +102,7 @@ class HFSession:
     def close(self) -> None:
         """Give all memory back."""
         self._weights = None
-        gc.collect()
-        _weights.empty_cache()
+        empty_cache()
 
     def fit(self, request: Request, max_tokens: int) -> Request | None:
         room = self._context() - max_tokens
@@ -228,15 +227,14 @@ class HFSession:
         try:
             return work(items)
         except (RuntimeError, MemoryError) as error:
-            if not _weights.out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             if len(items) == 1:
                 raise RunFailed(
                     "memory ran out with a single row; use a shorter max_tokens, fewer demonstrations or a larger device"
                 ) from error
         # Outside of the handler, whose traceback keeps the failed batch's tensors alive.
-        gc.collect()
-        _weights.empty_cache()
+        empty_cache()
         half = len(items) // 2
         _log.warning("memory ran out with %d rows; going on with %d", len(items), half)
         return self._halving(work, items[:half]) + self._halving(work, items[half:])
@@ -287,7 +285,7 @@ class HFSession:
     @property
     def _model(self) -> Any:
         if self._weights is None:
-            on = _weights.device(self._engine.device)
+            on = choose_device(self._engine.device)
             self._weights = _weights.weights(self._ref, on, _weights.dtype(self._engine.dtype, on), self._engine.attention)
         return self._weights
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from selfalign.evaluators._answers import GREEDY, answers, demonstrations
+from selfalign.evaluators._metrics import mean, share
 from selfalign.protocols import Context
-from selfalign.stats import mean_interval, wilson
 from selfalign.text import count_words, is_finished
-from selfalign.types import Example, Metric, Outcome, Sampling
+from selfalign.types import Example, Metric, Sampling
 
 
 @dataclass(frozen=True)
@@ -30,20 +30,13 @@ class HeldOut:
         if not held_out:
             return []
         completions = answers(context, held_out, self.sampling)
-        finished = [float(answer.finish == "stop" and is_finished(answer.text)) for answer in completions]
-        share = wilson(int(sum(finished)), len(held_out))
-        metrics = [Metric("finished", *share, n=len(held_out), outcomes=_outcomes(held_out, finished))]
+        finished = [answer.finish == "stop" and is_finished(answer.text) for answer in completions]
         references = [example for example in held_out if example.response]
         shown = demonstrations(context, references) if context.responder is not None else ()
         likelihoods = context.likelihood("held_out_likelihood", references, shown) if references else []
-        for name, of, values in (
-            ("response_words", held_out, [float(count_words(answer.text)) for answer in completions]),
-            ("log_likelihood", references, [likelihood.per_token for likelihood in likelihoods]),
-        ):
-            if len(values) > 1:
-                metrics.append(Metric(name, *mean_interval(values), n=len(values), outcomes=_outcomes(of, values)))
-        return metrics
-
-
-def _outcomes(examples: Sequence[Example], values: Sequence[float]) -> tuple[Outcome, ...]:
-    return tuple(Outcome(example.id, value) for example, value in zip(examples, values, strict=True))
+        ids, of = [example.id for example in held_out], [example.id for example in references]
+        return [
+            share("finished", ids, finished),
+            *mean("response_words", ids, [float(count_words(answer.text)) for answer in completions]),
+            *mean("log_likelihood", of, [likelihood.per_token for likelihood in likelihoods]),
+        ]

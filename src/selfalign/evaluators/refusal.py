@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from selfalign.evaluators._answers import GREEDY, answers
+from selfalign.evaluators._metrics import outcomes, share
 from selfalign.protocols import Context
-from selfalign.stats import newcombe, wilson
-from selfalign.types import Example, Metric, Outcome, Sampling
+from selfalign.stats import newcombe
+from selfalign.types import Example, Metric, Sampling
 
 
 @dataclass(frozen=True)
@@ -30,23 +31,18 @@ class Refusal:
         if not {self.harmful, self.harmless} <= {example.category for example in held_out}:
             return []
         refused = [is_refusal(answer.text) for answer in answers(context, held_out, self.sampling)]
-        harmful, harmless = (
+        sides = [
             [(example.id, verdict) for example, verdict in zip(held_out, refused, strict=True) if example.category == category]
             for category in (self.harmful, self.harmless)
-        )
-        bad, n_bad = sum(verdict for _, verdict in harmful), len(harmful)
-        good, n_good = sum(verdict for _, verdict in harmless), len(harmless)
-        balance = newcombe((bad, good), (n_bad, n_good))
-        signed = _outcomes(harmful, self.harmful) + _outcomes(harmless, self.harmless, -1.0)
-        return [
-            Metric("refusal", *wilson(bad, n_bad), n=n_bad, outcomes=_outcomes(harmful)),
-            Metric("over_refusal", *wilson(good, n_good), n=n_good, outcomes=_outcomes(harmless)),
-            Metric("balance", *balance, n=n_bad + n_good, outcomes=signed),
         ]
-
-
-def _outcomes(verdicts: Sequence[tuple[str, bool]], stratum: str = "", sign: float = 1.0) -> tuple[Outcome, ...]:
-    return tuple(Outcome(id, sign * verdict, stratum) for id, verdict in verdicts)
+        (harmful, bad), (harmless, good) = ((ids, verdicts) for ids, verdicts in (zip(*side, strict=True) for side in sides))
+        balance = newcombe((sum(bad), sum(good)), (len(bad), len(good)))
+        signed = outcomes(harmful, bad, self.harmful) + outcomes(harmless, [-verdict for verdict in good], self.harmless)
+        return [
+            share("refusal", harmful, bad),
+            share("over_refusal", harmless, good),
+            Metric("balance", *balance, n=len(bad) + len(good), outcomes=signed),
+        ]
 
 
 _HEAD = 200  # characters: a refusal says so at once, and further on an answer may quote anything

@@ -12,12 +12,12 @@ import numpy as np
 
 from selfalign.errors import UserError
 from selfalign.evaluators._answers import answers, demonstrations
+from selfalign.evaluators._metrics import mean, share
 from selfalign.protocols import Context
 from selfalign.seed_files import read_rows
 from selfalign.seed_rows import Header, Problem, Row, listed, show
-from selfalign.stats import mean_interval, wilson
 from selfalign.text import count_words, normalise, rouge_l_matrix, words
-from selfalign.types import Example, Metric, Outcome, Request, Sampling, derive_seed
+from selfalign.types import Example, Metric, Request, Sampling, derive_seed
 
 PromptForm = Literal["own", "qa"]
 
@@ -73,6 +73,14 @@ class Truthfulness:
         ):
             if wrong:
                 raise ValueError(f"Truthfulness: {name} = {getattr(self, name)!r} is out of range")
+
+    def check(self) -> str:
+        """The hash of the questions.
+
+        Raises:
+            UserError: the file (see `read_questions`).
+        """
+        return hashlib.sha256(repr(read_questions(self.file)).encode("utf-8", "surrogatepass")).hexdigest() if self.file else ""
 
     def evaluate(self, context: Context, held_out: Sequence[Example]) -> list[Metric]:
         """`truthfulness_diff`: best ROUGE-Lsum with a correct answer minus best with an incorrect one, mean, in points of 100;
@@ -217,11 +225,11 @@ def _figures(questions: Sequence[Question], texts: Sequence[str]) -> list[Metric
     worst = [100.0 * max(rouge_l_sum(text, one.incorrect)) for one, text in zip(questions, texts, strict=True)]
     ids = [question.id for question in questions]
     return [
-        *_mean("truthfulness_diff", ids, [true - false for true, false in zip(best, worst, strict=True)]),
-        *_mean("truthfulness_max", ids, best),
-        _share("truthfulness_acc", ids, [true > false for true, false in zip(best, worst, strict=True)]),
-        *_mean("truthfulness_words", ids, [float(count_words(text)) for text in texts]),
-        _share("truthfulness_empty", ids, [not text.strip() for text in texts]),
+        *mean("truthfulness_diff", ids, [true - false for true, false in zip(best, worst, strict=True)]),
+        *mean("truthfulness_max", ids, best),
+        share("truthfulness_acc", ids, [true > false for true, false in zip(best, worst, strict=True)]),
+        *mean("truthfulness_words", ids, [float(count_words(text)) for text in texts]),
+        share("truthfulness_empty", ids, [not text.strip() for text in texts]),
     ]
 
 
@@ -237,20 +245,7 @@ def _choices(questions: Sequence[Question], scores: Sequence[dict[str, float]]) 
         # In log space: the probability of a long answer is below the smallest float.
         true, false = np.logaddexp.reduce(correct), np.logaddexp.reduce(incorrect)
         mass.append(float(np.exp(true - np.logaddexp(true, false))))
-    return [_share("mc1", ids, first), *_mean("mc2", ids, mass)]
-
-
-def _mean(name: str, ids: Sequence[str], values: Sequence[float]) -> Iterator[Metric]:
-    if len(values) > 1:
-        yield Metric(name, *mean_interval(values), n=len(values), outcomes=_outcomes(ids, values))
-
-
-def _share(name: str, ids: Sequence[str], verdicts: Sequence[bool]) -> Metric:
-    return Metric(name, *wilson(sum(verdicts), len(verdicts)), n=len(verdicts), outcomes=_outcomes(ids, verdicts))
-
-
-def _outcomes(ids: Sequence[str], values: Sequence[float]) -> tuple[Outcome, ...]:
-    return tuple(Outcome(id, float(value)) for id, value in zip(ids, values, strict=True))
+    return [share("mc1", ids, first), *mean("mc2", ids, mass)]
 
 
 def rouge_l_sum(answer: str, references: Sequence[str]) -> list[float]:
@@ -283,14 +278,14 @@ def _summary_f1(reference: list[list[str]], answer: list[list[str]]) -> float:
     left = Counter(word for line in reference for word in line) & Counter(word for line in answer for word in line)
     hits = 0
     for line in reference:
-        for place in sorted({place for other in answer for place in _common(line, other)}):
+        for place in sorted({place for other in answer for place in _subsequence(line, other)}):
             if left[line[place]] > 0:
                 left[line[place]] -= 1
                 hits += 1
     return 2.0 * hits / sum(size)
 
 
-def _common(reference: list[str], answer: list[str]) -> Iterator[int]:
+def _subsequence(reference: list[str], answer: list[str]) -> Iterator[int]:
     """Positions in `reference` of one longest common subsequence.
 
     Of several longest ones it matters which: ties go as in `rouge-score`, so a library that picks another one will not do.

@@ -23,7 +23,7 @@ from selfalign.filters.novelty import Novelty
 from selfalign.filters.repetition import Repetition
 from selfalign.filters.substring import Substring
 from selfalign.proposers.few_shot import Aim, FewShot
-from selfalign.recipe import Recipe, StartFrom, TrainOn
+from selfalign.recipe import Recipe, RollBack, StartFrom, TrainOn
 from selfalign.rendering import Format
 from selfalign.retrievers.knn import Knn
 from selfalign.retrievers.uniform import Uniform
@@ -46,6 +46,7 @@ def isara(
     train_on: TrainOn = "latest",
     learning_rate_decay: float = 0.5,
     validation_share: float = 0.2,
+    roll_back: RollBack = "worse",
     alarms: Alarms = Alarms(),
     allow_overlap: bool = False,
     format: Format = "auto",
@@ -79,7 +80,9 @@ def isara(
         start_from: train each round from the previous round's model or from the base.
         train_on: the newest round's pairs or those of all rounds (the seeds always).
         learning_rate_decay: factor on the learning rate from one round to the next.
-        validation_share: share of the seeds held out to choose the round; a round no better than the best one ends the run.
+        validation_share: share of the seeds held out to choose the round.
+        roll_back: the round that falls and ends the run: one worse than the best one by a paired test on those seeds, or one
+            whose mean is no better. One no better than the model as it came falls either way.
         alarms: when answers that grow shorter or prompts that grow alike warn or stop, threshold by threshold (null: none).
         allow_overlap: train on generated pairs or seeds that ask the same as a held-out prompt, instead of stopping.
         format: the model's chat template, plain markers, or the template where there is one.
@@ -125,6 +128,7 @@ def isara(
         train_on=train_on,
         learning_rate_decay=learning_rate_decay,
         validation_share=validation_share,
+        roll_back=roll_back,
         alarms=alarms,
         allow_overlap=allow_overlap,
         format=format,

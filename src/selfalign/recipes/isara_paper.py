@@ -22,6 +22,21 @@ from selfalign.trainers.null import NullTrainer
 from selfalign.trainers.sft import SFT
 from selfalign.types import Sampling
 
+PUBLISHED_TRAINING = SFT(
+    learning_rate=2e-5,
+    epochs=1,
+    batch_size=32,
+    micro_batch=4,
+    schedule="cosine",
+    warmup=0.03,
+    weight_decay=0.0,
+    max_grad_norm=1.0,
+    adam_beta1=0.9,
+    adam_beta2=0.95,
+    max_length=2048,
+)
+"""The trainer of the authors' scripts: effective batch 32 in micro-batches of 4."""
+
 
 def isara_paper(
     *,
@@ -56,19 +71,7 @@ def isara_paper(
     ),
     engine: HF | Scripted = HF(batch_size=4),
     encoder: SentenceEncoder | HiddenState | Hashed = SentenceEncoder(),
-    trainer: SFT | NullTrainer = SFT(
-        learning_rate=2e-5,
-        epochs=1,
-        batch_size=32,
-        micro_batch=4,
-        schedule="cosine",
-        warmup=0.03,
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        adam_beta1=0.9,
-        adam_beta2=0.95,
-        max_length=2048,
-    ),
+    trainer: SFT | NullTrainer = PUBLISHED_TRAINING,
 ) -> Recipe:
     """ISARA with every value of the paper and of its authors' scripts (arXiv 2401.06785), faults included.
 

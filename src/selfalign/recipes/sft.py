@@ -12,7 +12,7 @@ from selfalign.evaluators.held_out import HeldOut
 from selfalign.evaluators.refusal import Refusal
 from selfalign.evaluators.truthfulness import Truthfulness
 from selfalign.proposers.few_shot import FewShot
-from selfalign.recipe import Recipe, StartFrom
+from selfalign.recipe import Recipe, RollBack, StartFrom
 from selfalign.rendering import Format
 from selfalign.retrievers.knn import Knn
 from selfalign.trainers.null import NullTrainer
@@ -27,6 +27,7 @@ def sft(
     start_from: StartFrom = "previous",
     learning_rate_decay: float = 0.5,
     validation_share: float = 0.2,
+    roll_back: RollBack = "worse",
     format: Format = "auto",
     seed: int = 0,
     engine: HF | Scripted = HF(),
@@ -46,7 +47,9 @@ def sft(
         rounds: rounds of training where no steps are given.
         start_from: train each round from the previous round's model or from the base.
         learning_rate_decay: factor on the learning rate from one round to the next.
-        validation_share: share of the seeds held out to choose the round; a round no better than the best one ends the run.
+        validation_share: share of the seeds held out to choose the round.
+        roll_back: the round that falls and ends the run: one worse than the best one by a paired test on those seeds, or one
+            whose mean is no better. One no better than the model as it came falls either way.
         format: the model's chat template, plain markers, or the template where there is one.
         seed: the random seed of the run.
         engine: what runs the model.
@@ -70,6 +73,7 @@ def sft(
         start_from=start_from,
         learning_rate_decay=learning_rate_decay,
         validation_share=validation_share,
+        roll_back=roll_back,
         format=format,
         seed=seed,
     )

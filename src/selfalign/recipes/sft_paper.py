@@ -11,6 +11,7 @@ from selfalign.evaluators.held_out import HeldOut
 from selfalign.evaluators.refusal import Refusal
 from selfalign.proposers.few_shot import FewShot
 from selfalign.recipe import Recipe
+from selfalign.recipes.isara_paper import PUBLISHED_TRAINING
 from selfalign.rendering import Format
 from selfalign.retrievers.knn import Knn
 from selfalign.trainers.null import NullTrainer
@@ -26,19 +27,7 @@ def sft_paper(
     seed: int = 42,
     engine: HF | Scripted = HF(batch_size=4),
     encoder: SentenceEncoder | HiddenState | Hashed = SentenceEncoder(),
-    trainer: SFT | NullTrainer = SFT(
-        learning_rate=2e-5,
-        epochs=1,
-        batch_size=32,
-        micro_batch=4,
-        schedule="cosine",
-        warmup=0.03,
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        adam_beta1=0.9,
-        adam_beta2=0.95,
-        max_length=2048,
-    ),
+    trainer: SFT | NullTrainer = PUBLISHED_TRAINING,
 ) -> Recipe:
     """The SFT baseline of ISARA (arXiv 2401.06785): the seeds alone, one epoch of steps of 32 in each of two iterations.
 

@@ -107,8 +107,7 @@ def _lengths(round: int, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]
 def _held_out(store: Store, rounds: Sequence[int], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Each held-out prompt with the answer of every round, and what it contributed to each metric.
 
-    Round 0 has no candidates: what the engine wrote there, it wrote for an evaluation. The record holds prompts as the
-    model was given them; what those of a stage have in common, its template, is left out here.
+    Round 0 has no candidates: what the engine wrote there, it wrote for an evaluation.
     """
     with store.snapshot() as connection:
         stages = [name for (name,) in connection.execute("SELECT DISTINCT stage FROM outputs WHERE round = 0 ORDER BY stage")]
@@ -124,13 +123,11 @@ def _held_out(store: Store, rounds: Sequence[int], rows: Sequence[Mapping[str, A
             for output in store.done_batches(round, stage).values():
                 if "text" in output and output.get("id") is not None:
                     answers.setdefault(output["id"], {})[round] = output
-        texts = {id: next((str(a["prompt_text"]) for a in by.values() if a.get("prompt_text")), "") for id, by in answers.items()}
-        shown = dict(zip(texts, without_template(list(texts.values())), strict=True))
         found += [
             {
                 "stage": stage,
                 "id": id,
-                "prompt": shown[id],
+                "prompt": next((answer["prompt"] for answer in by_round.values() if answer.get("prompt")), ""),
                 "answers": [
                     {
                         "round": round,
@@ -144,25 +141,6 @@ def _held_out(store: Store, rounds: Sequence[int], rows: Sequence[Mapping[str, A
             for id, by_round in answers.items()
         ]
     return found
-
-
-def without_template(texts: Sequence[str]) -> list[str]:
-    """Without what all of them begin and end with, as far as that reaches whole lines, markers or `NAME:`."""
-    full = [text for text in texts if text]
-    if len(set(full)) < 2:
-        return list(texts)
-    head = _common(full)
-    tail = _common([text[len(head) :][::-1] for text in full])[::-1]
-    start = max(head.rfind(mark) for mark in "\n>]:") + 1
-    ends = [place for mark in "\n<[" if (place := tail.find(mark)) >= 0]
-    end = len(tail) - min(ends) if ends else 0
-    return [text[start : len(text) - end].strip() if text else text for text in texts]
-
-
-def _common(texts: Sequence[str]) -> str:
-    """What all of them begin with: what the first and the last in order have in common."""
-    first, last = min(texts), max(texts)
-    return first[: next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
 
 
 def _model(folder: Path, path: str | None) -> str:
