@@ -31,8 +31,9 @@ def status(store: Store) -> dict[str, Any]:
 
 
 def warnings(store: Store) -> list[str]:
-    """What the guards told, oldest first: collapse alarms, and training rows that overlap with held-out prompts."""
-    return [f"{kind}: {data['text']}" for _, kind, data in store.events() if kind in ("alarm", "overlap")]
+    """What the run had to tell, oldest first: collapse alarms, training rows that overlap with held-out prompts, and models
+    whose files were damaged and had to be trained again."""
+    return [f"{kind}: {data['text']}" for _, kind, data in store.events() if kind in ("alarm", "overlap", "damaged-model")]
 
 
 def _rounds(connection: sqlite3.Connection) -> list[int]:

@@ -302,7 +302,10 @@ class Store:
         with self.transaction("damaged-model") as connection:
             model_rows.delete(connection, round)
             self._set("state", {})
-            self.event("damaged-model", {"round": round, "problem": problems[0], "hash": model.hash, "moved_to": aside})
+            text = f"the model of round {round} is trained again: {problems[0]}" + (
+                f"; what was left is in {aside}" if aside else ""
+            )
+            self.event("damaged-model", {"round": round, "hash": model.hash, "moved_to": aside, "text": text})
         return None
 
     def training(self, round: int) -> dict[str, Any]:

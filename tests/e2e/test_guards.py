@@ -163,3 +163,13 @@ def test_seeds_of_the_test_are_allowed_only_by_name(cli: Run, seeds_file: Path, 
     assert done.returncode == 2 and "asks the same as seed" in done.stderr
     status = run(cli, "leak", seeds_file, tmp_path / "yes", "--held_out", seeds_file, "--allow_overlap", "true")
     assert status["rounds"][0]["metrics"]["overlap_exact"]["value"] == 10  # those shown; two are held out for validation
+
+
+def test_a_damaged_model_is_trained_again_and_told(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(cli, "moody", seeds_file, out, "--rounds", 1)
+    (file,) = (out / "round-01" / "model").glob("*.json")
+    file.write_text("{}")
+    again = cli("run", f"{RECIPES}:moody", seeds_file, "--model", "scripted", "--quiet", "--out", out, "--rounds", 1)
+    assert again.returncode == 0
+    assert "damaged-model: the model of round 1 is trained again" in " ".join(again.stdout.split())

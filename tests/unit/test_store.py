@@ -334,7 +334,7 @@ def test_a_damaged_model_is_moved_aside_and_named(tmp_path: Path, damage: Any) -
         assert store.verified_model(1) is None
         assert store.stage(1, "train") is None
         kind, data = store.events()[-1][1:]
-        assert kind == "damaged-model" and "model.safetensors" in data["problem"]
+        assert kind == "damaged-model" and "model.safetensors" in data["text"]
         assert not (tmp_path / "round-01" / "model").exists() and (tmp_path / "round-01" / "damaged-1" / "config.json").exists()
         add_model(store, 1)
         assert store.verified_model(1) is not None
