@@ -281,6 +281,15 @@ def test_plan_depends_on_the_lengths_alone_and_covers_all(model: Path) -> None:
             assert len(batch) == 1 or max(lengths[place] for place in batch) * len(batch) <= 200
 
 
+def test_a_few_long_prompts_do_not_widen_all_others(model: Path) -> None:
+    short, long = (
+        [Request(f"{text}{i}", (), text * times, seed=i) for i in range(5)] for text, times in (("a ", 9), ("b ", 150))
+    )
+    with EXACT.open(ModelRef(str(model)), "auto") as session:
+        assert [set(batch) for batch in session.plan([*short, *long])] == [{5, 6, 7, 8, 9}, {0, 1, 2, 3, 4}]
+        assert len(session.plan([*short, *[replace(row, prompt="b " * 15) for row in long]])) == 1  # padding is cheap there
+
+
 def test_running_out_of_memory_halves_the_batch_down_to_one_row(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, sizes, real = requests(12), [], _decode.sample
 

@@ -26,6 +26,9 @@ _Result = TypeVar("_Result")
 _Kind = Literal["prompt", "response", "text"]
 """What a request asks for: a new prompt, an answer, or how a text of the caller's own goes on."""
 
+_SHORT = 128
+"""Tokens up to which padding costs next to nothing."""
+
 _SCORES_AT_ONCE = 2**27
 """Numbers in one batch of log-probabilities (0.5 GB in float32)."""
 
@@ -291,12 +294,17 @@ class HFSession:
 
 
 def _batches(lengths: Sequence[int], size: int, tokens: int | None) -> list[tuple[int, ...]]:
-    """Positions in batches, longest first (ties by position), at most `size` rows and `tokens` padded tokens in each."""
+    """Positions in batches, longest first (ties by position), at most `size` rows and `tokens` padded tokens in each.
+
+    No row of a batch of long ones is padded to more than twice its length: a few long prompts among many short ones would
+    otherwise be paid for by the whole batch, at every step (measured: 84 s instead of the 10 s of its neighbours).
+    """
     batches: list[list[int]] = []
     widest = 0
     for place in sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)):
         full = not batches or len(batches[-1]) == size
-        if full or (tokens is not None and (len(batches[-1]) + 1) * widest > tokens):
+        padded = widest > _SHORT and 2 * lengths[place] < widest
+        if full or padded or (tokens is not None and (len(batches[-1]) + 1) * widest > tokens):
             batches.append([])
             widest = lengths[place]
         batches[-1].append(place)
