@@ -179,7 +179,7 @@ def train(
 def evaluate(recipe: Recipe, store: Store, context: Context, held_out: Sequence[Example]) -> None:
     if store.stage(context.round, "evaluate") is None:
         began = time.monotonic()
-        metrics = [metric for part in recipe.evaluators for metric in part.evaluate(context, held_out)] if held_out else []
+        metrics = [metric for part in recipe.evaluators for metric in part.evaluate(context, held_out)]
         store.finish_evaluation(context.round, metrics, time.monotonic() - began - store.seconds(context.round))
 
 

@@ -302,17 +302,13 @@ class Store:
         with self.transaction("damaged-model") as connection:
             model_rows.delete(connection, round)
             self._set("state", {})
-            text = f"the model of round {round} is trained again: {problems[0]}" + (
-                f"; what was left is in {aside}" if aside else ""
-            )
+            text = f"the model of round {round} is trained again: {problems[0]}"
             self.event("damaged-model", {"round": round, "hash": model.hash, "moved_to": aside, "text": text})
         return None
 
     def training(self, round: int) -> dict[str, Any]:
         """{"steps", "tokens", "seed_weight", "losses"} of a round's training; empty where none took place."""
         return model_rows.figures(self._connection, round)
-
-    # Inside
 
     def _samples(self, where: str, *values: Any) -> list[rows.Written]:
         with self.snapshot() as connection:

@@ -211,3 +211,8 @@ def test_the_published_recipe_runs_with_its_beams(cli: Run, seeds_file: Path, mo
     assert told["sampling"]["prompt"]["beams"] == 5
     assert len(told["prompt_demonstrations"]) == 8
     assert told["prompt_texts"]["propose"].startswith("BEGINNING OF CONVERSATION: USER:")
+
+
+def test_the_help_of_a_recipe_says_what_each_option_is(cli: Run) -> None:
+    help = " ".join(cli("run", "isara", "--help").stdout.split())
+    assert "K, rounds of generation and training at most." in help and "Retrieval-augmented in-context generation" in help

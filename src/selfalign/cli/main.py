@@ -17,6 +17,7 @@ COMMANDS = {
     "export": "training data (JSONL, Parquet) or a round's model",
     "push": "a round's model, or the data, to the Hugging Face hub, with its card",
     "check": "everything that can be known before a model generates",
+    "eval": "a model, alone or with demonstrations, on held-out prompts; beside another one",
     "study": "a recipe against baselines over several random seeds, with intervals and a verdict",
 }
 
@@ -25,6 +26,10 @@ EPILOG = """Examples:
   selfalign run isara safe_helpful --model smollm2-135m --out runs/demo      (bundled seeds and model)
   selfalign status runs/first
   selfalign export runs/first --data kept.jsonl --model better-model
+  selfalign eval runs/first --held_out mine.jsonl --compare HuggingFaceTB/SmolLM2-360M-Instruct
+  selfalign study isara safe_helpful --model smollm2-135m --baselines pretrained,icl_knn,sft --out studies/first
+  selfalign report runs/first                     (one HTML page; of a study too)
+  selfalign push runs/first --repo user/name      (the best round's model and its card to the hub)
 
 `selfalign COMMAND --help` lists a command's options; `selfalign run RECIPE --help` those of a recipe.
 Exit codes: 0 done, 1 a run that failed, 2 bad input or options, 130 or 143 interrupted and resumable."""

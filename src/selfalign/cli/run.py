@@ -55,8 +55,15 @@ def _run(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example], 
     from selfalign.signals import handle_signals
     from selfalign.status import status, warnings
     from selfalign.store import Store
+    from selfalign.trackers import check_trackers
+    from selfalign.tracking import reporting
 
-    with handle_signals(), nullcontext() if options.quiet else Bars() as progress:
+    trackers = check_trackers(options.report_to)
+    with (
+        handle_signals(),
+        nullcontext() if options.quiet else Bars() as bars,
+        reporting(options.out, trackers, bars) as progress,
+    ):
         yaml_text = resolved(parser, options)
         align(recipe, options.model, seeds, options.out, held_out=held_out, options=yaml_text, progress=progress)
     with Store.read(options.out) as store:
@@ -77,6 +84,8 @@ def make_parser(make: Callable[..., Recipe], command: str) -> ArgumentParser:
     parser.add_argument("--model", type=str, help="local folder, hub name, or smollm2-135m for the bundled model")
     parser.add_argument("--out", type=str, help="the run folder; the same command on it goes on where it stopped")
     parser.add_argument("--held_out", type=str, help="file of held-out pairs for the metrics; bundled seeds bring their own")
+    if command != "study":
+        parser.add_argument("--report_to", type=str, help="send metrics to tensorboard, trackio, mlflow, wandb (commas between)")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     parser.add_argument("--json", action="store_true", help="print the final status as JSON instead of tables")
     parser.add_argument("--config", action="config", help="YAML file of options; options on the command line win")
@@ -154,7 +163,7 @@ def _load_file(path: Path, function: str) -> Callable[..., Recipe]:
 def read_examples(seeds: str, held_out: str | None) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     """Seeds and held-out pairs from files; the name of a bundled domain stands for its two files."""
     bundled = files("selfalign") / "data" / seeds
-    if "/" not in seeds and not Path(seeds).exists() and bundled.is_dir():
+    if "/" not in seeds and not Path(seeds).exists() and (bundled / "seeds.jsonl").is_file():
         seeds, held_out = str(bundled / "seeds.jsonl"), held_out or str(bundled / "held_out.jsonl")
     return read_seeds(seeds), read_seeds(held_out, response_required=False) if held_out else ()
 

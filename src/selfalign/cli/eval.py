@@ -1,0 +1,247 @@
+"""`selfalign eval MODEL --held_out F`: a model, alone or with demonstrations, put to the test; and beside another one.
+
+A thin front over `align`: an evaluation is an ordinary run folder of a recipe that trains nothing (`pretrained`, `icl_knn`,
+`icl_random`), so it is journaled, goes on where it stopped, and `selfalign report` shows its answers.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, replace
+from importlib.resources import files
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+
+from selfalign.cli.eval_sides import Side, check_alike, check_to_measure, find_sides
+from selfalign.cli.options import new_parser, parse
+from selfalign.cli.run import choices, part_options, read_examples, recipe_values, resolved
+from selfalign.errors import Interrupted, UserError
+from selfalign.finished import Finished, run_costs
+from selfalign.overlap import overlap
+from selfalign.plain import difference, metric_table
+from selfalign.recipe import Recipe
+from selfalign.recipes.icl_knn import icl_knn
+from selfalign.recipes.icl_random import icl_random
+from selfalign.recipes.pretrained import pretrained
+from selfalign.seeds import read_seeds
+from selfalign.store import Store
+from selfalign.types import Example
+
+SUMMARY = "Measures a model, alone or with demonstrations, on held-out prompts, and compares it with another one."
+IN_CONTEXT = {"knn": icl_knn, "random": icl_random}
+OF_THE_RECORD = ("model", "compare", "metric", "quiet", "json", "config")
+"""Options that mean something where nothing is left to measure."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    if any(a in ("-h", "--help") for a in arguments[:1]):
+        sys.stdout.write(short_help())
+        return 0
+    parser = make_parser()
+    options = parse(parser, arguments, part_options(icl_knn))
+    recipe = make_recipe(parser, options)
+    sides = find_sides(options.model, options.round, options.compare)
+    if options.demonstrations:
+        shown = f" with {options.demonstrations} demonstrations"
+        sides = [side if side.folder else replace(side, name=side.name + shown) for side in sides]
+    seeds, held_out = read_prompts(options)
+    if all(side.folder for side in sides):
+        refuse_idle_options(parser, options)
+    else:
+        check_to_measure(sides, recipe, seeds, held_out)
+    check_alike(sides, recipe, held_out)
+    try:
+        result = _measure(sides, recipe, seeds, held_out, parser, options)
+    except Interrupted as stop:
+        if options.out is not None:
+            raise
+        sys.stderr.write("selfalign: interrupted; nothing is kept (with --out DIR the same command would go on from here)\n")
+        return 128 + stop.signal_number
+    if options.json:
+        sys.stdout.write(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    else:
+        from selfalign.cli.eval_table import print_evaluation
+
+        print_evaluation(result)
+    return 0
+
+
+def make_parser() -> ArgumentParser:
+    """The options of an evaluation and those of the recipes behind it."""
+    parser = own_options()
+    set_parsing_settings(subclasses_enabled=[part for parts in choices(icl_knn).values() for part in parts])
+    parser.add_function_arguments(icl_knn, as_positional=False, skip={"demonstrations"})
+    return parser
+
+
+def own_options() -> ArgumentParser:
+    parser = new_parser("eval", SUMMARY)
+    parser.add_argument("model", type=str, help="folder, hub name, smollm2-135m (bundled), or a run folder: its best round")
+    for name, kind, default, text in (
+        ("round", int, None, "of a run folder: this round's model instead of the best one"),
+        ("held_out", str, None, "file of prompts, if possible with reference responses; safe_helpful for the bundled ones"),
+        ("seeds", str, None, "file of example pairs; none of them may be among the prompts"),
+        ("demonstrations", int, 0, "seeds shown before each prompt; 0 measures the model alone"),
+        ("retriever", str, None, "which seeds are shown: knn (the nearest, the default) or random"),
+        ("compare", str, None, "another model, run folder or finished evaluation: paired differences, model minus other"),
+        ("metric", str, None, "what the verdict is about; balance or else log_likelihood without it"),
+        ("out", str, None, "folder to keep the evaluation in, to go on with, compare and report; without it nothing is kept"),
+    ):
+        parser.add_argument(f"--{name}", type=kind, default=default, help=text)
+    parser.add_argument("--allow_overlap", action="store_true", help="measure on prompts that the model was trained on or shown")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON instead of tables")
+    parser.add_argument("--config", action="config", help="YAML file of options; options on the command line win")
+    return parser
+
+
+def short_help() -> str:
+    """The options of an evaluation, and the names of the others: of the latter there are dozens."""
+    names = [f"--{name}" for name in inspect.signature(icl_knn).parameters if name != "demonstrations"]
+    parser = own_options()
+    parser.usage = "selfalign eval MODEL --held_out FILE [options]"
+    parser.epilog = f"And {', '.join(names)}, with options of their own: `selfalign eval MODEL --help` lists all of them."
+    return re.sub(r"\s+\((?:required, )?type:\s[^)]*\)", "", parser.format_help())
+
+
+def make_recipe(parser: ArgumentParser, options: Namespace) -> Recipe:
+    """
+    Raises:
+        UserError: options that do not go together, or one that is out of its range.
+    """
+    if options.demonstrations < 0:
+        raise UserError(f"--demonstrations {options.demonstrations}: must be at least 0")
+    if options.retriever not in (None, *IN_CONTEXT):
+        raise UserError(f"--retriever {options.retriever}: it is knn or random")
+    if options.demonstrations and options.seeds is None:
+        raise UserError(f"--demonstrations {options.demonstrations} shows seed examples: give --seeds FILE")
+    if options.retriever and not options.demonstrations:
+        raise UserError(f"--retriever {options.retriever} chooses demonstrations: say how many with --demonstrations C")
+    if options.metric and not options.compare:
+        raise UserError(f"--metric {options.metric} is what a comparison is about: give --compare OTHER, or take it out")
+    make = IN_CONTEXT[options.retriever or "knn"] if options.demonstrations else pretrained
+    return replace(make(**recipe_values(make, parser, options)), allow_overlap=options.allow_overlap)
+
+
+def read_prompts(options: Namespace) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """Seeds and held-out prompts; the name of a bundled domain stands for its files. Seeds give way where both have an id."""
+    seeds, held_out = read_examples(options.seeds, None) if options.seeds else ((), ())
+    if (name := options.held_out) is not None:
+        bundled = (files("selfalign") / "data" / name / "seeds.jsonl").is_file() and "/" not in name and not Path(name).exists()
+        held_out = read_examples(name, None)[1] if bundled else read_seeds(name, response_required=False)
+    return apart(seeds, held_out), held_out
+
+
+def apart(seeds: Sequence[Example], held_out: Sequence[Example]) -> tuple[Example, ...]:
+    """The seeds with ids that no held-out prompt has. `align` would rename the prompts; here they must be the same ones in
+    every evaluation, whatever is shown before them."""
+    if {seed.id for seed in seeds}.isdisjoint(example.id for example in held_out):
+        return tuple(seeds)
+    return tuple(replace(seed, id=f"seeds/{seed.id}") for seed in seeds)
+
+
+def refuse_idle_options(parser: ArgumentParser, options: Namespace) -> None:
+    """Raises UserError for an option that changes nothing, because all measuring is done."""
+    both = (yaml.safe_load(parser.dump(each)) for each in (options, parser.parse_args([options.model])))
+    given, untouched = ({key: value for key, value in each.items() if key not in OF_THE_RECORD} for each in both)
+    if change := difference(untouched, given):
+        name = change.split(" = ")[0].removesuffix(".class_path")
+        raise UserError(f"--{name} changes nothing: {options.model} is an evaluation that is done; name a model to measure")
+
+
+def _measure(
+    sides: Sequence[Side],
+    recipe: Recipe,
+    seeds: Sequence[Example],
+    held_out: Sequence[Example],
+    parser: ArgumentParser,
+    options: Namespace,
+) -> dict[str, Any]:
+    """Measures what is not measured yet and tells it all as plain data."""
+    from selfalign.cli.progress import Bars
+    from selfalign.loop import align
+    from selfalign.signals import handle_signals
+
+    found: dict[str, dict[str, Any]] = {}
+    runs: dict[str, Finished] = {}
+    with handle_signals(), _place(options.out) as out, nullcontext() if options.quiet else Bars() as progress:
+        folder = out
+        for side in sides:
+            if side.folder is None:
+                if progress is not None and len(sides) > 1:
+                    progress.console.print(f"{side.name}:", markup=False, highlight=False, soft_wrap=True)
+                text = _options_of(side, folder, parser, options)
+                shown = seeds or apart(side.seeds, held_out)
+                align(recipe, side.model, shown, folder, held_out=held_out, options=text, progress=progress)
+            found[side.name], runs[side.name] = _read(side, side.folder or folder, kept=bool(side.folder or options.out))
+            if options.metric not in (None, *runs[side.name].outcomes):
+                there = ", ".join(runs[side.name].outcomes) or "none"
+                raise UserError(f"--metric {options.metric}: {side.name} has no such metric on these prompts; it has {there}")
+            found[side.name]["nearly_trained_on"] = len({hit.held_out for hit in overlap(side.trained_on, held_out)})
+            if side.folder is None:
+                folder = out / f"compared-{re.sub(r'[^A-Za-z0-9=.+-]+', '_', options.compare or '')[-80:]}"
+    first, *others = found.values()
+    return {"model": first, "other": others[0] if others else None, "comparison": _compared(runs, options.metric)}
+
+
+@contextmanager
+def _place(out: str | None) -> Iterator[Path]:
+    if out is not None:
+        yield Path(out)
+        return
+    with TemporaryDirectory(prefix="selfalign-eval-") as folder:
+        yield Path(folder) / "model"
+
+
+def _options_of(side: Side, folder: Path, parser: ArgumentParser, options: Namespace) -> str:
+    """The options that repeat this side's evaluation by itself."""
+    alone = options.clone()
+    for key, value in (("model", side.model), ("round", None), ("compare", None), ("metric", None), ("out", str(folder))):
+        alone[key] = value
+    return resolved(parser, alone)
+
+
+def _read(side: Side, folder: Path, kept: bool) -> tuple[dict[str, Any], Finished]:
+    with Store.read(folder) as store:
+        metrics, identity, model = store.metrics(0), store.identity(), store.model(0)
+        outcomes = {metric.name: store.outcomes(0, metric.name) for metric in metrics}
+        costs = run_costs(store, 0, {each.id for of in outcomes.values() for each in of})
+        responder = identity.get("responder") or {}
+        told = {
+            "name": side.name,
+            **asdict(model),
+            "folder": str(folder) if kept else None,
+            "retriever": str(responder.get("part", "")).rpartition(".")[2] or None,
+            "demonstrations": responder.get("demonstrations", 0),
+            "metrics": metric_table(metrics),
+            "shares": [name for name, of in outcomes.items() if of and all(each.value in (-1.0, 0.0, 1.0) for each in of)],
+            "prompt_tokens_per_answer": costs.prompt_tokens_per_answer,
+            "seconds": costs.seconds,
+        }
+    has = {name: each for name, each in outcomes.items() if each}
+    return told, Finished(int(identity["seed"]), str(folder), 0, "", (), costs, has)
+
+
+def _compared(runs: Mapping[str, Finished], metric: str | None) -> dict[str, Any] | None:
+    """The paired differences, model minus other, as a study with one run an arm has them."""
+    from selfalign.verdicts import conclude
+
+    if len(runs) < 2:
+        return None
+    _, other = runs
+    study = conclude({name: [run] for name, run in runs.items()}, metric, held_out=0, random_seeds=())
+    told = ("difference", "low", "high", "p_value", "minimum_detectable", "prompts", "test")
+    return {
+        **{key: study["verdicts"][0][key] for key in ("metric", "verdict", "sentence")},
+        "differences": {name: {key: row[other][key] for key in told} for name, row in study["comparisons"].items()},
+        "left_out": study["left_out"],
+    }

@@ -1,0 +1,135 @@
+"""What `selfalign eval` measures and compares: models, rounds of runs, evaluations that are done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfalign.errors import UserError
+from selfalign.model_rows import place
+from selfalign.overlap import overlap
+from selfalign.plain import difference, dumps
+from selfalign.recipe import Recipe
+from selfalign.schema import NAME as RECORD
+from selfalign.store import Store
+from selfalign.types import Example, ModelRef
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the things compared: a model to measure, or an evaluation that is done."""
+
+    name: str
+    model: str = ""
+    """What `align` takes."""
+    folder: Path | None = None
+    """The evaluation's folder, where it is done."""
+    seeds: tuple[Example, ...] = ()
+    """The seeds of the run that made the model."""
+    trained_on: tuple[Example, ...] = ()
+    """Seeds and kept samples of that run up to the model's round."""
+
+
+def find_sides(model: str, round: int | None, compare: str | None) -> list[Side]:
+    """
+    Raises:
+        UserError: as `find_side`, or a comparison of something with itself.
+    """
+    first = find_side(model, round)
+    if compare is None:
+        return [first]
+    other = find_side(compare)
+    if first.name == other.name:
+        raise UserError(f"--compare {compare}: that is {first.name} itself")
+    return [first, other]
+
+
+def find_side(name: str, round: int | None = None) -> Side:
+    """What a name on the command line stands for: a run folder's best round (or `round`), a finished evaluation, or a model.
+
+    A run folder in which nothing was to be trained is an evaluation: the arms `pretrained` and `icl_…` of a study are, too.
+
+    Raises:
+        UserError: a round that there is not, a run or an evaluation that is not done, damaged model files.
+    """
+    folder = Path(name).expanduser()
+    if not (folder / RECORD).is_file():
+        if round is not None:
+            raise UserError(f"--round {round}: {name} is no run folder")
+        return Side(name, model=name)
+    with Store.read(folder) as store:
+        best = store.state().get("best_round")
+        if not store.identity().get("rounds"):
+            if round is not None:
+                raise UserError(f"--round {round}: {name} is an evaluation and has no rounds")
+            if best is None:
+                raise UserError(f"{name} is an evaluation that is not done: the command that began it goes on with it")
+            return Side(name, folder=folder)
+        chosen = best if round is None else round
+        if chosen is None:
+            raise UserError(f"{name}: the run is not done, its best round is not known yet; go on with it, or give --round K")
+        model = store.model(chosen)
+        if problems := store.model_problems(chosen):
+            raise UserError(f"the model of round {chosen} is damaged: {problems[0]}; the same run command trains it again")
+        seeds = (*store.seeds(), *store.validation_seeds())
+        kept = [example for each in range(1, chosen + 1) for example in store.kept(each)]
+    if chosen == 0:  # the model as it came has seen none of them
+        return Side(f"{name}, round 0", str(place(model)))
+    return Side(f"{name}, round {chosen}", str(place(model)), None, seeds, (*seeds, *kept))
+
+
+def check_to_measure(sides: Sequence[Side], recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example]) -> None:
+    """What can be known of the models before the first of them loads.
+
+    Raises:
+        UserError: nothing to measure on, prompts that a model was trained on, a model that there is not.
+    """
+    if not held_out and not any(getattr(part, "file", "") for part in recipe.evaluators):
+        raise UserError(
+            "nothing to measure on: give --held_out FILE (prompts, if possible with reference responses), --held_out safe_helpful"
+            " for the bundled ones, or an evaluator with a table of its own (--truthfulness.file)"
+        )
+    for side in sides:
+        same = [hit for hit in overlap(side.trained_on, held_out) if hit.same]
+        if same and not recipe.allow_overlap:
+            raise UserError(
+                f"held-out example {same[0].held_out} asks the same as {same[0].training}, which {side.name} was trained on"
+                f" ({len({hit.held_out for hit in same})} such prompts): take them out, or give --allow_overlap"
+            )
+        if side.folder is None and side is not sides[0]:  # the first one is checked by `align`, before anything loads
+            recipe.engine.check(ModelRef(side.model), (*seeds, *held_out), recipe.format)
+
+
+def check_alike(sides: Sequence[Side], recipe: Recipe, held_out: Sequence[Example]) -> None:
+    """Whether evaluations that are done used the prompts and evaluators of what they are compared with.
+
+    An evaluator that is off in one of the two, since it has no file or model, gives no metric there to be compared.
+
+    Raises:
+        UserError: they did not, and the figures would differ for that.
+    """
+    from selfalign.loop import hash_examples
+
+    wanted: Mapping[str, Any] | None = None
+    if not all(side.folder for side in sides):
+        wanted = {**json.loads(dumps(recipe.identity())), "held_out_hash": hash_examples(held_out)}
+    for side in sides:
+        if side.folder is None:
+            continue
+        with Store.read(side.folder) as store:
+            measured = store.identity()
+        if wanted is None:
+            wanted = measured
+        if measured["held_out_hash"] != wanted["held_out_hash"]:
+            raise UserError(f"{side.name} was measured on other held-out prompts: measure both on the same ones")
+        ours, theirs = (
+            {part["part"]: part for part in each["evaluators"] if "" not in (part.get("file"), part.get("classifier"))}
+            for each in (wanted, measured)
+        )
+        for part in ours.keys() & theirs.keys():
+            if change := difference(theirs[part], ours[part]):
+                what = f"{part.rpartition('.')[2]}.{change}"
+                raise UserError(f"{side.name} was measured with {what}: measure both with the same options")

@@ -1,0 +1,104 @@
+"""An evaluation as a person reads it: each metric with its interval, and the difference where two are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from selfalign.verdicts import LOWER_IS_BETTER
+
+_FIGURES = ("difference", "low", "high", "minimum_detectable")
+
+
+def print_evaluation(result: Mapping[str, Any], console: Console | None = None) -> None:
+    console = console or Console()
+    model, other, comparison = result["model"], result["other"], result["comparison"]
+    sides = [side for side in (model, other) if side]
+    console.print(Text(f"model: {_described(model)}"), soft_wrap=True)
+    if other is not None:
+        console.print(Text(f"other: {_described(other)}"), soft_wrap=True)
+    console.print(metrics_table(model, other))
+    if comparison is not None:
+        console.print(differences_table(model, other, comparison["differences"]))
+        for name, reason in comparison["left_out"].items():
+            console.print(Text(f"not compared: {name} ({reason})"), soft_wrap=True)
+    for side in sides:
+        if side["nearly_trained_on"]:
+            text = f"{side['nearly_trained_on']} prompts are, or nearly are, some that {side['name']} was trained on"
+            console.print(Text(text, style="yellow"), soft_wrap=True)
+    if comparison is not None:
+        console.print(Text(comparison["sentence"]), soft_wrap=True)
+    for side in sides:
+        if side["folder"] is not None:
+            console.print(Text(f"kept in {side['folder']}"), soft_wrap=True)
+
+
+def metrics_table(model: Mapping[str, Any], other: Mapping[str, Any] | None) -> Table:
+    """Every metric that one of the two has; shares in per cent."""
+    table = _table("metrics with 95 % intervals", "n", "model", *(("other",) if other else ()))
+    both = [side["metrics"] for side in (model, other) if side]
+    for name in dict.fromkeys(name for metrics in both for name in metrics):
+        share, figures = _is_share(name, model, other), [metrics.get(name) for metrics in both]
+        counts = {str(figure["n"]) for figure in figures if figure}
+        table.add_row(name.replace("_", " "), " / ".join(sorted(counts)), *(_figure(figure, share) for figure in figures))
+    return table
+
+
+def differences_table(model: Mapping[str, Any], other: Mapping[str, Any], differences: Mapping[str, Any]) -> Table:
+    """Of the shares in points."""
+    table = _table("model minus other, prompt by prompt; p of each metric by itself", "difference", "p", "unseen\nbelow")
+    for name, row in differences.items():
+        share = _is_share(name, model, other)
+        scaled = {key: None if row[key] is None else (100 if share else 1) * row[key] for key in _FIGURES}
+        digits = 0 if share else 2
+        table.add_row(
+            name.replace("_", " ") + (", less is better" if name in LOWER_IS_BETTER else ""),
+            _interval(scaled, "difference", digits, sign="+"),
+            "–" if row["p_value"] is None else "<0.001" if row["p_value"] < 0.001 else f"{row['p_value']:.3f}",
+            "–" if scaled["minimum_detectable"] is None else f"{scaled['minimum_detectable']:.{digits}f}",
+        )
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("metric", overflow="fold", min_width=10)
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _described(side: Mapping[str, Any]) -> str:
+    count, tokens, model = side["demonstrations"], side["prompt_tokens_per_answer"], side["adapter"] or side["base"]
+    how = {"Knn": f"the {count} nearest seeds shown", "Uniform": f"{count} seeds drawn at random shown"}
+    facts = [
+        model if model != side["name"] else "",
+        how.get(side["retriever"], f"{count} seeds shown") if count else "",
+        f"{tokens:,.0f} prompt tokens an answer" if tokens else "",
+    ]
+    told = ", ".join(filter(None, facts))
+    return f"{side['name']} ({told})" if told else str(side["name"])
+
+
+def _figure(metric: Mapping[str, Any] | None, share: bool) -> str:
+    if metric is None or metric["value"] is None:
+        return "–"
+    if share:
+        return f"{metric['value']:.0%} [{100 * metric['low']:.0f}, {100 * metric['high']:.0f}]"
+    return _interval(metric, "value", 1 if abs(metric["value"]) >= 10 else 2)
+
+
+def _interval(row: Mapping[str, Any], key: str, digits: int, sign: str = "") -> str:
+    value, low, high = (
+        "–" if row[at] is None else f"{row[at]:{sign if at == key else ''}.{digits}f}" for at in (key, "low", "high")
+    )
+    return f"{value} [{low}, {high}]"
+
+
+def _is_share(name: str, model: Mapping[str, Any], other: Mapping[str, Any] | None) -> bool:
+    return any(name in side["shares"] for side in (model, other) if side)
