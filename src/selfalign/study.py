@@ -22,6 +22,7 @@ from selfalign.protocols import Progress
 from selfalign.recipe import Recipe
 from selfalign.retrievers.knn import Knn
 from selfalign.store import Store
+from selfalign.tracking import reporting
 from selfalign.types import Example, ModelRef
 from selfalign.verdicts import conclude
 
@@ -51,6 +52,7 @@ def run_study(
     first_seed: int = 0,
     metric: str | None = None,
     progress: Progress | None = None,
+    trackers: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Runs what is not finished of a study, compares, and writes `OUT/study.json`, which it also returns.
 
@@ -61,6 +63,7 @@ def run_study(
         repeats: random seeds `first_seed` … `first_seed + repeats - 1`. An arm on which they have no effect runs once.
         metric: what the verdicts are about; without it `balance`, or else `log_likelihood`.
         progress: told of stages and batches, with arm and random seed before the stage's name.
+        trackers: where each run's figures go, as `check_trackers` gives them; finished runs are reported too.
 
     Raises:
         UserError: arms, options or a metric that cannot work, or a folder of another study.
@@ -79,7 +82,7 @@ def run_study(
                 standard = found[arms[0].name]
                 recipe = match_steps(recipe, standard[min(position, len(standard) - 1)])
             earlier = [each for runs in found.values() for each in runs]
-            run = _run(replace(arm, recipe=recipe), held_out, out, earlier, progress or Quiet())
+            run = _run(replace(arm, recipe=recipe), held_out, out, earlier, progress or Quiet(), trackers)
             found[arm.name].append(run)
             if arm is arms[0] and metric is not None and metric not in run.outcomes:
                 there = ", ".join(run.outcomes) or "none"
@@ -130,15 +133,23 @@ def _check(arms: Sequence[Arm], held_out: Sequence[Example], out: Path, repeats:
     return check_examples(arms[0].seeds, held_out, arms[0].recipe.allow_overlap)
 
 
-def _run(arm: Arm, held_out: Sequence[Example], out: Path, earlier: Sequence[Finished], progress: Progress) -> Finished:
+def _run(
+    arm: Arm,
+    held_out: Sequence[Example],
+    out: Path,
+    earlier: Sequence[Finished],
+    progress: Progress,
+    trackers: Sequence[str],
+) -> Finished:
     recipe, seed = arm.recipe, arm.recipe.seed
     folder = f"{arm.folder}/seed-{seed}"
     try:
         identity = _identity(arm, held_out)
-        if not _finished(out / folder, identity):
-            _adopt(out, folder, identity, earlier, {example.id for example in arm.seeds})
-            watched = _Named(progress, f"{arm.name}, seed {seed}, ")
-            align(recipe, arm.model, arm.seeds, out / folder, held_out=held_out, progress=watched)
+        named = _Named(progress, f"{arm.name}, seed {seed}, ")
+        with reporting(out / folder, trackers, named, name=f"{out.resolve().name}/{folder}") as watched:
+            if not _finished(out / folder, identity):
+                _adopt(out, folder, identity, earlier, {example.id for example in arm.seeds})
+                align(recipe, arm.model, arm.seeds, out / folder, held_out=held_out, progress=watched)
     except (UserError, RunFailed) as error:
         raise type(error)(f"arm {arm.name}, random seed {seed}: {error}") from error
     return read_run(out, folder, seed, held_out)

@@ -12,7 +12,7 @@ import pytest
 from selfalign.report.write import write_report
 from selfalign.store import Store
 from selfalign.types import Demonstration, Dropped, Example, ModelRef
-from tests.unit.test_report import hostile_run, payloads
+from tests.unit.test_report import hostile_run, named_pages, payloads
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
@@ -97,6 +97,27 @@ def test_hostile_output_runs_no_script(browser: Any, tmp_path: Path) -> None:
     assert len(set(opened)) >= len(payloads())
     assert page.locator("main img, main iframe, main script, main form, main base, main a").count() == 0
     watched.check()
+
+
+SKELETON = """() => [...document.querySelectorAll('*')].map(
+    (element) => element.tagName + ' ' + [...element.attributes].map((attribute) => attribute.name)).join('\\n')"""
+
+
+def test_hostile_names_run_no_script_and_add_no_element(browser: Any, tmp_path: Path) -> None:
+    file = tmp_path / "page.html"
+    file.write_text("<!DOCTYPE html>")
+    watched = Watched(browser, file)
+    expected: list[str] = []
+    for place, pages in enumerate(named_pages(tmp_path / "run", ["a harmless name", *payloads()])):
+        for kind, page in enumerate(pages):
+            file.write_text(page, encoding="utf-8", newline="")
+            watched.page.goto(watched.own)
+            found = watched.page.evaluate(SKELETON)
+            if not place:
+                expected.append(found)
+            assert found == expected[kind], payloads()[place - 1]
+            watched.check()
+    assert all(each.count("\n") > 50 for each in expected)
 
 
 def test_the_policy_stops_what_would_get_through(browser: Any, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import os
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ import pytest
 
 from selfalign.errors import UserError
 from selfalign.report.charts import Point, interval_chart, line_chart, nice_ticks, stacked_chart
-from selfalign.report.data import read_run, without_template
-from selfalign.report.page import embed, fates, legend
+from selfalign.report.data import read_run
+from selfalign.report.page import embed, fates, figure, legend, run_page
+from selfalign.report.study import read_study, study_page
 from selfalign.report.tables import csv_text
 from selfalign.report.write import write_report
 from selfalign.store import Store
@@ -126,6 +128,73 @@ def hostile_run(folder: Path, texts: Sequence[str]) -> None:
             store.add_metrics(round, [Metric(texts[5], 0.5, 0.4, 0.6, len(texts), outcomes)])
         store.event(texts[6], {texts[7]: texts[8]})
         store.finish_run(1, texts[9])
+
+
+NAME = "PLACEHOLDER"
+
+
+def named_pages(folder: Path, texts: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """For each text the page of a run and that of a study whose names it is: of the run, its folder, recipe, models, metrics,
+    rules, categories, events, options and reasons; of the study, its folder, arms, metrics and reasons."""
+    with Store.open(folder, {"name": NAME, NAME: NAME}) as store:
+        store.add_seeds([Example(f"s{NAME}", NAME, NAME, category=NAME, metadata={NAME: NAME})], ())
+        store.add_model(0, ModelRef(NAME))
+        made = [Example(f"r{i}{NAME}", NAME, NAME, 1, i, NAME, scores={NAME: 0.5}) for i in range(2)]
+        store.finish_round_samples(1, made[:1], [Dropped(made[1], NAME, NAME)], 2)
+        for round in (0, 1):
+            outcomes = tuple(Outcome(f"h{i}", float(i < 10 + 20 * round)) for i in range(40))
+            store.add_metrics(round, [Metric(name, 0.5, 0.4, 0.6, 40, outcomes) for name in (NAME, f"kept_{NAME}")])
+        store.event(NAME, {NAME: NAME})
+        store.event("alarm", {"text": NAME})
+        store.finish_run(1, NAME)
+    run = {**read_run(folder), "folder": NAME}
+    assert NAME in run["verdict"]["sentence"]
+    arms = {f"main {NAME}": 0.7, f"other {NAME}": 0.5}
+    figure = {"low": 0.4, "high": 0.9, "prompts": 9, "repeats": 2}
+    compared = {"difference": 0.2, "low": 0.1, "high": 0.3, "p_value": 0.01, "p_holm": 0.02, "minimum_detectable": 0.1}
+    study = {
+        "main": f"main {NAME}",
+        "metric": NAME,
+        "held_out": 9,
+        "random_seeds": [0, 1],
+        "arms": {
+            name: {
+                "metrics": {NAME: {"value": value, **figure}},
+                "costs": {"seconds": 1.0},
+                "runs": [{"folder": NAME, "best_round": 1, "stopped_because": NAME}],
+            }
+            for name, value in arms.items()
+        },
+        "shares": [NAME],
+        "left_out": {NAME: NAME},
+        "comparisons": {NAME: {f"other {NAME}": compared}},
+        "verdicts": [{"arm": f"other {NAME}", "metric": NAME, "verdict": "better", "sentence": NAME}],
+    }
+    (folder / "study.json").write_text(json.dumps(study))
+    study = {**read_study(folder), "folder": NAME}
+    for text in texts:
+        yield run_page(renamed(run, text)), study_page(renamed(study, text))
+
+
+def renamed(value: Any, text: str) -> Any:
+    if isinstance(value, dict):
+        return {renamed(key, text): renamed(inner, text) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [renamed(inner, text) for inner in value]
+    return value.replace(NAME, text) if isinstance(value, str) else value
+
+
+class Skeleton(HTMLParser):
+    """The elements of a page with the names of their attributes, without any text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, ...]] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, *(name for name, _ in attrs)))
 
 
 def run_folder(folder: Path, before: Sequence[float], after: Sequence[float], best: int | None = 1) -> Path:
@@ -248,6 +317,15 @@ def test_no_payload_becomes_markup(hostile_page: Path) -> None:
     assert {row["prompt"] for row in embedded(page)["samples"]} == set(payloads())
 
 
+def test_names_become_no_markup(tmp_path: Path) -> None:
+    first, *rest = named_pages(tmp_path / "run", ["a harmless name", *payloads()])
+    expected = [Skeleton(page).elements for page in first]
+    assert all(len(elements) > 50 for elements in expected)
+    assert len(rest) >= 200
+    for text, pages in zip(payloads(), rest, strict=True):
+        assert [Skeleton(page).elements for page in pages] == expected, text
+
+
 def test_figures_of_a_hostile_run_are_plain(hostile_page: Path) -> None:
     figures = sorted(hostile_page.with_suffix("").iterdir())
     assert all(re.fullmatch(r"[\w.-]+", path.name) for path in figures)
@@ -281,15 +359,6 @@ def test_embedded_json_comes_back() -> None:
         embed(float("nan"))
 
 
-def test_templates_are_left_out_of_prompts() -> None:
-    full = [
-        f"<|s|>system\nBe good.<|e|>\n<|s|>user\n{text}<|e|>\n<|s|>assistant\n" for text in ("How are you?", "How old is it?")
-    ]
-    assert without_template(full) == ["How are you?", "How old is it?"]
-    assert without_template(["USER: Why?\nASSISTANT:", "USER: What?\nASSISTANT:", ""]) == ["Why?", "What?", ""]
-    assert without_template(["alone"]) == ["alone"]
-
-
 def test_charts_hold_their_figures() -> None:
     assert nice_ticks(0.13, 0.43) == [0.1, 0.2, 0.3, 0.4, 0.5]
     assert nice_ticks(3.0, 3.0)[0] < 3.0 < nice_ticks(3.0, 3.0)[-1]
@@ -304,6 +373,27 @@ def test_charts_hold_their_figures() -> None:
     assert float(bars[0].attrib["width"]) == pytest.approx(3 * float(bars[1].attrib["width"]), rel=1e-3)
     broken = ET.fromstring(line_chart([("one", [3.0, 2.0, None, 1.0])], "t"))
     assert [element.tag for element in broken if element.tag in ("polyline", "circle")] == ["polyline", "circle"]
+
+
+def test_metrics_are_grouped_and_told_without_empty_intervals(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run", [0.0] * 20, [1.0] * 20)
+    with Store.open(folder, {"name": "test"}) as store:
+        for round in (0, 1):
+            still, length = Metric("overlap_exact", 0.0, 0.0, 0.0, 3), Metric("kept_mean_words", 3.0 + round, 2.0, 5.0, 3)
+            store.add_metrics(round, [still, length, Metric("validation_change", 0.5, 0.4, 0.6, 3)])
+    page = write_report(folder).read_text("utf-8")
+    titles = ["Held-out metrics by round", "What a round trains on", "The choice of the round"]
+    places = [page.index(f"<h2>{title}</h2>") for title in titles]
+    assert places == sorted(places)
+    for name, group in (("refusal", 0), ("overlap exact", 1), ("kept mean words", 1), ("validation change", 2)):
+        part = page[places[group] : [*places, page.index("<h2>What became")][group + 1]]
+        assert f"<tr><td>{name}</td>" in part
+    drawn = {path.stem.split("-", 2)[2] for path in (folder / "report").glob("metric-*.svg")}
+    assert drawn == {"refusal", "kept-mean-words", "validation-change"}
+    assert figure({"value": 3.0, "low": 3.0, "high": 3.0}, False) == ("3", "")
+    assert figure({"value": 0.25, "low": 0.25, "high": 0.25}, False) == ("0.25", "")
+    assert figure({"value": 1.0, "low": 1.0, "high": 1.0}, True) == ("100 %", "")
+    assert figure({"value": 3.0, "low": 2.0, "high": None}, False) == ("3.00", "[2.00, ∞]")
 
 
 def test_rules_beyond_the_colours_are_counted_together() -> None:

@@ -14,12 +14,15 @@ from selfalign.types import ModelRef
 def main(arguments: Sequence[str]) -> int:
     from selfalign.loop import check_examples
     from selfalign.steps import split_seeds
+    from selfalign.trackers import check_trackers
 
     make = load_recipe(named_recipe(arguments, "check"))
     parser = make_parser(make, "check")
     options = parse(parser, arguments, part_options(make))
     recipe = make(**recipe_values(make, parser, options))
     recipe.check()
+    recipe.identity()  # evaluators with a file or a model of their own tell here what is wrong with it
+    check_trackers(options.report_to)
     seeds, held_out = read_examples(options.seeds, options.held_out)
     check_examples(seeds, held_out, recipe.allow_overlap)
     if options.model is None:

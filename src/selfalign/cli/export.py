@@ -1,4 +1,4 @@
-"""`selfalign export DIR --data F [--card] | --dropped F | --model D`."""
+"""`selfalign export DIR --data F [--card] | --dropped F | --answers F | --model D`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Literal
 
+from selfalign.answers_export import export_answers
 from selfalign.cards import check_license
 from selfalign.cli.options import new_parser, parse
 from selfalign.errors import UserError
@@ -14,7 +15,7 @@ from selfalign.store import Store
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = new_parser("export", "Writes what a run made: its pairs, what it dropped and why, a round's model.")
+    parser = new_parser("export", "Writes what a run made: its pairs, what it dropped and why, a round's model and answers.")
     parser.add_argument("folder", type=str, help="the run folder")
     parser.add_argument("--data", type=str, help="file for seeds and kept samples: JSONL, or Parquet by suffix")
     parser.add_argument(
@@ -24,16 +25,17 @@ def main(arguments: Sequence[str]) -> int:
         help="form of the rows; plain is {id, round, prompt, response}",
     )
     parser.add_argument("--dropped", type=str, help="file for dropped samples with rule and evidence")
+    parser.add_argument("--answers", type=str, help="file for answers to the held-out prompts, as AlpacaEval reads them (.json)")
     parser.add_argument("--model", type=str, help="folder to copy a model to")
-    parser.add_argument("--round", type=int, help="whose model; the best round's without it")
+    parser.add_argument("--round", type=int, help="whose model or answers; the best round's without it")
     parser.add_argument("--merge", action="store_true", help="make an adapter part of full weights")
     parser.add_argument(
         "--card", action="store_true", help="write a dataset card next to the --data file: FILE's stem + .card.md"
     )
     parser.add_argument("--license", type=str, help="licence named in a card, as the hub spells it (apache-2.0 …)")
     options = parse(parser, arguments)
-    if not (options.data or options.dropped or options.model):
-        raise UserError("nothing to export: give --data FILE, --dropped FILE or --model FOLDER")
+    if not (options.data or options.dropped or options.answers or options.model):
+        raise UserError("nothing to export: give --data FILE, --dropped FILE, --answers FILE or --model FOLDER")
     if options.card and not options.data:
         raise UserError("--card goes with --data FILE; a model gets its card without it")
     if options.license is not None:
@@ -45,6 +47,8 @@ def main(arguments: Sequence[str]) -> int:
             _say(f"card in {export_data_card(store, options.data, options.format, options.license)}")
         if options.dropped:
             _say(f"{export_dropped(store, options.dropped)} dropped samples in {options.dropped}")
+        if options.answers:
+            _say(f"{export_answers(store, options.answers, options.round)} answers in {options.answers}")
         if options.model:
             _say(f"model in {export_model(store, options.model, options.round, options.merge, options.license)}")
     return 0

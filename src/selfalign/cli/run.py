@@ -84,8 +84,7 @@ def make_parser(make: Callable[..., Recipe], command: str) -> ArgumentParser:
     parser.add_argument("--model", type=str, help="local folder, hub name, or smollm2-135m for the bundled model")
     parser.add_argument("--out", type=str, help="the run folder; the same command on it goes on where it stopped")
     parser.add_argument("--held_out", type=str, help="file of held-out pairs for the metrics; bundled seeds bring their own")
-    if command != "study":
-        parser.add_argument("--report_to", type=str, help="send metrics to tensorboard, trackio, mlflow, wandb (commas between)")
+    parser.add_argument("--report_to", type=str, help="send metrics to tensorboard, trackio, mlflow, wandb (commas between)")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     parser.add_argument("--json", action="store_true", help="print the final status as JSON instead of tables")
     parser.add_argument("--config", action="config", help="YAML file of options; options on the command line win")

@@ -44,7 +44,21 @@ OWN = {
 """Options that make a baseline what it is: they are not taken over from the recipe it stands beside."""
 PUBLISHED = ("sft_paper", "isara_paper")
 """Baselines with the values of a paper: they take over the engine and the encoder, and a trainer only of another class."""
-FIXED = ("recipe", "out", "held_out", "seed", "baselines", "repeats", "vary", "metric", "quiet", "json", "config", "help")
+FIXED = (
+    "recipe",
+    "out",
+    "held_out",
+    "seed",
+    "baselines",
+    "repeats",
+    "vary",
+    "metric",
+    "quiet",
+    "json",
+    "config",
+    "help",
+    "report_to",
+)
 """Options of the study as a whole: all arms have to share them."""
 
 
@@ -159,7 +173,9 @@ def _study(arms: Sequence[Any], held_out: Sequence[Example], options: Namespace,
     from selfalign.cli.study_table import print_study
     from selfalign.signals import handle_signals
     from selfalign.study import run_study
+    from selfalign.trackers import check_trackers
 
+    trackers = check_trackers(options.report_to)
     with handle_signals(), nullcontext() if options.quiet else Bars() as progress:
         result = run_study(
             arms,
@@ -169,6 +185,7 @@ def _study(arms: Sequence[Any], held_out: Sequence[Example], options: Namespace,
             first_seed=arms[0].recipe.seed,
             metric=options.metric,
             progress=progress,
+            trackers=trackers,
         )
         write_synced(Path(options.out) / "study.yaml", yaml_text.encode())
     if options.json:

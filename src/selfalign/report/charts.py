@@ -10,6 +10,8 @@ from dataclasses import dataclass
 WIDTH, HEIGHT = 360, 210
 WIDE = 760
 """Of a chart that has a row of the page to itself."""
+FOREST = 520
+"""Of a forest chart: narrow enough to be read on a phone as it stands."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 14, 12, 34
 COLOURS = 8
 """Classes c0 … c7 of the style sheet."""
@@ -77,11 +79,12 @@ def forest_chart(
 ) -> str:
     """(name, value, low, high) one below the other, the main one's value as a dashed line through all."""
     ticks = nice_ticks(*_bounds([row[1:] for row in rows]))
-    left, step, top = 190, 30, 8
+    names = [name if len(name) <= 18 else f"{name[:17]}…" for name, *_ in rows]
+    left, step, top = 20 + 8 * max(map(len, names)), 28, 8  # 8 for a letter: on a phone they are drawn larger
     height = top + step * len(rows) + 30
 
     def x(value: float) -> float:
-        return left + (WIDE - left - 24) * (value - ticks[0]) / (ticks[-1] - ticks[0])
+        return left + (FOREST - left - 24) * (value - ticks[0]) / (ticks[-1] - ticks[0])
 
     parts: list[str] = []
     for tick in ticks:
@@ -91,12 +94,11 @@ def forest_chart(
         parts.append(f'<line class="base" x1="{x(value):.1f}" x2="{x(value):.1f}" y1="{top}" y2="{height - 26}"/>')
     for place, (name, value, low, high) in enumerate(rows):
         at, colour = top + step * place + step / 2, "c0" if name == main else "c7"
-        short = name if len(name) <= 26 else f"{name[:25]}…"
         ends = f'x1="{x(ticks[0] if low is None else low):.1f}" x2="{x(ticks[-1] if high is None else high):.1f}"'
-        parts.append(f"<g><title>{escape(name)}</title>{_label(left - 12, at + 4, short, 'end')}</g>")
+        parts.append(f"<g><title>{escape(name)}</title>{_label(left - 12, at + 4, names[place], 'end')}</g>")
         parts.append(f'<line class="bar {colour}" {ends} y1="{at:.1f}" y2="{at:.1f}"/>')
         parts.append(f'<circle class="dot {colour}" cx="{x(value):.1f}" cy="{at:.1f}" r="{7 if name == main else 5}"/>')
-    return _svg(title, height, parts, WIDE)
+    return _svg(title, height, parts, FOREST, "chart forest")
 
 
 def line_chart(lines: Sequence[tuple[str, Sequence[float | None]]], title: str) -> str:
@@ -146,9 +148,9 @@ _NO_XML = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 _GROUND = '<rect width="100%" height="100%" fill="#fff"/>'
 
 
-def _svg(title: str, height: int, parts: Iterable[str], width: int = WIDTH) -> str:
+def _svg(title: str, height: int, parts: Iterable[str], width: int = WIDTH, kind: str = "chart") -> str:
     body = "".join(parts)
-    return f'<svg class="chart" viewBox="0 0 {width} {height}" role="img"><title>{escape(title)}</title>{body}</svg>'
+    return f'<svg class="{kind}" viewBox="0 0 {width} {height}" role="img"><title>{escape(title)}</title>{body}</svg>'
 
 
 def _across(low: float, high: float, pad: float) -> Callable[[float], float]:

@@ -76,7 +76,8 @@ def _sample(example: Example, verdict: str, drop: Dropped | None = None) -> dict
 
 
 def _links(shown: Sequence[Demonstration]) -> list[list[Any]]:
-    return [[each.id, None if each.similarity is None else finite(each.similarity)] for each in shown]
+    """[id, similarity]; three digits, as the page shows them: all of them would be a fifth of a large page."""
+    return [[each.id, None if each.similarity is None else finite(round(each.similarity, 3))] for each in shown]
 
 
 def _trained(store: Store) -> dict[str, list[list[Any]]]:
@@ -127,7 +128,7 @@ def _held_out(store: Store, rounds: Sequence[int], rows: Sequence[Mapping[str, A
             {
                 "stage": stage,
                 "id": id,
-                "prompt": next((answer["prompt"] for answer in by_round.values() if answer.get("prompt")), ""),
+                "prompt": next((text for answer in by_round.values() if (text := _asked(answer))), ""),
                 "answers": [
                     {
                         "round": round,
@@ -141,6 +142,11 @@ def _held_out(store: Store, rounds: Sequence[int], rows: Sequence[Mapping[str, A
             for id, by_round in answers.items()
         ]
     return found
+
+
+def _asked(answer: Mapping[str, Any]) -> str:
+    """The prompt; where an evaluation prescribes the whole text, that text."""
+    return answer.get("prompt") or answer.get("prompt_text") or ""
 
 
 def _model(folder: Path, path: str | None) -> str:

@@ -184,7 +184,7 @@ function heldOut() {
   const differs = (each) => {
     const [first, last] = end(each);
     if (changed.value === "text") return first.text !== last.text;
-    return marks(first).some(([name, value]) => name in last.outcomes && last.outcomes[name] !== value);
+    return marks(first).some(([name, value]) => Object.hasOwn(last.outcomes, name) && last.outcomes[name] !== value);
   };
   const show = pages(list, at("more"), at("count"), 20, (each) => {
     const card = make("article", "card held"), answers = make("div", "answers"), line = make("div", "meta");

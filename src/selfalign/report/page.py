@@ -9,11 +9,36 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
+from selfalign.diversity import SATURATION
 from selfalign.report.charts import COLOURS, Point, interval_chart, line_chart, stacked_chart
 from selfalign.report.verdict import difference_text, number, p_text, size_text, words
 from selfalign.terminal import printable
 
 OTHER = "other rules"
+
+GROUPS = (
+    (
+        "Held-out metrics by round",
+        "pretrained",
+        "Bars are 95 % intervals, the large point is the best round, the dashed line the pretrained model.",
+        (),
+    ),
+    (
+        "What a round trains on",
+        "seeds",
+        "The examples that a round kept; the dashed line is what the seeds have.",
+        ("kept_", "diversity_", "overlap_", "alarms"),
+    ),
+    (
+        "The choice of the round",
+        "pretrained",
+        "On the seeds held out for it; the change is that against the best round before.",
+        ("validation_",),
+    ),
+)
+"""(title, what round 0 is, hint, what the names of its metrics begin with); the first one has what no other one claims."""
+_SHARES = ("kept_very_short", "diversity_repeats", SATURATION)
+"""Of the figures that have no outcomes to tell it by."""
 
 
 def render(template: str, data: Mapping[str, Any], **shown: Any) -> str:
@@ -30,7 +55,14 @@ def render(template: str, data: Mapping[str, Any], **shown: Any) -> str:
         lstrip_blocks=True,
         finalize=lambda value: value if isinstance(value, Markup) or not isinstance(value, str) else printable(value),
     )
-    environment.filters |= {"number": number, "words": words, "difference": difference_text, "p_value": p_text, "size": size_text}
+    environment.filters |= {
+        "number": number,
+        "figure": figure,
+        "words": words,
+        "difference": difference_text,
+        "p_value": p_text,
+        "size": size_text,
+    }
     policy = (
         f"default-src 'none'; style-src {_source(style)}; script-src {_source(script)}; img-src data:; "
         "base-uri 'none'; form-action 'none'"
@@ -51,15 +83,15 @@ def embed(data: Any) -> str:
 def run_page(run: Mapping[str, Any]) -> str:
     """The page of a run, as `read_run` gives it."""
     rounds = [row for row in run["rounds"] if row["candidates"]]
-    shares = {row["name"] for row in run["verdict"]["rows"] if row["share"]}
+    charts = run_charts(run)
     browsed = {"samples": run["samples"], "held_out": run["held_out"]}
     return render(
         "template.html.j2",
         browsed,
         run=run,
-        charts=run_charts(run),
-        metrics=metric_names(run["rounds"]),
-        shares=shares,
+        charts=charts,
+        groups=metric_groups(run, charts),
+        shares=share_names(run),
         yields=rounds,
         legend=legend(rounds),
         rules=rule_names(rounds),
@@ -68,13 +100,13 @@ def run_page(run: Mapping[str, Any]) -> str:
 
 
 def run_charts(run: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """File name (without suffix) to (title, SVG); a chart without figures is left out."""
+    """File name (without suffix) to (title, SVG); a chart of nothing, or of a figure that never moves, is left out."""
     charts = {}
-    shares = {row["name"] for row in run["verdict"]["rows"] if row["share"]}
-    for place, name in enumerate(metric_names(run["rounds"]), 1):
-        if points := metric_points(run, name):
-            chart = interval_chart(points, f"{words(name)} by round", name in shares)
-            charts[f"metric-{place:02d}-{slug(name)}"] = (words(name), chart)
+    shares = share_names(run)
+    for name, file in metric_files(run["rounds"]).items():
+        points = metric_points(run, name)
+        if any((point.low, point.value, point.high) != (points[0].value,) * 3 for point in points):
+            charts[file] = (words(name), interval_chart(points, f"{words(name)} by round", name in shares))
     if made := [row for row in run["rounds"] if row["candidates"]]:
         names = legend(made)
         bars = [(f"round {row['round']}", fates(row, names)) for row in made]
@@ -84,6 +116,38 @@ def run_charts(run: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     if lines := [(f"round {row['round']}", row["losses"]) for row in run["rounds"] if any(x is not None for x in row["losses"])]:
         charts["loss"] = ("training loss", line_chart(lines, "training loss by step"))
     return charts
+
+
+def metric_groups(run: Mapping[str, Any], charts: Mapping[str, tuple[str, str]]) -> list[dict[str, Any]]:
+    """{"title", "first", "hint", "metrics", "charts"} of each group that has a metric."""
+    files = metric_files(run["rounds"])
+    claimed = tuple(start for *_, starts in GROUPS for start in starts)
+    found = []
+    for title, first, hint, starts in GROUPS:
+        names = [name for name in files if (name.startswith(starts) if starts else not name.startswith(claimed))]
+        if names:
+            drawn = [charts[files[name]] for name in names if files[name] in charts]
+            found.append({"title": title, "first": first, "hint": hint, "metrics": names, "charts": drawn})
+    return found
+
+
+def metric_files(rounds: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Metric to the name of its chart's file."""
+    return {name: f"metric-{place:02d}-{slug(name)}" for place, name in enumerate(metric_names(rounds), 1)}
+
+
+def share_names(run: Mapping[str, Any]) -> set[str]:
+    """The metrics shown in per cent."""
+    counted = {row["name"] for row in run["verdict"]["rows"] if row["share"]}
+    return counted | {name for name in metric_names(run["rounds"]) if name.startswith(_SHARES)}
+
+
+def figure(metric: Mapping[str, Any], share: bool) -> tuple[str, str]:
+    """(value, interval); no interval for a figure of the set as it stands, and no decimals for a count."""
+    value, low, high = metric["value"], metric["low"], metric["high"]
+    if value is not None and low == value == high:
+        return f"{value:,.0f}" if value == int(value) and not share else number(value, share), ""
+    return number(value, share), f"[{number(low, share)}, {number(high, share)}]"
 
 
 def metric_points(run: Mapping[str, Any], name: str) -> list[Point]:
