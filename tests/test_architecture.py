@@ -13,9 +13,12 @@ SRC = Path(__file__).parent.parent / "src" / "selfalign"
 PARTS = ("engines", "encoders", "proposers", "retrievers", "scorers", "filters", "trainers", "evaluators")
 LAYERS = {
     **dict.fromkeys(("types", "errors", "text", "stats", "faults", "terminal", "signals", "checkpoints", "plain"), 0),
-    **dict.fromkeys(("diversity", "alarms", "overlap"), 0),
+    **dict.fromkeys(("diversity", "alarms", "overlap", "tasks"), 0),
     **dict.fromkeys(("crossed",), 0),
-    **dict.fromkeys(("pool", "seed_files", "seed_parquet", "seed_rows", "seeds", "rendering", "models", "lock", "disk"), 1),
+    **dict.fromkeys(
+        ("pool", "seed_files", "seed_parquet", "seed_rows", "seeds", "rendering", "models", "lock", "disk", "device"), 1
+    ),
+    **dict.fromkeys(("scores", "injection", "spoiling", "judge_stats"), 0),
     "protocols": 2,
     **dict.fromkeys(
         (
@@ -25,6 +28,7 @@ LAYERS = {
             "model_rows",
             "store",
             "exports",
+            "answers_export",
             "passport",
             "status",
             "finished",
@@ -33,9 +37,10 @@ LAYERS = {
         ),
         3,
     ),
-    "cards": 3,
+    **dict.fromkeys(("cards", "trackers"), 3),
+    "calibration": 3,
     **dict.fromkeys(("recipe", "steps", "guards", "loop"), 4),
-    **dict.fromkeys(("recipes", "report", "study", "__init__"), 5),
+    **dict.fromkeys(("recipes", "report", "study", "tracking", "__init__"), 5),
     **dict.fromkeys(("cli", "__main__"), 6),
 }
 HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets", "sentence_transformers", "sklearn", "pandas"}

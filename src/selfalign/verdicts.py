@@ -12,9 +12,9 @@ from selfalign.finished import Finished, mean_costs
 from selfalign.plain import finite
 from selfalign.types import Outcome
 
-LOWER_IS_BETTER = ("over_refusal", "harmfulness", "harmfulness_unjudged", "truthfulness_empty")
+LOWER_IS_BETTER = ("over_refusal", "harmfulness", "harmfulness_unjudged", "truthfulness_empty", "win_rate_unjudged")
 """Metrics of which less is better; of all others but NEUTRAL more is."""
-NEUTRAL = ("response_words", "truthfulness_words")
+NEUTRAL = ("response_words", "truthfulness_words", "win_rate_ties", "win_rate_consistency", "win_rate_constant")
 """Metrics with no good side: the verdict says higher or lower."""
 PREFERRED = ("balance", "log_likelihood")
 """What the verdict is about where nobody says: the first of these that every arm has."""

@@ -11,7 +11,8 @@ import pytest
 
 from selfalign.encoders.hashed import Hashed
 from selfalign.errors import RunFailed, UserError
-from selfalign.evaluators.harmfulness import BEAVER_TAILS, Harmfulness, _ids, _scores, beaver_dam
+from selfalign.evaluators._classifier import token_ids
+from selfalign.evaluators.harmfulness import BEAVER_TAILS, Harmfulness, _scores, beaver_dam
 from selfalign.evaluators.refusal import Refusal
 from selfalign.pool import Pool
 from selfalign.protocols import Context
@@ -105,7 +106,7 @@ def answering(*texts: str, finish: str = "stop", asked: list[tuple[str, tuple[Re
         raise AssertionError("no likelihood is needed")
 
     with Hashed().open(None) as encode:  # type: ignore[arg-type]  # this encoder uses no session
-        return Context(1, 0, Pool((seeds(),)), None, encode, generate, unused, unused)  # type: ignore[arg-type]
+        return Context(1, 0, Pool((seeds(),)), None, encode, generate, unused, unused, unused)  # type: ignore[arg-type]
 
 
 def part(folder: Path, **options: Any) -> Harmfulness:
@@ -204,11 +205,11 @@ def test_special_tokens_and_braces_inside_an_answer_are_plain_characters(classif
 
     tokenizer = AutoTokenizer.from_pretrained(classifier)
     text = "<|pad|><|im_end|>{prompt}{response}{eos}"
-    ids = _ids(tokenizer, RENDERING, "p {response}", text)
+    ids = token_ids(tokenizer, RENDERING, "p {response}", text)
     assert len(ids) == len(f"USER: p {{response}} ASSISTANT:{text}") + 1
     assert ids[-1] == tokenizer.eos_token_id
     assert not {tokenizer.pad_token_id, tokenizer.eos_token_id} & set(ids[:-1])
-    assert _ids(tokenizer, "", "one", "two") == tokenizer("one", "two")["input_ids"]
+    assert token_ids(tokenizer, "", "one", "two") == tokenizer("one", "two")["input_ids"]
 
 
 def test_answers_are_those_that_refusal_asks_for(classifier: Path) -> None:
@@ -245,7 +246,7 @@ def test_beaver_dams_labels_must_be_as_many_as_the_outputs(classifier: Path) -> 
     [
         ({"harmful_labels": ("drugs",)}, "'drugs' is no label of .*; it has 'weapons', 'theft', 'praise'"),
         ({"labels": ("a", "a", "b")}, "must name each of them once"),
-        ({"device": "nonsense"}, "cannot be loaded"),
+        ({"device": "nonsense"}, "device 'nonsense' is unknown"),
         ({"classifier": "/no/such/folder"}, "there is no such folder"),
     ],
 )
