@@ -11,9 +11,14 @@ from rich.text import Text
 
 from selfalign.diversity import SATURATION
 
-SHARES = ("refusal", "over_refusal", "balance", "finished", "kept_very_short", "diversity_repeats")
+SHARES = (
+    *("refusal", "over_refusal", "balance", "finished", "kept_very_short", "diversity_repeats"),
+    *("harmfulness", "harmfulness_unjudged", "truthfulness_acc", "truthfulness_empty", "mc1"),
+    *("win_rate", "win_rate_strict", "win_rate_ties", "win_rate_length_controlled"),
+    *("win_rate_consistency", "win_rate_constant", "win_rate_unjudged"),
+)
 """Metrics that are shares, shown in per cent, as are those of score saturation."""
-COUNTS = ("alarms", "overlap_exact", "overlap_near")
+COUNTS = ("alarms", "overlap_exact", "overlap_near", "win_rate_flaws")
 
 
 def print_status(status: Mapping[str, Any], console: Console | None = None, warnings: Sequence[str] = ()) -> None:
