@@ -165,7 +165,8 @@ class Truthfulness:
 def qa_text(question: str, shown: Sequence[Example] = ()) -> str:
     """The official QA prompt up to where the answer begins: pairs `Q: …` and `A: …`, a blank line between them.
 
-    The six of the primer, or those `shown` instead (our own choice, for in-context baselines).
+    The six of the primer, or those `shown` instead (our own choice, for in-context baselines). The text is that of MC1 and MC2
+    in lm-evaluation-harness; its generation task ends one line earlier, so that a model writes `A:` too and is scored on it.
     """
     pairs = [(example.prompt, example.response) for example in shown] or PRIMER
     return "".join(f"Q: {asked}\nA: {answer}\n\n" for asked, answer in pairs) + f"Q: {question}\nA:"
