@@ -40,7 +40,7 @@ LAYERS = {
     **dict.fromkeys(("cards", "trackers"), 3),
     "calibration": 3,
     **dict.fromkeys(("recipe", "steps", "guards", "loop"), 4),
-    **dict.fromkeys(("recipes", "report", "study", "tracking", "__init__"), 5),
+    **dict.fromkeys(("recipes", "evaluations", "report", "study", "tracking", "__init__"), 5),
     **dict.fromkeys(("cli", "__main__"), 6),
 }
 HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets", "sentence_transformers", "sklearn", "pandas"}

@@ -23,8 +23,9 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from selfalign.cli.eval_sides import Side, check_alike, check_to_measure, find_sides
 from selfalign.cli.options import new_parser, parse
-from selfalign.cli.run import choices, part_options, read_examples, recipe_values, resolved
+from selfalign.cli.run import build, choices, part_options, read_examples, resolved
 from selfalign.errors import Interrupted, UserError
+from selfalign.evaluations import measured_by
 from selfalign.finished import Finished, run_costs
 from selfalign.overlap import overlap
 from selfalign.plain import difference, metric_table
@@ -80,6 +81,7 @@ def make_parser() -> ArgumentParser:
     parser = own_options()
     set_parsing_settings(subclasses_enabled=[part for parts in choices(icl_knn).values() for part in parts])
     parser.add_function_arguments(icl_knn, as_positional=False, skip={"demonstrations"})
+    parser.add_function_arguments(measured_by, as_positional=False, skip={"recipe"})
     return parser
 
 
@@ -106,7 +108,8 @@ def own_options() -> ArgumentParser:
 
 def short_help() -> str:
     """The options of an evaluation, and the names of the others: of the latter there are dozens."""
-    names = [f"--{name}" for name in inspect.signature(icl_knn).parameters if name != "demonstrations"]
+    known = {**inspect.signature(icl_knn).parameters, **inspect.signature(measured_by).parameters}
+    names = [f"--{name}" for name in known if name not in ("demonstrations", "recipe")]
     parser = own_options()
     parser.usage = "selfalign eval MODEL --held_out FILE [options]"
     parser.epilog = f"And {', '.join(names)}, with options of their own: `selfalign eval MODEL --help` lists all of them."
@@ -129,7 +132,7 @@ def make_recipe(parser: ArgumentParser, options: Namespace) -> Recipe:
     if options.metric and not options.compare:
         raise UserError(f"--metric {options.metric} is what a comparison is about: give --compare OTHER, or take it out")
     make = IN_CONTEXT[options.retriever or "knn"] if options.demonstrations else pretrained
-    return replace(make(**recipe_values(make, parser, options)), allow_overlap=options.allow_overlap)
+    return replace(build(make, parser, options), allow_overlap=options.allow_overlap)
 
 
 def read_prompts(options: Namespace) -> tuple[tuple[Example, ...], tuple[Example, ...]]:

@@ -87,10 +87,11 @@ def check_to_measure(sides: Sequence[Side], recipe: Recipe, seeds: Sequence[Exam
     Raises:
         UserError: nothing to measure on, prompts that a model was trained on, a model that there is not.
     """
-    if not held_out and not any(getattr(part, "file", "") for part in recipe.evaluators):
+    own = [getattr(part, name, "") for part in recipe.evaluators for name in ("file", "tasks", "ifeval_file")]
+    if not held_out and not any(own):
         raise UserError(
             "nothing to measure on: give --held_out FILE (prompts, if possible with reference responses), --held_out safe_helpful"
-            " for the bundled ones, or an evaluator with a table of its own (--truthfulness.file)"
+            " for the bundled ones, or an evaluator with data of its own (--truthfulness.file, --lm_eval.tasks)"
         )
     for side in sides:
         same = [hit for hit in overlap(side.trained_on, held_out) if hit.same]

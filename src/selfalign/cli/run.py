@@ -20,6 +20,7 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 
 from selfalign.cli.options import new_parser, parse
 from selfalign.errors import UserError
+from selfalign.evaluations import measured_by
 from selfalign.recipe import Recipe
 from selfalign.seeds import read_seeds
 from selfalign.types import Example
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     make = load_recipe(named_recipe(arguments, "run"))
     parser = make_parser(make, "run")
     options = parse(parser, arguments, part_options(make))
-    recipe = make(**recipe_values(make, parser, options))
+    recipe = build(make, parser, options)
     seeds, held_out = read_examples(options.seeds, options.held_out)
     if options.out is None:
         raise UserError("which folder shall the run live in? give --out DIR")
@@ -91,11 +92,22 @@ def make_parser(make: Callable[..., Recipe], command: str) -> ArgumentParser:
     # A slot with a choice of parts is told by class name; dataclasses alone would be told apart by their fields.
     set_parsing_settings(subclasses_enabled=[part for parts in choices(make).values() for part in parts])
     parser.add_function_arguments(make, as_positional=False)
+    parser.add_function_arguments(measured_by, as_positional=False, skip={"recipe", *inspect.signature(make).parameters})
     return parser
 
 
+def build(make: Callable[..., Recipe], parser: ArgumentParser, options: Any) -> Recipe:
+    """The recipe with its options, measured by what is asked for.
+
+    Raises:
+        UserError: an option of a part that is out of its range.
+    """
+    own, others = (recipe_values(each, parser, options) for each in (make, measured_by))
+    return measured_by(make(**own), **{name: value for name, value in others.items() if name not in {"recipe", *own}})
+
+
 def recipe_values(make: Callable[..., Recipe], parser: ArgumentParser, options: Any) -> dict[str, Any]:
-    """The arguments of the recipe function, parts made.
+    """The arguments of a recipe function that are options, parts made.
 
     Raises:
         UserError: an option of a part that is out of its range.
@@ -104,7 +116,7 @@ def recipe_values(make: Callable[..., Recipe], parser: ArgumentParser, options: 
         made = parser.instantiate(options)
     except ValueError as error:  # what the parts raise about their own options
         raise UserError(" ".join(str(error).split())) from error
-    return {name: made[name] for name in inspect.signature(make).parameters}
+    return {name: made[name] for name in inspect.signature(make).parameters if name in made}
 
 
 def choices(make: Callable[..., Recipe]) -> dict[str, list[type]]:

@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from selfalign.cli.options import parse
 from selfalign.cli.run import (
+    build,
     load_recipe,
     make_parser,
     named_recipe,
@@ -108,7 +109,7 @@ def make_arms(
     from selfalign.study import Arm
 
     values = recipe_values(make, parser, options)
-    main = make(**values)
+    main = build(make, parser, options)
     arms = [Arm(main.name, main, options.model, seeds)]
     for name in filter(None, (each.strip() for each in options.baselines.split(","))):
         baseline = load_recipe(name)
@@ -119,7 +120,7 @@ def make_arms(
     for option, value in _variants(options.vary):
         changed = _parse_with(make, parser, arguments, option, value)
         others = read_examples(changed.seeds, options.held_out)[0] if option == "seeds" else seeds
-        arms.append(Arm(f"{main.name}-{option}={value}", make(**recipe_values(make, parser, changed)), changed.model, others))
+        arms.append(Arm(f"{main.name}-{option}={value}", build(make, parser, changed), changed.model, others))
     return arms
 
 

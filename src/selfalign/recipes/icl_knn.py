@@ -7,10 +7,8 @@ from selfalign.encoders.hidden_state import HiddenState
 from selfalign.encoders.sentence import SentenceEncoder
 from selfalign.engines.hf import HF
 from selfalign.engines.scripted import Scripted
-from selfalign.evaluators.harmfulness import Harmfulness
 from selfalign.evaluators.held_out import HeldOut
 from selfalign.evaluators.refusal import Refusal
-from selfalign.evaluators.truthfulness import Truthfulness
 from selfalign.proposers.few_shot import FewShot
 from selfalign.recipe import Recipe
 from selfalign.rendering import Format
@@ -26,8 +24,6 @@ def icl_knn(
     seed: int = 0,
     engine: HF | Scripted = HF(),
     encoder: SentenceEncoder | HiddenState | Hashed = SentenceEncoder(),
-    truthfulness: Truthfulness = Truthfulness(),
-    harmfulness: Harmfulness = Harmfulness(),
 ) -> Recipe:
     """In-context learning with the seed examples nearest to each prompt (the ISARA paper's ICL-kNN).
 
@@ -40,8 +36,6 @@ def icl_knn(
         seed: the random seed of the run.
         engine: what runs the model.
         encoder: what embeds prompts to find the nearest.
-        truthfulness: measured on the table named by its `file` (TruthfulQA's format); without one it is not.
-        harmfulness: the share of answers its `classifier` calls harmful; without one it is not measured.
     """
     shown = Knn(demonstrations=demonstrations)
     return Recipe(
@@ -53,7 +47,7 @@ def icl_knn(
         sampling=Sampling(),
         trainer=NullTrainer(),
         responder=shown,
-        evaluators=(Refusal(), HeldOut(), truthfulness, harmfulness),
+        evaluators=(Refusal(), HeldOut()),
         rounds=0,
         format=format,
         seed=seed,

@@ -10,10 +10,8 @@ from selfalign.encoders.hidden_state import HiddenState
 from selfalign.encoders.sentence import SentenceEncoder
 from selfalign.engines.hf import HF
 from selfalign.engines.scripted import Scripted
-from selfalign.evaluators.harmfulness import Harmfulness
 from selfalign.evaluators.held_out import HeldOut
 from selfalign.evaluators.refusal import Refusal
-from selfalign.evaluators.truthfulness import Truthfulness
 from selfalign.filters.agreement import CategoryAgreement
 from selfalign.filters.finished import Finished
 from selfalign.filters.length import Length
@@ -57,8 +55,6 @@ def isara(
     encoder: SentenceEncoder | HiddenState | Hashed = SentenceEncoder(),
     retriever: Knn | Uniform = Knn(by_category=True),
     trainer: SFT | NullTrainer = SFT(learning_rate=5e-5, epochs=3),
-    truthfulness: Truthfulness = Truthfulness(),
-    harmfulness: Harmfulness = Harmfulness(),
 ) -> Recipe:
     """Retrieval-augmented in-context generation of new pairs, filters, supervised fine-tuning, repeat.
 
@@ -93,8 +89,6 @@ def isara(
         encoder: what embeds texts for retrieval and near-duplicates; HiddenState needs no model beside the one aligned.
         retriever: what chooses the examples an answer is shown; how many is told by `demonstrations`.
         trainer: what trains.
-        truthfulness: measured on the table named by its `file` (TruthfulQA's format); without one it is not.
-        harmfulness: the share of answers its `classifier` calls harmful; without one it is not measured.
     """
     return Recipe(
         name="isara",
@@ -119,7 +113,7 @@ def isara(
             Substring(both_ways=True),
             CategoryAgreement(unanimous=True),
         ),
-        evaluators=(Refusal(), HeldOut(), truthfulness, harmfulness),
+        evaluators=(Refusal(), HeldOut()),
         rounds=rounds,
         per_round=per_round,
         min_yield=min_yield,

@@ -7,10 +7,8 @@ from selfalign.encoders.hidden_state import HiddenState
 from selfalign.encoders.sentence import SentenceEncoder
 from selfalign.engines.hf import HF
 from selfalign.engines.scripted import Scripted
-from selfalign.evaluators.harmfulness import Harmfulness
 from selfalign.evaluators.held_out import HeldOut
 from selfalign.evaluators.refusal import Refusal
-from selfalign.evaluators.truthfulness import Truthfulness
 from selfalign.proposers.few_shot import FewShot
 from selfalign.recipe import Recipe
 from selfalign.rendering import Format
@@ -25,8 +23,6 @@ def pretrained(
     seed: int = 0,
     engine: HF | Scripted = HF(),
     encoder: SentenceEncoder | HiddenState | Hashed = SentenceEncoder(),
-    truthfulness: Truthfulness = Truthfulness(),
-    harmfulness: Harmfulness = Harmfulness(),
 ) -> Recipe:
     """Nothing is trained and nothing shown: what a loop has to be better than at the least.
 
@@ -37,8 +33,6 @@ def pretrained(
         seed: the random seed of the run.
         engine: what runs the model.
         encoder: opened by every run, not used by this one.
-        truthfulness: measured on the table named by its `file` (TruthfulQA's format); without one it is not.
-        harmfulness: the share of answers its `classifier` calls harmful; without one it is not measured.
     """
     return Recipe(
         name="pretrained",
@@ -48,7 +42,7 @@ def pretrained(
         retriever=Knn(),
         sampling=Sampling(),
         trainer=NullTrainer(),
-        evaluators=(Refusal(), HeldOut(), truthfulness, harmfulness),
+        evaluators=(Refusal(), HeldOut()),
         rounds=0,
         format=format,
         seed=seed,

@@ -7,10 +7,8 @@ from selfalign.encoders.hidden_state import HiddenState
 from selfalign.encoders.sentence import SentenceEncoder
 from selfalign.engines.hf import HF
 from selfalign.engines.scripted import Scripted
-from selfalign.evaluators.harmfulness import Harmfulness
 from selfalign.evaluators.held_out import HeldOut
 from selfalign.evaluators.refusal import Refusal
-from selfalign.evaluators.truthfulness import Truthfulness
 from selfalign.proposers.few_shot import FewShot
 from selfalign.recipe import Recipe, RollBack, StartFrom
 from selfalign.rendering import Format
@@ -33,8 +31,6 @@ def sft(
     engine: HF | Scripted = HF(),
     encoder: SentenceEncoder | HiddenState | Hashed = SentenceEncoder(),
     trainer: SFT | NullTrainer = SFT(learning_rate=5e-5, epochs=3),
-    truthfulness: Truthfulness = Truthfulness(),
-    harmfulness: Harmfulness = Harmfulness(),
 ) -> Recipe:
     """Plain supervised fine-tuning on the seed examples, matched to a loop: as many optimiser steps, the same choice of round.
 
@@ -55,8 +51,6 @@ def sft(
         engine: what runs the model.
         encoder: opened by every run, not used by this one.
         trainer: what trains.
-        truthfulness: measured on the table named by its `file` (TruthfulQA's format); without one it is not.
-        harmfulness: the share of answers its `classifier` calls harmful; without one it is not measured.
     """
     return Recipe(
         name="sft",
@@ -66,7 +60,7 @@ def sft(
         retriever=Knn(),
         sampling=Sampling(),
         trainer=trainer,
-        evaluators=(Refusal(), HeldOut(), truthfulness, harmfulness),
+        evaluators=(Refusal(), HeldOut()),
         rounds=len(steps) or rounds,
         per_round=0,
         steps=tuple(steps),
