@@ -18,6 +18,8 @@ SHARES = (
     *("win_rate_consistency", "win_rate_constant", "win_rate_unjudged"),
 )
 """Metrics that are shares, shown in per cent, as are those of score saturation."""
+TASK_SHARES = (":acc", ":acc_norm", ":exact_match")
+"""How shares of tasks of lm-evaluation-harness end."""
 COUNTS = ("alarms", "overlap_exact", "overlap_near", "win_rate_flaws")
 
 
@@ -73,7 +75,7 @@ def _cell(name: str, metric: Mapping[str, Any] | None) -> str:
         return "–"
     if name in COUNTS:
         return f"{metric['value']:.0f}"
-    if name in SHARES or name.startswith(SATURATION):
+    if name in SHARES or name.startswith((SATURATION, "ifeval:")) or name.endswith(TASK_SHARES):
         return f"{metric['value']:.0%} [{100 * metric['low']:.0f}, {100 * metric['high']:.0f}]"
     digits = 1 if abs(metric["value"]) >= 10 else 2
     if metric["low"] == metric["high"]:  # a figure of the set as it stands
