@@ -61,8 +61,8 @@ def diversity(kept: Sequence[Example], earlier: Sequence[Example], vectors: Floa
 
 
 def saturation(scored: Sequence[Example]) -> list[Metric]:
-    """For each score of `Example.scores` the share of examples at the highest value that occurs (Wilson interval), named
-    `diversity_saturation_<score>`.
+    """For each score of `Example.scores` the share of examples within 1 % of the highest value that occurs (Wilson interval),
+    named `diversity_saturation_<score>`. Expected scores, such as 9.98 and 9.97, are never quite equal.
 
     Near 1 the score no longer tells examples apart. Give it all scored candidates, dropped ones too: among the kept alone a
     filter on the score would look like saturation. A score that is NaN counts as none.
@@ -73,9 +73,14 @@ def saturation(scored: Sequence[Example]) -> list[Metric]:
             if not math.isnan(value):
                 found.setdefault(name, []).append(value)
     return [
-        Metric(f"{SATURATION}{name}", *wilson(values.count(max(values)), len(values)), n=len(values))
+        Metric(f"{SATURATION}{name}", *wilson(_at_top(values), len(values)), n=len(values))
         for name, values in sorted(found.items())
     ]
+
+
+def _at_top(values: Sequence[float]) -> int:
+    highest = max(values)
+    return sum(value >= highest - 0.01 * abs(highest) for value in values)
 
 
 def median(values: Sequence[float]) -> tuple[float, float, float] | None:

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from selfalign.calibration import Calibrated
 from selfalign.diversity import diversity, saturation
+from selfalign.errors import RunFailed
 from selfalign.overlap import Hit, overlap
 from selfalign.protocols import Context
 from selfalign.recipe import Recipe
@@ -95,6 +97,30 @@ def compare(round: int, against: int, change: Difference, n: int, kept: bool) ->
     if clear:
         return "regression", f"regression: round {round} is worse than round {against} {figures}; {done}"
     return "no better within noise", f"round {round} is no better than round {against} (within noise) {figures}; {done}"
+
+
+def prove_judges(recipe: Recipe, store: Store, context: Context) -> None:
+    """Calibrates the recipe's judges on the seeds shown, before the round pays for a candidate that they would filter.
+
+    Raises:
+        RunFailed: one of them cannot tell good from bad; not with `ignore_calibration`.
+    """
+    judges = [scorer for scorer in recipe.scorers if isinstance(scorer, Calibrated)]
+    if not judges or not recipe.per_round:
+        return
+    if (done := store.stage(context.round, "calibrate")) is None:
+        began = time.monotonic()
+        found = [each for judge in judges if (each := judge.calibrate(context, context.pool.seeds)) is not None]
+        done = {"refusals": [each.refusal for each in found if each.refusal]}
+        with store.transaction("calibrate"):
+            store.add_metrics(context.round, [metric for each in found for metric in each.metrics()])
+            for each in found:
+                told = {"name": each.name, "verdict": each.verdict, "text": f"{each.name} is {each.verdict}: {each.text}"}
+                store.event("calibration", {"round": context.round, **told})
+            seconds = time.monotonic() - began - store.seconds(context.round)
+            store.finish_stage(context.round, "calibrate", done, seconds)
+    if done["refusals"] and not recipe.ignore_calibration:
+        raise RunFailed("; ".join(done["refusals"]))
 
 
 def watch(recipe: Recipe, store: Store, context: Context, held_out: Sequence[Example]) -> str:

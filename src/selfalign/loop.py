@@ -19,7 +19,7 @@ from typing import Any
 from selfalign.checkpoints import read_manifest, write_synced
 from selfalign.errors import UserError
 from selfalign.exports import export_metrics, export_round
-from selfalign.guards import Verdict, choose, watch
+from selfalign.guards import Verdict, choose, prove_judges, watch
 from selfalign.pool import Pool
 from selfalign.protocols import Context, Progress, TrainJob
 from selfalign.recipe import Recipe
@@ -113,6 +113,7 @@ def _rounds(
             if not verdict.go_on or round == recipe.rounds:
                 break
             following = make_context(recipe, store, round + 1, pool, session, encode, progress)
+            prove_judges(recipe, store, following)
             kept = generate(recipe, store, following)
             alarm = watch(recipe, store, following, held_out)
         low = ""

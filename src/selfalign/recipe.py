@@ -67,6 +67,8 @@ class Recipe:
     or any whose mean is no better. One no better than the model as it came falls either way."""
     alarms: Alarms = DEFAULT
     """When what a round kept looks like collapse, and what to do then."""
+    ignore_calibration: bool = False
+    """Filter by a judge that its calibration refuses; False ends the run before it filters anything."""
     allow_overlap: bool = False
     """Train on rows that ask the same as a held-out prompt; False ends the run before it does."""
     format: Format = "auto"

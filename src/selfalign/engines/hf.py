@@ -152,9 +152,13 @@ class HFSession:
 
     def _scored(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[Continuation]:
         found: list[Continuation | None] = [None] * len(pairs)
-        for batch in _batches([len(ids) for ids, _ in pairs], self._engine.batch_size, self._engine.batch_tokens):
-            for place, one in zip(batch, self._halving(self._score, [pairs[place] for place in batch]), strict=True):
-                found[place] = one
+        groups = _sharing([ids for ids, _ in pairs])
+        lengths = [len(pairs[group[0]][0]) for group in groups]
+        for batch in _batches(lengths, self._engine.batch_size, self._engine.batch_tokens):
+            rows = [[pairs[place] for place in groups[at]] for at in batch]
+            for at, scores in zip(batch, self._halving(self._score, rows), strict=True):
+                for place, one in zip(groups[at], scores, strict=True):
+                    found[place] = one
         return [one for one in found if one is not None]
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
@@ -191,25 +195,34 @@ class HFSession:
             done.append(Completion(text, finish, prompt_tokens=len(prompt), generated_tokens=len(ids)))
         return done
 
-    def _score(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[Continuation]:
+    def _score(self, groups: Sequence[Sequence[tuple[list[int], list[int]]]]) -> list[list[Continuation]]:
+        """Each group in one row: its first member, which all the others begin but for their last token."""
         import torch
 
-        counts = [sum(label != IGNORE for label in labels) for _, labels in pairs]
-        # Texts stand at the right, so the labels of all rows stand in the last columns and only those need scores.
-        keep = max(counts) + 1
-        if len(pairs) > 1 and len(pairs) * keep * self._vocabulary() > _SCORES_AT_ONCE:
-            half = len(pairs) // 2
-            return self._score(pairs[:half]) + self._score(pairs[half:])
-        ids, mask = _decode.pad_left([ids for ids, _ in pairs], self._pad(), self._model.device)
+        counts = [[sum(label != IGNORE for label in labels) for _, labels in group] for group in groups]
+        longest = [len(group[0][0]) for group in groups]
+        # Texts stand at the right, so what is wanted stands in the last columns and only those need scores.
+        keep = 1 + max(
+            size - len(ids) + count
+            for size, group, row in zip(longest, groups, counts, strict=True)
+            for (ids, _), count in zip(group, row, strict=True)
+        )
+        if len(groups) > 1 and len(groups) * keep * self._vocabulary() > _SCORES_AT_ONCE:
+            half = len(groups) // 2
+            return self._score(groups[:half]) + self._score(groups[half:])
+        ids, mask = _decode.pad_left([group[0][0] for group in groups], self._pad(), self._model.device)
+        found: list[list[Continuation]] = []
         with torch.inference_mode():
             logits = _decode.forward(self._model, ids, mask, keep=keep).logits[:, -keep:]
-            found = []
-            for row, count in enumerate(counts):
-                scores = logits[row, -count - 1 : -1].float().log_softmax(dim=-1)
-                total = scores.gather(-1, ids[row, -count:, None]).double().sum()
-                greedy = bool((scores.argmax(dim=-1) == ids[row, -count:]).all())
-                found.append(Continuation(float(total), count, greedy))
-        if not np.isfinite([one.total for one in found]).all():
+            for row, (group, size) in enumerate(zip(groups, longest, strict=True)):
+                found.append([])
+                for (text, _), count in zip(group, counts[row], strict=True):
+                    end = keep - 1 - (size - len(text))
+                    scores = logits[row, end - count : end].float().log_softmax(dim=-1)
+                    wanted = torch.tensor(text[-count:], device=scores.device)
+                    total = scores.gather(-1, wanted[:, None]).double().sum()
+                    found[-1].append(Continuation(float(total), count, bool((scores.argmax(dim=-1) == wanted).all())))
+        if not np.isfinite([one.total for group in found for one in group]).all():
             raise RunFailed("the model's log-probabilities are not finite; broken weights, or too narrow a number type")
         return found
 
@@ -291,6 +304,21 @@ class HFSession:
             on = choose_device(self._engine.device)
             self._weights = _weights.weights(self._ref, on, _weights.dtype(self._engine.dtype, on), self._engine.attention)
         return self._weights
+
+
+def _sharing(rows: Sequence[list[int]]) -> list[list[int]]:
+    """Positions of the rows in groups that one forward pass serves: all but the last token of each begins the group's first.
+
+    The last token is only read off, never put in, so the answers of a choice, or a judge's ten scores, cost about one text.
+    """
+    order = sorted(range(len(rows)), key=lambda place: rows[place][:-1])  # whatever a row begins stands right behind it
+    groups: list[list[int]] = []
+    for place in reversed(order):
+        if groups and rows[groups[-1][0]][: len(rows[place]) - 1] == rows[place][:-1]:
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+    return groups[::-1]
 
 
 def _batches(lengths: Sequence[int], size: int, tokens: int | None) -> list[tuple[int, ...]]:

@@ -1,0 +1,73 @@
+"""How surprising a pair is to a model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from selfalign.protocols import Context
+from selfalign.scorers._model import asked, stage
+from selfalign.scores import with_score, without_score
+from selfalign.types import Continuation, Example, Likelihood, Request
+
+_SLACK = 64
+"""Tokens left for the turns' marks where it is checked that a pair fits the window."""
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """exp(-log-likelihood per token) of the response or of the whole pair; lower is less surprising.
+
+    I-SHEEP's filter (2408.08072) keeps a pair where both are below 50: `Threshold("perplexity", below=50)` and the same for
+    `Perplexity(of="pair")`.
+    """
+
+    of: Literal["response", "pair"] = "response"
+    """response: given the prompt, in the run's own format, end token included; pair: prompt and response as plain text, each
+    on lines of its own."""
+    model: str = "base"
+    """current, base, a folder or a name on the hub."""
+    name: str = ""
+    """Of the score; "" is `perplexity` or `perplexity_pair`."""
+
+    def __post_init__(self) -> None:
+        for field, wrong in (
+            ("of", self.of not in ("response", "pair")),
+            ("model", not self.model),
+            ("name", self.name != "" and not (self.name.isidentifier() and self.name.islower())),
+        ):
+            if wrong:
+                raise ValueError(f"Perplexity: {field} = {getattr(self, field)!r} is out of range")
+
+    @property
+    def score_name(self) -> str:
+        return self.name or ("perplexity" if self.of == "response" else "perplexity_pair")
+
+    def score(self, context: Context, examples: Sequence[Example]) -> list[Example]:
+        """Adds the score; a pair too long for the model's window gets none, with that as the reason."""
+        if not examples:
+            return []
+        texts = [f"{example.prompt}\n{example.response}" for example in examples]
+        key = stage(self.score_name, self, texts)
+        with asked(context, self.model) as reader:
+            requests = [Request(example.id, text=text) for example, text in zip(examples, texts, strict=True)]
+            fits = [reader.session.fit(request, _SLACK) is not None for request in requests]
+            found: Sequence[Likelihood | Continuation]
+            if self.of == "response":
+                found = reader.likelihood(key, [example for example, room in zip(examples, fits, strict=True) if room])
+            else:
+                found = reader.continuation(key, [("", text) for text, room in zip(texts, fits, strict=True) if room])
+        values: Iterator[Likelihood | Continuation] = iter(found)
+        return [
+            with_score(example, self.score_name, _perplexity(next(values)))
+            if room
+            else without_score(example, self.score_name, f"the pair does not fit the window of the model ({self.model})")
+            for example, room in zip(examples, fits, strict=True)
+        ]
+
+
+def _perplexity(found: Likelihood | Continuation) -> float:
+    # No model is surprised by 700 nats a token; the bound keeps the number finite whatever comes.
+    return math.exp(min(-found.total / max(found.tokens, 1), 700.0))
