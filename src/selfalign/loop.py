@@ -156,7 +156,7 @@ def train(
     job = TrainJob(
         round=round,
         start=base if recipe.start_from == "base" else current,
-        seeds=pool.seeds,
+        seeds=pool.seeds if recipe.train_seeds else (),
         generated=pool.parts[round] if recipe.train_on == "latest" else tuple(chain.from_iterable(pool.parts[1:])),
         seed_weight=recipe.seed_weight,
         format=recipe.format,

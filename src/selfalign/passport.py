@@ -145,8 +145,10 @@ def _sampling(store: Store) -> dict[str, Any]:
 
 
 def _prompt_texts(connection: sqlite3.Connection, example: Example) -> dict[str, str]:
+    # Drafts read from one list share the request that asked for it.
     found = connection.execute(
-        "SELECT stage, data FROM outputs WHERE id = ? AND round = ? ORDER BY rowid", (example.id, example.round)
+        "SELECT stage, data FROM outputs WHERE round = ?1 AND (id = ?2 OR (id = ?3 AND stage = 'propose')) ORDER BY rowid",
+        (example.round, example.id, example.metadata.get("request")),
     )
     texts = {stage: json.loads(data).get("prompt_text") for stage, data in found}
     return {stage: text for stage, text in texts.items() if text is not None}

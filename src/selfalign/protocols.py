@@ -154,7 +154,12 @@ class Proposer(Protocol):
     """Makes new prompts."""
 
     def propose(self, context: Context, count: int) -> list[Example]:
-        """`count` drafts without a response, slots 0 … count-1, their demonstrations noted."""
+        """`count` drafts, slots 0 … count-1, their demonstrations noted.
+
+        A draft with an empty prompt is dropped (`empty_prompt`, with `problem` of its metadata as evidence); one that has a
+        response already is not answered again. Where one request stands for several drafts, it has the first one's id, and
+        the metadata `request` of all of them names it.
+        """
         ...
 
 

@@ -43,8 +43,10 @@ class Recipe:
     prompt_filters: tuple[Filter, ...] = ()
     """Applied before responses are generated, so that no answer is paid for a prompt that goes anyway."""
     scorers: tuple[Scorer, ...] = ()
+    pair_filters: tuple[Filter, ...] = ()
+    """Applied to finished pairs before they are scored, so that no score is paid for a pair that goes anyway."""
     filters: tuple[Filter, ...] = ()
-    """Applied to finished pairs."""
+    """Applied to finished, scored pairs."""
     evaluators: tuple[Evaluator, ...] = ()
     rounds: int = 2
     """K in the ISARA paper."""
@@ -58,6 +60,8 @@ class Recipe:
     """γ in L = γ·mean(D0) + (1-γ)·mean(D_k); None concatenates the two."""
     start_from: StartFrom = "previous"
     train_on: TrainOn = "latest"
+    train_seeds: bool = True
+    """Train on the seeds too; False trains on what was generated alone."""
     learning_rate_decay: float = 1.0
     """Round k trains with the trainer's learning rate times learning_rate_decay^(k-1)."""
     validation_share: float = 0.0
@@ -85,6 +89,7 @@ class Recipe:
             ("validation_share", self.validation_share, 0 <= self.validation_share <= 0.5, "between 0 and 0.5"),
             ("roll_back", self.roll_back, self.roll_back in get_args(RollBack), "worse or no_better"),
             ("steps", list(self.steps), not self.steps or self._steps_fit(), "one number of at least 1 for each round"),
+            ("train_seeds", self.train_seeds, self.train_seeds or self.per_round > 0, "true where nothing is generated"),
             ("seed", self.seed, 0 <= self.seed < 2**63, "between 0 and 2^63"),
         ):
             if not ok:

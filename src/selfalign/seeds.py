@@ -24,7 +24,7 @@ _MAX_PROBLEMS = 100
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
 _FORBIDDEN_IN_NAME = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _CATEGORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_EXPECTED = "prompt + response, question + answer, instruction (+ input) + output, or messages"
+_EXPECTED = "prompt + response, question + answer, instruction (+ input) + output, instruction + instances, or messages"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,8 @@ class _Form:
 
 
 _MESSAGES = _Form("messages", "messages")
-_FORMS = (_Form("prompt", "response"), _Form("question", "answer"), _Form("instruction", "output", "input"), _MESSAGES)
+_TASK = _Form("instruction", "output", "input")
+_FORMS = (_Form("prompt", "response"), _Form("question", "answer"), _TASK, _MESSAGES)
 _KNOWN = sorted({name for form in _FORMS for name in (form.prompt, form.response)})
 
 
@@ -58,14 +59,15 @@ class _Seen:
 
 
 def read_seeds(path: str | Path, *, response_required: bool = True) -> tuple[Example, ...]:
-    """The examples of a seed file or a held-out file, round 0, `slot` counting rows from 0.
+    """The examples of a seed file or a held-out file, round 0, `slot` counting them from 0.
 
     The format goes by the suffix: .jsonl, .ndjson, .json (an array of objects, or an object that holds one), .csv, .tsv
     (UTF-8, with a header, quoted as RFC 4180 says), .parquet. A row holds `prompt` and `response`; or `question` and
-    `answer`; or `instruction` (an `input` that is not empty follows it after a blank line) and `output`; or `messages` of
-    one user turn and one assistant turn. `id` and `category` are optional; a row without an id is called seed-0001 and so
-    on, by its row. Other columns become metadata: text as it stands, any other value as its JSON text. Prompts that differ
-    in case or white space alone count as duplicates.
+    `answer`; or `instruction` (an `input` that is not empty follows it after a blank line) and `output`; or, as in
+    Self-Instruct's seed tasks, `instruction` and `instances`, a list of `input` and `output`, each of them an example (where
+    a row has several, `.1`, `.2` … follow its id); or `messages` of one user turn and one assistant turn. `id` and `category`
+    are optional; an example without an id is called seed-0001 and so on, by its place. Other columns become metadata: text as
+    it stands, any other value as its JSON text. Prompts that differ in case or white space alone count as duplicates.
 
     With `response_required=False` a response may be missing, null or blank, and then is "".
 
@@ -77,17 +79,20 @@ def read_seeds(path: str | Path, *, response_required: bool = True) -> tuple[Exa
     examples: list[Example] = []
     problems: list[Problem] = []
     for item in read_rows(path):
+        where = item.where
         try:
             if isinstance(item, Problem):
                 problems.append(item)
             elif isinstance(item, Header):
                 _choose_form(item.columns, response_required)
             else:
-                example = _example(item, len(examples) + len(problems), response_required)
-                seen.add(example, item.where)
-                examples.append(example)
+                for row in _instances(item):
+                    where = row.where
+                    example = _example(row, len(examples) + len(problems), response_required)
+                    seen.add(example, where)
+                    examples.append(example)
         except Malformed as error:
-            problems.append(Problem(item.where, str(error)))
+            problems.append(Problem(where, str(error)))
             if isinstance(item, Header):
                 break
         if len(problems) == _MAX_PROBLEMS:
@@ -99,6 +104,28 @@ def read_seeds(path: str | Path, *, response_required: bool = True) -> tuple[Exa
     if not examples:
         raise SeedError(f"{show(str(path), 500)[1:-1]}: has no rows; it must hold at least one example")
     return tuple(examples)
+
+
+def _instances(row: Row) -> list[Row]:
+    """A row of Self-Instruct's format as rows of instruction, input and output; any other row as it is."""
+    if not _holds_instances(row.fields):
+        return [row]
+    found = row.fields["instances"]
+    if not isinstance(found, list):
+        raise Malformed(f"field 'instances': is {kind(found)}, not a list; write one of objects with input and output")
+    if not found:
+        raise Malformed("field 'instances': is empty; write at least one instance or remove the row")
+    shared = {name: value for name, value in row.fields.items() if name != "instances"}
+    rows = []
+    for number, instance in enumerate(found, start=1):
+        if not isinstance(instance, dict):
+            raise Malformed(f"field 'instances': instance {number} is {kind(instance)}, not an object with input and output")
+        if extra := [name for name in instance if name not in ("input", "output")]:
+            raise Malformed(f"field 'instances': instance {number} has {listed(extra)} beside input and output; remove it")
+        several = len(found) > 1
+        own = {"id": f"{_id(shared)}.{number}"} if several and "id" in shared else {}
+        rows.append(Row(f"{row.where}, instance {number}" if several else row.where, {**shared, **instance, **own}))
+    return rows
 
 
 def _example(row: Row, slot: int, response_required: bool) -> Example:
@@ -118,6 +145,8 @@ def _example(row: Row, slot: int, response_required: bool) -> Example:
 
 
 def _choose_form(names: Collection[str], response_required: bool) -> _Form:
+    if _holds_instances(names):
+        return _TASK
     present = [form for form in _FORMS if form.prompt in names or form.response in names]
     if len(present) > 1:
         found = [name for form in present for name in dict.fromkeys((form.prompt, form.response)) if name in names]
@@ -132,6 +161,15 @@ def _choose_form(names: Collection[str], response_required: bool) -> _Form:
             what = f"field {show(name)}: is missing among {listed(names)}"
             raise Malformed(f"{what}; expected {_EXPECTED}{_nearest(names, [name])}")
     return form
+
+
+def _holds_instances(names: Collection[str]) -> bool:
+    """Whether inputs and outputs stand in a list, as in Self-Instruct's seed tasks."""
+    if not {"instruction", "instances"} <= set(names):
+        return False
+    if mixed := [name for name in (*_KNOWN, "input") if name in names and name != "instruction"]:
+        raise Malformed(f"mixes {listed(['instances', *mixed])}; keep one pair of fields and rename the others")
+    return True
 
 
 def _nearest(names: Collection[str], wanted: list[str]) -> str:

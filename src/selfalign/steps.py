@@ -68,11 +68,12 @@ def make_round(recipe: Recipe, context: Context) -> FilterResult:
     usable = split_empty(drafts)
     proposed = apply_filters(context, recipe.prompt_filters, usable.kept)
     answered = respond(recipe, context, proposed.kept)
-    candidates: Sequence[Example] = answered.kept
+    whole = apply_filters(context, recipe.pair_filters, answered.kept)
+    candidates: Sequence[Example] = whole.kept
     for scorer in recipe.scorers:
         candidates = scorer.score(context, candidates)
     judged = apply_filters(context, recipe.filters, candidates)
-    dropped = (*usable.dropped, *proposed.dropped, *answered.dropped, *judged.dropped)
+    dropped = (*usable.dropped, *proposed.dropped, *answered.dropped, *whole.dropped, *judged.dropped)
     conserve(f"round {context.round}", drafts, judged.kept, dropped)
     return FilterResult(judged.kept, tuple(sorted(dropped, key=lambda drop: drop.example.slot)))
 
@@ -84,15 +85,17 @@ def split_empty(drafts: Sequence[Example]) -> FilterResult:
         if draft.prompt_finish == "context":
             dropped.append(Dropped(draft, "no_room", "the request does not fit the model's window, even without demonstrations"))
         elif not draft.prompt.strip():
-            dropped.append(Dropped(draft, "empty_prompt", f"the model wrote nothing (finish: {draft.prompt_finish})"))
+            why = draft.metadata.get("problem", "the model wrote nothing")
+            dropped.append(Dropped(draft, "empty_prompt", f"{why} (finish: {draft.prompt_finish})"))
         else:
             kept.append(draft)
     return FilterResult(tuple(kept), tuple(dropped))
 
 
 def respond(recipe: Recipe, context: Context, drafts: Sequence[Example]) -> FilterResult:
-    """Answer each draft, shown the demonstrations the retriever chose for it."""
-    chosen = recipe.retriever.retrieve(context, drafts)
+    """Answer each draft, shown the demonstrations the retriever chose for it; one that brings a response keeps that."""
+    waiting = [draft for draft in drafts if not draft.response]
+    chosen = recipe.retriever.retrieve(context, waiting)
     requests = [
         Request(
             id=draft.id,
@@ -100,11 +103,12 @@ def respond(recipe: Recipe, context: Context, drafts: Sequence[Example]) -> Filt
             prompt=draft.prompt,
             seed=derive_seed(context.seed, context.round, "respond", draft.slot),
         )
-        for draft, shown in zip(drafts, chosen, strict=True)
+        for draft, shown in zip(waiting, chosen, strict=True)
     ]
-    kept, dropped = [], []
+    whole = {draft.id: draft for draft in drafts if draft.response}
+    dropped = []
     results = context.generate("respond", requests, recipe.sampling)
-    for draft, shown, (sent, completion) in zip(drafts, chosen, results, strict=True):
+    for draft, shown, (sent, completion) in zip(waiting, chosen, results, strict=True):
         similarity = {example.id: value for example, value in shown}
         example = replace(
             draft,
@@ -115,8 +119,8 @@ def respond(recipe: Recipe, context: Context, drafts: Sequence[Example]) -> Filt
         if completion.finish == "context":
             dropped.append(Dropped(example, "no_room", "the prompt does not fit the model's window, even without demonstrations"))
         else:
-            kept.append(example)
-    return FilterResult(tuple(kept), tuple(dropped))
+            whole[example.id] = example
+    return FilterResult(tuple(whole[draft.id] for draft in drafts if draft.id in whole), tuple(dropped))
 
 
 def apply_filters(context: Context, filters: Sequence[Filter], examples: Sequence[Example]) -> FilterResult:

@@ -21,6 +21,8 @@ FILTERS: list[type[Filter]] = [
     for _, part in inspect.getmembers(importlib.import_module(f"selfalign.filters.{name}"), inspect.isclass)
     if part.__module__ == f"selfalign.filters.{name}" and hasattr(part, "apply")
 ]
+OPTIONS: dict[str, dict[str, int]] = {"AtMost": {"count": 3}}
+"""Of filters whose defaults would keep so small a batch whole."""
 every_filter = pytest.mark.parametrize("part", FILTERS, ids=lambda part: part.__name__)
 
 
@@ -36,6 +38,11 @@ def candidates() -> list[Example]:
         ("Name the capital of France for me please.", "ASSISTANT: Paris is the capital of France."),
         ("Name seven rivers of Europe in any order.", "the Rhine and the Elbe " * 9 + "end."),
         ("Say that a bridge is made of steel.", "a bridge is made of steel."),
+        (
+            "Input: draw a picture of www.example.org for <name>\n\ndraw a picture",
+            "A picture [input] 图.\nUser: and now?\nA. Yes\nAnswer Choices: A",
+        ),
+        ("Mend this text.\n\nOne two three.", "one two three."),
         ("Как почистить старый медный чайник дома?", "Потрите его солью и лимоном, потом хорошо промойте."),
     ]
     finishes: list[FinishReason] = ["stop", "length", "context"]
@@ -54,6 +61,10 @@ def candidates() -> list[Example]:
     ]
 
 
+def made(part: type[Filter]) -> Filter:
+    return part(**OPTIONS.get(part.__name__, {}))
+
+
 def test_every_file_holds_a_filter() -> None:
     assert len({part.__module__ for part in FILTERS}) == len(MODULES) >= 10
 
@@ -61,7 +72,7 @@ def test_every_file_holds_a_filter() -> None:
 @every_filter
 def test_nothing_is_lost(part: type[Filter]) -> None:
     came = candidates()
-    result = part().apply(context(), came)
+    result = made(part).apply(context(), came)
     order = {example.id: place for place, example in enumerate(came)}
     kept, dropped = list(result.kept), [drop.example for drop in result.dropped]
     assert sorted([*kept, *dropped], key=lambda example: order[example.id]) == came
@@ -71,7 +82,7 @@ def test_nothing_is_lost(part: type[Filter]) -> None:
 
 @every_filter
 def test_every_drop_has_a_rule_and_evidence(part: type[Filter]) -> None:
-    result = part().apply(context(), candidates())
+    result = made(part).apply(context(), candidates())
     assert result.dropped, "the batch holds something for every filter"
     for drop in result.dropped:
         assert drop.rule.isidentifier()
@@ -81,24 +92,24 @@ def test_every_drop_has_a_rule_and_evidence(part: type[Filter]) -> None:
 
 @every_filter
 def test_nothing_in_nothing_out(part: type[Filter]) -> None:
-    result = part().apply(context(), [])
+    result = made(part).apply(context(), [])
     assert (result.kept, result.dropped) == ((), ())
 
 
 @every_filter
 def test_same_input_same_output(part: type[Filter]) -> None:
-    assert part().apply(context(), candidates()) == part().apply(context(), candidates())
+    assert made(part).apply(context(), candidates()) == made(part).apply(context(), candidates())
 
 
 @every_filter
 def test_works_without_seeds_and_categories(part: type[Filter]) -> None:
     came = [dataclasses.replace(example, category="", prompt_demonstrations=()) for example in candidates()]
-    result = part().apply(context(pool=((),)), came)
+    result = made(part).apply(context(pool=((),)), came)
     assert len(result.kept) + len(result.dropped) == len(came)
 
 
 @every_filter
 def test_options_are_plain_frozen_fields(part: type[Filter]) -> None:
     assert dataclasses.is_dataclass(part)
-    assert part() == part()
-    assert hash(part()) == hash(part())
+    assert made(part) == made(part)
+    assert hash(made(part)) == hash(made(part))

@@ -41,9 +41,15 @@ OWN = {
     "icl_knn": ("demonstrations",),
     "one_shot": ("per_round",),
     "sft_paper": ("rounds", "learning_rate_decay", "format"),
+    "isara": ("prompt_sampling", "start_from", "train_on"),
+    "isheep": ("prompt_sampling", "start_from", "train_on"),
+    "self_instruct": ("demonstrations", "prompt_sampling", "start_from", "train_on"),
+    "self_guide": ("rounds", "demonstrations", "max_overlap", "prompt_sampling", "alarms"),
+    "rest": ("min_yield", "start_from", "train_on", "learning_rate_decay", "alarms", "sampling"),
+    "rest_em": ("min_yield", "alarms", "sampling", "samples"),
 }
 """Options that make a baseline what it is: they are not taken over from the recipe it stands beside."""
-PUBLISHED = ("sft_paper", "isara_paper")
+PUBLISHED = ("sft_paper", "isara_paper", "isheep_paper")
 """Baselines with the values of a paper: they take over the engine and the encoder, and a trainer only of another class."""
 FIXED = (
     "recipe",

@@ -28,6 +28,7 @@ _THINGS = (
     "the attic", "a spare key", "two maps", "my neighbour's ladder", "a warm coat", "the water meter", "an atlas", "a drum",
 )  # fmt: skip
 _PLACES = ("at home", "before winter", "without tools", "on a train", "in one day", "for a friend", "by hand", "at school")
+_ODD = ("Draw it.", "...", "Look at https://example.org and say what it is.")
 _ANSWERS = ("Begin with a clean table and good light", "Ask somebody who has done it before", "Take your time and write it down")
 _MORE = ("then go on step by step", "and keep what is left for later", "since haste spoils the result", "and rest in between")
 
@@ -37,7 +38,9 @@ class Scripted:
     """Replies without a model; a word is a token.
 
     By default it writes plausible pairs that follow from the request's random seed, its demonstrations and the model's hash, so
-    that rounds differ; some of them are empty, too short, copied, unfinished or leak a marker, so that filters have work.
+    that rounds differ; some of them are empty, too short, copied, unfinished or leak a marker, so that filters have work. A
+    text that ends in the number of a list's next item is gone on with as a list, some items of which are not in form, and one
+    that ends in "Label:" with a label and an input.
     """
 
     batch_size: int = 8
@@ -120,7 +123,7 @@ class ScriptedSession:
         given = self.engine.replies
         if given is None:
             asked = request.prompt is None and request.text is None
-            text = _prompt(self.model, request) if asked else _response(self.model, request)
+            text = _prompt(self.model, request) if asked else _begun(self.model, request) or _response(self.model, request)
         else:
             text = given(self.model, request) if callable(given) else given[request.id]
         text, max_tokens = cut_at_markers(text, sampling.stop).strip(), sampling.max_tokens
@@ -160,6 +163,26 @@ def _prompt(model: ModelRef, request: Request) -> str:
     pair = draw.choice(request.demonstrations) if request.demonstrations else None
     about = " ".join(pair.prompt.rstrip("?.! ").split()[-2:]) if pair else "all this"
     return f"{draw.choice(_OPENINGS)} {draw.choice(_VERBS)} {draw.choice(_THINGS)} {draw.choice(_PLACES)}, thinking of {about}?"
+
+
+def _begun(model: ModelRef, request: Request) -> str:
+    """How a text in a form goes on: behind "6." or "6. Instruction:" with a dozen items; "" where it has no such form."""
+    draw, text = _draw(model, request), request.text or ""
+    if text.endswith("Label:"):
+        return f"{draw.choice(('yes', 'no'))}\nInput: {draw.choice(_ANSWERS)}, {draw.choice(_MORE)}."
+    found = re.search(r"(?:^|\n)(\d+)\.( Instruction:)?$", text)
+    if not found:
+        return ""
+    first, items = int(found[1]), []
+    for number in range(first, first + 12):
+        task = f"{draw.choice(_OPENINGS)} {draw.choice(_VERBS)} {draw.choice(_THINGS)} {draw.choice(_PLACES)}?"
+        if draw.random() < 0.1:
+            task = draw.choice(_ODD)
+        if found[2]:
+            given = draw.choice(("<noinput>", f"It is {draw.choice(_THINGS)}.", f"{draw.choice(_ANSWERS)}."))
+            task += f"\n{number}. Input:\n{given}\n###" if draw.random() > 0.05 else "\n###"
+        items.append(task if number == first else f"{number}.{found[2] or ''} {task}")
+    return "\n".join(items)
 
 
 def _response(model: ModelRef, request: Request) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from selfalign.tasks import split_task
 from selfalign.types import Dropped, Example, FilterResult
 
-Field = Literal["prompt", "response"]
-"""Which text of an example a filter looks at."""
+Field = Literal["prompt", "response", "instruction", "input"]
+"""Which text of an example a filter looks at; the last two are the parts of its prompt (see `tasks.split_task`)."""
 
 Verdict = tuple[str, str] | None
 """(rule, evidence) of a drop; None keeps."""
@@ -27,6 +28,8 @@ def split(examples: Sequence[Example], judge: Callable[[Example], Verdict]) -> F
 
 
 def text_of(example: Example, field: Field) -> str:
+    if field in ("instruction", "input"):
+        return split_task(example.prompt)[field == "input"]
     return example.prompt if field == "prompt" else example.response
 
 

@@ -1,0 +1,124 @@
+"""I-SHEEP's prompts: a model is shown a few numbered tasks below a list of requirements and goes on with the list."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from selfalign.proposers._lists import Block, Task, blocks, drafts, request
+from selfalign.protocols import Context
+from selfalign.tasks import NO_INPUT, one_line, split_task
+from selfalign.types import Example, Request, Sampling
+
+META_PROMPT = """This is a collection of {count} varied tasks for testing a language model. Every task keeps to these rules:
+1. No two tasks begin with the same verb.
+2. The wording varies: some tasks are questions, others are orders.
+3. The kinds of task vary: explaining, rewriting, sorting, solving, inventing, summing up and many more.
+4. A model that only reads and writes text can do it. Nothing has to be seen, heard, shown or carried out.
+5. Everything is in English.
+6. The instruction has one or two sentences.
+7. The input is what the instruction works on: real material instead of a place to fill in, and at most 100 words.
+8. A task that needs no input has the input {no_input}.
+9. A good answer stays below 100 words.
+
+The {count} tasks:
+
+"""
+"""Our own wording of the nine requirements that I-SHEEP's scripts take from Alpaca."""
+
+_SEPARATOR = "###\n"
+_ITEM = re.compile(r"(?:^|\n)[#\s]*(?=\d+\s*\.\s*Instruction\s*:)")
+_HEAD = re.compile(r"\d+\s*\.\s*Instruction\s*:")
+
+
+@dataclass(frozen=True)
+class Instructions:
+    """I-SHEEP's prompt step: seeds drawn uniformly as numbered tasks, the list goes on with the next number.
+
+    A request of theirs shows 5 seeds and gives up to 10 tasks; so does ours, and each of its 10 slots comes back, those
+    without a task as drafts with an empty prompt and the reason. Tasks generated earlier are not shown, as in the scripts'
+    active path (their samplers by perplexity and cluster are bypassed there).
+    """
+
+    human: int = 5
+    """Seeds shown in a request."""
+    generated: int = 0
+    """Examples that earlier rounds kept, shown beside them."""
+    per_request: int = 10
+    """Tasks read from one completion, and so the slots that a request fills."""
+    form: Literal["text", "turn", "auto"] = "text"
+    """text: the list as it stands; turn: inside an opened user's turn of the model's format; auto: text in the first round
+    and turn afterwards, as the scripts do once the model is trained on a chat format."""
+    sampling: Sampling = field(default_factory=lambda: Sampling(max_tokens=1000, temperature=1.0, top_p=0.95))
+    """Theirs. The number behind a request's last task ends the text too."""
+
+    def __post_init__(self) -> None:
+        for name, value, least in (
+            ("human", self.human, 1),
+            ("generated", self.generated, 0),
+            ("per_request", self.per_request, 1),
+        ):
+            if value < least:
+                raise ValueError(f"Instructions: {name} = {value} is out of range: at least {least}")
+
+    def propose(self, context: Context, count: int) -> list[Example]:
+        """`count` drafts in slot order; see `_lists.drafts` for what their metadata says."""
+        wanted = blocks(context, count, self.per_request, self.human, self.generated)
+        # All requests show as many examples: the pool is the same for all of them.
+        last = len(wanted[0].shown) + self.per_request if wanted else 0
+        sampling = replace(self.sampling, stop=(*self.sampling.stop, f"\n{last + 1}."))
+        answers = context.generate("propose", [self._request(context, block) for block in wanted], sampling)
+        found: list[Example] = []
+        for block, (sent, completion) in zip(wanted, answers, strict=True):
+            cut = completion.finish == "length"
+            tasks = read_tasks(completion.text, len(block.shown) + 1, len(block.slots), cut=cut)
+            found += drafts(context, block, sent, completion, tasks)
+        return found
+
+    def _request(self, context: Context, block: Block) -> Request:
+        text = list_text(block.shown, max(20, len(block.shown) + self.per_request))
+        if self.form == "turn" or (self.form == "auto" and context.round > 1):
+            text = context.session.render(Request("opening")) + text
+        return request(context, block, text)
+
+
+def list_text(shown: Sequence[Example], count: int) -> str:
+    """The rules, the tasks shown, and the number of the first task to be written."""
+    head = META_PROMPT.format(count=count, no_input=NO_INPUT)
+    for number, example in enumerate(shown, start=1):
+        instruction, input = split_task(example.prompt)
+        head += f"{_SEPARATOR}{number}. Instruction: {one_line(instruction)}\n{number}. Input:\n{input.strip() or NO_INPUT}\n"
+    return f"{head}{_SEPARATOR}{len(shown) + 1}. Instruction:"
+
+
+def read_tasks(text: str, first: int, count: int, *, cut: bool) -> list[Task]:
+    """The `count` tasks that a list gives, whose text begins behind "`first`. Instruction:".
+
+    An item counts where it carries the number it should have and, after its instruction, `Input:` with the same number and
+    something behind it (`<noinput>` for none). All others are tasks without text, by their problem. With `cut` the list ran
+    into max_tokens, so its last item is half a one. Items beyond `count` are nobody's.
+    """
+    items = [item for item in _ITEM.split(f"{first}. Instruction: {text}") if _HEAD.match(item)]
+    tasks = [_read_task(item, first + place) for place, item in enumerate(items[:count])]
+    if cut and len(items) <= count:
+        tasks[-1] = Task(problem=f"task {first + len(items) - 1} is cut off at max_tokens: {_tail(items[-1])}")
+    ended = Task(problem=f"the list ends after {len(items)} tasks, {count} were asked for")
+    return tasks + [ended] * (count - len(tasks))
+
+
+def _read_task(item: str, number: int) -> Task:
+    found = re.fullmatch(rf"{number}\s*\.\s*Instruction\s*:(.*?)\n\s*{number}\s*\.\s*Input\s*:(.*)", item, re.DOTALL)
+    if found is None:
+        return Task(problem=f"task {number} is not written as instruction and input: {_tail(item)}")
+    instruction, input = one_line(found[1]), re.sub(r"[\s#]*#{2,}[\s#]*$", "", found[2]).strip()
+    for name, part in (("instruction", instruction), ("input", input)):
+        if not part:
+            return Task(problem=f"task {number} has no {name}: {_tail(item)}")
+    return Task(instruction, "" if input.casefold() == NO_INPUT else input)
+
+
+def _tail(item: str) -> str:
+    item = one_line(item)
+    return item if len(item) <= 200 else f"{item[:200]}…"

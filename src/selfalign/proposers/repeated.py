@@ -1,0 +1,50 @@
+"""Given prompts, each of them several times: for loops that draw many answers and keep the best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from selfalign.protocols import Context
+from selfalign.types import Demonstration, Example, derive_seed
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """The seeds' prompts as they stand, `samples` drafts of each (the Grow step of ReST, arXiv 2308.08998).
+
+    With fewer slots than samples times seeds, a round takes as many seeds as it has room for, drawn anew each round; with
+    more, it goes round again. Every draft names its seed as the one demonstration of its prompt.
+    """
+
+    samples: int = 4
+    """Answers drawn for each prompt, one beside the other in slot order."""
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ValueError(f"Repeated: samples = {self.samples} is out of range: at least 1")
+
+    def propose(self, context: Context, count: int) -> list[Example]:
+        """`count` drafts in slot order, without asking the model."""
+        chosen = self._prompts(context, -(-count // self.samples))
+        return [
+            Example(
+                id=f"r{context.round:02d}-{slot:05d}",
+                prompt=chosen[slot // self.samples].prompt,
+                response="",
+                round=context.round,
+                slot=slot,
+                category=chosen[slot // self.samples].category,
+                prompt_demonstrations=(Demonstration(chosen[slot // self.samples].id),),
+            )
+            for slot in range(count)
+        ]
+
+    def _prompts(self, context: Context, wanted: int) -> list[Example]:
+        seeds: Sequence[Example] = context.pool.seeds
+        random = np.random.default_rng(derive_seed(context.seed, context.round, "propose"))
+        whole, rest = divmod(wanted, len(seeds))
+        some = [seeds[place] for place in sorted(random.choice(len(seeds), size=rest, replace=False))]
+        return [*seeds] * whole + some

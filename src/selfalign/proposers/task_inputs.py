@@ -1,0 +1,75 @@
+"""SELF-GUIDE's prompts: new inputs for the one task that the seeds are examples of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from selfalign.protocols import Context
+from selfalign.tasks import join_task, one_line, split_task
+from selfalign.types import Demonstration, Example, Request, Sampling, derive_seed
+
+
+@dataclass(frozen=True)
+class TaskInputs:
+    """Inputs of a few examples are shown below the task's instruction, and the next one is written (arXiv 2407.12874).
+
+    The instruction is the first paragraph of the seeds' prompts, where all of them share it and go on with an input; else the
+    prompts as a whole count as inputs of a task that is not put into words. The wording is our own.
+    """
+
+    demonstrations: int = 4
+    """Seeds whose inputs are shown."""
+    generated: int = 0
+    """How many inputs of each earlier round are shown in place of seeds."""
+    sampling: Sampling = field(default_factory=lambda: Sampling(max_tokens=256, temperature=1.0))
+
+    def __post_init__(self) -> None:
+        if self.demonstrations < 1 or self.generated < 0:
+            raise ValueError(f"TaskInputs: demonstrations and generated are out of range in {self}")
+
+    def propose(self, context: Context, count: int) -> list[Example]:
+        """`count` drafts in slot order; request ids are the drafts' ids."""
+        instruction = shared_instruction(context.pool.seeds)
+        requests = [self._request(context, slot, instruction) for slot in range(count)]
+        sampling = replace(self.sampling, stop=(*self.sampling.stop, "\nInput "))
+        return [
+            Example(
+                id=sent.id,
+                prompt=join_task(instruction, done.text) if instruction and done.text else done.text,
+                response="",
+                round=context.round,
+                slot=slot,
+                prompt_finish=done.finish,
+                prompt_demonstrations=tuple(Demonstration(example.id) for example in sent.demonstrations),
+            )
+            for slot, (sent, done) in enumerate(context.generate("propose", requests, sampling))
+        ]
+
+    def _request(self, context: Context, slot: int, instruction: str) -> Request:
+        random = np.random.default_rng(derive_seed(context.seed, context.round, "propose", slot))
+        shown: list[Example] = []
+        for part, size in context.pool.shares(self.demonstrations, self.generated):
+            shown += [part[place] for place in random.choice(len(part), size=size, replace=False)]
+        head = f"Task: {one_line(instruction)}\n\n" if instruction else ""
+        inputs = [_input(example, instruction) for example in shown]
+        text = "".join(f"Input {number}:\n{input.strip()}\n\n" for number, input in enumerate(inputs, start=1))
+        return Request(
+            id=f"r{context.round:02d}-{slot:05d}",
+            demonstrations=tuple(shown),
+            seed=derive_seed(context.seed, context.round, "propose-draw", slot),
+            text=f"{head}Different inputs for the task:\n\n{text}Input {len(shown) + 1}:\n",
+        )
+
+
+def shared_instruction(seeds: Sequence[Example]) -> str:
+    """The instruction that all seeds have beside an input; "" where they have none in common."""
+    parts = [split_task(seed.prompt) for seed in seeds]
+    common = {instruction for instruction, _ in parts}
+    return common.pop() if len(common) == 1 and all(input for _, input in parts) else ""
+
+
+def _input(example: Example, instruction: str) -> str:
+    return split_task(example.prompt)[1] if instruction else example.prompt

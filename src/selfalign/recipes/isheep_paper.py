@@ -1,0 +1,142 @@
+"""I-SHEEP as published, value by value, for comparison."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from selfalign.alarms import Alarms
+from selfalign.encoders.hashed import Hashed
+from selfalign.encoders.hidden_state import HiddenState
+from selfalign.encoders.sentence import SentenceEncoder
+from selfalign.engines.hf import HF
+from selfalign.engines.scripted import Scripted
+from selfalign.evaluators.held_out import HeldOut
+from selfalign.evaluators.refusal import Refusal
+from selfalign.filters.answer_choices import AnswerChoices
+from selfalign.filters.at_most import AtMost
+from selfalign.filters.blacklist import Blacklist
+from selfalign.filters.empty_response import EmptyResponse
+from selfalign.filters.han import HanCharacters
+from selfalign.filters.leftover_labels import LeftoverLabels
+from selfalign.filters.links import Links
+from selfalign.filters.next_turns import NextTurns
+from selfalign.filters.novelty import Novelty
+from selfalign.filters.placeholders import Placeholders
+from selfalign.filters.repeated_input import RepeatedInput
+from selfalign.filters.score import Threshold
+from selfalign.filters.task_length import TaskLength
+from selfalign.filters.task_start import TaskStart
+from selfalign.proposers.instructions import Instructions
+from selfalign.recipe import Recipe, StartFrom, TrainOn
+from selfalign.rendering import Format
+from selfalign.retrievers.uniform import Uniform
+from selfalign.scorers.judge import Judge
+from selfalign.trainers.null import NullTrainer
+from selfalign.trainers.sft import SFT
+from selfalign.types import Sampling
+
+PUBLISHED_TRAINING = SFT(
+    learning_rate=5e-5,
+    epochs=2,
+    batch_size=16,
+    micro_batch=1,
+    schedule="cosine",
+    warmup=0.06,
+    adam_beta2=0.999,
+    lora_rank=8,
+    lora_alpha=16.0,
+    lora_dropout=0.05,
+    max_length=1024,
+)
+"""The training of the paper's appendix E; 20 steps of warm-up are 6 % of those that 3,000 samples take."""
+
+
+def isheep_paper(
+    *,
+    rounds: int = 3,
+    per_round: int = 10_000,
+    score_above: float = 8.0,
+    max_overlap: float = 0.7,
+    max_samples: int = 3000,
+    min_yield: float = 0.0,
+    start_from: StartFrom = "base",
+    train_on: TrainOn = "latest",
+    ignore_calibration: bool = True,
+    format: Format = "auto",
+    seed: int = 42,
+    prompt_sampling: Sampling = Sampling(max_tokens=1000, top_p=0.95),
+    sampling: Sampling = Sampling(max_tokens=1000, top_p=0.95),
+    judge: Judge = Judge(model="base", standard="combined", method="parsed"),
+    engine: HF | Scripted = HF(),
+    encoder: SentenceEncoder | HiddenState | Hashed = SentenceEncoder(),
+    trainer: SFT | NullTrainer = PUBLISHED_TRAINING,
+) -> Recipe:
+    """I-SHEEP with the values of its paper and of its authors' scripts (arXiv 2408.08072), faults included.
+
+    Tasks from a list that five human seeds begin, zero-shot answers, their rules and blacklists, two scores sampled from the
+    base model and both above 8, LoRA on the base model with the newest data alone, the last round kept. Known deviations:
+
+    * Meta-prompt and judge prompts are of our own wording, with the same requirements and criteria.
+    * N counts the slots of 10 for each request, whatever becomes of them; theirs asks until more than 10,000 tasks are new.
+      A list ends behind its 10th task where theirs begins an 11th and drops it.
+    * An instruction's novelty is also judged against what earlier rounds kept; theirs starts from the seeds each time (and
+      later rounds repeat tasks of earlier ones word by word).
+    * Answers are asked for in the format they are trained in from the first round on; theirs are, in the first, instruction
+      and input as bare text. Between instruction and input stands a blank line.
+    * A Chinese "answer:" label drops the pair, as all Chinese does; theirs strips it first. A first paragraph that is a
+      question is no reason to drop an answer.
+    * No 10 % of the pairs are put aside to choose among checkpoints. Rows of more than 1,024 tokens are dropped, not cut.
+      Weights are fp32 (theirs bf16 under ZeRO-3).
+
+    Args:
+        rounds: T; 3 for models up to 14B, 4 for 32B, 6 for 72B.
+        per_round: I, slots for generated tasks.
+        score_above: C, what both scores have to exceed.
+        max_overlap: ROUGE-L of an instruction with any other above which it is dropped.
+        max_samples: pairs that a training reads at most.
+        min_yield: stop when fewer than min_yield·per_round survive; theirs never does: 0.
+        start_from: the algorithm and the scripts train the base model anew each round.
+        train_on: theirs is the newest data alone; all is their variant of accumulated data.
+        ignore_calibration: theirs filters by its judge whatever that is worth, so it is calibrated for the record alone.
+        format: the model's chat template, plain markers, or the template where there is one.
+        seed: the random seed of the run.
+        prompt_sampling: how lists of tasks are decoded.
+        sampling: how answers are decoded.
+        judge: asked twice, for quality and for following the instruction; its standard is simple, combined or in_context.
+        engine: what runs the model.
+        encoder: what embeds prompts for the figures of diversity.
+        trainer: what trains.
+    """
+    judges = (replace(judge, aspect="quality", name=""), replace(judge, aspect="following", name=""))
+    return Recipe(
+        name="isheep_paper",
+        engine=engine,
+        encoder=encoder,
+        proposer=Instructions(form="auto", sampling=prompt_sampling),
+        retriever=Uniform(demonstrations=0),
+        sampling=sampling,
+        trainer=trainer,
+        prompt_filters=(
+            TaskLength(),
+            Blacklist(),
+            TaskStart(),
+            Placeholders(none=False, brackets=False),
+            LeftoverLabels(),
+            Links(),
+            Novelty(max_overlap=max_overlap, field="instruction", unicode=False),
+        ),
+        pair_filters=(NextTurns(), AnswerChoices(), HanCharacters(), Placeholders(), RepeatedInput(), EmptyResponse()),
+        scorers=judges,
+        filters=(*(Threshold(each.score_name, above=score_above) for each in judges), AtMost(max_samples)),
+        evaluators=(Refusal(), HeldOut()),
+        rounds=rounds,
+        per_round=per_round,
+        min_yield=min_yield,
+        start_from=start_from,
+        train_on=train_on,
+        train_seeds=False,
+        ignore_calibration=ignore_calibration,
+        alarms=Alarms(action="off"),
+        format=format,
+        seed=seed,
+    )

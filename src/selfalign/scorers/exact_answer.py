@@ -1,0 +1,72 @@
+"""Whether an answer comes to the result that is known: a reward that nobody has to judge."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from selfalign.protocols import Context
+from selfalign.scores import with_score, without_score
+from selfalign.text import normalise
+from selfalign.types import Example
+
+_NUMBER = re.compile(r"-?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|-?\$?\.\d+")
+
+
+@dataclass(frozen=True)
+class ExactAnswer:
+    """1 where a response ends in the same result as the seed of the same prompt, 0 where it does not (ReST-EM, 2312.06585).
+
+    The result is what stands behind `marker`, as in GSM8K ("… #### 1,250"); without it the last number of the text, as models
+    seldom write the marker. Numbers are compared as numbers (1,250 = 1250.00), anything else as text, where case, white space
+    and a final full stop do not count.
+    """
+
+    marker: str = "####"
+    name: str = "exact_answer"
+    """Of the score."""
+
+    def __post_init__(self) -> None:
+        if not self.marker.strip():
+            raise ValueError("ExactAnswer: marker is empty; write the one that stands before the result, such as ####")
+        if not self.name.isidentifier() or self.name != self.name.lower():
+            raise ValueError(f"ExactAnswer: name = {self.name!r}: lower-case letters, digits and underscores")
+
+    @property
+    def score_name(self) -> str:
+        return self.name
+
+    def score(self, context: Context, examples: Sequence[Example]) -> list[Example]:
+        """Adds the score; an example whose prompt is no seed's gets none, with that as the reason."""
+        known = {seed.prompt: result(seed.response, self.marker) for seed in context.pool.seeds}
+        return [self._scored(example, known.get(example.prompt)) for example in examples]
+
+    def _scored(self, example: Example, wanted: str | None) -> Example:
+        if wanted is None:
+            return without_score(example, self.name, f"no seed has the prompt: {example.prompt[:200]}")
+        return with_score(example, self.name, float(same_result(result(example.response, self.marker), wanted)))
+
+
+def result(text: str, marker: str = "####") -> str:
+    """What stands behind the last marker, to the end of its line; else the last number; else the whole text."""
+    _, found, behind = text.rpartition(marker)
+    if found and behind.strip():
+        return behind.strip().splitlines()[0].strip()
+    numbers = _NUMBER.findall(text)
+    return numbers[-1] if numbers else text.strip()
+
+
+def same_result(one: str, other: str) -> bool:
+    """Equal as numbers where both are numbers, else as texts."""
+    a, b = _number(one), _number(other)
+    if a is not None and b is not None:
+        return a == b
+    return normalise(one).rstrip(".") == normalise(other).rstrip(".")
+
+
+def _number(text: str) -> Decimal | None:
+    """The value of a text that is a number and nothing else, but for a currency, a per cent sign or a full stop."""
+    plain = text.strip().rstrip(".%").strip()
+    return Decimal(plain.replace(",", "").replace("$", "")) if _NUMBER.fullmatch(plain) else None

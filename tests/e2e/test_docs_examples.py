@@ -1,0 +1,84 @@
+"""Every example of docs/your-own-parts.md runs as it stands there, through the front door."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import SCRIPTED, Run
+
+DOC = Path(__file__).parents[2] / "docs" / "your-own-parts.md"
+EXAMPLES = {
+    name: code
+    for code in re.findall(r"^```python\n(.*?)^```$", DOC.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    for name in re.findall(r"\A# (\w+)\.py$", code, re.MULTILINE)
+}
+SMALL = ("--per_round", 24, "--quiet")
+
+
+def test_there_is_an_example_of_each_kind() -> None:
+    assert list(EXAMPLES) == ["short", "no_links", "lively", "tidy"]
+    assert len(EXAMPLES) == DOC.read_text(encoding="utf-8").count("```python")
+
+
+def example(cli: Run, name: str, seeds: Path, folder: Path, *options: object, code: str = "") -> dict[str, Any]:
+    folder.mkdir(exist_ok=True)
+    file = folder / f"{name}.py"
+    file.write_text(code or EXAMPLES[name], encoding="utf-8")
+    out = folder / f"out-{name}"
+    done = cli("run", f"{file}:{name}", seeds, *SCRIPTED, *SMALL, *options, "--out", out, "--json")
+    assert done.returncode == 0, done.stderr
+    state: dict[str, Any] = json.loads(done.stdout)
+    assert state["state"] == "done" and state["recipe"] == name
+    assert state["rounds"][1]["candidates"] == 24
+    return state
+
+
+def kept(folder: Path, name: str) -> list[dict[str, Any]]:
+    text = (folder / f"out-{name}" / "round-01" / "kept.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_the_recipe(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
+    state = example(cli, "short", seeds_file, tmp_path, "--words", 26)
+    assert len(state["rounds"]) == 3 and state["rounds"][1]["dropped"]["response_long"] > 0
+    prompts = {json.loads(line)["prompt"] for line in seeds_file.read_text(encoding="utf-8").splitlines()}
+    rows = kept(tmp_path, "short")
+    assert rows and {row["prompt"] for row in rows} <= prompts
+    assert all(len(row["response"].split()) <= 26 for row in rows)
+
+
+def test_the_filter(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
+    state = example(cli, "no_links", seeds_file, tmp_path)
+    assert "links" not in state["rounds"][1]["dropped"]
+    looks_for_something = EXAMPLES["no_links"].replace('"http"', '"a"')
+    told = example(cli, "no_links", seeds_file, tmp_path / "more", "--links.allowed", 8, code=looks_for_something)
+    assert told["rounds"][1]["dropped"]["links"] > 0
+
+
+def test_the_scorer(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
+    state = example(cli, "lively", seeds_file, tmp_path, "--keep", 0.4)
+    assert state["rounds"][1]["dropped"]["low_lively"] > 0
+    rows = kept(tmp_path, "lively")
+    assert rows and all(0 < row["scores"]["lively"] <= 1 for row in rows)
+
+
+def test_the_engine(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
+    example(cli, "tidy", seeds_file, tmp_path)
+    plain = kept(tmp_path, "tidy")
+    assert plain and any("e" in row["response"] for row in plain)
+    code = EXAMPLES["tidy"].replace('"*"', '"e"')
+    example(cli, "tidy", seeds_file, tmp_path / "more", code=code)
+    assert kept(tmp_path / "more", "tidy") and not any("e" in row["response"] for row in kept(tmp_path / "more", "tidy"))
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_help_has_the_options_of_the_file(cli: Run, tmp_path: Path, name: str) -> None:
+    (tmp_path / f"{name}.py").write_text(EXAMPLES[name], encoding="utf-8")
+    done = cli("run", f"./{name}.py:{name}", "--help")
+    assert done.returncode == 0, done.stderr
+    assert "--per_round" in done.stdout and "--engine" in done.stdout

@@ -1,0 +1,208 @@
+"""I-SHEEP and its neighbours through the front door: conservation, kill and resume, what is trained on."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import SCRIPTED, Run
+from tests.e2e.test_kill import hits
+
+SMALL = ("--rounds", 2, "--per_round", 24, "--min_yield", 0, "--engine.batch_size", 4, "--quiet")
+BY_CHANCE = ("--judge.method", "expected", "--score_above", 1)
+"""A judge without a model knows no numbers: with these options its scores let everything pass."""
+TRUSTING = ("--ignore_calibration", "true")
+"""Nor can it tell a seed from a spoiled one, which would end the run."""
+RIGHT = ("--reward.marker", ":")
+"""Some answers of the scripted engine end, behind a colon, as the seeds in `tasks_file` do."""
+
+
+@pytest.fixture
+def tasks_file(tmp_path: Path) -> Path:
+    """Sixteen tasks in Self-Instruct's format, every other one with an input, every fourth one of classification."""
+    verbs, things = ("Describe", "Sort", "Compare", "Rewrite"), ("a train timetable", "a shopping list", "a poem", "a letter")
+    rows = []
+    for number, (verb, thing) in enumerate((verb, thing) for verb in verbs for thing in things):
+        instruction, label = f"{verb} {thing} in a way that number {number} understands.", number % 4 == 3
+        # As the scripted engine ends some of its answers: behind a colon the first six words of the prompt.
+        output = "fine" if label else f"It is number {number}: {' '.join(instruction.split()[:6])}."
+        instance = {"input": f"{thing} of day {number}" if number % 2 else "", "output": output}
+        task = {"id": f"task-{number}", "instruction": instruction, "instances": [instance], "is_classification": label}
+        rows.append({**task, "name": f"{verb} {thing}"})
+    path = tmp_path / "tasks.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def one_task_file(tmp_path: Path) -> Path:
+    """Twelve examples of one task, in lengths and words as the scripted engine writes them."""
+    instances = [
+        {"input": f"thing {n} of a dozen" + " and more" * n, "output": "I can't say it in a word." + " So be it." * n}
+        for n in range(12)
+    ]
+    path = tmp_path / "one.jsonl"
+    path.write_text(
+        json.dumps({"id": "t", "instruction": "Say how to mend it.", "instances": instances}) + "\n", encoding="utf-8"
+    )
+    return path
+
+
+def status(cli: Run, out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(cli("status", out, "--json").stdout)
+    return found
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def content(out: Path) -> dict[str, bytes]:
+    """What a run made, byte by byte, with every sample in one place."""
+    files = [path for pattern in ("round-*/*.json*", "round-*/model/*") for path in sorted(out.glob(pattern))]
+    assert {"kept.jsonl", "dropped.jsonl", "metrics.json", "config.json"} <= {path.name for path in files}
+    ids = [row["id"] for path in files if path.suffix == ".jsonl" for row in lines(path)]
+    assert len(set(ids)) == len(ids)
+    return {str(path.relative_to(out)): path.read_bytes() for path in files}
+
+
+def run(cli: Run, recipe: str, seeds: Path, out: Path, *options: object, **env: str) -> Any:
+    return cli("run", recipe, seeds, *SCRIPTED, *SMALL, *options, "--out", out, **env)
+
+
+def test_isheep_end_to_end(cli: Run, tasks_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = run(cli, "isheep", tasks_file, out, *TRUSTING)
+    assert done.returncode == 0, done.stderr
+    state = status(cli, out)
+    assert state["state"] == "done" and len(state["rounds"]) == 3
+    for row in state["rounds"][1:]:
+        assert row["candidates"] == 24 == row["kept"] + sum(row["dropped"].values())
+        assert row["kept"] > 0
+        assert row["metrics"]["diversity_saturation_judge_quality"]["value"] < 1
+    kept, dropped = lines(out / "round-01" / "kept.jsonl"), lines(out / "round-01" / "dropped.jsonl")
+    assert all(set(row["scores"]) == {"judge_quality", "judge_following"} for row in kept)
+    assert all(drop["rule"] and drop["evidence"] for drop in dropped)
+    assert {"low_judge_quality", "low_judge_following"} < {drop["rule"] for drop in dropped}
+    assert all(not drop["scores"] for drop in dropped if not drop["rule"].startswith("low_")), "no score was paid for these"
+    for drop in dropped:
+        if drop["rule"] == "empty_prompt":
+            assert "task" in drop["evidence"] and drop["prompt"] == ""
+
+
+def test_a_judge_that_knows_nothing_filters_nothing(cli: Run, tasks_file: Path, tmp_path: Path) -> None:
+    for _ in range(2):  # the same command again fails the same way
+        done = run(cli, "isheep", tasks_file, tmp_path / "out")
+        assert done.returncode == 1 and "cannot filter, it is" in done.stderr and "AUC 0." in done.stderr
+    (before, *after) = status(cli, tmp_path / "out")["rounds"]
+    assert not before["candidates"] and not any(row["candidates"] for row in after)
+    assert {"judge_quality_auc", "judge_following_auc"} <= set(after[0]["metrics"])
+
+
+def test_isheep_accumulates_and_the_published_one_replaces(cli: Run, tasks_file: Path, tmp_path: Path) -> None:
+    trained = {}
+    for recipe, options in (("isheep", TRUSTING), ("isheep_paper", BY_CHANCE)):
+        out = tmp_path / recipe
+        done = run(cli, recipe, tasks_file, out, *options)
+        assert done.returncode == 0, done.stderr
+        seed = next(row for row in lines(tasks_file) if shown(cli, out, row["id"])["verdict"] == "seed")["id"]
+        sample = lines(out / "round-01" / "kept.jsonl")[0]["id"]
+        trained[recipe] = [[model["round"] for model in shown(cli, out, id)["trained_into"]] for id in (seed, sample)]
+    assert trained == {"isheep": [[1, 2], [1, 2]], "isheep_paper": [[], [1]]}
+
+
+def shown(cli: Run, out: Path, id: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(cli("show", out, id, "--json").stdout)
+    return found
+
+
+def test_the_passport_shows_the_list_that_a_task_was_read_from(cli: Run, tasks_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run(cli, "isheep", tasks_file, out, *TRUSTING, "--rounds", 1).returncode == 0
+    for row in lines(out / "round-01" / "kept.jsonl"):
+        told = shown(cli, out, row["id"])
+        assert len(told["prompt_demonstrations"]) == 5
+        assert told["prompt_texts"]["propose"].endswith("###\n6. Instruction:")
+        assert set(told["prompt_texts"]) == {"propose", "respond"} and row["prompt"] in told["prompt_texts"]["respond"]
+        for example in told["prompt_demonstrations"]:
+            assert example["prompt"].partition("\n\n")[0] in told["prompt_texts"]["propose"]
+
+
+def test_every_fault_point_of_isheep(cli: Run, tasks_file: Path, tmp_path: Path) -> None:
+    options = (*SCRIPTED, *SMALL, *TRUSTING, "--per_round", 20)
+    points = hits(cli, tmp_path, "isheep", tasks_file, *options, "--out", tmp_path / "whole")
+    wanted = content(tmp_path / "whole")
+    assert len(set(points)) >= 12
+    for name, times in Counter(points).items():
+        out = tmp_path / f"{name}-{times}"
+        killed = cli("run", "isheep", tasks_file, *options, "--out", out, SELFALIGN_FAULT_AT=f"{name}:{(times + 1) // 2}")
+        assert killed.returncode == -signal.SIGKILL, f"{name} was not reached: {killed.stderr}"
+        again = cli("run", "isheep", tasks_file, *options, "--out", out)
+        assert again.returncode == 0, f"after a kill at {name}: {again.stderr}"
+        assert content(out) == wanted, f"after a kill at {name}"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options"),
+    [
+        ("isheep_paper", BY_CHANCE),
+        ("self_instruct", ()),
+        ("self_guide", ("--length_deviations", 9)),
+        ("rest", ("--threshold.first", 5.3, "--threshold.step", 0.1)),
+        ("rest_em", RIGHT),
+    ],
+)
+def test_every_other_recipe_goes_on_after_a_kill(
+    cli: Run, tasks_file: Path, one_task_file: Path, tmp_path: Path, recipe: str, options: tuple[object, ...]
+) -> None:
+    seeds = one_task_file if recipe == "self_guide" else tasks_file
+    whole = (recipe, seeds, *SCRIPTED, *SMALL, *options)
+    points = Counter(hits(cli, tmp_path, *whole, "--out", tmp_path / "whole"))
+    wanted = content(tmp_path / "whole")
+    state = status(cli, tmp_path / "whole")
+    assert [row["candidates"] for row in state["rounds"][1:]] == [24, 24]
+    assert all(row["kept"] and row["candidates"] == row["kept"] + sum(row["dropped"].values()) for row in state["rounds"][1:])
+    again = tmp_path / "again"
+    killed = run(
+        cli, recipe, seeds, again, *options, SELFALIGN_FAULT_AT=f"batch.after-commit:{points['batch.after-commit'] // 2}"
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert run(cli, recipe, seeds, again, *options).returncode == 0
+    assert content(again) == wanted
+
+
+def test_a_label_that_the_proposer_wrote_is_kept_as_the_response(cli: Run, tasks_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run(cli, "self_instruct", tasks_file, out).returncode == 0
+    kept = [row for number in (1, 2) for row in lines(out / f"round-0{number}" / "kept.jsonl")]
+    labelled = [row for row in kept if row["metadata"].get("is_classification") == "true"]
+    assert labelled and len(labelled) < len(kept)
+    for row in kept:
+        texts = shown(cli, out, row["id"])["prompt_texts"]
+        assert ("respond" in texts) == ("input" in texts) == (row not in labelled)
+        assert ("label" in texts) == (row in labelled) == (row["response"] in ("yes", "no"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("isheep", "--keep", "2"), ("Percentile", "keep", "2")),
+        (("isheep", "--judge.aspect", "taste"), ("judge.aspect", "taste")),
+        (("isheep_paper", "--max_samples", "0"), ("AtMost", "count = 0")),
+        (("self_instruct", "--human", "0"), ("SelfInstruct", "human = 0")),
+        (("rest", "--samples", "0"), ("Repeated", "samples = 0")),
+        (("rest", "--reward", "ExactAnwser"), ("reward", "ExactAnwser", "ExactAnswer")),
+        (("self_guide", "--length_deviations", "0"), ("LengthRange", "deviations = 0")),
+    ],
+)
+def test_bad_options_get_one_line(cli: Run, tasks_file: Path, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
+    recipe, *options = arguments
+    done = cli("run", recipe, tasks_file, *SCRIPTED, *options, "--out", "o")
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
