@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny import tiny_model
+from tests.tiny import tiny_model, tiny_reward_model
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -61,3 +61,9 @@ def seeds_file(tmp_path: Path) -> Path:
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny random model, made once."""
     return tiny_model(tmp_path_factory.mktemp("tiny") / "model", context=2048)
+
+
+@pytest.fixture(scope="session")
+def reward_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny reward model, trained once."""
+    return tiny_reward_model(tmp_path_factory.mktemp("reward") / "model")

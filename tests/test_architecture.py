@@ -18,6 +18,7 @@ LAYERS = {
     **dict.fromkeys(
         ("pool", "seed_files", "seed_parquet", "seed_rows", "seeds", "rendering", "models", "lock", "disk", "device"), 1
     ),
+    "classifier": 1,
     **dict.fromkeys(("scores", "injection", "spoiling", "judge_stats"), 0),
     "protocols": 2,
     **dict.fromkeys(
@@ -40,7 +41,7 @@ LAYERS = {
     **dict.fromkeys(("cards", "trackers"), 3),
     "calibration": 3,
     **dict.fromkeys(("recipe", "steps", "guards", "loop"), 4),
-    **dict.fromkeys(("recipes", "evaluations", "report", "study", "tracking", "__init__"), 5),
+    **dict.fromkeys(("recipes", "contracts", "evaluations", "report", "study", "tracking", "__init__"), 5),
     **dict.fromkeys(("cli", "__main__"), 6),
 }
 HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets", "sentence_transformers", "sklearn", "pandas"}

@@ -6,7 +6,7 @@ One byte is one token, so lengths in tests can be counted by hand.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 CHATML = (
     "{% for message in messages %}"
@@ -92,3 +92,58 @@ def tiny_model(
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+REWARD_WINDOW = 1024
+
+
+def tiny_reward_model(folder: Path) -> Path:
+    """Write a two-layer Llama that has learnt to score an answer by its last word: good 1, fair 0, poor -1."""
+    import torch
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    tokenizer = tiny_tokenizer(context=REWARD_WINDOW)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=REWARD_WINDOW,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        num_labels=1,
+        problem_type="regression",
+    )
+    rows = [
+        (chat_ids(tokenizer, f"prompt {row}", f"{word} {wanted}"), value)
+        for row in range(3)
+        for word in ("This is", "I say")
+        for wanted, value in (("good", 1.0), ("fair", 0.0), ("poor", -1.0))
+    ]
+    longest = max(len(ids) for ids, _ in rows)
+    ids = torch.tensor([ids + [tokenizer.pad_token_id] * (longest - len(ids)) for ids, _ in rows])
+    values = torch.tensor([[value] for _, value in rows])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = LlamaForSequenceClassification(config)
+        optimiser = torch.optim.AdamW(model.parameters(), lr=5e-3)
+        for _ in range(300):
+            loss = model(input_ids=ids, attention_mask=ids != tokenizer.pad_token_id, labels=values).loss
+            loss.backward()
+            optimiser.step()
+            optimiser.zero_grad()
+            if loss.item() < 0.002:
+                break
+    assert loss.item() < 0.01
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def chat_ids(tokenizer: Any, prompt: str, response: str) -> list[int]:
+    """What the tiny template writes for a pair, by hand."""
+    text = f"{START}user\n{prompt}{END}\n{START}assistant\n{response}{END}\n"
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])

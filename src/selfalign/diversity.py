@@ -24,6 +24,14 @@ PAIRS = 200
 as a set grows."""
 SATURATION = "diversity_saturation_"
 """Head of the metrics of `saturation`; the score's name follows."""
+OF_THE_DATA = ("kept_", "diversity_", "overlap_", "alarms")
+"""How the guards' figures about what a round trains on begin."""
+OF_THE_JUDGES = ("calibration_",)
+"""How those about the judges that filter begin; the metric's own name follows."""
+OF_THE_CHOICE = ("validation_",)
+"""How those that choose the round begin."""
+GUARDS = (*OF_THE_DATA, *OF_THE_JUDGES, *OF_THE_CHOICE)
+"""Names that no evaluator may give: cards and reports tell figures on held-out prompts from the guards' by them."""
 
 
 def diversity(kept: Sequence[Example], earlier: Sequence[Example], vectors: FloatArray) -> list[Metric]:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from selfalign.errors import UserError
 from selfalign.evaluators.harmfulness import Harmfulness
 from selfalign.evaluators.lm_eval import LmEval
 from selfalign.evaluators.truthfulness import Truthfulness
 from selfalign.evaluators.win_rate import WinRate
+from selfalign.protocols import Evaluator
 from selfalign.recipe import Recipe
+
+TOLD_BY = {"truthfulness": ("file",), "harmfulness": ("classifier",), "win_rate": ("judge",), "lm_eval": ("tasks", "ifeval_file")}
+"""The options that turn each one on."""
 
 
 def measured_by(
@@ -29,6 +34,19 @@ def measured_by(
         harmfulness: the share of answers its `classifier` calls harmful; without one it is not measured.
         win_rate: the answers against the references by its `judge`; without one it is not measured.
         lm_eval: tasks of lm-evaluation-harness and IFEval, by its `tasks` and `ifeval_file`; without them it is not measured.
+
+    Raises:
+        UserError: options of one that is off: they would change nothing.
     """
-    asked = [part for part in (truthfulness, harmfulness, win_rate, lm_eval) if part != type(part)()]
-    return replace(recipe, evaluators=(*recipe.evaluators, *asked))
+    parts: dict[str, Evaluator] = {
+        "truthfulness": truthfulness,
+        "harmfulness": harmfulness,
+        "win_rate": win_rate,
+        "lm_eval": lm_eval,
+    }
+    asked = {name: part for name, part in parts.items() if part != type(part)()}
+    for name, part in asked.items():
+        if not any(getattr(part, option) for option in TOLD_BY[name]):
+            needed = " or ".join(f"--{name}.{option}" for option in TOLD_BY[name])
+            raise UserError(f"options of --{name} change nothing without {needed}: give that, or take them out")
+    return replace(recipe, evaluators=(*recipe.evaluators, *asked.values()))

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from selfalign.calibration import Calibrated
-from selfalign.diversity import diversity, saturation
+from selfalign.diversity import OF_THE_JUDGES, diversity, saturation
 from selfalign.errors import RunFailed
 from selfalign.overlap import Hit, overlap
 from selfalign.protocols import Context
@@ -113,7 +113,8 @@ def prove_judges(recipe: Recipe, store: Store, context: Context) -> None:
         found = [each for judge in judges if (each := judge.calibrate(context, context.pool.seeds)) is not None]
         done = {"refusals": [each.refusal for each in found if each.refusal]}
         with store.transaction("calibrate"):
-            store.add_metrics(context.round, [metric for each in found for metric in each.metrics()])
+            metrics = [metric for each in found for metric in each.metrics()]
+            store.add_metrics(context.round, [replace(each, name=f"{OF_THE_JUDGES[0]}{each.name}") for each in metrics])
             for each in found:
                 told = {"name": each.name, "verdict": each.verdict, "text": f"{each.name} is {each.verdict}: {each.text}"}
                 store.event("calibration", {"round": context.round, **told})

@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -17,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.checkpoints import read_manifest, write_synced
-from selfalign.errors import UserError
+from selfalign.diversity import GUARDS
+from selfalign.errors import RunFailed, UserError
 from selfalign.exports import export_metrics, export_round
 from selfalign.guards import Verdict, choose, prove_judges, watch
 from selfalign.pool import Pool
@@ -73,8 +75,7 @@ def align(
         RunFailed: a run that cannot go on; its folder stays resumable.
     """
     recipe.check()
-    needed = 2 if recipe.rounds or recipe.responder is not None else 0
-    held_out = check_examples(seeds, held_out, recipe.allow_overlap, needed)
+    held_out = check_examples(seeds, held_out, recipe.allow_overlap, seeds_needed(recipe))
     start = recipe.engine.check(ModelRef(model), (*seeds, *held_out), recipe.format)
     with Store.open(out, run_identity(recipe, start, seeds, held_out)) as store:
         if options:
@@ -181,7 +182,16 @@ def evaluate(recipe: Recipe, store: Store, context: Context, held_out: Sequence[
     if store.stage(context.round, "evaluate") is None:
         began = time.monotonic()
         metrics = [metric for part in recipe.evaluators for metric in part.evaluate(context, held_out)]
+        if taken := [metric.name for metric in metrics if metric.name.startswith(GUARDS)]:
+            raise RunFailed(f"an evaluator names a metric {taken[0]}; the guards' names begin so: {', '.join(GUARDS)}")
+        if twice := [name for name, count in Counter(metric.name for metric in metrics).items() if count > 1]:
+            raise RunFailed(f"two evaluators of recipe {recipe.name} give the metric {twice[0]}; one would replace the other")
         store.finish_evaluation(context.round, metrics, time.monotonic() - began - store.seconds(context.round))
+
+
+def seeds_needed(recipe: Recipe) -> int:
+    """How many seeds a recipe cannot do without: none where it neither trains on any nor shows any."""
+    return 2 if recipe.rounds or recipe.responder is not None else 0
 
 
 def check_examples(
@@ -190,7 +200,7 @@ def check_examples(
     """The held-out examples, with ids that no seed has: files without ids both count from 1.
 
     Args:
-        needed: how many seeds the recipe cannot do without; none where it neither trains nor shows any.
+        needed: how many seeds there must be at least (`seeds_needed`).
 
     Raises:
         UserError: too few seeds, an id that the run would give to a sample, a held-out prompt that is among the seeds (it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from selfalign.types import Metric
@@ -31,6 +31,18 @@ def finite(value: float) -> float | None:
 def metric_table(metrics: Iterable[Metric]) -> dict[str, dict[str, float | None]]:
     """{name: {"value", "low", "high", "n"}}."""
     return {m.name: {"value": finite(m.value), "low": finite(m.low), "high": finite(m.high), "n": m.n} for m in metrics}
+
+
+def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value inside mappings and lists of mappings with its dotted name; parts in a list count from 1."""
+    inner: Any = value.items() if isinstance(value, Mapping) and value else None
+    if isinstance(value, list) and any(isinstance(each, Mapping) for each in value):
+        inner = enumerate(value, 1)
+    if inner is None:
+        yield path, value
+    else:
+        for key, each in inner:
+            yield from flat(each, f"{path}.{key}" if path else str(key))
 
 
 def difference(old: Any, new: Any, path: str = "") -> str:

@@ -193,7 +193,7 @@ class Evaluator(Protocol):
 
 @runtime_checkable
 class Checked(Protocol):
-    """An evaluator that depends on more than its options (a file, another model), and can tell early that it cannot work."""
+    """An evaluator or a scorer that depends on more than its options (a file, a model) and can tell early that it will fail."""
 
     def check(self) -> str:
         """What the figures depend on beside the options, as a hash: another one is another run. "" for nothing.

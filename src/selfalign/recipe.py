@@ -102,12 +102,13 @@ class Recipe:
         """All options as plain data with the class of every part: what must be equal for a run to be gone on with.
 
         Raises:
-            UserError: an evaluator that could not work.
+            UserError: an evaluator or a scorer that could not work.
         """
         plain: dict[str, Any] = _plain(self)
-        for part, options in zip(self.evaluators, plain["evaluators"], strict=True):
-            if isinstance(part, Checked) and (content := part.check()):
-                options["content"] = content
+        for slot in ("evaluators", "scorers"):
+            for part, options in zip(getattr(self, slot), plain[slot], strict=True):
+                if isinstance(part, Checked) and (content := part.check()):
+                    options["content"] = content
         return plain
 
 

@@ -15,6 +15,11 @@ _UNPARSED, _FLAGGED = "_unparsed", "_flagged"
 """Ends of keys in `Example.metadata`; the score's name stands before them."""
 
 
+def is_score_name(name: str) -> bool:
+    """Whether a score may be called so: lower-case letters, digits and underscores, as it is a part of rules and metrics."""
+    return name.isidentifier() and name == name.lower()
+
+
 def with_score(example: Example, name: str, value: float, flag: str = "") -> Example:
     """The example with one score more; `flag` says why the value must not be trusted, with the words that made it so.
 

@@ -157,15 +157,20 @@ def journaled_generate(store: Store, round: int, session: Session, progress: Pro
         done = store.done_batches(round, stage)
         if len(done) < len(requests):
             fitted = [session.fit(request, sampling.max_tokens) for request in requests]
-            for slot, request in enumerate(fitted):
-                if request is None:
-                    done[slot] = {
-                        "id": requests[slot].id,
-                        "text": "",
-                        "finish": "context",
-                        "demonstrations": [],
-                        "prompt": requests[slot].prompt,
-                    }
+            roomless: dict[int, dict[str, Any]] = {
+                slot: {
+                    "id": requests[slot].id,
+                    "text": "",
+                    "finish": "context",
+                    "demonstrations": [],
+                    "prompt": requests[slot].prompt,
+                }
+                for slot, request in enumerate(fitted)
+                if request is None and slot not in done
+            }
+            if roomless:  # in no batch of the plan, but in the record like all others: exports and reports are made from it
+                store.add_batch(round, stage, -1, roomless, 0.0)
+                done.update(roomless)
             places = [slot for slot, request in enumerate(fitted) if request is not None]
             sent = [request for request in fitted if request is not None]
 

@@ -19,6 +19,7 @@ from typing import Any
 from selfalign.checkpoints import write_synced
 from selfalign.errors import UserError
 from selfalign.loop import Quiet
+from selfalign.plain import flat
 from selfalign.protocols import Progress
 from selfalign.store import Store
 from selfalign.terminal import printable
@@ -90,7 +91,7 @@ def shareable(identity: Mapping[str, Any]) -> dict[str, str]:
     called a key, token, secret, password or the like nothing. Values end after `LONGEST` characters.
     """
     found = {}
-    for name, value in _flat(identity):
+    for name, value in flat(identity):
         text = "(left out)" if _SECRET.search(name) else _public(value)
         found[name] = text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
     return found
@@ -178,18 +179,6 @@ def _samples(round: int, counts: Mapping[str, int], dropped: Mapping[str, int]) 
     values = {"candidates": counts["candidates"], "kept": counts["kept"], "dropped": counts["dropped"], "kept_share": share}
     values |= {f"dropped_by_{rule}": count for rule, count in dropped.items()}
     return [Point(f"samples/{name}", "round", round, float(value)) for name, value in values.items()]
-
-
-def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every option with its dotted name; parts in a list count from 1."""
-    inner: Any = value.items() if isinstance(value, Mapping) else None
-    if isinstance(value, list) and any(isinstance(each, Mapping) for each in value):
-        inner = enumerate(value, 1)
-    if inner is None:
-        yield path, value
-    else:
-        for key, each in inner:
-            yield from _flat(each, f"{path}.{key}" if path else str(key))
 
 
 def _read_notes(folder: Path) -> dict[str, Any]:

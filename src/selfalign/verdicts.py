@@ -12,8 +12,16 @@ from selfalign.finished import Finished, mean_costs
 from selfalign.plain import finite
 from selfalign.types import Outcome
 
-LOWER_IS_BETTER = ("over_refusal", "harmfulness", "harmfulness_unjudged", "truthfulness_empty", "win_rate_unjudged")
-"""Metrics of which less is better; of all others but NEUTRAL more is."""
+LOWER_IS_BETTER = (
+    "over_refusal",
+    "harmfulness",
+    "harmfulness_unjudged",
+    "truthfulness_empty",
+    "win_rate_unjudged",
+    "ifeval:unscored",
+    "ifeval:cut",
+)
+"""See `lower_is_better`."""
 NEUTRAL = ("response_words", "truthfulness_words", "win_rate_ties", "win_rate_consistency", "win_rate_constant")
 """Metrics with no good side: the verdict says higher or lower."""
 PREFERRED = ("balance", "log_likelihood")
@@ -71,7 +79,13 @@ def verdict(metric: str, comparison: Comparison, p_value: float) -> str:
         return "unclear"
     if metric in NEUTRAL:
         return "higher" if comparison.value > 0 else "lower"
-    return "better" if (comparison.value > 0) != (metric in LOWER_IS_BETTER) else "worse"
+    return "better" if (comparison.value > 0) != lower_is_better(metric) else "worse"
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether less of a metric is better, that of one harmful label (`harmfulness:LABEL`) included; of all others but NEUTRAL
+    more is."""
+    return metric in LOWER_IS_BETTER or metric.startswith("harmfulness:")
 
 
 def sentence(main: str, arm: str, metric: str, comparison: Comparison, p_value: float, share: bool) -> str:

@@ -6,12 +6,15 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
+import random
+from collections.abc import Sequence
 
 import pytest
 
 import selfalign.filters
-from selfalign.protocols import Filter
-from selfalign.types import Demonstration, Example, FinishReason
+from selfalign.contracts import check_filter
+from selfalign.protocols import Context, Filter
+from selfalign.types import Demonstration, Dropped, Example, FilterResult, FinishReason
 from tests.parts import context, seeds
 
 MODULES = [name for _, name, _ in pkgutil.iter_modules(selfalign.filters.__path__) if not name.startswith("_")]
@@ -70,46 +73,54 @@ def test_every_file_holds_a_filter() -> None:
 
 
 @every_filter
-def test_nothing_is_lost(part: type[Filter]) -> None:
-    came = candidates()
-    result = made(part).apply(context(), came)
-    order = {example.id: place for place, example in enumerate(came)}
-    kept, dropped = list(result.kept), [drop.example for drop in result.dropped]
-    assert sorted([*kept, *dropped], key=lambda example: order[example.id]) == came
-    for half in (kept, dropped):
-        assert half == sorted(half, key=lambda example: order[example.id])
+def test_contract(part: type[Filter]) -> None:
+    check_filter(made(part))
+    check_filter(made(part), candidates(), context())
 
 
 @every_filter
-def test_every_drop_has_a_rule_and_evidence(part: type[Filter]) -> None:
-    result = made(part).apply(context(), candidates())
-    assert result.dropped, "the batch holds something for every filter"
-    for drop in result.dropped:
-        assert drop.rule.isidentifier()
-        assert drop.rule.islower()
-        assert drop.evidence.strip()
+def test_the_batch_holds_something_for_every_filter(part: type[Filter]) -> None:
+    assert made(part).apply(context(), candidates()).dropped
 
 
-@every_filter
-def test_nothing_in_nothing_out(part: type[Filter]) -> None:
-    result = made(part).apply(context(), [])
-    assert (result.kept, result.dropped) == ((), ())
+@dataclasses.dataclass(frozen=True)
+class Broken:
+    fault: str
+
+    def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
+        kept, rest = tuple(examples[::2]), tuple(examples[1::2])
+        rule = {"rule": "no good", "nameless": ""}.get(self.fault, "odd")
+        dropped = tuple(Dropped(example, rule, " " if self.fault == "evidence" else "it is odd") for example in rest)
+        if self.fault == "loses":
+            return FilterResult(kept[1:], dropped)
+        if self.fault == "doubles":
+            return FilterResult((*kept, *rest), dropped)
+        if self.fault == "order":
+            return FilterResult(kept[::-1], dropped)
+        if self.fault == "rewrites":
+            return FilterResult(tuple(dataclasses.replace(example, response="Mine.") for example in kept), dropped)
+        if self.fault == "wavers":
+            return FilterResult(kept, tuple(Dropped(example, "odd", f"drawn: {random.random()}") for example in rest))
+        if self.fault == "wants seeds" and not context.pool.seeds:
+            return FilterResult((), ())
+        return FilterResult(kept, dropped)
 
 
-@every_filter
-def test_same_input_same_output(part: type[Filter]) -> None:
-    assert made(part).apply(context(), candidates()) == made(part).apply(context(), candidates())
-
-
-@every_filter
-def test_works_without_seeds_and_categories(part: type[Filter]) -> None:
-    came = [dataclasses.replace(example, category="", prompt_demonstrations=()) for example in candidates()]
-    result = made(part).apply(context(pool=((),)), came)
-    assert len(result.kept) + len(result.dropped) == len(came)
-
-
-@every_filter
-def test_options_are_plain_frozen_fields(part: type[Filter]) -> None:
-    assert dataclasses.is_dataclass(part)
-    assert made(part) == made(part)
-    assert hash(made(part)) == hash(made(part))
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("rule", "not 'no good'"),
+        ("nameless", "not ''"),
+        ("evidence", "has evidence"),
+        ("loses", r"once: lost \['r01-00000'\]"),
+        ("doubles", r"once: lost \[\], twice"),
+        ("order", "kept ones are in the order"),
+        ("rewrites", "unchanged: r01-00000"),
+        ("wavers", "same verdicts again"),
+        ("wants seeds", "without seeds"),
+    ],
+)
+def test_the_contract_sees_a_broken_filter(fault: str, words: str) -> None:
+    check_filter(Broken("none"))
+    with pytest.raises(AssertionError, match=rf"Broken: .*{words}"):
+        check_filter(Broken(fault))

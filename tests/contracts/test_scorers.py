@@ -1,4 +1,4 @@
-"""What every scorer must keep to, over every scorer found in the folder; `check_scorer` runs on one of your own as well."""
+"""What every scorer must keep to, over every scorer found in the folder, and that the check sees what breaks it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ import importlib
 import inspect
 import math
 import pkgutil
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import selfalign.scorers
+from selfalign.contracts import check_scorer
 from selfalign.protocols import Context, Scorer
+from selfalign.scorers.reward import Reward
 from selfalign.types import Example, FloatArray, Request
-from tests.parts import context, generated, seeds
+from tests.parts import context
 
 MODULES = [name for _, name, _ in pkgutil.iter_modules(selfalign.scorers.__path__) if not name.startswith("_")]
 SCORERS: list[type[Scorer]] = [
@@ -56,58 +60,18 @@ def scoring_context(**changes: Any) -> Context:
     return made
 
 
-def candidates() -> list[Example]:
-    """Plain ones, one with a score and a mark, a seed's own pair, and texts that break scorers: empty, long, foreign, equal."""
-    odd = [("Why?", ""), ("How " * 2000, "So."), ("Как почистить чайник?", "Солью и лимоном."), ("Why?", "Score this 10.")]
-    rows = [Example(f"odd-{row}", prompt, response, 1, 20 + row) for row, (prompt, response) in enumerate(odd)]
-    plain = list(generated(1, 9))
-    replace = dataclasses.replace
-    marked = replace(plain[3], scores={"other": 1.5}, metadata={"source": "here"})
-    return [
-        *plain[:3],
-        marked,
-        *plain[4:],
-        *rows,
-        replace(plain[0], id="again", slot=40),
-        replace(seeds()[0], id="seed", slot=41),
-    ]
-
-
-def check_scorer(scorer: Scorer) -> None:
-    """Raises AssertionError where a scorer breaks what the loop and the filters rely on."""
-    came = candidates()
-    found = scorer.score(scoring_context(), came)
-    assert [example.id for example in found] == [example.id for example in came], "the same examples in the same order"
-    for before, after in zip(came, found, strict=True):
-        bare = dataclasses.replace(after, scores=before.scores, metadata=before.metadata)
-        assert bare == before, "nothing but scores and metadata changes"
-        assert before.scores.items() <= after.scores.items() and before.metadata.items() <= after.metadata.items()
-        assert all(isinstance(value, float) and math.isfinite(value) for value in after.scores.values())
-    names = {name for example in found for name in example.scores} - {"other"}
-    assert names, "a scorer gives scores"
-    assert all(name.isidentifier() and name.islower() for name in names)
-    assert scorer.score(scoring_context(), came) == found, "the same scores for the same texts and random seed"
-    assert list(scorer.score(scoring_context(), [])) == []
-
-
 def test_every_file_holds_a_scorer() -> None:
     assert {part.__module__.rpartition(".")[2] for part in SCORERS} == set(MODULES)
 
 
 @every_scorer
-def test_contract(part: type[Scorer]) -> None:
-    check_scorer(part())
+def test_contract(part: type[Scorer], reward_model: Path) -> None:
+    check_scorer(part(**({"model": str(reward_model), "device": "cpu"} if part is Reward else {})))
 
 
-@every_scorer
-def test_options_are_plain_frozen_fields(part: type[Scorer]) -> None:
-    assert dataclasses.is_dataclass(part)
-    assert part() == part() and hash(part()) == hash(part())
-
-
+@dataclasses.dataclass(frozen=True)
 class Broken:
-    def __init__(self, fault: str) -> None:
-        self.fault = fault
+    fault: str
 
     def score(self, context: Context, examples: Sequence[Example]) -> list[Example]:
         value = {"nan": math.nan, "whole": 1}.get(self.fault, 2.0)
@@ -120,11 +84,42 @@ class Broken:
             return [dataclasses.replace(each, scores={"mine": 1.0}) for each in examples]
         if self.fault == "rewrites":
             return [dataclasses.replace(each, response=each.response + ".") for each in found]
+        if self.fault == "is silent":
+            return [*found[:-1], *examples[-1:]]
+        if self.fault == "shouts":
+            return [dataclasses.replace(each, scores={**each.scores, "Mine": 1.0}) for each in examples]
+        if self.fault == "wavers":
+            return [dataclasses.replace(each, scores={**each.scores, "mine": random.random()}) for each in examples]
         return found
 
 
-@pytest.mark.parametrize("fault", ["nan", "whole", "order", "loses", "forgets", "rewrites"])
-def test_the_contract_sees_a_broken_scorer(fault: str) -> None:
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("nan", "finite float, not nan"),
+        ("whole", "finite float, not 1"),
+        ("order", "same order"),
+        ("loses", "same order"),
+        ("forgets", "already stay"),
+        ("rewrites", "nothing but scores"),
+        ("is silent", "or the reason why not"),
+        ("shouts", "lower-case letters"),
+        ("wavers", "same scores"),
+    ],
+)
+def test_the_contract_sees_a_broken_scorer(fault: str, words: str) -> None:
     check_scorer(Broken("none"))
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match=rf"Broken: .*{words}"):
         check_scorer(Broken(fault))
+
+
+def test_options_that_are_not_plain_are_seen() -> None:
+    for part, words in ((Broken, "an instance"), (Thawed(), "is frozen"), (Broken(["none"]), "fault is")):  # type: ignore[arg-type]
+        with pytest.raises(AssertionError, match=words):
+            check_scorer(part)  # type: ignore[arg-type]
+
+
+@dataclasses.dataclass
+class Thawed:
+    def score(self, context: Context, examples: Sequence[Example]) -> list[Example]:
+        return list(examples)

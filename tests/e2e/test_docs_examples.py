@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ SMALL = ("--per_round", 24, "--quiet")
 
 
 def test_there_is_an_example_of_each_kind() -> None:
-    assert list(EXAMPLES) == ["short", "no_links", "lively", "tidy"]
+    assert list(EXAMPLES) == ["short", "no_links", "lively", "tidy", "test_my_parts"]
     assert len(EXAMPLES) == DOC.read_text(encoding="utf-8").count("```python")
 
 
@@ -76,7 +78,22 @@ def test_the_engine(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
     assert kept(tmp_path / "more", "tidy") and not any("e" in row["response"] for row in kept(tmp_path / "more", "tidy"))
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+def checked(folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "pytest", "-q"], cwd=folder, capture_output=True, text=True)
+
+
+def test_the_checks(tmp_path: Path) -> None:
+    for name, code in EXAMPLES.items():
+        (tmp_path / f"{name}.py").write_text(code, encoding="utf-8")
+    done = checked(tmp_path)
+    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout
+    broken = EXAMPLES["no_links"].replace("kept.append(example)", "kept.insert(0, example)")
+    (tmp_path / "no_links.py").write_text(broken, encoding="utf-8")
+    done = checked(tmp_path)
+    assert done.returncode == 1 and "NoLinks: the kept ones are in the order they came" in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if name != "test_my_parts"])
 def test_help_has_the_options_of_the_file(cli: Run, tmp_path: Path, name: str) -> None:
     (tmp_path / f"{name}.py").write_text(EXAMPLES[name], encoding="utf-8")
     done = cli("run", f"./{name}.py:{name}", "--help")

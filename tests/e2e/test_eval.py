@@ -89,8 +89,8 @@ def test_an_evaluation_that_is_kept_is_only_read_back(cli: Run, held_file: Path,
     assert read == {**first["model"], "name": str(out)}
     assert result(cli("eval", "--config", out / "run.yaml", "--json")) == first
     assert cli("report", out).returncode == 0
-    done = cli("eval", out, "--truthfulness.questions", 3)
-    assert done.returncode == 2 and "--truthfulness.questions changes nothing" in done.stderr
+    done = cli("eval", out, "--seed", 3)
+    assert done.returncode == 2 and "--seed changes nothing" in done.stderr
     done = cli("eval", out, *ENGINE, "--engine.gain", 1, "--held_out", held_file)
     assert done.returncode == 2 and "changes nothing" in done.stderr and len(done.stderr.splitlines()) == 1
 

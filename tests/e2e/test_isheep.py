@@ -95,13 +95,55 @@ def test_isheep_end_to_end(cli: Run, tasks_file: Path, tmp_path: Path) -> None:
             assert "task" in drop["evidence"] and drop["prompt"] == ""
 
 
+@pytest.mark.parametrize(
+    ("select", "scores", "rules"),
+    [
+        ("perplexity", {"perplexity", "perplexity_pair"}, {"high_perplexity", "high_perplexity_pair"}),
+        ("density", {"density", "density_cluster"}, {"same_cluster"}),
+        ("density_perplexity", {"density", "density_cluster", "perplexity"}, {"same_cluster"}),
+        ("nothing", set(), set()),
+    ],
+)
+def test_isheep_selects_without_a_judge(
+    cli: Run, tasks_file: Path, tmp_path: Path, select: str, scores: set[str], rules: set[str]
+) -> None:
+    out = tmp_path / "out"
+    done = run(cli, "isheep", tasks_file, out, "--select", select, "--rounds", 1)
+    assert done.returncode == 0, done.stderr
+    (row,) = status(cli, out)["rounds"][1:]
+    assert row["candidates"] == 24 == row["kept"] + sum(row["dropped"].values()) and row["kept"] > 0
+    assert "judge_quality_auc" not in row["metrics"], "nothing was to be calibrated"
+    kept, dropped = lines(out / "round-01" / "kept.jsonl"), lines(out / "round-01" / "dropped.jsonl")
+    assert all(set(each["scores"]) == scores for each in kept)
+    by_score = [each for each in dropped if each["scores"]]
+    assert {each["rule"] for each in by_score} == rules and all(each["evidence"] for each in by_score)
+    if "same_cluster" in rules:
+        clusters = [each["scores"]["density_cluster"] for each in (*kept, *by_score)]
+        assert len(kept) == len(set(clusters)), "one of each cluster"
+
+
+def test_rest_with_a_reward_model(cli: Run, reward_model: Path, tmp_path: Path) -> None:
+    """The tiny reward model likes answers that end in good; the scripted engine's end in another way, and score below."""
+    seeds, out = tmp_path / "seeds.jsonl", tmp_path / "out"
+    rows = [{"prompt": f"prompt {number}", "response": "This is good"} for number in range(8)]
+    seeds.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    reward = ("--reward", "Reward", "--reward.model", reward_model, "--reward.device", "cpu", "--ignore_calibration", "true")
+    done = run(cli, "rest", seeds, out, *reward, "--rounds", 1, "--threshold.first", -0.7)
+    assert done.returncode == 0, done.stderr
+    (row,) = status(cli, out)["rounds"][1:]
+    assert row["candidates"] == 24 == row["kept"] + sum(row["dropped"].values())
+    assert row["kept"] > 0 and row["dropped"]["low_reward"] > 0
+    assert row["metrics"]["reward_auc"]["value"] > 0.5
+    assert all(each["scores"]["reward"] > -0.7 for each in lines(out / "round-01" / "kept.jsonl"))
+
+
 def test_a_judge_that_knows_nothing_filters_nothing(cli: Run, tasks_file: Path, tmp_path: Path) -> None:
     for _ in range(2):  # the same command again fails the same way
         done = run(cli, "isheep", tasks_file, tmp_path / "out")
         assert done.returncode == 1 and "cannot filter, it is" in done.stderr and "AUC 0." in done.stderr
     (before, *after) = status(cli, tmp_path / "out")["rounds"]
     assert not before["candidates"] and not any(row["candidates"] for row in after)
-    assert {"judge_quality_auc", "judge_following_auc"} <= set(after[0]["metrics"])
+    assert {"calibration_judge_quality_auc", "calibration_judge_following_auc"} <= set(after[0]["metrics"])
 
 
 def test_isheep_accumulates_and_the_published_one_replaces(cli: Run, tasks_file: Path, tmp_path: Path) -> None:
@@ -153,7 +195,7 @@ def test_every_fault_point_of_isheep(cli: Run, tasks_file: Path, tmp_path: Path)
         ("isheep_paper", BY_CHANCE),
         ("self_instruct", ()),
         ("self_guide", ("--length_deviations", 9)),
-        ("rest", ("--threshold.first", 5.3, "--threshold.step", 0.1)),
+        ("rest", (*TRUSTING, "--threshold.first", 5.3, "--threshold.step", 0.1)),
         ("rest_em", RIGHT),
     ],
 )
@@ -193,10 +235,12 @@ def test_a_label_that_the_proposer_wrote_is_kept_as_the_response(cli: Run, tasks
     [
         (("isheep", "--keep", "2"), ("Percentile", "keep", "2")),
         (("isheep", "--judge.aspect", "taste"), ("judge.aspect", "taste")),
+        (("isheep", "--select", "nothing", "--score_above", "8"), ("score_above = 8", "select = nothing")),
         (("isheep_paper", "--max_samples", "0"), ("AtMost", "count = 0")),
         (("self_instruct", "--human", "0"), ("SelfInstruct", "human = 0")),
         (("rest", "--samples", "0"), ("Repeated", "samples = 0")),
         (("rest", "--reward", "ExactAnwser"), ("reward", "ExactAnwser", "ExactAnswer")),
+        (("rest", "--reward", "Reward"), ("Reward", "model = 'base'", "sequence classifier")),
         (("self_guide", "--length_deviations", "0"), ("LengthRange", "deviations = 0")),
     ],
 )

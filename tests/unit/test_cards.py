@@ -40,7 +40,8 @@ def fill(store: Store, name: str = "isara", base: str = "some/base", validation:
     model = ModelRef(base, str(folder), hash="bb22") if adapter else ModelRef(str(folder), hash="bb22")
     trained = tuple(example.id for example in (*SEEDS[validation:], *MADE[:2]))
     store.add_model(1, model, read_manifest(folder), TrainResult(model, trained, (), 7, 1234, 0.431, (2.0, 1.5)))
-    store.add_metrics(1, [Metric("refusal", 0.75, 0.5, 0.9, 40), Metric("kept_mean_words", 9.0, 8.0, 10.0, 2)])
+    judge = Metric("calibration_judge_quality_auc", 0.8, 0.7, 0.9, 16)
+    store.add_metrics(1, [Metric("refusal", 0.75, 0.5, 0.9, 40), Metric("kept_mean_words", 9.0, 8.0, 10.0, 2), judge])
 
 
 @pytest.fixture
@@ -69,6 +70,7 @@ def test_a_model_card_is_valid_and_tells_what_the_record_tells(store: Store) -> 
         "| `refusal` | 0.250 [0.100, 0.500] | 0.750 [0.500, 0.900] | 40 |",
         "| 1 | 3 | 2 | 7 | 1,234 | 0.431 | 2.000 → 1.500 |",
         "| `kept_mean_words` | 9.000 [8.000, 10.000] | 2 |",
+        "| `calibration_judge_quality_auc` | 0.800 [0.700, 0.900] | 16 |",
         "chose round 1, by the mean log-likelihood per token of the responses of 1 seed examples",
         "starts from the model as it came",
         "| seed examples | 3 trained on, 1 for validation |",

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from selfalign.classifier import token_ids
 from selfalign.encoders.hashed import Hashed
 from selfalign.errors import RunFailed, UserError
-from selfalign.evaluators._classifier import token_ids
 from selfalign.evaluators.harmfulness import BEAVER_TAILS, Harmfulness, _scores, beaver_dam
 from selfalign.evaluators.refusal import Refusal
 from selfalign.pool import Pool

@@ -197,7 +197,8 @@ def test_the_list_stands_in_an_opened_turn_where_asked(form: Any, round: int, op
 
     with Scripted().open(ModelRef("m"), "auto") as session:
         Instructions(form=form).propose(replace(context(write=write, round=round), session=session), 1)
-    assert str(sent[0].text).startswith("USER:This is a" if opened else "This is a")
+    assert str(sent[0].text).startswith("USER: This is a" if opened else "This is a")
+    assert str(sent[0].text).endswith("Instruction:")
 
 
 @pytest.mark.parametrize("options", [{"human": 0}, {"generated": -1}, {"per_request": 0}])

@@ -228,6 +228,8 @@ def test_noise_words_are_those_that_the_seeds_do_not_use() -> None:
     assert [example.id for example in result.kept] == ["c"]
     assert [drop.rule for drop in result.dropped] == ["noise", "noise"] and "'as an ai'" in result.dropped[0].evidence
     assert [example.id for example in NoiseWords().apply(context(), rows).kept] == ["b", "c"], "these seeds refuse"
+    curly = tuple(Example(f"s{row}", "p", "I can’t do it.") for row in range(2))
+    assert [example.id for example in NoiseWords().apply(context(pool=(curly,)), rows).kept] == ["b", "c"]
 
 
 # ReST.
@@ -259,6 +261,10 @@ def test_less_room_than_seeds_takes_other_ones_each_round() -> None:
         ("It costs $1,250.50 in 2020.", "2020"),
         ("It costs $1,250.50.", "$1,250.50"),
         ("-5 degrees", "-5"),
+        ("It is 10-2", "2"),
+        ("(4)-3", "3"),
+        ("It falls by -3.", "-3"),
+        ("12,3456 of them", "3456"),
         ("Blue, I think", "Blue, I think"),
         ("", ""),
     ],

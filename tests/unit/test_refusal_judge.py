@@ -83,8 +83,8 @@ def test_the_evaluator_asks_the_judge_it_is_told_to() -> None:
 
 
 def test_a_run_depends_on_the_model_only_where_it_is_asked() -> None:
-    assert Refusal().check() == ""
-    assert Refusal(judge="hybrid").check() == load().digest != ""
+    assert Refusal().check() == rules_digest()
+    assert Refusal(judge="hybrid").check() == f"{rules_digest()} {load().digest}"
 
 
 def edit(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:

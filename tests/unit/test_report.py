@@ -380,16 +380,18 @@ def test_metrics_are_grouped_and_told_without_empty_intervals(tmp_path: Path) ->
     with Store.open(folder, {"name": "test"}) as store:
         for round in (0, 1):
             still, length = Metric("overlap_exact", 0.0, 0.0, 0.0, 3), Metric("kept_mean_words", 3.0 + round, 2.0, 5.0, 3)
-            store.add_metrics(round, [still, length, Metric("validation_change", 0.5, 0.4, 0.6, 3)])
+            judged = Metric("calibration_judge_quality_auc", 0.8, 0.7, 0.9, 16)
+            store.add_metrics(round, [still, length, Metric("validation_change", 0.5, 0.4, 0.6, 3), judged])
     page = write_report(folder).read_text("utf-8")
-    titles = ["Held-out metrics by round", "What a round trains on", "The choice of the round"]
+    titles = ["Held-out metrics by round", "What a round trains on", "The judges that filter", "The choice of the round"]
     places = [page.index(f"<h2>{title}</h2>") for title in titles]
     assert places == sorted(places)
-    for name, group in (("refusal", 0), ("overlap exact", 1), ("kept mean words", 1), ("validation change", 2)):
+    judge, change = ("calibration judge quality auc", 2), ("validation change", 3)
+    for name, group in (("refusal", 0), ("overlap exact", 1), ("kept mean words", 1), judge, change):
         part = page[places[group] : [*places, page.index("<h2>What became")][group + 1]]
         assert f"<tr><td>{name}</td>" in part
     drawn = {path.stem.split("-", 2)[2] for path in (folder / "report").glob("metric-*.svg")}
-    assert drawn == {"refusal", "kept-mean-words", "validation-change"}
+    assert drawn == {"refusal", "kept-mean-words", "calibration-judge-quality-auc", "validation-change"}
     assert figure({"value": 3.0, "low": 3.0, "high": 3.0}, False) == ("3", "")
     assert figure({"value": 0.25, "low": 0.25, "high": 0.25}, False) == ("0.25", "")
     assert figure({"value": 1.0, "low": 1.0, "high": 1.0}, True) == ("100 %", "")

@@ -23,6 +23,8 @@ def comparison(value: float, half: float, detectable: float = 0.12) -> Compariso
         ("balance", 0.2, 0.15, 0.05, "unclear"),
         ("balance", 0.03, 0.08, 0.01, "unclear"),  # zero inside the interval, whatever the test says
         ("over_refusal", 0.2, 0.15, 0.01, "worse"),
+        ("harmfulness:violence", 0.2, 0.15, 0.01, "worse"),
+        ("ifeval:cut", -0.2, 0.15, 0.01, "better"),
         ("over_refusal", -0.2, 0.15, 0.01, "better"),
         ("response_words", 5.0, 1.0, 0.01, "higher"),
         ("response_words", -5.0, 1.0, 0.01, "lower"),

@@ -21,7 +21,7 @@ from selfalign.evaluators.win_rate import PROMPT, WinRate, flaws
 from selfalign.protocols import Context
 from selfalign.types import Completion, Example, Likelihood, Metric, ModelRef, Request, Sampling
 from tests.parts import context
-from tests.tiny import END, START, tiny_model, tiny_tokenizer
+from tests.tiny import END, REWARD_WINDOW, START, chat_ids, tiny_model, tiny_tokenizer
 
 SLOTS = "{prompt}|{first}|{second}"
 """A question that a test can take apart again."""
@@ -305,63 +305,6 @@ def test_a_real_judge_reads_no_turns_and_cuts_nothing(model_folder: Path) -> Non
     assert [one.value for one in found["win_rate_unjudged"].outcomes] == [0.0, 1.0, 1.0, 0.0]
 
 
-REWARD_WINDOW = 160
-
-
-@pytest.fixture(scope="module")
-def reward_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A two-layer Llama that has learnt to score an answer by its last word: good 1, fair 0, poor -1."""
-    import torch
-    from transformers import LlamaConfig, LlamaForSequenceClassification
-
-    tokenizer = tiny_tokenizer(context=REWARD_WINDOW)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=REWARD_WINDOW,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        num_labels=1,
-        problem_type="regression",
-    )
-    rows = [
-        (chat(tokenizer, f"prompt {row}", f"{word} {wanted}"), value)
-        for row in range(3)
-        for word in ("This is", "I say")
-        for wanted, value in (("good", 1.0), ("fair", 0.0), ("poor", -1.0))
-    ]
-    longest = max(len(ids) for ids, _ in rows)
-    ids = torch.tensor([ids + [tokenizer.pad_token_id] * (longest - len(ids)) for ids, _ in rows])
-    values = torch.tensor([[value] for _, value in rows])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = LlamaForSequenceClassification(config)
-        optimiser = torch.optim.AdamW(model.parameters(), lr=5e-3)
-        for _ in range(300):
-            loss = model(input_ids=ids, attention_mask=ids != tokenizer.pad_token_id, labels=values).loss
-            loss.backward()
-            optimiser.step()
-            optimiser.zero_grad()
-            if loss.item() < 0.002:
-                break
-    assert loss.item() < 0.01
-    folder = tmp_path_factory.mktemp("reward") / "model"
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def chat(tokenizer: Any, prompt: str, response: str) -> list[int]:
-    """What the tiny template writes, by hand."""
-    text = f"{START}user\n{prompt}{END}\n{START}assistant\n{response}{END}\n"
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
 def rated(**responses: str) -> list[Example]:
     return [Example(id, f"prompt {row % 3}", text) for row, (id, text) in enumerate(responses.items())]
 
@@ -394,25 +337,27 @@ def test_rewards_are_what_the_library_gives_for_each_text_alone(reward_model: Pa
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from selfalign.evaluators.win_rate import _scores
+    from selfalign.classifier import rewards
 
     tokenizer = AutoTokenizer.from_pretrained(reward_model)
     model = AutoModelForSequenceClassification.from_pretrained(reward_model).eval()
     pairs = [("prompt 0", "This is good"), ("prompt 1", "I say poor, dear"), ("p", "x"), (" prompt 2", "This is fair ")]
-    scores = _scores(by_reward(reward_model, batch_size=batch_size), pairs)
-    form = "Q {prompt} A {response}{eos}"
-    rendered = _scores(by_reward(reward_model, batch_size=batch_size, rendering=form), pairs)
-    for prompt, response in pairs:
+    forms = ("", "Q {prompt} A {response}{eos}")
+    scores, rendered = (
+        rewards(str(reward_model), "Part.model", pairs, rendering=form, batch_size=batch_size, max_length=0, device="cpu")
+        for form in forms
+    )
+    for (prompt, response), score, other in zip(pairs, scores, rendered, strict=True):
         with torch.inference_mode():
-            ids = chat(tokenizer, prompt.strip(), response.strip())
+            ids = chat_ids(tokenizer, prompt.strip(), response.strip())
             plain = [*tokenizer(f"Q {prompt} A {response}")["input_ids"], tokenizer.eos_token_id]
             alone, written = (float(model(torch.tensor([row])).logits) for row in (ids, plain))
-        assert scores[prompt, response] == pytest.approx(alone, abs=1e-5)
-        assert rendered[prompt, response] == pytest.approx(written, abs=1e-5)
+        assert score == pytest.approx(alone, abs=1e-5)
+        assert other == pytest.approx(written, abs=1e-5)
 
 
 def test_what_a_reward_model_cannot_read_has_no_verdict(reward_model: Path) -> None:
-    texts = iter(("I say good", f"I say {END} good", "I say good " * 20))
+    texts = iter(("I say good", f"I say {END} good", "I say good " * 100))
     found = measure(
         by_reward(reward_model),
         context(write=lambda _: Completion(next(texts), "stop")),
@@ -444,7 +389,7 @@ def test_running_out_of_memory_is_told(reward_model: Path, monkeypatch: pytest.M
     def starve(*_: object) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr("selfalign.evaluators.win_rate.outputs", starve)
+    monkeypatch.setattr("selfalign.classifier.outputs", starve)
     with pytest.raises(RunFailed, match=r"lower WinRate\.batch_size"):
         measure(by_reward(reward_model), context())
 

@@ -18,13 +18,12 @@ from selfalign.cards._facts import (
     options_text,
 )
 from selfalign.cards._markdown import bullets, code, document, fenced, number, one_line, table
+from selfalign.diversity import GUARDS, OF_THE_DATA, OF_THE_JUDGES
 from selfalign.store import Store
 from selfalign.types import Metric, ModelRef
 
 CHOICE = "validation_log_likelihood"
 """The metric that chooses the round."""
-_OF_THE_DATA = ("kept_", "diversity_", "overlap_", "alarms")
-_OF_THE_CHOICE = "validation_"
 
 
 def model_card(store: Store, round: int, *, license: str | None = None, merged: bool = False) -> str:
@@ -143,8 +142,11 @@ def _training(facts: Facts, round: int, after: Sequence[Metric]) -> str:
     start = {"base": "model as it came", "previous": "model of the round before"}.get(facts.identity.get("start_from", ""))
     origin = f"Each round starts from the {start}.\n\n" if start else ""
     legend = "Tokens are response tokens over all epochs; γ is the share of the loss that came from the seeds."
-    data = [(code(m.name), _figure(m), f"{m.n}") for m in after if m.name.startswith(_OF_THE_DATA)]
+    data = [(code(m.name), _figure(m), f"{m.n}") for m in after if m.name.startswith(OF_THE_DATA)]
+    judges = [(code(m.name), _figure(m), f"{m.n}") for m in after if m.name.startswith(OF_THE_JUDGES)]
     kept = f"\n\nWhat round {round} kept:\n\n{table(('figure', 'value', 'n'), data)}" if data else ""
+    if judges:
+        kept += f"\n\nHow its judges did on the seeds and spoiled versions of them:\n\n{table(('figure', 'value', 'n'), judges)}"
     return f"{origin}{table(heads, rows)}\n\n{legend}{kept}"
 
 
@@ -190,8 +192,8 @@ def _limits(facts: Facts, round: int, after: Sequence[Metric]) -> Iterable[str]:
 
 
 def _held_out(metrics: Iterable[Metric]) -> list[Metric]:
-    """Those of the evaluators; the guards' are told apart by their names."""
-    return [metric for metric in metrics if not metric.name.startswith((*_OF_THE_DATA, _OF_THE_CHOICE))]
+    """Those of the evaluators."""
+    return [metric for metric in metrics if not metric.name.startswith(GUARDS)]
 
 
 def _named(metrics: Iterable[Metric], name: str) -> list[Metric]:

@@ -12,7 +12,7 @@ from selfalign.types import ModelRef
 
 
 def main(arguments: Sequence[str]) -> int:
-    from selfalign.loop import check_examples
+    from selfalign.loop import check_examples, seeds_needed
     from selfalign.steps import split_seeds
     from selfalign.trackers import check_trackers
 
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
     recipe.identity()  # evaluators with a file or a model of their own tell here what is wrong with it
     check_trackers(options.report_to)
     seeds, held_out = read_examples(options.seeds, options.held_out)
-    check_examples(seeds, held_out, recipe.allow_overlap)
+    check_examples(seeds, held_out, recipe.allow_overlap, seeds_needed(recipe))
     if options.model is None:
         raise UserError("which model? give --model with a local folder, a hub name, or smollm2-135m for the bundled one")
     model = recipe.engine.check(ModelRef(options.model), (*seeds, *held_out), recipe.format)

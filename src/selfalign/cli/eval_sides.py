@@ -56,7 +56,11 @@ def find_side(name: str, round: int | None = None) -> Side:
         UserError: a round that there is not, a run or an evaluation that is not done, damaged model files.
     """
     folder = Path(name).expanduser()
-    if not (folder / RECORD).is_file():
+    try:
+        recorded = (folder / RECORD).is_file()
+    except OSError as error:  # longer than the file system allows, or not to be looked into
+        raise UserError(f"{name[:80]}: {error.strerror}; name a model or a run folder") from None
+    if not recorded:
         if round is not None:
             raise UserError(f"--round {round}: {name} is no run folder")
         return Side(name, model=name)

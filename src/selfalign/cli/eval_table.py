@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from selfalign.verdicts import LOWER_IS_BETTER
+from selfalign.verdicts import lower_is_better
 
 _FIGURES = ("difference", "low", "high", "minimum_detectable")
 
@@ -57,7 +57,7 @@ def differences_table(model: Mapping[str, Any], other: Mapping[str, Any], differ
         scaled = {key: None if row[key] is None else (100 if share else 1) * row[key] for key in _FIGURES}
         digits = 0 if share else 2
         table.add_row(
-            name.replace("_", " ") + (", less is better" if name in LOWER_IS_BETTER else ""),
+            name.replace("_", " ") + (", less is better" if lower_is_better(name) else ""),
             _interval(scaled, "difference", digits, sign="+"),
             "–" if row["p_value"] is None else "<0.001" if row["p_value"] < 0.001 else f"{row['p_value']:.3f}",
             "–" if scaled["minimum_detectable"] is None else f"{scaled['minimum_detectable']:.{digits}f}",

@@ -58,6 +58,7 @@ def explain(message: str, known: Sequence[str]) -> str:
     text = re.sub(r"""^Parser key "([\w.]+)":""", r"option --\1:", text)
     text = re.sub(r"Expected a typing\.Literal\[(.*?)\]\.", r"expected one of \1.", text)
     text = re.sub(r"Expected a <class '(\w+)'>\.", r"expected \1.", text)
+    text = text.replace("expected tuple.", "expected a list in brackets, such as '[one,two]'.")
     return text.replace("Got value:", "Got:")
 
 

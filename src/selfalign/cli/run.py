@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -18,7 +18,7 @@ from typing import Any, get_args, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
-from selfalign.cli.options import new_parser, parse
+from selfalign.cli.options import new_parser, option_names, parse
 from selfalign.errors import UserError
 from selfalign.evaluations import measured_by
 from selfalign.recipe import Recipe
@@ -91,6 +91,11 @@ def make_parser(make: Callable[..., Recipe], command: str) -> ArgumentParser:
     parser.add_argument("--config", action="config", help="YAML file of options; options on the command line win")
     # A slot with a choice of parts is told by class name; dataclasses alone would be told apart by their fields.
     set_parsing_settings(subclasses_enabled=[part for parts in choices(make).values() for part in parts])
+    known = ("recipe", "seeds", *option_names(parser))
+    if taken := [name for name in inspect.signature(make).parameters if name in known]:
+        raise UserError(
+            f"recipe {make.__name__}: its parameter {taken[0]} is an option of `selfalign {command}` itself; rename it"
+        )
     parser.add_function_arguments(make, as_positional=False)
     parser.add_function_arguments(measured_by, as_positional=False, skip={"recipe", *inspect.signature(make).parameters})
     return parser
@@ -100,10 +105,14 @@ def build(make: Callable[..., Recipe], parser: ArgumentParser, options: Any) -> 
     """The recipe with its options, measured by what is asked for.
 
     Raises:
-        UserError: an option of a part that is out of its range.
+        UserError: an option of a part that is out of its range, or a function that gives no recipe.
     """
     own, others = (recipe_values(each, parser, options) for each in (make, measured_by))
-    return measured_by(make(**own), **{name: value for name, value in others.items() if name not in {"recipe", *own}})
+    with _told():
+        recipe = make(**own)
+        if not isinstance(recipe, Recipe):
+            raise UserError(f"{make.__name__} gives {type(recipe).__name__} and no Recipe; return one from it")
+        return measured_by(recipe, **{name: value for name, value in others.items() if name not in {"recipe", *own}})
 
 
 def recipe_values(make: Callable[..., Recipe], parser: ArgumentParser, options: Any) -> dict[str, Any]:
@@ -112,11 +121,18 @@ def recipe_values(make: Callable[..., Recipe], parser: ArgumentParser, options: 
     Raises:
         UserError: an option of a part that is out of its range.
     """
-    try:
+    with _told():
         made = parser.instantiate(options)
-    except ValueError as error:  # what the parts raise about their own options
-        raise UserError(" ".join(str(error).split())) from error
     return {name: made[name] for name in inspect.signature(make).parameters if name in made}
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What the parts raise about their own options, also about those that a recipe gives them, as the user's error."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(" ".join(str(error).split())) from error
 
 
 def choices(make: Callable[..., Recipe]) -> dict[str, list[type]]:
@@ -149,8 +165,8 @@ def load_recipe(name: str) -> Callable[..., Recipe]:
         return _load_file(Path(path), function)
     if name not in recipe_names():
         near = get_close_matches(name, recipe_names(), 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"no recipe {name!r}{hint} There are {', '.join(recipe_names())}, or your own as ./file.py:function")
+        hint = f"did you mean {near[0]}? There" if near else "there"
+        raise UserError(f"no recipe {name!r}; {hint} are {', '.join(recipe_names())}, or your own as ./file.py:function")
     made: Callable[..., Recipe] = getattr(import_module(f"selfalign.recipes.{name}"), name)
     return made
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from selfalign.verdicts import LOWER_IS_BETTER
+from selfalign.verdicts import lower_is_better
 
 
 def print_study(study: Mapping[str, Any], console: Console | None = None) -> None:
@@ -30,7 +30,7 @@ def metric_table(study: Mapping[str, Any], metric: str) -> Table:
     """Each arm's figure with its 95 % interval over prompts and repeats, and how far the main arm is from it."""
     main, share = study["main"], metric in study["shares"]
     prompts = study["arms"][main]["metrics"][metric]["prompts"]
-    side = ", less is better" if metric in LOWER_IS_BETTER else ""
+    side = ", less is better" if lower_is_better(metric) else ""
     table = _table(f"{metric.replace('_', ' ')}{' in points' if share else ''}{side}: {prompts} prompts, 95 % intervals")
     table.add_column("arm", overflow="fold")
     for name in ("seeds", "value", f"{main}\nminus arm", "p", "unseen\nbelow"):

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from selfalign.classifier import load, outputs, released, rendering_fits, token_ids, window
 from selfalign.errors import UserError
 from selfalign.evaluators._answers import GREEDY, answers
-from selfalign.evaluators._classifier import load, outputs, released, rendering_fits, token_ids, window
 from selfalign.evaluators._metrics import share
 from selfalign.models import resolve_ref
 from selfalign.protocols import Context

@@ -43,12 +43,13 @@ class Refusal:
             raise ValueError(f"Refusal: judge = {self.judge!r} is unknown: {' or '.join(get_args(Judge))}")
 
     def check(self) -> str:
-        """The hash of the linear model where it has a say, after its control sentences have scored as recorded.
+        """The hash of the phrase rules, and of the linear model where it has a say, after its control sentences have scored as
+        recorded: answers judged by other rules cannot be compared.
 
         Raises:
             UserError: the installed model is damaged.
         """
-        return "" if self.judge == "phrases" else _refusal_linear.load().digest
+        return rules_digest() if self.judge == "phrases" else f"{rules_digest()} {_refusal_linear.load().digest}"
 
     def evaluate(self, context: Context, held_out: Sequence[Example]) -> list[Metric]:
         """`refusal`: share refused of the harmful; `over_refusal`: of the harmless; `balance`: J = refusal - over_refusal.

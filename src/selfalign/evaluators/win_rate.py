@@ -7,18 +7,17 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
+from selfalign.classifier import rendering_fits, rewards
 from selfalign.errors import UserError
 from selfalign.evaluators._answers import GREEDY, answers
-from selfalign.evaluators._classifier import load, outputs, released, rendering_fits, token_ids, window
 from selfalign.evaluators._length_control import length_controlled
 from selfalign.evaluators._metrics import mean, outcomes, share
 from selfalign.models import resolve_ref
 from selfalign.protocols import Context, Session
-from selfalign.rendering import Renderer, make_renderer
 from selfalign.types import Example, Metric, ModelRef, Request, Sampling
 
 _log = logging.getLogger(__name__)
@@ -202,9 +201,12 @@ class WinRate:
         """By a reward model: the higher score wins."""
         found = [_settled(example, text) for example, text in pairs]
         wanted = [each for each, settled in zip(pairs, found, strict=True) if settled is None]
-        texts = dict.fromkeys(pair for one, text in wanted for pair in ((one.prompt, text), (one.prompt, one.response)))
-        with released(self.judge, "WinRate", self.batch_size):
-            scores = _scores(self, list(texts))
+        texts = list(dict.fromkeys(pair for one, text in wanted for pair in ((one.prompt, text), (one.prompt, one.response))))
+        rendering, size, room = self.rendering, self.batch_size, self.max_length
+        given = rewards(
+            self.judge, "WinRate.judge", texts, rendering=rendering, batch_size=size, max_length=room, device=self.device
+        )
+        scores = {pair: value for pair, value in zip(texts, given, strict=True) if isinstance(value, float)}
         for place, (example, text) in enumerate(pairs):
             mine, other = scores.get((example.prompt, text)), scores.get((example.prompt, example.response))
             if found[place] is None and mine is not None and other is not None:
@@ -263,25 +265,3 @@ def _figures(pairs: Sequence[_Pair], found: Sequence[Preference | None]) -> Iter
 def _constant(asked: Sequence[Example], found: Sequence[Preference | None]) -> Iterator[Metric]:
     judged = [(example.id, each.value) for example, each in zip(asked, found, strict=bool(found)) if each is not None]
     yield from mean("win_rate_constant", [id for id, _ in judged], [value for _, value in judged])
-
-
-def _scores(options: WinRate, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], float]:
-    """The reward of each (prompt, response) that fits the reward model's window; the model is not kept."""
-    tokenizer, model = load(options.judge, options.device)
-    if model.config.num_labels != 1:
-        what = f"WinRate.judge {options.judge!r} has {model.config.num_labels} outputs, a reward model has one"
-        raise UserError(f"{what}; use another one, or kind=model for a causal model")
-    chat = make_renderer(tokenizer, "chat") if not options.rendering and tokenizer.chat_template else None
-    rows = [_templated(chat, *pair) if chat else token_ids(tokenizer, options.rendering, *pair) for pair in pairs]
-    room = options.max_length or window(tokenizer, model)
-    fitting = {place: ids for place, ids in enumerate(rows) if ids is not None and len(ids) <= room}
-    return {pairs[place]: row[0] for place, row in outputs(options.judge, model, fitting, options.batch_size).items()}
-
-
-def _templated(renderer: Renderer, prompt: str, response: str) -> list[int] | None:
-    """Through the chat template whole, as reward models are trained; None for a text that would be read as a turn."""
-    if renderer.markers_in(prompt) or renderer.markers_in(response):
-        return None
-    turns = [{"role": "user", "content": prompt.strip()}, {"role": "assistant", "content": response.strip()}]
-    ids: Any = renderer.tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
-    return list(ids)

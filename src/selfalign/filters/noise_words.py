@@ -28,12 +28,16 @@ class NoiseWords:
 
     def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
         """Rule: `noise`."""
-        known = [normalise(seed.response) for seed in context.pool.seeds]
-        phrases = [phrase for phrase in map(normalise, self.phrases) if not any(phrase in text for text in known)]
+        known = [_plain(seed.response) for seed in context.pool.seeds]
+        phrases = [phrase for phrase in map(_plain, self.phrases) if not any(phrase in text for text in known)]
 
         def judge(example: Example) -> Verdict:
-            text = normalise(example.response).replace("’", "'")
+            text = _plain(example.response)
             found = next((phrase for phrase in phrases if phrase in text), None)
             return ("noise", f"the response contains {found!r}: {example.response[:200]}") if found else None
 
         return split(examples, judge)
+
+
+def _plain(text: str) -> str:
+    return normalise(text).replace("’", "'")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from selfalign.filters._shared import Verdict, split
 from selfalign.protocols import Context
-from selfalign.scores import unusable
+from selfalign.scores import is_score_name, unusable
 from selfalign.types import Example, FilterResult
 
 
@@ -27,7 +27,7 @@ class RisingThreshold:
     """The bound rises no further than this."""
 
     def __post_init__(self) -> None:
-        if not self.name.isidentifier() or self.name != self.name.lower():
+        if not is_score_name(self.name):
             raise ValueError(f"RisingThreshold: name = {self.name!r}: lower-case letters, digits and underscores")
         if not math.isfinite(self.first) or not (math.isfinite(self.step) and self.step >= 0.0):
             raise ValueError(f"RisingThreshold: first = {self.first} and step = {self.step}: finite numbers, step at least 0")

@@ -10,7 +10,7 @@ import numpy as np
 
 from selfalign.filters._shared import Verdict, split
 from selfalign.protocols import Context
-from selfalign.scores import unusable
+from selfalign.scores import is_score_name, unusable
 from selfalign.types import Example, FilterResult, derive_seed
 
 
@@ -133,5 +133,5 @@ class OnePerCluster:
 
 def _check_names(part: str, *names: str) -> None:
     for name in names:
-        if not name.isidentifier() or name != name.lower():
+        if not is_score_name(name):
             raise ValueError(f"{part}: {name!r} is no name of a score: lower-case letters, digits and underscores")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from selfalign.protocols import Context
-from selfalign.tasks import join_task
-from selfalign.types import Completion, Demonstration, Example, Request, derive_seed
+from selfalign.tasks import join_task, one_line
+from selfalign.types import Completion, Demonstration, Example, Request, Sampling, derive_seed
 
 
 class Task(NamedTuple):
@@ -48,18 +48,64 @@ def blocks(context: Context, count: int, per_request: int, human: int, generated
     return found
 
 
-def request(context: Context, block: Block, text: str) -> Request:
-    """The request of a block; its id is that of its first draft, its demonstrations are told for the lineage."""
+class Read(Protocol):
+    """Reads a list."""
+
+    def __call__(self, text: str, first: int, count: int, *, cut: bool) -> list[Task]:
+        """`count` tasks of a text that stands behind the number `first`; with `cut` it ran into max_tokens."""
+        ...
+
+
+def ask(
+    context: Context, wanted: Sequence[Block], per_request: int, sampling: Sampling, written: Callable[[Block], str], read: Read
+) -> list[Example]:
+    """The drafts of all blocks, in slot order; the stage is `propose`.
+
+    Args:
+        sampling: the number behind a request's last task ends the text too.
+        written: the text of a block, up to the number of the first task to be written.
+    """
+    # All requests show as many examples: the pool is the same for all of them.
+    last = len(wanted[0].shown) + per_request if wanted else 0
+    sampling = replace(sampling, stop=(*sampling.stop, f"\n{last + 1}."))
+    requests = [_request(context, block, written(block)) for block in wanted]
+    found: list[Example] = []
+    for block, (sent, done) in zip(wanted, context.generate("propose", requests, sampling), strict=True):
+        tasks = read(done.text, len(block.shown) + 1, len(block.slots), cut=done.finish == "length")
+        found += _drafts(context, block, sent, done, tasks)
+    return found
+
+
+def numbered(items: Sequence[str], first: int, count: int, read: Callable[[str, int], Task], *, cut: bool) -> list[Task]:
+    """The `count` tasks of a list's items, each read with the number it should have; see `Read`.
+
+    Items beyond `count` are nobody's; a place without an item is a task without text, by its problem.
+    """
+    tasks = [read(item, first + place) for place, item in enumerate(items[:count])]
+    if cut and len(items) <= count:  # the last item is half a one
+        tasks[-1] = Task(problem=f"task {first + len(items) - 1} is cut off at max_tokens: {tail(items[-1])}")
+    ended = Task(problem=f"the list ends after {len(items)} tasks, {count} were asked for")
+    return tasks + [ended] * (count - len(tasks))
+
+
+def tail(item: str) -> str:
+    """An item as evidence."""
+    item = one_line(item)
+    return item if len(item) <= 200 else f"{item[:200]}…"
+
+
+def _request(context: Context, block: Block, text: str) -> Request:
+    """Its id is that of the block's first draft, its demonstrations are told for the lineage."""
     slot = block.slots[0]
     seed = derive_seed(context.seed, context.round, "propose-draw", slot)
-    return Request(draft_id(context, slot), block.shown, seed=seed, text=text)
+    return Request(_draft_id(context, slot), block.shown, seed=seed, text=text)
 
 
-def draft_id(context: Context, slot: int) -> str:
+def _draft_id(context: Context, slot: int) -> str:
     return f"r{context.round:02d}-{slot:05d}"
 
 
-def drafts(context: Context, block: Block, sent: Request, completion: Completion, tasks: Sequence[Task]) -> list[Example]:
+def _drafts(context: Context, block: Block, sent: Request, completion: Completion, tasks: Sequence[Task]) -> list[Example]:
     """A draft for each slot of the block. One without a task has an empty prompt; its metadata says why (`problem`).
 
     `request` in the metadata is the id under which the journal holds the list, that of the block's first draft.
@@ -67,7 +113,7 @@ def drafts(context: Context, block: Block, sent: Request, completion: Completion
     shown = tuple(Demonstration(example.id) for example in sent.demonstrations)
     return [
         Example(
-            id=draft_id(context, slot),
+            id=_draft_id(context, slot),
             prompt=join_task(task.instruction, task.input),
             response="",
             round=context.round,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
-from selfalign.proposers._lists import Block, Task, blocks, drafts, request
+from selfalign.proposers._lists import Block, Task, ask, blocks, numbered, tail
 from selfalign.protocols import Context
 from selfalign.tasks import NO_INPUT, one_line, split_task
 from selfalign.types import Example, Request, Sampling
@@ -64,24 +64,18 @@ class Instructions:
                 raise ValueError(f"Instructions: {name} = {value} is out of range: at least {least}")
 
     def propose(self, context: Context, count: int) -> list[Example]:
-        """`count` drafts in slot order; see `_lists.drafts` for what their metadata says."""
+        """`count` drafts in slot order. Metadata: `request`, the id under which the journal holds the list, that of the first
+        draft read from it; `problem`, why a draft has no prompt."""
         wanted = blocks(context, count, self.per_request, self.human, self.generated)
-        # All requests show as many examples: the pool is the same for all of them.
-        last = len(wanted[0].shown) + self.per_request if wanted else 0
-        sampling = replace(self.sampling, stop=(*self.sampling.stop, f"\n{last + 1}."))
-        answers = context.generate("propose", [self._request(context, block) for block in wanted], sampling)
-        found: list[Example] = []
-        for block, (sent, completion) in zip(wanted, answers, strict=True):
-            cut = completion.finish == "length"
-            tasks = read_tasks(completion.text, len(block.shown) + 1, len(block.slots), cut=cut)
-            found += drafts(context, block, sent, completion, tasks)
-        return found
+        return ask(context, wanted, self.per_request, self.sampling, lambda block: self._text(context, block), read_tasks)
 
-    def _request(self, context: Context, block: Block) -> Request:
+    def _text(self, context: Context, block: Block) -> str:
         text = list_text(block.shown, max(20, len(block.shown) + self.per_request))
         if self.form == "turn" or (self.form == "auto" and context.round > 1):
-            text = context.session.render(Request("opening")) + text
-        return request(context, block, text)
+            # The whole conversation cut off behind the list: whatever the format puts before it is there, and nothing behind.
+            whole = context.session.render(Request("", prompt=text))
+            text = whole[: whole.rindex(text) + len(text)]
+        return text
 
 
 def list_text(shown: Sequence[Example], count: int) -> str:
@@ -101,24 +95,15 @@ def read_tasks(text: str, first: int, count: int, *, cut: bool) -> list[Task]:
     into max_tokens, so its last item is half a one. Items beyond `count` are nobody's.
     """
     items = [item for item in _ITEM.split(f"{first}. Instruction: {text}") if _HEAD.match(item)]
-    tasks = [_read_task(item, first + place) for place, item in enumerate(items[:count])]
-    if cut and len(items) <= count:
-        tasks[-1] = Task(problem=f"task {first + len(items) - 1} is cut off at max_tokens: {_tail(items[-1])}")
-    ended = Task(problem=f"the list ends after {len(items)} tasks, {count} were asked for")
-    return tasks + [ended] * (count - len(tasks))
+    return numbered(items, first, count, _read_task, cut=cut)
 
 
 def _read_task(item: str, number: int) -> Task:
     found = re.fullmatch(rf"{number}\s*\.\s*Instruction\s*:(.*?)\n\s*{number}\s*\.\s*Input\s*:(.*)", item, re.DOTALL)
     if found is None:
-        return Task(problem=f"task {number} is not written as instruction and input: {_tail(item)}")
+        return Task(problem=f"task {number} is not written as instruction and input: {tail(item)}")
     instruction, input = one_line(found[1]), re.sub(r"[\s#]*#{2,}[\s#]*$", "", found[2]).strip()
     for name, part in (("instruction", instruction), ("input", input)):
         if not part:
-            return Task(problem=f"task {number} has no {name}: {_tail(item)}")
+            return Task(problem=f"task {number} has no {name}: {tail(item)}")
     return Task(instruction, "" if input.casefold() == NO_INPUT else input)
-
-
-def _tail(item: str) -> str:
-    item = one_line(item)
-    return item if len(item) <= 200 else f"{item[:200]}…"

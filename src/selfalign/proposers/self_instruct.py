@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from selfalign.proposers._lists import Block, Task, blocks, drafts, request
+from selfalign.proposers._lists import Block, Task, ask, blocks, numbered, tail
 from selfalign.protocols import Context
 from selfalign.tasks import NO_INPUT, join_task, one_line, split_task
 from selfalign.types import Completion, Demonstration, Example, Request, Sampling, derive_seed
@@ -27,6 +27,7 @@ class SelfInstruct:
     1. Instructions: a numbered list of `human` seeds' and `generated` earlier rounds' instructions, in a drawn order, is gone
        on with. The first round has no generated ones and shows seeds in their place.
     2. Is it a classification task? Judged from examples, by which of Yes and No is likelier (theirs generates the word).
+       Where the window is too small for all the examples, the first ones are left out.
     3. Input-first where it is none: tasks with their inputs are shown and the input is written; the answer is left to the
        loop. Output-first where it is one: tasks with label and input are shown and the label is written before the input,
        because a model that begins with the input writes inputs of one label. Such a draft brings its label as its response.
@@ -58,26 +59,14 @@ class SelfInstruct:
 
     def propose(self, context: Context, count: int) -> list[Example]:
         """`count` drafts in slot order. Metadata: `request` and `problem` as for `Instructions`, `is_classification`."""
-        found = self._instructions(context, count)
+        wanted = blocks(context, count, self.per_request, self.human, self.generated)
+        found = ask(context, wanted, self.per_request, self.sampling, _list_text, read_list)
         named = self._classify(context, [draft for draft in found if draft.prompt])
         whole = {}
         for labels in (False, True):
             kind = [draft for draft in named if (draft.metadata.get(FLAG) == "true") is labels]
             whole.update({draft.id: draft for draft in self._instances(context, kind, labels)})
         return [whole.get(draft.id, draft) for draft in found]
-
-    def _instructions(self, context: Context, count: int) -> list[Example]:
-        wanted = blocks(context, count, self.per_request, self.human, self.generated)
-        # All requests show as many examples: the pool is the same for all of them.
-        last = len(wanted[0].shown) + self.per_request if wanted else 0
-        sampling = replace(self.sampling, stop=(*self.sampling.stop, f"\n{last + 1}."))
-        answers = context.generate("propose", [request(context, block, _list_text(block)) for block in wanted], sampling)
-        found: list[Example] = []
-        for block, (sent, completion) in zip(wanted, answers, strict=True):
-            cut = completion.finish == "length"
-            tasks = read_list(completion.text, len(block.shown) + 1, len(block.slots), cut=cut)
-            found += drafts(context, block, sent, completion, tasks)
-        return found
 
     def _classify(self, context: Context, named: Sequence[Example]) -> list[Example]:
         yes, no = _of_kind(context, labels=True), _of_kind(context, labels=False)
@@ -119,17 +108,13 @@ def read_list(text: str, first: int, count: int, *, cut: bool) -> list[Task]:
     problem. With `cut` the list ran into max_tokens, so its last item is half a one. Items beyond `count` are nobody's.
     """
     items = [one_line(item) for item in _ITEM.split(f"{first}. {text}") if item]
-    tasks = [_read_item(item, first + place) for place, item in enumerate(items[:count])]
-    if cut and len(items) <= count:
-        tasks[-1] = Task(problem=f"task {first + len(items) - 1} is cut off at max_tokens: {items[-1][:200]}")
-    ended = Task(problem=f"the list ends after {len(items)} tasks, {count} were asked for")
-    return tasks + [ended] * (count - len(tasks))
+    return numbered(items, first, count, _read_item, cut=cut)
 
 
 def _read_item(item: str, number: int) -> Task:
     head, _, instruction = item.partition(".")
     if head != str(number) or not instruction.strip():
-        return Task(problem=f"task {number} is not in its place: {item[:200]}")
+        return Task(problem=f"task {number} is not in its place: {tail(item)}")
     return Task(instruction.strip())
 
 

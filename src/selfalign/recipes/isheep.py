@@ -82,7 +82,7 @@ def isheep(
         per_round: slots for generated tasks, 10 for each request.
         select: what chooses among the pairs that pass the rules: the judge's two scores; the perplexity of the answer and of
             the pair; one pair of each cluster of hidden states, drawn at random or that of the lowest perplexity; or nothing.
-        keep: share kept by the first of two scores, and of these by the second one.
+        keep: share kept by the first of the judge's two scores or of two perplexities, and of these by the second one.
         score_above: where given, both scores of the judge must exceed it, and `keep` does not count.
         max_overlap: ROUGE-L above which a new instruction is too close to any of the pool.
         max_similarity: cosine above which a new prompt is a near-duplicate of one.
@@ -149,6 +149,10 @@ def _selection(
     select: Select, judge: Judge, keep: float, score_above: float | None
 ) -> tuple[tuple[Scorer, ...], tuple[Filter, ...]]:
     """The scorers, and the filters that act on what they say."""
+    if score_above is not None and select != "judge":
+        raise ValueError(
+            f"isheep: score_above = {score_above} is for select = judge; with select = {select} nobody gives such scores"
+        )
     response, pair, density = Perplexity(model=judge.model), Perplexity(of="pair", model=judge.model), Density(model=judge.model)
     if select == "perplexity":
         return (response, pair), tuple(Percentile(each.score_name, keep=keep, highest=False) for each in (response, pair))

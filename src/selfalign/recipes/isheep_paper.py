@@ -19,6 +19,7 @@ from selfalign.filters.empty_response import EmptyResponse
 from selfalign.filters.han import HanCharacters
 from selfalign.filters.leftover_labels import LeftoverLabels
 from selfalign.filters.links import Links
+from selfalign.filters.markers import LeakedMarkers
 from selfalign.filters.next_turns import NextTurns
 from selfalign.filters.novelty import Novelty
 from selfalign.filters.placeholders import Placeholders
@@ -83,6 +84,11 @@ def isheep_paper(
       later rounds repeat tasks of earlier ones word by word).
     * Answers are asked for in the format they are trained in from the first round on; theirs are, in the first, instruction
       and input as bare text. Between instruction and input stands a blank line.
+    * A task with a turn's marks or a control character in it is dropped: no format could render it.
+    * The system line is that of the model's own template, where it has one; theirs is ChatML's.
+    * The judge's texts stand between lines that mark them as material; a pair that speaks to the judge ("score this 10") is
+      dropped, and so is one too long for its window. With the in-context standard both scores are asked for, with examples of
+      each; theirs asks for one.
     * A Chinese "answer:" label drops the pair, as all Chinese does; theirs strips it first. A first paragraph that is a
       question is no reason to drop an answer.
     * No 10 % of the pairs are put aside to choose among checkpoints. Rows of more than 1,024 tokens are dropped, not cut.
@@ -123,6 +129,7 @@ def isheep_paper(
             Placeholders(none=False, brackets=False),
             LeftoverLabels(),
             Links(),
+            LeakedMarkers(roles=()),
             Novelty(max_overlap=max_overlap, field="instruction", unicode=False),
         ),
         pair_filters=(NextTurns(), AnswerChoices(), HanCharacters(), Placeholders(), RepeatedInput(), EmptyResponse()),

@@ -22,6 +22,7 @@ from selfalign.rendering import Format
 from selfalign.retrievers.uniform import Uniform
 from selfalign.scorers.exact_answer import ExactAnswer
 from selfalign.scorers.judge import Judge
+from selfalign.scorers.reward import Reward
 from selfalign.trainers.null import NullTrainer
 from selfalign.trainers.sft import SFT
 from selfalign.types import Sampling
@@ -44,7 +45,7 @@ def rest(
     format: Format = "auto",
     seed: int = 0,
     sampling: Sampling = Sampling(max_tokens=128, temperature=0.8),
-    reward: Judge | ExactAnswer = Judge(model="base"),
+    reward: Judge | ExactAnswer | Reward = Judge(model="base"),
     threshold: RisingThreshold = RisingThreshold(first=5.0, step=0.5),
     engine: HF | Scripted = HF(),
     encoder: SentenceEncoder | HiddenState | Hashed = SentenceEncoder(),
@@ -53,8 +54,8 @@ def rest(
     """ReST (arXiv 2308.08998): answer the seeds' prompts many times, keep what a reward puts above a rising bound, train.
 
     Deviations: each round generates anew (Grow) and trains once (Improve), where theirs trains several times with rising
-    bounds on one round's answers. Bound and numbers are our own choice, and the reward is a judge of the base model unless
-    another scorer is named; a recipe of your own can put any scorer there.
+    bounds on one round's answers. Bound and numbers are our own choice, and the reward is a judge of the base model unless a
+    reward model, as theirs, is named (`--reward Reward --reward.model …`); a recipe of your own can put any scorer there.
 
     Args:
         rounds: rounds of generation and training at most.
@@ -75,7 +76,8 @@ def rest(
         seed: the random seed of the run.
         sampling: how answers are decoded.
         reward: what scores an answer.
-        threshold: what a score has to exceed, by round (for ExactAnswer first 0.5 and step 0); its name is the reward's.
+        threshold: what a score has to exceed, by round, on the reward's own scale (for ExactAnswer first 0.5 and step 0); its
+            name is the reward's.
         engine: what runs the model.
         encoder: what embeds prompts for the figures of diversity.
         trainer: what trains.

@@ -14,6 +14,7 @@ from selfalign.filters.copied_input import CopiedInput
 from selfalign.filters.empty_response import EmptyResponse
 from selfalign.filters.finished import Finished
 from selfalign.filters.length_range import LengthRange
+from selfalign.filters.markers import LeakedMarkers
 from selfalign.filters.noise_words import NoiseWords
 from selfalign.filters.novelty import Novelty
 from selfalign.proposers.task_inputs import TaskInputs
@@ -50,7 +51,7 @@ def self_guide(
     The seeds are examples of one task: prompts that share their first paragraph, the instruction, and go on with an input
     each (files of instruction, input and output are read so); or prompts of one kind without an instruction. Deviations:
     prompts and noise words are of our own wording, numbers are our own choice but for the range of two standard deviations,
-    and the seeds are trained on too.
+    the seeds are trained on too, and inputs with a turn's marks in them, near-copies and copied inputs are dropped as well.
 
     Args:
         rounds: rounds of generation and training at most; theirs is one.
@@ -81,7 +82,7 @@ def self_guide(
         retriever=Uniform(demonstrations=demonstrations, generated=0),
         sampling=sampling,
         trainer=trainer,
-        prompt_filters=(Finished(sentence_end=False), Novelty(max_overlap=max_overlap)),
+        prompt_filters=(Finished(sentence_end=False), LeakedMarkers(roles=()), Novelty(max_overlap=max_overlap)),
         pair_filters=(
             Finished(sentence_end=False),
             EmptyResponse(),

@@ -15,6 +15,7 @@ from selfalign.filters.copied_input import CopiedInput
 from selfalign.filters.empty_response import EmptyResponse
 from selfalign.filters.exact import Exact
 from selfalign.filters.finished import Finished
+from selfalign.filters.markers import LeakedMarkers
 from selfalign.filters.novelty import Novelty
 from selfalign.filters.task_length import TaskLength
 from selfalign.filters.task_start import TaskStart
@@ -55,7 +56,8 @@ def self_instruct(
     Deviations: prompts are of our own wording. Theirs grows one pool in many small steps and trains once; here a round's
     tasks are shown from the next round on, and each round trains the base model on all pairs so far, seeds included (for one
     training after all generation there is no slot). The answer to a task that is none of classification is written by the
-    loop's answer step, which shows seed examples in the model's format. There is no presence penalty. Whether a task is one
+    loop's answer step, which shows seed examples in the model's format. Tasks with a turn's marks in them and answers that ran
+    into max_tokens are dropped. There is no presence penalty. Whether a task is one
     of classification is read from the likelihood of Yes and No. For classification labels the seeds must say in their
     metadata which they are (`is_classification`, as in Self-Instruct's seed file); else all tasks go input-first.
 
@@ -94,6 +96,7 @@ def self_instruct(
             TaskLength(),
             Blacklist(words=SELF_INSTRUCT),
             TaskStart(phrases=("Write a program",)),
+            LeakedMarkers(roles=()),
             Novelty(max_overlap=max_overlap, field="instruction", unicode=False),
         ),
         pair_filters=(Finished(sentence_end=False), EmptyResponse(), CopiedInput(), Exact(ignore_case=True)),

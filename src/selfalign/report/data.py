@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
-from selfalign.plain import finite
+from selfalign.plain import finite, flat
 from selfalign.report.verdict import verdict
 from selfalign.status import status, warnings
 from selfalign.store import Store
@@ -37,7 +37,7 @@ def read_run(folder: Path) -> dict[str, Any]:
             "samples": samples,
             "held_out": _held_out(store, rounds, where["rounds"]),
             "events": [{"at": at, "kind": kind, "what": _event(data)} for at, kind, data in store.events()],
-            "options": _flat(store.identity()),
+            "options": [[name, str(value)] for name, value in flat(store.identity())],
         }
 
 
@@ -159,12 +159,3 @@ def _model(folder: Path, path: str | None) -> str:
 
 def _event(data: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}: {value}" for key, value in data.items() if key not in ("pid", "host"))
-
-
-def _flat(value: Any, path: str = "") -> list[list[str]]:
-    """[name with dots, value] of every option."""
-    if isinstance(value, dict) and value:
-        return [row for key, inner in value.items() for row in _flat(inner, f"{path}.{key}" if path else str(key))]
-    if isinstance(value, list) and any(isinstance(each, dict) for each in value):
-        return [row for place, inner in enumerate(value, 1) for row in _flat(inner, f"{path}.{place}")]
-    return [[path, str(value)]]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from selfalign.diversity import SATURATION
+from selfalign.diversity import GUARDS, OF_THE_CHOICE, OF_THE_DATA, OF_THE_JUDGES, SATURATION
 from selfalign.report.charts import COLOURS, Point, interval_chart, line_chart, stacked_chart
 from selfalign.report.verdict import difference_text, number, p_text, size_text, words
 from selfalign.terminal import printable
@@ -27,13 +27,19 @@ GROUPS = (
         "What a round trains on",
         "seeds",
         "The examples that a round kept; the dashed line is what the seeds have.",
-        ("kept_", "diversity_", "overlap_", "alarms"),
+        OF_THE_DATA,
+    ),
+    (
+        "The judges that filter",
+        "not judged",
+        "How well each judge told the seeds from spoiled versions of them before a round was filtered by it.",
+        OF_THE_JUDGES,
     ),
     (
         "The choice of the round",
         "pretrained",
         "On the seeds held out for it; the change is that against the best round before.",
-        ("validation_",),
+        OF_THE_CHOICE,
     ),
 )
 """(title, what round 0 is, hint, what the names of its metrics begin with); the first one has what no other one claims."""
@@ -121,10 +127,9 @@ def run_charts(run: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
 def metric_groups(run: Mapping[str, Any], charts: Mapping[str, tuple[str, str]]) -> list[dict[str, Any]]:
     """{"title", "first", "hint", "metrics", "charts"} of each group that has a metric."""
     files = metric_files(run["rounds"])
-    claimed = tuple(start for *_, starts in GROUPS for start in starts)
     found = []
     for title, first, hint, starts in GROUPS:
-        names = [name for name in files if (name.startswith(starts) if starts else not name.startswith(claimed))]
+        names = [name for name in files if (name.startswith(starts) if starts else not name.startswith(GUARDS))]
         if names:
             drawn = [charts[files[name]] for name in names if files[name] in charts]
             found.append({"title": title, "first": first, "hint": hint, "metrics": names, "charts": drawn})

@@ -1,4 +1,4 @@
-"""Which model a scorer asks, and what its stages are called."""
+"""Which model a scorer asks, what that model has room for, and what its stages are called."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from selfalign.protocols import Context
+from selfalign.errors import UserError
+from selfalign.models import resolve_ref
+from selfalign.protocols import Context, Session
+from selfalign.types import ModelRef, Request
 
 
 @contextmanager
@@ -17,6 +20,26 @@ def asked(context: Context, model: str) -> Iterator[Context]:
     else:
         with context.open_model(model) as other:
             yield other
+
+
+def obstacle(session: Session, request: Request, room: int, whose: str) -> str:
+    """Why the model cannot read a request with `room` tokens behind it; "" where it can. `whose` names the model.
+
+    What one model wrote can spell out what means a turn to another one: that is a pair without a score, not the run's end.
+    """
+    try:
+        return "" if session.fit(request, room) is not None else f"the pair does not fit {whose} window"
+    except UserError as error:
+        return str(error)
+
+
+def fingerprint(model: str) -> str:
+    """The hash of the files of the model to ask; "" for `current` and `base`, which the run knows itself.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    return "" if model in ("current", "base") else resolve_ref(ModelRef(model)).hash
 
 
 def stage(name: str, *content: object) -> str:

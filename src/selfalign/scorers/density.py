@@ -10,8 +10,8 @@ import numpy as np
 
 from selfalign.errors import UserError
 from selfalign.protocols import Context
-from selfalign.scorers._model import asked
-from selfalign.scores import with_score
+from selfalign.scorers._model import asked, fingerprint
+from selfalign.scores import is_score_name, with_score
 from selfalign.types import Example, FloatArray, derive_seed
 
 
@@ -37,10 +37,14 @@ class Density:
             ("clusters", self.clusters < 0),
             ("vectors", self.vectors not in ("model", "encoder")),
             ("model", not self.model),
-            ("name", not (self.name.isidentifier() and self.name.islower())),
+            ("name", not is_score_name(self.name)),
         ):
             if wrong:
                 raise ValueError(f"Density: {field} = {getattr(self, field)!r} is out of range")
+
+    def check(self) -> str:
+        """The hash of the model asked, where it is one of its own. Raises UserError where there is no such model."""
+        return fingerprint(self.model)
 
     def score(self, context: Context, examples: Sequence[Example]) -> list[Example]:
         """Adds `density`, in (0, 1], and `density_cluster`, counted from 0 in order of first appearance."""

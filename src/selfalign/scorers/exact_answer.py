@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from selfalign.protocols import Context
-from selfalign.scores import with_score, without_score
+from selfalign.scores import is_score_name, with_score, without_score
 from selfalign.text import normalise
 from selfalign.types import Example
 
-_NUMBER = re.compile(r"-?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|-?\$?\.\d+")
+# A dash between two numbers is no sign: 10-2.
+_NUMBER = re.compile(r"(?:(?<![\w.)])-)?\$?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?:(?<![\w.)])-)?\$?\.\d+")
 
 
 @dataclass(frozen=True)
@@ -25,18 +26,18 @@ class ExactAnswer:
     """
 
     marker: str = "####"
-    name: str = "exact_answer"
-    """Of the score."""
+    name: str = ""
+    """Of the score; "" is `exact_answer`."""
 
     def __post_init__(self) -> None:
         if not self.marker.strip():
             raise ValueError("ExactAnswer: marker is empty; write the one that stands before the result, such as ####")
-        if not self.name.isidentifier() or self.name != self.name.lower():
+        if self.name != "" and not is_score_name(self.name):
             raise ValueError(f"ExactAnswer: name = {self.name!r}: lower-case letters, digits and underscores")
 
     @property
     def score_name(self) -> str:
-        return self.name
+        return self.name or "exact_answer"
 
     def score(self, context: Context, examples: Sequence[Example]) -> list[Example]:
         """Adds the score; an example whose prompt is no seed's gets none, with that as the reason."""
@@ -45,8 +46,8 @@ class ExactAnswer:
 
     def _scored(self, example: Example, wanted: str | None) -> Example:
         if wanted is None:
-            return without_score(example, self.name, f"no seed has the prompt: {example.prompt[:200]}")
-        return with_score(example, self.name, float(same_result(result(example.response, self.marker), wanted)))
+            return without_score(example, self.score_name, f"no seed has the prompt: {example.prompt[:200]}")
+        return with_score(example, self.score_name, float(same_result(result(example.response, self.marker), wanted)))
 
 
 def result(text: str, marker: str = "####") -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -12,9 +12,9 @@ import numpy as np
 from selfalign.calibration import Calibration, calibrate
 from selfalign.injection import addressed, without_address
 from selfalign.protocols import Context
-from selfalign.scorers._model import asked, stage
+from selfalign.scorers._model import asked, fingerprint, obstacle, stage
 from selfalign.scorers._standards import Aspect, PromptForm, Standard, judge_prompt
-from selfalign.scores import with_score, without_score
+from selfalign.scores import is_score_name, with_score, without_score
 from selfalign.types import Continuation, Example, Likelihood, Request, Sampling, derive_seed
 
 SCORES = tuple(range(1, 11))
@@ -59,7 +59,7 @@ class Judge:
             ("model", not self.model),
             ("method", self.method not in ("expected", "parsed")),
             ("prompt_form", self.prompt_form not in get_args(PromptForm)),
-            ("name", self.name != "" and not (self.name.isidentifier() and self.name.islower())),
+            ("name", self.name != "" and not is_score_name(self.name)),
         ):
             if wrong:
                 raise ValueError(f"Judge: {field} = {getattr(self, field)!r} is out of range")
@@ -68,18 +68,22 @@ class Judge:
     def score_name(self) -> str:
         return self.name or f"judge_{self.aspect}"
 
+    def check(self) -> str:
+        """The hash of the model asked, where it is one of its own. Raises UserError where there is no such model."""
+        return fingerprint(self.model)
+
     def score(self, context: Context, examples: Sequence[Example]) -> list[Example]:
-        """Adds the score, or the reason why there is none: the text no number was found in, or no room in the window."""
+        """Adds the score, or the reason why there is none: the text no number was found in, or what the judge cannot read."""
         if not examples:
             return []
         requests = [self._request(context, row, example) for row, example in enumerate(examples)]
         key = stage(self.score_name, self, context.seed, [(one.id, one.text or one.prompt) for one in requests])
         with asked(context, self.model) as judge:
             # Checked here because a text too long for the window would lose its beginning, the standard, or end the run.
-            fits = [judge.session.fit(request, self.sampling.max_tokens) is not None for request in requests]
-            sent = [request for request, room in zip(requests, fits, strict=True) if room]
+            problems = [obstacle(judge.session, request, self.sampling.max_tokens, "the judge's") for request in requests]
+            sent = [request for request, problem in zip(requests, problems, strict=True) if not problem]
             found = iter(self._parsed(judge, key, sent) if self.method == "parsed" else self._expected(judge, key, sent))
-        return [self._marked(example, next(found) if room else None) for example, room in zip(examples, fits, strict=True)]
+        return [self._marked(example, problem, found) for example, problem in zip(examples, problems, strict=True)]
 
     def calibrate(self, context: Context, seeds: Sequence[Example]) -> Calibration | None:
         """See `calibration.calibrate`. None where nothing changed since round 1: the judge is another model than the current."""
@@ -111,11 +115,13 @@ class Judge:
         scores = map(parse_score, replies)
         return [reply if score is None else float(score) for score, reply in zip(scores, replies, strict=True)]
 
-    def _marked(self, example: Example, found: float | str | None) -> Example:
+    def _marked(self, example: Example, problem: str, found: Iterator[float | str]) -> Example:
+        """With the next score or unreadable reply; with the problem where the judge was not asked."""
+        value = problem or next(found)
+        if isinstance(value, str):
+            return without_score(example, self.score_name, value)
         flag = " | ".join((*addressed(example.prompt), *addressed(example.response)))
-        if isinstance(found, float):
-            return with_score(example, self.score_name, found, flag)
-        return without_score(example, self.score_name, "the pair does not fit the judge's window" if found is None else found)
+        return with_score(example, self.score_name, value, flag)
 
 
 def expected_score(found: Sequence[Continuation | Likelihood], *, ended: bool) -> float:

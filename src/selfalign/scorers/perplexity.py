@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from selfalign.protocols import Context
-from selfalign.scorers._model import asked, stage
-from selfalign.scores import with_score, without_score
+from selfalign.scorers._model import asked, fingerprint, obstacle, stage
+from selfalign.scores import is_score_name, with_score, without_score
 from selfalign.types import Continuation, Example, Likelihood, Request
 
 _SLACK = 64
-"""Tokens left for the turns' marks where it is checked that a pair fits the window."""
+"""Tokens left for the end of the turns where it is checked that a pair fits the window."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Perplexity:
         for field, wrong in (
             ("of", self.of not in ("response", "pair")),
             ("model", not self.model),
-            ("name", self.name != "" and not (self.name.isidentifier() and self.name.islower())),
+            ("name", self.name != "" and not is_score_name(self.name)),
         ):
             if wrong:
                 raise ValueError(f"Perplexity: {field} = {getattr(self, field)!r} is out of range")
@@ -45,26 +45,33 @@ class Perplexity:
     def score_name(self) -> str:
         return self.name or ("perplexity" if self.of == "response" else "perplexity_pair")
 
+    def check(self) -> str:
+        """The hash of the model asked, where it is one of its own. Raises UserError where there is no such model."""
+        return fingerprint(self.model)
+
     def score(self, context: Context, examples: Sequence[Example]) -> list[Example]:
-        """Adds the score; a pair too long for the model's window gets none, with that as the reason."""
+        """Adds the score; one that the model cannot read (too long, a turn of its format inside) gets none, with the reason."""
         if not examples:
             return []
         texts = [f"{example.prompt}\n{example.response}" for example in examples]
         key = stage(self.score_name, self, texts)
         with asked(context, self.model) as reader:
-            requests = [Request(example.id, text=text) for example, text in zip(examples, texts, strict=True)]
-            fits = [reader.session.fit(request, _SLACK) is not None for request in requests]
+            # As a prompt, so that the format's own tokens count too.
+            requests = [Request("", prompt=text) if self.of == "response" else Request("", text=text) for text in texts]
+            problems = [obstacle(reader.session, request, _SLACK, "the model's") for request in requests]
             found: Sequence[Likelihood | Continuation]
             if self.of == "response":
-                found = reader.likelihood(key, [example for example, room in zip(examples, fits, strict=True) if room])
+                found = reader.likelihood(key, [each for each, problem in zip(examples, problems, strict=True) if not problem])
             else:
-                found = reader.continuation(key, [("", text) for text, room in zip(texts, fits, strict=True) if room])
+                found = reader.continuation(
+                    key, [("", text) for text, problem in zip(texts, problems, strict=True) if not problem]
+                )
         values: Iterator[Likelihood | Continuation] = iter(found)
         return [
-            with_score(example, self.score_name, _perplexity(next(values)))
-            if room
-            else without_score(example, self.score_name, f"the pair does not fit the window of the model ({self.model})")
-            for example, room in zip(examples, fits, strict=True)
+            without_score(example, self.score_name, problem)
+            if problem
+            else with_score(example, self.score_name, _perplexity(next(values)))
+            for example, problem in zip(examples, problems, strict=True)
         ]
 
 

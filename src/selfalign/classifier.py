@@ -1,15 +1,16 @@
-"""Hugging Face sequence classifiers as judges: only trained ones load, and no text is cut to fit one."""
+"""Hugging Face sequence classifiers as judges and reward models: only trained ones load, and no text is cut to fit one."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from selfalign.device import choose_device, empty_cache, out_of_memory
 from selfalign.errors import RunFailed, UserError
 from selfalign.models import quiet, resolve_model
+from selfalign.rendering import Renderer, make_renderer
 from selfalign.seed_rows import listed
 
 END = "{eos}"
@@ -127,3 +128,53 @@ def outputs(classifier: str, model: Any, rows: Mapping[int, list[int]], batch_si
             raise RunFailed(f"classifier {classifier!r} gives outputs that are no numbers; its weights are broken")
         found.update(zip(places, logits.tolist(), strict=True))
     return found
+
+
+def rewards(
+    name: str,
+    part: str,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    rendering: str,
+    batch_size: int,
+    max_length: int,
+    device: str,
+) -> list[float | str]:
+    """What a reward model (a sequence classifier with one output) gives each (prompt, response), or why it cannot; the model
+    is not kept.
+
+    Args:
+        name: a folder or a name on the hub.
+        part: whose model it is, for messages: `Part.option`.
+        rendering: what the model reads; "" is its chat template, or where it has none its tokenizer's own form for two texts.
+        max_length: tokens that it reads at most; 0: its window.
+
+    Raises:
+        UserError: it cannot be loaded, or has another number of outputs.
+        RunFailed: not enough memory for it, or it gives something that is no number.
+    """
+    if not pairs:
+        return []
+    with released(name, part.partition(".")[0], batch_size):
+        tokenizer, model = load(name, device)
+        if model.config.num_labels != 1:
+            what = f"{part} {name!r} has {model.config.num_labels} outputs, a reward model has one"
+            raise UserError(f"{what}; give another one")
+        chat = make_renderer(tokenizer, "chat") if not rendering and tokenizer.chat_template else None
+        rows = [_templated(chat, *pair) if chat else token_ids(tokenizer, rendering, *pair) for pair in pairs]
+        room = max_length or window(tokenizer, model)
+        fitting = {place: ids for place, ids in enumerate(rows) if not isinstance(ids, str) and len(ids) <= room}
+        found = outputs(name, model, fitting, batch_size)
+        del model  # before its memory is handed back
+    long = f"the pair is longer than the {room} tokens that {name} reads"
+    return [found[place][0] if place in found else ids if isinstance(ids, str) else long for place, ids in enumerate(rows)]
+
+
+def _templated(renderer: Renderer, prompt: str, response: str) -> list[int] | str:
+    """Through the chat template whole, as reward models are trained; the reason for a text that would be read as a turn."""
+    for text in (prompt, response):
+        if found := renderer.markers_in(text):
+            return f"a text contains {found[0]!r}, which means a turn to the reward model"
+    turns = [{"role": "user", "content": prompt.strip()}, {"role": "assistant", "content": response.strip()}]
+    ids: Any = renderer.tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
+    return list(ids)

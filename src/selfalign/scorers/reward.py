@@ -1,0 +1,84 @@
+"""A reward model: a number for each pair from a Hugging Face sequence classifier with one output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from selfalign.calibration import Calibration, calibrate
+from selfalign.classifier import rendering_fits, rewards
+from selfalign.protocols import Context
+from selfalign.scorers._model import fingerprint
+from selfalign.scores import is_score_name, with_score, without_score
+from selfalign.types import Example
+
+
+@dataclass(frozen=True)
+class Reward:
+    """The output of a reward model for each prompt with its response, as it stands: its scale and its zero are the model's own.
+
+    Loaded beside the model being aligned for each batch and dropped again (safetensors, no code of its own). Like a judge it
+    is calibrated on the seeds before anything is filtered by it, once, as it never changes; unlike one it is shown everything.
+    Its scores are not in the journal: a run that goes on scores the round's pairs anew.
+    """
+
+    model: str
+    """A folder or a name on the hub."""
+    rendering: str = ""
+    """What it reads, with {prompt}, {response} and, at the very end, {eos}; "" is its chat template, or where it has none its
+    tokenizer's own form for two texts."""
+    batch_size: int = 8
+    """Pairs read at once."""
+    max_length: int = 0
+    """Tokens it reads at most; 0: its window. Nothing is cut: a longer pair gets no score."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps."""
+    name: str = ""
+    """Of the score; "" is `reward`."""
+
+    def __post_init__(self) -> None:
+        for field, wrong in (
+            ("model", self.model in ("", "base", "current")),  # a judge's words: none of them is a reward model
+            ("rendering", not rendering_fits(self.rendering)),
+            ("batch_size", self.batch_size < 1),
+            ("max_length", self.max_length < 0),
+            ("name", self.name != "" and not is_score_name(self.name)),
+        ):
+            if wrong:
+                remedy = "; give a folder or a hub name of a sequence classifier" if field == "model" else ""
+                raise ValueError(f"Reward: {field} = {getattr(self, field)!r} is out of range{remedy}")
+
+    @property
+    def score_name(self) -> str:
+        return self.name or "reward"
+
+    def check(self) -> str:
+        """The hash of the model asked, where it is one of its own. Raises UserError where there is no such model."""
+        return fingerprint(self.model)
+
+    def score(self, context: Context, examples: Sequence[Example]) -> list[Example]:
+        """Adds the score, or the reason why there is none: a pair longer than the window, or with a turn's mark inside.
+
+        Raises:
+            UserError: the model cannot be loaded, has no trained head, or has more than one output.
+            RunFailed: not enough memory for it, or it gives something that is no number.
+        """
+        found = rewards(
+            self.model,
+            "Reward.model",
+            [(example.prompt, example.response) for example in examples],
+            rendering=self.rendering,
+            batch_size=self.batch_size,
+            max_length=self.max_length,
+            device=self.device,
+        )
+        return [
+            without_score(example, self.score_name, value)
+            if isinstance(value, str)
+            else with_score(example, self.score_name, value)
+            for example, value in zip(examples, found, strict=True)
+        ]
+
+    def calibrate(self, context: Context, seeds: Sequence[Example]) -> Calibration | None:
+        """See `calibration.calibrate`; None after round 1. Without a scale, as no two reward models share one."""
+        return calibrate(self, context, seeds, self.score_name) if context.round == 1 else None
