@@ -17,6 +17,7 @@ import selfalign.engines
 from selfalign.errors import Interrupted, UserError
 from selfalign.protocols import Engine, Session
 from selfalign.types import Example, ModelRef, Request, Sampling, derive_seed
+from tests.server import model_server
 
 MODULES = [name for _, name, _ in pkgutil.iter_modules(selfalign.engines.__path__) if not name.startswith("_")]
 ENGINES: list[type[Any]] = [
@@ -30,9 +31,19 @@ PAIRS = tuple(Example(f"s{i}", f"Where is place number {i}?", f"It is in hall {i
 SAMPLING = Sampling(max_tokens=12)
 
 
+@pytest.fixture(scope="module")
+def server(model_folder: Path) -> Iterator[str]:
+    """The tiny model behind HTTP, for an engine that asks a server."""
+    with model_server(model_folder, seconds=300) as running:
+        yield running.url
+
+
 @pytest.fixture(params=ENGINES, ids=lambda part: part.__name__)
 def engine(request: pytest.FixtureRequest) -> Engine:
-    made: Engine = request.param(batch_size=5, **EXACT.get(request.param.__name__, {}))
+    options = EXACT.get(request.param.__name__, {})
+    if request.param.__name__ == "OpenAI":
+        options = {"url": request.getfixturevalue("server")}
+    made: Engine = request.param(batch_size=5, **options)
     return made
 
 

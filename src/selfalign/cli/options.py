@@ -39,7 +39,8 @@ def option_names(parser: ArgumentParser) -> list[str]:
 
 def explain(message: str, known: Sequence[str]) -> str:
     """One line out of what the parser says: its messages for a slot with several parts name every part it tried."""
-    text = " ".join(message.split())
+    # What follows repeats all options of the slot, a password in a URL among them.
+    text = " ".join(re.split(r"\s*Given value", message, maxsplit=1)[0].split())
     slot = _first(r"""^Parser key "([\w.]+)":""", text)
     unknown = _first(r"unrecognized arguments: --([^\s=]+)", text)
     refused = _first(r"[Oo]ption '([\w.]+)' is not accepted", text) or _first(r"does not accept option '([\w.]+)'", text)
@@ -60,6 +61,18 @@ def explain(message: str, known: Sequence[str]) -> str:
     text = re.sub(r"Expected a <class '(\w+)'>\.", r"expected \1.", text)
     text = text.replace("expected tuple.", "expected a list in brackets, such as '[one,two]'.")
     return text.replace("Got value:", "Got:")
+
+
+def explain_part(message: str) -> str:
+    """What a part has against its options: of a slot with several parts, the words of the one that was chosen.
+
+    The parser's message goes on with those of all other parts and with every option given, passwords included.
+    """
+    text = re.split(r"\s*Given value", message, maxsplit=1)[0]
+    if "Union subtypes" in text:
+        tried = [" ".join(each.split()) for each in re.split(r"(?m)^\s*- ", text)[1:]]
+        text = next((each for each in tried if not each.startswith("Import path")), text)
+    return " ".join(text.split())
 
 
 def _first(pattern: str, text: str) -> str:

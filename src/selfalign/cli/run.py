@@ -18,7 +18,7 @@ from typing import Any, get_args, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
-from selfalign.cli.options import new_parser, option_names, parse
+from selfalign.cli.options import explain_part, new_parser, option_names, parse
 from selfalign.errors import UserError
 from selfalign.evaluations import measured_by
 from selfalign.recipe import Recipe
@@ -132,7 +132,7 @@ def _told() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise UserError(" ".join(str(error).split())) from error
+        raise UserError(explain_part(str(error))) from error
 
 
 def choices(make: Callable[..., Recipe]) -> dict[str, list[type]]:

@@ -1,0 +1,140 @@
+"""What an OpenAI-compatible server is asked, and under which name it has a model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from selfalign.engines._server_bodies import Listed, Reply
+from selfalign.engines._server_client import Unfit
+from selfalign.errors import RunFailed, UserError
+from selfalign.models import resolve_model
+from selfalign.rendering import Stops
+from selfalign.terminal import printable
+from selfalign.types import ModelRef, Request, Sampling
+
+
+def messages(request: Request) -> list[dict[str, str]]:
+    if request.prompt is None or request.text is not None:
+        raise UserError(
+            f"{request.id}: a chat can ask for an answer only, not for a new prompt or how a text goes on;"
+            " use engine.prompts=ids or text, with a server that has the completions endpoint"
+        )
+    texts = [text for pair in request.demonstrations for text in (pair.prompt, pair.response)] + [request.prompt]
+    return [{"role": "assistant" if at % 2 else "user", "content": text.strip()} for at, text in enumerate(texts)]
+
+
+def check_sampling(sampling: Sampling, extras: bool) -> None:
+    for name, asked in (
+        ("beams", sampling.beams > 1),
+        ("repetition_penalty", sampling.repetition_penalty != 1.0),  # every server counts other tokens for it
+        ("no_repeat_ngram", sampling.no_repeat_ngram > 0),
+        ("length_decay", sampling.length_decay is not None),
+        ("top_k without engine.extras", sampling.top_k > 0 and not extras),
+    ):
+        if asked:
+            raise UserError(f"sampling: a server cannot be asked for {name}; leave it out, or use the HF engine")
+
+
+def whatever_text(read: Callable[[bytes], Reply], body: bytes) -> Reply:
+    """The one token of a probe may be the end of the text."""
+    try:
+        return read(body)
+    except Unfit as problem:
+        if isinstance(problem.value, Reply):
+            return problem.value
+        raise
+
+
+def served_name(model: ModelRef, names: Mapping[str, str], listed: Sequence[Listed], url: str) -> str:
+    """The server's name for this very model: the one given for it, or a listed one that is its name or folder.
+
+    Raises:
+        RunFailed: there is none. Never another model's name, nor that of the base of a trained adapter.
+    """
+    wanted = model.adapter or model.base
+    for own, name in names.items():
+        if own == wanted or _resolved(own) == wanted:
+            return name
+    for one in listed:
+        if wanted in (one.name, one.root) or _same_folder(one.name, wanted) or _same_folder(one.root, wanted):
+            return one.name
+    others = ", ".join(printable(one.name) for one in listed[:5]) or "no models"
+    raise RunFailed(
+        f"the server at {url} lists {others}, not {wanted}: it cannot run weights that it does not serve, such as those of a"
+        " later round; serve that folder, give the server's name for it in engine.names, or use the HF engine"
+    )
+
+
+def check_window(name: str, listed: Sequence[Listed], context: int) -> None:
+    """
+    Raises:
+        UserError: the server says that its window is narrower than the one prompts are fitted to.
+    """
+    told = next((one.window for one in listed if one.name == name), None)
+    if told is not None and told < context:
+        raise UserError(f"the server's window has {told} tokens, prompts are fitted to {context}; set engine.context={told}")
+
+
+def decoding(sampling: Sampling, seed: int, stops: Stops, extras: bool) -> dict[str, Any]:
+    """The fields of a request's body that say how to write; all that have a default elsewhere are said."""
+    body: dict[str, Any] = {
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "seed": seed % 2**31,  # what the narrowest of the servers take
+    }
+    if strings := [*stops.strings, *sampling.stop]:
+        body["stop"] = strings
+    if extras:
+        body |= {"top_k": sampling.top_k or -1, "min_p": 0.0, "repetition_penalty": 1.0}
+        body |= {"stop_token_ids": sorted(stops.ids)} if stops.ids else {}
+    return body
+
+
+def text_for(tokenizer: Any, text: str) -> str:
+    """A rendered prompt as a server's tokenizer wants it, which puts a beginning token there by itself."""
+    own = tokenizer.bos_token_id is not None and list(tokenizer("")["input_ids"][:1]) == [tokenizer.bos_token_id]
+    return text.removeprefix(str(tokenizer.bos_token)) if own else text
+
+
+def _resolved(model: str) -> str:
+    try:
+        return resolve_model(model)
+    except UserError:
+        return ""
+
+
+def _same_folder(listed: str, wanted: str) -> bool:
+    # A relative name is an alias on the server's side; that a folder here has the same name would be chance.
+    there, here = Path(listed), Path(wanted)
+    return bool(listed) and there.is_absolute() and there.is_dir() and here.is_dir() and there.samefile(here)
+
+
+def key_in(variable: str) -> str:
+    """The key in an environment variable; "" where none is named.
+
+    Raises:
+        UserError: the variable is not set, or what it holds cannot stand in a header.
+    """
+    if not variable:
+        return ""
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise UserError(f"the environment variable {variable}, named by engine.key_variable, is not set")
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise UserError(f"the environment variable {variable} holds no key: there are spaces or odd characters in it")
+    return key
+
+
+def is_plain_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return False
+    plain = url.isascii() and url.isprintable() and not set(url) & set(" @?#\\")
+    return plain and parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0

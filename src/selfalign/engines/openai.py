@@ -1,0 +1,330 @@
+"""Runs models on any server that speaks OpenAI's HTTP interface: vLLM, SGLang, llama.cpp, `transformers serve`, a gateway."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
+from typing import Any, Literal, TypeVar, get_args
+
+import numpy as np
+
+from selfalign.engines import _server_bodies as bodies
+from selfalign.engines import _server_requests, _weights
+from selfalign.engines._server_client import Call, Client, Limits, Rejected
+from selfalign.errors import RunFailed, UserError
+from selfalign.models import resolve_ref
+from selfalign.rendering import IGNORE, Format, Renderer, Stops, make_renderer, preflight
+from selfalign.types import Completion, Continuation, Example, FloatArray, Likelihood, ModelRef, Request, Sampling
+
+_T = TypeVar("_T")
+
+Prompts = Literal["ids", "text", "chat"]
+Scores = Literal["none", "echo", "prompt_logprobs"]
+
+
+@dataclass(frozen=True)
+class OpenAI:
+    """Generates through a server; the model's name or folder here gives the tokenizer and template that render every prompt.
+
+    So a prompt has the same tokens as with the `HF` engine, whatever the server would make of a conversation, and where the
+    server tokenises itself its count must agree.
+
+    A request carries its own random seed, but a server's text may change with the requests beside it (rounding, batching):
+    a resumed run is byte-identical because finished batches are read from the journal, and two fresh runs need not be equal.
+
+    A server runs the weights it was started with. Work with a model that was trained in the run is refused unless the server
+    lists that model's folder: this engine is for a single round (`--rounds 1`, `one_shot`), and for judges. That the listed
+    name stands for the right weights is not proven.
+    """
+
+    url: str = "http://127.0.0.1:8000/v1"
+    """Where the interface begins, mostly ending in /v1; without user, password or query, as it is part of the run's record."""
+    names: dict[str, str] = field(default_factory=dict)
+    """The server's name for a model's folder or hub name, where it has another one: {model: name on the server}."""
+    prompts: Prompts = "ids"
+    """How prompts are sent: as token ids (vLLM, SGLang, llama.cpp), as text (transformers serve), or as a chat's messages, where
+    a server offers nothing else; a chat has no way to ask for a new prompt, only for answers."""
+    scores: Scores = "echo"
+    """Where log-probabilities of given texts come from: `echo` with `logprobs` (vLLM, SGLang), vLLM's `prompt_logprobs`, or none
+    (llama.cpp, transformers serve). Judges, perplexity and validation need them."""
+    extras: bool = True
+    """Send top_k, min_p, repetition_penalty and stop_token_ids, so that no default of the server's own changes the decoding.
+    OpenAI's own servers and transformers serve refuse them; without them such defaults hold."""
+    context: int | None = None
+    """Tokens of prompt and answer together, where the server has fewer than the model; None: as many as the model."""
+    key_variable: str = ""
+    """Name of the environment variable that holds the server's key; the key itself is written nowhere."""
+    batch_size: int = 128
+    """Requests in one batch of the journal."""
+    concurrency: int = 32
+    """Requests under way at once; halved where the server is too busy, and slowly raised again."""
+    timeout: float = 300.0
+    """Seconds one attempt may take in all."""
+    patience: float = 900.0
+    """Seconds of attempts and waits, for one request, after which the run ends (and can be gone on with)."""
+    backoff: float = 0.5
+    """Seconds that the wait before a second attempt lasts at most; doubled for each further one, up to a minute."""
+
+    def __post_init__(self) -> None:
+        # What is wrong may hold a secret, so neither message shows it.
+        if not _server_requests.is_plain_url(self.url):
+            raise ValueError("OpenAI: url must be http(s)://host[:port]/path, without user, password, query or fragment")
+        if self.key_variable and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_variable):
+            raise ValueError("OpenAI: key_variable must be the name of an environment variable, not a key")
+        for name, least in (("context", 2), ("batch_size", 1), ("concurrency", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"OpenAI: {name} = {value} must be at least {least}")
+        for name in ("timeout", "patience", "backoff"):
+            if not 0.0 < getattr(self, name) < 1e6:
+                raise ValueError(f"OpenAI: {name} = {getattr(self, name)} must be above 0 seconds")
+        for name, choices in (("prompts", get_args(Prompts)), ("scores", get_args(Scores))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"OpenAI: {name} = {getattr(self, name)!r} is none of {', '.join(choices)}")
+
+    def check(self, model: ModelRef, seeds: Sequence[Example], format: Format) -> ModelRef:
+        """Resolve the model and prove that the seeds render for it; reads its tokenizer and configuration, asks no server.
+
+        Raises:
+            UserError: no such model, no usable template or end token, a seed that contains a marker or does not fit the
+                window, a key's variable that is not set, prompts=chat without a chat template.
+        """
+        resolved = resolve_ref(model)
+        tokenizer, config = _weights.tokenizer_and_config(resolved)
+        renderer = make_renderer(tokenizer, format)
+        if self.prompts == "chat" and renderer.format != "chat":
+            raise UserError("engine.prompts=chat needs format chat: a server's chat endpoint knows no other; use ids or text")
+        preflight(renderer, seeds, min(_weights.context_length(config, tokenizer), self.context or 10**9))
+        _server_requests.key_in(self.key_variable)
+        return resolved
+
+    @contextmanager
+    def open(self, model: ModelRef, format: Format) -> Iterator[OpenAISession]:
+        """A session on the model; the server is first asked (for its models, then for one token) when there is work for it."""
+        session = OpenAISession(self, resolve_ref(model) if not model.hash else model, format)
+        try:
+            yield session
+        finally:
+            session.close()
+
+
+class OpenAISession:
+    """`protocols.Session` on one model of a server."""
+
+    def __init__(self, engine: OpenAI, model: ModelRef, format: Format) -> None:
+        self._engine, self._ref, self._format = engine, model, format
+        self._tools: tuple[Any, Any, Renderer] | None = None
+        self._client: Client | None = None
+        self._name = ""
+        self._ids: Callable[[Request], tuple[int, ...]] = lru_cache(maxsize=8192)(self._prompt_ids)
+
+    def close(self) -> None:
+        """End the connections."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def fit(self, request: Request, max_tokens: int) -> Request | None:
+        room = self._context() - max_tokens
+        for count in range(len(request.demonstrations), -1, -1):
+            shorter = request
+            if count < len(request.demonstrations):
+                shorter = replace(request, demonstrations=request.demonstrations[:count])
+            if len(self._ids(shorter)) <= room:
+                return shorter
+        return None
+
+    def plan(self, requests: Sequence[Request]) -> list[tuple[int, ...]]:
+        """In the order they come, which keeps requests with the same demonstrations together for a server's prefix cache."""
+        size = self._engine.batch_size
+        return [tuple(range(at, min(at + size, len(requests)))) for at in range(0, len(requests), size)]
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        """
+        Raises:
+            UserError: decoding that servers do not offer, or a request that a chat cannot express.
+            RunFailed: the server gave no good answer in time, refused, withheld an answer, or does not serve the model.
+        """
+        _server_requests.check_sampling(sampling, self._engine.extras)
+        if not requests:
+            return []
+        self._connect()
+        replies = self._ask([self._call(request, sampling) for request in requests], "completions")
+        return [self._completion(*pair, sampling) for pair in zip(requests, replies, strict=True)]
+
+    def likelihood(self, examples: Sequence[Example], shown: Sequence[Sequence[Example]] = ()) -> list[Likelihood]:
+        pairs = [
+            self._renderer.training_ids(example.prompt, example.response, demonstrations)
+            for example, demonstrations in zip(examples, shown or ((),) * len(examples), strict=True)
+        ]
+        for example, (ids, _) in zip(examples, pairs, strict=True):
+            if len(ids) > self._room():
+                raise UserError(
+                    f"{example.id}: prompt and response take {len(ids)} tokens, a server's window of {self._context()} has room"
+                    f" for {self._room()}"
+                )
+        return [Likelihood(one.total, one.tokens) for one in self._scored(pairs)]
+
+    def continuation(self, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
+        """A first text that does not fit the window beside the second one loses its beginning, as lm-evaluation-harness does."""
+        return self._scored([_weights.continuation_ids(self._tokenizer, *pair, self._room()) for pair in pairs])
+
+    def embed(self, texts: Sequence[str]) -> FloatArray:
+        """The server's embeddings, pooled as it was told to: mean pooling must be set there.
+
+        Texts longer than the window are cut at its end; an empty text is embedded as one end token.
+        """
+        width = int(self._config.get_text_config().hidden_size)
+        if not texts:
+            return np.zeros((0, width), dtype=np.float32)
+        self._connect()
+        nothing = [self._tokenizer.eos_token_id or 0]
+        rows = [list(self._tokenizer(text)["input_ids"])[: self._context()] or nothing for text in texts]
+        body = {"model": self._name, "encoding_format": "float"}
+        calls = [Call("/embeddings", body | {"input": row}, bodies.embedding) for row in rows]
+        vectors = self._ask(calls, "embeddings, so choose another encoder")
+        if wrong := sorted({len(vector) for vector in vectors} - {width}):
+            raise RunFailed(f"the server at {self._engine.url} gives vectors of {wrong[0]} numbers, the model's have {width}")
+        found = np.array(vectors, dtype=np.float64)
+        unit: FloatArray = (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+        return unit
+
+    def render(self, request: Request) -> str:
+        if request.text is not None:
+            return request.text
+        return self._renderer.prompt_text(request.demonstrations, request.prompt)
+
+    def _connect(self) -> None:
+        """Find the model on the server and have it write one token; done once."""
+        if self._client is not None:
+            return
+        engine = self._engine
+        limits = Limits(engine.concurrency, engine.timeout, engine.patience, engine.backoff)
+        client = self._client = Client(engine.url.rstrip("/"), _server_requests.key_in(engine.key_variable), limits)
+        try:
+            try:
+                listed = client.ask([Call("/models", None, bodies.models)])[0]
+            except Rejected as refusal:
+                if refusal.status not in (404, 405, 501):  # some gateways have no list
+                    raise
+                listed = []
+            self._name = _server_requests.served_name(self._ref, engine.names, listed, engine.url)
+            _server_requests.check_window(self._name, listed, self._context())
+            hello = self._call(Request("hello", prompt="Hi"), Sampling(max_tokens=1))
+            client.probe_with(replace(hello, read=partial(_server_requests.whatever_text, hello.read)))
+        except BaseException as error:
+            self.close()
+            if isinstance(error, Rejected):
+                raise self._refused(error, "the model") from None
+            raise
+
+    def _ask(self, calls: Sequence[Call[_T]], what: str) -> list[_T]:
+        assert self._client is not None  # _connect came before
+        try:
+            return self._client.ask(calls)
+        except Rejected as refusal:
+            raise self._refused(refusal, what) from None
+
+    def _refused(self, refusal: Rejected, what: str) -> RunFailed:
+        remedy = ""
+        if refusal.status in (401, 403):
+            name = self._engine.key_variable
+            remedy = f"; see what key ${name} holds" if name else "; name the variable that holds its key: engine.key_variable"
+        return RunFailed(f"the server at {self._engine.url} refuses {what}: {refusal}{remedy}")
+
+    def _call(self, request: Request, sampling: Sampling) -> Call[bodies.Reply]:
+        prompts, stops = self._engine.prompts, self._stops(request)
+        body = {"model": self._name, **_server_requests.decoding(sampling, request.seed, stops, self._engine.extras)}
+        if prompts == "chat":
+            body["messages"] = _server_requests.messages(request)
+        else:
+            body["prompt"] = (
+                list(self._ids(request)) if prompts == "ids" else _server_requests.text_for(self._tokenizer, self.render(request))
+            )
+        read = partial(
+            bodies.completion,
+            sent=len(self._ids(request)),
+            max_tokens=sampling.max_tokens,
+            chat=prompts == "chat",
+            must_count=prompts != "ids",
+        )
+        return Call("/chat/completions" if prompts == "chat" else "/completions", body, read)
+
+    def _completion(self, request: Request, reply: bodies.Reply, sampling: Sampling) -> Completion:
+        raw, ends = reply.text, (*self._stops(request).strings, *sampling.stop)
+        # A server may not know a stop string: the text ends there all the same. One can begin the text, as a line.
+        text = raw if request.text is not None else "\n" + raw.lstrip()
+        place = min((at for end in ends if (at := text.find(end)) >= 0), default=-1)
+        cut = text if place < 0 else text[:place]
+        generated = reply.generated_tokens
+        if generated is None:
+            generated = len(self._tokenizer(raw, add_special_tokens=False)["input_ids"]) + (reply.reason == "stop")
+        return Completion(
+            text=cut.strip() if request.text is not None else self._renderer.clean(cut),
+            finish="stop" if place >= 0 or reply.reason == "stop" else "length",
+            prompt_tokens=len(self._ids(request)),
+            generated_tokens=generated,
+        )
+
+    def _scored(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[Continuation]:
+        """The labelled tokens of each (ids, labels), all at once from one call for each pair."""
+        if not pairs:
+            return []
+        kind = self._engine.scores
+        if kind == "none":
+            raise UserError(
+                "this needs log-probabilities of given texts, and engine.scores=none says that the server gives none;"
+                " use echo or prompt_logprobs where it does, or the HF engine"
+            )
+        if any(labels[0] != IGNORE for _, labels in pairs):
+            raise UserError(f"a text to score does not fit the window of {self._context()} tokens")
+        self._connect()
+        ask: dict[str, Any] = {"echo": True, "logprobs": 1} if kind == "echo" else {"prompt_logprobs": 1}
+        # One token must be written along, for some servers write at least one.
+        body = {"model": self._name, "max_tokens": 1, "temperature": 1.0, "top_p": 1.0, **ask}
+        read = bodies.echoed if kind == "echo" else bodies.prompt_logprobs
+        calls = [Call("/completions", body | {"prompt": ids}, partial(read, ids=ids)) for ids, _ in pairs]
+        found = []
+        for rows, (_, labels) in zip(self._ask(calls, f"log-probabilities (engine.scores={kind})"), pairs, strict=True):
+            wanted = [row for row, label in zip(rows, labels[1:], strict=True) if label != IGNORE]
+            found.append(Continuation(sum(row.logprob for row in wanted), len(wanted), all(row.greedy for row in wanted)))
+        return found
+
+    def _stops(self, request: Request) -> Stops:
+        if request.text is None:
+            return self._renderer.stops(request.prompt)
+        eos = self._tokenizer.eos_token_id
+        return Stops(frozenset(() if eos is None else (eos,)), ())
+
+    def _prompt_ids(self, request: Request) -> tuple[int, ...]:
+        if request.text is not None:
+            return tuple(self._tokenizer(request.text)["input_ids"])
+        return tuple(self._renderer.prompt_ids(request.demonstrations, request.prompt))
+
+    def _context(self) -> int:
+        return min(_weights.context_length(self._config, self._tokenizer), self._engine.context or 10**9)
+
+    def _room(self) -> int:
+        """Tokens of a text to score: one is written behind it."""
+        return self._context() - 1
+
+    def _load_tools(self) -> tuple[Any, Any, Renderer]:
+        if self._tools is None:
+            tokenizer, config = _weights.tokenizer_and_config(self._ref)
+            self._tools = tokenizer, config, make_renderer(tokenizer, self._format)
+        return self._tools
+
+    @property
+    def _tokenizer(self) -> Any:
+        return self._load_tools()[0]
+
+    @property
+    def _config(self) -> Any:
+        return self._load_tools()[1]
+
+    @property
+    def _renderer(self) -> Renderer:
+        return self._load_tools()[2]

@@ -1,0 +1,406 @@
+"""The engine over an OpenAI-compatible server, against servers on loopback that do everything wrong a server can."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import signal
+import socket
+import threading
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfalign.engines._server_bodies import completion as read_completion
+from selfalign.engines._server_client import LONGEST_WAIT, Trouble, Unfit, _Gate, retry_after
+from selfalign.engines.hf import HF
+from selfalign.engines.openai import OpenAI, OpenAISession
+from selfalign.errors import Interrupted, RunFailed, UserError
+from selfalign.loop import Quiet
+from selfalign.signals import handle_signals
+from selfalign.steps import journaled_generate
+from selfalign.store import Store
+from selfalign.types import Example, ModelRef, Request, Sampling, derive_seed
+from tests.server import BODIES, CHANGES, RETRY_AFTER, STATUSES, Loopback, completion, listing, loopback, model_server
+from tests.tiny import tiny_tokenizer
+
+QUICK = {"backoff": 0.001, "patience": 120.0, "timeout": 20.0}
+SAMPLING = Sampling(max_tokens=24)
+SHORT_LIVED = ("reset", "half body", *BODIES, *CHANGES, *STATUSES, "429 negative", "429 in words", "429 long ago")
+"""Faults that cost no time."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What this engine reads of a model: tokenizer and configuration (its weights are the server's)."""
+    from transformers import LlamaConfig
+
+    path = tmp_path_factory.mktemp("served") / "model"
+    tiny_tokenizer().save_pretrained(path)
+    LlamaConfig(vocab_size=260, hidden_size=4, num_attention_heads=2, max_position_embeddings=512).save_pretrained(path)
+    (path / "model.safetensors").write_bytes(b"")
+    return str(path)
+
+
+def words(path: str, body: Mapping[str, Any]) -> Any:
+    """What a faultless server without a model says: words that follow from prompt and seed."""
+    if path == "/models":
+        return listing("tiny")
+    turns = [f"<|im_start|>{turn['role']}\n{turn['content']}<|im_end|>\n" for turn in body.get("messages", ())]
+    asked = body.get("prompt") or "".join(turns) + "<|im_start|>assistant\n"
+    size = len(asked) if isinstance(asked, list) else len(tiny_tokenizer()(asked)["input_ids"])
+    draw = random.Random(f"{asked} {body.get('seed')}")
+    text = " ".join(draw.choice(("alpha", "beta", "gamma", "delta")) for _ in range(1 + draw.randrange(5)))
+    reason = "length" if draw.random() < 0.2 else "stop"
+    return completion(text, reason, size, min(body["max_tokens"], 6), chat=path == "/chat/completions")
+
+
+def rows(count: int) -> list[Request]:
+    return [Request(f"r{i}", (), f"What is {i}?", derive_seed(1, i)) for i in range(count)]
+
+
+@contextmanager
+def opened(server: Loopback, folder: str, **options: Any) -> Iterator[OpenAISession]:
+    engine = OpenAI(**{"url": server.url, "names": {folder: "tiny"}, **QUICK, **options})
+    with engine.open(engine.check(ModelRef(folder), (), "auto"), "auto") as session:
+        yield session
+
+
+def stored(server: Loopback, folder: str, out: Path, count: int, **options: Any) -> dict[int, Any]:
+    """What the journal holds after `count` requests were answered."""
+    with opened(server, folder, **options) as session, Store.open(out, {"test": "server"}) as store:
+        journaled_generate(store, 1, session, Quiet())("respond", rows(count), SAMPLING)
+        return store.done_batches(1, "respond")
+
+
+def test_the_stored_rows_are_those_of_a_faultless_server(folder: str, tmp_path: Path) -> None:
+    def fault(path: str, body: Mapping[str, Any], before: int) -> str:
+        if path == "/models" or before > 1:
+            return ""
+        return SHORT_LIVED[zlib.crc32(f"{body['prompt']} {before}".encode()) % len(SHORT_LIVED)]
+
+    with loopback(words) as faultless:
+        expected = stored(faultless, folder, tmp_path / "good", 150)
+    with loopback(words, fault) as faulty:
+        found = stored(faulty, folder, tmp_path / "bad", 150)
+    assert found == expected and len(found) == 150
+    assert {row["finish"] for row in found.values()} == {"stop", "length"}
+    assert set(SHORT_LIVED) <= set(faulty.served)
+
+
+def test_errors_at_random_cost_few_requests_more(folder: str) -> None:
+    def fault(path: str, body: Mapping[str, Any], before: int) -> str:
+        draw = random.Random(f"{body.get('seed')} {before}")
+        return draw.choice(("500", "502", "503", "504")) if path != "/models" and draw.random() < 0.3 else ""
+
+    with loopback(words, fault) as server, opened(server, folder) as session:
+        assert len(session.generate(rows(300), SAMPLING)) == 300
+    assert server.paths()["/completions"] <= 1.6 * 300
+
+
+@pytest.mark.parametrize("way", ["hang", "hang in body", "drip", "huge"])
+def test_a_reply_without_end_is_cut_off_and_asked_for_again(folder: str, way: str) -> None:
+    def fault(path: str, body: Mapping[str, Any], before: int) -> str:
+        return way if body.get("max_tokens") == 24 and before == 0 else ""
+
+    with loopback(words) as server, opened(server, folder) as session:
+        expected = session.generate(rows(2), SAMPLING)
+    with loopback(words, fault) as server, opened(server, folder, timeout=1.5 if way != "huge" else 20.0) as session:
+        assert session.generate(rows(2), SAMPLING) == expected
+    assert server.served[way] == 2
+
+
+def test_no_garbage_passes_for_a_reply() -> None:
+    draw, good = random.Random(1), completion("a good text", "stop", 5, 3)
+    read = partial(read_completion, sent=5, max_tokens=9, chat=False, must_count=False)
+    junk: tuple[Any, ...] = (None, [], {}, "", "stop!", -1, 10**400, 1.5, True, [1], {"text": "x"}, [None], "error")
+    assert read(json.dumps(good).encode()).text == "a good text"
+    refused = 0
+    for _ in range(10_000):
+        bad = json.loads(json.dumps(good))
+        place = draw.choice((bad, bad["choices"][0], bad["usage"]))
+        key = draw.choice([key for key in place if key not in ("id", "logprobs", "total_tokens")])
+        place[key] = draw.choice([value for value in junk if value != place[key]])
+        body = json.dumps(bad).encode()
+        if draw.random() < 0.5:
+            body = json.dumps(good).encode()[: draw.randrange(len(json.dumps(good)))]
+        try:
+            reply = read(body)
+        except (Trouble, Unfit):
+            refused += 1
+        else:  # what came through says the same, only with other counts, or a text of another row, which no client can tell
+            assert reply.reason == "stop" and reply.text in ("a good text", "stop!", "error"), body
+    assert refused > 9_000
+
+
+def test_a_refusal_for_good_ends_at_the_first_request_and_hides_the_key(
+    folder: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("TEST_SERVER_KEY", "sk-very-secret-42")
+    caplog.set_level(logging.DEBUG)
+
+    def answer(path: str, body: Mapping[str, Any]) -> Any:
+        return 401, {"error": {"message": "no such key: sk-very-secret-42\x1b[31m"}}
+
+    refused = pytest.raises(RunFailed, match=r"status 401 .*\$TEST_SERVER_KEY")
+    with loopback(answer) as server, opened(server, folder, key_variable="TEST_SERVER_KEY") as session, refused as error:
+        session.generate(rows(9), SAMPLING)
+    assert len(server.seen) == 1 and server.seen[0][2]["Authorization"] == "Bearer sk-very-secret-42"
+    said = f"{error.value} {caplog.text} {asdict(OpenAI(key_variable='TEST_SERVER_KEY'))}"
+    assert "secret" not in said and "\x1b" not in said
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"url": "http://me:secret@host/v1"},
+        {"url": "https://host/v1?api_key=secret"},
+        {"url": "ftp://secret"},
+        {"url": "http://secret:port/"},
+        {"key_variable": "sk-secret"},
+        {"concurrency": 0},
+        {"prompts": "tokens"},
+        {"timeout": 0.0},
+        {"context": 1},
+    ],
+)
+def test_options_that_cannot_be_are_refused_without_showing_a_secret(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="OpenAI: ") as error:
+        OpenAI(**options)
+    assert "secret" not in str(error.value)
+
+
+def test_a_key_that_is_not_there_is_missed_before_anything_runs(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TEST_SERVER_KEY", raising=False)
+    with pytest.raises(UserError, match="TEST_SERVER_KEY"):
+        OpenAI(key_variable="TEST_SERVER_KEY").check(ModelRef(folder), (), "auto")
+    monkeypatch.setenv("TEST_SERVER_KEY", "two secrets")
+    with pytest.raises(UserError, match="TEST_SERVER_KEY") as error:
+        OpenAI(key_variable="TEST_SERVER_KEY").check(ModelRef(folder), (), "auto")
+    assert "secret" not in str(error.value)
+
+
+def test_nobody_there_is_told_soon(folder: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    with (
+        opened(Loopback(url), folder, patience=0.2) as session,
+        pytest.raises(RunFailed, match=r"cannot be reached .*ConnectError"),
+    ):
+        session.generate(rows(1), SAMPLING)
+
+
+def test_a_server_that_is_away_gets_probes_alone_and_then_the_rest(folder: str) -> None:
+    away, probes, others = threading.Event(), [0], [0]
+
+    def fault(path: str, body: Mapping[str, Any], before: int) -> str:
+        if path == "/models":
+            return ""
+        probe = body["max_tokens"] == 1
+        if not away.is_set():
+            if not probe and derive_seed(1, 40) % 2**31 == body["seed"]:
+                away.set()
+            return ""
+        if probes[0] < 5:
+            probes[0] += probe
+            others[0] += not probe
+            return "500"
+        return ""
+
+    with loopback(words) as server, opened(server, folder) as session:
+        expected = session.generate(rows(120), SAMPLING)
+    with loopback(words, fault) as server, opened(server, folder, concurrency=4) as session:
+        assert session.generate(rows(120), SAMPLING) == expected
+    assert probes[0] == 5 and others[0] <= 40  # 8 in a row open the circuit, but good replies under way count them anew
+    assert server.most <= 4 + 1
+
+
+def test_a_busy_server_halves_what_is_under_way_once_for_all_of_it() -> None:
+    gate = _Gate(32)
+    for _ in range(9):
+        gate.busy(1.0)  # all sent before the first answer came
+    assert gate.limit == 16
+    for _ in range(9):
+        gate.busy(gate._halved)
+        gate._halved -= 1.0
+    assert gate.limit == 1
+    for _ in range(3):
+        gate.good()
+    assert gate.limit == 3  # one after one good reply, one more after two
+
+
+@pytest.mark.parametrize(
+    ("header", "wait"),
+    [
+        ("3", 3.0),
+        ("0.5", 0.5),
+        ("1000000", LONGEST_WAIT),
+        ("inf", LONGEST_WAIT),
+        ("Wed, 21 Oct 2199 07:28:00 GMT", LONGEST_WAIT),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", None),
+        ("-5", None),
+        ("soon", None),
+        ("nan", None),
+        ("", None),
+    ],
+)
+def test_retry_after_is_honoured_within_reason(header: str, wait: float | None) -> None:
+    assert retry_after(header) == wait
+
+
+def test_a_server_that_asks_for_time_gets_no_second_request_before(folder: str) -> None:
+    def fault(path: str, body: Mapping[str, Any], before: int) -> str:
+        return "429 in 1 s" if body.get("max_tokens") == 24 and before == 0 else ""
+
+    with loopback(words, fault) as server, opened(server, folder) as session:
+        assert len(session.generate(rows(1), SAMPLING)) == 1
+    assert server.served["429 in 1 s"] == 1 and server.paths()["/completions"] == 3
+    assert RETRY_AFTER["429 in 1 s"] == "1"
+
+
+def test_filtered_cut_and_empty_answers_are_told_apart(folder: str) -> None:
+    said = {"text": "", "reason": "stop"}
+
+    def answer(path: str, body: Mapping[str, Any]) -> Any:
+        if path == "/models" or body["max_tokens"] == 1:
+            return words(path, body)
+        return completion(said["text"], said["reason"], len(body["prompt"]), 1)
+
+    with loopback(answer) as server, opened(server, folder) as session:
+        empty = session.generate(rows(1), SAMPLING)[0]
+        assert (empty.text, empty.finish) == ("", "stop")
+        assert server.paths()["/completions"] == 1 + 4  # asked again before it was believed
+        said.update(text="It goes on and", reason="length")
+        assert session.generate(rows(1), SAMPLING)[0].finish == "length"
+        said.update(text="Enough. STOP and more", reason="length")
+        assert session.generate(rows(1), replace(SAMPLING, stop=("STOP",)))[0] == replace(empty, text="Enough.")
+        said.update(text="", reason="content_filter")
+        with pytest.raises(RunFailed, match="content filter"):
+            session.generate(rows(1), SAMPLING)
+
+
+def test_a_model_that_the_server_does_not_serve_is_refused(folder: str, tmp_path: Path) -> None:
+    later = tmp_path / "round-01" / "model"
+    later.mkdir(parents=True)
+    for file in Path(folder).iterdir():
+        (later / file.name).write_bytes(file.read_bytes())
+    with loopback(words) as server:
+        for ref in (ModelRef(str(later), hash="x"), ModelRef(folder, adapter=str(later), hash="x")):
+            engine = OpenAI(url=server.url, names={folder: "tiny"}, **QUICK)
+            with engine.open(ref, "auto") as session, pytest.raises(RunFailed, match=r"lists tiny, not .*round-01"):
+                session.generate(rows(1), SAMPLING)
+        assert server.paths()["/completions"] == 0
+    with loopback(lambda path, body: listing("new", root=str(later)) if path == "/models" else words(path, body)) as server:
+        with OpenAI(url=server.url, **QUICK).open(ModelRef(str(later), hash="x"), "auto") as session:
+            session.generate(rows(1), SAMPLING)
+        assert {body["model"] for path, body, _ in server.seen if path != "/models"} == {"new"}
+
+
+def test_a_narrower_window_on_the_server_must_be_said(folder: str) -> None:
+    def answer(path: str, body: Mapping[str, Any]) -> Any:
+        return listing("tiny", max_model_len=64) if path == "/models" else words(path, body)
+
+    with loopback(answer) as server:
+        with opened(server, folder) as session, pytest.raises(UserError, match=r"engine\.context=64"):
+            session.generate(rows(1), SAMPLING)
+        with opened(server, folder, context=64) as session:
+            assert session.generate(rows(1), SAMPLING) and session.fit(Request("r", (), "long " * 20), 24) is None
+
+
+def test_prompts_go_as_ids_as_text_or_as_a_chat(folder: str) -> None:
+    shown = (Example("s", "Where?", "Here."),)
+    request = Request("r", shown, "And when?", 7)
+    with loopback(words) as server:
+        for prompts in ("ids", "text", "chat"):
+            with opened(server, folder, prompts=prompts, extras=prompts == "ids") as session:
+                session.generate([request], replace(SAMPLING, stop=("\n\n",)))
+                rendered = session.render(request)
+    bodies = [body for path, body, _ in server.seen if path != "/models" and body["max_tokens"] == 24]
+    assert tiny_tokenizer().decode(bodies[0]["prompt"]) == rendered == bodies[1]["prompt"]
+    assert [turn["content"] for turn in bodies[2]["messages"]] == ["Where?", "Here.", "And when?"]
+    assert all(body["seed"] == 7 and body["stop"] == ["\n\n"] for body in bodies)
+    assert bodies[0]["top_k"] == -1 and bodies[0]["stop_token_ids"] and "top_k" not in bodies[1]
+
+
+def test_another_tokenizer_or_template_on_the_server_is_found_out(folder: str) -> None:
+    def answer(path: str, body: Mapping[str, Any]) -> Any:
+        return listing("tiny") if path == "/models" else completion("fine", "stop", 3, 1)
+
+    wrong = pytest.raises(RunFailed, match="counts 3 prompt tokens")
+    with loopback(answer) as server, opened(server, folder, prompts="text") as session, wrong:
+        session.generate(rows(1), SAMPLING)
+
+
+def test_what_a_server_cannot_do_is_said(folder: str) -> None:
+    def answer(path: str, body: Mapping[str, Any]) -> Any:
+        if "echo" in body:
+            return 400, {"error": {"message": "only no echo is supported"}}
+        return (501, {"error": {"message": "no embeddings"}}) if path == "/embeddings" else words(path, body)
+
+    pair = [Example("e", "Where?", "Here.")]
+    with loopback(answer) as server:
+        with opened(server, folder) as session:
+            for wrong in (Sampling(beams=2), Sampling(repetition_penalty=1.1), Sampling(no_repeat_ngram=3)):
+                with pytest.raises(UserError, match="a server cannot be asked for"):
+                    session.generate(rows(1), wrong)
+            with pytest.raises(RunFailed, match=r"refuses log-probabilities \(engine.scores=echo\): status 400"):
+                session.likelihood(pair)
+            with pytest.raises(RunFailed, match="refuses embeddings"):
+                session.embed(["a text"])
+        with (
+            opened(server, folder, scores="prompt_logprobs") as session,
+            pytest.raises(RunFailed, match=r"try engine\.scores=echo"),
+        ):
+            session.likelihood(pair)
+        with opened(server, folder, scores="none") as session, pytest.raises(UserError, match=r"engine\.scores=none"):
+            session.likelihood(pair)
+        with (
+            opened(server, folder, prompts="chat") as session,
+            pytest.raises(UserError, match="a chat can ask for an answer only"),
+        ):
+            session.generate([Request("r", (), None)], SAMPLING)
+
+
+def test_a_signal_ends_the_waiting(folder: str) -> None:
+    def fault(path: str, body: Mapping[str, Any], before: int) -> str:
+        if body.get("max_tokens") != 24:
+            return ""
+        os.kill(os.getpid(), signal.SIGTERM)
+        return "hang"
+
+    threads = threading.active_count()
+    with pytest.raises(Interrupted), handle_signals(), loopback(words, fault) as server, opened(server, folder) as session:
+        session.generate(rows(1), SAMPLING)
+    assert not [thread for thread in threading.enumerate() if thread.name == "selfalign-server-calls"], threads
+
+
+def test_texts_and_scores_are_those_of_the_model_itself(model_folder: Path) -> None:
+    pairs = [Example(f"s{i}", f"Question {i}?", f"Answer number {i}.") for i in range(4)]
+    asked = [Request(f"r{i}", tuple(pairs[: i % 3]), None if i % 2 else f"What is {i}?", seed=100 + i) for i in range(8)]
+    texts = [("Question: Where is it?\nAnswer:", " In the hall."), ("", "Alone.")]
+    with HF(dtype="float32", device="cpu").open(ModelRef(str(model_folder)), "auto") as session:
+        written = session.generate(asked, SAMPLING)
+        likely, following = session.likelihood(pairs), session.continuation(texts)
+        greedy = session.generate([Request("g", text="Question:", seed=1)], Sampling(max_tokens=6, temperature=0.0))[0]
+    with model_server(model_folder) as server:
+        for scores in ("echo", "prompt_logprobs"):
+            engine = OpenAI(url=server.url, scores=scores)
+            with engine.open(engine.check(ModelRef(str(model_folder)), pairs, "auto"), "auto") as session:
+                if scores == "echo":
+                    assert session.generate(asked, SAMPLING) == written
+                    assert session.generate([Request("g", text="Question:")], Sampling(max_tokens=6, temperature=0.0)) == [greedy]
+                found = session.likelihood(pairs)
+                assert [one.total for one in found] == pytest.approx([one.total for one in likely], abs=1e-3)
+                assert [one.tokens for one in found] == [one.tokens for one in likely]
+                again = session.continuation(texts)
+                assert [one.total for one in again] == pytest.approx([one.total for one in following], abs=1e-3)
+                assert [(one.tokens, one.greedy) for one in again] == [(one.tokens, one.greedy) for one in following]
