@@ -133,7 +133,7 @@ def test_rest_with_a_reward_model(cli: Run, reward_model: Path, tmp_path: Path) 
     (row,) = status(cli, out)["rounds"][1:]
     assert row["candidates"] == 24 == row["kept"] + sum(row["dropped"].values())
     assert row["kept"] > 0 and row["dropped"]["low_reward"] > 0
-    assert row["metrics"]["reward_auc"]["value"] > 0.5
+    assert row["metrics"]["calibration_reward_auc"]["value"] > 0.5
     assert all(each["scores"]["reward"] > -0.7 for each in lines(out / "round-01" / "kept.jsonl"))
 
 
