@@ -1,6 +1,6 @@
 """Can a model judge? Calibration of it as a judge on a seed file, and of perplexity beside it.
 
-    python benchmarks/judge_calibration.py --out /tmp/calibration [--seeds FILE] [--model smollm2-135m] [--most 64]
+    python benchmarks/judge_calibration.py --out runs/calibration [--seeds FILE] [--model smollm2-135m] [--most 64]
         [--aspects quality following] [--standard combined] [--method expected] [--prompt_form raw]
 
 Without --seeds the bundled ones are taken. Each judge scores the seeds, five spoiled versions of each and one appeal to the judge
