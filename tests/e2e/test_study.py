@@ -203,6 +203,7 @@ def test_seeds_and_parts_can_be_varied(cli: Run, study: tuple[object, ...], seed
         (("--vary", "per_round=many"), "--per_round: expected int"),
         (("--vary", "encoder=Word2Vec"), "no part named Word2Vec"),
         (("--vary", "held_out=x"), "cannot be varied"),
+        (("--vary", "truthfulness.questions=2,3"), "cannot be varied"),
         (("--vary", "per_round"), "option=value1,value2"),
         (("--repeat", 2), "did you mean --repeats?"),
         (("--repeats", 0), "at least 1"),

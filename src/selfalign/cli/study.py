@@ -65,6 +65,7 @@ FIXED = (
     "config",
     "help",
     "report_to",
+    *("truthfulness", "harmfulness", "win_rate", "lm_eval"),
 )
 """Options of the study as a whole: all arms have to share them."""
 
@@ -157,7 +158,7 @@ def _variants(vary: Sequence[str]) -> list[tuple[str, str]]:
         each = [value.strip() for value in re.split(r",(?![^\[{(]*[\]})])", values)]
         if not equals or not option or not all(each):
             raise UserError(f"--vary {text}: give it as option=value1,value2")
-        if option in FIXED:
+        if option.partition(".")[0] in FIXED:
             raise UserError(f"--vary {text}: all arms of a study share --{option}; it cannot be varied")
         found += [(option, value) for value in each]
     return found
