@@ -9,13 +9,25 @@ from tests.conftest import Run
 from tests.server import model_server
 
 PARTS = ("--encoder", "Hashed", "--trainer", "NullTrainer", "--validation_share", 0, "--min_yield", 0, "--quiet")
-SMALL = ("--rounds", 1, "--per_round", 4, "--demonstrations", 2, "--prompt_sampling.max_tokens", 8, "--sampling.max_tokens", 8)
+SMALL = (
+    "--rounds",
+    1,
+    "--per_round",
+    4,
+    "--demonstrations",
+    2,
+    "--prompt_sampling.max_tokens",
+    8,
+    "--sampling.max_tokens",
+    8,
+    "--json",
+)
 
 
 def test_one_round_by_a_server(cli: Run, model_folder: Path, seeds_file: Path, tmp_path: Path) -> None:
     with model_server(model_folder, seconds=120) as server:
         engine = ("--engine", "OpenAI", "--engine.url", server.url)
-        done = cli("run", "isara", seeds_file, "--model", model_folder, *engine, *PARTS, *SMALL, "--json", "--out", tmp_path / "out")
+        done = cli("run", "isara", seeds_file, "--model", model_folder, *engine, *PARTS, *SMALL, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     row = json.loads(done.stdout)["rounds"][1]
     assert row["candidates"] == 4 and row["tokens"]["generated"] > 0
