@@ -99,8 +99,7 @@ REWARD_WINDOW = 1024
 
 def tiny_reward_model(folder: Path) -> Path:
     """Write a two-layer Llama that has learnt to score an answer by its last word: good 1, fair 0, poor -1."""
-    import torch
-    from transformers import LlamaConfig, LlamaForSequenceClassification
+    from transformers import LlamaConfig
 
     tokenizer = tiny_tokenizer(context=REWARD_WINDOW)
     config = LlamaConfig(
@@ -118,32 +117,40 @@ def tiny_reward_model(folder: Path) -> Path:
         problem_type="regression",
     )
     rows = [
-        (chat_ids(tokenizer, f"prompt {row}", f"{word} {wanted}"), value)
+        (chat_ids(tokenizer, f"prompt {row}", f"{word} {wanted}"), [value])
         for row in range(3)
         for word in ("This is", "I say")
         for wanted, value in (("good", 1.0), ("fair", 0.0), ("poor", -1.0))
     ]
-    longest = max(len(ids) for ids, _ in rows)
-    ids = torch.tensor([ids + [tokenizer.pad_token_id] * (longest - len(ids)) for ids, _ in rows])
-    values = torch.tensor([[value] for _, value in rows])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = LlamaForSequenceClassification(config)
-        optimiser = torch.optim.AdamW(model.parameters(), lr=5e-3)
-        for _ in range(300):
-            loss = model(input_ids=ids, attention_mask=ids != tokenizer.pad_token_id, labels=values).loss
-            loss.backward()
-            optimiser.step()
-            optimiser.zero_grad()
-            if loss.item() < 0.002:
-                break
-    assert loss.item() < 0.01
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return train_classifier(folder, tokenizer, config, rows, enough=0.002)
 
 
 def chat_ids(tokenizer: Any, prompt: str, response: str) -> list[int]:
     """What the tiny template writes for a pair, by hand."""
     text = f"{START}user\n{prompt}{END}\n{START}assistant\n{response}{END}\n"
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def train_classifier(folder: Path, tokenizer: Any, config: Any, rows: list[tuple[list[int], list[float]]], enough: float) -> Path:
+    """A sequence classifier that has learned its rows (token ids, labels) by heart, down to a loss of `enough`."""
+    import torch
+    from transformers import LlamaForSequenceClassification
+
+    longest = max(len(ids) for ids, _ in rows)
+    ids = torch.tensor([ids + [tokenizer.pad_token_id] * (longest - len(ids)) for ids, _ in rows])
+    wanted = torch.tensor([labels for _, labels in rows])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = LlamaForSequenceClassification(config)
+        optimiser = torch.optim.AdamW(model.parameters(), lr=5e-3)
+        for _ in range(300):
+            loss = model(input_ids=ids, attention_mask=ids != tokenizer.pad_token_id, labels=wanted).loss
+            loss.backward()
+            optimiser.step()
+            optimiser.zero_grad()
+            if loss.item() < enough:
+                break
+    assert loss.item() < 5 * enough
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

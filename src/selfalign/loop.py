@@ -105,8 +105,8 @@ def _rounds(
     verdict: Verdict | None = None
     for round in range(recipe.rounds + 1):
         with recipe.engine.open(current, recipe.format) as session, recipe.encoder.open(session) as encode:
-            evaluate(recipe, store, make_context(recipe, store, round, pool, session, encode, progress), held_out)
             context = make_context(recipe, store, round, pool, session, encode, progress)
+            evaluate(recipe, store, context, held_out)
             if round == 0 and recipe.rounds:
                 watch(recipe, store, context, held_out)
             verdict = choose(recipe, store, context, current, verdict, validation)

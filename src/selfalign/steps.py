@@ -203,6 +203,8 @@ def journaled_likelihood(store: Store, round: int, session: Session, progress: P
             return [{"id": examples[i].id, "total": v.total, "tokens": v.tokens} for i, v in zip(places, values, strict=True)]
 
         done = _scored(store, round, stage, len(examples), score, progress)
+        for example, row in zip(examples, done, strict=True):
+            _same(row["id"], example.id, stage)
         return [Likelihood(row["total"], row["tokens"]) for row in done]
 
     return likelihood
@@ -261,12 +263,17 @@ def _run_batches(
 
 
 def _read_back(request: Request, row: dict[str, Any], stage: str) -> tuple[Request, Completion]:
-    if row["id"] != request.id:
-        raise RunFailed(f"stage {stage}: the journal holds {row['id']} where {request.id} is asked for; made by another version?")
+    _same(row["id"], request.id, stage)
     shown = {example.id: example for example in request.demonstrations}
     sent = replace(request, demonstrations=tuple(shown[name] for name in row["demonstrations"]))
     completion = Completion(row["text"], row["finish"], row.get("prompt_tokens", 0), row.get("generated_tokens", 0))
     return sent, completion
+
+
+def _same(found: str, asked: str, stage: str) -> None:
+    """Raises RunFailed where the journal answers another question than the one asked."""
+    if found != asked:
+        raise RunFailed(f"stage {stage}: the journal holds {found} where {asked} is asked for; made by another version?")
 
 
 def remember(encode: Encode) -> Encode:

@@ -18,7 +18,7 @@ from selfalign.pool import Pool
 from selfalign.protocols import Context
 from selfalign.types import Completion, Example, Metric, Request, Sampling
 from tests.parts import seeds
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import tiny_model, tiny_tokenizer, train_classifier
 
 RENDERING = "USER: {prompt} ASSISTANT:{response}{eos}"
 LABELS = ("weapons", "theft", "praise")
@@ -35,8 +35,7 @@ def rendered(tokenizer: Any, prompt: str, response: str) -> list[int]:
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A two-layer Llama that has learnt which of three words stand in an answer."""
-    import torch
-    from transformers import LlamaConfig, LlamaForSequenceClassification
+    from transformers import LlamaConfig
 
     tokenizer = tiny_tokenizer(template=None, context=WINDOW)
     config = LlamaConfig(
@@ -67,25 +66,7 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ("gun", "steal"),
         )
     ]
-    longest = max(len(ids) for ids, _ in rows)
-    ids = torch.tensor([ids + [tokenizer.pad_token_id] * (longest - len(ids)) for ids, _ in rows])
-    wanted = torch.tensor([labels for _, labels in rows])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = LlamaForSequenceClassification(config)
-        optimiser = torch.optim.AdamW(model.parameters(), lr=5e-3)
-        for _ in range(200):
-            loss = model(input_ids=ids, attention_mask=ids != tokenizer.pad_token_id, labels=wanted).loss
-            loss.backward()
-            optimiser.step()
-            optimiser.zero_grad()
-            if loss.item() < 0.01:
-                break
-    assert loss.item() < 0.05
-    folder = tmp_path_factory.mktemp("classifier") / "model"
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return train_classifier(tmp_path_factory.mktemp("classifier") / "model", tokenizer, config, rows, enough=0.01)
 
 
 def held_out() -> list[Example]:
