@@ -10,7 +10,7 @@ from selfalign.evaluators.lm_eval import LmEval
 from selfalign.evaluators.truthfulness import Truthfulness
 from selfalign.evaluators.win_rate import WinRate
 from selfalign.protocols import Evaluator
-from selfalign.recipe import Recipe
+from selfalign.recipe import Evaluate, Recipe
 
 TOLD_BY = {"truthfulness": ("file",), "harmfulness": ("classifier",), "win_rate": ("judge",), "lm_eval": ("tasks", "ifeval_file")}
 """The options that turn each one on."""
@@ -23,6 +23,7 @@ def measured_by(
     harmfulness: Harmfulness = Harmfulness(),
     win_rate: WinRate = WinRate(),
     lm_eval: LmEval = LmEval(),
+    evaluate: Evaluate = "every",
 ) -> Recipe:
     """Evaluations that need a file or a model; each is off until it is told which.
 
@@ -34,6 +35,8 @@ def measured_by(
         harmfulness: the share of answers its `classifier` calls harmful; without one it is not measured.
         win_rate: the answers against the references by its `judge`; without one it is not measured.
         lm_eval: tasks of lm-evaluation-harness and IFEval, by its `tasks` and `ifeval_file`; without them it is not measured.
+        evaluate: the models measured: those of every round, or only the model as it came and the one to be shipped (no round is
+            chosen by what is measured here, so this saves time and changes nothing else).
 
     Raises:
         UserError: options of one that is off: they would change nothing.
@@ -49,4 +52,5 @@ def measured_by(
         if not any(getattr(part, option) for option in TOLD_BY[name]):
             needed = " or ".join(f"--{name}.{option}" for option in TOLD_BY[name])
             raise UserError(f"options of --{name} change nothing without {needed}: give that, or take them out")
-    return replace(recipe, evaluators=(*recipe.evaluators, *asked.values()))
+    evaluate = recipe.evaluate if evaluate == "every" else evaluate
+    return replace(recipe, evaluators=(*recipe.evaluators, *asked.values()), evaluate=evaluate)

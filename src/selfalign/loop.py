@@ -106,7 +106,8 @@ def _rounds(
     for round in range(recipe.rounds + 1):
         with recipe.engine.open(current, recipe.format) as session, recipe.encoder.open(session) as encode:
             context = make_context(recipe, store, round, pool, session, encode, progress)
-            evaluate(recipe, store, context, held_out)
+            if round == 0 or recipe.evaluate == "every":
+                evaluate(recipe, store, context, held_out)
             if round == 0 and recipe.rounds:
                 watch(recipe, store, context, held_out)
             verdict = choose(recipe, store, context, current, verdict, validation)
@@ -126,10 +127,16 @@ def _rounds(
         pool = pool.add(kept)
         current = train(recipe, store, round + 1, start, current, pool, progress)
     assert verdict is not None  # round 0 has one
+    best = verdict.best
+    if store.stage(best.round, "evaluate") is None:
+        with recipe.engine.open(best.model, recipe.format) as session, recipe.encoder.open(session) as encode:
+            seen = Pool(pool.parts[: best.round + 1])
+            evaluate(recipe, store, make_context(recipe, store, best.round, seen, session, encode, progress), held_out)
+        export_metrics(store, best.round)
     if not stop:
         stop = "; ".join(filter(None, (f"all {recipe.rounds} rounds done", verdict.text))) if verdict.go_on else verdict.text
-    store.finish_run(verdict.best.round, stop)
-    return Run(store.folder, verdict.best.model, verdict.best.round, stop)
+    store.finish_run(best.round, stop)
+    return Run(store.folder, best.model, best.round, stop)
 
 
 def generate(recipe: Recipe, store: Store, context: Context) -> tuple[Example, ...]:

@@ -24,6 +24,7 @@ from selfalign.types import Sampling
 StartFrom = Literal["previous", "base"]
 TrainOn = Literal["latest", "all"]
 RollBack = Literal["worse", "no_better"]
+Evaluate = Literal["every", "shipped"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Recipe:
     filters: tuple[Filter, ...] = ()
     """Applied to finished, scored pairs."""
     evaluators: tuple[Evaluator, ...] = ()
+    evaluate: Evaluate = "every"
+    """Which models they measure: those of every round, or only the model as it came and the one to be shipped."""
     rounds: int = 2
     """K in the ISARA paper."""
     per_round: int = 256
@@ -88,6 +91,7 @@ class Recipe:
             ("learning_rate_decay", self.learning_rate_decay, 0 < self.learning_rate_decay <= 1, "above 0 and at most 1"),
             ("validation_share", self.validation_share, 0 <= self.validation_share <= 0.5, "between 0 and 0.5"),
             ("roll_back", self.roll_back, self.roll_back in get_args(RollBack), "worse or no_better"),
+            ("evaluate", self.evaluate, self.evaluate in get_args(Evaluate), "every or shipped"),
             ("steps", list(self.steps), not self.steps or self._steps_fit(), "one number of at least 1 for each round"),
             ("train_seeds", self.train_seeds, self.train_seeds or self.per_round > 0, "true where nothing is generated"),
             ("seed", self.seed, 0 <= self.seed < 2**63, "between 0 and 2^63"),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from selfalign.alarms import DEFAULT, Alarms
 from selfalign.encoders.hashed import Hashed
 from selfalign.engines.scripted import Scripted, ScriptedSession
+from selfalign.evaluators.held_out import HeldOut
 from selfalign.recipe import Recipe, RollBack
 from selfalign.recipes.isara import isara
 from selfalign.rendering import Format
@@ -68,7 +69,7 @@ class MoodySession(ScriptedSession):
 
 
 def _bare(recipe: Recipe) -> Recipe:
-    return replace(recipe, prompt_filters=(), filters=(), evaluators=())
+    return replace(recipe, prompt_filters=(), filters=(), evaluators=(HeldOut(),))
 
 
 def moody(*, moods: tuple[float, ...] = (0.0, 0.1, -0.1), rounds: int = 3, roll_back: RollBack = "worse") -> Recipe:

@@ -128,6 +128,23 @@ def test_a_threshold_can_be_switched_off(cli: Run, seeds_file: Path, tmp_path: P
     assert done.returncode == 2 and "alarms.repeats = 2" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
+def test_only_the_round_shipped_is_measured_if_asked(cli: Run, seeds_file: Path, held_out_file: Path, tmp_path: Path) -> None:
+    """Round 2 falls, so round 1 is opened once more; killed before its figures are written, the run ends with the same ones."""
+    told = ("--held_out", held_out_file)
+    every = run(cli, "moody", seeds_file, tmp_path / "every", *told)
+    shipped = ("moody", seeds_file, tmp_path / "shipped", *told, "--evaluate", "shipped")
+    arguments = ("run", f"{RECIPES}:{shipped[0]}", shipped[1], "--model", "scripted", "--quiet", "--out", *shipped[2:])
+    assert cli(*arguments, SELFALIGN_FAULT_AT="evaluate.before-commit:2").returncode == -signal.SIGKILL
+    status = run(cli, *shipped)
+    assert status["best_round"] == every["best_round"] == 1 and status["stopped_because"] == every["stopped_because"]
+    measured = [row["metrics"].get("log_likelihood") for row in status["rounds"]]
+    wanted = [row["metrics"].get("log_likelihood") for row in every["rounds"]]
+    assert all(wanted) and measured == [wanted[0], wanted[1], None]
+    kept = [[row["kept"] for row in each["rounds"]] for each in (status, every)]
+    assert kept[0] == kept[1]
+    assert "log_likelihood" in json.loads((tmp_path / "shipped" / "round-01" / "metrics.json").read_text())
+
+
 @pytest.mark.parametrize(
     "point", ["guards.before-commit:3", "guards.after-commit:3", "choose.before-commit:2", "choose.after-commit:2"]
 )

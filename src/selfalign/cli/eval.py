@@ -39,6 +39,8 @@ from selfalign.types import Example
 
 SUMMARY = "Measures a model, alone or with demonstrations, on held-out prompts, and compares it with another one."
 IN_CONTEXT = {"knn": icl_knn, "random": icl_random}
+NOT_HERE = {"recipe", "evaluate"}
+"""What `measured_by` takes that says nothing about a single model."""
 OF_THE_RECORD = ("model", "compare", "metric", "quiet", "json", "config")
 """Options that mean something where nothing is left to measure."""
 
@@ -81,7 +83,7 @@ def make_parser() -> ArgumentParser:
     parser = own_options()
     set_parsing_settings(subclasses_enabled=[part for parts in choices(icl_knn).values() for part in parts])
     parser.add_function_arguments(icl_knn, as_positional=False, skip={"demonstrations"})
-    parser.add_function_arguments(measured_by, as_positional=False, skip={"recipe"})
+    parser.add_function_arguments(measured_by, as_positional=False, skip=NOT_HERE)
     return parser
 
 
@@ -109,7 +111,7 @@ def own_options() -> ArgumentParser:
 def short_help() -> str:
     """The options of an evaluation, and the names of the others: of the latter there are dozens."""
     known = {**inspect.signature(icl_knn).parameters, **inspect.signature(measured_by).parameters}
-    names = [f"--{name}" for name in known if name not in ("demonstrations", "recipe")]
+    names = [f"--{name}" for name in known if name not in ("demonstrations", *NOT_HERE)]
     parser = own_options()
     parser.usage = "selfalign eval MODEL --held_out FILE [options]"
     parser.epilog = f"And {', '.join(names)}, with options of their own: `selfalign eval MODEL --help` lists all of them."

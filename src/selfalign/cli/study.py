@@ -122,7 +122,7 @@ def make_arms(
         baseline = load_recipe(name)
         recipe = baseline(**_shared(baseline, values, main))
         # One yardstick: all arms are measured in the same way, on the same prompts.
-        recipe = replace(recipe, evaluators=main.evaluators, allow_overlap=main.allow_overlap)
+        recipe = replace(recipe, evaluators=main.evaluators, evaluate=main.evaluate, allow_overlap=main.allow_overlap)
         arms.append(Arm(recipe.name, recipe, options.model, seeds, matched="steps" in inspect.signature(baseline).parameters))
     for option, value in _variants(options.vary):
         changed = _parse_with(make, parser, arguments, option, value)
