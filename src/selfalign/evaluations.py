@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from selfalign.errors import UserError
@@ -54,3 +55,8 @@ def measured_by(
             raise UserError(f"options of --{name} change nothing without {needed}: give that, or take them out")
     evaluate = recipe.evaluate if evaluate == "every" else evaluate
     return replace(recipe, evaluators=(*recipe.evaluators, *asked.values()), evaluate=evaluate)
+
+
+def bring_their_own(evaluators: Sequence[Evaluator]) -> bool:
+    """Whether there is something to measure without held-out examples: an evaluator with questions of its own."""
+    return any(isinstance(part, Truthfulness | LmEval) for part in evaluators)

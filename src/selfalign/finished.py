@@ -32,7 +32,7 @@ class Costs:
 
 
 def run_costs(store: Store, best_round: int, held_out: Collection[str]) -> Costs:
-    """The costs of a finished run; `held_out` are the ids of the prompts it was measured on."""
+    """The costs of a finished run; `held_out`: the ids of the prompts it was measured on, none where evaluators bring theirs."""
     rounds = status(store)["rounds"]
     training = [store.training(row["round"]) for row in rounds]
     with store.snapshot() as connection:
@@ -40,8 +40,12 @@ def run_costs(store: Store, best_round: int, held_out: Collection[str]) -> Costs
             "SELECT o.data FROM outputs o JOIN samples s ON s.id = o.id AND s.round = o.round WHERE s.round > 0"
         )
         generated = sum(int(json.loads(data).get("generated_tokens", 0)) for (data,) in written)
-        answers = connection.execute("SELECT id, data FROM outputs WHERE round = ?", (best_round,))
-        read = [row["prompt_tokens"] for id, data in answers if id in held_out and "prompt_tokens" in (row := json.loads(data))]
+        answers = connection.execute(
+            "SELECT id, data FROM outputs o WHERE round = ? AND NOT EXISTS (SELECT 1 FROM samples s WHERE s.id = o.id)",
+            (best_round,),
+        )
+        asked = [json.loads(data) for id, data in answers if id in held_out or not held_out]
+        read = [row["prompt_tokens"] for row in asked if "prompt_tokens" in row]
     return Costs(
         optimiser_steps=sum(int(each.get("steps", 0)) for each in training),
         trained_tokens=sum(int(each.get("tokens", 0)) for each in training),

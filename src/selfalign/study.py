@@ -15,6 +15,7 @@ from typing import Any
 from selfalign.adopt import adopt_answers, measures_the_same
 from selfalign.checkpoints import write_synced
 from selfalign.errors import RunFailed, UserError
+from selfalign.evaluations import bring_their_own
 from selfalign.finished import Finished, read_run
 from selfalign.loop import Quiet, align, check_examples, run_identity
 from selfalign.plain import difference, dumps
@@ -116,8 +117,11 @@ def _check(arms: Sequence[Arm], held_out: Sequence[Example], out: Path, repeats:
     """Everything that can be known before a model generates, for all arms; the held-out prompts with ids no seed has."""
     if repeats < 1:
         raise UserError(f"--repeats {repeats}: at least 1 is needed, 3 make sense")
-    if len(held_out) < 2:
-        raise UserError("a study measures its arms on held-out prompts: give --held_out FILE with at least 2")
+    if len(held_out) < 2 and not bring_their_own(arms[0].recipe.evaluators):
+        raise UserError(
+            "a study measures its arms on held-out prompts: give --held_out FILE with at least 2, or an evaluator with questions"
+            " of its own (--truthfulness.file, --lm_eval.ifeval_file)"
+        )
     if (out / "run.sqlite").exists():
         raise UserError(f"{out} is the folder of a single run; give the study an --out of its own")
     taken: dict[str, str] = {}

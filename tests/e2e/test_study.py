@@ -204,6 +204,7 @@ def test_seeds_and_parts_can_be_varied(cli: Run, study: tuple[object, ...], seed
         (("--vary", "encoder=Word2Vec"), "no part named Word2Vec"),
         (("--vary", "held_out=x"), "cannot be varied"),
         (("--vary", "truthfulness.questions=2,3"), "cannot be varied"),
+        (("--vary", "evaluate=shipped"), "cannot be varied"),
         (("--vary", "per_round"), "option=value1,value2"),
         (("--repeat", 2), "did you mean --repeats?"),
         (("--repeats", 0), "at least 1"),
@@ -228,3 +229,19 @@ def test_other_options_on_a_finished_study_and_missing_prompts(
     assert done.returncode == 2 and "seed_weight = null, now 0.25" in done.stderr
     done = cli("study", "isara", seeds_file, *SCRIPTED, "--out", tmp_path / "none")
     assert done.returncode == 2 and "--held_out" in done.stderr
+
+
+def test_an_evaluator_with_questions_of_its_own_needs_no_held_out_file(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
+    questions, out = tmp_path / "questions.csv", tmp_path / "out"
+    lines = [f"{what},Water {what},Water {what}; Ice,Sugar {what}; Salt" for what in ("snow", "rain", "fog")]
+    questions.write_text("\n".join(("Question,Best Answer,Correct Answers,Incorrect Answers", *lines)))
+    told = ("--truthfulness.file", questions, "--metric", "truthfulness_diff", "--evaluate", "shipped")
+    done = cli("study", "isara", seeds_file, *SCRIPTED, *SMALL, *told, "--baselines", "sft", "--repeats", 2, "--out", out)
+    assert done.returncode == 0, done.stderr
+    found = read(out)
+    assert found["arms"]["isara"]["metrics"]["truthfulness_diff"]["prompts"] == 3
+    assert found["arms"]["isara"]["costs"]["prompt_tokens_per_answer"] == 3  # the question between its two markers
+    folder = out / found["arms"]["isara"]["runs"][0]["folder"]
+    best = found["arms"]["isara"]["runs"][0]["best_round"]
+    measured = {round for (round,) in rows(folder, "SELECT round FROM metrics WHERE name = 'truthfulness_diff'")}
+    assert best > 0 and measured == {0, best}

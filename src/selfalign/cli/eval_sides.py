@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.errors import UserError
-from selfalign.evaluators.lm_eval import LmEval
-from selfalign.evaluators.truthfulness import Truthfulness
+from selfalign.evaluations import bring_their_own
 from selfalign.model_rows import place
 from selfalign.overlap import overlap
 from selfalign.plain import difference, dumps
@@ -94,7 +93,7 @@ def check_to_measure(sides: Sequence[Side], recipe: Recipe, seeds: Sequence[Exam
         UserError: nothing to measure on, prompts that a model was trained on, a model that there is not.
     """
     # Those that are off are not in the recipe.
-    if not held_out and not any(isinstance(part, Truthfulness | LmEval) for part in recipe.evaluators):
+    if not held_out and not bring_their_own(recipe.evaluators):
         raise UserError(
             "nothing to measure on: give --held_out FILE (prompts, if possible with reference responses), --held_out safe_helpful"
             " for the bundled ones, or an evaluator with data of its own (--truthfulness.file, --lm_eval.tasks)"
