@@ -37,7 +37,7 @@ _Repeats = Sequence[Sequence[Outcome]]
 
 
 class Estimate(NamedTuple):
-    """A metric with its interval over prompts and repeats; no bound of the metric is enforced on the interval."""
+    """A metric with its interval over prompts and repeats."""
 
     value: float
     low: float
@@ -65,8 +65,12 @@ class Comparison(NamedTuple):
     """crossed t | exact McNemar"""
 
 
-def crossed_mean(repeats: _Repeats, confidence: float = 0.95) -> Estimate:
+def crossed_mean(repeats: _Repeats, confidence: float = 0.95, bounds: tuple[float, float] = (-math.inf, math.inf)) -> Estimate:
     """The mean over repeats of a metric, with its t interval over prompts and repeats (see the module).
+
+    The interval is cut at `bounds`, between which the metric lies whatever the data (0 and 1 of a share; a t interval knows of
+    none). What is cut away cannot be the truth, so the shorter interval covers it as often as the whole one. Standard error and
+    degrees of freedom are those of the whole one.
 
     With one repeat, or with repeats all alike (a deterministic arm), the interval is over prompts only: Var = Σ_s var_s / P_s.
     What another random seed would have given is then not in it. Outcomes all alike give a point; a stratum of one prompt
@@ -77,7 +81,9 @@ def crossed_mean(repeats: _Repeats, confidence: float = 0.95) -> Estimate:
             that is not finite, confidence outside 0 … 1.
     """
     tables = _tables({f"repeat {row}": repeat for row, repeat in enumerate(repeats)})
-    return _estimate(tables, len(repeats), confidence)
+    found = _estimate(tables, len(repeats), confidence)
+    least, most = min(bounds[0], found.value), max(bounds[1], found.value)  # rounding may put a value past its bound
+    return found._replace(low=max(found.low, least), high=min(found.high, most))
 
 
 def compare(a: _Repeats, b: _Repeats, confidence: float = 0.95) -> Comparison:

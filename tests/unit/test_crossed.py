@@ -210,6 +210,26 @@ def test_impossible_options_are_refused() -> None:
             crossed_mean(GOOD, confidence)
 
 
+def test_bounds_cut_the_interval_and_nothing_else() -> None:
+    whole = crossed_mean(study(HAND))
+    assert crossed_mean(study(HAND), bounds=(0.0, 5.0)) == whole._replace(low=0.0, high=5.0)
+    assert crossed_mean(study(HAND), bounds=(-100.0, 100.0)) == whole
+    assert crossed_mean(study([[0.1], [0.3]]), bounds=(0.0, 1.0))[1:3] == (0.0, 1.0)  # one prompt: all that a share can be
+    assert crossed_mean(study([[1.0, 1.0]]), bounds=(0.0, 1.0))[:3] == (1.0, 1.0, 1.0)
+
+
+def test_a_cut_interval_covers_as_often_as_the_whole_one() -> None:
+    random = np.random.default_rng(13)
+    prompts = random.uniform(0.0, 0.1, (300, 60))  # their chances of a yes: 5 % in the mean
+    tables = [(random.random((3, 60)) < each).astype(float) for each in prompts]
+    whole, cut = (
+        [crossed_mean(study(table), bounds=bounds) for table in tables] for bounds in ((-math.inf, math.inf), (0.0, 1.0))
+    )
+    covered = [[low <= 0.05 <= high for _, low, high, *_ in found] for found in (whole, cut)]
+    assert covered[0] == covered[1]
+    assert min(each.low for each in whole) < 0.0 <= min(each.low for each in cut)
+
+
 # (repeats, prompts, binary, spread of the repeats' own effect)
 KINDS = [
     (3, 100, False, 0.0),
