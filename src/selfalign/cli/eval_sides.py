@@ -132,10 +132,11 @@ def check_alike(sides: Sequence[Side], recipe: Recipe, held_out: Sequence[Exampl
         if measured["held_out_hash"] != wanted["held_out_hash"]:
             raise UserError(f"{side.name} was measured on other held-out prompts: measure both on the same ones")
         ours, theirs = (
-            {part["part"]: part for part in each["evaluators"] if "" not in (part.get("file"), part.get("classifier"))}
+            [part for part in each["evaluators"] if "" not in (part.get("file"), part.get("classifier"))]
             for each in (wanted, measured)
         )
-        for part in ours.keys() & theirs.keys():
-            if change := difference(theirs[part], ours[part]):
-                what = f"{part.rpartition('.')[2]}.{change}"
+        # A recipe may have several of a class: what the other side has just so is alike, wherever it stands.
+        for one in (part for part in ours if part not in theirs):
+            for other in (part for part in theirs if part not in ours and part["part"] == one["part"]):
+                what = f"{one['part'].rpartition('.')[2]}.{difference(other, one)}"
                 raise UserError(f"{side.name} was measured with {what}: measure both with the same options")
