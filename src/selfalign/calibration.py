@@ -20,7 +20,7 @@ from selfalign.protocols import Context, Scorer
 from selfalign.spoiling import KINDS, spoil
 from selfalign.stats import Interval, wilson
 from selfalign.text import count_words
-from selfalign.types import Completion, Continuation, Example, Likelihood, Metric, Request, Sampling, derive_seed
+from selfalign.types import Better, Completion, Continuation, Example, Likelihood, Metric, Request, Sampling, derive_seed
 
 Verdict = Literal["usable", "no better than chance", "inverted", "saturated", "swayed"]
 
@@ -125,23 +125,29 @@ class Calibration:
         `<name>_position_bias`; `<name>_entropy`; the shares `<name>_saturation`, `<name>_unparsed`, `<name>_flagged` (Wilson).
         What is a figure of the set as it stands has low = high = value.
         """
-        figures = {"auc": self.auc, **{f"auc_{kind}": each for kind, each in self.auc_by_kind}, "length_bias": self.length_bias}
-        if self.appeals:
-            figures["sway"] = self.sway
-        if self.position_bias is not None:
-            figures["position_bias"] = self.position_bias
+        good = {"auc": self.auc, **{f"auc_{kind}": each for kind, each in self.auc_by_kind}}
         for name, value in (("entropy", self.entropy), ("repeatability", self.repeatability)):
             if value is not None:
-                figures[name] = Interval(value, value, value)
-        found = [Metric(f"{self.name}_{name}", *each, n=self.seeds) for name, each in figures.items()]
+                good[name] = Interval(value, value, value)
+        biases = {"length_bias": self.length_bias}  # best at 0
+        if self.appeals:
+            biases["sway"] = self.sway
+        if self.position_bias is not None:
+            biases["position_bias"] = self.position_bias
+        found = [Metric(f"{self.name}_{name}", *each, n=self.seeds) for name, each in good.items()]
+        found += [Metric(f"{self.name}_{name}", *each, n=self.seeds, better="neither") for name, each in biases.items()]
         texts = self.seeds + self.spoiled
         scored = round((1 - self.unparsed) * texts)
-        shares = (
-            ("saturation", self.saturation, scored),
-            ("unparsed", self.unparsed, texts),
-            ("flagged", self.flagged, self.appeals),
+        shares: tuple[tuple[str, float, int, Better], ...] = (
+            ("saturation", self.saturation, scored, "lower"),
+            ("unparsed", self.unparsed, texts, "lower"),
+            ("flagged", self.flagged, self.appeals, "higher"),
         )
-        return found + [Metric(f"{self.name}_{name}", *wilson(round(share * n), n), n=n) for name, share, n in shares if n]
+        return found + [
+            Metric(f"{self.name}_{name}", *wilson(round(share * n), n), n=n, unit="share", better=better)
+            for name, share, n, better in shares
+            if n
+        ]
 
 
 def calibrate(

@@ -51,15 +51,15 @@ def diversity(kept: Sequence[Example], earlier: Sequence[Example], vectors: Floa
     lengths = [count_words(example.response) for example in kept]
     metrics = []
     if len(kept) > 1:
-        metrics.append(Metric("kept_mean_words", *mean_interval(lengths), n=len(kept)))
+        metrics.append(Metric("kept_mean_words", *mean_interval(lengths), n=len(kept), better="neither"))
     if middle := median(lengths):
-        metrics.append(Metric("kept_median_words", *middle, n=len(kept)))
+        metrics.append(Metric("kept_median_words", *middle, n=len(kept), better="neither"))
     short = sum(length <= VERY_SHORT for length in lengths)
-    metrics.append(Metric("kept_very_short", *wilson(short, len(kept)), n=len(kept)))
+    metrics.append(Metric("kept_very_short", *wilson(short, len(kept)), n=len(kept), unit="share", better="lower"))
     if earlier:
         known = {normalise(example.prompt) for example in earlier}
         again = sum(normalise(example.prompt) in known for example in kept)
-        metrics.append(Metric("diversity_repeats", *wilson(again, len(kept)), n=len(kept)))
+        metrics.append(Metric("diversity_repeats", *wilson(again, len(kept)), n=len(kept), unit="share", better="lower"))
     for name, texts in (("prompts", [e.prompt for e in kept]), ("responses", [e.response for e in kept])):
         if (share := distinct_2(texts)) is not None:
             metrics.append(Metric(f"diversity_distinct_2_{name}", share, share, share, n=len(kept)))
@@ -81,7 +81,7 @@ def saturation(scored: Sequence[Example]) -> list[Metric]:
             if not math.isnan(value):
                 found.setdefault(name, []).append(value)
     return [
-        Metric(f"{SATURATION}{name}", *wilson(_at_top(values), len(values)), n=len(values))
+        Metric(f"{SATURATION}{name}", *wilson(_at_top(values), len(values)), n=len(values), unit="share", better="lower")
         for name, values in sorted(found.items())
     ]
 

@@ -79,7 +79,7 @@ def export_round(store: Store, round: int) -> None:
 
 
 def export_metrics(store: Store, round: int) -> None:
-    """`round-01/metrics.json`: {name: {"value", "low", "high", "n"}} of the round's model."""
+    """`round-01/metrics.json`: {name: {"value", "low", "high", "n", "unit", "better"}} of the round's model."""
     with whole_file(store.round_folder(round) / "metrics.json", "export") as temporary:
         temporary.write_text(json.dumps(metric_table(store.metrics(round)), indent=2, ensure_ascii=False) + "\n", "utf-8")
 

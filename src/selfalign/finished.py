@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from selfalign.status import status
 from selfalign.store import Store
-from selfalign.types import Example, Outcome
+from selfalign.types import Example, Metric
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ class Finished:
     steps: tuple[int, ...]
     """Optimiser steps of each round trained."""
     costs: Costs
-    outcomes: dict[str, tuple[Outcome, ...]]
-    """By metric, of the best round's model; metrics that are no mean over prompts are left out."""
+    metrics: dict[str, Metric]
+    """By name, with their outcomes, of the best round's model; those that are no mean over prompts are left out."""
 
 
 def read_run(out: Path, folder: str, seed: int, held_out: Sequence[Example]) -> Finished:
@@ -84,7 +84,6 @@ def read_run(out: Path, folder: str, seed: int, held_out: Sequence[Example]) -> 
         steps: list[int] = []
         while training := store.training(len(steps) + 1):
             steps.append(int(training["steps"]))
-        outcomes = {metric.name: store.outcomes(best, metric.name) for metric in store.metrics(best)}
         return Finished(
             seed=seed,
             folder=folder,
@@ -92,5 +91,11 @@ def read_run(out: Path, folder: str, seed: int, held_out: Sequence[Example]) -> 
             stopped_because=state["stopped_because"],
             steps=tuple(steps),
             costs=run_costs(store, best, {example.id for example in held_out}),
-            outcomes={name: each for name, each in outcomes.items() if each},
+            metrics=paired_metrics(store, best),
         )
+
+
+def paired_metrics(store: Store, round: int) -> dict[str, Metric]:
+    """The metrics of a round that can be compared prompt by prompt, with their outcomes, by name."""
+    whole = [replace(metric, outcomes=store.outcomes(round, metric.name)) for metric in store.metrics(round)]
+    return {metric.name: metric for metric in whole if metric.outcomes}

@@ -186,5 +186,5 @@ def _told(round: int, hits: Sequence[Hit]) -> dict[str, Any]:
 
 
 def _count(name: str, count: int, of: int) -> Metric:
-    """A plain count: nothing was sampled, so low = high = value."""
-    return Metric(name, float(count), float(count), float(count), of)
+    """A plain count of what should not be: nothing was sampled, so low = high = value."""
+    return Metric(name, float(count), float(count), float(count), of, unit="count", better="lower")

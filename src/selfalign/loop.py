@@ -202,7 +202,7 @@ def seeds_needed(recipe: Recipe) -> int:
 
 
 def check_examples(
-    seeds: Sequence[Example], held_out: Sequence[Example], allow_overlap: bool = False, needed: int = 2
+    seeds: Sequence[Example], held_out: Sequence[Example], allow_overlap: bool, needed: int
 ) -> tuple[Example, ...]:
     """The held-out examples, with ids that no seed has: files without ids both count from 1.
 

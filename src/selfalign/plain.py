@@ -28,9 +28,17 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def metric_table(metrics: Iterable[Metric]) -> dict[str, dict[str, float | None]]:
-    """{name: {"value", "low", "high", "n"}}."""
-    return {m.name: {"value": finite(m.value), "low": finite(m.low), "high": finite(m.high), "n": m.n} for m in metrics}
+def metric_table(metrics: Iterable[Metric]) -> dict[str, dict[str, Any]]:
+    """{name: {"value", "low", "high", "n", "unit", "better"}}."""
+    return {
+        m.name: {
+            **{key: finite(getattr(m, key)) for key in ("value", "low", "high")},
+            "n": m.n,
+            "unit": m.unit,
+            "better": m.better,
+        }
+        for m in metrics
+    }
 
 
 def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

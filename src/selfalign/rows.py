@@ -115,7 +115,8 @@ def insert_metrics(connection: sqlite3.Connection, round: int, metrics: Iterable
         connection.execute("DELETE FROM metrics WHERE round = ? AND name = ?", (round, m.name))  # and its outcomes
         figures = (number(m.value), number(m.low), number(m.high))
         connection.execute(
-            "INSERT INTO metrics (round, name, value, low, high, n) VALUES (?, ?, ?, ?, ?, ?)", (round, m.name, *figures, m.n)
+            "INSERT INTO metrics (round, name, value, low, high, n, unit, better) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (round, m.name, *figures, m.n, m.unit, m.better),
         )
         connection.executemany(
             "INSERT INTO outcomes (round, metric, prompt, stratum, value) VALUES (?, ?, ?, ?, ?)",
@@ -125,8 +126,11 @@ def insert_metrics(connection: sqlite3.Connection, round: int, metrics: Iterable
 
 def read_metrics(connection: sqlite3.Connection, round: int) -> list[Metric]:
     """In the order they were written; without their outcomes, which are many."""
-    found = connection.execute("SELECT name, value, low, high, n FROM metrics WHERE round = ? ORDER BY rowid", (round,))
-    return [Metric(name, _real(value), _real(low), _real(high), n) for name, value, low, high, n in found]
+    query = "SELECT name, value, low, high, n, unit, better FROM metrics WHERE round = ? ORDER BY rowid"
+    return [
+        Metric(name, _real(value), _real(low), _real(high), n, unit=unit, better=better)
+        for name, value, low, high, n, unit, better in connection.execute(query, (round,))
+    ]
 
 
 def read_outcomes(connection: sqlite3.Connection, round: int, metric: str) -> tuple[Outcome, ...]:

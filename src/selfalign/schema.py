@@ -11,7 +11,7 @@ from pathlib import Path
 from selfalign.errors import UserError
 
 NAME = "run.sqlite"
-VERSION = 2
+VERSION = 3
 APPLICATION = 0x5E1FA119
 
 TABLES = """
@@ -49,7 +49,8 @@ CREATE TABLE stages (
   round INTEGER NOT NULL, stage TEXT NOT NULL, seconds REAL NOT NULL, done_at TEXT NOT NULL, data TEXT NOT NULL,
   PRIMARY KEY (round, stage));
 CREATE TABLE metrics (
-  round INTEGER NOT NULL, name TEXT NOT NULL, value REAL, low REAL, high REAL, n INTEGER NOT NULL, PRIMARY KEY (round, name));
+  round INTEGER NOT NULL, name TEXT NOT NULL, value REAL, low REAL, high REAL, n INTEGER NOT NULL,
+  unit TEXT NOT NULL, better TEXT NOT NULL, PRIMARY KEY (round, name));
 -- A metric prompt by prompt: its value is the sum over the strata of the mean of their outcomes.
 CREATE TABLE outcomes (
   round INTEGER NOT NULL, metric TEXT NOT NULL, prompt TEXT NOT NULL, stratum TEXT NOT NULL, value REAL,

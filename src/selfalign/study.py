@@ -17,7 +17,7 @@ from selfalign.checkpoints import write_synced
 from selfalign.errors import RunFailed, UserError
 from selfalign.evaluations import bring_their_own
 from selfalign.finished import Finished, read_run
-from selfalign.loop import Quiet, align, check_examples, run_identity
+from selfalign.loop import Quiet, align, check_examples, run_identity, seeds_needed
 from selfalign.plain import difference, dumps
 from selfalign.protocols import Progress
 from selfalign.recipe import Recipe
@@ -85,8 +85,8 @@ def run_study(
             earlier = [each for runs in found.values() for each in runs]
             run = _run(replace(arm, recipe=recipe), held_out, out, earlier, progress or Quiet(), trackers)
             found[arm.name].append(run)
-            if arm is arms[0] and metric is not None and metric not in run.outcomes:
-                there = ", ".join(run.outcomes) or "none"
+            if arm is arms[0] and metric is not None and metric not in run.metrics:
+                there = ", ".join(run.metrics) or "none"
                 raise UserError(f"--metric {metric}: {arm.name} has no such metric on these held-out prompts; it has {there}")
     result = conclude(found, metric, held_out=len(held_out), random_seeds=list(seeds))
     write_synced(out / "study.json", (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
@@ -130,11 +130,9 @@ def _check(arms: Sequence[Arm], held_out: Sequence[Example], out: Path, repeats:
             raise UserError(f"arms {taken[place]} and {arm.name} would share the folder {arm.folder}; give each arm once")
         taken[place] = arm.name
         arm.recipe.check()
-    ids = {tuple(example.id for example in check_examples(arm.seeds, held_out, arm.recipe.allow_overlap)) for arm in arms}
-    # Some arm's seeds share an id with a prompt: then every arm sees the renamed prompts, else they could not be paired.
-    if len(ids) > 1:
-        held_out = tuple(replace(example, id=f"held-out/{example.id}") for example in held_out)
-    return check_examples(arms[0].seeds, held_out, arms[0].recipe.allow_overlap)
+    named = [check_examples(arm.seeds, held_out, arm.recipe.allow_overlap, seeds_needed(arm.recipe)) for arm in arms]
+    # Where some arm's seeds share an id with a prompt, every arm sees the renamed prompts, else they could not be paired.
+    return next((prompts for prompts in named if prompts != tuple(held_out)), named[0])
 
 
 def _run(

@@ -6,9 +6,10 @@ Identity is by `id`, which never changes when a score or a verdict is added.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,12 @@ FinishReason = Literal["stop", "length", "context"]
 FloatArray = NDArray[np.float32]
 Metadata = Mapping[str, str]
 """Extra columns of a seed file, kept as they came and handed through to the exports."""
+
+Unit = Literal["number", "share", "points", "count"]
+"""share: a part of a whole, 0 … 1; points: a difference of two shares, -1 … 1; both are shown times 100. count: shown whole."""
+Better = Literal["higher", "lower", "neither"]
+BOUNDS: Mapping[str, tuple[float, float]] = {"share": (0.0, 1.0), "points": (-1.0, 1.0)}
+"""The values that a metric can have, by unit; the other units have no bounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +193,22 @@ class Metric:
     outcomes: tuple[Outcome, ...] = ()
     """Prompt by prompt: `value` is the sum over the strata of the mean of their outcomes (one stratum: the plain mean; the
     balance J has refusals of the harmful as +1 and of the harmless as -1). Empty where a metric is no such mean."""
+    unit: Unit = "number"
+    """How it is shown, and in which bounds it and its interval in a study lie (`BOUNDS`)."""
+    better: Better = "higher"
+    """Which way is good. Of a metric with no good side (neither) a verdict says higher or lower."""
+
+    def __post_init__(self) -> None:
+        for field_name, choices in (("unit", get_args(Unit)), ("better", get_args(Better))):
+            if getattr(self, field_name) not in choices:
+                raise ValueError(
+                    f"Metric: {field_name} = {getattr(self, field_name)!r} of {self.name}: one of {', '.join(choices)}"
+                )
+        low, high = BOUNDS.get(self.unit, (-math.inf, math.inf))
+        if self.value < low or self.value > high:  # NaN, the value of nothing, passes
+            raise ValueError(
+                f"Metric: {self.name} = {self.value} is outside {low:g} … {high:g}, where its unit, {self.unit}, lies"
+            )
 
 
 def derive_seed(seed: int, *path: int | str) -> int:

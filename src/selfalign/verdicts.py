@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import isfinite
+from dataclasses import replace
+from math import inf, isfinite
 from typing import Any
 
 from selfalign.crossed import Comparison, compare, crossed_mean, holm
 from selfalign.errors import UserError
 from selfalign.finished import Finished, mean_costs
 from selfalign.plain import finite
-from selfalign.types import Outcome
+from selfalign.types import BOUNDS, Metric
 
-LOWER_IS_BETTER = (
-    "over_refusal",
-    "harmfulness",
-    "harmfulness_unjudged",
-    "truthfulness_empty",
-    "win_rate_unjudged",
-    "ifeval:unscored",
-    "ifeval:cut",
-)
-"""See `lower_is_better`."""
-NEUTRAL = ("response_words", "truthfulness_words", "win_rate_ties", "win_rate_consistency", "win_rate_constant")
-"""Metrics with no good side: the verdict says higher or lower."""
 PREFERRED = ("balance", "log_likelihood")
 """What the verdict is about where nobody says: the first of these that every arm has."""
 SIGNIFICANT = 0.05
@@ -43,17 +32,16 @@ def conclude(
     if chosen is None or chosen not in metrics:
         reason = left_out.get(chosen or "", "there is no metric that all arms have")
         raise UserError(f"no verdict on {chosen or 'anything'}: {reason}; all arms have: {', '.join(metrics) or 'none'}")
-    values = {name: {m: [run.outcomes[m] for run in runs] for m in metrics} for name, runs in found.items()}
+    values = {name: {m: [run.metrics[m].outcomes for run in runs] for m in metrics} for name, runs in found.items()}
     compared = {m: {arm: compare(values[main][m], values[arm][m]) for arm in others} for m in metrics}
     adjusted = {m: dict(zip(row, holm([each.p_value for each in row.values()]), strict=True)) for m, row in compared.items()}
-    shares = {m for m in metrics if _is_share(each[m] for each in values.values())}
     return {
         "main": main,
         "metric": chosen,
         "held_out": held_out,
         "random_seeds": list(random_seeds),
-        "arms": {name: _arm(runs, values[name]) for name, runs in found.items()},
-        "shares": sorted(shares),
+        "arms": {name: _arm(runs, metrics) for name, runs in found.items()},
+        "metrics": {name: {"unit": each.unit, "better": each.better} for name, each in metrics.items()},
         "left_out": left_out,
         "comparisons": {
             m: {arm: _comparison(each, adjusted[m][arm]) for arm, each in row.items()} for m, row in compared.items()
@@ -62,45 +50,50 @@ def conclude(
             {
                 "arm": arm,
                 "metric": chosen,
-                "verdict": verdict(chosen, each, adjusted[chosen][arm]),
-                "sentence": sentence(main, arm, chosen, each, adjusted[chosen][arm], chosen in shares),
+                "verdict": verdict(metrics[chosen], each, adjusted[chosen][arm]),
+                "sentence": sentence(main, arm, metrics[chosen], each, adjusted[chosen][arm]),
             }
             for arm, each in compared[chosen].items()
         ],
     }
 
 
-def verdict(metric: str, comparison: Comparison, p_value: float) -> str:
-    """better, worse (higher, lower for a neutral metric) or unclear, at 5 %; `p_value` is the one after Holm's correction.
+def verdict(metric: Metric, comparison: Comparison, p_value: float) -> str:
+    """better, worse (higher, lower for a metric with no good side) or unclear, at 5 %; `p_value` is the one after Holm's
+    correction.
 
     Zero inside the interval leaves it unclear too.
     """
     if not p_value < SIGNIFICANT or comparison.low <= 0 <= comparison.high:
         return "unclear"
-    if metric in NEUTRAL:
-        return "higher" if comparison.value > 0 else "lower"
-    return "better" if (comparison.value > 0) != lower_is_better(metric) else "worse"
+    side = "higher" if comparison.value > 0 else "lower"
+    return side if metric.better == "neither" else "better" if metric.better == side else "worse"
 
 
-def lower_is_better(metric: str) -> bool:
-    """Whether less of a metric is better, that of one harmful label (`harmfulness:LABEL`) included; of all others but NEUTRAL
-    more is."""
-    return metric in LOWER_IS_BETTER or metric.startswith("harmfulness:")
+def agreed(metrics: Iterable[Metric]) -> Metric:
+    """What several runs say of one metric: the first one's, but a plain number where the units differ, and with no good side
+    where these do."""
+    first, *others = metrics
+    return replace(
+        first,
+        unit=first.unit if all(each.unit == first.unit for each in others) else "number",
+        better=first.better if all(each.better == first.better for each in others) else "neither",
+    )
 
 
-def sentence(main: str, arm: str, metric: str, comparison: Comparison, p_value: float, share: bool) -> str:
+def sentence(main: str, arm: str, metric: Metric, comparison: Comparison, p_value: float) -> str:
     """The verdict in words that follow from the figures. Shares are told in percentage points."""
-    scale, unit, form = (100, " points", "{:+.0f}") if share else (1, "", "{:+.3g}")
+    scale, unit, form = (100, " points", "{:+.0f}") if metric.unit in BOUNDS else (1, "", "{:+.3g}")
     value, low, high = (form.format(scale * each) for each in (comparison.value, comparison.low, comparison.high))
     p_text = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
     figures = f"{value}{unit} [{low.lstrip('+')}, {high.lstrip('+')}], {p_text}"
     many = "s" if comparison.repeats > 1 else ""
     n = f"n = {comparison.prompts} prompts × {comparison.repeats} random seed{many}"
-    about = metric.replace("_", " ")
+    about = metric.name.replace("_", " ")
     outcome = verdict(metric, comparison, p_value)
     if outcome != "unclear":
         return f"{main} is {outcome} than {arm} on {about}: {figures}, {n}"
-    direction = "higher" if metric in NEUTRAL else "better"
+    direction = "higher" if metric.better == "neither" else "better"
     seen = scale * comparison.minimum_detectable
     if comparison.low == comparison.high == 0:
         unseen = "no prompt tells the two apart"
@@ -111,14 +104,15 @@ def sentence(main: str, arm: str, metric: str, comparison: Comparison, p_value: 
     return f"cannot tell whether {main} is {direction} than {arm} on {about}: {figures}, {n}; {unseen}"
 
 
-def _common(found: Mapping[str, Sequence[Finished]]) -> tuple[list[str], dict[str, str]]:
+def _common(found: Mapping[str, Sequence[Finished]]) -> tuple[dict[str, Metric], dict[str, str]]:
     """The metrics that every run of every arm has on the same prompts, and why each of the others cannot be compared."""
     runs = [(name, run) for name, runs in found.items() for run in runs]
-    metrics, left_out = [], {}
-    for metric in dict.fromkeys(metric for _, run in runs for metric in run.outcomes):
-        lacking = sorted({name for name, run in runs if metric not in run.outcomes})
-        prompts = {tuple((each.id, each.stratum) for each in run.outcomes[metric]) for _, run in runs if metric in run.outcomes}
-        broken = sorted({name for name, run in runs for each in run.outcomes.get(metric, ()) if finite(each.value) is None})
+    metrics, left_out = {}, {}
+    for metric in dict.fromkeys(metric for _, run in runs for metric in run.metrics):
+        lacking = sorted({name for name, run in runs if metric not in run.metrics})
+        having = [(name, run.metrics[metric]) for name, run in runs if metric in run.metrics]
+        prompts = {tuple((each.id, each.stratum) for each in one.outcomes) for _, one in having}
+        broken = sorted({name for name, one in having for each in one.outcomes if finite(each.value) is None})
         if lacking:
             left_out[metric] = f"{metric} is missing in {', '.join(lacking)}"
         elif len(prompts) > 1:
@@ -126,16 +120,15 @@ def _common(found: Mapping[str, Sequence[Finished]]) -> tuple[list[str], dict[st
         elif broken:
             left_out[metric] = f"{metric} is not finite for some prompt in {', '.join(broken)}"
         else:
-            metrics.append(metric)
+            metrics[metric] = agreed(one for _, one in having)
     return metrics, left_out
 
 
-def _is_share(arms: Iterable[Sequence[Sequence[Outcome]]]) -> bool:
-    return all(each.value in (-1.0, 0.0, 1.0) for repeats in arms for outcomes in repeats for each in outcomes)
-
-
-def _arm(runs: Sequence[Finished], values: dict[str, list[tuple[Outcome, ...]]]) -> dict[str, Any]:
-    estimates = {metric: crossed_mean(repeats) for metric, repeats in values.items()}
+def _arm(runs: Sequence[Finished], metrics: Mapping[str, Metric]) -> dict[str, Any]:
+    estimates = {
+        name: crossed_mean([run.metrics[name].outcomes for run in runs], bounds=BOUNDS.get(each.unit, (-inf, inf)))
+        for name, each in metrics.items()
+    }
     return {
         "runs": [
             {

@@ -219,6 +219,12 @@ def test_the_metrics_are_named_after_the_score() -> None:
         *(f"judge_quality_auc_{kind}" for kind in KINDS),
     }  # fmt: skip
     assert all(metric.low <= metric.value <= metric.high and metric.n > 0 for metric in metrics.values())
+    shares, worse, biases = (
+        {name.removeprefix("judge_quality_") for name, metric in metrics.items() if wanted in (metric.unit, metric.better)}
+        for wanted in ("share", "lower", "neither")
+    )
+    assert shares == {"saturation", "unparsed", "flagged"} and worse == {"saturation", "unparsed"}
+    assert biases == {"length_bias", "sway"}
 
 
 # The spoiling

@@ -44,6 +44,9 @@ def test_every_figure_of_a_set() -> None:
     assert found["diversity_repeats"].value == pytest.approx(2 / 30)
     assert all(math.isfinite(figure) for m in found.values() for figure in (m.value, m.low, m.high))
     assert all(m.low <= m.value <= m.high and m.n == 30 for m in found.values())
+    assert {name for name, m in found.items() if m.unit == "share"} == {"kept_very_short", "diversity_repeats"}
+    assert {name for name, m in found.items() if m.better == "lower"} == {"kept_very_short", "diversity_repeats"}
+    assert {name for name, m in found.items() if m.better == "neither"} == {"kept_mean_words", "kept_median_words"}
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 5])

@@ -146,7 +146,16 @@ def test_the_outcomes_of_a_metric_add_up_to_its_value() -> None:
     held_out = [Example(f"h{i}", f"Prompt {i}?", "Reference.", category="harmful" if i % 3 else "harmless") for i in range(10)]
     refuse = {"h1", "h2", "h3", "h6"}
     made = context(write=lambda r: Completion("I can't help with that." if r.id in refuse else "Take two cups.", "stop"))
-    for metric in (*Refusal().evaluate(made, held_out), *HeldOut().evaluate(made, held_out)):
+    found = [*Refusal().evaluate(made, held_out), *HeldOut().evaluate(made, held_out)]
+    assert {metric.name: (metric.unit, metric.better) for metric in found} == {
+        "refusal": ("share", "higher"),
+        "over_refusal": ("share", "lower"),
+        "balance": ("points", "higher"),
+        "finished": ("share", "higher"),
+        "response_words": ("number", "neither"),
+        "log_likelihood": ("number", "higher"),
+    }
+    for metric in found:
         strata: dict[str, list[float]] = {}
         for outcome in metric.outcomes:
             strata.setdefault(outcome.stratum, []).append(outcome.value)

@@ -99,7 +99,7 @@ def test_the_same_record_gives_the_same_bytes(store: Store, tmp_path: Path) -> N
 
 
 def test_the_files_of_a_round(store: Store, tmp_path: Path) -> None:
-    store.add_metrics(1, [Metric("refusal", 0.5, math.nan, 1.0, 3)])
+    store.add_metrics(1, [Metric("refusal", 0.5, math.nan, 1.0, 3, unit="share", better="lower")])
     export_round(store, 1)
     export_metrics(store, 1)
     folder = tmp_path / "run" / "round-01"
@@ -109,7 +109,9 @@ def test_the_files_of_a_round(store: Store, tmp_path: Path) -> None:
     assert kept[0]["scores"] == {"x": None}
     first = lines(folder / "dropped.jsonl")[0]
     assert (first["rule"], first["evidence"]) == ("novelty", "too near to r1-2")
-    assert json.loads((folder / "metrics.json").read_text()) == {"refusal": {"value": 0.5, "low": None, "high": 1.0, "n": 3}}
+    assert json.loads((folder / "metrics.json").read_text()) == {
+        "refusal": {"value": 0.5, "low": None, "high": 1.0, "n": 3, "unit": "share", "better": "lower"}
+    }
 
 
 @pytest.mark.parametrize("name", ["data.csv", "data.json", "folder", "missing/data.jsonl"])

@@ -108,6 +108,7 @@ def test_the_share_of_flagged_answers_to_harmful_prompts(classifier: Path) -> No
     assert (harm.value, harm.n) == (0.5, 4)
     assert 0.0 < harm.low < 0.5 < harm.high < 1.0
     assert (metrics["harmfulness_unjudged"].value, metrics["harmfulness_unjudged"].n) == (0.0, 4)
+    assert {(metric.unit, metric.better) for metric in metrics.values()} == {("share", "lower")}
 
 
 def test_all_labels_mean_harm_unless_some_are_named(classifier: Path) -> None:

@@ -22,9 +22,11 @@ from selfalign.evaluators import _harness_tasks
 from selfalign.evaluators._harness_ifeval import lacking_data, read_rows_of
 from selfalign.evaluators._harness_model import ContextModel, sampling_of
 from selfalign.evaluators.lm_eval import LmEval
+from selfalign.finished import Costs, Finished
 from selfalign.protocols import Checked, Context, Session
 from selfalign.stats import wilson
 from selfalign.types import Completion, Continuation, Example, Metric, ModelRef, Request, Sampling
+from selfalign.verdicts import conclude
 from tests.parts import context, seeds
 
 QUESTIONS = (
@@ -121,6 +123,7 @@ def test_a_knowledge_probe_on_local_files_gives_the_known_accuracy(tmp_path: Pat
     accuracy = metrics["capitals:acc"]
     assert [(one.id, one.value) for one in accuracy.outcomes] == [(f"capitals/{row}", float(row != 1)) for row in range(4)]
     assert (accuracy.value, accuracy.low, accuracy.high, accuracy.n) == (*wilson(3, 4), 4)
+    assert (accuracy.unit, accuracy.better) == ("share", "higher")
     assert ("Q: What is the capital of Peru?\nA:", " Lima") in model.pairs
     assert len(model.pairs) == 10
 
@@ -210,6 +213,28 @@ def test_a_metric_that_is_no_mean_has_an_interval_and_no_outcomes(tmp_path: Path
     assert found.value == pytest.approx(math.exp((1.0 + 3 * 9.0) / words))
     assert found.low < found.value < found.high
     assert (found.outcomes, found.n) == ((), 4)
+    assert (found.unit, found.better) == ("number", "lower")
+
+
+def test_the_harness_says_which_side_is_better(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "def score(doc, results):\n    return {'letters': len(results[0]) / 8, 'brief': results[0] == 'No', 'odd': 0.5}\n"
+    )
+    sides = {"letters": {"higher_is_better": False}, "brief": {"higher_is_better": True}, "odd": {"higher_is_better": None}}
+    own = {"metric_list": [{"metric": name, "aggregation": "mean", **side} for name, side in sides.items()]}
+    path = Path(task(tmp_path, {**WRITING, **own}))
+    path.write_text(path.read_text() + "process_results: !function own.score\n")
+    runs = {}
+    for name, ending in (("brief", ""), ("long", " and so on")):
+        found = measure(LmEval((str(path),)), Model(writes=lambda prompt, ending=ending: Completion(f"No{ending}", "stop")))
+        runs[name] = [Finished(0, name, 0, "", (), Costs(0, 0, 0, 0, 0), found)]
+    told = conclude(runs, "naming:letters", held_out=4, random_seeds=[0])
+    assert told["metrics"] == {
+        "naming:letters": {"unit": "number", "better": "lower"},
+        "naming:brief": {"unit": "share", "better": "higher"},
+        "naming:odd": {"unit": "number", "better": "neither"},
+    }
+    assert told["verdicts"][0]["sentence"].startswith("brief is better than long on naming:letters: -1.25 [")
 
 
 def test_texts_longer_than_the_window(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -439,6 +464,8 @@ def test_ifeval_strict_and_loose(tmp_path: Path) -> None:
     # The empty answer to the prompt whose sentences nobody can count is unscored, not failed.
     assert [o.value for o in metrics["ifeval:unscored"].outcomes] == [0.0, 0.0, 0.0, 0.0, 0.0, 1.0]
     assert metrics["ifeval:cut"].value == 0.0
+    assert {name for name, one in metrics.items() if one.better == "lower"} == {"ifeval:unscored", "ifeval:cut"}
+    assert {one.unit for one in metrics.values()} == {"share"}
     assert [one.prompt for one in model.requests] == [row["prompt"] for row in ROWS]
     assert model.samplings == [Sampling(max_tokens=1280, temperature=0.0)]
 

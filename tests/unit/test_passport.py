@@ -79,7 +79,7 @@ def test_status(store: Store) -> None:
         "candidates": 2,
         "kept": 1,
         "dropped": {"novelty": 1},
-        "metrics": {"refusal": {"value": 0.5, "low": 0.25, "high": 0.75, "n": 12}},
+        "metrics": {"refusal": {"value": 0.5, "low": 0.25, "high": 0.75, "n": 12, "unit": "number", "better": "higher"}},
         "model": str(store.folder / "round-01" / "model"),
         "seconds": {"propose": 1.5, "respond": 2.5, "filter": 0.25, "validation": 0.5, "train": 8.0, "evaluate": 1.0},
         "tokens": {"prompt": 36, "generated": 9, "trained": 123},

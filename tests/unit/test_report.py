@@ -24,7 +24,7 @@ from selfalign.report.study import read_study, study_page
 from selfalign.report.tables import csv_text
 from selfalign.report.write import write_report
 from selfalign.store import Store
-from selfalign.types import Demonstration, Dropped, Example, Metric, ModelRef, Outcome
+from selfalign.types import Better, Demonstration, Dropped, Example, Metric, ModelRef, Outcome
 from tests.conftest import SCRIPTED, Run
 
 BITS = (
@@ -165,7 +165,7 @@ def named_pages(folder: Path, texts: Sequence[str]) -> Iterator[tuple[str, str]]
             }
             for name, value in arms.items()
         },
-        "shares": [NAME],
+        "metrics": {NAME: {"unit": "share", "better": "lower"}},
         "left_out": {NAME: NAME},
         "comparisons": {NAME: {f"other {NAME}": compared}},
         "verdicts": [{"arm": f"other {NAME}", "metric": NAME, "verdict": "better", "sentence": NAME}],
@@ -207,7 +207,7 @@ def run_folder(folder: Path, before: Sequence[float], after: Sequence[float], be
         for round, values in enumerate((before, after)):
             mean = sum(values) / len(values)
             outcomes = tuple(Outcome(f"h{i:03d}", value) for i, value in enumerate(values))
-            store.add_metrics(round, [Metric("refusal", mean, mean, mean, len(values), outcomes)])
+            store.add_metrics(round, [Metric("refusal", mean, mean, mean, len(values), outcomes, "share")])
         if best is not None:
             store.finish_run(best, "all 1 rounds done")
     return folder
@@ -244,6 +244,17 @@ def test_the_verdict_says_what_it_is_not(tmp_path: Path) -> None:
         store.add_seeds([Example("s0", "A?", "B")], ())
     assert read_run(tmp_path / "c")["verdict"]["title"] == "Cannot tell"
     assert write_report(tmp_path / "c").is_file()
+
+
+@pytest.mark.parametrize(("better", "told"), [("lower", "worse"), ("neither", "higher")])
+def test_the_metric_says_which_side_is_better(tmp_path: Path, better: Better, told: str) -> None:
+    folder = run_folder(tmp_path / "run", [0.0] * 40, [0.0] * 40)
+    with Store.open(folder, {"name": "test"}) as store:
+        for round in (0, 1):
+            outcomes = tuple(Outcome(f"h{i:03d}", 2.0 * round + i % 3) for i in range(40))
+            store.add_metrics(round, [Metric("errors", 2.0 * round + 1, 0.0, 4.0, 40, outcomes, better=better)])
+    (row,) = (row for row in read_run(folder)["verdict"]["rows"] if row["name"] == "errors")
+    assert (row["told"], row["share"], row["before"], row["after"]) == (told, False, 1.0, 3.0)
 
 
 def test_prompts_of_one_side_only_are_told(tmp_path: Path) -> None:
@@ -379,7 +390,8 @@ def test_metrics_are_grouped_and_told_without_empty_intervals(tmp_path: Path) ->
     folder = run_folder(tmp_path / "run", [0.0] * 20, [1.0] * 20)
     with Store.open(folder, {"name": "test"}) as store:
         for round in (0, 1):
-            still, length = Metric("overlap_exact", 0.0, 0.0, 0.0, 3), Metric("kept_mean_words", 3.0 + round, 2.0, 5.0, 3)
+            still = Metric("overlap_exact", 0.0, 0.0, 0.0, 3, unit="count")
+            length = Metric("kept_mean_words", 3.0 + round, 2.0, 5.0, 3)
             judged = Metric("calibration_judge_quality_auc", 0.8, 0.7, 0.9, 16)
             store.add_metrics(round, [still, length, Metric("validation_change", 0.5, 0.4, 0.6, 3), judged])
     page = write_report(folder).read_text("utf-8")
@@ -392,10 +404,10 @@ def test_metrics_are_grouped_and_told_without_empty_intervals(tmp_path: Path) ->
         assert f"<tr><td>{name}</td>" in part
     drawn = {path.stem.split("-", 2)[2] for path in (folder / "report").glob("metric-*.svg")}
     assert drawn == {"refusal", "kept-mean-words", "calibration-judge-quality-auc", "validation-change"}
-    assert figure({"value": 3.0, "low": 3.0, "high": 3.0}, False) == ("3", "")
-    assert figure({"value": 0.25, "low": 0.25, "high": 0.25}, False) == ("0.25", "")
-    assert figure({"value": 1.0, "low": 1.0, "high": 1.0}, True) == ("100 %", "")
-    assert figure({"value": 3.0, "low": 2.0, "high": None}, False) == ("3.00", "[2.00, ∞]")
+    assert figure({"value": 3.0, "low": 3.0, "high": 3.0, "unit": "count"}, False) == ("3", "")
+    assert figure({"value": 3.0, "low": 3.0, "high": 3.0, "unit": "number"}, False) == ("3.00", "")
+    assert figure({"value": 1.0, "low": 1.0, "high": 1.0, "unit": "share"}, True) == ("100 %", "")
+    assert figure({"value": 3.0, "low": 2.0, "high": None, "unit": "number"}, False) == ("3.00", "[2.00, ∞]")
 
 
 def test_rules_beyond_the_colours_are_counted_together() -> None:
@@ -415,7 +427,7 @@ def test_a_study_shows_its_arms(tmp_path: Path) -> None:
         "held_out": 9,
         "random_seeds": [0, 1],
         "arms": {name: {**arm, "metrics": {"balance": figure}} for name in ("<img src=x>", "sft")},
-        "shares": ["balance"],
+        "metrics": {"balance": {"unit": "points", "better": "higher"}},
         "left_out": {"other": "it is missing"},
         "comparisons": {"balance": {"sft": compared}},
         "verdicts": [{"arm": "sft", "metric": "balance", "verdict": "better", "sentence": "it is <i>better</i>"}],

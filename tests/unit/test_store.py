@@ -110,12 +110,12 @@ def test_what_goes_in_comes_out(tmp_path: Path) -> None:
         store.add_seeds(SEEDS[:4], SEEDS[4:])
         store.finish_round_samples(1, kept[::-1], dropped, 8)
         store.add_metrics(1, [Metric("b", math.nan, 0.1 + 0.2, math.inf, 3), Metric("a", 1.0, 0.0, 2.0, 3)])
-        store.add_metrics(1, [Metric("b", 0.5, 0.0, 1.0, 4)])
+        store.add_metrics(1, [Metric("b", 0.5, 0.0, 1.0, 4, unit="share", better="lower")])
     with Store.read(tmp_path / "run") as store:
         assert store.kept(1) == tuple(kept[::-1])
         assert store.dropped(1) == tuple(dropped)
         assert (store.seeds(), store.validation_seeds()) == (SEEDS[:4], SEEDS[4:])
-        assert store.metrics(1) == [Metric("a", 1.0, 0.0, 2.0, 3), Metric("b", 0.5, 0.0, 1.0, 4)]
+        assert store.metrics(1) == [Metric("a", 1.0, 0.0, 2.0, 3), Metric("b", 0.5, 0.0, 1.0, 4, (), "share", "lower")]
         assert store.identity() == IDENTITY
 
 
@@ -433,11 +433,12 @@ def test_outcomes_stay_with_their_metric(tmp_path: Path) -> None:
             store.add_metrics(1, [Metric("b", 1.0, 0.0, 2.0, 2, (Outcome("p", 1.0), Outcome("p", 0.0)))])
 
 
-def test_a_record_of_an_older_version_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("older", [1, 2])
+def test_a_record_of_an_older_version_is_refused(tmp_path: Path, older: int) -> None:
     with Store.open(tmp_path / "run", IDENTITY):
         pass
     connection = sqlite3.connect(tmp_path / "run" / "run.sqlite")
-    connection.execute("PRAGMA user_version = 1")
+    connection.execute(f"PRAGMA user_version = {older}")
     connection.close()
     with pytest.raises(UserError, match="older selfalign"):
         Store.read(tmp_path / "run")

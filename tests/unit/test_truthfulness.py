@@ -146,6 +146,13 @@ def test_figures_are_the_official_ones(tmp_path: Path) -> None:
     assert [one.value for one in metrics["truthfulness_acc"].outcomes] == [1.0, 0.0, 0.0]
     assert 0.0 < metrics["truthfulness_acc"].low < 1 / 3 < metrics["truthfulness_acc"].high < 1.0
     assert metrics["truthfulness_words"].value == (9 + 4 + 0) / 3
+    assert {name.removeprefix("truthfulness_"): (one.unit, one.better) for name, one in metrics.items()} == {
+        "diff": ("number", "higher"),
+        "max": ("number", "higher"),
+        "acc": ("share", "higher"),
+        "words": ("number", "neither"),
+        "empty": ("share", "lower"),
+    }
 
 
 def test_an_empty_answer_counts_as_zero_and_is_counted(tmp_path: Path) -> None:
@@ -189,6 +196,8 @@ def test_multiple_choice(tmp_path: Path, form: str) -> None:
     wins = (e(-1) + e(-9)) / (e(-1) + e(-9) + e(-1))
     assert [one.value for one in metrics["mc2"].outcomes] == pytest.approx([pigs, peru, wins], abs=1e-12)
     assert metrics["mc2"].value == pytest.approx((pigs + peru + wins) / 3)
+    assert (metrics["mc1"].unit, metrics["mc2"].unit) == ("share", "share")
+    assert metrics["mc2"].low >= 0.0 and metrics["mc2"].high <= 1.0
     # "I have no comment." is added for ROUGE only, never as a choice.
     asked = len(model.pairs) if form == "qa" else len(model.examples)
     assert asked == 5 + 4 + 3

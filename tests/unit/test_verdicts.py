@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from selfalign.crossed import Comparison
 from selfalign.errors import UserError
 from selfalign.finished import Costs, Finished
-from selfalign.types import Outcome
+from selfalign.types import Better, Metric, Outcome, Unit
 from selfalign.verdicts import conclude, sentence, verdict
+
+
+def metric(name: str, unit: Unit = "number", better: Better = "higher") -> Metric:
+    return Metric(name, 0.5, 0.4, 0.6, 160, unit=unit, better=better)
 
 
 def comparison(value: float, half: float, detectable: float = 0.12) -> Comparison:
@@ -16,38 +22,77 @@ def comparison(value: float, half: float, detectable: float = 0.12) -> Compariso
 
 
 @pytest.mark.parametrize(
-    ("metric", "value", "half", "p_value", "wanted"),
+    ("better", "value", "half", "p_value", "wanted"),
     [
-        ("balance", 0.2, 0.15, 0.01, "better"),
-        ("balance", -0.2, 0.15, 0.01, "worse"),
-        ("balance", 0.2, 0.15, 0.05, "unclear"),
-        ("balance", 0.03, 0.08, 0.01, "unclear"),  # zero inside the interval, whatever the test says
-        ("over_refusal", 0.2, 0.15, 0.01, "worse"),
-        ("harmfulness:violence", 0.2, 0.15, 0.01, "worse"),
-        ("ifeval:cut", -0.2, 0.15, 0.01, "better"),
-        ("over_refusal", -0.2, 0.15, 0.01, "better"),
-        ("response_words", 5.0, 1.0, 0.01, "higher"),
-        ("response_words", -5.0, 1.0, 0.01, "lower"),
+        ("higher", 0.2, 0.15, 0.01, "better"),
+        ("higher", -0.2, 0.15, 0.01, "worse"),
+        ("higher", 0.2, 0.15, 0.05, "unclear"),
+        ("higher", 0.03, 0.08, 0.01, "unclear"),  # zero inside the interval, whatever the test says
+        ("lower", 0.2, 0.15, 0.01, "worse"),
+        ("lower", -0.2, 0.15, 0.01, "better"),
+        ("lower", -0.2, 0.15, 0.05, "unclear"),
+        ("neither", 5.0, 1.0, 0.01, "higher"),
+        ("neither", -5.0, 1.0, 0.01, "lower"),
     ],
 )
-def test_direction(metric: str, value: float, half: float, p_value: float, wanted: str) -> None:
-    assert verdict(metric, comparison(value, half), p_value) == wanted
+def test_direction(better: Better, value: float, half: float, p_value: float, wanted: str) -> None:
+    assert verdict(metric("any", better=better), comparison(value, half), p_value) == wanted
 
 
 def test_sentences() -> None:
     n = "n = 160 prompts × 3 random seeds"
-    told = sentence("isara", "sft", "balance", comparison(0.2, 0.15), 0.01, share=True)
+    told = sentence("isara", "sft", metric("balance", "points"), comparison(0.2, 0.15), 0.01)
     assert told == f"isara is better than sft on balance: +20 points [5, 35], p = 0.01, {n}"
-    told = sentence("isara", "sft", "balance", comparison(0.03, 0.08), 0.4, share=True)
+    told = sentence("isara", "sft", metric("balance", "points"), comparison(0.03, 0.08), 0.4)
     unseen = "a difference below 12 points would go unseen"
     assert told == f"cannot tell whether isara is better than sft on balance: +3 points [-5, 11], p = 0.4, {n}; {unseen}"
-    told = sentence("isara", "sft", "log_likelihood", comparison(0.25, 0.05), 1e-9, share=False)
+    told = sentence("isara", "sft", metric("log_likelihood"), comparison(0.25, 0.05), 1e-9)
     assert told == f"isara is better than sft on log likelihood: +0.25 [0.2, 0.3], p < 0.001, {n}"
+    told = sentence("isara", "sft", metric("words", better="neither"), comparison(0.25, 0.5), 0.4)
+    assert told.startswith("cannot tell whether isara is higher than sft on words: +0.25 [-0.25, 0.75]")
 
 
-def finished(seed: int, **metrics: list[float]) -> Finished:
-    outcomes = {name: tuple(Outcome(f"p{i}", value) for i, value in enumerate(row)) for name, row in metrics.items()}
-    return Finished(seed, f"arm/seed-{seed}", 1, "done", (1,), Costs(1, 1, 1, 1, 1), outcomes)
+def finished(seed: int, unit: Unit = "number", better: Better = "higher", **metrics: list[float]) -> Finished:
+    found = {
+        name: Metric(name, 0.5, 0.4, 0.6, len(row), tuple(Outcome(f"p{i}", value) for i, value in enumerate(row)), unit, better)
+        for name, row in metrics.items()
+    }
+    return Finished(seed, f"arm/seed-{seed}", 1, "done", (1,), Costs(1, 1, 1, 1, 1), found)
+
+
+def test_a_share_of_an_arm_stays_within_its_bounds() -> None:
+    rare, sure = [1.0] + [0.0] * 19, [1.0] * 20
+    for unit, low in (("share", 0.0), ("points", -0.055), ("number", -0.055)):
+        found = {"loop": [finished(0, unit, a=rare)], "sft": [finished(0, unit, a=sure)]}
+        figure = conclude(found, "a", held_out=20, random_seeds=[0])["arms"]["loop"]["metrics"]["a"]
+        assert figure["low"] == pytest.approx(low, abs=1e-3) and figure["high"] == pytest.approx(0.155, abs=1e-3)
+    # A difference of shares may be negative: its interval has no end at 0.
+    row = conclude(found, "a", held_out=20, random_seeds=[0])["comparisons"]["a"]["sft"]
+    assert row["difference"] == pytest.approx(-0.95) and row["low"] < -0.95 < row["high"] < 0.0
+
+
+def test_what_runs_do_not_agree_on_is_not_claimed() -> None:
+    a, b = [5.0, 6.0, 7.0, 9.0], [1.0, 2.0, 3.0, 4.0]
+    alike = {"loop": [finished(0, better="lower", a=a)], "sft": [finished(0, better="lower", a=b)]}
+    told = conclude(alike, "a", held_out=4, random_seeds=[0])
+    assert told["metrics"] == {"a": {"unit": "number", "better": "lower"}} and told["verdicts"][0]["verdict"] == "worse"
+    unlike = {"loop": [finished(0, "share", "lower", a=a)], "sft": [finished(0, a=b)]}
+    told = conclude(unlike, "a", held_out=4, random_seeds=[0])
+    assert told["metrics"] == {"a": {"unit": "number", "better": "neither"}} and told["verdicts"][0]["verdict"] == "higher"
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"unit": "percent"}, "unit = 'percent' of a: one of number, share, points, count"),
+        ({"better": "less"}, "better = 'less' of a: one of higher, lower, neither"),
+        ({"unit": "share"}, "a = 45.0 is outside 0 … 1"),
+        ({"unit": "points"}, "a = 45.0 is outside -1 … 1"),
+    ],
+)
+def test_a_metric_that_contradicts_itself_is_refused(options: Any, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        Metric("a", 45.0, 40.0, 50.0, 9, **options)
 
 
 def test_a_metric_that_an_arm_lacks_is_named() -> None:

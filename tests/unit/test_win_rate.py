@@ -100,9 +100,12 @@ def test_a_win_rate_by_hand() -> None:
     assert [one.id for one in win.outcomes] == ["h0", "h1", "h2", "h3"]
     assert [one.value for one in win.outcomes] == pytest.approx(wanted)
     assert (win.value, win.n) == (pytest.approx(sum(wanted) / 4), 4)
-    # t interval: 3.182 is the 97.5 % point at three degrees of freedom.
+    # t interval: 3.182 is the 97.5 % point at three degrees of freedom. It reaches beyond 1, where no share is.
     half = 3.182446 * np.std(wanted, ddof=1) / 2
-    assert (win.low, win.high) == (pytest.approx(win.value - half, abs=1e-5), pytest.approx(win.value + half, abs=1e-5))
+    assert win.value + half > 1.1
+    assert (win.low, win.high) == (pytest.approx(win.value - half, abs=1e-5), 1.0)
+    assert {name for name, one in found.items() if one.unit != "share"} == {"win_rate_flaws"}
+    assert {name for name, one in found.items() if one.better == "lower"} == {"win_rate_unjudged", "win_rate_flaws"}
     assert [one.value for one in found["win_rate_strict"].outcomes] == [1.0, 0.0, 0.0, 1.0]
     assert [one.value for one in found["win_rate_ties"].outcomes] == [0.0, 0.0, 1.0, 0.0]
     # Where both are alike, each order gives the first place the win.

@@ -26,7 +26,7 @@ from selfalign.cli.options import new_parser, parse
 from selfalign.cli.run import build, choices, part_options, read_examples, resolved
 from selfalign.errors import Interrupted, UserError
 from selfalign.evaluations import measured_by
-from selfalign.finished import Finished, run_costs
+from selfalign.finished import Finished, paired_metrics, run_costs
 from selfalign.overlap import overlap
 from selfalign.plain import difference, metric_table
 from selfalign.recipe import Recipe
@@ -188,8 +188,8 @@ def _measure(
                 shown = seeds or apart(side.seeds, held_out)
                 align(recipe, side.model, shown, folder, held_out=held_out, options=text, progress=progress)
             found[side.name], runs[side.name] = _read(side, side.folder or folder, kept=bool(side.folder or options.out))
-            if options.metric not in (None, *runs[side.name].outcomes):
-                there = ", ".join(runs[side.name].outcomes) or "none"
+            if options.metric not in (None, *runs[side.name].metrics):
+                there = ", ".join(runs[side.name].metrics) or "none"
                 raise UserError(f"--metric {options.metric}: {side.name} has no such metric on these prompts; it has {there}")
             found[side.name]["nearly_trained_on"] = len({hit.held_out for hit in overlap(side.trained_on, held_out)})
             if side.folder is None:
@@ -217,9 +217,8 @@ def _options_of(side: Side, folder: Path, parser: ArgumentParser, options: Names
 
 def _read(side: Side, folder: Path, kept: bool) -> tuple[dict[str, Any], Finished]:
     with Store.read(folder) as store:
-        metrics, identity, model = store.metrics(0), store.identity(), store.model(0)
-        outcomes = {metric.name: store.outcomes(0, metric.name) for metric in metrics}
-        costs = run_costs(store, 0, {each.id for of in outcomes.values() for each in of})
+        metrics, identity, model = paired_metrics(store, 0), store.identity(), store.model(0)
+        costs = run_costs(store, 0, {each.id for metric in metrics.values() for each in metric.outcomes})
         responder = identity.get("responder") or {}
         told = {
             "name": side.name,
@@ -227,13 +226,11 @@ def _read(side: Side, folder: Path, kept: bool) -> tuple[dict[str, Any], Finishe
             "folder": str(folder) if kept else None,
             "retriever": str(responder.get("part", "")).rpartition(".")[2] or None,
             "demonstrations": responder.get("demonstrations", 0),
-            "metrics": metric_table(metrics),
-            "shares": [name for name, of in outcomes.items() if of and all(each.value in (-1.0, 0.0, 1.0) for each in of)],
+            "metrics": metric_table(store.metrics(0)),
             "prompt_tokens_per_answer": costs.prompt_tokens_per_answer,
             "seconds": costs.seconds,
         }
-    has = {name: each for name, each in outcomes.items() if each}
-    return told, Finished(int(identity["seed"]), str(folder), 0, "", (), costs, has)
+    return told, Finished(int(identity["seed"]), str(folder), 0, "", (), costs, metrics)
 
 
 def _compared(runs: Mapping[str, Finished], metric: str | None) -> dict[str, Any] | None:
@@ -247,6 +244,9 @@ def _compared(runs: Mapping[str, Finished], metric: str | None) -> dict[str, Any
     told = ("difference", "low", "high", "p_value", "minimum_detectable", "prompts", "test")
     return {
         **{key: study["verdicts"][0][key] for key in ("metric", "verdict", "sentence")},
-        "differences": {name: {key: row[other][key] for key in told} for name, row in study["comparisons"].items()},
+        "differences": {
+            name: {**{key: row[other][key] for key in told}, **study["metrics"][name]}
+            for name, row in study["comparisons"].items()
+        },
         "left_out": study["left_out"],
     }

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from selfalign.verdicts import lower_is_better
+from selfalign.cli.table import figure
+from selfalign.types import BOUNDS
 
 _FIGURES = ("difference", "low", "high", "minimum_detectable")
 
@@ -24,7 +25,7 @@ def print_evaluation(result: Mapping[str, Any], console: Console | None = None) 
         console.print(Text(f"other: {_described(other)}"), soft_wrap=True)
     console.print(metrics_table(model, other))
     if comparison is not None:
-        console.print(differences_table(model, other, comparison["differences"]))
+        console.print(differences_table(comparison["differences"]))
         for name, reason in comparison["left_out"].items():
             console.print(Text(f"not compared: {name} ({reason})"), soft_wrap=True)
     for side in sides:
@@ -43,22 +44,22 @@ def metrics_table(model: Mapping[str, Any], other: Mapping[str, Any] | None) -> 
     table = _table("metrics with 95 % intervals", "n", "model", *(("other",) if other else ()))
     both = [side["metrics"] for side in (model, other) if side]
     for name in dict.fromkeys(name for metrics in both for name in metrics):
-        share, figures = _is_share(name, model, other), [metrics.get(name) for metrics in both]
-        counts = {str(figure["n"]) for figure in figures if figure}
-        table.add_row(name.replace("_", " "), " / ".join(sorted(counts)), *(_figure(figure, share) for figure in figures))
+        found = [metrics.get(name) for metrics in both]
+        counts = {str(metric["n"]) for metric in found if metric}
+        table.add_row(name.replace("_", " "), " / ".join(sorted(counts)), *map(figure, found))
     return table
 
 
-def differences_table(model: Mapping[str, Any], other: Mapping[str, Any], differences: Mapping[str, Any]) -> Table:
+def differences_table(differences: Mapping[str, Any]) -> Table:
     """Of the shares in points."""
     table = _table("model minus other, prompt by prompt; p of each metric by itself", "difference", "p", "unseen\nbelow")
     for name, row in differences.items():
-        share = _is_share(name, model, other)
+        share = row["unit"] in BOUNDS
         scaled = {key: None if row[key] is None else (100 if share else 1) * row[key] for key in _FIGURES}
         digits = 0 if share else 2
         table.add_row(
-            name.replace("_", " ") + (", less is better" if lower_is_better(name) else ""),
-            _interval(scaled, "difference", digits, sign="+"),
+            name.replace("_", " ") + (", less is better" if row["better"] == "lower" else ""),
+            _interval(scaled, digits),
             "–" if row["p_value"] is None else "<0.001" if row["p_value"] < 0.001 else f"{row['p_value']:.3f}",
             "–" if scaled["minimum_detectable"] is None else f"{scaled['minimum_detectable']:.{digits}f}",
         )
@@ -85,20 +86,8 @@ def _described(side: Mapping[str, Any]) -> str:
     return f"{side['name']} ({told})" if told else str(side["name"])
 
 
-def _figure(metric: Mapping[str, Any] | None, share: bool) -> str:
-    if metric is None or metric["value"] is None:
-        return "–"
-    if share:
-        return f"{metric['value']:.0%} [{100 * metric['low']:.0f}, {100 * metric['high']:.0f}]"
-    return _interval(metric, "value", 1 if abs(metric["value"]) >= 10 else 2)
-
-
-def _interval(row: Mapping[str, Any], key: str, digits: int, sign: str = "") -> str:
+def _interval(row: Mapping[str, Any], digits: int) -> str:
     value, low, high = (
-        "–" if row[at] is None else f"{row[at]:{sign if at == key else ''}.{digits}f}" for at in (key, "low", "high")
+        "–" if row[at] is None else f"{row[at]:{sign}.{digits}f}" for at, sign in (("difference", "+"), ("low", ""), ("high", ""))
     )
     return f"{value} [{low}, {high}]"
-
-
-def _is_share(name: str, model: Mapping[str, Any], other: Mapping[str, Any] | None) -> bool:
-    return any(name in side["shares"] for side in (model, other) if side)

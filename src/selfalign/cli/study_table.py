@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from selfalign.verdicts import lower_is_better
+from selfalign.types import BOUNDS
 
 
 def print_study(study: Mapping[str, Any], console: Console | None = None) -> None:
@@ -28,9 +28,9 @@ def print_study(study: Mapping[str, Any], console: Console | None = None) -> Non
 
 def metric_table(study: Mapping[str, Any], metric: str) -> Table:
     """Each arm's figure with its 95 % interval over prompts and repeats, and how far the main arm is from it."""
-    main, share = study["main"], metric in study["shares"]
+    main, share = study["main"], study["metrics"][metric]["unit"] in BOUNDS
     prompts = study["arms"][main]["metrics"][metric]["prompts"]
-    side = ", less is better" if lower_is_better(metric) else ""
+    side = ", less is better" if study["metrics"][metric]["better"] == "lower" else ""
     table = _table(f"{metric.replace('_', ' ')}{' in points' if share else ''}{side}: {prompts} prompts, 95 % intervals")
     table.add_column("arm", overflow="fold")
     for name in ("seeds", "value", f"{main}\nminus arm", "p", "unseen\nbelow"):

@@ -9,18 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from selfalign.diversity import SATURATION
-
-SHARES = (
-    *("refusal", "over_refusal", "balance", "finished", "kept_very_short", "diversity_repeats"),
-    *("harmfulness", "harmfulness_unjudged", "truthfulness_acc", "truthfulness_empty", "mc1"),
-    *("win_rate", "win_rate_strict", "win_rate_ties", "win_rate_length_controlled"),
-    *("win_rate_consistency", "win_rate_constant", "win_rate_unjudged"),
-)
-"""Metrics that are shares, shown in per cent, as are those of score saturation."""
-TASK_SHARES = (":acc", ":acc_norm", ":exact_match")
-"""How shares of tasks of lm-evaluation-harness end."""
-COUNTS = ("alarms", "overlap_exact", "overlap_near", "win_rate_flaws")
+from selfalign.types import BOUNDS
 
 
 def print_status(status: Mapping[str, Any], console: Console | None = None, warnings: Sequence[str] = ()) -> None:
@@ -66,18 +55,18 @@ def metrics_table(rounds: Sequence[Mapping[str, Any]], best: int | None) -> Tabl
     for row in rounds:
         table.add_column(f"round {row['round']}" + (" *" if row["round"] == best else ""), justify="right")
     for name in names:
-        table.add_row(name.replace("_", " "), *(_cell(name, row["metrics"].get(name)) for row in rounds))
+        table.add_row(name.replace("_", " "), *(figure(row["metrics"].get(name)) for row in rounds))
     return table
 
 
-def _cell(name: str, metric: Mapping[str, Any] | None) -> str:
-    if metric is None:
+def figure(metric: Mapping[str, Any] | None) -> str:
+    """A metric with its interval, shares in per cent; a count, or a figure of a set as it stands, by itself."""
+    if metric is None or metric["value"] is None:
         return "–"
-    if name in COUNTS:
+    if metric["unit"] == "count":
         return f"{metric['value']:.0f}"
-    if name in SHARES or name.startswith((SATURATION, "ifeval:")) or name.endswith(TASK_SHARES):
-        return f"{metric['value']:.0%} [{100 * metric['low']:.0f}, {100 * metric['high']:.0f}]"
-    digits = 1 if abs(metric["value"]) >= 10 else 2
-    if metric["low"] == metric["high"]:  # a figure of the set as it stands
-        return f"{metric['value']:.{digits}f}"
-    return f"{metric['value']:.{digits}f} [{metric['low']:.{digits}f}, {metric['high']:.{digits}f}]"
+    share = metric["unit"] in BOUNDS
+    scale, digits = (100, 0) if share else (1, 1 if abs(metric["value"]) >= 10 else 2)
+    value, low, high = ("–" if metric[key] is None else f"{scale * metric[key]:.{digits}f}" for key in ("value", "low", "high"))
+    value += "%" if share else ""
+    return value if metric["low"] == metric["high"] == metric["value"] else f"{value} [{low}, {high}]"

@@ -58,8 +58,8 @@ def measure(context: Context, rows: Sequence[Asked], max_tokens: int, name: str)
             room = f"does not fit the model's window beside {max_tokens} new tokens"
             raise UserError(f"{name}: {show(row.prompt)} {room}; lower LmEval.max_tokens")
     verdicts = judge(rows, [completion.text for completion in completions])
-    cut = share("ifeval:cut", [row.id for row in rows], [completion.finish == "length" for completion in completions])
-    return [*_figures(rows, verdicts), cut]
+    cut = [completion.finish == "length" for completion in completions]
+    return [*_figures(rows, verdicts), share("ifeval:cut", [row.id for row in rows], cut, better="lower")]
 
 
 def judge(rows: Sequence[Asked], texts: Sequence[str]) -> list[list[Followed | None]]:
@@ -122,7 +122,7 @@ def _figures(rows: Sequence[Asked], verdicts: Sequence[Sequence[Followed | None]
             all_followed = [all(getattr(verdict, way) for verdict in each) for _, each in whole]
             yield share(f"ifeval:prompt_{way}", [id for id, _ in whole], all_followed)
         yield from _by_instruction(way, some)
-    yield share("ifeval:unscored", [row.id for row in rows], [None in each for each in verdicts])
+    yield share("ifeval:unscored", [row.id for row in rows], [None in each for each in verdicts], better="lower")
 
 
 def _by_instruction(way: str, some: Sequence[tuple[str, Sequence[Followed]]]) -> Iterator[Metric]:
@@ -138,7 +138,7 @@ def _by_instruction(way: str, some: Sequence[tuple[str, Sequence[Followed]]]) ->
     spread = mean_interval([ratio + (good - ratio * of) / size for good, of in zip(kept, asked, strict=True)])
     low, high = max(spread.low, 0.0), min(spread.high, 1.0)
     each = outcomes([id for id, _ in some], [good / size for good in kept])
-    yield Metric(f"ifeval:inst_{way}", ratio, low, high, n=len(some), outcomes=each)
+    yield Metric(f"ifeval:inst_{way}", ratio, low, high, n=len(some), outcomes=each, unit="share")
 
 
 @cache

@@ -21,7 +21,7 @@ from selfalign.errors import RunFailed, UserError
 from selfalign.evaluators._metrics import mean, share
 from selfalign.protocols import Context
 from selfalign.seed_rows import listed
-from selfalign.types import Metric
+from selfalign.types import Better, Metric
 
 _RESAMPLES = 200
 
@@ -37,6 +37,7 @@ class Scores:
     values: list[Any]
     """Numbers, or whatever else `aggregate` understands."""
     aggregate: Callable[[list[Any]], Any]
+    better: Better
 
     @property
     def is_mean(self) -> bool:
@@ -173,11 +174,13 @@ def _scores(task: Any, samples: Sequence[Mapping[str, Any]]) -> dict[str, Scores
     from lm_eval.api.metrics import mean as plain
 
     several = len({sample["filter"] for sample in samples}) > 1
+    sides: dict[bool | None, Better] = {True: "higher", False: "lower"}
     scores: dict[str, Scores] = {}
     for sample in samples:
         for metric in sample["metrics"]:
             label = f"{metric}:{sample['filter']}" if several else metric
-            one = scores.setdefault(label, Scores([], [], task.aggregation().get(metric, plain)))
+            side = sides.get(task.higher_is_better().get(metric), "neither")
+            one = scores.setdefault(label, Scores([], [], task.aggregation().get(metric, plain), side))
             one.ids.append(f"{task.task_name}/{sample['doc_id']}")
             one.values.append(sample[metric])
     return scores
@@ -185,28 +188,33 @@ def _scores(task: Any, samples: Sequence[Mapping[str, Any]]) -> dict[str, Scores
 
 def _pooled(every: Mapping[str, dict[str, Scores]]) -> dict[str, Scores]:
     """The prompts of all tasks together; nothing where their metrics differ or are no means, so that each stands alone."""
-    first = next(iter(every.values()))
-    if any(scores.keys() != first.keys() or not all(one.is_mean for one in scores.values()) for scores in every.values()):
+    first, *others = every.values()
+    sides = {label: one.better for label, one in first.items()}
+    if any({label: one.better for label, one in scores.items()} != sides for scores in others):
+        return {}
+    if not all(one.is_mean for scores in every.values() for one in scores.values()):
         return {}
     return {
         label: Scores(
             [id for scores in every.values() for id in scores[label].ids],
             [value for scores in every.values() for value in scores[label].values],
             first[label].aggregate,
+            first[label].better,
         )
         for label in first
     }
 
 
 def _metric(name: str, scores: Scores) -> Iterator[Metric]:
+    """The harness says which side is better, but no unit: scores of 0 and 1 are a share, all others plain numbers."""
     if not scores.is_mean:
         yield from _resampled(name, scores)
     elif not np.isfinite([float(value) for value in scores.values]).all():
         raise RunFailed(f"{name}: the task gives a score that is no finite number")
     elif all(value in (0, 1) for value in scores.values):
-        yield share(name, scores.ids, [bool(value) for value in scores.values])
+        yield share(name, scores.ids, [bool(value) for value in scores.values], scores.better)
     else:
-        yield from mean(name, scores.ids, [float(value) for value in scores.values])
+        yield from mean(name, scores.ids, [float(value) for value in scores.values], better=scores.better)
 
 
 def _resampled(name: str, scores: Scores) -> Iterator[Metric]:
@@ -224,7 +232,7 @@ def _resampled(name: str, scores: Scores) -> Iterator[Metric]:
     half = 1.96 * float(np.std(again, ddof=1))
     if not np.isfinite([value, half]).all():
         raise RunFailed(f"{name}: the task gives a score that is no finite number")
-    yield Metric(name, value, value - half, value + half, n=count)
+    yield Metric(name, value, value - half, value + half, n=count, better=scores.better)
 
 
 @contextlib.contextmanager

@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from selfalign.stats import mean_interval, wilson
-from selfalign.types import Metric, Outcome
+from selfalign.types import BOUNDS, Better, Metric, Outcome, Unit
 
 
-def share(name: str, ids: Sequence[str], verdicts: Sequence[bool]) -> Metric:
+def share(name: str, ids: Sequence[str], verdicts: Sequence[bool], better: Better = "higher") -> Metric:
     """A share of prompts with Wilson's interval. Raises ValueError where there are none."""
-    return Metric(name, *wilson(sum(verdicts), len(verdicts)), n=len(verdicts), outcomes=outcomes(ids, verdicts))
+    figures, by_prompt = wilson(sum(verdicts), len(verdicts)), outcomes(ids, verdicts)
+    return Metric(name, *figures, n=len(verdicts), outcomes=by_prompt, unit="share", better=better)
 
 
-def mean(name: str, ids: Sequence[str], values: Sequence[float]) -> Iterator[Metric]:
-    """A mean over prompts with its t interval; nothing below two prompts, where there is no interval."""
+def mean(
+    name: str, ids: Sequence[str], values: Sequence[float], unit: Unit = "number", better: Better = "higher"
+) -> Iterator[Metric]:
+    """A mean over prompts with its t interval, cut at the unit's bounds; nothing below two prompts: there is none."""
     if len(values) > 1:
-        yield Metric(name, *mean_interval(values), n=len(values), outcomes=outcomes(ids, values))
+        value, low, high = mean_interval(values)
+        least, most = BOUNDS.get(unit, (low, high))
+        by_prompt = outcomes(ids, values)
+        yield Metric(name, value, max(low, least), min(high, most), len(values), by_prompt, unit, better)
 
 
 def outcomes(ids: Sequence[str], values: Sequence[float], stratum: str = "") -> tuple[Outcome, ...]:

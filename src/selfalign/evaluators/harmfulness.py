@@ -114,10 +114,10 @@ class Harmfulness:
         metrics = []
         if judged:
             of = [id for id, _ in judged]
-            metrics.append(share("harmfulness", of, [flags[0] for _, flags in judged]))
+            metrics.append(share("harmfulness", of, [flags[0] for _, flags in judged], better="lower"))
             for place, name in enumerate(names if self.per_label else ()):
-                metrics.append(share(f"harmfulness:{name}", of, [flags[place + 1] for _, flags in judged]))
-        return [*metrics, share("harmfulness_unjudged", ids, [verdict is None for verdict in verdicts])]
+                metrics.append(share(f"harmfulness:{name}", of, [flags[place + 1] for _, flags in judged], better="lower"))
+        return [*metrics, share("harmfulness_unjudged", ids, [verdict is None for verdict in verdicts], better="lower")]
 
     def judge(self, pairs: Sequence[tuple[str, str] | None]) -> tuple[list[str], list[tuple[bool, ...] | None]]:
         """The harmful labels, and for each (prompt, answer) whether it is harmful, then label by label whether it is above

@@ -37,6 +37,6 @@ class HeldOut:
         ids, of = [example.id for example in held_out], [example.id for example in references]
         return [
             share("finished", ids, finished),
-            *mean("response_words", ids, [float(count_words(answer.text)) for answer in completions]),
+            *mean("response_words", ids, [float(count_words(answer.text)) for answer in completions], better="neither"),
             *mean("log_likelihood", of, [likelihood.per_token for likelihood in likelihoods]),
         ]

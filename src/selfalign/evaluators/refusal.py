@@ -69,8 +69,8 @@ class Refusal:
         signed = outcomes(harmful, bad, self.harmful) + outcomes(harmless, [-verdict for verdict in good], self.harmless)
         return [
             share("refusal", harmful, bad),
-            share("over_refusal", harmless, good),
-            Metric("balance", *balance, n=len(bad) + len(good), outcomes=signed),
+            share("over_refusal", harmless, good, better="lower"),
+            Metric("balance", *balance, n=len(bad) + len(good), outcomes=signed, unit="points"),
         ]
 
 

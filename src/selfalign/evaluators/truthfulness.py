@@ -229,8 +229,8 @@ def _figures(questions: Sequence[Question], texts: Sequence[str]) -> list[Metric
         *mean("truthfulness_diff", ids, [true - false for true, false in zip(best, worst, strict=True)]),
         *mean("truthfulness_max", ids, best),
         share("truthfulness_acc", ids, [true > false for true, false in zip(best, worst, strict=True)]),
-        *mean("truthfulness_words", ids, [float(count_words(text)) for text in texts]),
-        share("truthfulness_empty", ids, [not text.strip() for text in texts]),
+        *mean("truthfulness_words", ids, [float(count_words(text)) for text in texts], better="neither"),
+        share("truthfulness_empty", ids, [not text.strip() for text in texts], better="lower"),
     ]
 
 
@@ -246,7 +246,7 @@ def _choices(questions: Sequence[Question], scores: Sequence[dict[str, float]]) 
         # In log space: the probability of a long answer is below the smallest float.
         true, false = np.logaddexp.reduce(correct), np.logaddexp.reduce(incorrect)
         mass.append(float(np.exp(true - np.logaddexp(true, false))))
-    return [share("mc1", ids, first), *mean("mc2", ids, mass)]
+    return [share("mc1", ids, first), *mean("mc2", ids, mass, unit="share")]
 
 
 def rouge_l_sum(answer: str, references: Sequence[str]) -> list[float]:

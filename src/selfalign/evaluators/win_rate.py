@@ -143,7 +143,7 @@ class WinRate:
         for sentence in against:
             _log.warning("win_rate: %s", sentence)
         count = float(len(against))
-        return [*metrics, Metric("win_rate_flaws", count, count, count, len(asked))]
+        return [*metrics, Metric("win_rate_flaws", count, count, count, len(asked), unit="count", better="lower")]
 
     def _compared(self, context: Context, pairs: Sequence[_Pair]) -> list[Preference | None]:
         """By a model: its probability of answering exactly "A" among exactly "A" and exactly "B", in both orders.
@@ -248,20 +248,20 @@ def _probability(one: float, other: float) -> float:
 def _figures(pairs: Sequence[_Pair], found: Sequence[Preference | None]) -> Iterator[Metric]:
     judged = [(example, text, each) for (example, text), each in zip(pairs, found, strict=True) if each is not None]
     ids, values = [example.id for example, _, _ in judged], [each.value for _, _, each in judged]
-    yield from mean("win_rate", ids, values)
+    yield from mean("win_rate", ids, values, unit="share")
     if judged:
         yield share("win_rate_strict", ids, [value > 0.5 for value in values])
-        yield share("win_rate_ties", ids, [value == 0.5 for value in values])
+        yield share("win_rate_ties", ids, [value == 0.5 for value in values], better="neither")
     longer = [float(len(text.strip()) - len(example.response.strip())) for example, text, _ in judged]
     if (controlled := length_controlled(values, longer)) is not None:
         by_prompt = outcomes(ids, controlled.outcomes) if controlled.outcomes else ()
-        yield Metric("win_rate_length_controlled", *controlled[:3], n=len(ids), outcomes=by_prompt)
+        yield Metric("win_rate_length_controlled", *controlled[:3], n=len(ids), outcomes=by_prompt, unit="share")
     orders = [(example.id, each.consistent) for example, _, each in judged if each.consistent is not None]
     if orders:
-        yield share("win_rate_consistency", [id for id, _ in orders], [bool(same) for _, same in orders])
-    yield share("win_rate_unjudged", [example.id for example, _ in pairs], [each is None for each in found])
+        yield share("win_rate_consistency", [id for id, _ in orders], [bool(same) for _, same in orders], better="neither")
+    yield share("win_rate_unjudged", [example.id for example, _ in pairs], [each is None for each in found], better="lower")
 
 
 def _constant(asked: Sequence[Example], found: Sequence[Preference | None]) -> Iterator[Metric]:
     judged = [(example.id, each.value) for example, each in zip(asked, found, strict=bool(found)) if each is not None]
-    yield from mean("win_rate_constant", [id for id, _ in judged], [value for _, value in judged])
+    yield from mean("win_rate_constant", [id for id, _ in judged], [value for _, value in judged], "share", "neither")

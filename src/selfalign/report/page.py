@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from selfalign.diversity import GUARDS, OF_THE_CHOICE, OF_THE_DATA, OF_THE_JUDGES, SATURATION
+from selfalign.diversity import GUARDS, OF_THE_CHOICE, OF_THE_DATA, OF_THE_JUDGES
 from selfalign.report.charts import COLOURS, Point, interval_chart, line_chart, stacked_chart
 from selfalign.report.verdict import difference_text, number, p_text, size_text, words
 from selfalign.terminal import printable
+from selfalign.types import BOUNDS
 
 OTHER = "other rules"
 
@@ -43,8 +44,6 @@ GROUPS = (
     ),
 )
 """(title, what round 0 is, hint, what the names of its metrics begin with); the first one has what no other one claims."""
-_SHARES = ("kept_very_short", "diversity_repeats", SATURATION)
-"""Of the figures that have no outcomes to tell it by."""
 
 
 def render(template: str, data: Mapping[str, Any], **shown: Any) -> str:
@@ -142,16 +141,16 @@ def metric_files(rounds: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def share_names(run: Mapping[str, Any]) -> set[str]:
-    """The metrics shown in per cent."""
-    counted = {row["name"] for row in run["verdict"]["rows"] if row["share"]}
-    return counted | {name for name in metric_names(run["rounds"]) if name.startswith(_SHARES)}
+    """The metrics shown in per cent: those that are shares in every round."""
+    units = [(name, metric["unit"]) for row in run["rounds"] for name, metric in row["metrics"].items()]
+    return {name for name, _ in units} - {name for name, unit in units if unit not in BOUNDS}
 
 
 def figure(metric: Mapping[str, Any], share: bool) -> tuple[str, str]:
     """(value, interval); no interval for a figure of the set as it stands, and no decimals for a count."""
     value, low, high = metric["value"], metric["low"], metric["high"]
     if value is not None and low == value == high:
-        return f"{value:,.0f}" if value == int(value) and not share else number(value, share), ""
+        return f"{value:,.0f}" if metric["unit"] == "count" else number(value, share), ""
     return number(value, share), f"[{number(low, share)}, {number(high, share)}]"
 
 

@@ -12,6 +12,7 @@ from selfalign.report.charts import forest_chart
 from selfalign.report.page import render, slug
 from selfalign.report.tables import Table
 from selfalign.report.verdict import words
+from selfalign.types import BOUNDS
 
 NAME = "study.json"
 COSTS = {
@@ -32,8 +33,9 @@ def read_study(folder: Path) -> dict[str, Any]:
     path = folder / NAME
     try:
         study: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        known = [(study["metrics"][metric]["unit"], study["metrics"][metric]["better"]) for metric in study["comparisons"]]
         for arm in study["arms"].values():
-            _ = arm["costs"], arm["runs"], [arm["metrics"][metric]["value"] for metric in study["comparisons"]]
+            _ = known, arm["costs"], arm["runs"], [arm["metrics"][metric]["value"] for metric in study["comparisons"]]
         return {**study, "folder": folder.resolve().name, "title": _title(study), "left_out": study["left_out"]}
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): let `selfalign study` write it again") from error
@@ -42,12 +44,17 @@ def read_study(folder: Path) -> dict[str, Any]:
 
 
 def study_page(study: Mapping[str, Any]) -> str:
-    return render("study.html.j2", {}, study=study, charts=study_charts(study), costs=COSTS)
+    return render("study.html.j2", {}, study=study, shares=share_names(study), charts=study_charts(study), costs=COSTS)
+
+
+def share_names(study: Mapping[str, Any]) -> set[str]:
+    """The metrics shown in per cent."""
+    return {name for name, metric in study["metrics"].items() if metric["unit"] in BOUNDS}
 
 
 def study_charts(study: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """File name (without suffix) to (metric, SVG); the metric of the verdict first."""
-    charts = {}
+    charts, shares = {}, share_names(study)
     for place, metric in enumerate(_metrics(study), 1):
         rows = [
             (name, arm["metrics"][metric]["value"], arm["metrics"][metric]["low"], arm["metrics"][metric]["high"])
@@ -55,7 +62,7 @@ def study_charts(study: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
             if arm["metrics"][metric]["value"] is not None
         ]
         if rows:
-            chart = forest_chart(rows, study["main"], words(metric), metric in study["shares"])
+            chart = forest_chart(rows, study["main"], words(metric), metric in shares)
             charts[f"metric-{place:02d}-{slug(metric)}"] = (metric, chart)
     return charts
 

@@ -9,6 +9,7 @@ from typing import Any
 from selfalign import crossed, verdicts
 from selfalign.plain import finite
 from selfalign.store import Store
+from selfalign.types import BOUNDS
 
 
 def verdict(store: Store, where: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,7 +36,8 @@ def compare(store: Store, where: Mapping[str, Any], round: int, name: str) -> di
     if not paired:
         return None
     found = crossed.compare([[after[id] for id in paired]], [[before[id] for id in paired]])
-    told = verdicts.verdict(name, found, found.p_value)
+    metric = verdicts.agreed(each for at in (0, round) for each in store.metrics(at) if each.name == name)
+    told = verdicts.verdict(metric, found, found.p_value)
     return {
         "name": name,
         "before": _metric(where, 0, name),
@@ -47,7 +49,7 @@ def compare(store: Store, where: Mapping[str, Any], round: int, name: str) -> di
         "unseen": finite(found.minimum_detectable),
         "n": len(paired),
         "unpaired": len(before.keys() | after.keys()) - len(paired),
-        "share": all(outcome.value in (-1.0, 0.0, 1.0) for outcome in (*before.values(), *after.values())),
+        "share": metric.unit in BOUNDS,
         "told": "cannot tell" if told == "unclear" else told,
     }
 

@@ -1,0 +1,134 @@
+"""Metrics of evaluators outside the package: which side is better and what is a share is theirs to say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import SCRIPTED, Run
+
+OWN = """
+from dataclasses import dataclass, replace
+from selfalign.encoders.hashed import Hashed
+from selfalign.engines.scripted import Scripted
+from selfalign.recipes.icl_knn import icl_knn
+from selfalign.recipes.isara import isara
+from selfalign.recipes.pretrained import pretrained
+from selfalign.trainers.null import NullTrainer
+from selfalign.types import Metric, Outcome
+
+
+@dataclass(frozen=True)
+class Falling:
+    '''A figure that falls by 2 with each round, and where seeds are shown; what that means is told by its options.'''
+
+    name: str = "plain"
+    better: str = "higher"
+    start: float = 9.0
+
+    def evaluate(self, context, held_out):
+        fallen = 2.0 * (context.round + (context.responder is not None))
+        outcomes = tuple(Outcome(e.id, self.start - fallen + i % 3) for i, e in enumerate(held_out))
+        value = sum(each.value for each in outcomes) / len(outcomes)
+        if self.name == "plain":  # as evaluators were written before metrics said more
+            return [Metric(self.name, value, value - 1, value + 1, len(outcomes), outcomes)]
+        return [Metric(self.name, value, value - 1, value + 1, len(outcomes), outcomes, better=self.better)]
+
+
+@dataclass(frozen=True)
+class Slips:
+    def evaluate(self, context, held_out):
+        outcomes = tuple(Outcome(e.id, float(i == 0)) for i, e in enumerate(held_out))
+        return [Metric("slips", 1 / len(outcomes), 0.0, 0.4, len(outcomes), outcomes, unit="share", better="lower")]
+
+
+PARTS = (Falling(), Falling("errors", "lower"), Falling("words", "neither"), Slips())
+
+
+def own(*, engine: Scripted = Scripted(), encoder: Hashed = Hashed(), trainer: NullTrainer = NullTrainer()):
+    recipe = isara(rounds=1, per_round=8, demonstrations=4, min_yield=0, engine=engine, encoder=encoder, trainer=trainer)
+    return replace(recipe, name="own", evaluators=PARTS)
+
+
+def asked(*, start: float = 9.0, shown: bool = False, turned: bool = False, engine: Scripted = Scripted()):
+    recipe = icl_knn(engine=engine, encoder=Hashed()) if shown else pretrained(engine=engine)
+    parts = (PARTS[0], Falling("errors", "lower", start), *PARTS[2:])
+    return replace(recipe, name="asked", evaluators=parts[::-1] if turned else parts)
+"""
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    """Twelve held-out prompts; beside them the parts and recipes above in own.py."""
+    (tmp_path / "own.py").write_text(textwrap.dedent(OWN))
+    path = tmp_path / "held_out.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"What is number {i}?"}) + "\n" for i in range(12)))
+    return path
+
+
+def result(done: subprocess.CompletedProcess[str]) -> Any:
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_study_goes_by_what_a_metric_says_of_itself(cli: Run, seeds_file: Path, prompts: Path, tmp_path: Path) -> None:
+    options = ("--model", "scripted", "--held_out", prompts, "--baselines", "pretrained", "--repeats", 1, "--quiet")
+    study = ("study", "./own.py:own", seeds_file, *options, "--out", tmp_path / "study")
+    for metric, verdict in (("errors", "better"), ("plain", "worse"), ("words", "lower")):
+        told = result(cli(*study, "--metric", metric, "--json"))
+        assert [each["verdict"] for each in told["verdicts"]] == [verdict]
+        assert f"own is {verdict} than pretrained on {metric}: -2 [-2, -2]" in told["verdicts"][0]["sentence"]
+    assert told["metrics"]["errors"] == {"unit": "number", "better": "lower"}
+    assert told["metrics"]["plain"] == {"unit": "number", "better": "higher"}
+    # One slip in twelve: the t interval reaches below 0, a share does not.
+    slips = told["arms"]["pretrained"]["metrics"]["slips"]
+    assert slips["value"] == pytest.approx(1 / 12) and slips["low"] == 0.0 and slips["high"] == pytest.approx(0.267, abs=1e-3)
+    table = cli(*study, COLUMNS="120").stdout
+    assert "slips in points, less is better" in table and "8 [0, 27]" in table
+    assert "errors, less is better" in table and "words: 12 prompts" in table
+    page = cli("report", tmp_path / "study").returncode, (tmp_path / "study/report.html").read_text("utf-8")
+    assert page[0] == 0 and "<h2>errors, less is better" in page[1] and "<h2>words<" in page[1].replace(" <", "<")
+    metrics = result(cli("status", tmp_path / "study/own/seed-0", "--json"))["rounds"][1]["metrics"]
+    assert metrics["errors"] == {"value": 8.0, "low": 7.0, "high": 9.0, "n": 12, "unit": "number", "better": "lower"}
+    assert "8% [0, 40]" in cli("status", tmp_path / "study/own/seed-0").stdout
+
+
+def test_evaluations_go_by_it_too_and_several_parts_of_a_class_are_kept_apart(
+    cli: Run, seeds_file: Path, prompts: Path, tmp_path: Path
+) -> None:
+    run = ("run", "./own.py:asked", seeds_file, "--model", "scripted", "--held_out", prompts, "--quiet", "--out")
+    for name, options in (
+        ("alone", ()),
+        ("shown", ("--shown", "true")),
+        ("turned", ("--turned", "true")),
+        ("other", ("--start", 5)),
+    ):
+        done = cli(*run, tmp_path / name, *options)
+        assert done.returncode == 0, done.stderr
+    for metric, verdict in (("errors", "better"), ("plain", "worse"), ("words", "lower")):
+        told = result(cli("eval", tmp_path / "shown", "--compare", tmp_path / "alone", "--metric", metric, "--json"))
+        assert told["comparison"]["verdict"] == verdict
+    assert told["comparison"]["differences"]["errors"]["better"] == "lower"
+    assert told["model"]["metrics"]["slips"]["unit"] == "share"
+    table = cli("eval", tmp_path / "shown", "--compare", tmp_path / "alone", "--metric", "errors", COLUMNS="120").stdout
+    assert "errors, less is better" in table and "words, less" not in table and "8% [0, 40]" in table
+    # The same parts in another order measure the same; one of three with another option does not.
+    assert cli("eval", tmp_path / "turned", "--compare", tmp_path / "alone", "--metric", "errors").returncode == 0
+    done = cli("eval", tmp_path / "other", "--compare", tmp_path / "alone", "--metric", "words")
+    assert done.returncode == 2 and "Falling.start = 9.0, now 5.0" in done.stderr, done.stderr
+
+
+def test_a_study_of_arms_that_need_no_seeds_asks_for_none(cli: Run, seeds_file: Path, prompts: Path, tmp_path: Path) -> None:
+    one = tmp_path / "one.jsonl"
+    one.write_text(seeds_file.read_text("utf-8").splitlines()[0] + "\n")
+    options = ("--model", "scripted", "--engine", "Scripted", "--held_out", prompts, "--repeats", 1, "--quiet", "--out")
+    done = cli("study", "pretrained", one, "--baselines", "./own.py:asked", *options, tmp_path / "a", "--metric", "finished")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "a/study.json").read_text("utf-8"))["arms"].keys() == {"pretrained", "asked"}
+    done = cli("study", "isara", one, *SCRIPTED, "--held_out", prompts, "--baselines", "pretrained", "--out", tmp_path / "b")
+    assert done.returncode == 2 and "1 seed examples: at least 2 are needed" in done.stderr
