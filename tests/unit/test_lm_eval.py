@@ -220,13 +220,14 @@ def test_the_harness_says_which_side_is_better(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(
         "def score(doc, results):\n    return {'letters': len(results[0]) / 8, 'brief': results[0] == 'No', 'odd': 0.5}\n"
     )
-    sides = {"letters": {"higher_is_better": False}, "brief": {"higher_is_better": True}, "odd": {"higher_is_better": None}}
-    own = {"metric_list": [{"metric": name, "aggregation": "mean", **side} for name, side in sides.items()]}
+    sides = {"letters": False, "brief": True, "odd": None}
+    own = {"metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": side} for name, side in sides.items()]}
     path = Path(task(tmp_path, {**WRITING, **own}))
     path.write_text(path.read_text() + "process_results: !function own.score\n")
     runs = {}
-    for name, ending in (("brief", ""), ("long", " and so on")):
-        found = measure(LmEval((str(path),)), Model(writes=lambda prompt, ending=ending: Completion(f"No{ending}", "stop")))
+    answers = {"brief": Completion("No", "stop"), "long": Completion("No and so on", "stop")}
+    for name, answer in answers.items():
+        found = measure(LmEval((str(path),)), Model(writes=lambda prompt, answer=answer: answer))  # type: ignore[misc]
         runs[name] = [Finished(0, name, 0, "", (), Costs(0, 0, 0, 0, 0), found)]
     told = conclude(runs, "naming:letters", held_out=4, random_seeds=[0])
     assert told["metrics"] == {

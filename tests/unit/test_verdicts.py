@@ -62,7 +62,8 @@ def finished(seed: int, unit: Unit = "number", better: Better = "higher", **metr
 
 def test_a_share_of_an_arm_stays_within_its_bounds() -> None:
     rare, sure = [1.0] + [0.0] * 19, [1.0] * 20
-    for unit, low in (("share", 0.0), ("points", -0.055), ("number", -0.055)):
+    lowest: dict[Unit, float] = {"share": 0.0, "points": -0.055, "number": -0.055}
+    for unit, low in lowest.items():
         found = {"loop": [finished(0, unit, a=rare)], "sft": [finished(0, unit, a=sure)]}
         figure = conclude(found, "a", held_out=20, random_seeds=[0])["arms"]["loop"]["metrics"]["a"]
         assert figure["low"] == pytest.approx(low, abs=1e-3) and figure["high"] == pytest.approx(0.155, abs=1e-3)
