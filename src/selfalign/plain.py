@@ -1,9 +1,10 @@
-"""Plain data, as JSON knows it: writing it down, and finding where two pieces of it differ."""
+"""Plain data, as JSON knows it: writing it down, passing it on, and finding where two pieces of it differ."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -39,6 +40,28 @@ def metric_table(metrics: Iterable[Metric]) -> dict[str, dict[str, Any]]:
         }
         for m in metrics
     }
+
+
+_SECRET = re.compile(r"(?:key|token|secret|password|credentials?|authorization)$", re.IGNORECASE)
+_ADDRESS = re.compile(r"(\b[a-z][a-z0-9+.-]*://)(?:[^/?#\s@]*@)?([^?#\s]*)(?:[?#]\S*)?", re.IGNORECASE)
+_ABSOLUTE = re.compile(r"(?<![\w/:.…<])(?:~[\w.-]+/|(?:~/|/(?=[^\s/]))[^/\n]*/)(?:[^/\n]*/)*([^/\s]+)/?")
+"""A path with a folder in it, or a user's name: `/data` and `~/data` tell nothing of the machine, and `</s>` is none. From the
+first slash to the last one, spaces between them included: rather too much than too little."""
+
+
+def portable(value: Any) -> Any:
+    """Options, or text about a run, as they may be passed on: without what belongs to one machine or person.
+
+    Of an absolute path the last part is left, of an address neither the user nor what follows a question mark, and of what is
+    called a key, token, secret, password or the like nothing.
+    """
+    if isinstance(value, Mapping):
+        return {key: "(left out)" if _SECRET.search(str(key)) else portable(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [portable(each) for each in value]
+    if isinstance(value, str):
+        return _ABSOLUTE.sub(r"…/\1", _ADDRESS.sub(r"\1\2", value.replace("file://", "")))
+    return value
 
 
 def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -127,7 +127,8 @@ def _check(arms: Sequence[Arm], held_out: Sequence[Example], out: Path, repeats:
     taken: dict[str, str] = {}
     for arm in arms:
         if (place := arm.folder.casefold()) in taken:
-            raise UserError(f"arms {taken[place]} and {arm.name} would share the folder {arm.folder}; give each arm once")
+            shared = f"arms {taken[place]} and {arm.name} would share the folder {arm.folder}"
+            raise UserError(f"{shared}; give each arm once, and each file that is varied a name of its own")
         taken[place] = arm.name
         arm.recipe.check()
     named = [check_examples(arm.seeds, held_out, arm.recipe.allow_overlap, seeds_needed(arm.recipe)) for arm in arms]

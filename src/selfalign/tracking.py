@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -19,7 +18,7 @@ from typing import Any
 from selfalign.checkpoints import write_synced
 from selfalign.errors import UserError
 from selfalign.loop import Quiet
-from selfalign.plain import flat
+from selfalign.plain import flat, portable
 from selfalign.protocols import Progress
 from selfalign.store import Store
 from selfalign.terminal import printable
@@ -85,28 +84,16 @@ def figures(store: Store) -> dict[str, list[Point]]:
 
 
 def shareable(identity: Mapping[str, Any]) -> dict[str, str]:
-    """The options that make a run what it is, flat (name with dots to text), without what belongs to one machine or person.
+    """The options that make a run what it is, flat (name with dots to text), as they may be passed on (`plain.portable`).
 
-    Of an absolute path the last part is left, of an address neither the user nor what follows a question mark, and of what is
-    called a key, token, secret, password or the like nothing. Values end after `LONGEST` characters.
+    Values end after `LONGEST` characters.
     """
-    found = {}
-    for name, value in flat(identity):
-        text = "(left out)" if _SECRET.search(name) else _public(value)
-        found[name] = text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
-    return found
+    found = {name: _text(value) for name, value in flat(portable(identity))}
+    return {name: text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…" for name, text in found.items()}
 
 
-def _public(value: Any) -> str:
-    if isinstance(value, list):
-        return f"[{', '.join(map(_public, value))}]"
-    return _ABSOLUTE.sub(r"…/\1", _ADDRESS.sub(r"\1\2", str(value).replace("file://", "")))
-
-
-_SECRET = re.compile(r"(?:key|token|secret|password|credentials?|authorization)$", re.IGNORECASE)
-_ADDRESS = re.compile(r"(\b[a-z][a-z0-9+.-]*://)(?:[^/?#\s@]*@)?([^?#\s]*)(?:[?#]\S*)?", re.IGNORECASE)
-_ABSOLUTE = re.compile(r"(?<![\w/:.…])(?:~[\w.-]*)?/(?:[^/\n]*/)*([^/\s]+)/?")
-"""From the first slash to the last one, spaces between them included: rather too much than too little."""
+def _text(value: Any) -> str:
+    return f"[{', '.join(map(_text, value))}]" if isinstance(value, list) else str(value)
 
 
 class _Reporter:

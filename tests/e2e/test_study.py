@@ -181,17 +181,23 @@ def test_sft_trains_as_long_as_the_loop_of_the_same_random_seed(
 
 
 def test_seeds_and_parts_can_be_varied(cli: Run, study: tuple[object, ...], seeds_file: Path, tmp_path: Path) -> None:
-    fewer = tmp_path / "six.jsonl"
-    fewer.write_text("".join(seeds_file.read_text(encoding="utf-8").splitlines(keepends=True)[:6]), encoding="utf-8")
+    fewer, same_name = tmp_path / "six.jsonl", tmp_path / "other" / "six.jsonl"
+    same_name.parent.mkdir()
+    for path in (fewer, same_name):
+        path.write_text("".join(seeds_file.read_text(encoding="utf-8").splitlines(keepends=True)[:6]), encoding="utf-8")
     out = tmp_path / "out"
     arms = ("--baselines", "", "--repeats", 1, "--metric", "refusal", "--vary", f"seeds={fewer}", "encoder=HiddenState")
     done = cli(*study, "--out", out, *arms)
     assert done.returncode == 0, done.stderr
     names = list(read(out)["arms"])
-    assert names == ["isara", f"isara-seeds={fewer}", "isara-encoder=HiddenState"]
+    assert names == ["isara", "isara-seeds=six.jsonl", "isara-encoder=HiddenState"]
     folders = [read(out)["arms"][name]["runs"][0]["folder"] for name in names]
     assert [rows(out / folder, "SELECT count(*) FROM samples WHERE round = 0")[0][0] for folder in folders] == [12, 6, 12]
     assert {each["metric"] for each in read(out)["verdicts"]} == {"refusal"}
+    assert cli("report", out).returncode == 0
+    assert str(tmp_path) not in (out / "report.html").read_text("utf-8")
+    done = cli(*study, "--out", tmp_path / "two", *arms, "--vary", f"seeds={fewer},{same_name}")
+    assert done.returncode == 2 and "each file that is varied a name of its own" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -269,7 +269,8 @@ def test_the_command_writes_page_and_figures(cli: Run, seeds_file: Path, tmp_pat
         "".join(json.dumps({"prompt": f"What is number {i}?", "response": "It is that."}) + "\n" for i in range(6))
     )
     out = tmp_path / "run"
-    done = cli("run", "isara", seeds_file, *SCRIPTED, "--held_out", held_out, "--per_round", 16, "--rounds", 1, "--out", out)
+    given = ("--model", tmp_path / "models" / "base", "--held_out", held_out, "--per_round", 16, "--rounds", 1, "--out", out)
+    done = cli("run", "isara", seeds_file, *SCRIPTED, *given)
     assert done.returncode == 0, done.stderr
     assert (shown := cli("report", out)).returncode == 0, shown.stderr
     page = (out / "report.html").read_text("utf-8")
@@ -282,6 +283,10 @@ def test_the_command_writes_page_and_figures(cli: Run, seeds_file: Path, tmp_pat
     assert [each["prompt"] for each in data["held_out"]] == [f"What is number {i}?" for i in range(6)]
     assert {answer["round"] for each in data["held_out"] for answer in each["answers"]} == {0, 1}
     assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//""", page)
+    # A page is passed on: it names no folder of the machine it was made on.
+    assert '<td>model</td><td class="text">…/base</td>' in page
+    written = [out / "report.html", *(out / "report").iterdir()]
+    assert not [path for path in written if str(tmp_path) in path.read_text("utf-8")]
     figures = {path.name for path in (out / "report").iterdir()}
     assert {"metrics.csv", "yields.csv", "yields.svg", "length.svg", "costs.csv", "verdict.csv"} <= figures
     for path in (out / "report").glob("*.svg"):

@@ -198,6 +198,9 @@ def test_options_tell_no_secrets_and_no_paths() -> None:
         ("x" * 600, "x" * 499 + "…"),
         (["/a/b", "c"], "[…/b, c]"),
         ("python /opt/secret/judge.py", "python …/judge.py"),
+        ("/data", "/data"),
+        ("true / false / unknown", "true / false / unknown"),
+        (["</s>", "a <b>c</b>"], "[</s>, a <b>c</b>]"),
     ):
         assert shareable({"a": value}) == {"a": shown}
     for name in ("token", "hf_token", "openai_api_key", "Authorization", "db_password"):

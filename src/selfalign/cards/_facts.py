@@ -11,6 +11,7 @@ from typing import Any
 
 from selfalign.cards._markdown import code, fenced
 from selfalign.errors import UserError
+from selfalign.plain import portable
 from selfalign.status import status, warnings
 from selfalign.store import Store
 from selfalign.types import ModelRef
@@ -51,11 +52,11 @@ class Facts:
             start=store.model(0),
             rounds=rounds,
             training=[store.training(row["round"]) for row in rounds],
-            ended=store.state(),
+            ended=portable(store.state()),
             seeds=counts.get("seed", 0),
             validation=counts.get("validation", 0),
             kept=counts.get("kept", 0),
-            warnings=warnings(store),
+            warnings=portable(warnings(store)),
         )
 
 
@@ -85,19 +86,9 @@ def licence_text(chosen: str, sources: str) -> str:
 
 
 def options_text(identity: Mapping[str, Any]) -> str:
-    options = {key: portable(value) for key, value in identity.items() if key not in _HASHES}
-    block = fenced(json.dumps(options, indent=1), "json")
+    options = {key: value for key, value in identity.items() if key not in _HASHES}
+    block = fenced(json.dumps(portable(options), indent=1), "json")
     return f"<details><summary>All options of the run</summary>\n\n{block}\n\n</details>"
-
-
-def portable(value: Any) -> Any:
-    """Options without the paths of the machine they were given on."""
-    if isinstance(value, Mapping):
-        return {key: portable(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [portable(item) for item in value]
-    is_path = isinstance(value, str) and value.startswith(("/", "~/")) and value.count("/") > 1 and "\n" not in value
-    return f"…/{last_part(value)}" if is_path else value
 
 
 def is_hub_name(base: str) -> bool:

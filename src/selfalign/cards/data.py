@@ -10,9 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from selfalign.cards._facts import Facts, base_name, check_license, hub_library, licence_text, options_text, portable
+from selfalign.cards._facts import Facts, base_name, check_license, hub_library, licence_text, options_text
 from selfalign.cards._markdown import bullets, code, document, one_line, table
 from selfalign.errors import UserError
+from selfalign.plain import portable
 from selfalign.store import Store
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (math.inf, "1M<n<10M"))
@@ -117,8 +118,8 @@ def _part(options: Any) -> str:
     """A part by its class name with its options."""
     if not isinstance(options, Mapping):
         return "unknown"
-    rest = {key: portable(value) for key, value in options.items() if key != "part"}
-    return f"{code(str(options.get('part', 'unknown')).rpartition('.')[2])} {code(json.dumps(rest))}"
+    rest = {key: value for key, value in options.items() if key != "part"}
+    return f"{code(str(options.get('part', 'unknown')).rpartition('.')[2])} {code(json.dumps(portable(rest)))}"
 
 
 def _glob_safe(name: str) -> str:

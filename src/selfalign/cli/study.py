@@ -26,6 +26,7 @@ from selfalign.cli.run import (
     recipe_values,
 )
 from selfalign.errors import UserError
+from selfalign.plain import portable
 from selfalign.recipe import Recipe
 from selfalign.types import Example
 
@@ -127,7 +128,8 @@ def make_arms(
     for option, value in _variants(options.vary):
         changed = _parse_with(make, parser, arguments, option, value)
         others = read_examples(changed.seeds, options.held_out)[0] if option == "seeds" else seeds
-        arms.append(Arm(f"{main.name}-{option}={value}", build(make, parser, changed), changed.model, others))
+        shown = portable(value).removeprefix("…/")  # the name stands in every table and page of the study
+        arms.append(Arm(f"{main.name}-{option}={shown}", build(make, parser, changed), changed.model, others))
     return arms
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
-from selfalign.plain import finite, flat
+from selfalign.plain import finite, flat, portable
 from selfalign.report.verdict import verdict
 from selfalign.status import status, warnings
 from selfalign.store import Store
@@ -18,11 +18,14 @@ from selfalign.types import Demonstration, Dropped, Example
 def read_run(folder: Path) -> dict[str, Any]:
     """All that the page shows, from one snapshot of the record; also while the run goes on.
 
+    The page is passed on, and where it was made is nobody's business: options, events and reasons are `portable`.
+
     Raises:
         UserError: no run folder, or one of another version.
     """
     with Store.read(folder) as store, store.snapshot():
         where = status(store)
+        where["stopped_because"] = portable(where["stopped_because"])
         rounds = [row["round"] for row in where["rounds"]]
         samples = _samples(store, rounds)
         return {
@@ -32,12 +35,12 @@ def read_run(folder: Path) -> dict[str, Any]:
                 {**row, "model": _model(folder, row["model"]), "losses": _losses(store, row["round"])} for row in where["rounds"]
             ],
             "verdict": verdict(store, where),
-            "warnings": warnings(store),
+            "warnings": portable(warnings(store)),
             "lengths": [_lengths(round, samples) for round in rounds],
             "samples": samples,
             "held_out": _held_out(store, rounds, where["rounds"]),
-            "events": [{"at": at, "kind": kind, "what": _event(data)} for at, kind, data in store.events()],
-            "options": [[name, str(value)] for name, value in flat(store.identity())],
+            "events": [{"at": at, "kind": kind, "what": _event(portable(data))} for at, kind, data in store.events()],
+            "options": [[name, str(value)] for name, value in flat(portable(store.identity()))],
         }
 
 
@@ -150,11 +153,11 @@ def _asked(answer: Mapping[str, Any]) -> str:
 
 
 def _model(folder: Path, path: str | None) -> str:
-    """Inside the run folder relative to it: the page is passed on, and where it was made is nobody's business."""
+    """Inside the run folder relative to it."""
     if path is None:
         return ""
     place = Path(path)
-    return place.relative_to(folder).as_posix() if place.is_relative_to(folder) else path
+    return place.relative_to(folder).as_posix() if place.is_relative_to(folder) else str(portable(path))
 
 
 def _event(data: Mapping[str, Any]) -> str:

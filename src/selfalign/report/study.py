@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.errors import UserError
+from selfalign.plain import portable
 from selfalign.report.charts import forest_chart
 from selfalign.report.page import render, slug
 from selfalign.report.tables import Table
@@ -35,7 +36,8 @@ def read_study(folder: Path) -> dict[str, Any]:
         study: dict[str, Any] = json.loads(path.read_text("utf-8"))
         known = [(study["metrics"][metric]["unit"], study["metrics"][metric]["better"]) for metric in study["comparisons"]]
         for arm in study["arms"].values():
-            _ = known, arm["costs"], arm["runs"], [arm["metrics"][metric]["value"] for metric in study["comparisons"]]
+            _ = known, arm["costs"], [arm["metrics"][metric]["value"] for metric in study["comparisons"]]
+            arm["runs"] = [{**run, "stopped_because": portable(run["stopped_because"])} for run in arm["runs"]]
         return {**study, "folder": folder.resolve().name, "title": _title(study), "left_out": study["left_out"]}
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): let `selfalign study` write it again") from error
