@@ -30,7 +30,10 @@ from selfalign.types import (
     derive_seed,
 )
 
-LIKELIHOOD_BATCH = 16
+SCORED_AT_ONCE = 320
+"""Texts whose log-likelihoods are committed together: 32 rows, the engine's default batch, of the ten texts that a judge asks for
+one pair. The HF engine puts texts with a common beginning into one row and cuts batches that fit its memory itself, longest
+first; fewer texts would cut a judge's ten apart and leave most of those batches empty."""
 
 
 def make_context(
@@ -232,7 +235,7 @@ def _scored(
 ) -> list[dict[str, Any]]:
     done = store.done_batches(round, stage)
     places = list(range(count))
-    plan = [tuple(places[i : i + LIKELIHOOD_BATCH]) for i in range(0, count, LIKELIHOOD_BATCH)]
+    plan = [tuple(places[i : i + SCORED_AT_ONCE]) for i in range(0, count, SCORED_AT_ONCE)]
     run = lambda batch: dict(zip(batch, score(batch), strict=True))  # noqa: E731
     _run_batches(store, round, stage, plan, places, done, run, progress)
     return [done[slot] for slot in places]

@@ -1,18 +1,26 @@
-"""What the journal answers belongs to what is asked."""
+"""The journal: what it answers belongs to what is asked, and what is asked is not asked twice."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from selfalign.engines.scripted import Scripted
+from selfalign.encoders.hashed import Hashed
+from selfalign.engines.scripted import Scripted, ScriptedSession
 from selfalign.errors import RunFailed
-from selfalign.loop import Quiet
+from selfalign.loop import Quiet, align
+from selfalign.recipes.isara import isara
+from selfalign.rendering import Format
+from selfalign.scorers.perplexity import Perplexity
 from selfalign.steps import journaled_generate, journaled_likelihood
 from selfalign.store import Store
-from selfalign.types import Example, ModelRef, Request, Sampling
-from tests.parts import generated
+from selfalign.trainers.null import NullTrainer
+from selfalign.types import Example, Likelihood, ModelRef, Request, Sampling
+from tests.parts import generated, seeds
 
 
 def test_the_journal_does_not_answer_another_question(tmp_path: Path) -> None:
@@ -30,3 +38,19 @@ def test_the_journal_does_not_answer_another_question(tmp_path: Path) -> None:
 
 def _asked(examples: tuple[Example, ...]) -> list[Request]:
     return [Request(example.id, prompt=example.prompt) for example in examples]
+
+
+def test_the_ten_texts_of_a_judge_stay_together(tmp_path: Path) -> None:
+    sizes: list[int] = []
+
+    class Counting(ScriptedSession):
+        def likelihood(self, examples: Sequence[Example], shown: Sequence[Sequence[Example]] = ()) -> list[Likelihood]:
+            sizes.append(len(examples))
+            return super().likelihood(examples, shown)
+
+    pairs = [Example(f"r{pair}/{score}", f"Rate answer {pair}.", str(score)) for pair in range(33) for score in range(1, 11)]
+    with Store.open(tmp_path, {"name": "journal"}) as store:
+        session = Counting(Scripted(), ModelRef("scripted"))
+        found = journaled_likelihood(store, 1, session, Quiet())("judge", pairs)
+    assert found == session.likelihood(pairs)
+    assert sizes[0] >= 10 * 32 and not any(size % 10 for size in sizes)
