@@ -45,7 +45,7 @@ def main() -> None:
     with Store.open(options.out, identity) as store, recipe.engine.open(model, recipe.format) as session:
         store.add_model(0, model)
         with recipe.encoder.open(session) as encode:
-            context = make_context(recipe, store, 0, Pool((seeds,)), session, encode, Quiet())
+            context = make_context(recipe, store, 0, Pool((seeds,)), model, session, encode, Quiet())
             for aspect in options.aspects:
                 judge = Judge(aspect, options.standard, method=options.method, prompt_form=options.prompt_form)
                 sampled, name = options.method == "parsed", judge.score_name

@@ -105,7 +105,7 @@ def _rounds(
     verdict: Verdict | None = None
     for round in range(recipe.rounds + 1):
         with recipe.engine.open(current, recipe.format) as session, recipe.encoder.open(session) as encode:
-            context = make_context(recipe, store, round, pool, session, encode, progress)
+            context = make_context(recipe, store, round, pool, current, session, encode, progress)
             if round == 0 or recipe.evaluate == "every":
                 evaluate(recipe, store, context, held_out)
             if round == 0 and recipe.rounds:
@@ -114,7 +114,7 @@ def _rounds(
             export_metrics(store, round)
             if not verdict.go_on or round == recipe.rounds:
                 break
-            following = make_context(recipe, store, round + 1, pool, session, encode, progress)
+            following = make_context(recipe, store, round + 1, pool, current, session, encode, progress)
             prove_judges(recipe, store, following)
             kept = generate(recipe, store, following)
             alarm = watch(recipe, store, following, held_out)
@@ -131,7 +131,8 @@ def _rounds(
     if store.stage(best.round, "evaluate") is None:
         with recipe.engine.open(best.model, recipe.format) as session, recipe.encoder.open(session) as encode:
             seen = Pool(pool.parts[: best.round + 1])
-            evaluate(recipe, store, make_context(recipe, store, best.round, seen, session, encode, progress), held_out)
+            context = make_context(recipe, store, best.round, seen, best.model, session, encode, progress)
+            evaluate(recipe, store, context, held_out)
         export_metrics(store, best.round)
     if not stop:
         stop = "; ".join(filter(None, (f"all {recipe.rounds} rounds done", verdict.text))) if verdict.go_on else verdict.text

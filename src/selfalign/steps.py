@@ -37,8 +37,17 @@ first; fewer texts would cut a judge's ten apart and leave most of those batches
 
 
 def make_context(
-    recipe: Recipe, store: Store, round: int, pool: Pool, session: Session, encode: Encode, progress: Progress
+    recipe: Recipe,
+    store: Store,
+    round: int,
+    pool: Pool,
+    current: ModelRef,
+    session: Session,
+    encode: Encode,
+    progress: Progress,
 ) -> Context:
+    """What the parts of a round may use; `session` is open on `current`."""
+
     def journaled(session: Session) -> dict[str, Any]:
         return {
             "session": session,
@@ -50,6 +59,9 @@ def make_context(
     @contextmanager
     def open_model(model: str) -> Iterator[Context]:
         resolved = store.model(0) if model == "base" else recipe.engine.check(ModelRef(model), (), recipe.format)
+        if resolved == current:  # open already; a second copy would take its memory, and time to load
+            yield context
+            return
         with recipe.engine.open(resolved, recipe.format) as other:
             yield replace(context, **journaled(other))
 

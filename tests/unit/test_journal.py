@@ -54,3 +54,20 @@ def test_the_ten_texts_of_a_judge_stay_together(tmp_path: Path) -> None:
         found = journaled_likelihood(store, 1, session, Quiet())("judge", pairs)
     assert found == session.likelihood(pairs)
     assert sizes[0] >= 10 * 32 and not any(size % 10 for size in sizes)
+
+
+def test_a_model_that_is_open_is_not_opened_again(tmp_path: Path) -> None:
+    opened: list[str] = []
+
+    class Counting(Scripted):
+        @contextmanager
+        def open(self, model: ModelRef, format: Format) -> Iterator[ScriptedSession]:
+            opened.append(Path(model.base).parent.name)
+            with super().open(model, format) as session:
+                yield session
+
+    recipe = isara(per_round=6, demonstrations=3, engine=Counting(), encoder=Hashed(), trainer=NullTrainer())
+    recipe = replace(recipe, scorers=(Perplexity(),), prompt_filters=(), filters=(), validation_share=0.0)
+    align(recipe, "models/base", seeds(), tmp_path / "run")
+    # The base model asks and scores round 1; while round 1's model asks in round 2, it is opened to score.
+    assert opened == ["models", "round-01", "models", "round-02"]
