@@ -10,13 +10,13 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
 from selfalign.injection import addressed
 from selfalign.judge_stats import Column, auc_interval, entropy, mean_change, modal_share, repeatability, spearman
-from selfalign.protocols import Context, Scorer
+from selfalign.protocols import Context, Scorer, Work
 from selfalign.spoiling import KINDS, spoil
 from selfalign.stats import Interval, wilson
 from selfalign.text import count_words
@@ -266,12 +266,16 @@ def _under(context: Context, head: str) -> Context:
     def continuation(stage: str, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
         return context.continuation(f"{head}_{stage}", pairs)
 
+    def journal(stage: str, ids: Sequence[str], work: Work, batch: int) -> list[dict[str, Any]]:
+        return context.journal(f"{head}_{stage}", ids, work, batch)
+
     @contextmanager
     def open_model(model: str) -> Iterator[Context]:
         with context.open_model(model) as other:
             yield _under(replace(other, seed=context.seed), head)
 
-    return replace(context, generate=generate, likelihood=likelihood, continuation=continuation, open_model=open_model)
+    calls: dict[str, Any] = {"generate": generate, "likelihood": likelihood, "continuation": continuation, "journal": journal}
+    return replace(context, open_model=open_model, **calls)
 
 
 def _scores(scorer: Scorer, context: Context, examples: Sequence[Example], name: str) -> Column:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -130,18 +130,15 @@ def outputs(classifier: str, model: Any, rows: Mapping[int, list[int]], batch_si
     return found
 
 
-def rewards(
-    name: str,
-    part: str,
-    pairs: Sequence[tuple[str, str]],
-    *,
-    rendering: str,
-    batch_size: int,
-    max_length: int,
-    device: str,
-) -> list[float | str]:
-    """What a reward model (a sequence classifier with one output) gives each (prompt, response), or why it cannot; the model
-    is not kept.
+Pairs = Sequence[tuple[str, str]]
+
+
+@contextmanager
+def reward_model(
+    name: str, part: str, *, rendering: str, batch_size: int, max_length: int, device: str
+) -> Iterator[Callable[[Pairs], list[float | str]]]:
+    """What a reward model (a sequence classifier with one output) gives each (prompt, response), or why it cannot, as a
+    function of the pairs; it loads at the first call that has any, and is gone after the block.
 
     Args:
         name: a folder or a name on the hub.
@@ -153,10 +150,14 @@ def rewards(
         UserError: it cannot be loaded, or has another number of outputs.
         RunFailed: not enough memory for it, or it gives something that is no number.
     """
-    if not pairs:
-        return []
-    with released(name, part.partition(".")[0], batch_size):
-        tokenizer, model = load(name, device)
+    loaded: list[tuple[Any, Any]] = []
+
+    def read(pairs: Pairs) -> list[float | str]:
+        if not pairs:
+            return []
+        if not loaded:
+            loaded.append(load(name, device))
+        tokenizer, model = loaded[0]
         if model.config.num_labels != 1:
             what = f"{part} {name!r} has {model.config.num_labels} outputs, a reward model has one"
             raise UserError(f"{what}; give another one")
@@ -165,9 +166,12 @@ def rewards(
         room = max_length or window(tokenizer, model)
         fitting = {place: ids for place, ids in enumerate(rows) if not isinstance(ids, str) and len(ids) <= room}
         found = outputs(name, model, fitting, batch_size)
-        del model  # before its memory is handed back
-    long = f"the pair is longer than the {room} tokens that {name} reads"
-    return [found[place][0] if place in found else ids if isinstance(ids, str) else long for place, ids in enumerate(rows)]
+        long = f"the pair is longer than the {room} tokens that {name} reads"
+        return [found[place][0] if place in found else ids if isinstance(ids, str) else long for place, ids in enumerate(rows)]
+
+    with released(name, part.partition(".")[0], batch_size):
+        yield read
+        loaded.clear()  # before its memory is handed back
 
 
 def _templated(renderer: Renderer, prompt: str, response: str) -> list[int] | str:

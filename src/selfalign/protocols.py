@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from selfalign.pool import Pool
 from selfalign.rendering import Format
@@ -120,6 +120,22 @@ class Continuations(Protocol):
     def __call__(self, stage: str, pairs: Sequence[tuple[str, str]]) -> list[Continuation]: ...
 
 
+Work = Callable[[Sequence[int]], list[dict[str, Any]]]
+"""Positions to rows of plain data (as JSON knows it)."""
+
+
+class Journal(Protocol):
+    """Work that no session does, a classifier's scores for one, through the run's journal."""
+
+    def __call__(self, stage: str, ids: Sequence[str], work: Work, batch: int) -> list[dict[str, Any]]:
+        """A row for each id, in order; `work` makes those of `batch` positions at a time."""
+        ...
+
+
+def _unrecorded(stage: str, ids: Sequence[str], work: Work, batch: int) -> list[dict[str, Any]]:
+    return work(range(len(ids)))
+
+
 class OpenModel(Protocol):
     """Opens another model through the recipe's engine: a judge, a teacher."""
 
@@ -148,6 +164,7 @@ class Context:
     open_model: OpenModel
     responder: Retriever | None = None
     """Chooses the demonstrations that held-out prompts are answered with (in-context baselines); None: the model alone."""
+    journal: Journal = _unrecorded
 
 
 class Proposer(Protocol):

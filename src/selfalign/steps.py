@@ -12,7 +12,7 @@ import numpy as np
 
 from selfalign.errors import RunFailed
 from selfalign.pool import Pool
-from selfalign.protocols import Context, Continuations, Encode, Filter, Generate, Likelihoods, Progress, Session
+from selfalign.protocols import Context, Continuations, Encode, Filter, Generate, Journal, Likelihoods, Progress, Session, Work
 from selfalign.recipe import Recipe
 from selfalign.store import Store
 from selfalign.types import (
@@ -72,6 +72,7 @@ def make_context(
         encode=remember(encode),
         open_model=open_model,
         responder=recipe.responder,
+        journal=journaled_work(store, round, progress),
         **journaled(session),
     )
     return context
@@ -217,7 +218,7 @@ def journaled_likelihood(store: Store, round: int, session: Session, progress: P
             values = session.likelihood([examples[i] for i in places], [shown[i] for i in places] if shown else ())
             return [{"id": examples[i].id, "total": v.total, "tokens": v.tokens} for i, v in zip(places, values, strict=True)]
 
-        done = _scored(store, round, stage, len(examples), score, progress)
+        done = _worked(store, round, stage, len(examples), score, SCORED_AT_ONCE, progress)
         for example, row in zip(examples, done, strict=True):
             _same(row["id"], example.id, stage)
         return [Likelihood(row["total"], row["tokens"]) for row in done]
@@ -231,24 +232,31 @@ def journaled_continuation(store: Store, round: int, session: Session, progress:
             values = session.continuation([pairs[i] for i in places])
             return [{"total": v.total, "tokens": v.tokens, "greedy": v.greedy} for v in values]
 
-        done = _scored(store, round, stage, len(pairs), score, progress)
+        done = _worked(store, round, stage, len(pairs), score, SCORED_AT_ONCE, progress)
         return [Continuation(row["total"], row["tokens"], row["greedy"]) for row in done]
 
     return continuation
 
 
-def _scored(
-    store: Store,
-    round: int,
-    stage: str,
-    count: int,
-    score: Callable[[Sequence[int]], list[dict[str, Any]]],
-    progress: Progress,
-) -> list[dict[str, Any]]:
+def journaled_work(store: Store, round: int, progress: Progress) -> Journal:
+    def journal(stage: str, ids: Sequence[str], work: Work, batch: int) -> list[dict[str, Any]]:
+        def named(places: Sequence[int]) -> list[dict[str, Any]]:
+            return [{"id": ids[i], **row} for i, row in zip(places, work(places), strict=True)]
+
+        done = _worked(store, round, stage, len(ids), named, batch, progress)
+        for name, row in zip(ids, done, strict=True):
+            _same(row["id"], name, stage)
+        return done
+
+    return journal
+
+
+def _worked(store: Store, round: int, stage: str, count: int, work: Work, size: int, progress: Progress) -> list[dict[str, Any]]:
+    """What `work` makes of each of `count` positions, `size` of them committed together."""
     done = store.done_batches(round, stage)
     places = list(range(count))
-    plan = [tuple(places[i : i + SCORED_AT_ONCE]) for i in range(0, count, SCORED_AT_ONCE)]
-    run = lambda batch: dict(zip(batch, score(batch), strict=True))  # noqa: E731
+    plan = [tuple(places[i : i + size]) for i in range(0, count, size)]
+    run = lambda batch: dict(zip(batch, work(batch), strict=True))  # noqa: E731
     _run_batches(store, round, stage, plan, places, done, run, progress)
     return [done[slot] for slot in places]
 

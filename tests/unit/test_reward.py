@@ -6,10 +6,14 @@ from typing import Any
 
 import pytest
 
+from selfalign.classifier import outputs
 from selfalign.contracts import check_scorer
 from selfalign.errors import RunFailed, UserError
 from selfalign.filters.rising_threshold import RisingThreshold
+from selfalign.loop import Quiet
 from selfalign.scorers.reward import Reward
+from selfalign.steps import journaled_work
+from selfalign.store import Store
 from selfalign.types import Example
 from tests.parts import context
 from tests.tiny import END, REWARD_WINDOW, chat_ids
@@ -83,6 +87,29 @@ def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
 def test_a_causal_model_is_no_reward_model(model_folder: Path) -> None:
     with pytest.raises(UserError, match=r"lacks the weights 'score\.weight'"):
         part(model_folder).score(context(), pairs("So."))
+
+
+def test_what_is_scored_is_not_scored_again(reward_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, scorer = pairs(*(f"I say {'good ' * row}" for row in range(20))), part(reward_model, batch_size=1)
+    asked: list[int] = []
+
+    def failing(*given: Any) -> Any:
+        asked.append(len(given[2]))
+        if len(asked) == 2:
+            raise RunFailed("no power")
+        return outputs(*given)
+
+    monkeypatch.setattr("selfalign.classifier.outputs", failing)
+    with Store.open(tmp_path, {"name": "reward"}) as store:
+        own = replace(context(), journal=journaled_work(store, 1, Quiet()))
+        with pytest.raises(RunFailed, match="no power"):
+            scorer.score(own, rows)
+        found = scorer.score(own, rows)
+        assert asked == [8, 8, 8, 4]  # eight batches of one are committed together; the second eight were lost
+        monkeypatch.setattr("selfalign.classifier.load", None)  # nor is the model loaded for nothing
+        assert scorer.score(own, rows) == found
+        monkeypatch.undo()
+        assert scorer.score(context(), rows) == found
 
 
 def test_no_pairs_load_no_model(tmp_path: Path) -> None:

@@ -340,16 +340,17 @@ def test_rewards_are_what_the_library_gives_for_each_text_alone(reward_model: Pa
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from selfalign.classifier import rewards
+    from selfalign.classifier import reward_model as opened
 
     tokenizer = AutoTokenizer.from_pretrained(reward_model)
     model = AutoModelForSequenceClassification.from_pretrained(reward_model).eval()
     pairs = [("prompt 0", "This is good"), ("prompt 1", "I say poor, dear"), ("p", "x"), (" prompt 2", "This is fair ")]
-    forms = ("", "Q {prompt} A {response}{eos}")
-    scores, rendered = (
-        rewards(str(reward_model), "Part.model", pairs, rendering=form, batch_size=batch_size, max_length=0, device="cpu")
-        for form in forms
-    )
+    found = []
+    for form in ("", "Q {prompt} A {response}{eos}"):
+        options = {"rendering": form, "batch_size": batch_size, "max_length": 0, "device": "cpu"}
+        with opened(str(reward_model), "Part.model", **options) as read:
+            found.append(read(pairs))
+    scores, rendered = found
     for (prompt, response), score, other in zip(pairs, scores, rendered, strict=True):
         with torch.inference_mode():
             ids = chat_ids(tokenizer, prompt.strip(), response.strip())

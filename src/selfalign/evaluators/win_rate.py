@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from selfalign.classifier import rendering_fits, rewards
+from selfalign.classifier import rendering_fits, reward_model
 from selfalign.errors import UserError
 from selfalign.evaluators._answers import GREEDY, answers
 from selfalign.evaluators._length_control import length_controlled
@@ -202,10 +202,15 @@ class WinRate:
         found = [_settled(example, text) for example, text in pairs]
         wanted = [each for each, settled in zip(pairs, found, strict=True) if settled is None]
         texts = list(dict.fromkeys(pair for one, text in wanted for pair in ((one.prompt, text), (one.prompt, one.response))))
-        rendering, size, room = self.rendering, self.batch_size, self.max_length
-        given = rewards(
-            self.judge, "WinRate.judge", texts, rendering=rendering, batch_size=size, max_length=room, device=self.device
-        )
+        with reward_model(
+            self.judge,
+            "WinRate.judge",
+            rendering=self.rendering,
+            batch_size=self.batch_size,
+            max_length=self.max_length,
+            device=self.device,
+        ) as read:
+            given = read(texts)
         scores = {pair: value for pair, value in zip(texts, given, strict=True) if isinstance(value, float)}
         for place, (example, text) in enumerate(pairs):
             mine, other = scores.get((example.prompt, text)), scores.get((example.prompt, example.response))

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from selfalign.calibration import Calibration, calibrate
-from selfalign.classifier import rendering_fits, rewards
+from selfalign.classifier import rendering_fits, reward_model
 from selfalign.protocols import Context
-from selfalign.scorers._model import fingerprint
+from selfalign.scorers._model import fingerprint, stage
 from selfalign.scores import is_score_name, with_score, without_score
 from selfalign.types import Example
+
+_BATCHES = 8
+"""Batches of the reward model that are committed together: of so many, pairs of like length are read together."""
 
 
 @dataclass(frozen=True)
 class Reward:
     """The output of a reward model for each prompt with its response, as it stands: its scale and its zero are the model's own.
 
-    Loaded beside the model being aligned for each batch and dropped again (safetensors, no code of its own). Like a judge it
+    Loaded beside the model being aligned for each round and dropped again (safetensors, no code of its own). Like a judge it
     is calibrated on the seeds before anything is filtered by it, once, as it never changes; unlike one it is shown everything.
-    Its scores are not in the journal: a run that goes on scores the round's pairs anew.
     """
 
     model: str
@@ -63,15 +66,21 @@ class Reward:
             UserError: the model cannot be loaded, has no trained head, or has more than one output.
             RunFailed: not enough memory for it, or it gives something that is no number.
         """
-        found = rewards(
+        pairs = [(example.prompt, example.response) for example in examples]
+        with reward_model(
             self.model,
             "Reward.model",
-            [(example.prompt, example.response) for example in examples],
             rendering=self.rendering,
             batch_size=self.batch_size,
             max_length=self.max_length,
             device=self.device,
-        )
+        ) as read:
+
+            def rows(places: Sequence[int]) -> list[dict[str, Any]]:
+                return [{"reward": value} for value in read([pairs[i] for i in places])]
+
+            key, ids = stage(self.score_name, self, pairs), [example.id for example in examples]
+            found = [row["reward"] for row in context.journal(key, ids, rows, _BATCHES * self.batch_size)]
         return [
             without_score(example, self.score_name, value)
             if isinstance(value, str)
