@@ -97,7 +97,7 @@ class Calibration:
             return ""
         return (
             f"{self.name} cannot filter, it is {self.verdict}: {self.text}; take another judge (model, standard, method) or a "
-            "filter without one, or with --ignore_calibration true in another --out filter by it all the same"
+            "filter without one, or go on and filter by it all the same with --ignore_calibration true"
         )
 
     @property

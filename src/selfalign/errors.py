@@ -24,3 +24,9 @@ class Interrupted(BaseException):
     def __init__(self, signal_number: int) -> None:
         super().__init__(f"interrupted by signal {signal_number}")
         self.signal_number = signal_number
+
+
+def reason(error: BaseException) -> str:
+    """An expected error speaks for itself; a defect is named with its type."""
+    expected = isinstance(error, (Interrupted, RunFailed, UserError))
+    return str(error) if expected else f"{type(error).__name__}: {error}"

@@ -150,10 +150,9 @@ def watch(recipe: Recipe, store: Store, context: Context, held_out: Sequence[Exa
         if held_out:
             same, near = ({hit.training for hit in hits if hit.same is wanted} for wanted in (True, False))
             metrics += [_count("overlap_exact", len(same), len(examples)), _count("overlap_near", len(near), len(examples))]
-        stop = [] if recipe.allow_overlap else [_named(hit) for hit in hits if hit.same][:1]
-        if alarms and recipe.alarms.action == "stop":
-            stop.append("alarm in " + "; ".join(alarm.text for alarm in alarms))
-        done = {"stop": "; ".join(stop)}
+        same_prompt = next((_named(hit) for hit in hits if hit.same), "")
+        collapse = "; ".join(alarm.text for alarm in alarms) if recipe.alarms.action == "stop" else ""
+        done = {"stop": f"alarm in {collapse}" if collapse else "", "overlap": same_prompt}
         with store.transaction("guards"):
             store.add_metrics(round, metrics)
             for alarm in alarms:
@@ -161,7 +160,8 @@ def watch(recipe: Recipe, store: Store, context: Context, held_out: Sequence[Exa
             if hits:
                 store.event("overlap", _told(round, hits))
             store.finish_stage(round, "guards", done, time.monotonic() - began)
-    return str(done["stop"])
+    overlapping = "" if recipe.allow_overlap else done.get("overlap", "")
+    return "; ".join(filter(None, (overlapping, done["stop"])))
 
 
 def _overlap(recipe: Recipe, context: Context, examples: Sequence[Example], held_out: Sequence[Example]) -> list[Hit]:
@@ -174,7 +174,7 @@ def _overlap(recipe: Recipe, context: Context, examples: Sequence[Example], held
 def _named(hit: Hit) -> str:
     return (
         f"training row {hit.training} asks the same as held-out example {hit.held_out}: {hit.training_text!r} and "
-        f"{hit.held_out_text!r}; set allow_overlap to train on it all the same"
+        f"{hit.held_out_text!r}; allow_overlap = true goes on and trains on it all the same"
     )
 
 

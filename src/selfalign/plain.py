@@ -91,3 +91,12 @@ def difference(old: Any, new: Any, path: str = "") -> str:
         changes = (difference(a, b, f"{path}[{i}]") for i, (a, b) in enumerate(zip(old, new, strict=True)))
         return next((change for change in changes if change), "")
     return "" if dumps(old) == dumps(new) else f"{path} = {dumps(old)}, now {dumps(new)}"
+
+
+PERMISSIONS = ("ignore_calibration", "allow_overlap")
+"""Options that change nothing but whether a run ends where it would otherwise: one that ended there can be gone on with."""
+
+
+def granted(known: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run was started with, and the permissions that it is given now; one that it may have used is not taken back."""
+    return {**known, **{name: True for name in PERMISSIONS if identity.get(name) is True}}

@@ -21,11 +21,11 @@ from typing import Any, Self
 from selfalign import model_rows, rows, schema
 from selfalign.checkpoints import Manifest, verify
 from selfalign.disk import reporting, usable_folder
-from selfalign.errors import Interrupted, RunFailed, UserError
+from selfalign.errors import Interrupted, RunFailed, UserError, reason
 from selfalign.faults import fault_point
 from selfalign.lock import NAME as LOCK
 from selfalign.lock import locked
-from selfalign.plain import difference, dumps
+from selfalign.plain import difference, dumps, granted
 from selfalign.protocols import TrainResult
 from selfalign.types import Dropped, Example, Metric, ModelRef, Outcome
 
@@ -47,7 +47,7 @@ class Store:
     def open(cls, folder: str | Path, identity: Mapping[str, Any]) -> Store:
         """The folder locked and opened for work: a new run, or the one that stands there.
 
-        `identity` is plain data (as JSON knows it) that must be equal for a run to be gone on with.
+        `identity` is plain data (as JSON knows it) that must be equal for a run to be gone on with, but for what it permits now.
 
         Raises:
             UserError: another process works on it, it holds something else, or it was started with other options.
@@ -85,7 +85,7 @@ class Store:
             if error is not None and self._writes and self.state().get("state") != "done":
                 with contextlib.suppress(RunFailed):  # the disk may be full: then the run simply counts as stopped
                     interrupted = isinstance(error, (Interrupted, KeyboardInterrupt))
-                    self._conclude("interrupted" if interrupted else "failed", _reason(error))
+                    self._conclude("interrupted" if interrupted else "failed", reason(error))
         finally:
             self.close()
 
@@ -323,8 +323,12 @@ class Store:
         known = self._get("identity")
         if known is None:
             self._set("identity", identity)
-        elif change := difference(known, identity):
+        elif change := difference(granted(known, identity), identity):
             raise UserError(f"{self.folder}: this run folder was started with {change}: use another --out, or the same options")
+        elif change := difference(known, identity):
+            self._set("identity", identity)
+            self._set("state", {})  # it may have ended for want of just this
+            self.event("granted", {"text": change})
 
     def _conclude(self, state: str, because: str, best_round: int | None = None) -> None:
         with self.transaction("conclude"):
@@ -337,12 +341,6 @@ class Store:
 
     def _set(self, key: str, value: Mapping[str, Any]) -> None:
         self._connection.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (key, dumps(value)))
-
-
-def _reason(error: BaseException) -> str:
-    """An expected error speaks for itself; a defect is named with its type."""
-    expected = isinstance(error, (Interrupted, RunFailed, UserError))
-    return str(error) if expected else f"{type(error).__name__}: {error}"
 
 
 def _now() -> str:

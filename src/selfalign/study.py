@@ -18,7 +18,7 @@ from selfalign.errors import RunFailed, UserError
 from selfalign.evaluations import bring_their_own
 from selfalign.finished import Finished, read_run
 from selfalign.loop import Quiet, align, check_examples, run_identity, seeds_needed
-from selfalign.plain import difference, dumps
+from selfalign.plain import difference, dumps, granted
 from selfalign.protocols import Progress
 from selfalign.recipe import Recipe
 from selfalign.retrievers.knn import Knn
@@ -166,7 +166,7 @@ def _identity(arm: Arm, held_out: Sequence[Example]) -> dict[str, Any]:
 
 
 def _finished(folder: Path, identity: dict[str, Any]) -> bool:
-    """Whether the run stands there, done, with the same options, seeds, prompts and model files.
+    """Whether the run stands there, done, with the same options and permissions, seeds, prompts and model files.
 
     Raises:
         UserError: it was made with others; the first difference is named.
@@ -178,9 +178,10 @@ def _finished(folder: Path, identity: dict[str, Any]) -> bool:
     with store:
         if store.state().get("state") != "done":
             return False
-        if change := difference(store.identity(), identity):
+        known = store.identity()
+        if change := difference(granted(known, identity), identity):
             raise UserError(f"{folder} was made with {change}: use another --out, or the same options")
-    return True
+        return not difference(known, identity)  # it may have ended for want of what is permitted now
 
 
 def _adopt(out: Path, folder: str, identity: dict[str, Any], earlier: Sequence[Finished], seeds: set[str]) -> None:

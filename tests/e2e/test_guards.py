@@ -171,8 +171,17 @@ def test_a_prompt_of_the_test_ends_the_run(cli: Run, seeds_file: Path, held_out_
     assert event["hits"][0]["training"] == "r02-00003" and event["hits"][0]["kind"] == "exact"
     assert event["hits"][-1]["held_out_text"] == TEST_PROMPT != event["hits"][-1]["training_text"]
     assert "overlap: round 2: 3 pairs" in " ".join(cli("status", out).stdout.split())
-    allowed = run(cli, "leak", seeds_file, tmp_path / "allowed", "--held_out", held_out_file, "--allow_overlap", "true")
+    # What the message names goes on with the same run, and ends as if it had been said at once.
+    permitted = ("--held_out", held_out_file, "--allow_overlap", "true")
+    allowed = run(cli, "leak", seeds_file, out, *permitted)
     assert allowed["best_round"] == 2 and allowed["rounds"][2]["metrics"]["overlap_exact"]["value"] == 3
+    assert [event["text"] for event in events(out, "granted")] == ["allow_overlap = false, now true"]
+    at_once = run(cli, "leak", seeds_file, tmp_path / "at_once", *permitted)
+    assert [row["metrics"] for row in allowed["rounds"]] == [row["metrics"] for row in at_once["rounds"]]
+    assert not events(tmp_path / "at_once", "granted")
+    again = ("run", f"{RECIPES}:leak", seeds_file, "--model", "scripted", "--quiet", "--out", out, "--held_out", held_out_file)
+    done = cli(*again)
+    assert done.returncode == 2 and "allow_overlap = true, now false" in done.stderr
 
 
 def test_seeds_of_the_test_are_allowed_only_by_name(cli: Run, seeds_file: Path, tmp_path: Path) -> None:

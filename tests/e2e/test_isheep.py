@@ -144,6 +144,9 @@ def test_a_judge_that_knows_nothing_filters_nothing(cli: Run, tasks_file: Path, 
     (before, *after) = status(cli, tmp_path / "out")["rounds"]
     assert not before["candidates"] and not any(row["candidates"] for row in after)
     assert {"calibration_judge_quality_auc", "calibration_judge_following_auc"} <= set(after[0]["metrics"])
+    done = run(cli, "isheep", tasks_file, tmp_path / "out", *TRUSTING)  # as the message says
+    assert done.returncode == 0, done.stderr
+    assert status(cli, tmp_path / "out")["state"] == "done" and status(cli, tmp_path / "out")["rounds"][1]["candidates"] == 24
 
 
 def test_isheep_accumulates_and_the_published_one_replaces(cli: Run, tasks_file: Path, tmp_path: Path) -> None:
