@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 import warnings
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from selfalign.errors import UserError
@@ -19,7 +23,8 @@ def new_parser(command: str, description: str) -> ArgumentParser:
 
 
 def parse(parser: ArgumentParser, arguments: Sequence[str], nested: Sequence[str] = ()) -> Namespace:
-    """
+    """The options; those of a part are its class's own defaults but for what was said about this class.
+
     Args:
         nested: names of options the parser does not list itself, those of parts: trainer.learning_rate …
 
@@ -27,9 +32,67 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], nested: Sequence[str
         UserError: an option that does not exist (with the nearest one), a value of the wrong type, something missing.
     """
     try:
-        return parser.parse_args(list(arguments))
+        with _own_defaults(parser, list(arguments)) as own:
+            return parser.parse_args(own)
     except (ArgumentError, ValueError, TypeError, KeyError) as error:
         raise UserError(explain(str(error), [*option_names(parser), *nested])) from None
+
+
+@contextmanager
+def _own_defaults(parser: ArgumentParser, arguments: list[str]) -> Iterator[list[str]]:
+    """The arguments to parse in the block, in which every part that has a choice of classes begins with those of the one chosen.
+
+    Where the class of a part is changed, jsonargparse hands what the former class was given (by the recipe's default, or in a
+    YAML file) on to fields of the same name. So the former class is no default any more, and the file says nothing of it.
+    """
+    given = {action.dest: action.default for action in parser._actions}
+    defaults = {slot: part.as_dict() for slot, part in given.items() if isinstance(part, Namespace) and "class_path" in part}
+    said = {place: _said(name, value) for place, name, value in _options(arguments)}
+    chosen: dict[str, str] = {}
+    for each in said.values():
+        chosen |= {slot: part for slot in defaults if (part := _class(each.get(slot)))}
+    kept = list(arguments)
+    for place, name, _ in _options(arguments):
+        own = {key: each for key, each in said[place].items() if not _differ(_class(each), chosen.get(key, ""))}
+        if name == "config" and own != said[place]:
+            kept[place] = ("--config=" if kept[place].startswith("--") else "") + yaml.safe_dump(own, allow_unicode=True)
+    changed = {slot: part for slot, part in chosen.items() if _differ(defaults[slot]["class_path"], part)}
+    try:
+        with suppress(ValueError):  # no such class: the parser says so
+            parser.set_defaults({slot: {"class_path": part} for slot, part in changed.items()})
+        yield kept
+    finally:
+        parser.set_defaults({slot: defaults[slot] for slot in changed})
+
+
+def _options(arguments: Sequence[str]) -> Iterator[tuple[int, str, str]]:
+    """(where its value stands, name, value) of each option, given as `--name value` or `--name=value`."""
+    for place, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name.startswith("--") and (equals or place + 1 < len(arguments)):
+            yield (place, name[2:], value) if equals else (place + 1, name[2:], arguments[place + 1])
+
+
+def _said(name: str, value: str) -> dict[str, Any]:
+    """What an option says, by name, or the file of `--config`; nothing where it cannot be read: the parser says why."""
+    try:
+        if name != "config":
+            return {name.removesuffix(".class_path"): yaml.safe_load(value)}
+        found = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _class(part: Any) -> str:
+    """The class that an option names, by itself or with options as {class_path, init_args}; "" for none."""
+    named = part.get("class_path") if isinstance(part, dict) else part
+    return named if isinstance(named, str) else ""
+
+
+def _differ(one: str, other: str) -> bool:
+    """Whether two classes, named with or without their modules, are not the same; not where one of them is not named."""
+    return bool(one and other) and one.rpartition(".")[2] != other.rpartition(".")[2]
 
 
 def option_names(parser: ArgumentParser) -> list[str]:

@@ -1,0 +1,88 @@
+"""What the command line makes of options: those of one class of part are not those of another."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from selfalign.cli.options import parse
+from selfalign.cli.run import load_recipe, make_parser, part_options, resolved
+from selfalign.engines.hf import HF
+from selfalign.engines.openai import OpenAI
+from selfalign.engines.scripted import Scripted
+from selfalign.errors import UserError
+
+OWN = {"HF": HF().batch_size, "OpenAI": OpenAI().batch_size, "Scripted": Scripted().batch_size}
+
+
+def options(*arguments: object) -> Any:
+    """As they would stand in run.yaml."""
+    make = load_recipe("isara")
+    parser = make_parser(make, "run")
+    given = [str(each) for each in ("isara", "safe_helpful", *arguments)]
+    once = resolved(parser, parse(parser, given, part_options(make)))
+    assert resolved(parser, parse(parser, given, part_options(make))) == once, "what one command says is no other one's default"
+    return yaml.safe_load(once)
+
+
+def engine(*arguments: object) -> tuple[str, int]:
+    found = options(*arguments)["engine"]
+    return found["class_path"].rpartition(".")[2], found["init_args"]["batch_size"]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "options.yaml"
+    path.write_text("rounds: 7\nengine:\n  class_path: OpenAI\n  init_args: {batch_size: 5, timeout: 9}\nencoder: Hashed\n")
+    return path
+
+
+def test_each_class_has_its_own_defaults(tmp_path: Path) -> None:
+    assert len(set(OWN.values())) == 3
+    for name, size in OWN.items():
+        assert engine("--engine", name) == (name, size)
+        assert engine("--engine", name, "--engine.batch_size", 7) == (name, 7)
+        assert engine("--engine.batch_size=7", f"--engine={name}") == (name, 7)
+        assert engine("--engine", json.dumps({"class_path": name})) == (name, size)
+        (tmp_path / "c.yaml").write_text(f"engine: {name}\n")
+        assert engine("--config", tmp_path / "c.yaml") == (name, size)
+    assert engine() == ("HF", OWN["HF"])
+    found = options("--trainer", "NullTrainer", "--encoder", "HiddenState", "--retriever", "Uniform")
+    assert [found[slot].get("init_args") or {} for slot in ("trainer", "encoder")] == [{}, {}]
+    assert options()["trainer"]["init_args"]["learning_rate"] == 5e-5, "the recipe's own"
+
+
+def test_a_yaml_file_speaks_of_the_class_it_names(config: Path) -> None:
+    assert engine("--config", config) == ("OpenAI", 5)
+    for given in (("--config", config), (f"--config={config}",)):
+        found = options(*given, "--engine", "Scripted")
+        assert found["engine"]["init_args"]["batch_size"] == OWN["Scripted"]
+        assert found["rounds"] == 7 and found["encoder"]["class_path"].endswith("Hashed")
+    assert engine("--engine", "Scripted", "--config", config) == ("OpenAI", 5)
+    assert engine("--config", config, "--engine", "selfalign.engines.openai.OpenAI") == ("OpenAI", 5)
+    repeated = config.with_name("run.yaml")
+    repeated.write_text(yaml.safe_dump(options("--config", config)))
+    assert engine("--config", repeated) == ("OpenAI", 5)
+    assert engine("--config", repeated, "--engine", "HF") == ("HF", OWN["HF"])
+
+
+def test_the_options_printed_are_those_of_the_class(capsys: pytest.CaptureFixture[str]) -> None:
+    make = load_recipe("isara")
+    with pytest.raises(SystemExit):
+        parse(make_parser(make, "run"), ["isara", "--engine", "OpenAI", "--print_config"])
+    assert yaml.safe_load(capsys.readouterr().out)["engine"]["init_args"]["batch_size"] == OWN["OpenAI"]
+
+
+def test_an_option_that_the_class_lacks_is_refused(config: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no option --engine\.device"):
+        options("--engine", "Scripted", "--engine.device", "cpu")
+    for given in (("--config", config, "--engine", "Nobody"), ("--engine", "Nobody")):
+        with pytest.raises(UserError, match="no part named Nobody"):
+            options(*given)
+    config.write_text("engine: [")
+    with pytest.raises(UserError, match="Problems parsing config"):
+        options("--config", config, "--engine", "Scripted")
