@@ -175,6 +175,23 @@ def test_bad_options_get_one_line(cli: Run, seeds_file: Path, arguments: tuple[s
     assert all(word in done.stderr for word in words), done.stderr
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("import os\n\ndef mine(:\n    pass\n", ("mine.py, line 3", "invalid syntax", "def mine(:")),
+        ("import os\nfrom no_such_package import thing\n", ("mine.py, line 2", "ModuleNotFoundError", "no_such_package")),
+        ("import json\n\nSIZES = json.loads('{')\n", ("mine.py, line 3", "JSONDecodeError", "`python mine.py`")),
+        ("from selfalign.seeds import read_seeds\nread_seeds('nowhere.jsonl')\n", ("nowhere.jsonl",)),
+    ],
+)
+def test_a_recipe_file_that_does_not_import_gets_one_line(cli: Run, tmp_path: Path, text: str, words: tuple[str, ...]) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    done = cli("run", "./mine.py:mine", "seeds.jsonl", "--model", "m", "--out", "o")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+
+
 def test_a_bad_seed_file_is_told_before_a_model_loads(cli: Run, tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text('{"prompt": "What is it?", "response": "A thing."}\n{"prompt": 7, "response": "x"}\n')
     done = cli("run", "isara", "bad.jsonl", "--model", "no/such", "--out", "o")

@@ -13,13 +13,14 @@ from importlib import import_module
 from importlib.resources import files
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any, get_args, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from selfalign.cli.options import explain_part, new_parser, option_names, parse
-from selfalign.errors import UserError
+from selfalign.errors import RunFailed, UserError
 from selfalign.evaluations import measured_by
 from selfalign.recipe import Recipe
 from selfalign.seeds import read_seeds
@@ -179,7 +180,18 @@ def _load_file(path: Path, function: str) -> Callable[..., Recipe]:
         raise UserError(f"{path} is not a Python file")
     module = module_from_spec(spec)
     sys.modules[path.stem] = module  # dataclasses in the file look their own module up
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except (UserError, RunFailed):
+        raise
+    except SyntaxError as error:
+        file = path if error.filename in (None, spec.origin) else error.filename  # it may be in what the file imports
+        where = f"{file}, line {error.lineno}" if error.lineno else str(file)
+        raise UserError(f"{where}: {error.msg}: {(error.text or '').strip()}") from error
+    except Exception as error:
+        lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == spec.origin]
+        told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(f"{path}, line {lines[-1] if lines else 1}: {told}; `python {path}` shows all of it") from error
     made = getattr(module, function or path.stem, None)
     if not callable(made):
         public = [key for key, value in vars(module).items() if inspect.isfunction(value) and value.__module__ == path.stem]
