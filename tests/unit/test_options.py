@@ -83,6 +83,9 @@ def test_an_option_that_the_class_lacks_is_refused(config: Path) -> None:
     for given in (("--config", config, "--engine", "Nobody"), ("--engine", "Nobody")):
         with pytest.raises(UserError, match="no part named Nobody"):
             options(*given)
+    for given in ("nowhere.Thing", "selfalign.nowhere.Thing", "selfalign.engines.hf.Thing"):
+        with pytest.raises(UserError, match="option --engine: Does not validate"):
+            options("--engine", given)
     config.write_text("engine: [")
     with pytest.raises(UserError, match="Problems parsing config"):
         options("--config", config, "--engine", "Scripted")

@@ -58,7 +58,7 @@ def _own_defaults(parser: ArgumentParser, arguments: list[str]) -> Iterator[list
             kept[place] = ("--config=" if kept[place].startswith("--") else "") + yaml.safe_dump(own, allow_unicode=True)
     changed = {slot: part for slot, part in chosen.items() if _differ(defaults[slot]["class_path"], part)}
     try:
-        with suppress(ValueError):  # no such class: the parser says so
+        with suppress(ValueError, ImportError, AttributeError):  # no such class: the parser says so
             parser.set_defaults({slot: {"class_path": part} for slot, part in changed.items()})
         yield kept
     finally:
