@@ -29,6 +29,7 @@ LAYERS = {
             "model_rows",
             "store",
             "exports",
+            "merging",
             "answers_export",
             "passport",
             "status",

@@ -17,9 +17,10 @@ from selfalign.cards import data_card, model_card
 from selfalign.checkpoints import publish
 from selfalign.disk import reporting, require_space, whole_file
 from selfalign.errors import UserError
+from selfalign.merging import write_merged
 from selfalign.plain import finite, json_line, metric_table
 from selfalign.store import Store
-from selfalign.types import Demonstration, Example, ModelRef
+from selfalign.types import Demonstration, Example
 
 DataFormat = Literal["plain", "messages", "prompt-completion", "alpaca"]
 
@@ -106,11 +107,11 @@ def export_model(
     """Copies the model of a round (without one, of the best round) to a folder of its own, its files verified first, with
     its card as README.md.
 
-    With `merge` an adapter becomes part of full weights.
+    With `merge` an adapter becomes part of full weights, proven to say what the adapter says (`merging`).
 
     Raises:
         UserError: no such model, a damaged one, one of the hub as it came, the folder is taken, or as `model_card`.
-        RunFailed: too little space.
+        RunFailed: too little space, or a merged model that says something else than the adapter.
     """
     target = Path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -124,7 +125,8 @@ def export_model(
         shutil.rmtree(temporary, ignore_errors=True)
         try:
             if merge and model.adapter is not None:
-                _merge(model, temporary)
+                asked = (*store.validation_seeds(), *store.seeds())
+                write_merged(model, temporary, asked, store.identity().get("format", "auto"))
             else:
                 require_space(target.parent, sum(path.stat().st_size for path in source.rglob("*") if path.is_file()))
                 shutil.copytree(source, temporary)
@@ -232,16 +234,3 @@ def _chunks(written: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, 
     rest = iter(written)
     while some := list(islice(rest, _ROWS_AT_ONCE)):
         yield some
-
-
-def _merge(model: ModelRef, out: Path) -> None:
-    """Merged in fp32, saved in the precision of the base: a merge in bf16 rounds small updates away."""
-    import torch
-    from peft import PeftModel
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    base = AutoModelForCausalLM.from_pretrained(model.base, dtype=torch.float32)
-    merged = PeftModel.from_pretrained(base, str(model.adapter)).merge_and_unload()
-    merged.to(AutoConfig.from_pretrained(model.base).dtype or torch.float32).save_pretrained(out)
-    own = any(Path(str(model.adapter)).glob("tokenizer*"))
-    AutoTokenizer.from_pretrained(str(model.adapter) if own else model.base).save_pretrained(out)

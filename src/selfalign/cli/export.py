@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--answers", type=str, help="file for answers to the held-out prompts, as AlpacaEval reads them (.json)")
     parser.add_argument("--model", type=str, help="folder to copy a model to")
     parser.add_argument("--round", type=int, help="whose model or answers; the best round's without it")
-    parser.add_argument("--merge", action="store_true", help="make an adapter part of full weights")
+    parser.add_argument("--merge", action="store_true", help="make an adapter part of full weights, proven to write the same")
     parser.add_argument(
         "--card", action="store_true", help="write a dataset card next to the --data file: FILE's stem + .card.md"
     )
