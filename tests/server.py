@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -64,6 +64,8 @@ class Loopback:
     """The most requests for texts that it had at once."""
     served: Counter[str] = field(default_factory=Counter)
     """Faults by name."""
+    stale: bool = False
+    """Says yes to new weights and goes on with the old ones (`model_server`)."""
 
     def paths(self) -> Counter[str]:
         return Counter(path for path, _, _ in self.seen)
@@ -185,26 +187,50 @@ def send(
 
 
 @contextmanager
-def model_server(folder: Path, *, seconds: float = 120) -> Iterator[Loopback]:
-    """The model of a folder, served: token ids in, its text, log-probabilities or embedding out, each row with its own seed."""
+def model_server(
+    folder: Path, *, seconds: float = 120, port: int = 0, dtype: str = "float32", started: bool = True
+) -> Iterator[Loopback]:
+    """The model of a folder, served: token ids in, its text, log-probabilities or embedding out, each row with its own seed.
+
+    POST /load_lora_adapter adds an adapter, as vLLM's does; POST /start and /stop are what a server program's start and end
+    would be (see `started_server`), and before a start, or without one, all else is answered with 503.
+    """
     from selfalign.engines.hf import HF
     from selfalign.types import ModelRef
 
-    lock = threading.Lock()
-    with HF(dtype="float32", device="cpu").open(ModelRef(str(folder)), "auto") as session:
+    engine, lock, sessions, first = HF(dtype=dtype, device="cpu"), threading.Lock(), dict[str, Any](), list[Any]()
 
-        def answer(path: str, body: Mapping[str, Any]) -> Any:
+    def add(name: str, model: ModelRef) -> None:
+        sessions[name] = first[0] if running.stale else opened.enter_context(engine.open(model, "auto"))
+        first.append(sessions[name])
+
+    def answer(path: str, body: Mapping[str, Any]) -> Any:
+        with lock:
+            if path in ("/start", "/stop"):
+                sessions.clear()
+                if path == "/start":
+                    add(body["model"], ModelRef(body["model"]))
+                return {}
+            if not sessions:
+                return 503, {"error": {"message": "loading"}}
             if path == "/models":
-                return listing(str(folder))
-            with lock:
-                if path == "/embeddings":
-                    vector = session._pool([body["input"]])[0] * 3.0
-                    return {"data": [{"index": 0, "embedding": [float(value) for value in vector]}]}
-                reply = _written(session, body)
-                return _with_scores(session, body, reply) if "logprobs" in body or "prompt_logprobs" in body else reply
+                return listing(*sessions)
+            if path == "/load_lora_adapter":
+                add(body["lora_name"], ModelRef(str(folder), body["lora_path"]))
+                return {}
+            if body["model"] not in sessions:
+                return 404, {"error": {"message": f"no model {body['model']}"}}
+            session = sessions[body["model"]]
+            if path == "/embeddings":
+                vector = session._pool([body["input"]])[0] * 3.0
+                return {"data": [{"index": 0, "embedding": [float(value) for value in vector]}]}
+            reply = _written(session, body)
+            return _with_scores(session, body, reply) if "logprobs" in body or "prompt_logprobs" in body else reply
 
-        with loopback(answer, seconds=seconds) as running:
-            yield running
+    with ExitStack() as opened, loopback(answer, seconds=seconds, port=port) as running:
+        if started:
+            add(str(folder), ModelRef(str(folder)))
+        yield running
 
 
 def _written(session: Any, body: Mapping[str, Any]) -> dict[str, Any]:

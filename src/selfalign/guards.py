@@ -14,7 +14,7 @@ from selfalign.calibration import Calibrated
 from selfalign.diversity import OF_THE_JUDGES, diversity, saturation
 from selfalign.errors import RunFailed
 from selfalign.overlap import Hit, overlap
-from selfalign.protocols import Context
+from selfalign.protocols import Context, Served, Session
 from selfalign.recipe import Recipe
 from selfalign.stats import Difference, mean_interval, paired_difference
 from selfalign.store import Store
@@ -97,6 +97,19 @@ def compare(round: int, against: int, change: Difference, n: int, kept: bool) ->
     if clear:
         return "regression", f"regression: round {round} is worse than round {against} {figures}; {done}"
     return "no better within noise", f"round {round} is no better than round {against} (within noise) {figures}; {done}"
+
+
+def prove_weights(store: Store, session: Session, round: int, before: int, seeds: Sequence[Example]) -> None:
+    """Has a session on a server prove, before its first answer, that it serves the round's weights and not older ones.
+
+    Older are those of round `before`, which was served last, of the round before this one and of the model as it came. Each
+    opening is proven anew: a run that goes on may meet another server.
+    """
+    if round == 0 or not isinstance(session, Served):
+        return
+    older = sorted({0, round - 1, before} - {round})
+    others = {f"round {other}" if other else "the model as it came": store.model(other) for other in older}
+    session.prove(f"round {round}", seeds, others, lambda found: store.event("canary", {"round": round, **found}))
 
 
 def prove_judges(recipe: Recipe, store: Store, context: Context) -> None:

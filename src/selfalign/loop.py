@@ -21,7 +21,7 @@ from selfalign.checkpoints import read_manifest, write_synced
 from selfalign.diversity import GUARDS
 from selfalign.errors import RunFailed, UserError
 from selfalign.exports import export_metrics, export_round
-from selfalign.guards import Verdict, choose, prove_judges, watch
+from selfalign.guards import Verdict, choose, prove_judges, prove_weights, watch
 from selfalign.pool import Pool
 from selfalign.protocols import Context, Progress, TrainJob
 from selfalign.recipe import Recipe
@@ -105,6 +105,7 @@ def _rounds(
     verdict: Verdict | None = None
     for round in range(recipe.rounds + 1):
         with recipe.engine.open(current, recipe.format) as session, recipe.encoder.open(session) as encode:
+            prove_weights(store, session, round, round - 1, shown)
             context = make_context(recipe, store, round, pool, current, session, encode, progress)
             if round == 0 or recipe.evaluate == "every":
                 evaluate(recipe, store, context, held_out)
@@ -130,6 +131,7 @@ def _rounds(
     best = verdict.best
     if store.stage(best.round, "evaluate") is None:
         with recipe.engine.open(best.model, recipe.format) as session, recipe.encoder.open(session) as encode:
+            prove_weights(store, session, best.round, round, shown)
             seen = Pool(pool.parts[: best.round + 1])
             context = make_context(recipe, store, best.round, seen, best.model, session, encode, progress)
             evaluate(recipe, store, context, held_out)

@@ -6,7 +6,7 @@ Every part is a frozen dataclass whose fields are its options; weights, clients 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +65,21 @@ class Session(Protocol):
 
     def render(self, request: Request) -> str:
         """The exact text the model is given, special tokens included, for a sample's passport."""
+        ...
+
+
+@runtime_checkable
+class Served(Protocol):
+    """A session whose model runs on a server, where another one may answer under its name."""
+
+    def prove(
+        self, name: str, seeds: Sequence[Example], others: Mapping[str, ModelRef], tell: Callable[[Mapping[str, Any]], None]
+    ) -> None:
+        """From now on no answer is taken before the server has shown, on some of the seeds, that it has the weights of this
+        session's model, here called `name`, and not those of the run's `others`, by their names.
+
+        `tell` is given the finding, {"verdict", "text"}; the call that needs the first answer raises RunFailed where it is bad.
+        """
         ...
 
 

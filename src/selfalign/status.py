@@ -31,9 +31,11 @@ def status(store: Store) -> dict[str, Any]:
 
 
 def warnings(store: Store) -> list[str]:
-    """What the run had to tell, oldest first: collapse alarms, training rows that overlap with held-out prompts, and models
-    whose files were damaged and had to be trained again."""
-    return [f"{kind}: {data['text']}" for _, kind, data in store.events() if kind in ("alarm", "overlap", "damaged-model")]
+    """What the run had to tell, oldest first: collapse alarms, training rows that overlap with held-out prompts, models whose
+    files were damaged and had to be trained again, and whose weights a server was found to serve (each round's last finding)."""
+    told = [(kind, data) for _, kind, data in store.events() if kind in ("alarm", "overlap", "damaged-model", "canary")]
+    last = {data["round"]: data for kind, data in told if kind == "canary"}
+    return [f"{kind}: {data['text']}" for kind, data in told if kind != "canary" or last[data["round"]] is data]
 
 
 def _rounds(connection: sqlite3.Connection) -> list[int]:

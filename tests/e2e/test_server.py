@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
-from tests.conftest import Run
+import pytest
+
+from selfalign.cli.main import main
+from selfalign.engines.openai import OpenAI
+from selfalign.errors import RunFailed
+from selfalign.loop import Run, align
+from selfalign.seeds import read_seeds
+from selfalign.status import warnings
+from selfalign.store import Store
+from selfalign.trainers.sft import SFT
+from tests.conftest import Run as Command
+from tests.e2e.tiny_recipe import tiny
 from tests.server import model_server
 
 PARTS = ("--encoder", "Hashed", "--trainer", "NullTrainer", "--validation_share", 0, "--min_yield", 0, "--quiet")
@@ -24,7 +36,7 @@ SMALL = (
 )
 
 
-def test_one_round_by_a_server(cli: Run, model_folder: Path, seeds_file: Path, tmp_path: Path) -> None:
+def test_one_round_by_a_server(cli: Command, model_folder: Path, seeds_file: Path, tmp_path: Path) -> None:
     with model_server(model_folder, seconds=120) as server:
         engine = ("--engine", "OpenAI", "--engine.url", server.url)
         done = cli("run", "isara", seeds_file, "--model", model_folder, *engine, *PARTS, *SMALL, "--out", tmp_path / "out")
@@ -33,7 +45,44 @@ def test_one_round_by_a_server(cli: Run, model_folder: Path, seeds_file: Path, t
     assert row["candidates"] == 4 and row["tokens"]["generated"] > 0
 
 
-def test_a_password_in_the_address_is_refused_and_not_repeated(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
+def test_each_round_is_served_its_own_adapter_or_the_run_stops(
+    model_folder: Path, seeds_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The adapters are trained here and served by a stand-in for vLLM; what it says yes to is not always what it serves."""
+    shape = tiny(rounds=2, lora_rank=4)
+    trainer = SFT(learning_rate=1e-2, batch_size=4, epochs=2, lora_rank=4)
+
+    def go(url: str) -> Run:
+        engine = OpenAI(url=url, reload="lora")
+        recipe = replace(shape, engine=engine, trainer=trainer, validation_share=0.25, roll_back="worse")
+        return align(recipe, str(model_folder), read_seeds(seeds_file), tmp_path / "run")
+
+    with model_server(model_folder, seconds=3000) as server:
+        server.stale = True
+        with pytest.raises(RunFailed, match="does not serve round 1 but still the model as it came: on 6 seeds"):
+            go(server.url)
+        assert server.paths()["/load_lora_adapter"] == 1
+        assert main(["status", str(tmp_path / "run")]) == 0
+        told = " ".join(capsys.readouterr().out.split())
+        assert "canary: the server does not serve round 1" in told and "failed: the server does not serve round 1" in told
+        server.stale = False
+        with pytest.raises(RunFailed, match="does not serve round 1"):
+            go(server.url)  # the name is there, and what was cached under it: as servers have done
+        server.seen.clear()
+    restarted = int(server.url.split(":")[2].partition("/")[0])
+    with model_server(model_folder, seconds=3000, port=restarted) as server:
+        done = go(server.url)
+        names = [body["lora_name"] for path, body, _ in server.seen if path == "/load_lora_adapter"]
+    assert done.best_round == 2 and len(set(names)) == len(names) == 2
+    with Store.read(tmp_path / "run") as store:
+        found = [(data["round"], data["verdict"]) for _, kind, data in store.events() if kind == "canary"]
+        assert found == [(1, "stale"), (1, "stale"), (1, "proven"), (2, "proven")]
+        assert [line[:42] for line in warnings(store)] == [f"canary: the server serves round {round}: on 6" for round in (1, 2)]
+    asked = [body["model"] for path, body, _ in server.seen if path == "/completions"]
+    assert set(asked) == set(names), "round 0 was done, and every later answer is an adapter's"
+
+
+def test_a_password_in_the_address_is_refused_and_not_repeated(cli: Command, seeds_file: Path, tmp_path: Path) -> None:
     engine = ("--engine", "OpenAI", "--engine.url", "http://user:secret@127.0.0.1:1/v1")
     done = cli("run", "isara", seeds_file, "--model", "m/m", *engine, "--out", tmp_path / "out")
     assert done.returncode == 2 and "without user, password" in done.stderr and "secret" not in done.stderr

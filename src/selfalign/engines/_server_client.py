@@ -133,6 +133,16 @@ class Client:
         self.ask([call])
         self._probe = call
 
+    def answers(self, call: Call[Any]) -> bool:
+        """Whether the server replies to one attempt, if only with a refusal."""
+        try:
+            call.read(self._run(self._send(call)))
+        except (Trouble, Unfit):
+            return False
+        except Rejected:
+            return True
+        return True
+
     def ask(self, calls: Sequence[Call[_T]]) -> list[_T]:
         """The reply to each call, in order.
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from selfalign.engines._server_bodies import Listed, Reply
-from selfalign.engines._server_client import Unfit
+from selfalign.engines._server_bodies import Listed, Reply, Scored, echoed, models, prompt_logprobs
+from selfalign.engines._server_client import Call, Client, Rejected, Unfit
 from selfalign.errors import RunFailed, UserError
 from selfalign.models import resolve_model
 from selfalign.rendering import Stops
 from selfalign.terminal import printable
 from selfalign.types import ModelRef, Request, Sampling
+
+MODELS = Call("/models", None, models)
+"""What the server lists."""
 
 
 def messages(request: Request) -> list[dict[str, str]]:
@@ -49,8 +53,10 @@ def whatever_text(read: Callable[[bytes], Reply], body: bytes) -> Reply:
         raise
 
 
-def served_name(model: ModelRef, names: Mapping[str, str], listed: Sequence[Listed], url: str) -> str:
+def served_name(model: ModelRef, names: Mapping[str, str], listed: Sequence[Listed], url: str, lone: bool) -> str:
     """The server's name for this very model: the one given for it, or a listed one that is its name or folder.
+
+    With `lone` also the only listed one: of a server that was just started for this model, whatever it calls it.
 
     Raises:
         RunFailed: there is none. Never another model's name, nor that of the base of a trained adapter.
@@ -62,11 +68,40 @@ def served_name(model: ModelRef, names: Mapping[str, str], listed: Sequence[List
     for one in listed:
         if wanted in (one.name, one.root) or _same_folder(one.name, wanted) or _same_folder(one.root, wanted):
             return one.name
+    if lone and len(listed) == 1:
+        return listed[0].name
     others = ", ".join(printable(one.name) for one in listed[:5]) or "no models"
     raise RunFailed(
         f"the server at {url} lists {others}, not {wanted}: it cannot run weights that it does not serve, such as those of a"
-        " later round; serve that folder, give the server's name for it in engine.names, or use the HF engine"
+        " later round; serve that folder, have the server do so (engine.reload: lora for adapters, command for whole weights),"
+        " give the server's name for it in engine.names, or use the HF engine"
     )
+
+
+def listed_models(client: Client) -> list[Listed]:
+    """What the server lists; nothing where it has no list, as some gateways have none."""
+    try:
+        return client.ask([MODELS])[0]
+    except Rejected as refusal:
+        if refusal.status in (404, 405, 501):
+            return []
+        raise
+
+
+def refused(url: str, key_variable: str, what: str, refusal: Rejected) -> RunFailed:
+    remedy = ""
+    if refusal.status in (401, 403):
+        holds = f"; see what key ${key_variable} holds"
+        remedy = holds if key_variable else "; name the variable that holds its key: engine.key_variable"
+    return RunFailed(f"the server at {url} refuses {what}: {refusal}{remedy}")
+
+
+def scoring(name: str, kind: str, ids: Sequence[int]) -> Call[list[Scored]]:
+    """For the log-probability of each of the ids but the first: `echo` or `prompt_logprobs`."""
+    ask: dict[str, Any] = {"echo": True, "logprobs": 1} if kind == "echo" else {"prompt_logprobs": 1}
+    # One token must be written along, for some servers write at least one.
+    body = {"model": name, "prompt": ids, "max_tokens": 1, "temperature": 1.0, "top_p": 1.0, **ask}
+    return Call("/completions", body, partial(echoed if kind == "echo" else prompt_logprobs, ids=ids))
 
 
 def check_window(name: str, listed: Sequence[Listed], context: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, get_args
 import numpy as np
 
 from selfalign.engines import _server_bodies as bodies
-from selfalign.engines import _server_requests, _weights
+from selfalign.engines import _server_canary, _server_requests, _server_weights, _weights
 from selfalign.engines._server_client import Call, Client, Limits, Rejected
 from selfalign.errors import RunFailed, UserError
 from selfalign.models import resolve_ref
@@ -23,6 +23,7 @@ _T = TypeVar("_T")
 
 Prompts = Literal["ids", "text", "chat"]
 Scores = Literal["none", "echo", "prompt_logprobs"]
+Reload = Literal["none", "lora", "command"]
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,9 @@ class OpenAI:
     A request carries its own random seed, but a server's text may change with the requests beside it (rounding, batching):
     a resumed run is byte-identical because finished batches are read from the journal, and two fresh runs need not be equal.
 
-    A server runs the weights it was started with. Work with a model that was trained in the run is refused unless the server
-    lists that model's folder: this engine is for a single round (`--rounds 1`, `one_shot`), and for judges. That the listed
-    name stands for the right weights is not proven.
+    A server runs the weights it was started with. How it comes to serve a model that the run has trained says `reload`; without
+    it such a model is refused unless the server lists its folder. That a server under the right name has the right weights is
+    proven before the first answer of a trained model is taken, on a few seeds (`canary`); the model as it came is not proven.
     """
 
     url: str = "http://127.0.0.1:8000/v1"
@@ -55,6 +56,17 @@ class OpenAI:
     OpenAI's own servers and transformers serve refuse them; without them such defaults hold."""
     context: int | None = None
     """Tokens of prompt and answer together, where the server has fewer than the model; None: as many as the model."""
+    reload: Reload = "none"
+    """How the server comes to serve a model that the run has trained: not at all; by vLLM's call that loads a LoRA adapter while
+    it runs (`lora`); or by starting a server for it (`command`)."""
+    command: str = ""
+    """With reload=command: the shell line that starts or restarts the server, {model} in place of the model's folder. A server
+    that it runs ends with the round's work, before training begins. Part of the run's record, so no key belongs in it."""
+    startup: float = 900.0
+    """Seconds within which the server must answer after the command was run."""
+    canary: int = 6
+    """Seeds on which the server must give a trained model's own log-probabilities rather than an earlier model's (with
+    scores=none: greedy answers); the models' own ones are computed here, in float32 on the processor. 0 proves nothing."""
     key_variable: str = ""
     """Name of the environment variable that holds the server's key; the key itself is written nowhere."""
     batch_size: int = 128
@@ -74,16 +86,18 @@ class OpenAI:
             raise ValueError("OpenAI: url must be http(s)://host[:port]/path, without user, password, query or fragment")
         if self.key_variable and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_variable):
             raise ValueError("OpenAI: key_variable must be the name of an environment variable, not a key")
-        for name, least in (("context", 2), ("batch_size", 1), ("concurrency", 1)):
+        for name, least in (("context", 2), ("batch_size", 1), ("concurrency", 1), ("canary", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"OpenAI: {name} = {value} must be at least {least}")
-        for name in ("timeout", "patience", "backoff"):
+        for name in ("timeout", "patience", "backoff", "startup"):
             if not 0.0 < getattr(self, name) < 1e6:
                 raise ValueError(f"OpenAI: {name} = {getattr(self, name)} must be above 0 seconds")
-        for name, choices in (("prompts", get_args(Prompts)), ("scores", get_args(Scores))):
+        for name, choices in (("prompts", get_args(Prompts)), ("scores", get_args(Scores)), ("reload", get_args(Reload))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"OpenAI: {name} = {getattr(self, name)!r} is none of {', '.join(choices)}")
+        if (self.reload == "command") != bool(self.command) or (self.command and _server_weights.MODEL not in self.command):
+            raise ValueError("OpenAI: reload=command and a command with {model} in it go together, and neither without the other")
 
     def check(self, model: ModelRef, seeds: Sequence[Example], format: Format) -> ModelRef:
         """Resolve the model and prove that the seeds render for it; reads its tokenizer and configuration, asks no server.
@@ -118,21 +132,29 @@ class OpenAISession:
         self._engine, self._ref, self._format = engine, model, format
         self._tools: tuple[Any, Any, Renderer] | None = None
         self._client: Client | None = None
+        self._started: _server_weights.Started | None = None
+        self._canary: _server_canary.Canary | None = None
         self._name = ""
         self._ids: Callable[[Request], tuple[int, ...]] = lru_cache(maxsize=8192)(self._prompt_ids)
 
     def close(self) -> None:
-        """End the connections."""
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        """End the connections, and the server that was started for this model."""
+        for each in (self._client, self._started):
+            if each is not None:
+                each.close()
+        self._client = self._started = None
+
+    def prove(
+        self, name: str, seeds: Sequence[Example], others: Mapping[str, ModelRef], tell: Callable[[Mapping[str, Any]], None]
+    ) -> None:
+        if seeds and self._engine.canary:
+            chosen, scored = tuple(seeds)[: self._engine.canary], self._engine.scores != "none"
+            self._canary = _server_canary.Canary(name, chosen, others, tell, scored)
 
     def fit(self, request: Request, max_tokens: int) -> Request | None:
         room = self._context() - max_tokens
         for count in range(len(request.demonstrations), -1, -1):
-            shorter = request
-            if count < len(request.demonstrations):
-                shorter = replace(request, demonstrations=request.demonstrations[:count])
+            shorter = replace(request, demonstrations=request.demonstrations[:count])
             if len(self._ids(shorter)) <= room:
                 return shorter
         return None
@@ -162,10 +184,8 @@ class OpenAISession:
         ]
         for example, (ids, _) in zip(examples, pairs, strict=True):
             if len(ids) > self._room():
-                raise UserError(
-                    f"{example.id}: prompt and response take {len(ids)} tokens, a server's window of {self._context()} has room"
-                    f" for {self._room()}"
-                )
+                takes = f"{example.id}: prompt and response take {len(ids)} tokens"
+                raise UserError(f"{takes}, a server's window of {self._context()} has room for {self._room()}")
         return [Likelihood(one.total, one.tokens) for one in self._scored(pairs)]
 
     def continuation(self, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
@@ -184,7 +204,7 @@ class OpenAISession:
         nothing = [self._tokenizer.eos_token_id or 0]
         rows = [list(self._tokenizer(text)["input_ids"])[: self._context()] or nothing for text in texts]
         body = {"model": self._name, "encoding_format": "float"}
-        calls = [Call("/embeddings", body | {"input": row}, bodies.embedding) for row in rows]
+        calls = [Call("/embeddings", {**body, "input": row}, bodies.embedding) for row in rows]
         vectors = self._ask(calls, "embeddings, so choose another encoder")
         if wrong := sorted({len(vector) for vector in vectors} - {width}):
             raise RunFailed(f"the server at {self._engine.url} gives vectors of {wrong[0]} numbers, the model's have {width}")
@@ -198,23 +218,30 @@ class OpenAISession:
         return self._renderer.prompt_text(request.demonstrations, request.prompt)
 
     def _connect(self) -> None:
-        """Find the model on the server and have it write one token; done once."""
+        """Have the server serve the model, find it there, have it write one token, and prove its weights; done once."""
         if self._client is not None:
             return
-        engine = self._engine
+        engine, canary = self._engine, self._canary
+        expected = canary and canary.expected(self._ref, self._format)  # before a server takes the memory
         limits = Limits(engine.concurrency, engine.timeout, engine.patience, engine.backoff)
         client = self._client = Client(engine.url.rstrip("/"), _server_requests.key_in(engine.key_variable), limits)
         try:
-            try:
-                listed = client.ask([Call("/models", None, bodies.models)])[0]
-            except Rejected as refusal:
-                if refusal.status not in (404, 405, 501):  # some gateways have no list
-                    raise
-                listed = []
-            self._name = _server_requests.served_name(self._ref, engine.names, listed, engine.url)
+            if engine.reload == "command":
+                occupied = client.answers(_server_requests.MODELS)
+                self._started = _server_weights.Started(engine.command, self._ref, engine.url)
+                self._started.wait(lambda: client.answers(_server_requests.MODELS), occupied, engine.startup)
+            listed = _server_requests.listed_models(client)
+            if engine.reload == "lora" and self._ref.adapter is not None:
+                self._ask(_server_weights.load_adapter(self._ref, listed), "to load the adapter (engine.reload=lora)")
+                self._name = _server_weights.adapter_name(self._ref)
+            else:
+                lone = engine.reload == "command"
+                self._name = _server_requests.served_name(self._ref, engine.names, listed, engine.url, lone)
             _server_requests.check_window(self._name, listed, self._context())
             hello = self._call(Request("hello", prompt="Hi"), Sampling(max_tokens=1))
             client.probe_with(replace(hello, read=partial(_server_requests.whatever_text, hello.read)))
+            if canary and expected:
+                canary.compare(self, *expected)
         except BaseException as error:
             self.close()
             if isinstance(error, Rejected):
@@ -229,11 +256,7 @@ class OpenAISession:
             raise self._refused(refusal, what) from None
 
     def _refused(self, refusal: Rejected, what: str) -> RunFailed:
-        remedy = ""
-        if refusal.status in (401, 403):
-            name = self._engine.key_variable
-            remedy = f"; see what key ${name} holds" if name else "; name the variable that holds its key: engine.key_variable"
-        return RunFailed(f"the server at {self._engine.url} refuses {what}: {refusal}{remedy}")
+        return _server_requests.refused(self._engine.url, self._engine.key_variable, what, refusal)
 
     def _call(self, request: Request, sampling: Sampling) -> Call[bodies.Reply]:
         prompts, stops = self._engine.prompts, self._stops(request)
@@ -282,11 +305,7 @@ class OpenAISession:
         if any(labels[0] != IGNORE for _, labels in pairs):
             raise UserError(f"a text to score does not fit the window of {self._context()} tokens")
         self._connect()
-        ask: dict[str, Any] = {"echo": True, "logprobs": 1} if kind == "echo" else {"prompt_logprobs": 1}
-        # One token must be written along, for some servers write at least one.
-        body = {"model": self._name, "max_tokens": 1, "temperature": 1.0, "top_p": 1.0, **ask}
-        read = bodies.echoed if kind == "echo" else bodies.prompt_logprobs
-        calls = [Call("/completions", body | {"prompt": ids}, partial(read, ids=ids)) for ids, _ in pairs]
+        calls = [_server_requests.scoring(self._name, kind, ids) for ids, _ in pairs]
         found = []
         for rows, (_, labels) in zip(self._ask(calls, f"log-probabilities (engine.scores={kind})"), pairs, strict=True):
             wanted = [row for row, label in zip(rows, labels[1:], strict=True) if label != IGNORE]

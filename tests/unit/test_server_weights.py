@@ -1,0 +1,180 @@
+"""A server that is made to serve trained weights: that it does, that one which does not is found out, and that it ends."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from selfalign.engines._server_canary import NATS, PARTED, distance, judge
+from selfalign.engines.openai import OpenAI
+from selfalign.errors import RunFailed, UserError
+from selfalign.protocols import Served
+from selfalign.types import Example, ModelRef, Request, Sampling
+from tests.server import Loopback, model_server
+from tests.tiny import tiny_model
+
+SEEDS = tuple(Example(f"s{i}", f"What is {i} and {i}?", f"It is {2 * i}.") for i in range(8))
+ONE = [Request("r", prompt="What now?", seed=1)]
+SHORT = Sampling(max_tokens=4)
+CODE = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def rounds(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The models of rounds 0, 1 and 2, as far as a server is concerned: other weights each."""
+    return [str(tiny_model(tmp_path_factory.mktemp("rounds") / "model", seed=seed)) for seed in range(3)]
+
+
+def started(server: Loopback, model: str = "{model}") -> str:
+    """The command of a server program."""
+    return f"cd {CODE} && {shlex.quote(sys.executable)} -m tests.started_server {server.url} {model}"
+
+
+def asked(engine: OpenAI, rounds: list[str], round: int) -> tuple[int, list[Mapping[str, Any]]]:
+    """How many answers the round's model gave, and what was told of its weights."""
+    told: list[Mapping[str, Any]] = []
+    others = {f"round {number}": ModelRef(rounds[number]) for number in range(round)}
+    with engine.open(engine.check(ModelRef(rounds[round]), SEEDS, "auto"), "auto") as session:
+        assert isinstance(session, Served)
+        if round:
+            session.prove(f"round {round}", SEEDS, others, told.append)
+        return len(session.generate(ONE, SHORT)), told
+
+
+def test_a_command_serves_each_rounds_weights_and_ends_with_them(rounds: list[str]) -> None:
+    with model_server(Path(rounds[0]), started=False, dtype="bfloat16") as server:
+        for scores in ("echo", "none"):
+            engine = OpenAI(url=server.url, reload="command", command=started(server), scores=scores)
+            for round in range(3):
+                count, told = asked(engine, rounds, round)
+                assert count == 1 and [each["verdict"] for each in told] == ["proven"] * (round > 0), told
+                assert not [each for each in psutil.process_iter(["cmdline"]) if server.url in (each.info["cmdline"] or ())]
+    paths = [path for path, _, _ in server.seen]
+    assert paths.count("/start") == paths.count("/stop") == 6
+    texts = [body for path, body, _ in server.seen if path == "/completions" and body["model"] == rounds[2]]
+    assert {body.get("temperature") for body in texts[-7:-1]} == {0.0}, "six greedy answers without scores"
+
+
+@pytest.mark.parametrize("scores", ["echo", "prompt_logprobs", "none"])
+def test_old_weights_under_the_new_name_end_the_run(rounds: list[str], scores: Any) -> None:
+    with model_server(Path(rounds[0]), started=False) as server:
+        engine = OpenAI(url=server.url, reload="command", command=started(server), scores=scores)
+        asked(engine, rounds, 0)
+        server.stale = True
+        with pytest.raises(RunFailed, match=r"does not serve round 2 but still round 0: on 6 seeds its .* from those of round 2"):
+            asked(engine, rounds, 2)
+        server.stale = False
+        assert asked(engine, rounds, 2)[0] == 1
+        assert asked(OpenAI(url=server.url, reload="command", command=started(server), canary=0), rounds, 1) == (1, [])
+
+
+def test_a_command_that_starts_no_server_is_told(rounds: list[str]) -> None:
+    with model_server(Path(rounds[0]), started=False) as server:
+        for command, startup, said in (
+            ("echo starting; echo no such GPU >&2; exit 3 # {model}", 60.0, "ended with code 3; it said last: no such GPU"),
+            ("true {model}", 0.1, "no server at .* in 0.1 s: nothing answers"),
+        ):
+            engine = OpenAI(url=server.url, reload="command", command=command, startup=startup)
+            with pytest.raises(RunFailed, match=said):
+                asked(engine, rounds, 0)
+    with model_server(Path(rounds[0])) as server:  # somebody else's, which a command that goes on running cannot have started
+        engine = OpenAI(url=server.url, reload="command", command="sleep 60 # {model}", startup=0.1)
+        with pytest.raises(RunFailed, match="what answered there before still does"):
+            asked(engine, rounds, 0)
+        elsewhere = OpenAI(url=server.url, reload="command", command="true {model}")  # one that returns has restarted it
+        assert asked(elsewhere, rounds, 0)[0] == 1
+
+
+def test_one_server_serves_one_model_at_a_time(rounds: list[str], tmp_path: Path) -> None:
+    with model_server(Path(rounds[0]), started=False) as server:
+        engine = OpenAI(url=server.url, reload="command", command=started(server))
+        with engine.open(ModelRef(rounds[0]), "auto") as session, engine.open(ModelRef(rounds[1]), "auto") as judge:
+            session.generate(ONE, SHORT)
+            with pytest.raises(UserError, match="serves one model at a time"):
+                judge.generate(ONE, SHORT)
+            assert len(session.generate(ONE, SHORT)) == 1
+        adapter = ModelRef(rounds[0], str(tmp_path), hash="x")
+        with engine.open(adapter, "auto") as session, pytest.raises(UserError, match=r"trainer\.lora_rank=0"):
+            session.generate(ONE, SHORT)
+
+
+def test_a_server_does_not_outlive_a_run_that_is_killed(tmp_path: Path) -> None:
+    """A shell that ignores SIGTERM and its child: both end when the pipe of the parent closes."""
+    line = f"trap '' TERM; sleep 300 & echo $! > {tmp_path}/child; echo $$ > {tmp_path}/shell; while true; do sleep 300; done"
+    code = "import selfalign.engines._server_guard as guard, sys, os; guard.GRACE = 0.5; os._exit(guard.main(sys.argv[1]))"
+    guard = subprocess.Popen([sys.executable, "-c", code, line], stdin=subprocess.PIPE)
+    wait_for(lambda: (tmp_path / "shell").is_file() and (tmp_path / "shell").read_text().endswith("\n"))
+    pids = [int((tmp_path / name).read_text()) for name in ("shell", "child")]
+    assert all(alive(pid) for pid in pids)
+    assert guard.stdin is not None
+    guard.stdin.close()  # as the kernel does at a kill -9
+    guard.wait(120)
+    wait_for(lambda: not any(alive(pid) for pid in pids))
+
+
+def alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def wait_for(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("served", "own", "old", "kind"),
+    [
+        ((-2.03, -3.02), (-2.0, -3.0), (-2.5, -3.4), "proven"),
+        ((-2.5, -3.4), (-2.0, -3.0), (-2.5, -3.4), "stale"),
+        ((-2.3, -3.3), (-2.0, -3.0), (-2.5, -3.4), "stale"),
+        ((-2.22, -3.2), (-2.0, -3.0), (-2.5, -3.4), "other"),  # nearer to the new ones, but not by enough
+        ((-7.0, -1.0), (-2.0, -3.0), (-2.5, -3.4), "other"),  # nearer to the old ones, but far from both
+        ((-1.0, -1.0), (-2.0, -3.0), (-2.5, -3.4), "other"),
+        ((-2.001, -3.001), (-2.0, -3.0), (-2.001, -3.001), "not told apart"),
+        ((-2.0, -3.0), (-2.0, -3.0), (-2.0, -3.0), "not told apart"),
+        ((-2.0, -3.0), (-2.0, -3.0), (-2.001, -3.001), "proven"),
+        ((float("nan"), -3.0), (-2.0, -3.0), (-2.5, -3.4), "other"),
+        (("It is two.", "It is ten."), ("It is two.", "It is ten."), ("Maybe.", "No idea."), "proven"),
+        (
+            ("It is two.", "It is nil."),
+            ("It is two.", "It is ten."),
+            ("Maybe.", "No idea."),
+            "proven",
+        ),  # a near tie fell otherwise
+        (("Maybe.", "No idea."), ("It is two.", "It is ten."), ("Maybe.", "No idea."), "stale"),
+        (("It is two.", "It is ten."), ("It is two.", "It is ten."), ("It is two.", "It is ten."), "not told apart"),
+    ],
+)
+def test_the_rule(served: Any, own: Any, old: Any, kind: str) -> None:
+    verdict = judge(served, own, {"round 1": old}, "round 2")
+    assert verdict.kind == kind and "round 2" in verdict.text and "round 1" in verdict.text, verdict
+
+
+def test_what_number_types_do_stays_within_the_tolerances(rounds: list[str]) -> None:
+    from selfalign.engines._server_canary import figures
+    from selfalign.engines.hf import HF
+
+    for scored, tolerance in ((True, NATS), (False, PARTED)):
+        found = []
+        for model, dtype in ((rounds[0], "float32"), (rounds[0], "bfloat16"), (rounds[1], "float32")):
+            with HF(dtype=dtype, device="cpu").open(ModelRef(model), "auto") as session:
+                found.append(figures(session, SEEDS, scored))
+        assert distance(found[0], found[1]) < tolerance < distance(found[0], found[2]) / 2
+
+
+@pytest.mark.parametrize(
+    "options", [{"reload": "command"}, {"reload": "command", "command": "vllm serve"}, {"command": "x {model}"}]
+)
+def test_a_command_goes_with_its_option_and_names_the_model(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"reload=command and a command with \{model\}"):
+        OpenAI(**options)
