@@ -186,19 +186,29 @@ def send(
     handler.wfile.flush()
 
 
+def alive(pid: int) -> bool:
+    import psutil
+
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 @contextmanager
 def model_server(
     folder: Path, *, seconds: float = 120, port: int = 0, dtype: str = "float32", started: bool = True
 ) -> Iterator[Loopback]:
     """The model of a folder, served: token ids in, its text, log-probabilities or embedding out, each row with its own seed.
 
-    POST /load_lora_adapter adds an adapter, as vLLM's does; POST /start and /stop are what a server program's start and end
-    would be (see `started_server`), and before a start, or without one, all else is answered with 503.
+    POST /load_lora_adapter adds an adapter, as vLLM's does. POST /start stands for a server program that begins to serve a
+    model, until its process is dead (see `started_server`); without a model all is answered with 503.
     """
     from selfalign.engines.hf import HF
     from selfalign.types import ModelRef
 
-    engine, lock, sessions, first = HF(dtype=dtype, device="cpu"), threading.Lock(), dict[str, Any](), list[Any]()
+    engine, lock, sessions = HF(dtype=dtype, device="cpu"), threading.Lock(), dict[str, Any]()
+    first, owner = list[Any](), list[int]()
 
     def add(name: str, model: ModelRef) -> None:
         sessions[name] = first[0] if running.stale else opened.enter_context(engine.open(model, "auto"))
@@ -206,11 +216,13 @@ def model_server(
 
     def answer(path: str, body: Mapping[str, Any]) -> Any:
         with lock:
-            if path in ("/start", "/stop"):
+            if path == "/start":
                 sessions.clear()
-                if path == "/start":
-                    add(body["model"], ModelRef(body["model"]))
+                owner[:] = [body["pid"]]
+                add(body["model"], ModelRef(body["model"]))
                 return {}
+            if not all(alive(pid) for pid in owner):
+                sessions.clear()
             if not sessions:
                 return 503, {"error": {"message": "loading"}}
             if path == "/models":

@@ -10,15 +10,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from selfalign.engines._server_canary import NATS, PARTED, distance, judge
+from selfalign.engines._server_canary import NATS, distance, figures, judge
+from selfalign.engines.hf import HF
 from selfalign.engines.openai import OpenAI
 from selfalign.errors import RunFailed, UserError
 from selfalign.protocols import Served
 from selfalign.types import Example, ModelRef, Request, Sampling
-from tests.server import Loopback, model_server
+from tests.server import Loopback, alive, model_server
 from tests.tiny import tiny_model
 
 SEEDS = tuple(Example(f"s{i}", f"What is {i} and {i}?", f"It is {2 * i}.") for i in range(8))
@@ -35,7 +35,7 @@ def rounds(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 def started(server: Loopback, model: str = "{model}") -> str:
     """The command of a server program."""
-    return f"cd {CODE} && {shlex.quote(sys.executable)} -m tests.started_server {server.url} {model}"
+    return f"cd {CODE} && exec {shlex.quote(sys.executable)} -m tests.started_server {server.url} {model}"
 
 
 def asked(engine: OpenAI, rounds: list[str], round: int) -> tuple[int, list[Mapping[str, Any]]]:
@@ -50,22 +50,18 @@ def asked(engine: OpenAI, rounds: list[str], round: int) -> tuple[int, list[Mapp
 
 
 def test_a_command_serves_each_rounds_weights_and_ends_with_them(rounds: list[str]) -> None:
-    with model_server(Path(rounds[0]), started=False, dtype="bfloat16") as server:
-        for scores in ("echo", "none"):
-            engine = OpenAI(url=server.url, reload="command", command=started(server), scores=scores)
-            for round in range(3):
-                count, told = asked(engine, rounds, round)
-                assert count == 1 and [each["verdict"] for each in told] == ["proven"] * (round > 0), told
-                assert not [each for each in psutil.process_iter(["cmdline"]) if server.url in (each.info["cmdline"] or ())]
-    paths = [path for path, _, _ in server.seen]
-    assert paths.count("/start") == paths.count("/stop") == 6
-    texts = [body for path, body, _ in server.seen if path == "/completions" and body["model"] == rounds[2]]
-    assert {body.get("temperature") for body in texts[-7:-1]} == {0.0}, "six greedy answers without scores"
+    with model_server(Path(rounds[0]), seconds=1200, started=False, dtype="bfloat16") as server:
+        engine = OpenAI(url=server.url, reload="command", command=started(server))
+        for round in range(3):
+            count, told = asked(engine, rounds, round)
+            assert count == 1 and [each["verdict"] for each in told] == ["proven"] * (round > 0), told
+    starts = [body for path, body, _ in server.seen if path == "/start"]
+    assert [body["model"] for body in starts] == rounds and not any(alive(body["pid"]) for body in starts)
 
 
-@pytest.mark.parametrize("scores", ["echo", "prompt_logprobs", "none"])
+@pytest.mark.parametrize("scores", ["echo", "none"])
 def test_old_weights_under_the_new_name_end_the_run(rounds: list[str], scores: Any) -> None:
-    with model_server(Path(rounds[0]), started=False) as server:
+    with model_server(Path(rounds[0]), seconds=1200, started=False) as server:
         engine = OpenAI(url=server.url, reload="command", command=started(server), scores=scores)
         asked(engine, rounds, 0)
         server.stale = True
@@ -77,7 +73,7 @@ def test_old_weights_under_the_new_name_end_the_run(rounds: list[str], scores: A
 
 
 def test_a_command_that_starts_no_server_is_told(rounds: list[str]) -> None:
-    with model_server(Path(rounds[0]), started=False) as server:
+    with model_server(Path(rounds[0]), seconds=1200, started=False) as server:
         for command, startup, said in (
             ("echo starting; echo no such GPU >&2; exit 3 # {model}", 60.0, "ended with code 3; it said last: no such GPU"),
             ("true {model}", 0.1, "no server at .* in 0.1 s: nothing answers"),
@@ -85,16 +81,17 @@ def test_a_command_that_starts_no_server_is_told(rounds: list[str]) -> None:
             engine = OpenAI(url=server.url, reload="command", command=command, startup=startup)
             with pytest.raises(RunFailed, match=said):
                 asked(engine, rounds, 0)
-    with model_server(Path(rounds[0])) as server:  # somebody else's, which a command that goes on running cannot have started
+    # One that answers already is somebody else's, unless the command returns and so has restarted it.
+    with model_server(Path(rounds[0]), seconds=1200) as server:
         engine = OpenAI(url=server.url, reload="command", command="sleep 60 # {model}", startup=0.1)
         with pytest.raises(RunFailed, match="what answered there before still does"):
             asked(engine, rounds, 0)
-        elsewhere = OpenAI(url=server.url, reload="command", command="true {model}")  # one that returns has restarted it
+        elsewhere = OpenAI(url=server.url, reload="command", command="true {model}")
         assert asked(elsewhere, rounds, 0)[0] == 1
 
 
 def test_one_server_serves_one_model_at_a_time(rounds: list[str], tmp_path: Path) -> None:
-    with model_server(Path(rounds[0]), started=False) as server:
+    with model_server(Path(rounds[0]), seconds=1200, started=False) as server:
         engine = OpenAI(url=server.url, reload="command", command=started(server))
         with engine.open(ModelRef(rounds[0]), "auto") as session, engine.open(ModelRef(rounds[1]), "auto") as judge:
             session.generate(ONE, SHORT)
@@ -120,10 +117,6 @@ def test_a_server_does_not_outlive_a_run_that_is_killed(tmp_path: Path) -> None:
     wait_for(lambda: not any(alive(pid) for pid in pids))
 
 
-def alive(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-
-
 def wait_for(true: Callable[[], bool]) -> None:
     end = time.monotonic() + 120
     while not true():
@@ -137,7 +130,7 @@ def wait_for(true: Callable[[], bool]) -> None:
         ((-2.03, -3.02), (-2.0, -3.0), (-2.5, -3.4), "proven"),
         ((-2.5, -3.4), (-2.0, -3.0), (-2.5, -3.4), "stale"),
         ((-2.3, -3.3), (-2.0, -3.0), (-2.5, -3.4), "stale"),
-        ((-2.22, -3.2), (-2.0, -3.0), (-2.5, -3.4), "other"),  # nearer to the new ones, but not by enough
+        ((-1.75, -3.25), (-2.0, -3.0), (-2.5, -3.4), "other"),  # nearer to the new ones, but not by enough
         ((-7.0, -1.0), (-2.0, -3.0), (-2.5, -3.4), "other"),  # nearer to the old ones, but far from both
         ((-1.0, -1.0), (-2.0, -3.0), (-2.5, -3.4), "other"),
         ((-2.001, -3.001), (-2.0, -3.0), (-2.001, -3.001), "not told apart"),
@@ -145,12 +138,8 @@ def wait_for(true: Callable[[], bool]) -> None:
         ((-2.0, -3.0), (-2.0, -3.0), (-2.001, -3.001), "proven"),
         ((float("nan"), -3.0), (-2.0, -3.0), (-2.5, -3.4), "other"),
         (("It is two.", "It is ten."), ("It is two.", "It is ten."), ("Maybe.", "No idea."), "proven"),
-        (
-            ("It is two.", "It is nil."),
-            ("It is two.", "It is ten."),
-            ("Maybe.", "No idea."),
-            "proven",
-        ),  # a near tie fell otherwise
+        # A near tie fell otherwise.
+        (("It is two.", "It is nil."), ("It is two.", "It is ten."), ("Maybe.", "No idea."), "proven"),
         (("Maybe.", "No idea."), ("It is two.", "It is ten."), ("Maybe.", "No idea."), "stale"),
         (("It is two.", "It is ten."), ("It is two.", "It is ten."), ("It is two.", "It is ten."), "not told apart"),
     ],
@@ -160,16 +149,12 @@ def test_the_rule(served: Any, own: Any, old: Any, kind: str) -> None:
     assert verdict.kind == kind and "round 2" in verdict.text and "round 1" in verdict.text, verdict
 
 
-def test_what_number_types_do_stays_within_the_tolerances(rounds: list[str]) -> None:
-    from selfalign.engines._server_canary import figures
-    from selfalign.engines.hf import HF
-
-    for scored, tolerance in ((True, NATS), (False, PARTED)):
-        found = []
-        for model, dtype in ((rounds[0], "float32"), (rounds[0], "bfloat16"), (rounds[1], "float32")):
-            with HF(dtype=dtype, device="cpu").open(ModelRef(model), "auto") as session:
-                found.append(figures(session, SEEDS, scored))
-        assert distance(found[0], found[1]) < tolerance < distance(found[0], found[2]) / 2
+def test_another_number_type_stays_within_the_tolerance(rounds: list[str]) -> None:
+    found = []
+    for model, dtype in ((rounds[0], "float32"), (rounds[0], "bfloat16"), (rounds[1], "float32")):
+        with HF(dtype=dtype, device="cpu").open(ModelRef(model), "auto") as session:
+            found.append(figures(session, SEEDS, scored=True))
+    assert 0.0 < distance(found[0], found[1]) < NATS < distance(found[0], found[2]) / 2
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from selfalign.protocols import Session
 from selfalign.rendering import Format
 from selfalign.types import Example, ModelRef, Request, Sampling
 
-Figures = Sequence[float] | Sequence[str]
+Figures = Sequence[float | str]
 """Of one model, seed by seed: the log-probability of its response in nats a token, or the greedy answer to its prompt."""
 
 NATS = 0.01
