@@ -204,6 +204,12 @@ def _check_figures(part: Engine, session: Session) -> None:
     text = session.render(Request("r", _SEEDS[:2], "And now?"))
     shown = [text.find(each) for seed in _SEEDS[:2] for each in (seed.prompt, seed.response)] + [text.find("And now?")]
     _hold(-1 not in shown and shown == sorted(shown), part, "render shows the demonstrations in order, then the prompt")
+    said = (_SEEDS[2].prompt, _SEEDS[2].response)
+    text = session.render(Request("r", _SEEDS[:1], "And now?", history=(said,)))
+    shown = [text.find(each) for each in (_SEEDS[0].response, *said, "And now?")]
+    _hold(-1 not in shown and shown == sorted(shown), part, "render shows earlier turns between demonstrations and prompt")
+    alone, behind = session.likelihood([_SEEDS[0], replace(_SEEDS[0], history=(said,))])
+    _hold(alone != behind, part, "likelihood reads the history of an example")
     own = Request("r", text="Once upon a time")
     _hold(session.render(own) == own.text, part, "a text of the caller's own is rendered as it stands")
     for name, found in (

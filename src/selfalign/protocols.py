@@ -38,7 +38,7 @@ class Session(Protocol):
     def fit(self, request: Request, max_tokens: int) -> Request | None:
         """The request with as many of its demonstrations as fit the model's window beside `max_tokens` new tokens.
 
-        Demonstrations go from the last one on; the prompt itself is never cut. None where it does not fit even alone.
+        Demonstrations go from the last one on; history and prompt are never cut. None where it does not fit even alone.
         """
         ...
 
@@ -51,8 +51,8 @@ class Session(Protocol):
         ...
 
     def likelihood(self, examples: Sequence[Example], shown: Sequence[Sequence[Example]] = ()) -> list[Likelihood]:
-        """Log-likelihood of each example's response (end token included) given its prompt, behind the demonstrations
-        `shown` for it (none for any where `shown` is empty)."""
+        """Log-likelihood of each example's response (end token included) given its history and prompt, behind the
+        demonstrations `shown` for it (none for any where `shown` is empty)."""
         ...
 
     def continuation(self, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
@@ -171,6 +171,7 @@ class Context:
     seed: int
     """The run's random seed; draw with `derive_seed(context.seed, context.round, stage, slot)`."""
     pool: Pool
+    """Single turns alone (`Pool.single_turns`), but for the filters of second turns, which compare with those too."""
     session: Session
     encode: Encode
     generate: Generate

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
 from selfalign.errors import UserError
-from selfalign.types import Example
+from selfalign.types import Example, Turns
 
 Format = Literal["auto", "chat", "plain", "isara"]
 """How conversations become tokens: the model's chat template, plain lines, the published layout, or (auto) the template where
@@ -99,16 +99,19 @@ class Renderer:
     response_stops: Stops
     """What ends a response."""
 
-    def prompt_text(self, demonstrations: Sequence[Example], prompt: str | None) -> str:
+    def prompt_text(self, demonstrations: Sequence[Example], prompt: str | None, history: Turns = ()) -> str:
         """The text up to where the model writes; `prompt=None` opens the user's turn and leaves it to the model.
+
+        The turns of the history stand before the prompt in the form of demonstrations, behind those.
 
         Raises:
             UserError: the template cannot render this conversation, or a text contains one of its special tokens.
         """
+        turns = (*((pair.prompt, pair.response) for pair in demonstrations), *history)
         if layout := LAYOUTS.get(self.format):
-            pairs = (f"{layout.ask(pair.prompt)} {pair.response.strip()}{layout.end}{_BETWEEN}" for pair in demonstrations)
+            pairs = (f"{layout.ask(asked)} {answered.strip()}{layout.end}{_BETWEEN}" for asked, answered in turns)
             return "".join(pairs) + (layout.user if prompt is None else layout.ask(prompt))
-        texts = [text for pair in demonstrations for text in (pair.prompt, pair.response)]
+        texts = [text for turn in turns for text in turn]
         texts += [] if prompt is None else [prompt]
         for text in texts:
             if found := self.markers_in(text):
@@ -117,9 +120,9 @@ class Renderer:
             return str(_render(self.tokenizer, texts, generate=True))
         return _cut(_render(self.tokenizer, [*texts, _SENTINEL]))[0].rstrip(" ")
 
-    def prompt_ids(self, demonstrations: Sequence[Example], prompt: str | None) -> list[int]:
+    def prompt_ids(self, demonstrations: Sequence[Example], prompt: str | None, history: Turns = ()) -> list[int]:
         """Token ids of `prompt_text`, with the beginning-of-text token where the model wants one."""
-        ids = _tokens(self.tokenizer, self.prompt_text(demonstrations, prompt), self.format)
+        ids = _tokens(self.tokenizer, self.prompt_text(demonstrations, prompt, history), self.format)
         return [*_beginning(self.tokenizer, self.format), *ids]
 
     def response_ids(self, response: str) -> list[int]:
@@ -131,13 +134,15 @@ class Renderer:
         """The text behind a prompt's, without the `end_id`."""
         return ("" if self.format == "chat" else " ") + response.strip() + self.end
 
-    def training_ids(self, prompt: str, response: str, demonstrations: Sequence[Example] = ()) -> tuple[list[int], list[int]]:
+    def training_ids(
+        self, prompt: str, response: str, history: Turns = (), demonstrations: Sequence[Example] = ()
+    ) -> tuple[list[int], list[int]]:
         """(ids, labels) of one pair; labels are -100 on all before the response, the end token has its label.
 
         The boundary comes from the lengths, never from a token's value: a model whose padding token is its end token
         still learns to stop.
         """
-        before, after = self.prompt_ids(demonstrations, prompt), self.response_ids(response)
+        before, after = self.prompt_ids(demonstrations, prompt, history), self.response_ids(response)
         return before + after, [IGNORE] * len(before) + after
 
     def stops(self, prompt: str | None) -> Stops:
@@ -187,7 +192,8 @@ def preflight(renderer: Renderer, examples: Sequence[Example], context_length: i
     """
     notes = _format_notes(renderer)
     for example in examples:
-        for name, text in (("prompt", example.prompt), ("response", example.response)):
+        earlier = [("history", text) for turn in example.history for text in turn]
+        for name, text in (*earlier, ("prompt", example.prompt), ("response", example.response)):
             if found := renderer.markers_in(text):
                 raise UserError(
                     f"{example.id}: its {name} contains {found[0]!r}, which this model's {renderer.format} format reads as a "
@@ -198,18 +204,20 @@ def preflight(renderer: Renderer, examples: Sequence[Example], context_length: i
 
 
 def _check_pair(renderer: Renderer, example: Example, context_length: int) -> list[str]:
-    ids, labels = renderer.training_ids(example.prompt, example.response)
+    ids, labels = renderer.training_ids(example.prompt, example.response, example.history)
     if len(ids) > context_length:
+        whole = "prompt and response" if not example.history else "history, prompt and response"
         raise UserError(
-            f"{example.id}: prompt and response take {len(ids)} tokens but the model's window has {context_length}; "
+            f"{example.id}: {whole} take {len(ids)} tokens but the model's window has {context_length}; "
             "shorten it or leave it out"
         )
-    asked = renderer.prompt_ids((), example.prompt)
+    asked = renderer.prompt_ids((), example.prompt, example.history)
     boundary = len(asked)
     if ids[:boundary] != asked or labels != [IGNORE] * boundary + ids[boundary:]:
         raise UserError(f"{example.id}: its prompt has other tokens in training than in use; choose another format")
     if renderer.format == "chat":
-        own = _render(renderer.tokenizer, [example.prompt], generate=True, tokenize=True)
+        texts = [text for turn in example.history for text in turn]
+        own = _render(renderer.tokenizer, [*texts, example.prompt], generate=True, tokenize=True)
         if list(own) != asked:
             raise UserError(f"{example.id}: the chat template gives other tokens when asked for them directly; use format plain")
     stops = renderer.response_stops
@@ -222,7 +230,7 @@ def _check_pair(renderer: Renderer, example: Example, context_length: int) -> li
 def _check_boundary(renderer: Renderer, example: Example, asked: list[int], answered: list[int]) -> list[str]:
     beginning = len(_beginning(renderer.tokenizer, renderer.format))
     joined = (asked + answered)[beginning : None if renderer.end_id is None else -1]
-    text = renderer.prompt_text((), example.prompt) + renderer.response_text(example.response)
+    text = renderer.prompt_text((), example.prompt, example.history) + renderer.response_text(example.response)
     decoded = str(renderer.tokenizer.decode(joined, skip_special_tokens=False, clean_up_tokenization_spaces=False))
     if decoded == text:
         return []

@@ -11,10 +11,10 @@ from typing import Any
 
 from selfalign.errors import RunFailed
 from selfalign.plain import dumps
-from selfalign.types import Demonstration, Dropped, Example, Metric, Outcome
+from selfalign.types import Demonstration, Dropped, Example, Metric, Outcome, Turns
 
-COLUMNS = "id, round, slot, prompt, response, category, prompt_finish, response_finish, metadata"
-_INSERT = f"INSERT INTO samples ({COLUMNS}, verdict, rule, evidence) VALUES ({', '.join('?' * 12)})"
+COLUMNS = "id, round, slot, prompt, response, category, prompt_finish, response_finish, metadata, history"
+_INSERT = f"INSERT INTO samples ({COLUMNS}, verdict, rule, evidence) VALUES ({', '.join('?' * 13)})"
 _LINKS = "SELECT sample, part, demonstration, similarity, d.id FROM demonstrations JOIN samples d ON d.number = demonstration"
 
 Verdict = tuple[Example, str, str | None, str | None]
@@ -163,7 +163,7 @@ def _real(value: float | None) -> float:
 def _columns(example: Example, verdict: str, rule: str | None, evidence: str | None) -> tuple[Any, ...]:
     e = example
     head = (e.id, e.round, e.slot, e.prompt, e.response, e.category, e.prompt_finish, e.response_finish)
-    return (*head, dumps(dict(e.metadata)), verdict, rule, evidence)
+    return (*head, dumps(dict(e.metadata)), dumps(e.history), verdict, rule, evidence)
 
 
 def _shown(example: Example) -> tuple[Demonstration, ...]:
@@ -171,7 +171,7 @@ def _shown(example: Example) -> tuple[Demonstration, ...]:
 
 
 def _example(columns: Sequence[Any], links: Sequence[tuple[Any, ...]], scores: Sequence[tuple[Any, ...]]) -> Example:
-    id, round, slot, prompt, response, category, prompt_finish, response_finish, metadata = columns
+    id, round, slot, prompt, response, category, prompt_finish, response_finish, metadata, history = columns
     return Example(
         id=id,
         prompt=prompt,
@@ -185,4 +185,16 @@ def _example(columns: Sequence[Any], links: Sequence[tuple[Any, ...]], scores: S
         response_demonstrations=tuple(Demonstration(name, near) for _, part, _, near, name in links if part == "response"),
         scores={name: _real(value) for _, name, value in scores},
         metadata=json.loads(metadata),
+        history=turns(history),
     )
+
+
+def first_later_turn(connection: sqlite3.Connection, where: str, values: Sequence[Any] = ()) -> str:
+    """The id of a sample with earlier turns among those that meet a condition; "" where none has any."""
+    found = connection.execute(f"SELECT id FROM samples WHERE {where} AND history != '[]' ORDER BY number LIMIT 1", values)
+    return str((found.fetchone() or ("",))[0])
+
+
+def turns(history: str) -> Turns:
+    """The column `history` as it was in the example."""
+    return tuple((prompt, response) for prompt, response in json.loads(history))

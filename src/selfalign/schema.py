@@ -24,7 +24,7 @@ CREATE TABLE samples (
   number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, round INTEGER NOT NULL, slot INTEGER NOT NULL,
   verdict TEXT NOT NULL CHECK (verdict IN ('seed', 'validation', 'kept', 'dropped')), rule TEXT, evidence TEXT,
   prompt TEXT NOT NULL, response TEXT NOT NULL, category TEXT NOT NULL,
-  prompt_finish TEXT NOT NULL, response_finish TEXT NOT NULL, metadata TEXT NOT NULL,
+  prompt_finish TEXT NOT NULL, response_finish TEXT NOT NULL, metadata TEXT NOT NULL, history TEXT NOT NULL,
   CHECK ((verdict IN ('seed', 'validation')) = (round = 0)), CHECK ((verdict = 'dropped') = (rule IS NOT NULL)));
 CREATE INDEX samples_by_round ON samples (round, verdict, rule);
 CREATE UNIQUE INDEX one_candidate_per_slot ON samples (round, slot) WHERE round > 0;

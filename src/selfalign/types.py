@@ -18,6 +18,9 @@ FinishReason = Literal["stop", "length", "context"]
 """stop: the model ended the turn itself; length: it ran into max_tokens; context: no room in its window to begin."""
 
 FloatArray = NDArray[np.float32]
+Turns = tuple[tuple[str, str], ...]
+"""Earlier turns of a conversation, the oldest first: (prompt, response) each."""
+
 Metadata = Mapping[str, str]
 """Extra columns of a seed file, kept as they came and handed through to the exports."""
 
@@ -39,7 +42,10 @@ class Demonstration:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A prompt with its response: a seed (round 0) or a sample some round generated."""
+    """A prompt with its response: a seed (round 0) or a sample some round generated.
+
+    With a history it is a later turn of a conversation: the history is context, the response alone is learned or measured.
+    """
 
     id: str
     prompt: str
@@ -54,9 +60,15 @@ class Example:
     response_demonstrations: tuple[Demonstration, ...] = ()
     scores: Mapping[str, float] = field(default_factory=dict)
     metadata: Metadata = field(default_factory=dict)
+    history: Turns = ()
 
     def __hash__(self) -> int:
         return hash(self.id)
+
+    @property
+    def asked(self) -> str:
+        """All that the response answers, as one text for judges and comparisons: the prompt behind its history."""
+        return transcript(self.history, self.prompt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +86,8 @@ class Request:
     """64-bit random seed of this row's own stream: the same row gives the same text whoever its neighbours are."""
     text: str | None = None
     """The exact text to go on from, in place of anything rendered: for prompt forms that an evaluation prescribes."""
+    history: Turns = ()
+    """Turns that stand between the demonstrations and the prompt; like the prompt, never cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +223,14 @@ class Metric:
             raise ValueError(
                 f"Metric: {self.name} = {self.value} is outside {low:g} … {high:g}, where its unit, {self.unit}, lies"
             )
+
+
+def transcript(history: Turns, prompt: str) -> str:
+    """A prompt with what was said before it, a paragraph for each text; the prompt alone where nothing was."""
+    if not history:
+        return prompt
+    said = [text for asked, answered in history for text in (f"User: {asked}", f"Assistant: {answered}")]
+    return "\n\n".join([*said, f"User: {prompt}"])
 
 
 def derive_seed(seed: int, *path: int | str) -> int:

@@ -27,7 +27,7 @@ from selfalign.trainers._child import arguments
 from selfalign.trainers._guard import make_guard
 from selfalign.trainers._weighted import NotFinite, Steps, collate, make_trainer, weighted_sum
 from selfalign.trainers.sft import SFT
-from selfalign.types import Example, ModelRef
+from selfalign.types import Example, ModelRef, Turns
 from tests.tiny import tiny_model
 
 STEPS = 4
@@ -104,14 +104,14 @@ def rows(lengths: list[tuple[bool, int]]) -> list[Row]:
 
 
 def test_every_row_is_kept_or_lost_by_rule() -> None:
-    def encode(prompt: str, response: str) -> tuple[list[int], list[int]]:
+    def encode(prompt: str, response: str, history: Turns) -> tuple[list[int], list[int]]:
         if "<" in prompt:
             raise UserError("contains a marker")
         ids = list(range(len(prompt) + len(response)))
         return ids, [-100] * len(prompt) + ids[len(prompt) :]
 
     texts = [("ask", "answer"), ("ask", ""), ("ask", "answer " * 9), ("<ask", "answer"), ("", "a")]
-    kept, lost = tokenise([{"prompt": p, "response": r, "seed": True} for p, r in texts], encode, limit=20)
+    kept, lost = tokenise([{"prompt": p, "response": r, "history": (), "seed": True} for p, r in texts], encode, limit=20)
     assert [row.place for row in kept] == [0]
     assert [(row.place, row.rule) for row in lost] == [(1, "no_labels"), (2, "too_long"), (3, "not_renderable"), (4, "no_labels")]
     assert lost[1].evidence == "66 tokens, the limit is 20"
@@ -160,7 +160,8 @@ def gradients(model: torch.nn.Module) -> torch.Tensor:
 def tokenised(folder: Path) -> list[Row]:
     encode = make_renderer(AutoTokenizer.from_pretrained(folder)).training_ids
     texts = [(pair, pair.id.startswith("seed")) for pair in (*pairs("seed", 3), *pairs("made", 5))]
-    return tokenise([{"prompt": p.prompt, "response": p.response, "seed": seed} for p, seed in texts], encode, 256)[0]
+    rows = [{"prompt": p.prompt, "response": p.response, "history": p.history, "seed": seed} for p, seed in texts]
+    return tokenise(rows, encode, 256)[0]
 
 
 def mean_loss(model: torch.nn.Module, data: list[Row]) -> torch.Tensor:

@@ -27,7 +27,8 @@ def messages(request: Request) -> list[dict[str, str]]:
             f"{request.id}: a chat can ask for an answer only, not for a new prompt or how a text goes on;"
             " use engine.prompts=ids or text, with a server that has the completions endpoint"
         )
-    texts = [text for pair in request.demonstrations for text in (pair.prompt, pair.response)] + [request.prompt]
+    turns = (*((pair.prompt, pair.response) for pair in request.demonstrations), *request.history)
+    texts = [*(text for turn in turns for text in turn), request.prompt]
     return [{"role": "assistant" if at % 2 else "user", "content": text.strip()} for at, text in enumerate(texts)]
 
 

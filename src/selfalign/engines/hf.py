@@ -73,7 +73,7 @@ class HF:
             _log.warning("%s: %s", model.base, note)
         rows = getattr(config.get_text_config(), "vocab_size", None)
         used = {*renderer.prompt_stops.ids, *renderer.response_stops.ids}
-        used.update(*(renderer.training_ids(seed.prompt, seed.response)[0] for seed in seeds))
+        used.update(*(renderer.training_ids(seed.prompt, seed.response, seed.history)[0] for seed in seeds))
         if rows is not None and used and max(used) >= rows:
             raise UserError(
                 f"model {model.base!r}: its tokenizer gives the id {max(used)} but the model embeds {rows} tokens; "
@@ -138,7 +138,7 @@ class HFSession:
 
     def likelihood(self, examples: Sequence[Example], shown: Sequence[Sequence[Example]] = ()) -> list[Likelihood]:
         pairs = [
-            self._renderer.training_ids(example.prompt, example.response, demonstrations)
+            self._renderer.training_ids(example.prompt, example.response, example.history, demonstrations)
             for example, demonstrations in zip(examples, shown or ((),) * len(examples), strict=True)
         ]
         for example, (ids, _) in zip(examples, pairs, strict=True):
@@ -176,7 +176,7 @@ class HFSession:
     def render(self, request: Request) -> str:
         if request.text is not None:
             return request.text
-        return self._renderer.prompt_text(request.demonstrations, request.prompt)
+        return self._renderer.prompt_text(request.demonstrations, request.prompt, request.history)
 
     def _write(self, requests: Sequence[Request], sampling: Sampling, kind: _Kind) -> list[Completion]:
         prompts = [self._ids(request) for request in requests]
@@ -258,7 +258,7 @@ class HFSession:
     def _prompt_ids(self, request: Request) -> tuple[int, ...]:
         if request.text is not None:
             return tuple(self._tokenizer(request.text)["input_ids"])
-        return tuple(self._renderer.prompt_ids(request.demonstrations, request.prompt))
+        return tuple(self._renderer.prompt_ids(request.demonstrations, request.prompt, request.history))
 
     def _make_stopper(self, kind: _Kind, strings: tuple[str, ...]) -> _decode.Stopper:
         own = _weights.own_stop_ids(self._model)

@@ -179,7 +179,7 @@ class OpenAISession:
 
     def likelihood(self, examples: Sequence[Example], shown: Sequence[Sequence[Example]] = ()) -> list[Likelihood]:
         pairs = [
-            self._renderer.training_ids(example.prompt, example.response, demonstrations)
+            self._renderer.training_ids(example.prompt, example.response, example.history, demonstrations)
             for example, demonstrations in zip(examples, shown or ((),) * len(examples), strict=True)
         ]
         for example, (ids, _) in zip(examples, pairs, strict=True):
@@ -215,7 +215,7 @@ class OpenAISession:
     def render(self, request: Request) -> str:
         if request.text is not None:
             return request.text
-        return self._renderer.prompt_text(request.demonstrations, request.prompt)
+        return self._renderer.prompt_text(request.demonstrations, request.prompt, request.history)
 
     def _connect(self) -> None:
         """Have the server serve the model, find it there, have it write one token, and prove its weights; done once."""
@@ -321,7 +321,7 @@ class OpenAISession:
     def _prompt_ids(self, request: Request) -> tuple[int, ...]:
         if request.text is not None:
             return tuple(self._tokenizer(request.text)["input_ids"])
-        return tuple(self._renderer.prompt_ids(request.demonstrations, request.prompt))
+        return tuple(self._renderer.prompt_ids(request.demonstrations, request.prompt, request.history))
 
     def _context(self) -> int:
         return min(_weights.context_length(self._config, self._tokenizer), self._engine.context or 10**9)

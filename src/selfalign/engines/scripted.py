@@ -65,7 +65,7 @@ class Scripted:
             UserError: a seed is longer than the window.
         """
         for seed in seeds:
-            if (length := _length(seed.prompt) + _length(seed.response)) > self.window:
+            if (length := _length(seed.asked) + _length(seed.response)) > self.window:
                 raise UserError(f"{seed.id}: prompt and response take {length} tokens, the window has {self.window}; shorten it")
         return replace(model, hash=hashlib.sha256(f"{model.base}\0{model.adapter}".encode()).hexdigest())
 
@@ -116,7 +116,8 @@ class ScriptedSession:
     def render(self, request: Request) -> str:
         if request.text is not None:
             return request.text
-        shown = "".join(f"USER: {pair.prompt}\nASSISTANT: {pair.response}\n\n" for pair in request.demonstrations)
+        turns = (*((pair.prompt, pair.response) for pair in request.demonstrations), *request.history)
+        shown = "".join(f"USER: {asked}\nASSISTANT: {answered}\n\n" for asked, answered in turns)
         return shown + ("USER:" if request.prompt is None else f"USER: {request.prompt}\nASSISTANT:")
 
     def _complete(self, request: Request, sampling: Sampling) -> Completion:
@@ -139,7 +140,7 @@ class ScriptedSession:
     def _likelihood(self, example: Example) -> Likelihood:
         rounds = [int(found[1]) for part in PurePath(self.model.base).parts if (found := re.fullmatch(r"round-(\d+)", part))]
         tokens = _length(example.response) + 1
-        share = zlib.crc32(f"{example.prompt}\0{example.response}".encode("utf-8", "surrogatepass")) / 2**32
+        share = zlib.crc32(f"{example.asked}\0{example.response}".encode("utf-8", "surrogatepass")) / 2**32
         return Likelihood((-2.0 - share + self.engine.gain * max(rounds, default=0)) * tokens, tokens)
 
 
@@ -158,10 +159,10 @@ def _prompt(model: ModelRef, request: Request) -> str:
         return ""
     if kind < 0.08:
         return "Why though?"
-    if kind < 0.14 and request.demonstrations:
-        return draw.choice(request.demonstrations).prompt
-    pair = draw.choice(request.demonstrations) if request.demonstrations else None
-    about = " ".join(pair.prompt.rstrip("?.! ").split()[-2:]) if pair else "all this"
+    shown = [*(pair.prompt for pair in request.demonstrations), *(asked for asked, _ in request.history)]
+    if kind < 0.14 and shown:
+        return draw.choice(shown)
+    about = " ".join(draw.choice(shown).rstrip("?.! ").split()[-2:]) if shown else "all this"
     return f"{draw.choice(_OPENINGS)} {draw.choice(_VERBS)} {draw.choice(_THINGS)} {draw.choice(_PLACES)}, thinking of {about}?"
 
 
