@@ -11,6 +11,7 @@ from selfalign.disk import whole_file
 from selfalign.errors import UserError
 from selfalign.exports import best_round
 from selfalign.store import Store
+from selfalign.types import transcript
 
 
 def export_answers(store: Store, file: str | Path, round: int | None = None) -> int:
@@ -55,7 +56,12 @@ def _rows(store: Store, round: int) -> list[dict[str, Any]]:
     options = store.identity()
     generator = f"{Path(str(options['model'])).name}-{options['name']}-round-{round:02d}"
     return [
-        {"instruction": answer["prompt"], "output": answer["text"], "generator": generator, "dataset": stage}
+        {
+            "instruction": transcript(answer.get("history", ()), answer["prompt"]),
+            "output": answer["text"],
+            "generator": generator,
+            "dataset": stage,
+        }
         for stage in stages
         for answer in store.done_batches(round, stage).values()
     ]

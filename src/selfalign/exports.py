@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from selfalign import model_rows
+from selfalign import model_rows, rows
 from selfalign.cards import data_card, model_card
 from selfalign.checkpoints import publish
 from selfalign.disk import reporting, require_space, whole_file
@@ -20,55 +20,69 @@ from selfalign.errors import UserError
 from selfalign.merging import write_merged
 from selfalign.plain import finite, json_line, metric_table
 from selfalign.store import Store
-from selfalign.types import Demonstration, Example
+from selfalign.types import Demonstration, Example, Turns
 
 DataFormat = Literal["plain", "messages", "prompt-completion", "alpaca"]
 
-_SHAPES: Mapping[DataFormat, Callable[[str, str], dict[str, Any]]] = {
-    "plain": lambda prompt, response: {"prompt": prompt, "response": response},
-    "messages": lambda prompt, response: {
-        "messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+_SHAPES: Mapping[DataFormat, Callable[[str, str, Turns], dict[str, Any]]] = {
+    "plain": lambda prompt, response, _: {"prompt": prompt, "response": response},
+    "messages": lambda prompt, response, history: {
+        "messages": [
+            {"role": role, "content": text}
+            for turn in (*history, (prompt, response))
+            for role, text in zip(("user", "assistant"), turn, strict=True)
+        ]
     },
-    "prompt-completion": lambda prompt, response: {"prompt": prompt, "completion": response},
-    "alpaca": lambda prompt, response: {"instruction": prompt, "input": "", "output": response},
+    "prompt-completion": lambda prompt, response, _: {"prompt": prompt, "completion": response},
+    "alpaca": lambda prompt, response, _: {"instruction": prompt, "input": "", "output": response},
 }
+WITH_HISTORY = ("plain", "alpaca")
+"""Formats that get a field `history`, a list of [prompt, response], where any row has earlier turns."""
 _ROWS_AT_ONCE = 10_000
 
 
 def export_data(store: Store, file: str | Path, format: DataFormat = "plain", rounds: Sequence[int] | None = None) -> int:
     """Writes kept samples, and the seeds as round 0, oldest round first; `rounds` chooses some of them.
 
-    JSON lines of {"id", "round"} and the format's own fields; Parquet where the name ends in `.parquet`.
+    JSON lines of {"id", "round"} and the format's own fields; Parquet where the name ends in `.parquet`. Earlier turns stand in
+    the messages, and in the other formats in the field `history` of every row, where any row has some.
 
     Returns:
         The number of rows written.
 
     Raises:
-        UserError: a format, round or file that cannot be.
+        UserError: a format, round or file that cannot be, or a format without a place for the earlier turns of a row.
     """
     if format not in _SHAPES:
         raise UserError(f"no data format {format!r}: use one of {', '.join(_SHAPES)}")
-    shape = _SHAPES[format]
     with store.snapshot() as connection:
         chosen = _rounds(store, rounds)
-        found = connection.execute(
-            "SELECT id, round, prompt, response FROM samples WHERE verdict != 'dropped' "
-            f"AND round IN ({', '.join('?' * len(chosen))}) ORDER BY round, slot, number",
-            chosen,
+        where = f"verdict != 'dropped' AND round IN ({', '.join('?' * len(chosen))})"
+        later = rows.first_later_turn(connection, where, chosen)
+        if later and format not in (*WITH_HISTORY, "messages"):
+            raise UserError(f"{format} has no place for the earlier turns of {later}; use the format messages, alpaca or plain")
+
+        def shape(prompt: str, response: str, history: Turns) -> dict[str, Any]:
+            return {**_SHAPES[format](prompt, response, history), **_column(history, later and format in WITH_HISTORY)}
+
+        query = f"SELECT id, round, prompt, response, history FROM samples WHERE {where} ORDER BY round, slot, number"
+        written = (
+            {"id": id, "round": round, **shape(prompt, response, rows.turns(history))}
+            for id, round, prompt, response, history in connection.execute(query, chosen)
         )
-        written = ({"id": id, "round": round, **shape(prompt, response)} for id, round, prompt, response in found)
-        return _write_rows(Path(file), written, {"id": "", "round": 0, **shape("", "")})
+        return _write_rows(Path(file), written, {"id": "", "round": 0, **shape("", "", (("", ""),))})
 
 
 def export_dropped(store: Store, file: str | Path) -> int:
     """Writes the dropped candidates with `rule` and `evidence`, as `export_data` does the kept ones."""
     with store.snapshot() as connection:
         names = ("id", "round", "prompt", "response", "rule", "evidence")
-        found = connection.execute(
-            f"SELECT {', '.join(names)} FROM samples WHERE verdict = 'dropped' ORDER BY round, slot, number"
-        )
-        written = (dict(zip(names, row, strict=True)) for row in found)
-        return _write_rows(Path(file), written, {name: 0 if name == "round" else "" for name in names})
+        where = "verdict = 'dropped'"
+        later = rows.first_later_turn(connection, where)
+        found = connection.execute(f"SELECT history, {', '.join(names)} FROM samples WHERE {where} ORDER BY round, slot, number")
+        written = ({**dict(zip(names, row, strict=True)), **_column(rows.turns(history), later)} for history, *row in found)
+        sample = {**{name: 0 if name == "round" else "" for name in names}, **_column((("", ""),), later)}
+        return _write_rows(Path(file), written, sample)
 
 
 def export_round(store: Store, round: int) -> None:
@@ -182,6 +196,7 @@ def _everything(example: Example) -> dict[str, Any]:
         "round": e.round,
         "slot": e.slot,
         "category": e.category,
+        **_column(e.history, e.history),
         "prompt": e.prompt,
         "response": e.response,
         "prompt_finish": e.prompt_finish,
@@ -191,6 +206,10 @@ def _everything(example: Example) -> dict[str, Any]:
         "response_demonstrations": [_link(d) for d in e.response_demonstrations],
         "metadata": dict(e.metadata),
     }
+
+
+def _column(history: Turns, wanted: object) -> dict[str, Any]:
+    return {"history": [list(turn) for turn in history]} if wanted else {}
 
 
 def _link(demonstration: Demonstration) -> dict[str, Any]:

@@ -43,6 +43,8 @@ def overlap(
 ) -> list[Hit]:
     """Every pair of a training row and a held-out example whose prompts overlap, once, by the strongest kind that holds.
 
+    A prompt with earlier turns is compared with them: "Why?" is another question in another conversation.
+
     exact: the same text; normalised: the same after `normalise`; ngram: at least `MAX_CONTAINMENT` of the word n-grams of the
     shorter prompt stand in the longer one; embedding: cosine of at least `MAX_SIMILARITY`. Pairs that are the same come
     first, then by falling value.
@@ -51,15 +53,15 @@ def overlap(
     of twelve words has.
 
     Args:
-        vectors: embeddings of the prompts, shapes (len(training), d) and (len(held_out), d), rows of unit length; None leaves
-            the kind `embedding` out.
+        vectors: embeddings of the prompts (`Example.asked`), shapes (len(training), d) and (len(held_out), d), rows of unit
+            length; None leaves the kind `embedding` out.
     """
     found: dict[tuple[int, int], tuple[Kind, float]] = {}
     if not training or not held_out:
         return []
     for i, j, cosine in _similar(*vectors) if vectors is not None else ():
         found[i, j] = ("embedding", cosine)
-    ours, theirs = [row.prompt for row in training], [row.prompt for row in held_out]
+    ours, theirs = [row.asked for row in training], [row.asked for row in held_out]
     found.update({(i, j): ("ngram", share) for i, j, share in _contained(ours, theirs)})
     found.update(dict.fromkeys(_equal(ours, theirs, normalise), ("normalised", 1.0)))
     found.update(dict.fromkeys(_equal(ours, theirs, str), ("exact", 1.0)))

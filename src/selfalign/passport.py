@@ -42,7 +42,7 @@ def passport(store: Store, id: str) -> dict[str, Any]:
             "prompt_demonstrations": _demonstrations(connection, number, "prompt"),
             "response_demonstrations": _demonstrations(connection, number, "response"),
             "written_by": _model(store, connection, example.round - 1) if example.round else None,
-            "sampling": _sampling(store) if example.round else None,
+            "sampling": _sampling(store, example) if example.round else None,
             "prompt_texts": _prompt_texts(connection, example),
             "trained_into": _trained_into(store, connection, number),
             "shown_in": _shown_in(connection, number),
@@ -52,17 +52,22 @@ def passport(store: Store, id: str) -> dict[str, Any]:
 def passport_text(passport: Mapping[str, Any]) -> str:
     """The passport for a terminal, with nothing in it that a terminal would obey."""
     p = passport
+    firsts = ", ".join(d["id"] for d in p["prompt_demonstrations"]) if p["history"] else ""
     origin = f"round {p['round']}, slot {p['slot']}" + (f", category {p['category']}" if p["category"] else "")
     parts = [
         f"{p['id']} ({origin})",
         _block("verdict", p["verdict"] if p["rule"] is None else f"dropped by {p['rule']}: {p['evidence']}"),
+        _block(
+            f"earlier turns ({firsts})" if firsts else "earlier turns",
+            "\n".join(f"{prompt}\n→ {response}" for prompt, response in p["history"]),
+        ),
         _block(f"prompt (ended by {p['prompt_finish']})", p["prompt"]),
         _block(f"response (ended by {p['response_finish']})", p["response"]),
         _block("scores", "\n".join(f"{name} {value}" for name, value in p["scores"].items())),
         _block("metadata", "\n".join(f"{name}: {value}" for name, value in p["metadata"].items())),
         _block("written by", p["written_by"] and _named(p["written_by"])),
         _block("sampling", p["sampling"] and "\n".join(f"{name}: {json.dumps(v)}" for name, v in p["sampling"].items())),
-        _block("demonstrations of the prompt", "\n".join(map(_shown, p["prompt_demonstrations"]))),
+        _block("demonstrations of the prompt", "" if firsts else "\n".join(map(_shown, p["prompt_demonstrations"]))),
         _block("demonstrations of the response", "\n".join(map(_shown, p["response_demonstrations"]))),
         *(_block(f"the model was given ({stage})", text) for stage, text in p["prompt_texts"].items()),
         _block("trained into", "\n".join(map(_trained, p["trained_into"]))),
@@ -102,6 +107,7 @@ def _own(example: Example) -> dict[str, Any]:
         "slot": example.slot,
         "category": example.category,
         "metadata": dict(example.metadata),
+        "history": [list(turn) for turn in example.history],
         "prompt": example.prompt,
         "response": example.response,
         "prompt_finish": example.prompt_finish,
@@ -134,11 +140,11 @@ def _model(store: Store, connection: sqlite3.Connection, round: int) -> dict[str
     return {"round": round, "base": found[0].base, "adapter": found[0].adapter, "hash": found[0].hash}
 
 
-def _sampling(store: Store) -> dict[str, Any]:
+def _sampling(store: Store, example: Example) -> dict[str, Any]:
     identity = store.identity()
-    proposer = identity.get("proposer")
+    asking = identity.get("second_turns" if example.history else "proposer")
     return {
-        "prompt": proposer.get("sampling") if isinstance(proposer, dict) else None,
+        "prompt": asking.get("sampling") if isinstance(asking, dict) else None,
         "response": identity.get("sampling"),
         "seed": identity.get("seed"),
     }

@@ -39,6 +39,7 @@ class _Form:
 _MESSAGES = _Form("messages", "messages")
 _TASK = _Form("instruction", "output", "input")
 _FORMS = (_Form("prompt", "response"), _Form("question", "answer"), _TASK, _MESSAGES)
+_BY_TURNS = "write user and assistant turns by turns, the user's first and the assistant's last"
 _KNOWN = sorted({name for form in _FORMS for name in (form.prompt, form.response)})
 
 
@@ -53,7 +54,7 @@ class _Seen:
         before = self.ids.setdefault(example.id, where)
         if before != where:
             raise Malformed(f"field 'id': {show(example.id)} is also the id of {before}; give each row its own")
-        before = self.prompts.setdefault(" ".join(example.prompt.casefold().split()), where)
+        before = self.prompts.setdefault(" ".join(example.asked.casefold().split()), where)
         if before != where:
             raise Malformed(f"the prompt {show(example.prompt)} is the same as that of {before}; remove one of the two")
 
@@ -65,9 +66,13 @@ def read_seeds(path: str | Path, *, response_required: bool = True) -> tuple[Exa
     (UTF-8, with a header, quoted as RFC 4180 says), .parquet. A row holds `prompt` and `response`; or `question` and
     `answer`; or `instruction` (an `input` that is not empty follows it after a blank line) and `output`; or, as in
     Self-Instruct's seed tasks, `instruction` and `instances`, a list of `input` and `output`, each of them an example (where
-    a row has several, `.1`, `.2` … follow its id); or `messages` of one user turn and one assistant turn. `id` and `category`
-    are optional; an example without an id is called seed-0001 and so on, by its place. Other columns become metadata: text as
-    it stands, any other value as its JSON text. Prompts that differ in case or white space alone count as duplicates.
+    a row has several, `.1`, `.2` … follow its id); or `messages`, a list of user and assistant turns by turns: the last two are
+    the prompt and its response, those before them its history. `id` and `category` are optional; an example without an id is
+    called seed-0001 and so on, by its place. Other columns become metadata: text as it stands, any other value as its JSON
+    text. Prompts that differ in case or white space alone count as duplicates, where the same was said before them.
+
+    The turns of a history are no examples by themselves: a first turn that shall be shown, learned or measured too needs a row
+    of its own.
 
     With `response_required=False` a response may be missing, null or blank, and then is "".
 
@@ -130,8 +135,9 @@ def _instances(row: Row) -> list[Row]:
 
 def _example(row: Row, slot: int, response_required: bool) -> Example:
     form = _choose_form(row.fields, response_required)
+    earlier: list[tuple[str, str]] = []
     if form is _MESSAGES:
-        prompt, response = _turns(row.fields["messages"], response_required)
+        *earlier, (prompt, response) = _turns(row.fields["messages"], response_required)
     else:
         prompt = _text(row.fields, form.prompt)
         response = _text(row.fields, form.response, required=response_required)
@@ -141,7 +147,7 @@ def _example(row: Row, slot: int, response_required: bool) -> Example:
     identity = _id(rest) if "id" in rest else f"seed-{slot + 1:04}"
     category = _category(rest)
     metadata = {name: _metadata(name, value) for name, value in rest.items() if name not in ("id", "category")}
-    return Example(identity, prompt, response, slot=slot, category=category, metadata=metadata)
+    return Example(identity, prompt, response, slot=slot, category=category, metadata=metadata, history=tuple(earlier))
 
 
 def _choose_form(names: Collection[str], response_required: bool) -> _Form:
@@ -180,11 +186,12 @@ def _nearest(names: Collection[str], wanted: list[str]) -> str:
     return ""
 
 
-def _turns(messages: Any, response_required: bool) -> tuple[str, str]:
+def _turns(messages: Any, response_required: bool) -> list[tuple[str, str]]:
+    """(prompt, response) of each turn, the last one's response "" where it is not required and missing."""
     if not isinstance(messages, list):
-        raise Malformed(f"field 'messages': is {kind(messages)}, not a list; write one user turn and one assistant turn")
+        raise Malformed(f"field 'messages': is {kind(messages)}, not a list; {_BY_TURNS}")
     roles = []
-    for turn in messages[:3]:
+    for turn in messages:
         if not isinstance(turn, dict):
             raise Malformed(f'field \'messages\': a turn is {kind(turn)}, not an object; write {{"role": …, "content": …}}')
         if extra := [name for name, value in turn.items() if name not in ("role", "content") and value is not None]:
@@ -192,12 +199,13 @@ def _turns(messages: Any, response_required: bool) -> tuple[str, str]:
         roles.append(_text(turn, "role"))
     if "system" in roles:
         raise Malformed("field 'messages': has a system turn, but no instructions are written in the loop; remove it")
-    allowed = [["user", "assistant"]] if response_required else [["user", "assistant"], ["user"]]
-    if roles not in allowed or len(messages) > 2:
-        found = (listed(roles) or "none") + (" …" if len(messages) > 3 else "")
-        raise Malformed(f"field 'messages': has the turns {found}; write one user turn, then one assistant turn")
-    response = _text(messages[1], "content", required=response_required) if len(messages) > 1 else ""
-    return _text(messages[0], "content"), response
+    unanswered = len(roles) % 2 == 1
+    if not roles or roles != [("user", "assistant")[at % 2] for at in range(len(roles))] or (unanswered and response_required):
+        raise Malformed(f"field 'messages': has the turns {listed(roles) or 'none'}; {_BY_TURNS}")
+    texts = [_text(turn, "content") for turn in messages[:-1]]
+    texts.append(_text(messages[-1], "content", required=unanswered or response_required))
+    texts += [""] if unanswered else []
+    return list(zip(texts[::2], texts[1::2], strict=True))
 
 
 def _text(fields: Mapping[str, Any], name: str, *, required: bool = True) -> str:

@@ -112,7 +112,7 @@ def test_held_out_prompts_need_no_response(tmp_path: Path) -> None:
     assert refusal(path).startswith(":1: field 'response': is missing")
     turns = write(tmp_path, "m.jsonl", '{"messages": [{"role": "user", "content": "a"}]}')
     assert read_seeds(turns, response_required=False)[0].prompt == "a"
-    assert "'user'; write one user turn, then one assistant turn" in refusal(turns)
+    assert "'user'; write user and assistant turns by turns" in refusal(turns)
 
 
 # Strings through every format and back.
@@ -240,8 +240,8 @@ REFUSED: list[tuple[str, str | bytes, str, str]] = [
     ),
     ("s.jsonl", "{}", ":1: has no prompt among its fields (none)", "prompt + response"),
     ("s.jsonl", json.dumps({f"c{i}": "" for i in range(65)}), ":1: has 65 fields", "drop some"),
-    ("s.jsonl", '{"messages": "hi"}', ":1: field 'messages': is text, not a list", "one user turn"),
-    ("s.jsonl", '{"messages": []}', ":1: field 'messages': has the turns none", "one user turn"),
+    ("s.jsonl", '{"messages": "hi"}', ":1: field 'messages': is text, not a list", "by turns, the user's first"),
+    ("s.jsonl", '{"messages": []}', ":1: field 'messages': has the turns none", "by turns, the user's first"),
     ("s.jsonl", '{"messages": [["user", "hi"]]}', ":1: field 'messages': a turn is a list", "role"),
     (
         "s.jsonl",
@@ -258,9 +258,9 @@ REFUSED: list[tuple[str, str | bytes, str, str]] = [
     ),
     (
         "s.jsonl",
-        json.dumps({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}] * 2}),
-        ":1: field 'messages': has the turns 'user', 'assistant', 'user' …",
-        "one user turn",
+        '{"messages": [{"role": "user", "content": "x"}, {"role": "user", "content": "y"}]}',
+        ":1: field 'messages': has the turns 'user', 'user';",
+        "by turns, the user's first",
     ),
     # duplicates
     (

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from selfalign import rows
 from selfalign.cards._facts import Facts, base_name, check_license, hub_library, licence_text, options_text
 from selfalign.cards._markdown import bullets, code, document, one_line, table
 from selfalign.errors import UserError
@@ -18,9 +19,10 @@ from selfalign.store import Store
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (math.inf, "1M<n<10M"))
 _CATEGORIES_AT_MOST = 30
+_HISTORY = ("history", "earlier turns of the conversation, [prompt, response] each; empty for most rows")
 _FIELDS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "plain": (("prompt", "the prompt"), ("response", "the response")),
-    "messages": (("messages", "one user turn (the prompt) and one assistant turn (the response)"),),
+    "messages": (("messages", "user and assistant turns; the last two are the prompt and its response"),),
     "prompt-completion": (("prompt", "the prompt"), ("completion", "the response")),
     "alpaca": (("instruction", "the prompt"), ("input", "always empty"), ("output", "the response")),
 }
@@ -35,8 +37,9 @@ def data_card(store: Store, *, license: str | None = None, file: str = "data.jso
     hub, chosen = hub_library(), check_license(license)
     if format not in _FIELDS:
         raise UserError(f"no data format {format!r}: use one of {', '.join(_FIELDS)}")
-    with store.snapshot():
+    with store.snapshot() as connection:
         facts, categories = Facts.of(store), _categories(store)
+        later = rows.first_later_turn(connection, "verdict != 'dropped'") and format != "messages"
     pairs = facts.seeds + facts.validation + facts.kept
     data = hub.DatasetCardData(
         license=chosen,
@@ -53,6 +56,7 @@ def data_card(store: Store, *, license: str | None = None, file: str = "data.jso
         f"passed every filter. Written by selfalign {version('selfalign')}."
     )
     fields = (("id", "names the pair in its run"), ("round", "0: a seed example; k: generated in round k"), *_FIELDS[format])
+    fields += (_HISTORY,) if later else ()
     return document(
         data.to_yaml(),
         f"# Pairs of {code(facts.recipe)}",

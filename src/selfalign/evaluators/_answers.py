@@ -24,7 +24,13 @@ def answers(context: Context, held_out: Sequence[Example], sampling: Sampling, s
     if sampling != GREEDY:
         stage += "_" + hashlib.sha256(repr(sampling).encode()).hexdigest()[:6]
     requests = [
-        Request(id=example.id, demonstrations=shown, prompt=example.prompt, seed=derive_seed(context.seed, stage, row))
+        Request(
+            id=example.id,
+            demonstrations=shown,
+            prompt=example.prompt,
+            seed=derive_seed(context.seed, stage, row),
+            history=example.history,
+        )
         for row, (example, shown) in enumerate(zip(held_out, demonstrations(context, held_out), strict=True))
     ]
     return [completion for _, completion in context.generate(stage, requests, sampling)]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from selfalign.evaluators._answers import GREEDY, answers, demonstrations
 from selfalign.evaluators._metrics import mean, share
 from selfalign.protocols import Context
 from selfalign.text import count_words, is_finished
-from selfalign.types import Example, Metric, Sampling
+from selfalign.types import Completion, Example, Likelihood, Metric, Sampling
 
 
 @dataclass(frozen=True)
@@ -25,18 +25,35 @@ class HeldOut:
         """`response_words`: mean words of an answer; `finished`: share that the model ended itself, at the end of a sentence;
         `log_likelihood`: mean over prompts of the reference's log-probability per token, in nats.
 
-        Means with t intervals (left out below two prompts, where there is none), the share with Wilson's.
+        The same of the prompts with earlier turns alone, where there are any: `second_turn_words`, `second_turn_finished`,
+        `second_turn_log_likelihood`. Means with t intervals (left out below two prompts, where there is none), the share
+        with Wilson's.
         """
         if not held_out:
             return []
         completions = answers(context, held_out, self.sampling)
-        finished = [answer.finish == "stop" and is_finished(answer.text) for answer in completions]
         references = [example for example in held_out if example.response]
         shown = demonstrations(context, references) if context.responder is not None else ()
         likelihoods = context.likelihood("held_out_likelihood", references, shown) if references else []
-        ids, of = [example.id for example in held_out], [example.id for example in references]
-        return [
-            share("finished", ids, finished),
-            *mean("response_words", ids, [float(count_words(answer.text)) for answer in completions], better="neither"),
-            *mean("log_likelihood", of, [likelihood.per_token for likelihood in likelihoods]),
-        ]
+        answered = list(zip(held_out, completions, strict=True))
+        scored = list(zip(references, likelihoods, strict=True))
+        later = _figures(
+            ("second_turn_finished", "second_turn_words", "second_turn_log_likelihood"),
+            [(example, answer) for example, answer in answered if example.history],
+            [(example, likelihood) for example, likelihood in scored if example.history],
+        )
+        return [*_figures(("finished", "response_words", "log_likelihood"), answered, scored), *later]
+
+
+def _figures(
+    names: tuple[str, str, str],
+    answered: Sequence[tuple[Example, Completion]],
+    scored: Sequence[tuple[Example, Likelihood]],
+) -> Iterator[Metric]:
+    if not answered:
+        return
+    finished, words, log_likelihood = names
+    ids, completions = [example.id for example, _ in answered], [answer for _, answer in answered]
+    yield share(finished, ids, [answer.finish == "stop" and is_finished(answer.text) for answer in completions])
+    yield from mean(words, ids, [float(count_words(answer.text)) for answer in completions], better="neither")
+    yield from mean(log_likelihood, [example.id for example, _ in scored], [likelihood.per_token for _, likelihood in scored])

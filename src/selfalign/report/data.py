@@ -12,7 +12,7 @@ from selfalign.report.verdict import verdict
 from selfalign.status import status, warnings
 from selfalign.store import Store
 from selfalign.text import count_words
-from selfalign.types import Demonstration, Dropped, Example
+from selfalign.types import Demonstration, Dropped, Example, transcript
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -68,6 +68,7 @@ def _sample(example: Example, verdict: str, drop: Dropped | None = None) -> dict
         "rule": drop.rule if drop else "",
         "evidence": drop.evidence if drop else "",
         "category": e.category,
+        **({"history": e.history} if e.history else {}),
         "prompt": e.prompt,
         "response": e.response,
         "finish": [e.prompt_finish, e.response_finish],
@@ -148,8 +149,8 @@ def _held_out(store: Store, rounds: Sequence[int], rows: Sequence[Mapping[str, A
 
 
 def _asked(answer: Mapping[str, Any]) -> str:
-    """The prompt; where an evaluation prescribes the whole text, that text."""
-    return answer.get("prompt") or answer.get("prompt_text") or ""
+    """The prompt behind its earlier turns; where an evaluation prescribes the whole text, that text."""
+    return transcript(answer.get("history", ()), answer.get("prompt") or answer.get("prompt_text") or "")
 
 
 def _model(folder: Path, path: str | None) -> str:

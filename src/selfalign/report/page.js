@@ -135,13 +135,15 @@ function trainedText([round, rule, evidence]) {
 
 function passport(s) {
   const body = document.getElementById("passport-body");
+  const earlier = (s.history || []).flatMap(([prompt, response]) => [said("prompt", prompt), said("answer", response)]);
   const parts = [part("verdict", metaLine(s), ...(s.evidence ? [said("", s.evidence)] : [])),
+    ...(earlier.length ? [part(["earlier turns", ...s.prompt_demonstrations.map(([id]) => id)].join(" · "), ...earlier)] : []),
     part("prompt (ended by " + s.finish[0] + ")", said("", s.prompt)),
     part("response (ended by " + s.finish[1] + ")", said("", s.response))];
   const scores = Object.entries(s.scores).map(([name, value]) => [name, value === null ? "not a number" : value]);
   if (scores.length) parts.push(part("scores", pairs(scores)));
   if (Object.keys(s.metadata).length) parts.push(part("metadata", pairs(Object.entries(s.metadata))));
-  if (s.prompt_demonstrations.length) parts.push(part("demonstrations when the prompt was written", ...s.prompt_demonstrations.map(demonstration)));
+  if (s.prompt_demonstrations.length && !earlier.length) parts.push(part("demonstrations when the prompt was written", ...s.prompt_demonstrations.map(demonstration)));
   if (s.response_demonstrations.length) parts.push(part("demonstrations when the response was written", ...s.response_demonstrations.map(demonstration)));
   if (s.round) parts.push(part("written by", make("div", "", s.round > 1 ? "the model of round " + (s.round - 1) : "the model as it came")));
   if (s.trained.length) parts.push(part("trained into", ...s.trained.map((each) => make("div", "", trainedText(each)))));
