@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from selfalign.diversity import SATURATION, VERY_SHORT
+from selfalign.diversity import SATURATION, SECOND_TURN, VERY_SHORT
 from selfalign.errors import UserError
 from selfalign.types import Metric
 
@@ -32,6 +32,8 @@ class Alarm:
 @dataclass(frozen=True)
 class Alarms:
     """What is watched in the examples a round kept, and where the alarm goes off; null switches one of them off.
+
+    First turns and second ones are watched apart, each against its own kind: I-SHEEP's second turn collapses first.
 
     References are the seeds and the first generated round, whichever speaks louder: comparing a round with the one before it
     would let a slow decline pass. The thresholds are our own choice; the five steps of I-SHEEP's released 72B sets (median
@@ -80,33 +82,38 @@ class Alarms:
         for round, values in figures.items():
             references = {at: figures[at] for at in (0, first) if at in figures and at < round}
             if round:
-                found += self._fallen(round, values, references) + self._short(round, values, references)
+                for turn in ("", SECOND_TURN):
+                    found += self._fallen(round, values, references, turn) + self._short(round, values, references, turn)
                 found += self._above(round, values)
         return found
 
-    def _fallen(self, round: int, values: Mapping[str, float], references: Mapping[int, Mapping[str, float]]) -> list[Alarm]:
+    def _fallen(
+        self, round: int, values: Mapping[str, float], references: Mapping[int, Mapping[str, float]], turn: str
+    ) -> list[Alarm]:
         found = []
         for name, share, what in (
-            ("kept_median_words", self.median_words, "median words of a response"),
-            ("diversity_distinct_2_prompts", self.distinct_2, "distinct word pairs of the prompts"),
-            ("diversity_distinct_2_responses", self.distinct_2, "distinct word pairs of the responses"),
-            ("diversity_spread", self.spread, "mean distance between the prompts' embeddings"),
+            (f"kept_{turn}median_words", self.median_words, "median words of a response"),
+            (f"diversity_{turn}distinct_2_prompts", self.distinct_2, "distinct word pairs of the prompts"),
+            (f"diversity_{turn}distinct_2_responses", self.distinct_2, "distinct word pairs of the responses"),
+            (f"diversity_{turn}spread", self.spread, "mean distance between the prompts' embeddings"),
         ):
             if share is None or name not in values or not (known := _of(name, references)):
                 continue
             at = max(known, key=lambda at: known[at])
             if values[name] < (limit := share * known[at]):
                 text = f"{what} {values[name]:.3g}, below {share:g} of the {known[at]:.3g} of {_whose(at)}"
-                found.append(Alarm(name, round, values[name], limit, f"round {round}: {text}"))
+                found.append(Alarm(name, round, values[name], limit, f"{_head(round, turn)}: {text}"))
         return found
 
-    def _short(self, round: int, values: Mapping[str, float], references: Mapping[int, Mapping[str, float]]) -> list[Alarm]:
-        name = "kept_very_short"
+    def _short(
+        self, round: int, values: Mapping[str, float], references: Mapping[int, Mapping[str, float]], turn: str
+    ) -> list[Alarm]:
+        name = f"kept_{turn}very_short"
         known = _of(name, references)
         if name not in values:
             return []
         value, least = values[name], min(known.values(), default=0.0)
-        head = f"round {round}: {value:.1%} of the responses have at most {VERY_SHORT} words"
+        head = f"{_head(round, turn)}: {value:.1%} of the responses have at most {VERY_SHORT} words"
         if self.very_short is not None and value > self.very_short >= least:
             return [Alarm(name, round, value, self.very_short, f"{head}, above {self.very_short:.0%}")]
         if self.very_short_rise is not None and known and value > least + self.very_short_rise:
@@ -118,14 +125,15 @@ class Alarms:
     def _above(self, round: int, values: Mapping[str, float]) -> list[Alarm]:
         found = []
         for name, value in values.items():
-            if name == "diversity_repeats":
+            turn = SECOND_TURN if SECOND_TURN in name else ""
+            if name == f"diversity_{turn}repeats":
                 limit, what = self.repeats, "of the prompts repeat a seed or an earlier round word by word"
             elif name.startswith(SATURATION):
                 limit, what = self.saturation, f"of the scored examples have the highest {name.removeprefix(SATURATION)}"
             else:
                 continue
             if limit is not None and value > limit:
-                found.append(Alarm(name, round, value, limit, f"round {round}: {value:.1%} {what}, above {limit:.0%}"))
+                found.append(Alarm(name, round, value, limit, f"{_head(round, turn)}: {value:.1%} {what}, above {limit:.0%}"))
         return found
 
 
@@ -134,6 +142,10 @@ DEFAULT = Alarms()
 
 def _of(name: str, references: Mapping[int, Mapping[str, float]]) -> dict[int, float]:
     return {at: values[name] for at, values in references.items() if name in values}
+
+
+def _head(round: int, turn: str) -> str:
+    return f"round {round}{', second turns' if turn else ''}"
 
 
 def _whose(round: int) -> str:

@@ -24,6 +24,8 @@ PAIRS = 200
 as a set grows."""
 SATURATION = "diversity_saturation_"
 """Head of the metrics of `saturation`; the score's name follows."""
+SECOND_TURN = "second_turn_"
+"""In the names of the figures about examples with earlier turns: `kept_second_turn_median_words`."""
 OF_THE_DATA = ("kept_", "diversity_", "overlap_", "alarms")
 """How the guards' figures about what a round trains on begin."""
 OF_THE_JUDGES = ("calibration_",)
@@ -34,7 +36,7 @@ GUARDS = (*OF_THE_DATA, *OF_THE_JUDGES, *OF_THE_CHOICE)
 """Names that no evaluator may give: cards and reports tell figures on held-out prompts from the guards' by them."""
 
 
-def diversity(kept: Sequence[Example], earlier: Sequence[Example], vectors: FloatArray) -> list[Metric]:
+def diversity(kept: Sequence[Example], earlier: Sequence[Example], vectors: FloatArray, turn: str = "") -> list[Metric]:
     """The figures of one set of examples, with 95 % intervals; one that the set is too small for is left out.
 
     `kept_mean_words` (t interval) and `kept_median_words` (order statistics; at least 6 examples) of the responses;
@@ -45,26 +47,27 @@ def diversity(kept: Sequence[Example], earlier: Sequence[Example], vectors: Floa
 
     Args:
         vectors: embeddings of the kept prompts, shape (len(kept), d), rows of unit length.
+        turn: put behind the first word of every name: "" or `SECOND_TURN`.
     """
     if not kept:
         return []
     lengths = [count_words(example.response) for example in kept]
     metrics = []
     if len(kept) > 1:
-        metrics.append(Metric("kept_mean_words", *mean_interval(lengths), n=len(kept), better="neither"))
+        metrics.append(Metric(f"kept_{turn}mean_words", *mean_interval(lengths), n=len(kept), better="neither"))
     if middle := median(lengths):
-        metrics.append(Metric("kept_median_words", *middle, n=len(kept), better="neither"))
+        metrics.append(Metric(f"kept_{turn}median_words", *middle, n=len(kept), better="neither"))
     short = sum(length <= VERY_SHORT for length in lengths)
-    metrics.append(Metric("kept_very_short", *wilson(short, len(kept)), n=len(kept), unit="share", better="lower"))
+    metrics.append(Metric(f"kept_{turn}very_short", *wilson(short, len(kept)), n=len(kept), unit="share", better="lower"))
     if earlier:
         known = {normalise(example.prompt) for example in earlier}
         again = sum(normalise(example.prompt) in known for example in kept)
-        metrics.append(Metric("diversity_repeats", *wilson(again, len(kept)), n=len(kept), unit="share", better="lower"))
+        metrics.append(Metric(f"diversity_{turn}repeats", *wilson(again, len(kept)), n=len(kept), unit="share", better="lower"))
     for name, texts in (("prompts", [e.prompt for e in kept]), ("responses", [e.response for e in kept])):
         if (share := distinct_2(texts)) is not None:
-            metrics.append(Metric(f"diversity_distinct_2_{name}", share, share, share, n=len(kept)))
+            metrics.append(Metric(f"diversity_{turn}distinct_2_{name}", share, share, share, n=len(kept)))
     if (apart := spread(vectors)) is not None:
-        metrics.append(Metric("diversity_spread", *apart, n=len(kept)))
+        metrics.append(Metric(f"diversity_{turn}spread", *apart, n=len(kept)))
     return metrics
 
 

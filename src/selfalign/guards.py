@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from selfalign.calibration import Calibrated
-from selfalign.diversity import OF_THE_JUDGES, diversity, saturation
+from selfalign.diversity import OF_THE_JUDGES, SECOND_TURN, diversity, saturation
 from selfalign.errors import RunFailed
 from selfalign.overlap import Hit, overlap
+from selfalign.pool import Pool
 from selfalign.protocols import Context, Served, Session
 from selfalign.recipe import Recipe
 from selfalign.stats import Difference, mean_interval, paired_difference
@@ -137,22 +138,27 @@ def prove_judges(recipe: Recipe, store: Store, context: Context) -> None:
         raise RunFailed("; ".join(done["refusals"]))
 
 
-def watch(recipe: Recipe, store: Store, context: Context, held_out: Sequence[Example]) -> str:
+def watch(recipe: Recipe, store: Store, context: Context, pool: Pool, held_out: Sequence[Example]) -> str:
     """Measures what the context's round trains on (round 0: the seeds) and tells why to stop before it does, if so.
 
     Diversity, alarms and overlap with the held-out prompts; embeddings only for recipes that generate, whose encoder is in
-    use anyway. Kept examples only: what is dropped is never trained on.
+    use anyway. Kept examples only: what is dropped is never trained on. Second turns have figures of their own.
+
+    Args:
+        pool: the seeds and what the rounds before kept.
     """
     round = context.round
     if round and not recipe.per_round:
         return ""
     if (done := store.stage(round, "guards")) is None:
         began = time.monotonic()
-        examples = store.kept(round) if round else context.pool.seeds
+        examples = store.kept(round) if round else pool.seeds
         metrics: list[Metric] = []
-        if recipe.per_round and examples:
-            earlier = context.pool.examples if round else ()
-            metrics += diversity(examples, earlier, context.encode([example.prompt for example in examples]))
+        if recipe.per_round:
+            earlier = pool.examples if round else ()
+            for turn in ("", SECOND_TURN):
+                if these := [example for example in examples if bool(example.history) is bool(turn)]:
+                    metrics += diversity(these, earlier, context.encode([example.prompt for example in these]), turn)
         if round:
             metrics += saturation((*examples, *(drop.example for drop in store.dropped(round))))
         alarms = recipe.alarms.check({**{k: store.metrics(k) for k in range(round)}, round: metrics})
@@ -180,7 +186,7 @@ def watch(recipe: Recipe, store: Store, context: Context, held_out: Sequence[Exa
 def _overlap(recipe: Recipe, context: Context, examples: Sequence[Example], held_out: Sequence[Example]) -> list[Hit]:
     if not recipe.per_round or not examples or not held_out:
         return overlap(examples, held_out)
-    ours, theirs = (context.encode([example.prompt for example in side]) for side in (examples, held_out))
+    ours, theirs = (context.encode([example.asked for example in side]) for side in (examples, held_out))
     return overlap(examples, held_out, (ours, theirs))
 
 

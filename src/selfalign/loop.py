@@ -110,18 +110,18 @@ def _rounds(
             if round == 0 or recipe.evaluate == "every":
                 evaluate(recipe, store, context, held_out)
             if round == 0 and recipe.rounds:
-                watch(recipe, store, context, held_out)
+                watch(recipe, store, context, pool, held_out)
             verdict = choose(recipe, store, context, current, verdict, validation)
             export_metrics(store, round)
             if not verdict.go_on or round == recipe.rounds:
                 break
             following = make_context(recipe, store, round + 1, pool, current, session, encode, progress)
             prove_judges(recipe, store, following)
-            kept = generate(recipe, store, following)
-            alarm = watch(recipe, store, following, held_out)
-        low = ""
-        if recipe.per_round and len(kept) < max(1, recipe.min_yield * recipe.per_round):
-            low = f"round {round + 1} kept {len(kept)} of {recipe.per_round} candidates, below min_yield = {recipe.min_yield}"
+            kept = generate(recipe, store, following, pool)
+            alarm = watch(recipe, store, following, pool, held_out)
+        low, first = "", sum(not example.history for example in kept)
+        if recipe.per_round and first < max(1, recipe.min_yield * recipe.per_round):
+            low = f"round {round + 1} kept {first} of {recipe.per_round} candidates, below min_yield = {recipe.min_yield}"
         if stop := "; ".join(filter(None, (low, alarm))):
             export_metrics(store, round + 1)
             break
@@ -142,15 +142,17 @@ def _rounds(
     return Run(store.folder, best.model, best.round, stop)
 
 
-def generate(recipe: Recipe, store: Store, context: Context) -> tuple[Example, ...]:
+def generate(recipe: Recipe, store: Store, context: Context, pool: Pool) -> tuple[Example, ...]:
     """The candidates of a round, made and filtered once and then read back."""
     if not recipe.per_round:
         return ()
     if store.stage(context.round, "filter") is None:
         began = time.monotonic()
-        result = make_round(recipe, context)
+        result = make_round(recipe, context, pool)
+        made = (*result.kept, *(drop.example for drop in result.dropped))
+        candidates = recipe.per_round + sum(bool(example.history) for example in made)
         spent = time.monotonic() - began - store.seconds(context.round)
-        store.finish_round_samples(context.round, result.kept, result.dropped, recipe.per_round, spent)
+        store.finish_round_samples(context.round, result.kept, result.dropped, candidates, spent)
     export_round(store, context.round)
     return store.kept(context.round)
 
@@ -216,14 +218,15 @@ def check_examples(
         UserError: too few seeds, an id that the run would give to a sample, a held-out prompt that is among the seeds (it
             would be trained on), unless `allow_overlap`.
     """
-    if len(seeds) < needed:
-        raise UserError(f"{len(seeds)} seed examples: at least {needed} are needed, 20 to 100 make sense")
-    taken = [seed.id for seed in seeds if re.fullmatch(r"r\d{2,}-\d{5,}", seed.id)]
+    if (single := sum(not seed.history for seed in seeds)) < needed:
+        what = "seed examples" if single == len(seeds) else "seed examples without earlier turns"
+        raise UserError(f"{single} {what}: at least {needed} are needed, 20 to 100 make sense")
+    taken = [seed.id for seed in seeds if re.fullmatch(r"r\d{2,}-\d{5,}(\.2)?", seed.id)]
     if taken:
         raise UserError(f"seed id {taken[0]!r} looks like the id of a generated sample; rename it")
-    known = {normalise(seed.prompt): seed.id for seed in seeds}
+    known = {normalise(seed.asked): seed.id for seed in seeds}
     for example in () if allow_overlap else held_out:
-        if (seed_id := known.get(normalise(example.prompt))) is not None:
+        if (seed_id := known.get(normalise(example.asked))) is not None:
             raise UserError(f"held-out example {example.id} asks the same as seed {seed_id}; take one of them out")
     if {seed.id for seed in seeds} & {example.id for example in held_out}:
         return tuple(replace(example, id=f"held-out/{example.id}") for example in held_out)
@@ -231,5 +234,8 @@ def check_examples(
 
 
 def hash_examples(examples: Sequence[Example]) -> str:
-    rows = [[e.id, e.prompt, e.response, e.category, sorted(e.metadata.items())] for e in examples]
+    rows = [
+        [e.id, e.prompt, e.response, e.category, sorted(e.metadata.items()), *([e.history] if e.history else [])]
+        for e in examples
+    ]
     return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()

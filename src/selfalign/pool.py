@@ -10,7 +10,7 @@ from selfalign.types import Example
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Where demonstrations come from: `parts[0]` are the seeds (D0), `parts[k]` what round k kept (D_k)."""
+    """`parts[0]` are the seeds (D0), `parts[k]` what round k kept (D_k)."""
 
     parts: tuple[tuple[Example, ...], ...]
 
@@ -25,6 +25,10 @@ class Pool:
 
     def add(self, kept: tuple[Example, ...]) -> Pool:
         return Pool((*self.parts, kept))
+
+    def single_turns(self) -> Pool:
+        """Where demonstrations come from: the pairs without earlier turns. "And why?" shows nobody what to ask or answer."""
+        return Pool(tuple(tuple(example for example in part if not example.history) for part in self.parts))
 
     def shares(self, demonstrations: int, generated: int) -> list[tuple[tuple[Example, ...], int]]:
         """How many demonstrations each part gives to one prompt: (part, count), the seeds first, empty parts left out.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, get_args
 
 from selfalign.alarms import DEFAULT, Alarms
@@ -19,6 +19,7 @@ from selfalign.protocols import (
     Trainer,
 )
 from selfalign.rendering import Format
+from selfalign.second_turns import NONE, SecondTurns
 from selfalign.types import Sampling
 
 StartFrom = Literal["previous", "base"]
@@ -48,6 +49,8 @@ class Recipe:
     """Applied to finished pairs before they are scored, so that no score is paid for a pair that goes anyway."""
     filters: tuple[Filter, ...] = ()
     """Applied to finished, scored pairs."""
+    second_turns: SecondTurns = NONE
+    """How many of the pairs that pass get a second turn, which goes the same way through retriever, scorers and filters."""
     evaluators: tuple[Evaluator, ...] = ()
     evaluate: Evaluate = "every"
     """Which models they measure: those of every round, or only the model as it came and the one to be shipped."""
@@ -83,6 +86,7 @@ class Recipe:
 
     def check(self) -> None:
         """Raises UserError for a number out of range, before anything is loaded."""
+        extended, generated = self.second_turns.share, self.rounds * self.per_round
         for name, value, ok, must in (
             ("rounds", self.rounds, self.rounds >= 0, "at least 0"),
             ("per_round", self.per_round, self.per_round >= 0, "at least 0"),
@@ -94,6 +98,7 @@ class Recipe:
             ("evaluate", self.evaluate, self.evaluate in get_args(Evaluate), "every or shipped"),
             ("steps", list(self.steps), not self.steps or self._steps_fit(), "one number of at least 1 for each round"),
             ("train_seeds", self.train_seeds, self.train_seeds or self.per_round > 0, "true where nothing is generated"),
+            ("second_turns.share", extended, not extended or generated > 0, "0 where nothing is generated"),
             ("seed", self.seed, 0 <= self.seed < 2**63, "between 0 and 2^63"),
         ):
             if not ok:
@@ -114,6 +119,24 @@ class Recipe:
                 if isinstance(part, Checked) and (content := part.check()):
                     options["content"] = content
         return plain
+
+
+def extended_by(recipe: Recipe, *, second_turns: SecondTurns = NONE) -> Recipe:
+    """What any recipe that generates can make of its kept pairs; off, it leaves the recipe as it is.
+
+    Args:
+        recipe: the recipe whose kept pairs are extended.
+        second_turns: `share` of a round's kept pairs that get a second turn, written by the model as user and as assistant,
+            filtered by the recipe's own rules and trained as whole conversations; `sampling` decodes the user's messages.
+
+    Raises:
+        UserError: a sampling without a share: it would change nothing.
+    """
+    if second_turns == NONE:
+        return recipe
+    if not second_turns.share:
+        raise UserError("options of --second_turns change nothing without --second_turns.share: give that, or take them out")
+    return replace(recipe, second_turns=second_turns)
 
 
 def _plain(value: Any) -> Any:

@@ -27,6 +27,7 @@ from selfalign.types import (
     ModelRef,
     Request,
     Sampling,
+    Turns,
     derive_seed,
 )
 
@@ -68,7 +69,7 @@ def make_context(
     context = Context(
         round=round,
         seed=recipe.seed,
-        pool=pool,
+        pool=pool.single_turns(),
         encode=remember(encode),
         open_model=open_model,
         responder=recipe.responder,
@@ -78,17 +79,33 @@ def make_context(
     return context
 
 
-def make_round(recipe: Recipe, context: Context) -> FilterResult:
-    """Propose, retrieve, answer, score, filter: every candidate of the round, kept or dropped by a named rule."""
-    drafts = recipe.proposer.propose(context, recipe.per_round)
+def make_round(recipe: Recipe, context: Context, pool: Pool) -> FilterResult:
+    """Propose, retrieve, answer, score, filter: every candidate of the round, kept or dropped by a named rule.
+
+    Second turns are candidates too, behind all others. Their filters see the whole `pool`, earlier second turns included, and
+    the first turns just kept: a follow-up that asks the first question again is not novel.
+    """
+    first = work_out(recipe, context, recipe.proposer.propose(context, recipe.per_round))
+    if not recipe.second_turns.share:
+        return first
+    drafts = recipe.second_turns.propose(context, first.kept, recipe.per_round)
+    second = work_out(recipe, context, drafts, "respond_second_turn", pool.add(first.kept))
+    return FilterResult((*first.kept, *second.kept), (*first.dropped, *second.dropped))
+
+
+def work_out(
+    recipe: Recipe, context: Context, drafts: Sequence[Example], stage: str = "respond", compared: Pool | None = None
+) -> FilterResult:
+    """What becomes of drafts; `compared` is the pool that filters see, where it is another one than the context's."""
+    filtering = context if compared is None else replace(context, pool=compared)
     usable = split_empty(drafts)
-    proposed = apply_filters(context, recipe.prompt_filters, usable.kept)
-    answered = respond(recipe, context, proposed.kept)
-    whole = apply_filters(context, recipe.pair_filters, answered.kept)
+    proposed = apply_filters(filtering, recipe.prompt_filters, usable.kept)
+    answered = respond(recipe, context, proposed.kept, stage)
+    whole = apply_filters(filtering, recipe.pair_filters, answered.kept)
     candidates: Sequence[Example] = whole.kept
     for scorer in recipe.scorers:
         candidates = scorer.score(context, candidates)
-    judged = apply_filters(context, recipe.filters, candidates)
+    judged = apply_filters(filtering, recipe.filters, candidates)
     dropped = (*usable.dropped, *proposed.dropped, *answered.dropped, *whole.dropped, *judged.dropped)
     conserve(f"round {context.round}", drafts, judged.kept, dropped)
     return FilterResult(judged.kept, tuple(sorted(dropped, key=lambda drop: drop.example.slot)))
@@ -108,7 +125,7 @@ def split_empty(drafts: Sequence[Example]) -> FilterResult:
     return FilterResult(tuple(kept), tuple(dropped))
 
 
-def respond(recipe: Recipe, context: Context, drafts: Sequence[Example]) -> FilterResult:
+def respond(recipe: Recipe, context: Context, drafts: Sequence[Example], stage: str) -> FilterResult:
     """Answer each draft, shown the demonstrations the retriever chose for it; one that brings a response keeps that."""
     waiting = [draft for draft in drafts if not draft.response]
     chosen = recipe.retriever.retrieve(context, waiting)
@@ -118,12 +135,13 @@ def respond(recipe: Recipe, context: Context, drafts: Sequence[Example]) -> Filt
             demonstrations=tuple(example for example, _ in shown),
             prompt=draft.prompt,
             seed=derive_seed(context.seed, context.round, "respond", draft.slot),
+            history=draft.history,
         )
         for draft, shown in zip(waiting, chosen, strict=True)
     ]
     whole = {draft.id: draft for draft in drafts if draft.response}
     dropped = []
-    results = context.generate("respond", requests, recipe.sampling)
+    results = context.generate(stage, requests, recipe.sampling)
     for draft, shown, (sent, completion) in zip(waiting, chosen, results, strict=True):
         similarity = {example.id: value for example, value in shown}
         example = replace(
@@ -180,6 +198,7 @@ def journaled_generate(store: Store, round: int, session: Session, progress: Pro
                     "finish": "context",
                     "demonstrations": [],
                     "prompt": requests[slot].prompt,
+                    **_told(requests[slot].history),
                 }
                 for slot, request in enumerate(fitted)
                 if request is None and slot not in done
@@ -201,6 +220,7 @@ def journaled_generate(store: Store, round: int, session: Session, progress: Pro
                         "generated_tokens": completion.generated_tokens,
                         "demonstrations": [example.id for example in row.demonstrations],
                         "prompt": row.prompt,
+                        **_told(row.history),
                         "prompt_text": session.render(row),
                     }
                     for i, row, completion in zip(batch, rows, session.generate(rows, sampling), strict=True)
@@ -285,6 +305,11 @@ def _run_batches(
     progress.finish()
 
 
+def _told(history: Turns) -> dict[str, Any]:
+    """Only where there is one: most requests have none."""
+    return {"history": history} if history else {}
+
+
 def _read_back(request: Request, row: dict[str, Any], stage: str) -> tuple[Request, Completion]:
     _same(row["id"], request.id, stage)
     shown = {example.id: example for example in request.demonstrations}
@@ -316,12 +341,18 @@ def remember(encode: Encode) -> Encode:
 
 
 def split_seeds(seeds: Sequence[Example], share: float, seed: int) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    """(to show and train on, held out for validation): drawn by category where the seeds have one, order kept."""
-    by_category: dict[str, list[Example]] = {}
+    """(to show and train on, held out for validation): drawn by category where the seeds have one, order kept.
+
+    The turns of a conversation stay together: a row held out stands in the history of none that is trained on.
+    """
+    conversations: dict[str, list[Example]] = {}
     for example in seeds:
-        by_category.setdefault(example.category, []).append(example)
+        conversations.setdefault(example.history[0][0] if example.history else example.prompt, []).append(example)
+    by_category: dict[str, list[list[Example]]] = {}
+    for rows in conversations.values():
+        by_category.setdefault(rows[0].category, []).append(rows)
     held: set[str] = set()
     for category, members in by_category.items():
         order = np.random.default_rng(derive_seed(seed, "validation", category)).permutation(len(members))
-        held.update(members[i].id for i in order[: round(share * len(members))])
+        held.update(example.id for i in order[: round(share * len(members))] for example in members[i])
     return tuple(e for e in seeds if e.id not in held), tuple(e for e in seeds if e.id in held)

@@ -29,13 +29,15 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError("which model? give --model with a local folder, a hub name, or smollm2-135m for the bundled one")
     model = recipe.engine.check(ModelRef(options.model), (*seeds, *held_out), recipe.format)
     shown, validation = split_seeds(seeds, recipe.validation_share, recipe.seed)
+    extended = recipe.second_turns.share
     categories = sorted({seed.category for seed in seeds if seed.category})
     sys.stdout.write(
         f"seeds: {len(seeds)} ({len(shown)} to show and train on, {len(validation)} for validation)"
         f"{', categories: ' + ', '.join(categories) if categories else ''}\n"
         f"held out: {len(held_out)}\n"
         f"model: {model.base}{' with adapter ' + model.adapter if model.adapter else ''}\n"
-        f"generated at most: {recipe.rounds} rounds of {recipe.per_round} candidates\n"
+        f"generated at most: {recipe.rounds} rounds of {recipe.per_round} candidates"
+        f"{f', and second turns of {extended:.0%} of those kept' if extended else ''}\n"
         "everything that can be known beforehand is in order\n"
     )
     return 0

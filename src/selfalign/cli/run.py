@@ -22,9 +22,12 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 from selfalign.cli.options import explain_part, new_parser, option_names, parse
 from selfalign.errors import RunFailed, UserError
 from selfalign.evaluations import measured_by
-from selfalign.recipe import Recipe
+from selfalign.recipe import Recipe, extended_by
 from selfalign.seeds import read_seeds
 from selfalign.types import Example
+
+FOR_ALL: tuple[Callable[..., Recipe], ...] = (extended_by, measured_by)
+"""What has options for every recipe, a user's own included, unless it has one of that name itself."""
 
 USAGE = """usage: selfalign run RECIPE SEEDS --model M --out DIR [options]
        selfalign run --config DIR/run.yaml
@@ -98,22 +101,26 @@ def make_parser(make: Callable[..., Recipe], command: str) -> ArgumentParser:
             f"recipe {make.__name__}: its parameter {taken[0]} is an option of `selfalign {command}` itself; rename it"
         )
     parser.add_function_arguments(make, as_positional=False)
-    parser.add_function_arguments(measured_by, as_positional=False, skip={"recipe", *inspect.signature(make).parameters})
+    for change in FOR_ALL:
+        parser.add_function_arguments(change, as_positional=False, skip={"recipe", *inspect.signature(make).parameters})
     return parser
 
 
 def build(make: Callable[..., Recipe], parser: ArgumentParser, options: Any) -> Recipe:
-    """The recipe with its options, measured by what is asked for.
+    """The recipe with its options, extended and measured by what is asked for.
 
     Raises:
         UserError: an option of a part that is out of its range, or a function that gives no recipe.
     """
-    own, others = (recipe_values(each, parser, options) for each in (make, measured_by))
+    own = recipe_values(make, parser, options)
     with _told():
         recipe = make(**own)
         if not isinstance(recipe, Recipe):
             raise UserError(f"{make.__name__} gives {type(recipe).__name__} and no Recipe; return one from it")
-        return measured_by(recipe, **{name: value for name, value in others.items() if name not in {"recipe", *own}})
+        for change in FOR_ALL:
+            others = recipe_values(change, parser, options)
+            recipe = change(recipe, **{name: value for name, value in others.items() if name not in {"recipe", *own}})
+        return recipe
 
 
 def recipe_values(make: Callable[..., Recipe], parser: ArgumentParser, options: Any) -> dict[str, Any]:

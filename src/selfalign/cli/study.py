@@ -27,7 +27,7 @@ from selfalign.cli.run import (
 )
 from selfalign.errors import UserError
 from selfalign.plain import portable
-from selfalign.recipe import Recipe
+from selfalign.recipe import Recipe, extended_by
 from selfalign.types import Example
 
 USAGE = """usage: selfalign study RECIPE SEEDS --model M --out DIR [--baselines pretrained,icl_knn,sft] [--repeats 3] [options]
@@ -124,6 +124,8 @@ def make_arms(
         recipe = baseline(**_shared(baseline, values, main))
         # One yardstick: all arms are measured in the same way, on the same prompts.
         recipe = replace(recipe, evaluators=main.evaluators, evaluate=main.evaluate, allow_overlap=main.allow_overlap)
+        if recipe.rounds * recipe.per_round and name not in PUBLISHED:
+            recipe = extended_by(recipe, second_turns=main.second_turns)
         arms.append(Arm(recipe.name, recipe, options.model, seeds, matched="steps" in inspect.signature(baseline).parameters))
     for option, value in _variants(options.vary):
         changed = _parse_with(make, parser, arguments, option, value)
