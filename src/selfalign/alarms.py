@@ -33,7 +33,8 @@ class Alarm:
 class Alarms:
     """What is watched in the examples a round kept, and where the alarm goes off; null switches one of them off.
 
-    First turns and second ones are watched apart, each against its own kind: I-SHEEP's second turn collapses first.
+    First turns and second ones are watched apart, each against its own kind: in I-SHEEP's last iteration the first turn's score
+    falls by a tenth and the second's by half.
 
     References are the seeds and the first generated round, whichever speaks louder: comparing a round with the one before it
     would let a slow decline pass. The thresholds are our own choice; the five steps of I-SHEEP's released 72B sets (median
@@ -125,7 +126,7 @@ class Alarms:
     def _above(self, round: int, values: Mapping[str, float]) -> list[Alarm]:
         found = []
         for name, value in values.items():
-            turn = SECOND_TURN if SECOND_TURN in name else ""
+            turn = SECOND_TURN if name.startswith(f"diversity_{SECOND_TURN}") else ""
             if name == f"diversity_{turn}repeats":
                 limit, what = self.repeats, "of the prompts repeat a seed or an earlier round word by word"
             elif name.startswith(SATURATION):
