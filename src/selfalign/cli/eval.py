@@ -39,7 +39,7 @@ from selfalign.types import Example
 
 SUMMARY = "Measures a model, alone or with demonstrations, on held-out prompts, and compares it with another one."
 IN_CONTEXT = {"knn": icl_knn, "random": icl_random}
-NOT_HERE = {"recipe", "evaluate"}
+NOT_HERE: set[str | int] = {"recipe", "evaluate"}
 """What `measured_by` takes that says nothing about a single model."""
 OF_THE_RECORD = ("model", "compare", "metric", "quiet", "json", "config")
 """Options that mean something where nothing is left to measure."""
