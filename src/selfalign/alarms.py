@@ -33,8 +33,8 @@ class Alarm:
 class Alarms:
     """What is watched in the examples a round kept, and where the alarm goes off; null switches one of them off.
 
-    First turns and second ones are watched apart, each against its own kind: in I-SHEEP's last iteration the first turn's score
-    falls by a tenth and the second's by half.
+    First turns and second ones are watched apart, each against its own kind: on MT-Bench I-SHEEP's first turn falls by a
+    tenth and its second by half.
 
     References are the seeds and the first generated round, whichever speaks louder: comparing a round with the one before it
     would let a slow decline pass. The thresholds are our own choice; the five steps of I-SHEEP's released 72B sets (median

@@ -11,6 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from selfalign.alarms import Alarms
+from selfalign.cli.options import parse
+from selfalign.cli.run import part_options
+from selfalign.cli.study import make_arms, study_parser
 from selfalign.encoders.hashed import Hashed
 from selfalign.engines.hf import HF
 from selfalign.engines.openai import OpenAI
@@ -279,3 +282,17 @@ def test_what_cannot_work_is_refused() -> None:
         extended_by(pretrained(), second_turns=HALF).check()
     with pytest.raises(UserError, match=r"change nothing without --second_turns\.share"):
         extended_by(recipe(), second_turns=SecondTurns(sampling=Sampling()))
+
+
+def test_the_baselines_of_a_study_that_generate_take_them_over(seeds: tuple[Example, ...]) -> None:
+    parser, typed = study_parser(isara), ["isara", "s", "--second_turns.share", "0.5", "--vary", "second_turns.share=0"]
+    typed += ["--baselines", "pretrained,sft,one_shot,isara_paper"]
+    arms = make_arms(isara, parser, parse(parser, typed, part_options(isara)), typed, seeds)
+    assert {arm.name: arm.recipe.second_turns.share for arm in arms} == {
+        "isara": 0.5,
+        "pretrained": 0.0,
+        "sft": 0.0,
+        "one_shot": 0.5,
+        "isara_paper": 0.0,
+        "isara-second_turns.share=0": 0.0,
+    }
