@@ -249,7 +249,7 @@ def _written(session: Any, body: Mapping[str, Any]) -> dict[str, Any]:
     from selfalign.engines import _decode
     from selfalign.types import Sampling
 
-    ids, tokenizer, strings = body["prompt"], session._tokenizer, body.get("stop", [])
+    ids, tokenizer, strings = body["prompt"], session._texts.tokenizer, body.get("stop", [])
     if isinstance(ids, str):
         ids = tokenizer(ids)["input_ids"]
     stopper = _decode.Stopper(tokenizer, frozenset({*body.get("stop_token_ids", []), tokenizer.eos_token_id}), strings)

@@ -85,7 +85,7 @@ def test_rows_that_end_leave_the_others_as_they_are(model_of_many_ends: Path) ->
 def test_the_own_loop_writes_what_generate_writes(model: Path) -> None:
     rows = requests(12)
     with EXACT.open(ModelRef(str(model)), "auto") as session:
-        prompts = [session._ids(row) for row in rows if row.prompt is not None]
+        prompts = [session._texts.ids(row) for row in rows if row.prompt is not None]
         arguments = (prompts, [1, 2, 3, 4, 5, 6], Sampling(max_tokens=16), session._stopper("response", ()), 260, 259)
         assert _decode.sample(session._model, *arguments) == _decode.generate(session._model, *arguments)
 
@@ -174,7 +174,7 @@ def test_padding_rows_of_the_vocabulary_are_never_written(tmp_path: Path) -> Non
     made.save_pretrained(folder)
     with EXACT.open(ModelRef(str(folder)), "auto") as session:
         for sampling in (Sampling(max_tokens=10), Sampling(max_tokens=10, temperature=0.0)):
-            prompts = [session._ids(row) for row in requests(8)]
+            prompts = [session._texts.ids(row) for row in requests(8)]
             for write in (_decode.sample, _decode.generate):
                 rows = write(
                     session._model, prompts, range(8), sampling, session._stopper("response", ()), session._vocabulary(), 0
@@ -216,7 +216,7 @@ def test_likelihood_is_the_sum_over_the_response_alone(model: Path) -> None:
     plain = AutoModelForCausalLM.from_pretrained(model)
     with EXACT.open(ModelRef(str(model)), "auto") as session:
         found = session.likelihood(PAIRS)
-        pairs = [session._renderer.training_ids(pair.prompt, pair.response) for pair in PAIRS]
+        pairs = [session._texts.renderer.training_ids(pair.prompt, pair.response) for pair in PAIRS]
     with replace(EXACT, batch_size=1).open(ModelRef(str(model)), "auto") as session:
         alone = session.likelihood(PAIRS)
     for one, single, (ids, labels) in zip(found, alone, pairs, strict=True):
@@ -270,7 +270,7 @@ def test_plan_depends_on_the_lengths_alone_and_covers_all(model: Path) -> None:
     rows = requests(30)
     with replace(EXACT, batch_size=7).open(ModelRef(str(model)), "auto") as session:
         batches = session.plan(rows)
-        lengths = [len(session._ids(row)) for row in rows]
+        lengths = [len(session._texts.ids(row)) for row in rows]
         assert sorted(place for batch in batches for place in batch) == list(range(30))
         assert all(len(batch) <= 7 for batch in batches) and len(batches) == 5
         ordered = [lengths[place] for batch in batches for place in batch]
@@ -339,7 +339,7 @@ def test_an_adapter_is_merged_and_found_with_its_base(model: Path, tmp_path: Pat
     assert (ref.base, ref.adapter) == (str(model), str(tmp_path / "adapter"))
     assert ref.hash != EXACT.check(ModelRef(str(model)), PAIRS, "auto").hash
     with EXACT.open(ref, "auto") as session, EXACT.open(ModelRef(str(model)), "auto") as plain:
-        found, ids = session.likelihood(PAIRS[:1])[0], session._renderer.training_ids(PAIRS[0].prompt, PAIRS[0].response)
+        found, ids = session.likelihood(PAIRS[:1])[0], session._texts.renderer.training_ids(PAIRS[0].prompt, PAIRS[0].response)
         assert abs(found.total - plain.likelihood(PAIRS[:1])[0].total) > 0.1
     with torch.inference_mode():
         loss = adapted(input_ids=torch.tensor([ids[0]]), labels=torch.tensor([ids[1]])).loss
@@ -429,8 +429,8 @@ def test_a_likelihood_behind_demonstrations_is_that_of_the_whole_prompt(model: P
     with EXACT.open(ModelRef(str(model)), "auto") as session:
         shown = (PAIRS[1], PAIRS[2])
         found = session.likelihood(PAIRS[:1], [shown])[0]
-        before = session._renderer.prompt_ids(shown, PAIRS[0].prompt)
-        after = session._renderer.response_ids(PAIRS[0].response)
+        before = session._texts.renderer.prompt_ids(shown, PAIRS[0].prompt)
+        after = session._texts.renderer.response_ids(PAIRS[0].response)
         with torch.inference_mode():
             scores = session._model(torch.tensor([before + after])).logits[0].log_softmax(dim=-1)
         expected = sum(float(scores[len(before) + at - 1, token]) for at, token in enumerate(after))
@@ -441,11 +441,11 @@ def test_a_likelihood_behind_demonstrations_is_that_of_the_whole_prompt(model: P
 def test_a_continuation_has_the_probability_that_the_model_gives_it(model: Path) -> None:
     with EXACT.open(ModelRef(str(model)), "auto") as session:
         before, after = "Q: Where?\nA:", " There."
-        first, ids = (session._tokenizer(text)["input_ids"] for text in (before, before + after))
+        first, ids = (session._texts.tokenizer(text)["input_ids"] for text in (before, before + after))
         with torch.inference_mode():
             scores = session._model(torch.tensor([ids])).logits[0].log_softmax(dim=-1)
         expected = sum(float(scores[at - 1, ids[at]]) for at in range(len(first), len(ids)))
-        best = str(session._tokenizer.decode(int(scores[len(first) - 1].argmax())))
+        best = str(session._texts.tokenizer.decode(int(scores[len(first) - 1].argmax())))
         found, greedy = session.continuation([(before, after), (before, best)])
         assert found.total == pytest.approx(expected, abs=1e-4) and found.tokens == len(ids) - len(first)
         assert not found.greedy and (greedy.greedy or len(best.encode()) != 1)

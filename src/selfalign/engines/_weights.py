@@ -108,6 +108,12 @@ def own_stop_ids(loaded: Any) -> frozenset[int]:
     return frozenset(() if ends is None else (ends,) if isinstance(ends, int) else ends)
 
 
+def vocabulary(loaded: Any, tokenizer: Any) -> int:
+    """Ids from here on are padding of the embedding, not tokens."""
+    rows: int = loaded.get_output_embeddings().weight.shape[0]
+    return min(rows, int(max(tokenizer.get_vocab().values())) + 1)
+
+
 @contextmanager
 def _explained(model: ModelRef) -> Iterator[None]:
     """A missing or broken model as one line instead of a library's page."""

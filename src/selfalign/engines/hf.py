@@ -5,26 +5,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import lru_cache, partial
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 
 from selfalign.device import choose_device, empty_cache, out_of_memory
 from selfalign.engines import _decode, _weights
+from selfalign.engines._texts import Kind, Texts, kind_of
 from selfalign.errors import RunFailed, UserError
 from selfalign.models import resolve_ref
-from selfalign.rendering import IGNORE, Format, Renderer, make_renderer, preflight
-from selfalign.text import cut_at_markers
-from selfalign.types import Completion, Continuation, Example, FinishReason, FloatArray, Likelihood, ModelRef, Request, Sampling
+from selfalign.rendering import IGNORE, Format, make_renderer, preflight
+from selfalign.types import Completion, Continuation, Example, FloatArray, Likelihood, ModelRef, Request, Sampling
 
 _log = logging.getLogger(__name__)
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-
-_Kind = Literal["prompt", "response", "text"]
-"""What a request asks for: a new prompt, an answer, or how a text of the caller's own goes on."""
 
 _SHORT = 128
 """Tokens up to which padding costs next to nothing."""
@@ -95,12 +92,9 @@ class HFSession:
     """`protocols.Session` on one model."""
 
     def __init__(self, engine: HF, model: ModelRef, format: Format) -> None:
-        self._engine, self._ref, self._format = engine, model, format
-        self._tools: tuple[Any, Any, Renderer] | None = None
+        self._engine, self._ref = engine, model
+        self._texts = Texts(model, format)
         self._weights: Any = None
-        # The same request is measured, planned and sent: one rendering serves all three.
-        self._ids: Callable[[Request], tuple[int, ...]] = lru_cache(maxsize=8192)(self._prompt_ids)
-        self._stopper: Callable[[_Kind, tuple[str, ...]], _decode.Stopper] = lru_cache(maxsize=8)(self._make_stopper)
 
     def close(self) -> None:
         """Give all memory back."""
@@ -108,25 +102,17 @@ class HFSession:
         empty_cache()
 
     def fit(self, request: Request, max_tokens: int) -> Request | None:
-        room = self._context() - max_tokens
-        for count in range(len(request.demonstrations), -1, -1):
-            shorter = request
-            if count < len(request.demonstrations):
-                shorter = replace(request, demonstrations=request.demonstrations[:count])
-            if len(self._ids(shorter)) <= room:
-                return shorter
-        return None
+        return self._texts.fit(request, max_tokens)
 
     def plan(self, requests: Sequence[Request]) -> list[tuple[int, ...]]:
         # The longest first: memory that is too small shows at once, and the time left is guessed on the safe side.
-        lengths = [len(self._ids(request)) for request in requests]
+        lengths = [len(self._texts.ids(request)) for request in requests]
         return _batches(lengths, self._engine.batch_size, self._engine.batch_tokens)
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
-        groups: dict[_Kind, list[int]] = {}
+        groups: dict[Kind, list[int]] = {}
         for place, request in enumerate(requests):
-            kind: _Kind = "text" if request.text is not None else "prompt" if request.prompt is None else "response"
-            groups.setdefault(kind, []).append(place)
+            groups.setdefault(kind_of(request), []).append(place)
         done: dict[int, Completion] = {}
         for kind, places in groups.items():
             write = partial(self._write, sampling=sampling, kind=kind)
@@ -138,17 +124,19 @@ class HFSession:
 
     def likelihood(self, examples: Sequence[Example], shown: Sequence[Sequence[Example]] = ()) -> list[Likelihood]:
         pairs = [
-            self._renderer.training_ids(example.prompt, example.response, example.history, demonstrations)
+            self._texts.renderer.training_ids(example.prompt, example.response, example.history, demonstrations)
             for example, demonstrations in zip(examples, shown or ((),) * len(examples), strict=True)
         ]
         for example, (ids, _) in zip(examples, pairs, strict=True):
-            if len(ids) > self._context():
-                raise UserError(f"{example.id}: prompt and response take {len(ids)} tokens, the window has {self._context()}")
+            if len(ids) > self._texts.context():
+                raise UserError(
+                    f"{example.id}: prompt and response take {len(ids)} tokens, the window has {self._texts.context()}"
+                )
         return [Likelihood(one.total, one.tokens) for one in self._scored(pairs)]
 
     def continuation(self, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
         """A first text that does not fit the window beside the second one loses its beginning, as lm-evaluation-harness does."""
-        return self._scored([_weights.continuation_ids(self._tokenizer, *pair, self._context()) for pair in pairs])
+        return self._scored([_weights.continuation_ids(self._texts.tokenizer, *pair, self._texts.context()) for pair in pairs])
 
     def _scored(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[Continuation]:
         found: list[Continuation | None] = [None] * len(pairs)
@@ -163,37 +151,31 @@ class HFSession:
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
         """Texts longer than the window are cut at its end; an empty text is embedded as one end token."""
-        tokenizer, room = self._tokenizer, self._context()
+        tokenizer, room = self._texts.tokenizer, self._texts.context()
         nothing = [tokenizer.eos_token_id or 0]
         rows = [list(tokenizer(text)["input_ids"])[:room] or nothing for text in texts]
         out: list[FloatArray | None] = [None] * len(rows)
         for batch in _batches([len(row) for row in rows], self._engine.batch_size, self._engine.batch_tokens):
             for place, vector in zip(batch, self._halving(self._pool, [rows[place] for place in batch]), strict=True):
                 out[place] = vector
-        width = int(self._config.get_text_config().hidden_size)
+        width = int(self._texts.config.get_text_config().hidden_size)
         return np.array([vector for vector in out if vector is not None], dtype=np.float32).reshape(len(rows), width)
 
     def render(self, request: Request) -> str:
-        if request.text is not None:
-            return request.text
-        return self._renderer.prompt_text(request.demonstrations, request.prompt, request.history)
+        return self._texts.render(request)
 
-    def _write(self, requests: Sequence[Request], sampling: Sampling, kind: _Kind) -> list[Completion]:
-        prompts = [self._ids(request) for request in requests]
+    def _write(self, requests: Sequence[Request], sampling: Sampling, kind: Kind) -> list[Completion]:
+        prompts = [self._texts.ids(request) for request in requests]
         seeds = [request.seed for request in requests]
         model, size, pad = self._model, self._vocabulary(), self._pad()
         stopper = self._stopper(kind, sampling.stop)
         penalised = sampling.repetition_penalty != 1.0 or sampling.no_repeat_ngram > 0 or sampling.length_decay is not None
         write = _decode.generate if sampling.beams > 1 or penalised else _decode.sample
         rows = write(model, prompts, seeds, sampling, stopper, size, pad)
-        done = []
-        for prompt, (ids, ended) in zip(prompts, rows, strict=True):
-            raw = str(self._tokenizer.decode(ids, skip_special_tokens=True))
-            raw = raw if kind == "text" else self._renderer.clean(raw)
-            text = cut_at_markers(raw, sampling.stop).strip()
-            finish: FinishReason = "stop" if ended or text != raw.strip() else "length"
-            done.append(Completion(text, finish, prompt_tokens=len(prompt), generated_tokens=len(ids)))
-        return done
+        return [
+            self._texts.completion(request, ids, ended, sampling.stop)
+            for request, (ids, ended) in zip(requests, rows, strict=True)
+        ]
 
     def _score(self, groups: Sequence[Sequence[tuple[list[int], list[int]]]]) -> list[list[Continuation]]:
         """Each group in one row: its first member, which all the others begin but for their last token."""
@@ -255,48 +237,17 @@ class HFSession:
         _log.warning("memory ran out with %d rows; going on with %d", len(items), half)
         return self._halving(work, items[:half]) + self._halving(work, items[half:])
 
-    def _prompt_ids(self, request: Request) -> tuple[int, ...]:
-        if request.text is not None:
-            return tuple(self._tokenizer(request.text)["input_ids"])
-        return tuple(self._renderer.prompt_ids(request.demonstrations, request.prompt, request.history))
-
-    def _make_stopper(self, kind: _Kind, strings: tuple[str, ...]) -> _decode.Stopper:
-        own = _weights.own_stop_ids(self._model)
-        if kind == "text":
-            eos = self._tokenizer.eos_token_id
-            return _decode.Stopper(self._tokenizer, own | (frozenset() if eos is None else {eos}), strings)
-        stops = self._renderer.prompt_stops if kind == "prompt" else self._renderer.response_stops
-        return _decode.Stopper(self._tokenizer, stops.ids | own, (*stops.strings, *strings))
+    def _stopper(self, kind: Kind, strings: tuple[str, ...]) -> _decode.Stopper:
+        return self._texts.stopper(kind, strings, _weights.own_stop_ids(self._model))
 
     def _vocabulary(self) -> int:
-        """Ids from here on are padding of the embedding, not tokens."""
-        rows: int = self._model.get_output_embeddings().weight.shape[0]
-        return min(rows, int(max(self._tokenizer.get_vocab().values())) + 1)
+        return _weights.vocabulary(self._model, self._texts.tokenizer)
 
     def _pad(self) -> int:
         # Masked out everywhere, so any token will do.
-        return next((int(i) for i in (self._tokenizer.pad_token_id, self._tokenizer.eos_token_id) if i is not None), 0)
-
-    def _context(self) -> int:
-        return _weights.context_length(self._config, self._tokenizer)
-
-    def _load_tools(self) -> tuple[Any, Any, Renderer]:
-        if self._tools is None:
-            tokenizer, config = _weights.tokenizer_and_config(self._ref)
-            self._tools = tokenizer, config, make_renderer(tokenizer, self._format)
-        return self._tools
-
-    @property
-    def _tokenizer(self) -> Any:
-        return self._load_tools()[0]
-
-    @property
-    def _config(self) -> Any:
-        return self._load_tools()[1]
-
-    @property
-    def _renderer(self) -> Renderer:
-        return self._load_tools()[2]
+        return next(
+            (int(i) for i in (self._texts.tokenizer.pad_token_id, self._texts.tokenizer.eos_token_id) if i is not None), 0
+        )
 
     @property
     def _model(self) -> Any:

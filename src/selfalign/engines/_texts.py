@@ -1,0 +1,92 @@
+"""The text side of a model that runs here: tokenizer, template and window, without its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, Literal
+
+from selfalign.engines import _weights
+from selfalign.engines._decode import Stopper
+from selfalign.rendering import Format, Renderer, make_renderer
+from selfalign.text import cut_at_markers
+from selfalign.types import Completion, FinishReason, ModelRef, Request
+
+Kind = Literal["prompt", "response", "text"]
+"""What a request asks for: a new prompt, an answer, or how a text of the caller's own goes on."""
+
+
+def kind_of(request: Request) -> Kind:
+    return "text" if request.text is not None else "prompt" if request.prompt is None else "response"
+
+
+class Texts:
+    """Requests to token ids and generated ids back to completions; the tokenizer loads at the first use."""
+
+    def __init__(self, model: ModelRef, format: Format) -> None:
+        self._ref, self._format = model, format
+        self._tools: tuple[Any, Any, Renderer] | None = None
+        # The same request is measured, planned and sent: one rendering serves all three.
+        self.ids: Callable[[Request], tuple[int, ...]] = lru_cache(maxsize=8192)(self._prompt_ids)
+        self.stopper: Callable[[Kind, tuple[str, ...], frozenset[int]], Stopper] = lru_cache(maxsize=8)(self._make_stopper)
+
+    def fit(self, request: Request, max_tokens: int) -> Request | None:
+        """See `protocols.Session.fit`."""
+        room = self.context() - max_tokens
+        for count in range(len(request.demonstrations), -1, -1):
+            shorter = request
+            if count < len(request.demonstrations):
+                shorter = replace(request, demonstrations=request.demonstrations[:count])
+            if len(self.ids(shorter)) <= room:
+                return shorter
+        return None
+
+    def render(self, request: Request) -> str:
+        """See `protocols.Session.render`."""
+        if request.text is not None:
+            return request.text
+        return self.renderer.prompt_text(request.demonstrations, request.prompt, request.history)
+
+    def completion(self, request: Request, ids: Sequence[int], ended: bool, stop: tuple[str, ...]) -> Completion:
+        """What the generated ids say, cut before the first of the strings `stop`."""
+        raw = str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        raw = raw if request.text is not None else self.renderer.clean(raw)
+        text = cut_at_markers(raw, stop).strip()
+        finish: FinishReason = "stop" if ended or text != raw.strip() else "length"
+        return Completion(text, finish, prompt_tokens=len(self.ids(request)), generated_tokens=len(ids))
+
+    def context(self) -> int:
+        """Tokens in the model's window."""
+        return _weights.context_length(self.config, self.tokenizer)
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._load()[0]
+
+    @property
+    def config(self) -> Any:
+        return self._load()[1]
+
+    @property
+    def renderer(self) -> Renderer:
+        return self._load()[2]
+
+    def _load(self) -> tuple[Any, Any, Renderer]:
+        if self._tools is None:
+            tokenizer, config = _weights.tokenizer_and_config(self._ref)
+            self._tools = tokenizer, config, make_renderer(tokenizer, self._format)
+        return self._tools
+
+    def _prompt_ids(self, request: Request) -> tuple[int, ...]:
+        if request.text is not None:
+            return tuple(self.tokenizer(request.text)["input_ids"])
+        return tuple(self.renderer.prompt_ids(request.demonstrations, request.prompt, request.history))
+
+    def _make_stopper(self, kind: Kind, strings: tuple[str, ...], own: frozenset[int]) -> Stopper:
+        """`own` are the end tokens that the model itself declares."""
+        if kind == "text":
+            eos = self.tokenizer.eos_token_id
+            return Stopper(self.tokenizer, own | (frozenset() if eos is None else {eos}), strings)
+        stops = self.renderer.prompt_stops if kind == "prompt" else self.renderer.response_stops
+        return Stopper(self.tokenizer, stops.ids | own, (*stops.strings, *strings))
