@@ -1,10 +1,11 @@
-"""Sampling speed of the HF engine beside transformers' own `generate` on the same padded batches.
+"""Sampling speed of the engines beside transformers' own `generate` on the same padded batches.
 
-    python benchmarks/generation.py [--prompts 64] [--length 350] [--tokens 64] [--batch 32] [--runs 3]
+    python benchmarks/generation.py [--engine openvino] [--prompts 64] [--length 350] [--tokens 64] [--batch 32] [--runs 3]
 
-Every row writes exactly --tokens tokens in the first two lines, so that both do the same work; the third line lets rows end
-where the model ends them and drops them from the batch, as the engine really runs. Runs are interleaved; medians are shown. On
-a busy machine trust the processor's seconds, with OMP_NUM_THREADS=1.
+Every row writes exactly --tokens tokens where nothing else is said, so that all do the same work; in the lines "rows end" rows
+end where the model ends them and leave the batch, as the engines really run. --engine openvino adds the OpenVINO engine
+(`pip install 'selfalign[cpu]'`), --greedy how many rows get the HF engine's greedy text (ask for --dtype float32 with it). Runs
+are interleaved; medians are shown. On a busy machine trust the processor's seconds, with --threads 1.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import argparse
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from selfalign.engines import _decode
 from selfalign.engines.hf import HF
+from selfalign.engines.openvino import OpenVINO
 from selfalign.types import Example, ModelRef, Request, Sampling, derive_seed
 
 SUBJECTS = ("a kettle", "an old fence", "the night train", "a violin", "fresh bread", "a small garden", "the tide", "a map")
@@ -55,40 +58,88 @@ def plain_generate(model: Any, prompts: list[list[int]], tokens: int, pad: int) 
     assert out.shape[1] == ids.shape[1] + tokens
 
 
+@contextmanager
+def endless(session: Any) -> Iterator[None]:
+    """No end token and no stop string: every row writes all its tokens."""
+    usual = session._texts.stopper
+    session._texts.stopper = lambda *_: _decode.Stopper(session._texts.tokenizer, frozenset(), ())
+    try:
+        yield
+    finally:
+        session._texts.stopper = usual
+
+
+def write_all(session: Any, rows: list[Request], sampling: Sampling, ends: bool) -> list[str]:
+    texts = [""] * len(rows)
+    for batch in session.plan(rows):
+        if ends:
+            done = session.generate([rows[place] for place in batch], sampling)
+        else:
+            with endless(session):
+                done = session.generate([rows[place] for place in batch], sampling)
+            assert all(one.generated_tokens == sampling.max_tokens for one in done)
+        for place, one in zip(batch, done, strict=True):
+            texts[place] = one.text
+    return texts
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
-    for name, value in (("prompts", 64), ("length", 350), ("tokens", 64), ("batch", 32), ("runs", 3)):
+    parser.add_argument("--engine", choices=("hf", "openvino"), default="hf")
+    for name, value in (("prompts", 64), ("length", 350), ("tokens", 64), ("batch", 32), ("runs", 3), ("threads", 0)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--greedy", action="store_true")
     options = parser.parse_args()
-    engine = HF(batch_size=options.batch, dtype=options.dtype)
-    seconds: dict[str, list[tuple[float, float]]] = {}
-    with engine.open(engine.check(ModelRef(options.model), (), "auto"), "auto") as session:
-        rows = requests(options.prompts, options.length, session._ids)
-        prompts, model, pad, size = [session._ids(row) for row in rows], session._model, session._pad(), session._vocabulary()
-        endless, real = _decode.Stopper(session._tokenizer, frozenset(), ()), session._stopper(True)
-        sampling = Sampling(max_tokens=options.tokens)
+    if options.threads:
+        import torch
 
-        def ours(stopper: _decode.Stopper) -> Callable[[list[int]], Any]:
-            return lambda batch: _decode.sample(
-                model, [prompts[place] for place in batch], [rows[place].seed for place in batch], sampling, stopper, size, pad
-            )
+        torch.set_num_threads(options.threads)
+    hf, fast = HF(batch_size=options.batch, dtype=options.dtype), OpenVINO(dtype=options.dtype, threads=options.threads)
+    ref = hf.check(ModelRef(options.model), (), "auto")
+    sampling, greedy = Sampling(max_tokens=options.tokens), Sampling(max_tokens=options.tokens, temperature=0.0)
+    with hf.open(ref, "auto") as slow, fast.open(ref, "auto") as quick:
+        rows = requests(options.prompts, options.length, slow._texts.ids)
+        prompts, model, pad = [slow._texts.ids(row) for row in rows], slow._model, slow._pad()
 
-        ways: dict[str, Callable[[list[int]], Any]] = {
-            "model.generate": lambda batch: plain_generate(model, [list(prompts[place]) for place in batch], options.tokens, pad),
-            "HF engine": ours(endless),
-            "HF engine, rows end": ours(real),
+        def plain() -> None:
+            for batch in slow.plan(rows):
+                plain_generate(model, [list(prompts[place]) for place in batch], options.tokens, pad)
+
+        ways: dict[str, Callable[[], Any]] = {
+            "model.generate": plain,
+            "HF engine": lambda: write_all(slow, rows, sampling, ends=False),
+            "HF engine, rows end": lambda: write_all(slow, rows, sampling, ends=True),
         }
-        for _ in range(options.runs):
-            for name, way in ways.items():
-                began, worked = time.perf_counter(), time.process_time()
-                for batch in session.plan(rows):
-                    way(list(batch))
-                seconds.setdefault(name, []).append((time.perf_counter() - began, time.process_time() - worked))
+        if options.engine == "openvino":
+            began = time.perf_counter()
+            quick.generate([rows[0]], Sampling(max_tokens=1))
+            print(f"OpenVINO: {time.perf_counter() - began:.1f} s to load the model, and to convert it where it was not\n")
+            ways["OpenVINO engine"] = lambda: write_all(quick, rows, sampling, ends=False)
+            ways["OpenVINO engine, rows end"] = lambda: write_all(quick, rows, sampling, ends=True)
+        seconds = timed(ways, options.runs)
+        if options.engine == "openvino" and options.greedy:
+            pairs = zip(*(write_all(session, rows, greedy, ends=True) for session in (slow, quick)), strict=True)
+            print(f"the same greedy text as the HF engine: {sum(a == b for a, b in pairs)} of {len(rows)} rows\n")
     mean = sum(map(len, prompts)) / len(prompts)
-    print(f"{len(rows)} prompts of {mean:.0f} tokens, {options.tokens} new, {options.dtype}, batch {options.batch}\n")
-    print(f"| way | seconds, median of {options.runs} | all runs | to generate | processor's seconds | to generate |")
+    print(f"{len(rows)} prompts of {mean:.0f} tokens, {options.tokens} new, {options.dtype}, HF in batches of {options.batch}\n")
+    show(seconds, options.runs)
+
+
+def timed(ways: dict[str, Callable[[], Any]], runs: int) -> dict[str, list[tuple[float, float]]]:
+    """Wall and processor's seconds of each way in each run."""
+    seconds: dict[str, list[tuple[float, float]]] = {}
+    for _ in range(runs):
+        for name, way in ways.items():
+            began, worked = time.perf_counter(), time.process_time()
+            way()
+            seconds.setdefault(name, []).append((time.perf_counter() - began, time.process_time() - worked))
+    return seconds
+
+
+def show(seconds: dict[str, list[tuple[float, float]]], count: int) -> None:
+    print(f"| way | seconds, median of {count} | all runs | to generate | processor's seconds | to generate |")
     print("|---|---|---|---|---|---|")
     medians = {name: [statistics.median(column) for column in zip(*runs, strict=True)] for name, runs in seconds.items()}
     base = medians["model.generate"]

@@ -45,7 +45,7 @@ LAYERS = {
     **dict.fromkeys(("recipes", "contracts", "evaluations", "report", "study", "tracking", "__init__"), 5),
     **dict.fromkeys(("cli", "__main__"), 6),
 }
-HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets", "sentence_transformers", "sklearn", "pandas"}
+HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets", "sentence_transformers", "sklearn", "pandas", "openvino"}
 FILES = sorted(SRC.rglob("*.py"))
 
 

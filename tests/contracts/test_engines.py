@@ -26,7 +26,10 @@ ENGINES: list[type[Any]] = [
     for _, part in inspect.getmembers(importlib.import_module(f"selfalign.engines.{name}"), inspect.isclass)
     if part.__module__ == f"selfalign.engines.{name}" and hasattr(part, "check") and hasattr(part, "open")
 ]
-EXACT: dict[str, dict[str, Any]] = {"HF": {"dtype": "float32", "device": "cpu"}}
+EXACT: dict[str, dict[str, Any]] = {
+    "HF": {"dtype": "float32", "device": "cpu"},
+    "OpenVINO": {"dtype": "float32", "threads": 1},
+}
 PAIRS = tuple(Example(f"s{i}", f"Where is place number {i}?", f"It is in hall {i}.") for i in range(6))
 SAMPLING = Sampling(max_tokens=12)
 
@@ -38,8 +41,18 @@ def server(model_folder: Path) -> Iterator[str]:
         yield running.url
 
 
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What engines convert goes to a folder of the tests' own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SELFALIGN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(params=ENGINES, ids=lambda part: part.__name__)
 def engine(request: pytest.FixtureRequest) -> Engine:
+    if request.param.__name__ == "OpenVINO":
+        pytest.importorskip("openvino_genai", reason="OpenVINO GenAI is not installed: pip install 'selfalign[cpu]'")
     options = EXACT.get(request.param.__name__, {})
     if request.param.__name__ == "OpenAI":
         options = {"url": request.getfixturevalue("server")}

@@ -7,6 +7,7 @@ from selfalign.encoders.hidden_state import HiddenState
 from selfalign.encoders.sentence import SentenceEncoder
 from selfalign.engines.hf import HF
 from selfalign.engines.openai import OpenAI
+from selfalign.engines.openvino import OpenVINO
 from selfalign.engines.scripted import Scripted
 from selfalign.evaluators.held_out import HeldOut
 from selfalign.evaluators.refusal import Refusal
@@ -23,7 +24,7 @@ def icl_random(
     demonstrations: int = 8,
     format: Format = "auto",
     seed: int = 0,
-    engine: HF | OpenAI | Scripted = HF(),
+    engine: HF | OpenVINO | OpenAI | Scripted = HF(),
     encoder: SentenceEncoder | HiddenState | Hashed = SentenceEncoder(),
 ) -> Recipe:
     """In-context learning with seed examples drawn at random for each prompt (the ISARA paper's ICL-Random).

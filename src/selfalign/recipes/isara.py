@@ -10,6 +10,7 @@ from selfalign.encoders.hidden_state import HiddenState
 from selfalign.encoders.sentence import SentenceEncoder
 from selfalign.engines.hf import HF
 from selfalign.engines.openai import OpenAI
+from selfalign.engines.openvino import OpenVINO
 from selfalign.engines.scripted import Scripted
 from selfalign.evaluators.held_out import HeldOut
 from selfalign.evaluators.refusal import Refusal
@@ -52,7 +53,7 @@ def isara(
     seed: int = 0,
     prompt_sampling: Sampling = Sampling(max_tokens=48, temperature=0.8),
     sampling: Sampling = Sampling(max_tokens=96, temperature=0.3),
-    engine: HF | OpenAI | Scripted = HF(),
+    engine: HF | OpenVINO | OpenAI | Scripted = HF(),
     encoder: SentenceEncoder | HiddenState | Hashed = SentenceEncoder(),
     retriever: Knn | Uniform = Knn(by_category=True),
     trainer: SFT | NullTrainer = SFT(learning_rate=5e-5, epochs=3),

@@ -7,6 +7,7 @@ from selfalign.encoders.hidden_state import HiddenState
 from selfalign.encoders.sentence import SentenceEncoder
 from selfalign.engines.hf import HF
 from selfalign.engines.openai import OpenAI
+from selfalign.engines.openvino import OpenVINO
 from selfalign.engines.scripted import Scripted
 from selfalign.evaluators.held_out import HeldOut
 from selfalign.evaluators.refusal import Refusal
@@ -70,7 +71,7 @@ def isara_paper(
         length_decay=(30, 1.05),
         stop=ISARA_MARKERS,
     ),
-    engine: HF | OpenAI | Scripted = HF(batch_size=4),
+    engine: HF | OpenVINO | OpenAI | Scripted = HF(batch_size=4),
     encoder: SentenceEncoder | HiddenState | Hashed = SentenceEncoder(),
     trainer: SFT | NullTrainer = PUBLISHED_TRAINING,
 ) -> Recipe:

@@ -10,6 +10,7 @@ from selfalign.encoders.hidden_state import HiddenState
 from selfalign.encoders.sentence import SentenceEncoder
 from selfalign.engines.hf import HF
 from selfalign.engines.openai import OpenAI
+from selfalign.engines.openvino import OpenVINO
 from selfalign.engines.scripted import Scripted
 from selfalign.evaluators.held_out import HeldOut
 from selfalign.evaluators.refusal import Refusal
@@ -69,7 +70,7 @@ def isheep_paper(
     prompt_sampling: Sampling = Sampling(max_tokens=1000, top_p=0.95),
     sampling: Sampling = Sampling(max_tokens=1000, top_p=0.95),
     judge: Judge = Judge(model="base", standard="combined", method="parsed"),
-    engine: HF | OpenAI | Scripted = HF(),
+    engine: HF | OpenVINO | OpenAI | Scripted = HF(),
     encoder: SentenceEncoder | HiddenState | Hashed = SentenceEncoder(),
     trainer: SFT | NullTrainer = PUBLISHED_TRAINING,
 ) -> Recipe:

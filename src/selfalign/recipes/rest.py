@@ -10,6 +10,7 @@ from selfalign.encoders.hidden_state import HiddenState
 from selfalign.encoders.sentence import SentenceEncoder
 from selfalign.engines.hf import HF
 from selfalign.engines.openai import OpenAI
+from selfalign.engines.openvino import OpenVINO
 from selfalign.engines.scripted import Scripted
 from selfalign.evaluators.held_out import HeldOut
 from selfalign.evaluators.refusal import Refusal
@@ -48,7 +49,7 @@ def rest(
     sampling: Sampling = Sampling(max_tokens=128, temperature=0.8),
     reward: Judge | ExactAnswer | Reward = Judge(model="base"),
     threshold: RisingThreshold = RisingThreshold(first=5.0, step=0.5),
-    engine: HF | OpenAI | Scripted = HF(),
+    engine: HF | OpenVINO | OpenAI | Scripted = HF(),
     encoder: SentenceEncoder | HiddenState | Hashed = SentenceEncoder(),
     trainer: SFT | NullTrainer = SFT(learning_rate=5e-5, epochs=2),
 ) -> Recipe:

@@ -8,6 +8,7 @@ from selfalign.encoders.hidden_state import HiddenState
 from selfalign.encoders.sentence import SentenceEncoder
 from selfalign.engines.hf import HF
 from selfalign.engines.openai import OpenAI
+from selfalign.engines.openvino import OpenVINO
 from selfalign.engines.scripted import Scripted
 from selfalign.evaluators.held_out import HeldOut
 from selfalign.evaluators.refusal import Refusal
@@ -48,7 +49,7 @@ def self_instruct(
     seed: int = 0,
     prompt_sampling: Sampling = Sampling(max_tokens=512, temperature=0.7, top_p=0.5),
     sampling: Sampling = Sampling(max_tokens=128, temperature=0.0),
-    engine: HF | OpenAI | Scripted = HF(),
+    engine: HF | OpenVINO | OpenAI | Scripted = HF(),
     encoder: SentenceEncoder | HiddenState | Hashed = SentenceEncoder(),
     trainer: SFT | NullTrainer = SFT(learning_rate=5e-5, epochs=2),
 ) -> Recipe:

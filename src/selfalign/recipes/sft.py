@@ -7,6 +7,7 @@ from selfalign.encoders.hidden_state import HiddenState
 from selfalign.encoders.sentence import SentenceEncoder
 from selfalign.engines.hf import HF
 from selfalign.engines.openai import OpenAI
+from selfalign.engines.openvino import OpenVINO
 from selfalign.engines.scripted import Scripted
 from selfalign.evaluators.held_out import HeldOut
 from selfalign.evaluators.refusal import Refusal
@@ -29,7 +30,7 @@ def sft(
     roll_back: RollBack = "worse",
     format: Format = "auto",
     seed: int = 0,
-    engine: HF | OpenAI | Scripted = HF(),
+    engine: HF | OpenVINO | OpenAI | Scripted = HF(),
     encoder: SentenceEncoder | HiddenState | Hashed = SentenceEncoder(),
     trainer: SFT | NullTrainer = SFT(learning_rate=5e-5, epochs=3),
 ) -> Recipe:

@@ -7,6 +7,7 @@ from selfalign.encoders.hidden_state import HiddenState
 from selfalign.encoders.sentence import SentenceEncoder
 from selfalign.engines.hf import HF
 from selfalign.engines.openai import OpenAI
+from selfalign.engines.openvino import OpenVINO
 from selfalign.engines.scripted import Scripted
 from selfalign.evaluators.held_out import HeldOut
 from selfalign.evaluators.refusal import Refusal
@@ -26,7 +27,7 @@ def sft_paper(
     learning_rate_decay: float = 0.5,
     format: Format = "isara",
     seed: int = 42,
-    engine: HF | OpenAI | Scripted = HF(batch_size=4),
+    engine: HF | OpenVINO | OpenAI | Scripted = HF(batch_size=4),
     encoder: SentenceEncoder | HiddenState | Hashed = SentenceEncoder(),
     trainer: SFT | NullTrainer = PUBLISHED_TRAINING,
 ) -> Recipe:

@@ -1,0 +1,221 @@
+"""The OpenVINO engine on tiny random models, held against transformers' own texts and distribution."""
+
+from __future__ import annotations
+
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from scipy import stats
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from selfalign.engines import _openvino_model
+from selfalign.engines.hf import HF
+from selfalign.engines.openvino import OpenVINO
+from selfalign.errors import RunFailed, UserError
+from selfalign.types import Completion, Example, ModelRef, Request, Sampling, derive_seed
+from tests.tiny import tiny_model, tiny_tokenizer
+
+PAIRS = tuple(Example(f"s{i}", f"Question {i}?", f"Answer number {i}.") for i in range(8))
+EXACT, REFERENCE = OpenVINO(dtype="float32", threads=1), HF(dtype="float32", device="cpu")
+GREEDY = Sampling(max_tokens=24, temperature=0.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    pytest.importorskip("openvino_genai", reason="OpenVINO GenAI is not installed: pip install 'selfalign[cpu]'")
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SELFALIGN_CACHE", str(folder))
+        yield folder
+
+
+def random_model(kind: str, folder: Path, ends: list[int] | None = None) -> Path:
+    """A random two-layer model of an architecture, with the tokenizer of the tiny Llama."""
+    from transformers import AutoConfig
+
+    tokenizer = tiny_tokenizer()
+    sizes: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 512}
+    if kind == "opt":
+        sizes |= {"ffn_dim": 64, "word_embed_proj_dim": 32, "init_std": 0.2}
+    else:
+        sizes |= {"intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 8, "initializer_range": 0.2}
+    special = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, vocab_size=len(tokenizer), **sizes, **special))
+    if ends:
+        made.generation_config.eos_token_id = ends
+    made.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose rows end after few tokens, each at another step."""
+    return random_model("llama", tmp_path_factory.mktemp("llama") / "model", ends=[257, *range(20)])
+
+
+def requests(count: int) -> list[Request]:
+    """Prompts to write and to answer, with no to three demonstrations, so of many lengths."""
+    return [
+        Request(f"r{i}", PAIRS[: i % 4], None if i % 2 else f"What is {'so ' * (i % 5)}{i}?", derive_seed(1, i))
+        for i in range(count)
+    ]
+
+
+def written(engine: OpenVINO | HF, model: Path, rows: list[Request], sampling: Sampling) -> list[Completion]:
+    """In the order of the rows, batch by planned batch, in a session of its own."""
+    done: dict[int, Completion] = {}
+    with engine.open(engine.check(ModelRef(str(model)), PAIRS, "auto"), "auto") as session:
+        for batch in session.plan(rows):
+            done.update(zip(batch, session.generate([rows[at] for at in batch], sampling), strict=True))
+    return [done[at] for at in range(len(rows))]
+
+
+@pytest.mark.parametrize("kind", _openvino_model.ARCHITECTURES)
+def test_greedy_texts_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
+    folder, rows = random_model(kind, tmp_path / kind, ends=[257, *range(20)]), requests(24)
+    found, expected = written(EXACT, folder, rows, GREEDY), written(REFERENCE, folder, rows, GREEDY)
+    assert {one.finish for one in expected} == {"stop", "length"} and len({one.text for one in expected}) > 12
+    assert sum(ours == theirs for ours, theirs in zip(found, expected, strict=True)) >= 22
+
+
+def test_padding_of_the_vocabulary_is_never_written(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "model", extra_vocabulary=64)
+    rows = [replace(row, text=row.id) for row in requests(16)]
+    sampling = Sampling(max_tokens=24, temperature=0.0)
+    with EXACT.open(ModelRef(str(folder)), "auto") as ours, REFERENCE.open(ModelRef(str(folder)), "auto") as theirs:
+        assert ours.generate(rows, sampling) == theirs.generate(rows, sampling)
+        sampled = ours.generate(rows, Sampling(max_tokens=24, temperature=5.0))
+    assert all(one.generated_tokens == 24 or one.finish == "stop" for one in sampled)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(max_tokens=1),
+        Sampling(max_tokens=1, temperature=0.7),
+        Sampling(max_tokens=1, top_p=0.6),
+        Sampling(max_tokens=1, top_k=7),
+        Sampling(max_tokens=1, temperature=0.7, top_k=6, top_p=0.5),
+    ],
+    ids=["plain", "cold", "top_p", "top_k", "both"],
+)
+def test_samples_follow_the_models_distribution(model: Path, sampling: Sampling) -> None:
+    text, draws = "Where is it", 3000
+    tokenizer, loaded = AutoTokenizer.from_pretrained(model), AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    with torch.inference_mode():
+        logits = loaded(torch.tensor([tokenizer(text)["input_ids"]])).logits[0, -1] / sampling.temperature
+    shares: dict[str, float] = defaultdict(float)
+    for token, share in enumerate(kept(logits.softmax(dim=-1), sampling).tolist()):
+        shares[str(tokenizer.decode([token], skip_special_tokens=True)).strip()] += share
+    rows = [Request(f"r{i}", text=text, seed=derive_seed(5, i)) for i in range(draws)]
+    counts: dict[str, int] = defaultdict(int)
+    for one in written(EXACT, model, rows, sampling):
+        counts[one.text] += 1
+    assert set(counts) <= {name for name, share in shares.items() if share > 0}
+    often = [name for name, share in shares.items() if share * draws >= 8]
+    pairs = [(counts[name], shares[name] * draws) for name in often]
+    pairs.append((draws - sum(seen for seen, _ in pairs), draws - sum(due for _, due in pairs)))
+    pairs = [(seen, due) for seen, due in pairs if due > 1e-3]
+    seen, due = zip(*pairs, strict=True)
+    total = sum(due)
+    assert len(pairs) > 2 and stats.chisquare(seen, [one * draws / total for one in due]).pvalue > 1e-3
+
+
+def kept(shares: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """By the definition: the k most probable, then of those the fewest that reach p."""
+    order = shares.argsort(descending=True)
+    ordered = shares[order]
+    if sampling.top_k:
+        ordered[sampling.top_k :] = 0.0
+    ordered = ordered / ordered.sum()
+    ordered[ordered.cumsum(dim=0) - ordered >= sampling.top_p] = 0.0
+    return torch.zeros_like(shares).scatter(0, order, ordered / ordered.sum())
+
+
+def test_a_resumed_run_and_another_order_write_the_same(model: Path) -> None:
+    rows, sampling = requests(20), Sampling(max_tokens=24)
+    whole = written(EXACT, model, rows, sampling)
+    assert written(EXACT, model, rows, sampling) == whole and len({one.text for one in whole}) > 15
+    assert written(EXACT, model, rows[:8], sampling) + written(EXACT, model, rows[8:], sampling) == whole
+    assert written(replace(EXACT, batch_size=3, batch_tokens=40), model, rows[::-1], sampling)[::-1] == whole
+    assert written(replace(EXACT, prefix_cache=True, batch_size=4), model, rows, sampling) == whole
+
+
+def test_a_stop_string_ends_the_row_and_not_its_neighbours(model: Path) -> None:
+    rows = [Request(f"r{i}", text=f"Text {i}", seed=i) for i in range(12)]
+    whole = written(EXACT, model, rows, Sampling(max_tokens=30))
+    letter = max("etaoinshrdl", key=lambda one: sum(one in row.text for row in whole))
+    cut = written(EXACT, model, rows, Sampling(max_tokens=30, stop=(letter,)))
+    assert [one.text for one in cut] == [one.text.split(letter)[0].strip() for one in whole]
+    changed = [(a, b) for a, b in zip(cut, whole, strict=True) if letter in b.text]
+    assert changed and all(a.finish == "stop" and a.generated_tokens < b.generated_tokens for a, b in changed)
+    assert all(a == b for a, b in zip(cut, whole, strict=True) if letter not in b.text)
+
+
+def test_a_checkpoint_is_converted_once_and_old_ones_go(cache: Path, tmp_path: Path) -> None:
+    shutil.rmtree(cache / "openvino", ignore_errors=True)
+    (cache / "openvino.partial").mkdir()  # left by a killed process
+    first = tiny_model(tmp_path / "0")
+    before = written(EXACT, first, requests(3), GREEDY)
+    (made,) = (cache / "openvino").iterdir()
+    born = (made / "openvino_model.bin").stat().st_mtime_ns
+    copy = shutil.copytree(first, tmp_path / "copy")
+    assert written(EXACT, copy, requests(3), GREEDY) == before
+    assert (made / "openvino_model.bin").stat().st_mtime_ns == born and [*(cache / "openvino").iterdir()] == [made]
+    for seed in range(1, 5):
+        other = written(EXACT, tiny_model(tmp_path / str(seed), seed=seed), requests(3), GREEDY)
+        assert other != before
+    assert not made.exists() and len([*(cache / "openvino").iterdir()]) == 4
+    assert written(EXACT, first, requests(3), GREEDY) == before
+
+
+def test_logits_that_are_not_finite_end_the_run(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "model")
+    broken = AutoModelForCausalLM.from_pretrained(folder)
+    broken.model.norm.weight.data[3] = float("nan")
+    broken.save_pretrained(folder)
+    for sampling in (GREEDY, Sampling(max_tokens=4)):
+        with pytest.raises(RunFailed, match="not finite"):
+            written(EXACT, folder, requests(2), sampling)
+
+
+def test_what_openvino_does_not_decode_is_refused(model: Path) -> None:
+    with EXACT.open(ModelRef(str(model)), "auto") as session:
+        for name, sampling in (
+            ("beams", Sampling(beams=2)),
+            ("repetition_penalty", Sampling(repetition_penalty=1.1)),
+            ("no_repeat_ngram", Sampling(no_repeat_ngram=3)),
+            ("length_decay", Sampling(length_decay=(8, 1.1))),
+        ):
+            with pytest.raises(UserError, match=name):
+                session.generate(requests(1), sampling)
+
+
+def test_other_architectures_are_refused_by_name(tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    GPT2LMHeadModel(GPT2Config(vocab_size=260, n_positions=512, n_embd=32, n_layer=1, n_head=4)).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="'gpt2', engine OpenVINO runs llama, opt"):
+        EXACT.check(ModelRef(str(tmp_path)), PAIRS, "auto")
+
+
+def test_a_missing_package_is_told_with_the_remedy(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_openvino_model, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'selfalign\[cpu\]'"):
+        EXACT.check(ModelRef(str(model)), PAIRS, "auto")
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"batch_tokens": 0}, {"threads": -1}, {"dtype": "float16"}])
+def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=rf"OpenVINO: {next(iter(options))} = "):
+        OpenVINO(**options)
