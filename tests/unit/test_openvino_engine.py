@@ -14,10 +14,15 @@ import torch
 from scipy import stats
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from selfalign import align, read_seeds
+from selfalign.cli.main import main
+from selfalign.encoders.hashed import Hashed
 from selfalign.engines import _openvino_model
 from selfalign.engines.hf import HF
 from selfalign.engines.openvino import OpenVINO
-from selfalign.errors import RunFailed, UserError
+from selfalign.errors import Interrupted, RunFailed, UserError
+from selfalign.recipes.isara import isara
+from selfalign.trainers.null import NullTrainer
 from selfalign.types import Completion, Example, ModelRef, Request, Sampling, derive_seed
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -104,7 +109,7 @@ def test_padding_of_the_vocabulary_is_never_written(tmp_path: Path) -> None:
         Sampling(max_tokens=1, temperature=0.7),
         Sampling(max_tokens=1, top_p=0.6),
         Sampling(max_tokens=1, top_k=7),
-        Sampling(max_tokens=1, temperature=0.7, top_k=6, top_p=0.5),
+        Sampling(max_tokens=1, top_k=12, top_p=0.6),
     ],
     ids=["plain", "cold", "top_p", "top_k", "both"],
 )
@@ -150,10 +155,55 @@ def test_a_resumed_run_and_another_order_write_the_same(model: Path) -> None:
     assert written(replace(EXACT, prefix_cache=True, batch_size=4), model, rows, sampling) == whole
 
 
+class Interruption:
+    """Progress that ends the run, as a signal would, when so many batches are done."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def start(self, stage: str, total: int, done: int = 0) -> None: ...
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        self.left -= 1
+        if not self.left:
+            raise Interrupted(15)
+
+    def finish(self) -> None: ...
+
+
+def test_a_run_gone_on_with_writes_the_same_bytes(model: Path, seeds_file: Path, tmp_path: Path) -> None:
+    recipe = isara(
+        rounds=1,
+        per_round=8,
+        validation_share=0.0,
+        prompt_sampling=Sampling(max_tokens=12),
+        sampling=Sampling(max_tokens=12),
+        engine=replace(EXACT, batch_size=3),
+        encoder=Hashed(),
+        trainer=NullTrainer(),
+    )
+    seeds = read_seeds(str(seeds_file))
+    align(recipe, str(model), seeds, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        align(recipe, str(model), seeds, tmp_path / "halves", progress=Interruption(2))
+    align(recipe, str(model), seeds, tmp_path / "halves")
+    whole, halves = ((tmp_path / name / "round-01" / "dropped.jsonl").read_bytes() for name in ("whole", "halves"))
+    assert whole == halves and whole.count(b"\n") == 8
+
+
+def test_the_command_line_takes_the_engine_and_its_options(
+    model: Path, seeds_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["check", "isara", str(seeds_file), "--model", str(model), "--engine", "OpenVINO"]
+    assert main([*asked, "--engine.threads", "1", "--engine.prefix_cache", "true"]) == 0
+    assert main([*asked, "--engine.batch_size", "0"]) == 2
+    assert "batch_size = 0 must be" in capsys.readouterr().err
+
+
 def test_a_stop_string_ends_the_row_and_not_its_neighbours(model: Path) -> None:
     rows = [Request(f"r{i}", text=f"Text {i}", seed=i) for i in range(12)]
     whole = written(EXACT, model, rows, Sampling(max_tokens=30))
-    letter = max("etaoinshrdl", key=lambda one: sum(one in row.text for row in whole))
+    letter = max((chr(code) for code in range(33, 127)), key=lambda one: sum(one in row.text for row in whole))
     cut = written(EXACT, model, rows, Sampling(max_tokens=30, stop=(letter,)))
     assert [one.text for one in cut] == [one.text.split(letter)[0].strip() for one in whole]
     changed = [(a, b) for a, b in zip(cut, whole, strict=True) if letter in b.text]

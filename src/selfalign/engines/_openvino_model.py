@@ -170,7 +170,7 @@ def _plain(loaded: Any) -> Any:
             self.loaded = loaded
 
         def forward(self, ids: Any, mask: Any, positions: Any, beams: Any, *states: Any) -> tuple[Any, ...]:
-            cache = DynamicCache(config=self.loaded.config)
+            cache: Any = DynamicCache(config=self.loaded.config)
             chosen = [state.index_select(0, beams) for state in states]
             for layer, keys, values in zip(cache.layers, chosen[::2], chosen[1::2], strict=True):
                 layer.lazy_initialization(keys, values)

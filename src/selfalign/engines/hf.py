@@ -81,7 +81,8 @@ class HF:
     @contextmanager
     def open(self, model: ModelRef, format: Format) -> Iterator[HFSession]:
         """A session on the model; weights load at the first call that needs them and are gone after the block."""
-        session = HFSession(self, resolve_ref(model) if not model.hash else model, format)
+        resolved = resolve_ref(model) if not model.hash else model
+        session = HFSession(self, resolved, Texts(resolved, format))
         try:
             yield session
         finally:
@@ -91,9 +92,8 @@ class HF:
 class HFSession:
     """`protocols.Session` on one model."""
 
-    def __init__(self, engine: HF, model: ModelRef, format: Format) -> None:
-        self._engine, self._ref = engine, model
-        self._texts = Texts(model, format)
+    def __init__(self, engine: HF, model: ModelRef, texts: Texts) -> None:
+        self._engine, self._ref, self._texts = engine, model, texts
         self._weights: Any = None
 
     def close(self) -> None:
@@ -172,10 +172,8 @@ class HFSession:
         penalised = sampling.repetition_penalty != 1.0 or sampling.no_repeat_ngram > 0 or sampling.length_decay is not None
         write = _decode.generate if sampling.beams > 1 or penalised else _decode.sample
         rows = write(model, prompts, seeds, sampling, stopper, size, pad)
-        return [
-            self._texts.completion(request, ids, ended, sampling.stop)
-            for request, (ids, ended) in zip(requests, rows, strict=True)
-        ]
+        made = zip(requests, rows, strict=True)
+        return [self._texts.completion(request, ids, ended, sampling.stop) for request, (ids, ended) in made]
 
     def _score(self, groups: Sequence[Sequence[tuple[list[int], list[int]]]]) -> list[list[Continuation]]:
         """Each group in one row: its first member, which all the others begin but for their last token."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -81,7 +80,7 @@ class OpenVINOSession:
     def __init__(self, engine: OpenVINO, model: ModelRef, format: Format) -> None:
         self._engine, self._ref = engine, model
         self._texts = Texts(model, format)
-        self._beside = HFSession(engine.beside(), model, format)
+        self._beside = HFSession(engine.beside(), model, self._texts)
         self._loaded: tuple[Any, frozenset[int]] | None = None
 
     def close(self) -> None:
@@ -120,14 +119,10 @@ class OpenVINOSession:
         except BaseException as error:
             self._loaded = None  # with whatever it was about to compute
             if isinstance(error, RuntimeError | MemoryError):
-                raise RunFailed(
-                    f"OpenVINO could not go on: {(str(error).strip() or 'memory ran out').splitlines()[0]}"
-                ) from error
+                raise RunFailed(_explained(str(error))) from error
             raise
-        return [
-            self._texts.completion(request, row.ids, row.ended, sampling.stop)
-            for request, row in zip(requests, rows, strict=True)
-        ]
+        made = zip(requests, rows, strict=True)
+        return [self._texts.completion(request, row.ids, row.ended, sampling.stop) for request, row in made]
 
     def likelihood(self, examples: Sequence[Example], shown: Sequence[Sequence[Example]] = ()) -> list[Likelihood]:
         return self._beside.likelihood(examples, shown)
@@ -163,8 +158,6 @@ class _Row:
 
         while self.handle.can_read():
             for written in self.handle.read().values():
-                if not all(map(math.isfinite, written.generated_log_probs)):
-                    raise RunFailed("the model's logits are not finite; its weights are broken, or the number type is too narrow")
                 for token in written.generated_ids:
                     self.ids.append(int(token))
                     if self.stopper.ends(self.ids):
@@ -175,6 +168,12 @@ class _Row:
         if status == GenerationStatus.IGNORED:
             raise RunFailed("memory ran out with a single row; use a shorter max_tokens or fewer demonstrations")
         return bool(status == GenerationStatus.RUNNING)
+
+
+def _explained(message: str) -> str:
+    if "isnan" in message:
+        return "the model's logits are not finite; its weights are broken, or the number type is too narrow"
+    return f"OpenVINO could not go on: {(message.strip() or 'memory ran out').splitlines()[0]}"
 
 
 def _check_sampling(sampling: Sampling) -> None:
@@ -193,7 +192,7 @@ def _config(request: Request, row: _Row, sampling: Sampling) -> Any:
 
     config, ends = GenerationConfig(), row.stopper.ids
     config.max_new_tokens, config.apply_chat_template = sampling.max_tokens, False
-    config.logprobs = 1  # of the chosen token: the only sight of logits that are not finite
+    config.logprobs = 1  # which has OpenVINO look whether the logits are finite
     # Without an end token of its own OpenVINO still wants one named.
     config.stop_token_ids, config.eos_token_id, config.ignore_eos = ends or {0}, min(ends, default=0), not ends
     config.do_sample, config.rng_seed = sampling.temperature > 0.0, request.seed
