@@ -23,9 +23,8 @@ Dtype = Literal["auto", "float32", "bfloat16"]
 class OpenVINO:
     """Generates with OpenVINO's continuous batching: rows of all lengths without padding, ended ones replaced at once.
 
-    About twice as fast on a processor as `HF` (benchmarks/RESULTS.md). A new checkpoint is converted once, into the cache, in
-    float32: 4 bytes a parameter. Log-probabilities of given texts and embeddings come from an `HF` session on the same model,
-    loaded beside this one at the first call that needs it.
+    A new checkpoint is converted once, into the cache, in float32: 4 bytes a parameter. Log-probabilities of given texts and
+    embeddings come from an `HF` session on the same model, loaded beside this one at the first call that needs it.
 
     Each row has a random seed of its own, of which OpenVINO uses 32 bits; texts differ from those that `HF` samples with the
     same seeds, their distribution does not.
@@ -105,11 +104,15 @@ class OpenVINOSession:
         _check_sampling(sampling)
         if not requests:
             return []
+        fresh = self._loaded is None
         pipeline, own = self._load()
         rows = [_Row(self._texts.stopper(kind_of(request), sampling.stop, own)) for request in requests]
         try:
+            if fresh:  # sampling takes logits that are not finite for equal ones; greedy decoding says so
+                pipeline.generate([_tensor([0])], [_config(frozenset(), 0, Sampling(max_tokens=1, temperature=0.0))])
             for place, (row, request) in enumerate(zip(rows, requests, strict=True)):
-                row.handle = pipeline.add_request(place, _tensor(self._texts.ids(request)), _config(request, row, sampling))
+                config = _config(row.stopper.ids, request.seed, sampling)
+                row.handle = pipeline.add_request(place, _tensor(self._texts.ids(request)), config)
             live = rows
             while live:
                 pipeline.step()
@@ -187,15 +190,15 @@ def _check_sampling(sampling: Sampling) -> None:
             raise UserError(f"sampling: engine OpenVINO does not decode with {name}; leave it out, or use the HF engine")
 
 
-def _config(request: Request, row: _Row, sampling: Sampling) -> Any:
+def _config(ends: frozenset[int], seed: int, sampling: Sampling) -> Any:
     from openvino_genai import GenerationConfig
 
-    config, ends = GenerationConfig(), row.stopper.ids
+    config = GenerationConfig()
     config.max_new_tokens, config.apply_chat_template = sampling.max_tokens, False
-    config.logprobs = 1  # which has OpenVINO look whether the logits are finite
     # Without an end token of its own OpenVINO still wants one named.
     config.stop_token_ids, config.eos_token_id, config.ignore_eos = ends or {0}, min(ends, default=0), not ends
-    config.do_sample, config.rng_seed = sampling.temperature > 0.0, request.seed
+    config.do_sample, config.rng_seed = sampling.temperature > 0.0, seed
+    config.logprobs = 0 if config.do_sample else 1  # so that greedy decoding looks whether the logits are finite
     if config.do_sample:
         config.temperature, config.top_p = sampling.temperature, sampling.top_p
         if sampling.top_k:
