@@ -73,7 +73,7 @@ def figures(session: Session, seeds: Sequence[Example], scored: bool) -> Figures
     """Log-probabilities of the seeds' responses, which training moves most; greedy answers where a server gives none."""
     if scored:
         return [one.per_token for one in session.likelihood(seeds)]
-    requests = [Request(f"canary/{seed.id}", prompt=seed.prompt) for seed in seeds]
+    requests = [Request(f"canary/{seed.id}", prompt=seed.prompt, history=seed.history) for seed in seeds]
     return [one.text for one in session.generate(requests, Sampling(max_tokens=TOKENS, temperature=0.0))]
 
 
