@@ -243,7 +243,7 @@ def test_a_label_that_the_proposer_wrote_is_kept_as_the_response(cli: Run, tasks
         (("self_instruct", "--human", "0"), ("SelfInstruct", "human = 0")),
         (("rest", "--samples", "0"), ("Repeated", "samples = 0")),
         (("rest", "--reward", "ExactAnwser"), ("reward", "ExactAnwser", "ExactAnswer")),
-        (("rest", "--reward", "Reward"), ("Reward", "model = 'base'", "sequence classifier")),
+        (("rest", "--reward", "Reward"), ("Reward cannot do without model", "give --reward.model")),
         (("self_guide", "--length_deviations", "0"), ("LengthRange", "deviations = 0")),
     ],
 )

@@ -115,6 +115,8 @@ def explain(message: str, known: Sequence[str]) -> str:
     if part := _first(r"Expected a dot import path string: (\S+)", text):
         names = re.findall(r"<class '(?:\w+\.)*(\w+)'>", text.partition("Errors:")[0])
         return f"option --{slot}: no part named {part}; there are {', '.join(names)}"
+    if needed := re.search(r"'(?:\w+\.)*(\w+)': the following arguments are required: (\w+)", text):
+        return f"option --{slot}: {needed.group(1)} cannot do without {needed.group(2)}; give --{slot}.{needed.group(2)}"
     inner = re.search(r"""Parser key "([\w.]+)": (Expected .*? Got value: \S+)""", text)
     if inner:
         name = inner.group(1) if inner.group(1) == slot or not slot else f"{slot}.{inner.group(1)}"
