@@ -24,9 +24,9 @@ from selfalign.engines._server_client import LONGEST_WAIT, Trouble, Unfit, _Gate
 from selfalign.engines.hf import HF
 from selfalign.engines.openai import OpenAI, OpenAISession
 from selfalign.errors import Interrupted, RunFailed, UserError
+from selfalign.journal import journaled_generate
 from selfalign.loop import Quiet
 from selfalign.signals import handle_signals
-from selfalign.steps import journaled_generate
 from selfalign.store import Store
 from selfalign.types import Example, ModelRef, Request, Sampling, derive_seed
 from tests.server import BODIES, CHANGES, RETRY_AFTER, STATUSES, Loopback, completion, listing, loopback, model_server

@@ -10,9 +10,9 @@ from selfalign.classifier import outputs
 from selfalign.contracts import check_scorer
 from selfalign.errors import RunFailed, UserError
 from selfalign.filters.rising_threshold import RisingThreshold
+from selfalign.journal import journaled_work
 from selfalign.loop import Quiet
 from selfalign.scorers.reward import Reward
-from selfalign.steps import journaled_work
 from selfalign.store import Store
 from selfalign.types import Example
 from tests.parts import context
