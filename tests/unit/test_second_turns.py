@@ -238,16 +238,16 @@ def test_seeds_of_two_turns_are_trained_on_and_never_shown(seeds: tuple[Example,
         sides = {example.id: side for side, rows in enumerate((train, held)) for example in rows}
         assert sides["s0"] == sides["s0.2"] and sides["s1"] == sides["s1.2"] and len(sides) == 14
     with pytest.raises(UserError, match="1 seed examples without earlier turns: at least 2"):
-        check_examples([seed for seed in seeds if seed.history or seed.id == "s0"], ())
+        check_examples([seed for seed in seeds if seed.history or seed.id == "s0"], (), False, 2)
     with pytest.raises(UserError, match="looks like the id of a generated sample"):
-        check_examples([*seeds, replace(LATER, id="r01-00003.2")], ())
+        check_examples([*seeds, replace(LATER, id="r01-00003.2")], (), False, 2)
 
 
 def test_a_later_turn_is_the_same_only_in_the_same_conversation(seeds: tuple[Example, ...]) -> None:
     other = replace(seeds[1], id="h", history=(FIRST,))
-    assert check_examples(seeds, [other]) == (other,)
+    assert check_examples(seeds, [other], False, 2) == (other,)
     with pytest.raises(UserError, match=r"held-out example h asks the same as seed s0.2"):
-        check_examples(seeds, [replace(seeds[1], id="h")])
+        check_examples(seeds, [replace(seeds[1], id="h")], False, 2)
 
 
 def test_later_turns_are_measured_apart() -> None:
