@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -164,7 +165,7 @@ def conserve(where: str, before: Sequence[Example], kept: Sequence[Example], dro
     came, went = [e.id for e in before], [*(e.id for e in kept), *(d.example.id for d in dropped)]
     if sorted(came) != sorted(went):
         lost, invented = sorted(set(came) - set(went)), sorted(set(went) - set(came))
-        twice = sorted({name for name in went if went.count(name) > 1})
+        twice = sorted(name for name, count in Counter(went).items() if count > 1)
         raise RunFailed(
             f"{where}: {len(came)} candidates in, {len(kept)} kept + {len(dropped)} dropped out"
             f" (lost: {lost[:3]}, invented: {invented[:3]}, in two buckets: {twice[:3]}); a part of the recipe loses rows"

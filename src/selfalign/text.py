@@ -123,9 +123,10 @@ class _Vocabulary:
 def _f1(a: Sequence[list[int]], b: Sequence[list[int]]) -> NDArray[np.float64]:
     if not a or not b:
         return np.zeros((len(a), len(b)))
-    common = process.cdist(a, b, scorer=LCSseq.similarity, dtype=np.int32)
-    total = np.add.outer([len(x) for x in a], [len(x) for x in b])
-    scores: NDArray[np.float64] = 2.0 * common / np.maximum(total, 1)
+    scores: NDArray[np.float64] = process.cdist(a, b, scorer=LCSseq.similarity, dtype=np.int32).astype(np.float64)
+    total = np.add.outer(*(np.array([len(x) for x in side], dtype=np.float64) for side in (a, b)))
+    scores *= 2.0  # in place, here and below: fresh matrices of this size took as long as the comparison
+    scores /= np.maximum(total, 1.0, out=total)
     return scores
 
 

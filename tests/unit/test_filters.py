@@ -139,6 +139,29 @@ def test_near_duplicates_by_cosine() -> None:
     assert "cosine 0.995 > 0.99 with c1: free" in result.dropped[1].evidence
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(256, 2048), (7, 5), (1, 1)])
+def test_near_duplicates_in_blocks_are_those_found_one_by_one(rows: int, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small whole numbers in place of unit vectors: products are exact, and equals abound."""
+    monkeypatch.setattr("selfalign.filters.near_duplicates._ROWS", rows)
+    monkeypatch.setattr("selfalign.filters.near_duplicates._COLUMNS", columns)
+    vectors = np.random.default_rng(0).integers(-1, 2, size=(400, 8)).astype(np.float32)
+    pool = tuple(Example(f"p{i}", str(i), GOOD, slot=i) for i in range(30))
+    examples = batch(*map(str, range(30, 400)))
+    there, dropped = list(pool), []
+    for example in examples:
+        scores = [float(vectors[int(example.prompt)] @ vectors[int(other.prompt)]) for other in there]
+        if max(scores) > 4:
+            dropped.append((example.id, f"with {there[scores.index(max(scores))].id}:"))
+        else:
+            there.append(example)
+    encode = lambda texts: vectors[[int(text) for text in texts]]  # noqa: E731
+    result = NearDuplicates(max_similarity=4).apply(context(pool=(pool,), encode=encode), examples)
+    assert 50 < len(dropped) < 350 and any("with c" in evidence for _, evidence in dropped)
+    assert list(result.kept) == there[len(pool) :]
+    assert [drop.example.id for drop in result.dropped] == [name for name, _ in dropped]
+    assert all(near in drop.evidence for drop, (_, near) in zip(result.dropped, dropped, strict=True))
+
+
 @pytest.mark.parametrize(
     ("response", "both", "rule"),
     [

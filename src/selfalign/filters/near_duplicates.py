@@ -11,7 +11,7 @@ from selfalign.filters._shared import Field, Verdict, split, text_of
 from selfalign.protocols import Context
 from selfalign.types import Example, FilterResult, FloatArray
 
-_COLUMNS = 2048  # pool rows compared at once, so that a large pool costs no large matrix
+_ROWS, _COLUMNS = 256, 2048  # candidates and pool rows compared at once, so that many of either cost no large matrix
 
 
 @dataclass(frozen=True)
@@ -32,32 +32,48 @@ class NearDuplicates:
             return FilterResult((), ())
         pool = context.pool.examples
         rows = context.encode([text_of(example, self.field) for example in examples])
-        score, where = _nearest(rows, context.encode([text_of(example, self.field) for example in pool]))
-        kept_rows = np.empty_like(rows)
-        kept: list[Example] = []
+        nearest = _nearest_growing(rows, context.encode([text_of(example, self.field) for example in pool]), self.max_similarity)
+        known: Sequence[Example] = (*pool, *examples)
+        verdicts = iter([self._verdict(score, known[place] if place >= 0 else None) for score, place in nearest])
+        return split(examples, lambda _: next(verdicts))
 
-        def judge(example: Example) -> Verdict:
-            row = judge_next()
-            best, other = float(score[row]), pool[where[row]] if pool else None
-            if kept:
-                inside = kept_rows[: len(kept)] @ rows[row]
-                nearest = int(inside.argmax())
-                if inside[nearest] > best:
-                    best, other = float(inside[nearest]), kept[nearest]
-            if other is not None and best > self.max_similarity:
-                seen = f"cosine {best:.3f} > {self.max_similarity} with {other.id}"
-                return "near_duplicate", f"{seen}: {text_of(other, self.field)}"
-            kept_rows[len(kept)] = rows[row]
-            kept.append(example)
+    def _verdict(self, score: float, other: Example | None) -> Verdict:
+        if other is None or score <= self.max_similarity:
             return None
+        return "near_duplicate", f"cosine {score:.3f} > {self.max_similarity} with {other.id}: {text_of(other, self.field)}"
 
-        judge_next = iter(range(len(examples))).__next__
-        return split(examples, judge)
+
+def _nearest_growing(rows: FloatArray, pool: FloatArray, max_similarity: float) -> list[tuple[float, int]]:
+    """Cosine and position of each row's nearest among the pool and the earlier rows that passed (cosine <= max_similarity).
+
+    The first among equals; a position at or past len(pool) is that of an earlier row, -1 stands where there was none. Rows go
+    in blocks: one by one, each would read all that passed before it from memory (16 s for 10,000 rows of 384, now 0.7 s).
+    """
+    passed_rows, passed = np.empty_like(rows), list[int]()
+    result: list[tuple[float, int]] = []
+    for start in range(0, len(rows), _ROWS):
+        block = rows[start : start + _ROWS]
+        best, where = _nearest(block, pool)
+        earlier, place = _nearest(block, passed_rows[: len(passed)])
+        inside = block @ block.T
+        new: list[int] = []
+        for i in range(len(block)):
+            score, position = float(best[i]), int(where[i])
+            if earlier[i] > score:
+                score, position = float(earlier[i]), len(pool) + passed[place[i]]
+            if new and (highest := float(inside[i, new].max())) > score:
+                score, position = highest, len(pool) + start + new[int(inside[i, new].argmax())]
+            if score <= max_similarity:
+                new.append(i)
+            result.append((score, position))
+        passed_rows[len(passed) : len(passed) + len(new)] = block[new]
+        passed += [start + i for i in new]
+    return result
 
 
 def _nearest(rows: FloatArray, pool: FloatArray) -> tuple[FloatArray, np.ndarray[tuple[int], np.dtype[np.intp]]]:
-    """Cosine and position of each row's nearest pool row, the first among equals; (-inf, 0) for an empty pool."""
-    best, where = np.full(len(rows), -np.inf, dtype=np.float32), np.zeros(len(rows), dtype=np.intp)
+    """Cosine and position of each row's nearest pool row, the first among equals; (-inf, -1) for an empty pool."""
+    best, where = np.full(len(rows), -np.inf, dtype=np.float32), np.full(len(rows), -1, dtype=np.intp)
     for start in range(0, len(pool), _COLUMNS):
         scores = rows @ pool[start : start + _COLUMNS].T
         position = scores.argmax(axis=1)

@@ -38,7 +38,8 @@ class FewShot:
         """`count` drafts in slot order; request ids `r<round>-<slot>` are the drafts' ids."""
         seeds = context.pool.seeds
         aims = _aims(seeds, count, self.aim)
-        requests = [self._request(context, slot, aim) for slot, aim in enumerate(aims)]
+        aimed = {aim: _aimed(context.pool, aim) for aim in set(aims)}  # once: the pool may be large, and the slots many
+        requests = [self._request(context, slot, *aimed[aim]) for slot, aim in enumerate(aims)]
         answers = context.generate("propose", requests, self.sampling)
         return [
             Example(
@@ -54,23 +55,29 @@ class FewShot:
             for slot, (aim, (request, completion)) in enumerate(zip(aims, answers, strict=True))
         ]
 
-    def _request(self, context: Context, slot: int, aim: str) -> Request:
+    def _request(self, context: Context, slot: int, aimed: Pool, others: Sequence[Example]) -> Request:
         random = np.random.default_rng(derive_seed(context.seed, context.round, "propose", slot))
         return Request(
             id=f"r{context.round:02d}-{slot:05d}",
-            demonstrations=self._draw(context.pool, aim, random),
+            demonstrations=self._draw(aimed, others, random),
             seed=derive_seed(context.seed, context.round, "propose-draw", slot),
         )
 
-    def _draw(self, pool: Pool, aim: str, random: np.random.Generator) -> tuple[Example, ...]:
-        aimed = Pool(tuple(tuple(e for e in part if e.category == aim) for part in pool.parts)) if aim else pool
+    def _draw(self, aimed: Pool, others: Sequence[Example], random: np.random.Generator) -> tuple[Example, ...]:
         drawn: list[Example] = []
         for part, count in aimed.shares(self.demonstrations, self.generated):
             drawn += _choose(part, count, random)
         # A small category cannot fill the prompt: others of the seeds go before it, where they steer the least.
-        others = [seed for seed in pool.seeds if aim and seed.category != aim]
         missing = min(self.demonstrations - len(drawn), len(others))
         return (*_choose(others, missing, random), *drawn)
+
+
+def _aimed(pool: Pool, aim: str) -> tuple[Pool, list[Example]]:
+    """The examples of the category aimed at, and the seeds that are none."""
+    if not aim:
+        return pool, []
+    same = Pool(tuple(tuple(example for example in part if example.category == aim) for part in pool.parts))
+    return same, [seed for seed in pool.seeds if seed.category != aim]
 
 
 def _choose(part: Sequence[Example], count: int, random: np.random.Generator) -> list[Example]:

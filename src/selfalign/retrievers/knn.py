@@ -46,16 +46,18 @@ class Knn:
         self, drafts: Sequence[Example], queries: FloatArray, part: Sequence[Example], context: Context, count: int
     ) -> list[list[tuple[Example, float]]]:
         known = context.encode([example.prompt for example in part])
-        ids = np.array([example.id for example in part])
+        places = {example.id: column for column, example in enumerate(part)}
         kinds = np.array([example.category for example in part])
+        others = {kind: kinds != kind for kind in {draft.category for draft in drafts} if self.by_category and kind}
         step = max(1, _CELLS // len(part))
         result: list[list[tuple[Example, float]]] = []
         for start in range(0, len(drafts), step):
             similarity = queries[start : start + step] @ known.T
             for row, draft in zip(similarity, drafts[start : start + step], strict=True):
-                row[ids == draft.id] = -np.inf
-                if self.by_category and draft.category:
-                    row[kinds != draft.category] = -np.inf
+                if (own := places.get(draft.id)) is not None:
+                    row[own] = -np.inf
+                if draft.category in others:
+                    row[others[draft.category]] = -np.inf
                 result.append([(part[column], float(row[column])) for column in _largest(row, count)])
         return result
 

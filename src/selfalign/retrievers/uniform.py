@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,13 +22,19 @@ class Uniform:
 
     def retrieve(self, context: Context, drafts: Sequence[Example]) -> list[tuple[tuple[Example, float | None], ...]]:
         """For each draft its demonstrations in the order drawn, without a similarity; a draft never gets itself."""
-        return [self._draw(context, draft) for draft in drafts]
+        parts = [
+            (part, {example.id for example in part}, count)
+            for part, count in context.pool.shares(self.demonstrations, self.generated)
+        ]
+        return [self._draw(context, draft, parts) for draft in drafts]
 
-    def _draw(self, context: Context, draft: Example) -> tuple[tuple[Example, float | None], ...]:
+    def _draw(
+        self, context: Context, draft: Example, parts: Sequence[tuple[Sequence[Example], Set[str], int]]
+    ) -> tuple[tuple[Example, float | None], ...]:
         random = np.random.default_rng(derive_seed(context.seed, context.round, "retrieve", draft.slot))
         drawn: list[tuple[Example, float | None]] = []
-        for part, count in context.pool.shares(self.demonstrations, self.generated):
-            others = [example for example in part if example.id != draft.id]
+        for part, ids, count in parts:
+            others = [example for example in part if example.id != draft.id] if draft.id in ids else part
             chosen = random.choice(len(others), size=min(count, len(others)), replace=False)
             drawn += [(others[position], None) for position in chosen]
         return tuple(drawn)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -59,7 +60,7 @@ class Density:
         count = self.clusters or max(1, round(0.3 * len(examples)))
         labels = _labels(rows, count, derive_seed(context.seed, context.round, self.name))
         order = {label: number for number, label in enumerate(dict.fromkeys(labels))}
-        share = {label: labels.count(label) / len(labels) for label in order}
+        share = {label: count / len(labels) for label, count in Counter(labels).items()}
         return [
             with_score(with_score(example, self.name, share[label]), f"{self.name}_cluster", order[label])
             for example, label in zip(examples, labels, strict=True)
