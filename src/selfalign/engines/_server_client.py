@@ -72,6 +72,8 @@ class Call(Generic[_T]):
     body: Mapping[str, Any] | None
     read: Callable[[bytes], _T]
     """Checks the reply's body; raises Trouble or Unfit."""
+    broken: _T | None = None
+    """What stands for the reply where the server answers 500 a few times in a row; None: that is trouble as any other."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,9 @@ class Client:
         """Whether the server replies to one attempt, if only with a refusal."""
         try:
             call.read(self._run(self._send(call)))
-        except (Trouble, Unfit):
+        except Unfit as problem:
+            return problem.value is not None
+        except Trouble:
             return False
         except Rejected:
             return True
@@ -245,6 +249,8 @@ class Client:
         if reply.status_code == 200:
             return bytes(body)
         said = f"status {reply.status_code} {self._detail(bytes(body))}".strip()
+        if reply.status_code == 500 and call.broken is not None:
+            raise Unfit(f"answers {call.path} with {said}", call.broken)
         passing = reply.status_code in (408, 409, 425, 429) or (reply.status_code >= 500 and reply.status_code != 501)
         if passing or 200 < reply.status_code < 300:
             wait = retry_after(reply.headers.get("retry-after", ""))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from selfalign.engines._server_bodies import Listed, Reply, Scored, echoed, models, prompt_logprobs
@@ -17,8 +19,8 @@ from selfalign.rendering import Stops
 from selfalign.terminal import printable
 from selfalign.types import ModelRef, Request, Sampling
 
-MODELS = Call("/models", None, models)
-"""What the server lists."""
+MODELS: Call[list[Listed]] = Call("/models", None, models, broken=[])
+"""What the server lists; nothing where that fails, as it does for transformers serve without its cache of downloads."""
 
 
 def messages(request: Request) -> list[dict[str, str]]:
@@ -32,16 +34,42 @@ def messages(request: Request) -> list[dict[str, str]]:
     return [{"role": "assistant" if at % 2 else "user", "content": text.strip()} for at, text in enumerate(texts)]
 
 
-def check_sampling(sampling: Sampling, extras: bool) -> None:
+Extras = Literal["fields", "generation_config", "none"]
+"""How decoding beyond OpenAI's own fields is asked for."""
+
+
+def check_sampling(sampling: Sampling, extras: Extras) -> None:
     for name, asked in (
         ("beams", sampling.beams > 1),
         ("repetition_penalty", sampling.repetition_penalty != 1.0),  # every server counts other tokens for it
         ("no_repeat_ngram", sampling.no_repeat_ngram > 0),
         ("length_decay", sampling.length_decay is not None),
-        ("top_k without engine.extras", sampling.top_k > 0 and not extras),
+        ("top_k without engine.extras", sampling.top_k > 0 and extras == "none"),
     ):
         if asked:
             raise UserError(f"sampling: a server cannot be asked for {name}; leave it out, or use the HF engine")
+
+
+def greet(client: Client, hello: Call[Reply], names: Sequence[str]) -> str:
+    """The first of a model's names under which the server answers this probe; it is the client's from then on.
+
+    Raises:
+        Rejected: the server refuses all of them, or for another reason than the name.
+    """
+    *firsts, last = names
+    for name in firsts:
+        try:
+            client.probe_with(_under(name, hello))
+            return name
+        except Rejected as refusal:
+            if refusal.status not in (400, 404):
+                raise
+    client.probe_with(_under(last, hello))
+    return last
+
+
+def _under(name: str, hello: Call[Reply]) -> Call[Reply]:
+    return replace(hello, body={**(hello.body or {}), "model": name}, read=partial(whatever_text, hello.read))
 
 
 def whatever_text(read: Callable[[bytes], Reply], body: bytes) -> Reply:
@@ -54,10 +82,11 @@ def whatever_text(read: Callable[[bytes], Reply], body: bytes) -> Reply:
         raise
 
 
-def served_name(model: ModelRef, names: Mapping[str, str], listed: Sequence[Listed], url: str, lone: bool) -> str:
+def served_names(model: ModelRef, names: Mapping[str, str], listed: Sequence[Listed], url: str, started: bool) -> list[str]:
     """The server's name for this very model: the one given for it, or a listed one that is its name or folder.
 
-    With `lone` also the only listed one: of a server that was just started for this model, whatever it calls it.
+    Of a server that was just `started` for this model, whatever it calls it, one of several to be tried in order: the folder that
+    the command was given (transformers serve lists other models than the one it serves), then the only one listed.
 
     Raises:
         RunFailed: there is none. Never another model's name, nor that of the base of a trained adapter.
@@ -65,18 +94,24 @@ def served_name(model: ModelRef, names: Mapping[str, str], listed: Sequence[List
     wanted = model.adapter or model.base
     for own, name in names.items():
         if own == wanted or _resolved(own) == wanted:
-            return name
+            return [name]
     for one in listed:
         if wanted in (one.name, one.root) or _same_folder(one.name, wanted) or _same_folder(one.root, wanted):
-            return one.name
-    if lone and len(listed) == 1:
-        return listed[0].name
+            return [one.name]
+    if started:
+        return [as_in_command(model), *(one.name for one in listed if len(listed) == 1)]
     others = ", ".join(printable(one.name) for one in listed[:5]) or "no models"
     raise RunFailed(
         f"the server at {url} lists {others}, not {wanted}: it cannot run weights that it does not serve, such as those of a"
         " later round; serve that folder, have the server do so (engine.reload: lora for adapters, command for whole weights),"
         " give the server's name for it in engine.names, or use the HF engine"
     )
+
+
+def as_in_command(model: ModelRef) -> str:
+    """What a command that starts a server is given for {model}."""
+    folder = Path(model.base)
+    return str(folder.resolve()) if folder.is_dir() else model.base
 
 
 def listed_models(client: Client) -> list[Listed]:
@@ -115,7 +150,7 @@ def check_window(name: str, listed: Sequence[Listed], context: int) -> None:
         raise UserError(f"the server's window has {told} tokens, prompts are fitted to {context}; set engine.context={told}")
 
 
-def decoding(sampling: Sampling, seed: int, stops: Stops, extras: bool) -> dict[str, Any]:
+def decoding(sampling: Sampling, seed: int, stops: Stops, extras: Extras) -> dict[str, Any]:
     """The fields of a request's body that say how to write; all that have a default elsewhere are said."""
     body: dict[str, Any] = {
         "max_tokens": sampling.max_tokens,
@@ -125,7 +160,12 @@ def decoding(sampling: Sampling, seed: int, stops: Stops, extras: bool) -> dict[
     }
     if strings := [*stops.strings, *sampling.stop]:
         body["stop"] = strings
-    if extras:
+    if extras == "generation_config":
+        # It stands in place of the model's own, so that the ends are said with it, and no top_k would mean 50.
+        config: dict[str, Any] = {"do_sample": sampling.temperature > 0.0, "top_k": sampling.top_k}
+        config |= {"eos_token_id": sorted(stops.ids)} if stops.ids else {}
+        body["generation_config"] = json.dumps(config)
+    if extras == "fields":
         body |= {"top_k": sampling.top_k or -1, "min_p": 0.0, "repetition_penalty": 1.0}
         body |= {"stop_token_ids": sorted(stops.ids)} if stops.ids else {}
     return body

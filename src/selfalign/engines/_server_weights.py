@@ -12,6 +12,7 @@ from pathlib import Path
 
 from selfalign.engines._server_bodies import Listed
 from selfalign.engines._server_client import Call
+from selfalign.engines._server_requests import as_in_command
 from selfalign.errors import RunFailed, UserError
 from selfalign.models import resolve_ref
 from selfalign.terminal import printable
@@ -62,8 +63,7 @@ class Started:
             )
         _IN_USE.add(url)
         self._url = url
-        folder = Path(model.base)
-        line = command.replace(MODEL, shlex.quote(str(folder.resolve()) if folder.is_dir() else model.base))
+        line = command.replace(MODEL, shlex.quote(as_in_command(model)))
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close
         self._process = subprocess.Popen(
             [sys.executable, "-m", "selfalign.engines._server_guard", line],

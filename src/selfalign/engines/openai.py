@@ -14,6 +14,7 @@ import numpy as np
 from selfalign.engines import _server_bodies as bodies
 from selfalign.engines import _server_canary, _server_requests, _server_weights, _weights
 from selfalign.engines._server_client import Call, Client, Limits, Rejected
+from selfalign.engines._server_requests import Extras
 from selfalign.errors import RunFailed, UserError
 from selfalign.models import resolve_ref
 from selfalign.rendering import IGNORE, Format, Renderer, Stops, make_renderer, preflight
@@ -51,9 +52,10 @@ class OpenAI:
     scores: Scores = "echo"
     """Where log-probabilities of given texts come from: `echo` with `logprobs` (vLLM, SGLang), vLLM's `prompt_logprobs`, or none
     (llama.cpp, transformers serve). Judges, perplexity and validation need them."""
-    extras: bool = True
-    """Send top_k, min_p, repetition_penalty and stop_token_ids, so that no default of the server's own changes the decoding.
-    OpenAI's own servers and transformers serve refuse them; without them such defaults hold."""
+    extras: Extras = "fields"
+    """How decoding is asked for that OpenAI's own fields cannot say, so that no default of the server's changes it: as the
+    fields top_k, min_p, repetition_penalty and stop_token_ids (vLLM, SGLang, llama.cpp), as a generation_config (transformers
+    serve, which decodes greedily without one), or not at all, where a server refuses both; then such defaults hold."""
     context: int | None = None
     """Tokens of prompt and answer together, where the server has fewer than the model; None: as many as the model."""
     reload: Reload = "none"
@@ -93,8 +95,8 @@ class OpenAI:
         for name in ("timeout", "patience", "backoff", "startup"):
             if not 0.0 < getattr(self, name) < 1e6:
                 raise ValueError(f"OpenAI: {name} = {getattr(self, name)} must be above 0 seconds")
-        for name, choices in (("prompts", get_args(Prompts)), ("scores", get_args(Scores)), ("reload", get_args(Reload))):
-            if getattr(self, name) not in choices:
+        for name, kind in (("prompts", Prompts), ("scores", Scores), ("extras", Extras), ("reload", Reload)):
+            if getattr(self, name) not in (choices := get_args(kind)):
                 raise ValueError(f"OpenAI: {name} = {getattr(self, name)!r} is none of {', '.join(choices)}")
         if (self.reload == "command") != bool(self.command) or (self.command and _server_weights.MODEL not in self.command):
             raise ValueError("OpenAI: reload=command and a command with {model} in it go together, and neither without the other")
@@ -233,13 +235,12 @@ class OpenAISession:
             listed = _server_requests.listed_models(client)
             if engine.reload == "lora" and self._ref.adapter is not None:
                 self._ask(_server_weights.load_adapter(self._ref, listed), "to load the adapter (engine.reload=lora)")
-                self._name = _server_weights.adapter_name(self._ref)
+                names = [_server_weights.adapter_name(self._ref)]
             else:
-                lone = engine.reload == "command"
-                self._name = _server_requests.served_name(self._ref, engine.names, listed, engine.url, lone)
-            _server_requests.check_window(self._name, listed, self._context())
+                names = _server_requests.served_names(self._ref, engine.names, listed, engine.url, self._started is not None)
             hello = self._call(Request("hello", prompt="Hi"), Sampling(max_tokens=1))
-            client.probe_with(replace(hello, read=partial(_server_requests.whatever_text, hello.read)))
+            self._name = _server_requests.greet(client, hello, names)
+            _server_requests.check_window(self._name, listed, self._context())
             if canary and expected:
                 canary.compare(self, *expected)
         except BaseException as error:
