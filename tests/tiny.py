@@ -68,10 +68,24 @@ def tiny_model(
         seed: of the random weights.
     """
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
     tokenizer = tiny_tokenizer(template=template, eos=eos, pad=pad, context=context)
-    config = LlamaConfig(
+    config = tiny_config(tokenizer, context, extra_vocabulary, hidden, tie_word_embeddings=True, initializer_range=0.2)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def tiny_config(tokenizer: Any, context: int, extra_vocabulary: int = 0, hidden: int = 32, **more: Any) -> Any:
+    """The configuration of a two-layer Llama with a window of `context` tokens."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
         vocab_size=len(tokenizer) + extra_vocabulary,
         hidden_size=hidden,
         intermediate_size=2 * hidden,
@@ -82,16 +96,8 @@ def tiny_model(
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        tie_word_embeddings=True,
-        initializer_range=0.2,
+        **more,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = LlamaForCausalLM(config)
-    folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 REWARD_WINDOW = 1024
@@ -99,23 +105,8 @@ REWARD_WINDOW = 1024
 
 def tiny_reward_model(folder: Path) -> Path:
     """Write a two-layer Llama that has learnt to score an answer by its last word: good 1, fair 0, poor -1."""
-    from transformers import LlamaConfig
-
     tokenizer = tiny_tokenizer(context=REWARD_WINDOW)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=REWARD_WINDOW,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        num_labels=1,
-        problem_type="regression",
-    )
+    config = tiny_config(tokenizer, REWARD_WINDOW, num_labels=1, problem_type="regression")
     rows = [
         (chat_ids(tokenizer, f"prompt {row}", f"{word} {wanted}"), [value])
         for row in range(3)

@@ -18,7 +18,7 @@ from selfalign.pool import Pool
 from selfalign.protocols import Context
 from selfalign.types import Completion, Example, Metric, Request, Sampling
 from tests.parts import seeds
-from tests.tiny import tiny_model, tiny_tokenizer, train_classifier
+from tests.tiny import tiny_config, tiny_model, tiny_tokenizer, train_classifier
 
 RENDERING = "USER: {prompt} ASSISTANT:{response}{eos}"
 LABELS = ("weapons", "theft", "praise")
@@ -35,23 +35,8 @@ def rendered(tokenizer: Any, prompt: str, response: str) -> list[int]:
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A two-layer Llama that has learnt which of three words stand in an answer."""
-    from transformers import LlamaConfig
-
     tokenizer = tiny_tokenizer(template=None, context=WINDOW)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=WINDOW,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        id2label=dict(enumerate(LABELS)),
-        problem_type="multi_label_classification",
-    )
+    config = tiny_config(tokenizer, WINDOW, id2label=dict(enumerate(LABELS)), problem_type="multi_label_classification")
     rows = [
         (rendered(tokenizer, prompt, "".join(f" a {word}" for word in words)), [float(kind in words) for kind in KINDS])
         for prompt in PROMPTS

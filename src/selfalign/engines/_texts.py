@@ -1,4 +1,4 @@
-"""The text side of a model that runs here: tokenizer, template and window, without its weights."""
+"""The text side of a model, wherever its weights run: tokenizer, template and window."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from selfalign.engines import _weights
 from selfalign.engines._decode import Stopper
+from selfalign.errors import UserError
 from selfalign.rendering import Format, Renderer, make_renderer
 from selfalign.text import cut_at_markers
-from selfalign.types import Completion, FinishReason, ModelRef, Request
+from selfalign.types import Completion, Example, FinishReason, ModelRef, Request
 
 Kind = Literal["prompt", "response", "text"]
 """What a request asks for: a new prompt, an answer, or how a text of the caller's own goes on."""
@@ -24,8 +25,9 @@ def kind_of(request: Request) -> Kind:
 class Texts:
     """Requests to token ids and generated ids back to completions; the tokenizer loads at the first use."""
 
-    def __init__(self, model: ModelRef, format: Format) -> None:
-        self._ref, self._format = model, format
+    def __init__(self, model: ModelRef, format: Format, context: int | None = None) -> None:
+        """`context` is the window of whoever runs the model, in tokens, where that may be narrower than the model's."""
+        self._ref, self._format, self._most = model, format, context
         self._tools: tuple[Any, Any, Renderer] | None = None
         # The same request is measured, planned and sent: one rendering serves all three.
         self.ids: Callable[[Request], tuple[int, ...]] = lru_cache(maxsize=8192)(self._prompt_ids)
@@ -48,6 +50,23 @@ class Texts:
             return request.text
         return self.renderer.prompt_text(request.demonstrations, request.prompt, request.history)
 
+    def training_ids(
+        self, examples: Sequence[Example], shown: Sequence[Sequence[Example]], room: int
+    ) -> list[tuple[list[int], list[int]]]:
+        """(ids, labels) of each example behind the demonstrations `shown` with it, if any.
+
+        Raises:
+            UserError: one takes more than `room` tokens.
+        """
+        pairs = [
+            self.renderer.training_ids(example.prompt, example.response, example.history, demonstrations)
+            for example, demonstrations in zip(examples, shown or ((),) * len(examples), strict=True)
+        ]
+        for example, (ids, _) in zip(examples, pairs, strict=True):
+            if len(ids) > room:
+                raise UserError(f"{example.id}: prompt and response take {len(ids)} tokens, the window has room for {room}")
+        return pairs
+
     def completion(self, request: Request, ids: Sequence[int], ended: bool, stop: tuple[str, ...]) -> Completion:
         """What the generated ids say, cut before the first of the strings `stop`."""
         raw = str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
@@ -57,8 +76,9 @@ class Texts:
         return Completion(text, finish, prompt_tokens=len(self.ids(request)), generated_tokens=len(ids))
 
     def context(self) -> int:
-        """Tokens in the model's window."""
-        return _weights.context_length(self.config, self.tokenizer)
+        """Tokens in the window."""
+        own = _weights.context_length(self.config, self.tokenizer)
+        return own if self._most is None else min(own, self._most)
 
     @property
     def tokenizer(self) -> Any:

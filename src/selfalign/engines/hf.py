@@ -123,15 +123,7 @@ class HFSession:
         return [done[place] for place in range(len(requests))]
 
     def likelihood(self, examples: Sequence[Example], shown: Sequence[Sequence[Example]] = ()) -> list[Likelihood]:
-        pairs = [
-            self._texts.renderer.training_ids(example.prompt, example.response, example.history, demonstrations)
-            for example, demonstrations in zip(examples, shown or ((),) * len(examples), strict=True)
-        ]
-        for example, (ids, _) in zip(examples, pairs, strict=True):
-            if len(ids) > self._texts.context():
-                raise UserError(
-                    f"{example.id}: prompt and response take {len(ids)} tokens, the window has {self._texts.context()}"
-                )
+        pairs = self._texts.training_ids(examples, shown, self._texts.context())
         return [Likelihood(one.total, one.tokens) for one in self._scored(pairs)]
 
     def continuation(self, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
@@ -15,9 +15,10 @@ from selfalign.engines import _server_bodies as bodies
 from selfalign.engines import _server_canary, _server_requests, _server_weights, _weights
 from selfalign.engines._server_client import Call, Client, Limits, Rejected
 from selfalign.engines._server_requests import Extras
+from selfalign.engines._texts import Texts
 from selfalign.errors import RunFailed, UserError
 from selfalign.models import resolve_ref
-from selfalign.rendering import IGNORE, Format, Renderer, Stops, make_renderer, preflight
+from selfalign.rendering import IGNORE, Format, Stops, make_renderer, preflight
 from selfalign.types import Completion, Continuation, Example, FloatArray, Likelihood, ModelRef, Request, Sampling
 
 _T = TypeVar("_T")
@@ -132,12 +133,11 @@ class OpenAISession:
 
     def __init__(self, engine: OpenAI, model: ModelRef, format: Format) -> None:
         self._engine, self._ref, self._format = engine, model, format
-        self._tools: tuple[Any, Any, Renderer] | None = None
+        self._texts = Texts(model, format, engine.context)
         self._client: Client | None = None
         self._started: _server_weights.Started | None = None
         self._canary: _server_canary.Canary | None = None
         self._name = ""
-        self._ids: Callable[[Request], tuple[int, ...]] = lru_cache(maxsize=8192)(self._prompt_ids)
 
     def close(self) -> None:
         """End the connections, and the server that was started for this model."""
@@ -154,12 +154,7 @@ class OpenAISession:
             self._canary = _server_canary.Canary(name, chosen, others, tell, scored)
 
     def fit(self, request: Request, max_tokens: int) -> Request | None:
-        room = self._context() - max_tokens
-        for count in range(len(request.demonstrations), -1, -1):
-            shorter = replace(request, demonstrations=request.demonstrations[:count])
-            if len(self._ids(shorter)) <= room:
-                return shorter
-        return None
+        return self._texts.fit(request, max_tokens)
 
     def plan(self, requests: Sequence[Request]) -> list[tuple[int, ...]]:
         """In the order they come, which keeps requests with the same demonstrations together for a server's prefix cache."""
@@ -180,31 +175,24 @@ class OpenAISession:
         return [self._completion(*pair, sampling) for pair in zip(requests, replies, strict=True)]
 
     def likelihood(self, examples: Sequence[Example], shown: Sequence[Sequence[Example]] = ()) -> list[Likelihood]:
-        pairs = [
-            self._renderer.training_ids(example.prompt, example.response, example.history, demonstrations)
-            for example, demonstrations in zip(examples, shown or ((),) * len(examples), strict=True)
-        ]
-        for example, (ids, _) in zip(examples, pairs, strict=True):
-            if len(ids) > self._room():
-                takes = f"{example.id}: prompt and response take {len(ids)} tokens"
-                raise UserError(f"{takes}, a server's window of {self._context()} has room for {self._room()}")
+        pairs = self._texts.training_ids(examples, shown, self._room())
         return [Likelihood(one.total, one.tokens) for one in self._scored(pairs)]
 
     def continuation(self, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
         """A first text that does not fit the window beside the second one loses its beginning, as lm-evaluation-harness does."""
-        return self._scored([_weights.continuation_ids(self._tokenizer, *pair, self._room()) for pair in pairs])
+        return self._scored([_weights.continuation_ids(self._texts.tokenizer, *pair, self._room()) for pair in pairs])
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
         """The server's embeddings, pooled as it was told to: mean pooling must be set there.
 
         Texts longer than the window are cut at its end; an empty text is embedded as one end token.
         """
-        width = int(self._config.get_text_config().hidden_size)
+        width = int(self._texts.config.get_text_config().hidden_size)
         if not texts:
             return np.zeros((0, width), dtype=np.float32)
         self._connect()
-        nothing = [self._tokenizer.eos_token_id or 0]
-        rows = [list(self._tokenizer(text)["input_ids"])[: self._context()] or nothing for text in texts]
+        nothing = [self._texts.tokenizer.eos_token_id or 0]
+        rows = [list(self._texts.tokenizer(text)["input_ids"])[: self._texts.context()] or nothing for text in texts]
         body = {"model": self._name, "encoding_format": "float"}
         calls = [Call("/embeddings", {**body, "input": row}, bodies.embedding) for row in rows]
         vectors = self._ask(calls, "embeddings, so choose another encoder")
@@ -215,9 +203,7 @@ class OpenAISession:
         return unit
 
     def render(self, request: Request) -> str:
-        if request.text is not None:
-            return request.text
-        return self._renderer.prompt_text(request.demonstrations, request.prompt, request.history)
+        return self._texts.render(request)
 
     def _connect(self) -> None:
         """Have the server serve the model, find it there, have it write one token, and prove its weights; done once."""
@@ -240,7 +226,7 @@ class OpenAISession:
                 names = _server_requests.served_names(self._ref, engine.names, listed, engine.url, self._started is not None)
             hello = self._call(Request("hello", prompt="Hi"), Sampling(max_tokens=1))
             self._name = _server_requests.greet(client, hello, names)
-            _server_requests.check_window(self._name, listed, self._context())
+            _server_requests.check_window(self._name, listed, self._texts.context())
             if canary and expected:
                 canary.compare(self, *expected)
         except BaseException as error:
@@ -266,11 +252,13 @@ class OpenAISession:
             body["messages"] = _server_requests.messages(request)
         else:
             body["prompt"] = (
-                list(self._ids(request)) if prompts == "ids" else _server_requests.text_for(self._tokenizer, self.render(request))
+                list(self._texts.ids(request))
+                if prompts == "ids"
+                else _server_requests.text_for(self._texts.tokenizer, self.render(request))
             )
         read = partial(
             bodies.completion,
-            sent=len(self._ids(request)),
+            sent=len(self._texts.ids(request)),
             max_tokens=sampling.max_tokens,
             chat=prompts == "chat",
             must_count=prompts != "ids",
@@ -285,11 +273,11 @@ class OpenAISession:
         cut = text if place < 0 else text[:place]
         generated = reply.generated_tokens
         if generated is None:
-            generated = len(self._tokenizer(raw, add_special_tokens=False)["input_ids"]) + (reply.reason == "stop")
+            generated = len(self._texts.tokenizer(raw, add_special_tokens=False)["input_ids"]) + (reply.reason == "stop")
         return Completion(
-            text=cut.strip() if request.text is not None else self._renderer.clean(cut),
+            text=cut.strip() if request.text is not None else self._texts.renderer.clean(cut),
             finish="stop" if place >= 0 or reply.reason == "stop" else "length",
-            prompt_tokens=len(self._ids(request)),
+            prompt_tokens=len(self._texts.ids(request)),
             generated_tokens=generated,
         )
 
@@ -304,7 +292,7 @@ class OpenAISession:
                 " use echo or prompt_logprobs where it does, or the HF engine"
             )
         if any(labels[0] != IGNORE for _, labels in pairs):
-            raise UserError(f"a text to score does not fit the window of {self._context()} tokens")
+            raise UserError(f"a text to score does not fit the window of {self._texts.context()} tokens")
         self._connect()
         calls = [_server_requests.scoring(self._name, kind, ids) for ids, _ in pairs]
         found = []
@@ -315,36 +303,10 @@ class OpenAISession:
 
     def _stops(self, request: Request) -> Stops:
         if request.text is None:
-            return self._renderer.stops(request.prompt)
-        eos = self._tokenizer.eos_token_id
+            return self._texts.renderer.stops(request.prompt)
+        eos = self._texts.tokenizer.eos_token_id
         return Stops(frozenset(() if eos is None else (eos,)), ())
-
-    def _prompt_ids(self, request: Request) -> tuple[int, ...]:
-        if request.text is not None:
-            return tuple(self._tokenizer(request.text)["input_ids"])
-        return tuple(self._renderer.prompt_ids(request.demonstrations, request.prompt, request.history))
-
-    def _context(self) -> int:
-        return min(_weights.context_length(self._config, self._tokenizer), self._engine.context or 10**9)
 
     def _room(self) -> int:
         """Tokens of a text to score: one is written behind it."""
-        return self._context() - 1
-
-    def _load_tools(self) -> tuple[Any, Any, Renderer]:
-        if self._tools is None:
-            tokenizer, config = _weights.tokenizer_and_config(self._ref)
-            self._tools = tokenizer, config, make_renderer(tokenizer, self._format)
-        return self._tools
-
-    @property
-    def _tokenizer(self) -> Any:
-        return self._load_tools()[0]
-
-    @property
-    def _config(self) -> Any:
-        return self._load_tools()[1]
-
-    @property
-    def _renderer(self) -> Renderer:
-        return self._load_tools()[2]
+        return self._texts.context() - 1
