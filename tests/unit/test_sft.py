@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from selfalign.trainers._guard import make_guard
 from selfalign.trainers._weighted import NotFinite, Steps, collate, make_trainer, weighted_sum
 from selfalign.trainers.sft import SFT
 from selfalign.types import Example, ModelRef, Turns
-from tests.tiny import tiny_model
+from tests.tiny import tiny_model, tiny_tokenizer
 
 STEPS = 4
 SMALL = SFT(learning_rate=1e-3, epochs=2, batch_size=4, micro_batch=2, save_every=1)
@@ -364,7 +365,7 @@ def test_what_is_not_finite_is_found_at_its_step(model: Path, tmp_path: Path, nu
     data = tokenised(model)
     steps = Steps(data, plan(data, 1, 2, 0, 4, 2), weigh(data, None), pad=0, devices=1)
     spec = SMALL.spec(job(model, tmp_path))
-    trainer = make_trainer(net, arguments(spec, 4, tmp_path), steps, [injury, make_guard(Silent(), "key", tmp_path)])
+    trainer = make_trainer(net, arguments(spec, net, 4, tmp_path), steps, [injury, make_guard(Silent(), "key", tmp_path)])
     with pytest.raises(NotFinite, match=f"at step {step} of 4"):
         trainer.train()
     for path in tmp_path.glob("checkpoint-*/model.safetensors"):
@@ -409,3 +410,21 @@ def test_nothing_to_train_on_is_said_in_one_line(model: Path, tmp_path: Path) ->
 def test_options_out_of_range_are_named(wrong: dict[str, object]) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):
         SFT(**wrong)  # type: ignore[arg-type]
+
+
+def test_activations_computed_twice_teach_the_same(model: Path, tmp_path: Path) -> None:
+    twice, kept = (
+        replace(SMALL, gradient_checkpointing=on).train(job(model, tmp_path / str(on)), Quiet()).losses for on in (True, False)
+    )
+    assert twice == pytest.approx(kept, abs=1e-5)
+
+
+def test_an_architecture_that_keeps_its_activations_trains_all_the_same(tmp_path: Path) -> None:
+    from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
+
+    tokenizer = tiny_tokenizer(context=256)
+    net = OpenAIGPTLMHeadModel(OpenAIGPTConfig(vocab_size=len(tokenizer), n_positions=256, n_embd=32, n_layer=2, n_head=2))
+    assert not net.supports_gradient_checkpointing
+    net.save_pretrained(tmp_path / "start")
+    tokenizer.save_pretrained(tmp_path / "start")
+    assert SMALL.train(job(tmp_path / "start", tmp_path), Quiet()).steps == STEPS

@@ -91,7 +91,7 @@ def train(spec: dict[str, Any], link: Link) -> None:
     _check_room(model, work, len(steps) > options["save_every"])
     trainer = make_trainer(
         model,
-        arguments(spec, len(steps), work),
+        arguments(spec, model, len(steps), work),
         Steps(rows, steps, weights, tokenizer.pad_token_id or 0, devices),
         [make_guard(link, spec["key"], work)],
     )
@@ -139,7 +139,7 @@ def load_model(spec: dict[str, Any], dtype: Any) -> tuple[Any, Any]:
     return model, stored
 
 
-def arguments(spec: dict[str, Any], steps: int, work: Path) -> Any:
+def arguments(spec: dict[str, Any], model: Any, steps: int, work: Path) -> Any:
     """The options as `TrainingArguments`.
 
     The warm-up is rounded to whole steps rather than up: with nine steps and 3 %, as ISARA trains, rounding up would spend
@@ -149,7 +149,10 @@ def arguments(spec: dict[str, Any], steps: int, work: Path) -> Any:
     from transformers import TrainingArguments
 
     options = spec["options"]
-    extra: dict[str, Any] = {"gradient_checkpointing": True} if options["gradient_checkpointing"] else {}
+    extra: dict[str, Any] = {}
+    if options["gradient_checkpointing"] and model.supports_gradient_checkpointing:
+        fields = TrainingArguments.__dataclass_fields__
+        extra["activation_checkpointing" if "activation_checkpointing" in fields else "gradient_checkpointing"] = True
     return TrainingArguments(
         output_dir=str(work),
         per_device_train_batch_size=1,

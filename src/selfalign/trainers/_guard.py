@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from selfalign.checkpoints import discard, write_manifest
+from selfalign.device import trim_heap
 from selfalign.faults import fault_point
 from selfalign.trainers._weighted import NotFinite, check_finite
 
@@ -38,6 +39,7 @@ def make_guard(link: Link, key: str, work: Path) -> Any:
         def on_step_end(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
             if state.global_step >= state.max_steps:
                 control.should_save = False  # the finished model follows at once
+            trim_heap()  # rows of many lengths leave gaps: 0.2 GiB after 24 steps with 135M parameters
 
         def on_log(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
             if "loss" in parts["logs"]:

@@ -18,13 +18,9 @@ from selfalign.protocols import Progress
 GRACE = 2.0
 """Seconds between asking the process to end (SIGTERM) and ending it (SIGKILL)."""
 
-# Without it glibc keeps a training's freed tensors in its heap, in pieces: 0.3 GiB of the peak for 135M parameters. A fixed
-# threshold gives them back at once, for 2 % more time. A user's own setting stands.
-_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1000000"}
-
 _REMEDIES = {
     "not_finite": "; a lower trainer.learning_rate or trainer.precision=fp32 may help",
-    "memory": "; lower trainer.micro_batch, set trainer.gradient_checkpointing, or train an adapter (trainer.lora_rank=16)",
+    "memory": "; lower trainer.micro_batch, keep trainer.gradient_checkpointing on, or train an adapter (trainer.lora_rank=16)",
     "disk": "",
     "other": "",
 }
@@ -48,7 +44,6 @@ def run_child(spec: Path, stage: str, progress: Progress) -> None:
             stdout=subprocess.PIPE,
             stderr=errors,
             start_new_session=True,
-            env={**_MEMORY, **os.environ},
         )
     try:
         failure = _listen(child, stage, progress)
