@@ -1,7 +1,7 @@
 """Training speed of `SFT` beside TRL's `SFTTrainer` and a bare PyTorch loop: the same rows in the same steps, full and LoRA.
 
     pip install trl    # for its lines only; the library does not need it
-    python benchmarks/training.py MODEL_FOLDER [--data PAIRS.jsonl …] [--pairs 300] [--steps N] [--runs 1] [--only NAME …]
+    python benchmarks/training.py MODEL [--data PAIRS.jsonl …] [--pairs 300] [--steps N] [--runs 1] [--only NAME …]
 
 Pairs are JSONL rows with "prompt" and "response": those of --data (the general-*.jsonl of `study_data.py`, say), else the
 bundled seeds and held-out pairs. Without --steps each training goes once over all of them.
@@ -39,6 +39,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from selfalign.models import resolve_model
 
 BUNDLED = Path(__file__).parents[1] / "src/selfalign/data/safe_helpful"
 LONGEST = 1024
@@ -157,7 +159,8 @@ def bare(work: Work, clock: Clock, kind: str) -> Sequence[float]:
     from selfalign.rendering import make_renderer
 
     device = choose_device("auto")
-    encode = make_renderer(AutoTokenizer.from_pretrained(work.model)).training_ids
+    tokenizer: Any = AutoTokenizer.from_pretrained(work.model)
+    encode = make_renderer(tokenizer).training_ids
     steps = [[encode(row["prompt"], row["response"]) for row in work.rows(step)] for step in work.steps]
     model: Any = AutoModelForCausalLM.from_pretrained(work.model, dtype=torch.float32)
     if kind == "LoRA":
@@ -188,15 +191,14 @@ def bare(work: Work, clock: Clock, kind: str) -> Sequence[float]:
 Train = Callable[..., Sequence[float]]
 """(work, clock, "full" or "LoRA", options) to the loss of each step."""
 
-SIDE_BY_SIDE: dict[str, tuple[Train, dict[str, Any]]] = {
-    f"{name} {kind}{which}": (train, {"kind": kind, **options})
-    for kind in RATES
-    for name, which, train, options in (
-        ("selfalign", "", selfalign, {}),
-        ("TRL", "", trl, {}),
-        ("TRL", ", no checkpointing", trl, {"gradient_checkpointing": False}),
-        ("bare loop", "", bare, {}),
-    )
+WAYS: tuple[tuple[str, str, Train, dict[str, Any]], ...] = (
+    ("selfalign", "", selfalign, {}),
+    ("TRL", "", trl, {}),
+    ("TRL", ", no checkpointing", trl, {"gradient_checkpointing": False}),
+    ("bare loop", "", bare, {}),
+)
+SIDE_BY_SIDE = {
+    f"{name} {kind}{which}": (train, {"kind": kind, **options}) for kind in RATES for name, which, train, options in WAYS
 }
 BY_NAME: dict[str, tuple[Train, dict[str, Any]]] = {
     name: (selfalign, {"batch_size": 16, "micro_batch": 8, "kind": name.split()[0], **options})
@@ -233,9 +235,7 @@ def prepare(model: str, pairs: Sequence[dict[str, str]], most: int, batch: int, 
     rows, lost = tokenise(given, make_renderer(tokenizer).training_ids, limit)
     rows = rows[: min(most, len(rows)) // batch * batch]
     if not rows:
-        raise SystemExit(
-            f"{len(pairs)} pairs, {len(lost)} of them unfit: not enough for one step of {batch}; name more with --data"
-        )
+        raise SystemExit(f"{len(pairs)} pairs, {len(lost)} unfit: not enough for one step of {batch}; name more with --data")
     steps = plan(rows, SEED, 1, count, batch, batch)
     if len(steps) <= LEFT_OUT:
         raise SystemExit(f"{len(steps)} steps: the first {LEFT_OUT} are left out, so it takes at least {LEFT_OUT + 1}")
@@ -268,10 +268,7 @@ def measure(name: str, job: Path) -> None:
 
 
 def peak() -> float:
-    """MiB of this process or of the child that trained for it, whichever took more.
-
-    This process's are not from ru_maxrss, which starts from what its parent had.
-    """
+    """MiB of this process (not by its ru_maxrss, which starts from its parent's) or of a child of it, whichever took more."""
     lines = Path("/proc/self/status").read_text().splitlines()
     own = int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
     return max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / 1024
@@ -312,7 +309,7 @@ def show(results: dict[str, list[dict[str, float]]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
+    parser.add_argument("model", help="a folder or smollm2-135m")
     bundled = [BUNDLED / "seeds.jsonl", BUNDLED / "held_out.jsonl"]
     parser.add_argument("--data", type=Path, nargs="+", default=bundled, metavar="FILE")
     parser.add_argument("--pairs", type=int, default=300, help="how many pairs at most")
@@ -327,11 +324,11 @@ def main() -> None:
         return
     if any(TRAININGS[name][0] is trl for name in options.only) and importlib.util.find_spec("trl") is None:
         raise SystemExit("TRL is not installed: pip install trl, or name the lines to run without it with --only")
-    pairs, works = read_pairs(options.data), {}
+    model, pairs, works = resolve_model(options.model), read_pairs(options.data), {}
     for name in options.only:
         batch = TRAININGS[name][1].get("batch_size", 8)
         if batch not in works:
-            works[batch], told = prepare(options.model, pairs, options.pairs, batch, options.steps)
+            works[batch], told = prepare(model, pairs, options.pairs, batch, options.steps)
             print(told)
     packages = [name for name in ("torch", "transformers", "trl", "peft") if importlib.util.find_spec(name)]
     threads = os.environ.get("OMP_NUM_THREADS", f"torch's default, {os.cpu_count()} processors")
