@@ -200,21 +200,21 @@ WAYS: tuple[tuple[str, str, Train, dict[str, Any]], ...] = (
 SIDE_BY_SIDE = {
     f"{name} {kind}{which}": (train, {"kind": kind, **options}) for kind in RATES for name, which, train, options in WAYS
 }
-BY_NAME: dict[str, tuple[Train, dict[str, Any]]] = {
-    name: (selfalign, {"batch_size": 16, "micro_batch": 8, "kind": name.split()[0], **options})
-    for name, options in {
-        "full fp32": {"precision": "fp32"},
-        "full auto": {},
-        "full bf16 autocast": {"precision": "bf16"},
-        "full auto, micro-batch 4": {"micro_batch": 4},
-        "full auto, micro-batch 16": {"micro_batch": 16},
-        "full auto, gradient checkpointing": {"gradient_checkpointing": True},
-        "LoRA 16 fp32": {"precision": "fp32"},
-        "LoRA 16 auto": {},
-        "LoRA 16 bf16 autocast": {"precision": "bf16"},
-    }.items()
+BY_NAME: dict[str, dict[str, Any]] = {
+    "full fp32": {"precision": "fp32"},
+    "full auto": {},
+    "full bf16 autocast": {"precision": "bf16"},
+    "full auto, micro-batch 4": {"micro_batch": 4},
+    "full auto, micro-batch 16": {"micro_batch": 16},
+    "full auto, gradient checkpointing": {"gradient_checkpointing": True},
+    "LoRA 16 fp32": {"precision": "fp32"},
+    "LoRA 16 auto": {},
+    "LoRA 16 bf16 autocast": {"precision": "bf16"},
 }
-TRAININGS = {**SIDE_BY_SIDE, **BY_NAME}
+TRAININGS: dict[str, tuple[Train, dict[str, Any]]] = SIDE_BY_SIDE | {
+    name: (selfalign, {"batch_size": 16, "micro_batch": 8, "kind": name.split()[0], **options})
+    for name, options in BY_NAME.items()
+}
 
 
 def read_pairs(files: Sequence[Path]) -> list[dict[str, str]]:
