@@ -253,3 +253,12 @@ def test_bad_options_get_one_line(cli: Run, tasks_file: Path, arguments: tuple[s
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert all(word in done.stderr for word in words), done.stderr
+
+
+def test_a_judge_is_tried_on_as_many_seeds_as_asked(cli: Run, tasks_file: Path, tmp_path: Path) -> None:
+    done = run(cli, "isheep", tasks_file, tmp_path / "out", *TRUSTING, "--judge.calibrate_on", 4, "--rounds", 1)
+    assert done.returncode == 0, done.stderr
+    metrics = status(cli, tmp_path / "out")["rounds"][1]["metrics"]
+    assert metrics["calibration_judge_quality_auc"]["n"] == metrics["calibration_judge_following_auc"]["n"] == 4
+    refused = run(cli, "isheep", tasks_file, tmp_path / "other", "--judge.calibrate_on", 1)
+    assert refused.returncode == 2 and "calibrate_on = 1" in refused.stderr

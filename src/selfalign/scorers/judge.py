@@ -51,6 +51,8 @@ class Judge:
     """Of the score; "" is `judge_<aspect>`."""
     reverse: bool = False
     """Show the pairs of the standard in_context in the opposite order."""
+    calibrate_on: int = 64
+    """The most seeds the calibration scores, with six texts made from each; fewer cost less and widen its intervals."""
 
     def __post_init__(self) -> None:
         for field, wrong in (
@@ -60,6 +62,7 @@ class Judge:
             ("method", self.method not in ("expected", "parsed")),
             ("prompt_form", self.prompt_form not in get_args(PromptForm)),
             ("name", self.name != "" and not is_score_name(self.name)),
+            ("calibrate_on", self.calibrate_on < 2),
         ):
             if wrong:
                 raise ValueError(f"Judge: {field} = {getattr(self, field)!r} is out of range")
@@ -90,7 +93,8 @@ class Judge:
         if self.model != "current" and context.round > 1:
             return None
         turned = replace(self, reverse=not self.reverse) if self.standard == "in_context" else None
-        return calibrate(self, context, seeds, self.score_name, scale=(1.0, 10.0), repeat=self.method == "parsed", turned=turned)
+        again, most = self.method == "parsed", self.calibrate_on
+        return calibrate(self, context, seeds, self.score_name, scale=(1.0, 10.0), repeat=again, turned=turned, most=most)
 
     def _request(self, context: Context, row: int, example: Example) -> Request:
         shown = replace(example, prompt=without_address(example.asked), response=without_address(example.response))
