@@ -1,9 +1,9 @@
-"""`isheep_paper` at a size that two cores can run beside its neighbours: an arm of the study of all recipes in RESULTS.md.
+"""The arms of the study of all recipes in RESULTS.md that need values of their own.
 
-    selfalign study isheep general-seeds.jsonl … --baselines pretrained,./benchmarks/family.py:isheep_paper_small,…
+    selfalign study isara general-seeds.jsonl … --baselines pretrained,./benchmarks/family.py:isheep_judge,…
 
-All values are the paper's but those that make it small and comparable: one round, 48 tasks instead of 10,000, answers and
-lists as long as its neighbours', as many optimiser steps as they take.
+`isheep` with three ways to select, and `isheep_paper` made small: one round, as many slots and steps as its neighbours, lists
+and answers as long. All other values are the recipes' own. Lists are sampled at 0.7, for at 1.0 this model writes no sense.
 """
 
 from __future__ import annotations
@@ -14,25 +14,68 @@ from selfalign.encoders.sentence import SentenceEncoder
 from selfalign.engines.hf import HF
 from selfalign.engines.openvino import OpenVINO
 from selfalign.recipe import Recipe
-from selfalign.recipes.isheep_paper import PUBLISHED_TRAINING, isheep_paper
+from selfalign.recipes.isheep import Select, isheep
+from selfalign.recipes.isheep_paper import PUBLISHED_TRAINING
+from selfalign.recipes.isheep_paper import isheep_paper as published
 from selfalign.scorers.judge import Judge
+from selfalign.trainers.sft import SFT
 from selfalign.types import Sampling
 
-PER_ROUND, STEPS = 48, 12
-ENGINE, ENCODER = HF(), SentenceEncoder()
+LISTS = Sampling(max_tokens=600, temperature=0.7, top_p=0.95)
+ENGINE, ENCODER, TRAINER = HF(), SentenceEncoder(), SFT(max_steps=12)
+Engine = HF | OpenVINO
 
 
-def isheep_paper_small(*, engine: HF | OpenVINO = ENGINE, encoder: SentenceEncoder = ENCODER, seed: int = 0) -> Recipe:
-    """One round of `isheep_paper` with 48 slots and 12 optimiser steps."""
-    small = isheep_paper(
+def isheep_judge(
+    *, per_round: int = 48, engine: Engine = ENGINE, encoder: SentenceEncoder = ENCODER, trainer: SFT = TRAINER, seed: int = 0
+) -> Recipe:
+    """Selection by the base model as the judge, whatever its calibration says."""
+    return _isheep("judge", per_round, engine, encoder, trainer, seed)
+
+
+def isheep_perplexity(
+    *, per_round: int = 48, engine: Engine = ENGINE, encoder: SentenceEncoder = ENCODER, trainer: SFT = TRAINER, seed: int = 0
+) -> Recipe:
+    """Selection by the base model's perplexity."""
+    return _isheep("perplexity", per_round, engine, encoder, trainer, seed)
+
+
+def isheep_nothing(
+    *, per_round: int = 48, engine: Engine = ENGINE, encoder: SentenceEncoder = ENCODER, trainer: SFT = TRAINER, seed: int = 0
+) -> Recipe:
+    """No selection but the rules."""
+    return _isheep("nothing", per_round, engine, encoder, trainer, seed)
+
+
+def isheep_paper(
+    *, per_round: int = 48, engine: Engine = ENGINE, encoder: SentenceEncoder = ENCODER, trainer: SFT = TRAINER, seed: int = 0
+) -> Recipe:
+    """The paper's values at this size; of `trainer` only the number of steps."""
+    return published(
         rounds=1,
-        per_round=PER_ROUND,
+        per_round=per_round,
         seed=seed,
-        prompt_sampling=Sampling(max_tokens=600, top_p=0.95),
+        prompt_sampling=replace(LISTS, temperature=1.0),
         sampling=Sampling(max_tokens=128, top_p=0.95),
         judge=Judge(model="base", method="parsed", calibrate_on=8),
         engine=engine,
         encoder=encoder,
-        trainer=replace(PUBLISHED_TRAINING, max_steps=STEPS),
+        trainer=replace(PUBLISHED_TRAINING, max_steps=trainer.max_steps),
     )
-    return replace(small, name="isheep_paper_small")
+
+
+def _isheep(select: Select, per_round: int, engine: Engine, encoder: SentenceEncoder, trainer: SFT, seed: int) -> Recipe:
+    recipe = isheep(
+        select=select,
+        rounds=1,
+        per_round=per_round,
+        min_yield=0.0,
+        ignore_calibration=True,
+        seed=seed,
+        prompt_sampling=LISTS,
+        judge=Judge(model="base", calibrate_on=8),
+        engine=engine,
+        encoder=encoder,
+        trainer=trainer,
+    )
+    return replace(recipe, name=f"isheep_{select}")

@@ -87,6 +87,23 @@ def test_malformed_lists_give_named_problems(text: str, problems: list[str]) -> 
         assert (wanted in problem) if wanted else not problem, problem
 
 
+def test_items_without_an_input_are_tasks_where_none_is_needed() -> None:
+    text = (
+        " Name a river.\n6. Output: The Elbe.\n###\n7. Instruction: Name a\nlake. ###\n"
+        "8. Instruction: Sort these.\n8. Input:\nb, a\n"
+        "9. Instruction:\n9. Output: x\n10. Instruction: Sum up.\n7. Input:\nA text.\n12. Instruction: Name a sea."
+    )
+    found = read_tasks(text, 6, 6, cut=False, input_needed=False)
+    assert [(task.instruction, task.input) for task in found] == [
+        ("Name a river.", ""),
+        ("Name a lake.", ""),
+        ("Sort these.", "b, a"),
+        *[("", "")] * 3,
+    ]
+    assert all("is not written as instruction and input" in task.problem for task in found[3:])
+    assert [bool(task.problem) for task in read_tasks(text, 6, 6, cut=False)] == [True, True, False, True, True, True]
+
+
 def test_the_last_item_of_a_list_that_was_cut_is_half_a_one() -> None:
     text = written(item(6), item(7, input="It begins and"))
     (first, second, third) = read(text, cut=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 from selfalign.proposers._lists import Block, Task, ask, blocks, numbered, tail
@@ -51,6 +52,9 @@ class Instructions:
     form: Literal["text", "turn", "auto"] = "text"
     """text: the list as it stands; turn: inside an opened user's turn of the model's format; auto: text in the first round
     and turn afterwards, as the scripts do once the model is trained on a chat format."""
+    input_needed: bool = True
+    """An item without `Input:` is no task, as in the scripts. False takes it as one that needs no input, and passes over an
+    `Output:` behind it: small models write that instead (our own choice: five of eight items of SmolLM2-135M were lost)."""
     sampling: Sampling = field(default_factory=lambda: Sampling(max_tokens=1000, temperature=1.0, top_p=0.95))
     """Theirs. The number behind a request's last task ends the text too."""
 
@@ -67,7 +71,8 @@ class Instructions:
         """`count` drafts in slot order. Metadata: `request`, the id under which the journal holds the list, that of the first
         draft read from it; `problem`, why a draft has no prompt."""
         wanted = blocks(context, count, self.per_request, self.human, self.generated)
-        return ask(context, wanted, self.per_request, self.sampling, lambda block: self._text(context, block), read_tasks)
+        read = partial(read_tasks, input_needed=self.input_needed)
+        return ask(context, wanted, self.per_request, self.sampling, lambda block: self._text(context, block), read)
 
     def _text(self, context: Context, block: Block) -> str:
         text = list_text(block.shown, max(20, len(block.shown) + self.per_request))
@@ -87,19 +92,25 @@ def list_text(shown: Sequence[Example], count: int) -> str:
     return f"{head}{_SEPARATOR}{len(shown) + 1}. Instruction:"
 
 
-def read_tasks(text: str, first: int, count: int, *, cut: bool) -> list[Task]:
+def read_tasks(text: str, first: int, count: int, *, cut: bool, input_needed: bool = True) -> list[Task]:
     """The `count` tasks that a list gives, whose text begins behind "`first`. Instruction:".
 
     An item counts where it carries the number it should have and, after its instruction, `Input:` with the same number and
-    something behind it (`<noinput>` for none). All others are tasks without text, by their problem. With `cut` the list ran
-    into max_tokens, so its last item is half a one. Items beyond `count` are nobody's.
+    something behind it (`<noinput>` for none); with `input_needed` false also without any `Input:`. All others are tasks
+    without text, by their problem. With `cut` the list ran into max_tokens, so its last item is half a one. Items beyond
+    `count` are nobody's.
     """
     items = [item for item in _ITEM.split(f"{first}. Instruction: {text}") if _HEAD.match(item)]
-    return numbered(items, first, count, _read_task, cut=cut)
+    return numbered(items, first, count, partial(_read_task, input_needed=input_needed), cut=cut)
 
 
-def _read_task(item: str, number: int) -> Task:
+def _read_task(item: str, number: int, input_needed: bool) -> Task:
     found = re.fullmatch(rf"{number}\s*\.\s*Instruction\s*:(.*?)\n\s*{number}\s*\.\s*Input\s*:(.*)", item, re.DOTALL)
+    if found is None and not input_needed and not re.search(r"\n\s*(\d+\s*\.\s*)?Input\s*:", item):
+        head = rf"{number}\s*\.\s*Instruction\s*:"
+        alone = re.fullmatch(rf"{head}(.*?)(?:\n\s*(?:\d+\s*\.\s*)?Output\s*:.*)?", item, re.DOTALL)
+        if alone and (instruction := one_line(alone[1]).rstrip("# ")):
+            return Task(instruction)
     if found is None:
         return Task(problem=f"task {number} is not written as instruction and input: {tail(item)}")
     instruction, input = one_line(found[1]), re.sub(r"[\s#]*#{2,}[\s#]*$", "", found[2]).strip()

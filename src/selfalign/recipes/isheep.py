@@ -77,7 +77,8 @@ def isheep(
     The method of I-SHEEP (arXiv 2408.08072) with what its published data shows mended: the expectation over the ten scores
     instead of one sample of them, the best share instead of an absolute bound (above 8 its 7B run kept 2 to 3 %), data that
     accumulates over the rounds and keeps the seeds, answers that are finished and do not loop, near-duplicates by embedding,
-    alarms where answers shrink, and the round to ship chosen on held-out seeds. Its rules are for tasks in English.
+    alarms where answers shrink, tasks listed without an input taken as such, and the round to ship chosen on held-out seeds.
+    Its rules are for tasks in English.
 
     Args:
         rounds: rounds of generation and training at most.
@@ -112,7 +113,7 @@ def isheep(
         name="isheep",
         engine=engine,
         encoder=encoder,
-        proposer=Instructions(sampling=prompt_sampling),
+        proposer=Instructions(input_needed=False, sampling=prompt_sampling),
         retriever=Uniform(demonstrations=0),
         sampling=sampling,
         trainer=trainer,
