@@ -22,7 +22,7 @@ from selfalign.trainers.sft import SFT
 from selfalign.types import Sampling
 
 LISTS = Sampling(max_tokens=600, temperature=0.7, top_p=0.95)
-ENGINE, ENCODER, TRAINER = HF(), SentenceEncoder(), SFT(max_steps=12)
+ENGINE, ENCODER, TRAINER = HF(), SentenceEncoder(), SFT(max_steps=10)
 Engine = HF | OpenVINO
 
 
