@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 from huggingface_hub import DatasetCard, ModelCard
 
 from selfalign.cards import data_card, model_card
+from selfalign.cards.model import REFUSAL_JUDGES
 from selfalign.checkpoints import read_manifest
 from selfalign.errors import UserError
+from selfalign.evaluators.refusal import Judge, Refusal
 from selfalign.exports import export_data_card, export_model
 from selfalign.protocols import TrainResult
 from selfalign.store import Store
@@ -44,9 +46,21 @@ def fill(store: Store, name: str = "isara", base: str = "some/base", validation:
     store.add_metrics(1, [Metric("refusal", 0.75, 0.5, 0.9, 40), Metric("kept_mean_words", 9.0, 8.0, 10.0, 2), judge])
 
 
+def refusal_part(judge: str) -> dict[str, str]:
+    """As a run's options name it."""
+    return {"part": f"{Refusal.__module__}.{Refusal.__qualname__}", "judge": judge}
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    identity = {"name": "isara", "seed": 5, "seeds_hash": "cc33", "start_from": "base", "file": "/home/someone/held out.csv"}
+    identity = {
+        "name": "isara",
+        "seed": 5,
+        "seeds_hash": "cc33",
+        "start_from": "base",
+        "file": "/home/someone/held out.csv",
+        "evaluators": [refusal_part("phrases")],
+    }
     with Store.open(tmp_path / "run", identity) as store:
         fill(store)
         store.finish_run(1, "all 1 rounds done")
@@ -86,6 +100,19 @@ def test_a_model_card_is_valid_and_tells_what_the_record_tells(store: Store) -> 
         assert told in card, told
     assert "/home/someone" not in card and "PeftModel" not in card
     assert model_card(store, 1, license="apache-2.0") == card
+
+
+def test_a_limit_names_who_judged_refusals(tmp_path: Path) -> None:
+    cards = {}
+    for judge in ("phrases", "hybrid", "another's"):
+        part = {"part": "mine.Refusal"} if judge == "another's" else refusal_part(judge)
+        with Store.open(tmp_path / judge, {"name": "isara", "evaluators": [part]}) as store:
+            fill(store)
+            cards[judge] = model_card(store, 1).split("## Limits")[1]
+    assert set(REFUSAL_JUDGES) == set(get_args(Judge))
+    assert "by English phrase rules: " in cards["phrases"] and "linear model" not in cards["phrases"]
+    assert "phrase rules and a small linear model" in cards["hybrid"]
+    assert "phrase rules" not in cards["another's"]
 
 
 def test_what_nobody_said_is_not_said(store: Store, tmp_path: Path) -> None:
