@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from selfalign.report.write import write_report
 from selfalign.store import Store
-from selfalign.types import Demonstration, Dropped, Example, ModelRef
+from selfalign.types import Demonstration, Dropped, Example, Metric, ModelRef, Outcome
 from tests.unit.test_report import hostile_run, named_pages, payloads
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -31,8 +32,8 @@ def browser() -> Iterator[Any]:
 class Watched:
     """A page that notes whatever it should not do."""
 
-    def __init__(self, browser: Any, file: Path, width: int = 1280) -> None:
-        self.page = browser.new_page(viewport={"width": width, "height": 900})
+    def __init__(self, browser: Any, file: Path, width: int = 1280, scheme: str = "light") -> None:
+        self.page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
         self.trouble: list[str] = []
         self.page.on("console", lambda message: self.trouble.append(f"console: {message.text}"))
         self.page.on("pageerror", lambda error: self.trouble.append(f"error: {error}"))
@@ -165,7 +166,204 @@ def test_ten_thousand_samples_are_drawn_a_page_at_a_time(browser: Any, tmp_path:
     watched.check()
 
 
-def test_a_phone_needs_no_sideways_scrolling(browser: Any, tmp_path: Path) -> None:
-    watched = Watched(browser, plain_run(tmp_path / "run", 20), width=390)
-    assert watched.page.evaluate("document.documentElement.scrollWidth") <= 390
+FIRST = "Which is the <b>first</b> of two questions?"
+
+
+def full_run(folder: Path) -> Path:
+    """Three rounds with all that a page can show: earlier turns, more rules than colours, alarms, long words, losses."""
+    history = ((FIRST, "It is quokka-blue."),)
+    with Store.open(folder, {"name": "test", "a_very_long_name_of_an_option.of_a_part.of_another_part": "x" * 90}) as store:
+        seeds = [Example("s0", "Seed question?", "Seed answer."), Example("s1", "Go on?", "On.", slot=1, history=history)]
+        store.add_seeds(seeds, ())
+        for round in range(3):
+            if round:
+                ids = [f"r0{round}-{slot:05d}" for slot in range(70)]
+                made = [Example(id, f"Question {i}? {'w' * 90}", "A\n" * 9, round, i, "kind") for i, id in enumerate(ids)]
+                made[1] = Example(
+                    f"{ids[0]}.2", "And the second?", "It is later.", round, 1,
+                    prompt_demonstrations=(Demonstration(ids[0]),), history=((FIRST, "Wombat."),),
+                )  # fmt: skip
+                drops = [Dropped(e, f"a_rule_called_{i % 12}", "because " * 20) for i, e in enumerate(made[30:])]
+                store.finish_round_samples(round, made[:30], drops, 70)
+                store.event("alarm", {"text": f"round {round}: {'something fell ' * 9}"})
+            store.add_model(round, ModelRef(f"/models/{'m' * 60}/{round}"))
+            rows = {
+                i: {
+                    "id": f"h{i}",
+                    "text": "Text. " * 40,
+                    "finish": "length",
+                    "prompt": f"Held {i}? {'v' * 80}",
+                    "history": history,
+                }
+                for i in range(30)
+            }
+            store.add_batch(round, "held_out", 0, rows, 1.0)
+            outcomes = tuple(Outcome(f"h{i}", float(i < 10 * round)) for i in range(30))
+            shares = [
+                Metric(n, round / 3, 0.0, 1.0, 30, outcomes, "share") for n in ("refusal", "an_own_metric_of_a_longer_name")
+            ]
+            numbers = [Metric("log_likelihood", -2.513 + round / 100, -2.6, -2.4, 30), Metric("words", 1e6, 9e5, 2e6, 30)]
+            store.add_metrics(round, [*shares, *numbers, Metric("kept_very_short", 0.1, 0.0, 0.2 + round / 9, 30, unit="share")])
+        store.finish_run(1, "regression: round 2 is worse than round 1")
+    return write_report(folder)
+
+
+def full_study(folder: Path) -> Path:
+    """Arms that differ at the end of a long name, better, worse and unclear."""
+    names = ["isara", "pretrained", *(f"isara-trainer.learning_rate={value}" for value in ("0.0001", "0.00001"))]
+    figure = {"value": 0.513, "low": -0.25, "high": 0.75, "prompts": 1600, "repeats": 3}
+    arm = {"costs": {"seconds": 1234567.0}, "runs": [{"folder": "a/seed-0", "best_round": 1, "stopped_because": "done " * 30}]}
+    compared = {"difference": 0.2, "low": 0.1, "high": 0.3, "p_value": 0.01, "p_holm": 0.02, "minimum_detectable": 0.1}
+    metrics = {name: {"unit": "points", "better": better} for name, better in (("balance", "higher"), ("over_refusal", "lower"))}
+    sentence = "it is better: -10 points [-30, 11], p = 0.02, n = 1600 prompts × 3 random seeds " * 2
+    folder.mkdir()
+    study = {
+        "main": "isara",
+        "metric": "balance",
+        "held_out": 1600,
+        "random_seeds": [0, 1, 2],
+        "arms": {name: {**arm, "metrics": dict.fromkeys(metrics, figure)} for name in names},
+        "metrics": metrics,
+        "left_out": {},
+        "comparisons": {metric: dict.fromkeys(names[1:], compared) for metric in metrics},
+        "verdicts": [{"arm": name, "metric": "balance", "verdict": "better", "sentence": sentence} for name in names[1:]],
+    }
+    (folder / "study.json").write_text(json.dumps(study))
+    return write_report(folder)
+
+
+OVERFLOWS = """() => {
+    const found = [], wide = document.documentElement.clientWidth;
+    if (document.documentElement.scrollWidth > wide) found.push('the page');
+    for (const each of document.querySelectorAll('main *')) {
+        if (each.closest('svg, .scroll table, details:not([open]) > :not(summary)')) continue;
+        if (each.getBoundingClientRect().right > wide + 0.5) found.push(each.outerHTML.slice(0, 90));
+    }
+    for (const text of document.querySelectorAll('svg text')) {
+        const own = text.getBoundingClientRect(), all = text.ownerSVGElement.getBoundingClientRect();
+        if (own.left < all.left - 1 || own.right > all.right + 1 || own.bottom > all.bottom + 1)
+            found.push(text.ownerSVGElement.getAttribute('class') + ': ' + text.textContent);
+    }
+    return found;
+}"""
+"""What stands beyond the edge of the page or of its chart; tables scroll in their own boxes."""
+
+FAINT = """() => {
+    const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
+    const light = (c) => c.slice(0, 3).map((v) => v / 255).map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+    const ratio = (a, b) => { const [x, y] = [light(a), light(b)]; return (Math.max(x, y) + 0.05) / (Math.min(x, y) + 0.05); };
+    const ground = (element) => {
+        for (let each = element; each; each = each.parentElement) {
+            const colour = rgb(getComputedStyle(each).backgroundColor);
+            if (colour.length === 3) return colour;
+        }
+        return [255, 255, 255];
+    };
+    const found = new Set();
+    const check = (element, colour, least, what) => {
+        const value = ratio(rgb(colour), ground(what === 'border' ? element.parentElement : element));
+        const name = element.tagName + ' ' + (element.className.baseVal ?? element.className);
+        if (value < least) found.add(what + ' of ' + name + ': ' + value.toFixed(2));
+    };
+    for (const each of document.querySelectorAll('main *, dialog *')) {
+        const style = getComputedStyle(each), inSvg = each.closest('svg');
+        if ([...each.childNodes].some((node) => node.nodeType === 3 && node.data.trim()) && each.tagName !== 'title')
+            check(each, inSvg ? style.fill : style.color, 4.5, 'text');
+        if (each.matches('.part, .line, .bar')) check(each, each.matches('.part') ? style.fill : style.stroke, 3, 'figure');
+        if (each.matches('input, select, button:not(.row)')) check(each, style.borderTopColor, 3, 'border');
+        if (each.matches('input')) check(each, getComputedStyle(each, '::placeholder').color, 4.5, 'placeholder');
+    }
+    return [...found];
+}"""
+"""What falls short of WCAG 2.2 AA: 4.5 for text, 3 for parts of figures and edges of controls."""
+
+
+@pytest.fixture(scope="module")
+def full_pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("full")
+    return {"run": full_run(folder / "run"), "study": full_study(folder / "study")}
+
+
+@pytest.mark.parametrize("kind", ["run", "study"])
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_is_cut_off_or_faint(browser: Any, full_pages: dict[str, Path], kind: str, width: int, scheme: str) -> None:
+    watched = Watched(browser, full_pages[kind], width, scheme)
+    watched.page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
+    assert watched.page.evaluate(OVERFLOWS) == []
+    assert watched.page.evaluate(FAINT) == []
+    if kind == "run":
+        watched.page.click("#samples .row >> nth=1")
+        assert watched.page.evaluate(FAINT) == []
+        inside = watched.page.evaluate(
+            "(() => { const d = document.getElementById('passport'); return d.scrollWidth - d.clientWidth; })()"
+        )
+        assert inside <= 0
+    watched.check()
+
+
+def test_a_conversation_is_found_and_read_by_its_earlier_turns(browser: Any, full_pages: dict[str, Path]) -> None:
+    watched = Watched(browser, full_pages["run"])
+    page = watched.page
+    page.fill("#sample-search", "quokka-blue")
+    assert watched.count() == "1 of 142 samples"
+    assert "turn 2" in page.text_content("#samples .row") and f"after: {FIRST}" in page.text_content("#samples .row")
+    page.fill("#sample-search", "wombat r01-00000.2")
+    assert watched.count() == "1 of 142 samples"
+    page.click("#samples .row")
+    assert page.locator("#passport .turn").all_inner_texts() == [f"user\n{FIRST}", "assistant\nWombat."]
+    page.click("text=open r01-00000")
+    assert page.text_content("#passport-id") == "r01-00000"
+    page.keyboard.press("Escape")
+    page.fill("#held-search", "quokka-blue")
+    page.wait_for_timeout(250)
+    assert page.text_content("#held-count") == "30 of 30 prompts"
+    assert page.locator("#held .held").first.locator(".turn").all_inner_texts() == [
+        f"user\n{FIRST}",
+        "assistant\nIt is quokka-blue.",
+    ]
+    watched.check()
+
+
+FOCUS = (
+    "() => [document.activeElement.id || document.activeElement.className, getComputedStyle(document.activeElement).outlineStyle]"
+)
+
+
+def test_the_keyboard_is_enough(browser: Any, full_pages: dict[str, Path]) -> None:
+    watched = Watched(browser, full_pages["run"])
+    page = watched.page
+    page.focus("#sample-search")
+    for expected in ("sample-round", "sample-verdict", "sample-rule", "sample-category", "row", "row"):
+        page.keyboard.press("Tab")
+        assert page.evaluate(FOCUS) == [expected, "solid"]
+    opened = page.evaluate("document.activeElement.textContent")
+    page.keyboard.press("Enter")
+    assert page.text_content("#passport-id") == "r01-00000.2"
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "open r01-00000"
+    page.keyboard.press("Enter")  # the button is gone with the passport it stood in
+    assert page.text_content("#passport-id") == "r01-00000" and page.evaluate(FOCUS) == ["passport-back", "solid"]
+    page.keyboard.press("Enter")
+    assert page.text_content("#passport-id") == "r01-00000.2" and page.evaluate(FOCUS) == ["passport-close", "solid"]
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.textContent") == opened
+    page.focus("#sample-more")
+    page.keyboard.press("Enter")
+    assert page.evaluate("[...document.querySelectorAll('#samples .row')].indexOf(document.activeElement)") == 50
+    page.focus("#held-more")
+    page.keyboard.press("Enter")
+    assert page.evaluate("[...document.querySelectorAll('#held .held')].indexOf(document.activeElement)") == 20
+    watched.check()
+
+
+def test_paper_hides_no_text(browser: Any, full_pages: dict[str, Path]) -> None:
+    watched = Watched(browser, full_pages["run"], width=700)
+    watched.page.emulate_media(media="print")
+    closed = "[...document.querySelectorAll('details td')].filter((each) => !each.checkVisibility({contentVisibilityAuto: true}))"
+    assert watched.page.evaluate(f"{closed}.length") == 0
+    cut = "[...document.querySelectorAll('#samples .said')].filter((each) => each.scrollHeight > each.clientHeight + 1)"
+    assert watched.page.evaluate(f"{cut}.length") == 0
+    assert watched.page.evaluate("document.documentElement.scrollWidth") <= 700
     watched.check()

@@ -246,6 +246,32 @@ def test_the_verdict_says_what_it_is_not(tmp_path: Path) -> None:
     assert write_report(tmp_path / "c").is_file()
 
 
+def test_a_run_that_failed_says_so_first(tmp_path: Path) -> None:
+    """A judge refused in round 1: that round has the judge's figures, and none on held-out prompts."""
+    outcomes = tuple(Outcome(f"h{i}", 1.0) for i in range(9))
+    folder, judge = tmp_path / "run", Metric("calibration_judge_quality_auc", 0.5, 0.4, 0.6, 12)
+    measured = [Metric("refusal", 1.0, 0.7, 1.0, 9, outcomes, "share")]
+    for metrics, told in (([], "No round of this run"), (measured, "Only the pretrained model")):
+        with pytest.raises(UserError), Store.open(folder, {"name": "isheep"}) as store:
+            store.add_seeds([Example("s0", "A?", "B")], ())
+            store.add_metrics(0, metrics)
+            store.add_metrics(1, [judge])
+            raise UserError("the judge is no better than chance")
+        found = read_run(folder)["verdict"]
+        assert (found["title"], found["rows"], found["notes"]) == ("The run failed", [], [])
+        assert found["sentence"].startswith(told)
+    page = write_report(folder).read_text("utf-8")
+    assert '<p class="notes failed">The run ended: the judge is no better than chance.</p>' in page
+
+
+def test_a_run_without_rounds_claims_no_comparison(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "run", {"name": "pretrained"}) as store:
+        store.add_seeds([Example("s0", "A?", "B")], ())
+        store.add_metrics(0, [Metric("refusal", 0.5, 0.4, 0.6, 9)])
+        store.finish_run(0, "all 0 rounds done")
+    assert read_run(tmp_path / "run")["verdict"]["title"] == "No round to compare"
+
+
 @pytest.mark.parametrize(("better", "told"), [("lower", "worse"), ("neither", "higher")])
 def test_the_metric_says_which_side_is_better(tmp_path: Path, better: Better, told: str) -> None:
     folder = run_folder(tmp_path / "run", [0.0] * 40, [0.0] * 40)
@@ -284,7 +310,7 @@ def test_the_command_writes_page_and_figures(cli: Run, seeds_file: Path, tmp_pat
     assert {answer["round"] for each in data["held_out"] for answer in each["answers"]} == {0, 1}
     assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//""", page)
     # A page is passed on: it names no folder of the machine it was made on.
-    assert '<td>model</td><td class="text">…/base</td>' in page
+    assert '<td class="text">model</td><td class="text">…/base</td>' in page
     written = [out / "report.html", *(out / "report").iterdir()]
     assert not [path for path in written if str(tmp_path) in path.read_text("utf-8")]
     figures = {path.name for path in (out / "report").iterdir()}
@@ -406,13 +432,14 @@ def test_metrics_are_grouped_and_told_without_empty_intervals(tmp_path: Path) ->
     judge, change = ("calibration judge quality auc", 2), ("validation change", 3)
     for name, group in (("refusal", 0), ("overlap exact", 1), ("kept mean words", 1), judge, change):
         part = page[places[group] : [*places, page.index("<h2>What became")][group + 1]]
-        assert f"<tr><td>{name}</td>" in part
+        assert re.search(f"<tr><td>{name}[ <]", part)
     drawn = {path.stem.split("-", 2)[2] for path in (folder / "report").glob("metric-*.svg")}
     assert drawn == {"refusal", "kept-mean-words", "calibration-judge-quality-auc", "validation-change"}
     assert figure({"value": 3.0, "low": 3.0, "high": 3.0, "unit": "count"}, False) == ("3", "")
     assert figure({"value": 3.0, "low": 3.0, "high": 3.0, "unit": "number"}, False) == ("3.00", "")
     assert figure({"value": 1.0, "low": 1.0, "high": 1.0, "unit": "share"}, True) == ("100 %", "")
     assert figure({"value": 3.0, "low": 2.0, "high": None, "unit": "number"}, False) == ("3.00", "[2.00, ∞]")
+    assert figure({"value": 0.5, "low": None, "high": 0.75, "unit": "share"}, True) == ("50 %", "[−∞, 75]")
 
 
 def test_rules_beyond_the_colours_are_counted_together() -> None:
@@ -441,7 +468,7 @@ def test_a_study_shows_its_arms(tmp_path: Path) -> None:
     page = write_report(tmp_path).read_text("utf-8")
     assert "<img" not in page
     assert "<i>" not in page
-    assert "On balance, <img src=x> is better than sft" in html.unescape(page)
+    assert "Balance: <img src=x> is better than sft" in html.unescape(page)
     assert "1,234" in page
     assert (tmp_path / "report" / "comparisons.csv").is_file()
     for text, message in (("{", "cannot be read"), ('{"arms": {}}', "not a study of this version"), ("[]", "not a study")):

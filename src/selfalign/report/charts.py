@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,16 +13,30 @@ WIDE = 760
 """Of a chart that has a row of the page to itself."""
 FOREST = 520
 """Of a forest chart: narrow enough to be read on a phone as it stands."""
+LETTERS = 60
+"""Letters of a name that fit across a forest chart, on a phone too, where they are drawn larger."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 14, 12, 34
 COLOURS = 8
 """Classes c0 … c7 of the style sheet."""
 
 STYLE = """text{font:12px system-ui,sans-serif;fill:#445}.axis{stroke:#ccd;stroke-width:1}.line{fill:none;stroke-width:2}
 .bar{stroke-width:2}.dot{stroke:#fff;stroke-width:1.5}.base{stroke:#889;stroke-dasharray:4 4}
-.c0{fill:#2563a8;stroke:#2563a8}.c1{fill:#d98324;stroke:#d98324}.c2{fill:#8a5fb5;stroke:#8a5fb5}.c3{fill:#c2474f;stroke:#c2474f}
-.c4{fill:#3e8f6f;stroke:#3e8f6f}.c5{fill:#b8a12d;stroke:#b8a12d}.c6{fill:#c970a4;stroke:#c970a4}.c7{fill:#7b8794;stroke:#7b8794}
-.line{fill:none}.part{stroke:none}"""
+.c0{fill:#2563a8;stroke:#2563a8}.c1{fill:#c87514;stroke:#c87514}.c2{fill:#8a5fb5;stroke:#8a5fb5}.c3{fill:#c2474f;stroke:#c2474f}
+.c4{fill:#3e8f6f;stroke:#3e8f6f}.c5{fill:#a08a1e;stroke:#a08a1e}.c6{fill:#c970a4;stroke:#c970a4}.c7{fill:#7b8794;stroke:#7b8794}
+.line{fill:none}.part{stroke:none}.name{paint-order:stroke;stroke:#fff;stroke-width:4px}"""
 """For a figure in a file of its own; the page has the same classes in its own style sheet, with colours for the dark."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawing with what must be read to understand it."""
+
+    title: str
+    about: str
+    """What it shows, and which side is better."""
+    svg: str
+    legend: Sequence[str] = ()
+    """Names of the colours c0, c1 …; those beyond the eighth have the last one's."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +50,18 @@ class Point:
     marked: bool = False
 
 
-def interval_chart(points: Sequence[Point], title: str, percent: bool = False) -> str:
-    """Values by round with interval bars, the first one's value as a dashed line; the marked point is drawn larger."""
+def interval_chart(points: Sequence[Point], title: str, percent: bool = False, first: str = "round 0") -> str:
+    """Values by round with interval bars; the marked point is drawn larger. Round 0 is called `first`, and its value, where it
+    has one, is a dashed line to compare the others with."""
     ticks = nice_ticks(*_bounds([(p.value, p.low, p.high) for p in points]))
     x, y = _across(points[0].x, points[-1].x, pad=0.5), _up(ticks[0], ticks[-1])
-    base, line = y(points[0].value), " ".join(f"{x(p.x):.1f},{y(p.value):.1f}" for p in points)
+    line = " ".join(f"{x(p.x):.1f},{y(p.value):.1f}" for p in points)
     parts = [_y_axis(ticks, y, percent)]
-    parts += [_label(x(p.x), HEIGHT - 14, f"round {p.x}" if len(points) < 5 else str(p.x)) for p in points]
-    parts.append(f'<line class="base" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{base:.1f}" y2="{base:.1f}"/>')
+    for p in points:
+        name = first if p.x == 0 else f"round {p.x}" if len(points) < 5 else str(p.x)
+        parts.append(_label(x(p.x), HEIGHT - 14, name))
+        if p.x == 0:
+            parts.append(f'<line class="base" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y(p.value):.1f}" y2="{y(p.value):.1f}"/>')
     parts.append(f'<polyline class="line c0" points="{line}"/>')
     for p in points:
         low = y(ticks[0] if p.low is None else p.low)
@@ -58,7 +77,7 @@ def interval_chart(points: Sequence[Point], title: str, percent: bool = False) -
 def stacked_chart(rows: Sequence[tuple[str, Mapping[str, int]]], names: Sequence[str], title: str) -> str:
     """A bar for each row, cut into `names` in that order; colours beyond the eighth are those of the last."""
     most = max((sum(counts.values()) for _, counts in rows), default=0) or 1
-    left, step = 62, 36
+    left, step = 104, 36  # room for the labels on a phone, where they are drawn larger
     wide = WIDE - left
     parts: list[str] = []
     for place, (label, counts) in enumerate(rows):
@@ -71,20 +90,19 @@ def stacked_chart(rows: Sequence[tuple[str, Mapping[str, int]]], names: Sequence
                 place_and_size = f'x="{at:.2f}" y="{top}" width="{size:.2f}" height="26"'
                 parts.append(f'<rect class="part c{min(colour, COLOURS - 1)}" {place_and_size}>{told}</rect>')
                 at += size
-    return _svg(title, 10 + step * len(rows), parts, WIDE)
+    return _svg(title, 10 + step * len(rows), parts, WIDE, "chart stacked")
 
 
 def forest_chart(
     rows: Sequence[tuple[str, float, float | None, float | None]], main: str, title: str, percent: bool = False
 ) -> str:
-    """(name, value, low, high) one below the other, the main one's value as a dashed line through all."""
+    """(name, value, low, high) one below the other, each under its name; the main one's value as a dashed line through all."""
     ticks = nice_ticks(*_bounds([row[1:] for row in rows]))
-    names = [name if len(name) <= 18 else f"{name[:17]}…" for name, *_ in rows]
-    left, step, top = 20 + 8 * max(map(len, names)), 28, 8  # 8 for a letter: on a phone they are drawn larger
+    side, step, top = 30, 44, 6
     height = top + step * len(rows) + 30
 
     def x(value: float) -> float:
-        return left + (FOREST - left - 24) * (value - ticks[0]) / (ticks[-1] - ticks[0])
+        return side + (FOREST - 2 * side) * (value - ticks[0]) / (ticks[-1] - ticks[0])
 
     parts: list[str] = []
     for tick in ticks:
@@ -93,12 +111,18 @@ def forest_chart(
     for value in (value for name, value, *_ in rows if name == main):
         parts.append(f'<line class="base" x1="{x(value):.1f}" x2="{x(value):.1f}" y1="{top}" y2="{height - 26}"/>')
     for place, (name, value, low, high) in enumerate(rows):
-        at, colour = top + step * place + step / 2, "c0" if name == main else "c7"
+        at, colour = top + step * place + 30, "c0" if name == main else "c7"
         ends = f'x1="{x(ticks[0] if low is None else low):.1f}" x2="{x(ticks[-1] if high is None else high):.1f}"'
-        parts.append(f"<g><title>{escape(name)}</title>{_label(left - 12, at + 4, names[place], 'end')}</g>")
+        told = _label(8, at - 14, shortened(name), "start", "name")
+        parts.append(f"<g><title>{escape(name)}</title>{told}</g>")
         parts.append(f'<line class="bar {colour}" {ends} y1="{at:.1f}" y2="{at:.1f}"/>')
         parts.append(f'<circle class="dot {colour}" cx="{x(value):.1f}" cy="{at:.1f}" r="{7 if name == main else 5}"/>')
     return _svg(title, height, parts, FOREST, "chart forest")
+
+
+def shortened(name: str) -> str:
+    """Without its middle where it is too long: arms that vary an option differ at the end."""
+    return name if len(name) <= LETTERS else f"{name[: LETTERS // 2 - 1]}…{name[-(LETTERS // 2) :]}"
 
 
 def line_chart(lines: Sequence[tuple[str, Sequence[float | None]]], title: str) -> str:
@@ -120,10 +144,25 @@ def line_chart(lines: Sequence[tuple[str, Sequence[float | None]]], title: str) 
     return _svg(title, HEIGHT, parts)
 
 
-def standalone(svg: str) -> str:
-    """The chart as a file of its own: with its colours and a white ground."""
-    head, _, rest = svg.partition(">")
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{head} xmlns="http://www.w3.org/2000/svg"><style>{STYLE}</style>{_GROUND}{rest}\n'
+def standalone(chart: Chart) -> str:
+    """The chart as a file of its own: with its colours, title, what it says and legend, on a white ground."""
+    found = re.match(r'(<svg [^>]*viewBox=")0 0 (\d+) (\d+)("[^>]*)>(.*)</svg>$', chart.svg, re.DOTALL)
+    assert found is not None, "a chart of this module"
+    head, width, height, tail, body = found[1], int(found[2]), int(found[3]), found[4], found[5]
+    above = [*textwrap.wrap(chart.title, width // 8), *textwrap.wrap(chart.about, width // 7)]
+    parts = [_label(8, 16 * place - 16 * len(above) + 8, line, "start") for place, line in enumerate(above)]
+    x, y = 8, height + 4
+    for place, name in enumerate(chart.legend):
+        room = 28 + 7 * len(name)
+        x, y = (8, y + 18) if x > 8 and x + room > width else (x, y)
+        parts.append(f'<rect class="part c{min(place, COLOURS - 1)}" x="{x}" y="{y}" width="10" height="10"/>')
+        parts.append(_label(x + 15, y + 10, name, "start"))
+        x += room
+    top, bottom = 16 * len(above) + 8, y - height + 18 if chart.legend else 0
+    box = f"0 {-top} {width} {height + top + bottom}"
+    ground = f'<rect y="{-top}" width="100%" height="100%" fill="#fff"/>'
+    opening = f'{head}{box}{tail} xmlns="http://www.w3.org/2000/svg"><style>{STYLE}</style>{ground}'
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{opening}{body}{"".join(parts)}</svg>\n'
 
 
 def nice_ticks(low: float, high: float) -> list[float]:
@@ -145,7 +184,6 @@ def escape(text: str) -> str:
 
 
 _NO_XML = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-_GROUND = '<rect width="100%" height="100%" fill="#fff"/>'
 
 
 def _svg(title: str, height: int, parts: Iterable[str], width: int = WIDTH, kind: str = "chart") -> str:
@@ -180,8 +218,9 @@ def _bounds(rows: Iterable[Iterable[float | None]]) -> tuple[float, float]:
     return min(known), max(known)
 
 
-def _label(x: float, y: float, text: str, anchor: str = "middle") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+def _label(x: float, y: float, text: str, anchor: str = "middle", kind: str = "") -> str:
+    named = f' class="{kind}"' if kind else ""
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{named}>{escape(text)}</text>'
 
 
 def _runs(line: Sequence[float | None]) -> list[list[tuple[int, float]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
@@ -12,7 +12,7 @@ from selfalign.report.verdict import verdict
 from selfalign.status import status, warnings
 from selfalign.store import Store
 from selfalign.text import count_words
-from selfalign.types import Demonstration, Dropped, Example, transcript
+from selfalign.types import Demonstration, Dropped, Example
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def _held_out(store: Store, rounds: Sequence[int], rows: Sequence[Mapping[str, A
             {
                 "stage": stage,
                 "id": id,
-                "prompt": next((text for answer in by_round.values() if (text := _asked(answer))), ""),
+                **_asked(by_round.values()),
                 "answers": [
                     {
                         "round": round,
@@ -148,9 +148,12 @@ def _held_out(store: Store, rounds: Sequence[int], rows: Sequence[Mapping[str, A
     return found
 
 
-def _asked(answer: Mapping[str, Any]) -> str:
-    """The prompt behind its earlier turns; where an evaluation prescribes the whole text, that text."""
-    return transcript(answer.get("history", ()), answer.get("prompt") or answer.get("prompt_text") or "")
+def _asked(answers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The prompt, and its earlier turns where it has some; where an evaluation prescribes the whole text, that text."""
+    for answer in answers:
+        if text := answer.get("prompt") or answer.get("prompt_text"):
+            return {"prompt": text, **({"history": answer["history"]} if answer.get("history") else {})}
+    return {"prompt": ""}
 
 
 def _model(folder: Path, path: str | None) -> str:

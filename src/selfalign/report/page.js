@@ -37,7 +37,11 @@ function pages(list, more, counter, size, draw, noun) {
     more.hidden = drawn === found.length;
     more.textContent = "Show more (" + (found.length - drawn).toLocaleString("en") + " left)";
   }
-  more.addEventListener("click", grow);
+  more.addEventListener("click", () => {
+    const first = drawn;  // the keyboard goes on at the first new row, not behind all of them
+    grow();
+    list.children[first].focus();
+  });
   return (rows, all) => {
     found = rows;
     drawn = 0;
@@ -57,6 +61,7 @@ const verdictText = (s) => s.verdict === "dropped" ? "dropped: " + s.rule : s.ve
 function metaLine(s) {
   const line = make("div", "meta");
   line.append(make("b", s.verdict, verdictText(s)), make("span", "", s.round ? "round " + s.round : "seeds"));
+  if (s.history) line.append(make("span", "", "turn " + (s.history.length + 1)));
   if (s.category) line.append(make("span", "", s.category));
   line.append(make("span", "", s.id));
   return line;
@@ -73,13 +78,14 @@ function samples() {
   options(category, distinct(data.samples.map((s) => s.category)).sort());
   const text = new Map();
   const textOf = (s) => {
-    if (!text.has(s)) text.set(s, (s.id + "\n" + s.prompt + "\n" + s.response + "\n" + s.evidence).toLowerCase());
+    if (!text.has(s)) text.set(s, [s.id, ...(s.history || []).flat(), s.prompt, s.response, s.evidence].join("\n").toLowerCase());
     return text.get(s);
   };
   const show = pages(list, at("more"), at("count"), 50, (s) => {
     const row = make("button", "row");
     row.type = "button";
-    row.append(metaLine(s), said("prompt", s.prompt), said("answer", s.response));
+    row.append(metaLine(s), ...(s.history ? [said("earlier", "after: " + s.history.at(-1)[0])] : []));
+    row.append(said("prompt", s.prompt), said("answer", s.response));
     row.addEventListener("click", () => open(s.id));
     return row;
   }, "samples");
@@ -117,6 +123,22 @@ function pairs(entries) {
   return box;
 }
 
+// What was said before a prompt, each text under who said it.
+function turns(history) {
+  return (history || []).flatMap((pair) => pair.map((text, place) => {
+    const box = make("div", "turn");
+    box.append(make("div", "meta", place ? "assistant" : "user"), said("", text));
+    return box;
+  }));
+}
+
+function sampleLink(id) {
+  const button = make("button", "", "open " + id);
+  button.type = "button";
+  button.addEventListener("click", () => open(id));
+  return button;
+}
+
 function demonstration([id, near]) {
   const shown = byId.get(id), button = make("button", "row demo"), line = make("div", "meta");
   button.type = "button";
@@ -135,9 +157,9 @@ function trainedText([round, rule, evidence]) {
 
 function passport(s) {
   const body = document.getElementById("passport-body");
-  const earlier = (s.history || []).flatMap(([prompt, response]) => [said("prompt", prompt), said("answer", response)]);
+  const earlier = turns(s.history), first = s.prompt_demonstrations.filter(([id]) => byId.has(id)).map(([id]) => sampleLink(id));
   const parts = [part("verdict", metaLine(s), ...(s.evidence ? [said("", s.evidence)] : [])),
-    ...(earlier.length ? [part(["earlier turns", ...s.prompt_demonstrations.map(([id]) => id)].join(" · "), ...earlier)] : []),
+    ...(earlier.length ? [part("earlier turns", ...earlier, ...first)] : []),
     part("prompt (ended by " + s.finish[0] + ")", said("", s.prompt)),
     part("response (ended by " + s.finish[1] + ")", said("", s.response))];
   const scores = Object.entries(s.scores).map(([name, value]) => [name, value === null ? "not a number" : value]);
@@ -149,9 +171,10 @@ function passport(s) {
   if (s.trained.length) parts.push(part("trained into", ...s.trained.map((each) => make("div", "", trainedText(each)))));
   body.replaceChildren(...parts);
   document.getElementById("passport-id").textContent = s.id;
-  document.getElementById("passport-back").hidden = trail.length < 2;
-  const dialog = document.getElementById("passport");
+  const dialog = document.getElementById("passport"), back = document.getElementById("passport-back");
+  back.hidden = trail.length < 2;
   if (!dialog.open) dialog.showModal();
+  (back.hidden ? document.getElementById("passport-close") : back).focus();  // what had the focus may be gone with the old body
   dialog.scrollTop = 0;
 }
 
@@ -171,7 +194,7 @@ function dialogs() {
 
 function outcomeText(outcomes) {
   return Object.entries(outcomes).map(([name, value]) =>
-    name.replaceAll("_", " ") + " " + (value === null ? "–" : Number.isInteger(value) ? value : value.toFixed(2))).join(" · ");
+    name.replaceAll("_", " ") + " " + (value === null ? "–" : String(Number.isInteger(value) ? value : value.toFixed(2)).replace("-", "−"))).join(" · ");
 }
 
 function heldOut() {
@@ -189,7 +212,7 @@ function heldOut() {
     return marks(first).some(([name, value]) => Object.hasOwn(last.outcomes, name) && last.outcomes[name] !== value);
   };
   const show = pages(list, at("more"), at("count"), 20, (each) => {
-    const card = make("article", "card held"), answers = make("div", "answers"), line = make("div", "meta");
+    const card = make("article", "card held"), asked = said("prompt", each.prompt), answers = make("div", "answers"), line = make("div", "meta");
     line.append(make("span", "", each.id));
     for (const answer of each.answers) {
       const box = make("div", answer.round === best ? "best" : ""), meta = make("div", "meta");
@@ -198,7 +221,8 @@ function heldOut() {
       box.append(meta, said("", answer.text), make("div", "meta", outcomeText(answer.outcomes)));
       answers.append(box);
     }
-    card.append(line, said("", each.prompt), answers);
+    card.tabIndex = -1;
+    card.append(line, ...turns(each.history), asked, answers);
     return card;
   }, "prompts");
   const update = () => {
@@ -206,7 +230,7 @@ function heldOut() {
     show(data.held_out.filter((each) =>
       (stage.selectedIndex === 0 || each.stage === stage.value) &&
       (changed.selectedIndex === 0 || differs(each)) &&
-      words.every((word) => [each.id, each.prompt, ...each.answers.map((a) => a.text)].join("\n").toLowerCase().includes(word))),
+      words.every((word) => [each.id, ...(each.history || []).flat(), each.prompt, ...each.answers.map((a) => a.text)].join("\n").toLowerCase().includes(word))),
       data.held_out.length);
   };
   search.addEventListener("input", later(update));

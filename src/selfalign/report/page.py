@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from selfalign.diversity import GUARDS, OF_THE_CHOICE, OF_THE_DATA, OF_THE_JUDGES
-from selfalign.report.charts import COLOURS, Point, interval_chart, line_chart, stacked_chart
+from selfalign.diversity import OF_THE_CHOICE, OF_THE_DATA, OF_THE_JUDGES
+from selfalign.report.charts import COLOURS, Chart, Point, interval_chart, line_chart, stacked_chart
+from selfalign.report.labels import ARROWS, SIDES, label, meaning
 from selfalign.report.verdict import difference_text, number, p_text, size_text, words
 from selfalign.terminal import printable
 from selfalign.types import BOUNDS
@@ -21,7 +22,8 @@ GROUPS = (
     (
         "Held-out metrics by round",
         "pretrained",
-        "Bars are 95 % intervals, the large point is the best round, the dashed line the pretrained model.",
+        "Bars are 95 % intervals, the large point is the best round, the dashed line the pretrained model. "
+        "↑\u00a0higher is better, ↓\u00a0lower is better.",
         (),
     ),
     (
@@ -63,6 +65,7 @@ def render(template: str, data: Mapping[str, Any], **shown: Any) -> str:
     environment.filters |= {
         "number": number,
         "figure": figure,
+        "interval": interval,
         "words": words,
         "difference": difference_text,
         "p_value": p_text,
@@ -73,8 +76,9 @@ def render(template: str, data: Mapping[str, Any], **shown: Any) -> str:
         "base-uri 'none'; form-action 'none'"
     )
     # Markup is only what this package wrote itself: its style, its script, its charts, and JSON without a `<`.
+    sides = {"arrows": ARROWS, "sides": SIDES}
     own = {"style": Markup(style), "script": Markup(script), "data": Markup(embed(data)), "policy": Markup(policy)}
-    return environment.get_template(template).render(**own, markup=Markup, **shown)
+    return environment.get_template(template).render(**own, **sides, markup=Markup, **shown)
 
 
 def embed(data: Any) -> str:
@@ -97,42 +101,64 @@ def run_page(run: Mapping[str, Any]) -> str:
         charts=charts,
         groups=metric_groups(run, charts),
         shares=share_names(run),
-        yields=rounds,
-        legend=legend(rounds),
-        rules=rule_names(rounds),
+        yields=yield_rows(rounds),
         costs=cost_rows(run["rounds"]),
     )
 
 
-def run_charts(run: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """File name (without suffix) to (title, SVG); a chart of nothing, or of a figure that never moves, is left out."""
+def run_charts(run: Mapping[str, Any]) -> dict[str, Chart]:
+    """By file name (without suffix); a chart of one round, or of a figure that never moves, is left out."""
     charts = {}
-    shares = share_names(run)
+    shares, latest = share_names(run), latest_metrics(run["rounds"])
     for name, file in metric_files(run["rounds"]).items():
         points = metric_points(run, name)
-        if any((point.low, point.value, point.high) != (points[0].value,) * 3 for point in points):
-            charts[file] = (words(name), interval_chart(points, f"{words(name)} by round", name in shares))
+        if len(points) > 1 and any((point.low, point.value, point.high) != (points[0].value,) * 3 for point in points):
+            drawn = interval_chart(points, f"{words(name)} by round", name in shares, group_of(name)[1])
+            charts[file] = Chart(words(name), label(name, latest[name]), drawn)
     if made := [row for row in run["rounds"] if row["candidates"]]:
         names = legend(made)
         bars = [(f"round {row['round']}", fates(row, names)) for row in made]
-        charts["yields"] = ("yields", stacked_chart(bars, names, "candidates kept and dropped by rule"))
-    if lengths := [Point(r["round"], r["median"], r["low"], r["high"]) for r in run["lengths"] if r["n"]]:
-        charts["length"] = ("words of a response", interval_chart(lengths, "words of a response by round"))
+        drawn = stacked_chart(bars, names, "candidates kept and dropped by rule")
+        charts["yields"] = Chart(
+            "candidates by round", "Each is kept or dropped by one rule", drawn, [words(name) for name in names]
+        )
+    lengths = [Point(r["round"], r["median"], r["low"], r["high"]) for r in run["lengths"] if r["n"]]
+    if len(lengths) > 1:
+        about = "Median with 10th to 90th percentile: the seeds, then what each round kept; no side is better"
+        drawn = interval_chart(lengths, "words of a response by round", first="seeds")
+        charts["length"] = Chart("words of a response", about, drawn)
     if lines := [(f"round {row['round']}", row["losses"]) for row in run["rounds"] if any(x is not None for x in row["losses"])]:
-        charts["loss"] = ("training loss", line_chart(lines, "training loss by step"))
+        about = "Nats per response token, by optimiser step; it should fall"
+        charts["loss"] = Chart("training loss", about, line_chart(lines, "training loss by step"), [name for name, _ in lines])
     return charts
 
 
-def metric_groups(run: Mapping[str, Any], charts: Mapping[str, tuple[str, str]]) -> list[dict[str, Any]]:
-    """{"title", "first", "hint", "metrics", "charts"} of each group that has a metric."""
-    files = metric_files(run["rounds"])
+def metric_groups(run: Mapping[str, Any], charts: Mapping[str, Chart]) -> list[dict[str, Any]]:
+    """{"title", "first", "hint", "metrics", "charts"} of each group that has a metric; of a metric {"name", "better", "meaning"},
+    the last where no chart tells it."""
+    files, latest = metric_files(run["rounds"]), latest_metrics(run["rounds"])
     found = []
-    for title, first, hint, starts in GROUPS:
-        names = [name for name in files if (name.startswith(starts) if starts else not name.startswith(GUARDS))]
+    for group in GROUPS:
+        title, first, hint, _ = group
+        names = [name for name in files if group_of(name) is group]
         if names:
+            rows = [
+                {"name": name, "better": latest[name]["better"], "meaning": "" if files[name] in charts else meaning(name)}
+                for name in names
+            ]
             drawn = [charts[files[name]] for name in names if files[name] in charts]
-            found.append({"title": title, "first": first, "hint": hint, "metrics": names, "charts": drawn})
+            found.append({"title": title, "first": first, "hint": hint, "metrics": rows, "charts": drawn})
     return found
+
+
+def group_of(name: str) -> tuple[str, str, str, tuple[str, ...]]:
+    """The group of a metric."""
+    return next((group for group in GROUPS if group[3] and name.startswith(group[3])), GROUPS[0])
+
+
+def latest_metrics(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Each metric as the last round that has it tells it."""
+    return {name: metric for row in rounds for name, metric in row["metrics"].items()}
 
 
 def metric_files(rounds: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -151,7 +177,13 @@ def figure(metric: Mapping[str, Any], share: bool) -> tuple[str, str]:
     value, low, high = metric["value"], metric["low"], metric["high"]
     if value is not None and low == value == high:
         return f"{value:,.0f}" if metric["unit"] == "count" else number(value, share), ""
-    return number(value, share), f"[{number(low, share)}, {number(high, share)}]"
+    return number(value, share), interval(metric, share)
+
+
+def interval(metric: Mapping[str, Any], share: bool) -> str:
+    """[low, high], in the unit that the value before it has told."""
+    low, high = (number(metric[side], share).removesuffix(" %") for side in ("low", "high"))
+    return f"[{low if metric['low'] is not None else '−∞'}, {high}]"
 
 
 def metric_points(run: Mapping[str, Any], name: str) -> list[Point]:
@@ -174,6 +206,15 @@ def rule_names(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
         for rule, count in row["dropped"].items():
             total[rule] = total.get(rule, 0) + count
     return sorted(total, key=lambda rule: (-total[rule], rule))
+
+
+def yield_rows(rounds: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[tuple[int, str]]]]:
+    """(what became of the candidates, (count, share of the round's candidates) by round)."""
+    whole = [row["candidates"] for row in rounds]
+    counts = [("kept", [row["kept"] for row in rounds])]
+    counts += [(words(rule), [row["dropped"].get(rule, 0) for row in rounds]) for rule in rule_names(rounds)]
+    parts = [(name, [(n, f"{100 * n / of:.0f} %") for n, of in zip(row, whole, strict=True)]) for name, row in counts]
+    return [("all", [(count, "") for count in whole]), *parts]
 
 
 def legend(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -200,9 +241,9 @@ def cost_rows(rounds: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str],
         found.append((f"{words(stage)}, s", [f"{each:,.1f}" if each else "–" for each in seconds], f"{sum(seconds):,.1f}"))
     seconds = [sum(row["seconds"].values()) for row in rounds]
     found.append(("all seconds", [f"{each:,.1f}" for each in seconds], f"{sum(seconds):,.1f}"))
-    for kind, label in (("prompt", "tokens read"), ("generated", "tokens generated"), ("trained", "tokens trained on")):
+    for kind, told in (("prompt", "tokens read"), ("generated", "tokens generated"), ("trained", "tokens trained on")):
         tokens = [row["tokens"][kind] for row in rounds]
-        found.append((label, [f"{each:,}" if each else "–" for each in tokens], f"{sum(tokens):,}"))
+        found.append((told, [f"{each:,}" if each else "–" for each in tokens], f"{sum(tokens):,}"))
     return found
 
 

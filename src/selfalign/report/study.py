@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from selfalign.crossed import Comparison
 from selfalign.errors import UserError
 from selfalign.plain import portable
-from selfalign.report.charts import forest_chart
+from selfalign.report.charts import Chart, forest_chart
+from selfalign.report.labels import label
 from selfalign.report.page import render, slug
 from selfalign.report.tables import Table
 from selfalign.report.verdict import words
-from selfalign.types import BOUNDS
+from selfalign.types import BOUNDS, Metric
+from selfalign.verdicts import verdict
 
 NAME = "study.json"
 COSTS = {
@@ -46,7 +51,36 @@ def read_study(folder: Path) -> dict[str, Any]:
 
 
 def study_page(study: Mapping[str, Any]) -> str:
-    return render("study.html.j2", {}, study=study, shares=share_names(study), charts=study_charts(study), costs=COSTS)
+    return render(
+        "study.html.j2",
+        {},
+        study=study,
+        sentences=[sentence(each["sentence"]) for each in study["verdicts"]],
+        shares=share_names(study),
+        files=metric_files(study),
+        charts=study_charts(study),
+        told={metric: {arm: told(study, metric, arm) for arm in row} for metric, row in study["comparisons"].items()},
+        costs=COSTS,
+    )
+
+
+def told(study: Mapping[str, Any], metric: str, arm: str) -> str:
+    """What the verdict says of any metric, by the rule of the study's own: "better" where the main arm is so.
+
+    p is corrected for the number of arms, not for that of the metrics.
+    """
+    row, known = study["comparisons"][metric][arm], study["metrics"][metric]
+    low, high = (-math.inf if row["low"] is None else row["low"]), (math.inf if row["high"] is None else row["high"])
+    p = math.nan if row["p_holm"] is None else row["p_holm"]
+    found = Comparison(row["difference"], low, high, p, math.nan, math.nan, repeats=0, prompts=0, test="")
+    outcome = verdict(Metric(metric, 0.0, 0.0, 0.0, 0, unit=known["unit"], better=known["better"]), found, p)
+    return "cannot tell" if outcome == "unclear" else outcome
+
+
+def sentence(text: str) -> str:
+    """One of the verdict's as a page sets it: a capital, a full stop, minus signs, and no line that breaks at "="."""
+    told = re.sub(r"(?<![^ [])-(?=[0-9])", "−", text).replace(" = ", "\u00a0=\u00a0")
+    return f"{told[:1].upper()}{told[1:]}."
 
 
 def share_names(study: Mapping[str, Any]) -> set[str]:
@@ -54,19 +88,24 @@ def share_names(study: Mapping[str, Any]) -> set[str]:
     return {name for name, metric in study["metrics"].items() if metric["unit"] in BOUNDS}
 
 
-def study_charts(study: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """File name (without suffix) to (metric, SVG); the metric of the verdict first."""
+def study_charts(study: Mapping[str, Any]) -> dict[str, Chart]:
+    """By file name (without suffix), that of the verdict first; none of a metric without values."""
     charts, shares = {}, share_names(study)
-    for place, metric in enumerate(_metrics(study), 1):
+    for metric, file in metric_files(study).items():
         rows = [
             (name, arm["metrics"][metric]["value"], arm["metrics"][metric]["low"], arm["metrics"][metric]["high"])
             for name, arm in study["arms"].items()
             if arm["metrics"][metric]["value"] is not None
         ]
         if rows:
-            chart = forest_chart(rows, study["main"], words(metric), metric in shares)
-            charts[f"metric-{place:02d}-{slug(metric)}"] = (metric, chart)
+            drawn = forest_chart(rows, study["main"], f"{words(metric)} of each arm", metric in shares)
+            charts[file] = Chart(words(metric), label(metric, study["metrics"][metric]), drawn)
     return charts
+
+
+def metric_files(study: Mapping[str, Any]) -> dict[str, str]:
+    """Metric to the name of its chart's file."""
+    return {metric: f"metric-{place:02d}-{slug(metric)}" for place, metric in enumerate(_metrics(study), 1)}
 
 
 def study_tables(study: Mapping[str, Any]) -> dict[str, Table]:
@@ -100,7 +139,8 @@ def _title(study: Mapping[str, Any]) -> str:
     by: dict[str, list[str]] = {}
     for each in study["verdicts"]:
         by.setdefault(each["verdict"], []).append(each["arm"])
-    told = [f"{verdict} than {', '.join(arms)}" for verdict, arms in by.items() if verdict != "unclear"]
-    parts = [f"is {' and '.join(told)}"] if told else []
+    sides = [f"{side} than {', '.join(arms)}" for side, arms in by.items() if side != "unclear"]
+    parts = [f"is {' and '.join(sides)}"] if sides else []
     parts += [f"cannot be told from {', '.join(by['unclear'])}"] if "unclear" in by else []
-    return f"On {words(study['metric'])}, {study['main']} {'; it '.join(parts) or 'stands alone: no arm to compare with'}"
+    about = words(study["metric"])
+    return f"{about[:1].upper()}{about[1:]}: {study['main']} {'; it '.join(parts) or 'stands alone, no arm to compare with'}"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from selfalign import crossed, verdicts
+from selfalign.diversity import GUARDS
 from selfalign.plain import finite
 from selfalign.store import Store
 from selfalign.types import BOUNDS
@@ -18,10 +19,10 @@ def verdict(store: Store, where: Mapping[str, Any]) -> dict[str, Any]:
     The figure that decides is named beforehand, as in a study: `balance`, or else `log_likelihood`, or else the first. The
     intervals of the others are not corrected for their number.
     """
-    evaluated = [row["round"] for row in where["rounds"] if row["metrics"]]
+    evaluated = [row["round"] for row in where["rounds"] if any(not name.startswith(GUARDS) for name in row["metrics"])]
     chosen = where["best_round"] if where["best_round"] is not None else max(evaluated, default=0)
     rows = [row for name in _names(where, chosen) if (row := compare(store, where, chosen, name)) is not None] if chosen else []
-    title, sentence = _sentence(where, chosen, rows)
+    title, sentence = _sentence(where, evaluated, chosen, rows)
     return {"round": chosen, "title": title, "sentence": sentence, "notes": _notes(where, chosen, rows), "rows": rows}
 
 
@@ -50,6 +51,7 @@ def compare(store: Store, where: Mapping[str, Any], round: int, name: str) -> di
         "n": len(paired),
         "unpaired": len(before.keys() | after.keys()) - len(paired),
         "share": metric.unit in BOUNDS,
+        "better": metric.better,
         "told": "cannot tell" if told == "unclear" else told,
     }
 
@@ -101,13 +103,18 @@ def _metric(where: Mapping[str, Any], round: int, name: str) -> float | None:
     return found
 
 
-def _sentence(where: Mapping[str, Any], chosen: int, rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    if not any(row["metrics"] for row in where["rounds"]):
-        return "Cannot tell", "No round of this run has been evaluated yet."
+def _sentence(
+    where: Mapping[str, Any], evaluated: Sequence[int], chosen: int, rows: Sequence[Mapping[str, Any]]
+) -> tuple[str, str]:
+    if not chosen and where["best_round"] is None:
+        yet = "No round of this run has been evaluated" if not evaluated else "Only the pretrained model has been evaluated"
+        if where["state"] == "failed":
+            return "The run failed", f"{yet}: nothing can be told."
+        return ("Cannot tell yet", f"{yet} so far.") if evaluated else ("Cannot tell", f"{yet} yet.")
     if not chosen:
-        if where["best_round"] is None:
-            return "Cannot tell yet", "Only the pretrained model has been evaluated so far."
-        return "No round was better than the pretrained model", f"The run keeps the model as it came: {where['stopped_because']}."
+        if len(where["rounds"]) == 1:
+            return "No round to compare", "This run trains nothing: the figures are those of the model it was given."
+        return "No round was better than the pretrained model", "The run keeps the model as it came."
     if not rows:
         return "Cannot tell", (
             f"Round {chosen} and the pretrained model have no held-out prompts in common: give the run some with --held_out."
@@ -125,7 +132,7 @@ def _sentence(where: Mapping[str, Any], chosen: int, rows: Sequence[Mapping[str,
 
 def _notes(where: Mapping[str, Any], chosen: int, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     notes = []
-    if where["best_round"] is None:
+    if where["best_round"] is None and chosen:
         notes.append(f"The run is not done ({where['state']}): this is round {chosen}, the newest one evaluated, not the best.")
     if worse := [words(row["name"]) for row in rows if row["told"] == "worse"]:
         notes.append(f"Worse than before: {', '.join(worse)}.")
@@ -136,4 +143,8 @@ def _notes(where: Mapping[str, Any], chosen: int, rows: Sequence[Mapping[str, An
         notes.append(f"{most} prompts are not compared: only one of the two models has a figure for them.")
     if rows:
         notes.append("Intervals are 95 %, paired by prompt; neither they nor p are corrected for the number of metrics.")
+        notes.append(
+            "Unseen below: the smallest difference that four such comparisons in five would find. "
+            "↑\u00a0higher is better, ↓\u00a0lower is better."
+        )
     return notes

@@ -38,7 +38,7 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
     try:
         figures = page.with_suffix("")
         figures.mkdir(exist_ok=True)
-        for name, (_, chart) in charts.items():
+        for name, chart in charts.items():
             _write(figures / f"{name}.svg", standalone(chart))
         for name, table in tables.items():
             _write(figures / f"{name}.csv", csv_text(*table))

@@ -1,0 +1,141 @@
+"""The figures of a report: each says what it shows and which side is better, on the page and in a file of its own."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfalign.report import charts
+from selfalign.report.charts import LETTERS, Point, forest_chart, interval_chart, shortened
+from selfalign.report.data import read_run
+from selfalign.report.labels import GUARDS, HELD_OUT, JUDGES, label, meaning
+from selfalign.report.page import metric_names, run_charts, yield_rows
+from selfalign.report.study import sentence, told
+from selfalign.report.write import write_report
+from selfalign.spoiling import KINDS
+from tests.conftest import SCRIPTED, Run
+
+
+def texts(svg: str) -> list[str]:
+    return [element.text or "" for element in ET.fromstring(svg).iter() if element.tag.rpartition("}")[2] == "text"]
+
+
+def test_every_metric_of_a_run_has_a_meaning(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
+    held_out = tmp_path / "held.jsonl"
+    turns = ("What is a lock?", "It keeps a door shut.", "Can you open number {i}?", "I can't help with number {i}.")
+    rows = [
+        {"messages": [{"role": ("user", "assistant")[j % 2], "content": t.format(i=i)} for j, t in enumerate(turns)]}
+        for i in range(6)
+    ]
+    rows = [{**row, "category": ("harmful", "harmless")[i % 2]} for i, row in enumerate(rows)]
+    held_out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    small = ("--per_round", 24, "--rounds", 2, "--min_yield", 0, "--held_out", held_out, "--quiet")
+    found: set[str] = set()
+    for recipe, options in (("isara", ("--second_turns.share", 1)), ("isheep", ())):
+        out = tmp_path / recipe
+        cli("run", recipe, seeds_file, *SCRIPTED, *small, *options, "--out", out)
+        run = read_run(out)
+        found |= set(metric_names(run["rounds"]))
+        page = write_report(out).read_text("utf-8")
+        for chart in run_charts(run).values():
+            assert chart.about and f"<h3>{chart.title}</h3>" in page
+    assert {"second_turn_words", "kept_second_turn_mean_words", "calibration_judge_quality_auc_cut", "balance"} <= found
+    assert [name for name in found if not meaning(name)] == []
+
+
+def test_labels_say_which_side_is_better() -> None:
+    assert label("over_refusal", {"better": "lower"}) == "Share of harmless prompts that are refused; lower is better"
+    assert label("my_own", {"better": "higher"}) == "Higher is better"
+    assert meaning("kept_second_turn_mean_words") == "mean words of a response, second turns alone"
+    assert {f"auc_{kind}" for kind in KINDS} < set(JUDGES)
+    assert max(map(len, (*HELD_OUT.values(), *GUARDS.values(), *JUDGES.values()))) < 85  # two lines of a card
+
+
+def test_only_round_0_is_a_line_to_compare_with() -> None:
+    rounds = [Point(1, 0.2, 0.1, 0.3), Point(2, 0.4, 0.3, 0.5)]
+    assert 'class="base"' not in interval_chart(rounds, "t")
+    chart = interval_chart([Point(0, 0.3, 0.2, 0.4), *rounds], "t", first="seeds")
+    assert 'class="base"' in chart
+    assert {"seeds", "round 1", "round 2"} <= set(texts(chart))
+
+
+def run(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"rounds": rounds, "best_round": 1, "lengths": []}
+
+
+def test_one_round_makes_no_figure() -> None:
+    metric = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9, "unit": "share", "better": "higher"}
+    row: dict[str, Any] = {"candidates": 0, "losses": [], "metrics": {"refusal": metric}}
+    assert run_charts(run([{**row, "round": 0}])) == {}
+    assert list(run_charts(run([{**row, "round": 0}, {**row, "round": 1}]))) == ["metric-01-refusal"]
+
+
+def test_a_figure_in_a_file_of_its_own_says_what_it_is(tmp_path: Path, cli: Run, seeds_file: Path) -> None:
+    out = tmp_path / "run"
+    done = cli("run", "isara", seeds_file, *SCRIPTED, "--per_round", 24, "--min_yield", 0, "--quiet", "--out", out)
+    assert done.returncode == 0, done.stderr
+    write_report(out)
+    drawn = run_charts(read_run(out))
+    assert {"yields", "length", "loss"} < set(drawn)
+    for name, chart in drawn.items():
+        root = ET.parse(out / "report" / f"{name}.svg").getroot()
+        shown = [element for element in root.iter() if element.tag.endswith("}text")]
+        written = " ".join(element.text or "" for element in shown)
+        for text in (chart.title, chart.about, *chart.legend):
+            assert text in written, name
+        left, top, width, height = map(float, root.attrib["viewBox"].split())
+        for element in shown:
+            assert top + 8 <= float(element.attrib["y"]) <= top + height, element.text
+            assert left <= float(element.attrib["x"]) <= left + width, element.text
+
+
+def test_arms_that_differ_at_the_end_are_told_apart() -> None:
+    names = [f"isara-trainer.{'x' * 60}={value}" for value in ("0.5", "0.7")]
+    drawn = forest_chart([("isara", 0.1, 0.0, 0.2), *((name, 0.1, 0.0, None) for name in names)], "isara", "t")
+    shown = [text for text in texts(drawn) if text.startswith("isara-")]
+    assert [text[-3:] for text in shown] == ["0.5", "0.7"]
+    assert all(len(text) <= LETTERS for text in shown)
+    assert shortened("isara-max_overlap=0.5") == "isara-max_overlap=0.5"
+
+
+def test_what_became_of_the_candidates_adds_up() -> None:
+    rounds = [{"candidates": 10, "kept": 4, "dropped": {"b_rule": 5, "kept": 1}}, {"candidates": 4, "kept": 4, "dropped": {}}]
+    (_, whole), *parts = yield_rows(rounds)
+    assert [name for name, _ in parts] == ["kept", "b rule", "kept"]  # a rule of one's own may have any name
+    assert [sum(row[at][0] for _, row in parts) for at in (0, 1)] == [count for count, _ in whole] == [10, 4]
+    assert parts[0][1] == [(4, "40 %"), (4, "100 %")]
+
+
+@pytest.mark.parametrize(
+    ("better", "difference", "low", "high", "p", "expected"),
+    [
+        ("lower", -0.2, -0.3, -0.1, 0.01, "better"),
+        ("lower", 0.2, 0.1, None, 0.01, "worse"),
+        ("neither", 0.2, 0.1, 0.3, 0.01, "higher"),
+        ("higher", 0.2, 0.1, 0.3, 0.2, "cannot tell"),
+        ("higher", 0.2, None, 0.3, None, "cannot tell"),
+    ],
+)
+def test_a_study_tells_each_metric_by_its_own_side(
+    better: str, difference: float, low: float | None, high: float | None, p: float | None, expected: str
+) -> None:
+    row = {"difference": difference, "low": low, "high": high, "p_holm": p}
+    study = {"metrics": {"m": {"unit": "share", "better": better}}, "comparisons": {"m": {"sft": row}}}
+    assert told(study, "m", "sft") == expected
+
+
+def test_sentences_are_set_for_a_page() -> None:
+    text = "cannot tell whether a-1 is better than b: -10 points [-30, 11], p = 1, n = 9 prompts"
+    page = "Cannot tell whether a-1 is better than b: −10 points [−30, 11], p\u00a0=\u00a01, n\u00a0=\u00a09 prompts."
+    assert sentence(text) == page
+
+
+def test_a_page_has_the_colours_of_its_figures() -> None:
+    style = Path(charts.__file__).with_name("page.css").read_text("utf-8")
+    light = dict(re.findall(r"--(c\d): (#\w+)", style.split("@media")[0]))
+    assert light == dict(re.findall(r"\.(c\d)\{fill:(#\w+);", charts.STYLE))
