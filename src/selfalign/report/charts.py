@@ -210,7 +210,8 @@ def _y_axis(ticks: Sequence[float], y: Callable[[float], float], percent: bool) 
 
 
 def _tick(value: float, percent: bool) -> str:
-    return (f"{100 * value:.3g} %" if percent else f"{value:.4g}").replace("-", "−")
+    size, unit = next(((size, unit) for size, unit in ((1e9, " G"), (1e6, " M"), (1e4, " k")) if abs(value) >= size), (1.0, ""))
+    return (f"{100 * value:.3g} %" if percent else f"{value / size:.4g}{unit}").replace("-", "−")
 
 
 def _bounds(rows: Iterable[Iterable[float | None]]) -> tuple[float, float]:

@@ -63,7 +63,7 @@ def number(value: float | None, share: bool, signed: bool = False) -> str:
     if share:
         text = f"{100 * value:+.0f}" if signed else f"{100 * value:.0f} %"
     else:
-        text = f"{value:{'+' if signed else ''}.{1 if abs(value) >= 10 else 2}f}"
+        text = f"{value:{'+' if signed else ''},.{1 if abs(value) >= 10 else 2}f}"
     return text.replace("-", "−")
 
 
