@@ -432,7 +432,7 @@ def test_metrics_are_grouped_and_told_without_empty_intervals(tmp_path: Path) ->
     judge, change = ("calibration judge quality auc", 2), ("validation change", 3)
     for name, group in (("refusal", 0), ("overlap exact", 1), ("kept mean words", 1), judge, change):
         part = page[places[group] : [*places, page.index("<h2>What became")][group + 1]]
-        assert re.search(f"<tr><td>{name}[ <]", part)
+        assert re.search(f"<tr><td>{name}[&<]", part)
     drawn = {path.stem.split("-", 2)[2] for path in (folder / "report").glob("metric-*.svg")}
     assert drawn == {"refusal", "kept-mean-words", "calibration-judge-quality-auc", "validation-change"}
     assert figure({"value": 3.0, "low": 3.0, "high": 3.0, "unit": "count"}, False) == ("3", "")

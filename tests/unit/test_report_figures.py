@@ -14,7 +14,7 @@ from selfalign.report import charts
 from selfalign.report.charts import LETTERS, Point, forest_chart, interval_chart, shortened
 from selfalign.report.data import read_run
 from selfalign.report.labels import GUARDS, HELD_OUT, JUDGES, label, meaning
-from selfalign.report.page import metric_names, run_charts, yield_rows
+from selfalign.report.page import metric_groups, metric_names, run_charts, yield_rows
 from selfalign.report.study import sentence, told
 from selfalign.report.write import write_report
 from selfalign.spoiling import KINDS
@@ -28,11 +28,10 @@ def texts(svg: str) -> list[str]:
 def test_every_metric_of_a_run_has_a_meaning(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
     held_out = tmp_path / "held.jsonl"
     turns = ("What is a lock?", "It keeps a door shut.", "Can you open number {i}?", "I can't help with number {i}.")
-    rows = [
-        {"messages": [{"role": ("user", "assistant")[j % 2], "content": t.format(i=i)} for j, t in enumerate(turns)]}
-        for i in range(6)
-    ]
-    rows = [{**row, "category": ("harmful", "harmless")[i % 2]} for i, row in enumerate(rows)]
+    rows = []
+    for i in range(6):
+        said = [{"role": ("user", "assistant")[j % 2], "content": text.format(i=i)} for j, text in enumerate(turns)]
+        rows.append({"messages": said, "category": ("harmful", "harmless")[i % 2]})
     held_out.write_text("".join(json.dumps(row) + "\n" for row in rows))
     small = ("--per_round", 24, "--rounds", 2, "--min_yield", 0, "--held_out", held_out, "--quiet")
     found: set[str] = set()
@@ -71,7 +70,11 @@ def run(rounds: list[dict[str, Any]]) -> dict[str, Any]:
 def test_one_round_makes_no_figure() -> None:
     metric = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9, "unit": "share", "better": "higher"}
     row: dict[str, Any] = {"candidates": 0, "losses": [], "metrics": {"refusal": metric}}
-    assert run_charts(run([{**row, "round": 0}])) == {}
+    alone = run([{**row, "round": 0}])
+    assert run_charts(alone) == {}
+    (group,) = metric_groups(alone, {})
+    assert group["metrics"] == [{"name": "refusal", "better": "higher", "meaning": HELD_OUT["refusal"]}]
+    assert "dashed line" not in group["hint"]  # there is none
     assert list(run_charts(run([{**row, "round": 0}, {**row, "round": 1}]))) == ["metric-01-refusal"]
 
 
@@ -92,6 +95,13 @@ def test_a_figure_in_a_file_of_its_own_says_what_it_is(tmp_path: Path, cli: Run,
         for element in shown:
             assert top + 8 <= float(element.attrib["y"]) <= top + height, element.text
             assert left <= float(element.attrib["x"]) <= left + width, element.text
+
+
+def test_large_figures_are_told_in_round_units() -> None:
+    drawn = interval_chart([Point(0, 1e6, 0.9e6, 2e6), Point(1, 1.5e6, None, None)], "t")
+    assert {"500 k", "1 M", "1.5 M", "2 M"} <= set(texts(drawn))
+    small = set(texts(interval_chart([Point(0, -5e3, -6e3, 0), Point(1, 0, -1, 1)], "t")))
+    assert {"−6000", "−2000"} <= small
 
 
 def test_arms_that_differ_at_the_end_are_told_apart() -> None:

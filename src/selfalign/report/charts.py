@@ -210,8 +210,16 @@ def _y_axis(ticks: Sequence[float], y: Callable[[float], float], percent: bool) 
 
 
 def _tick(value: float, percent: bool) -> str:
-    size, unit = next(((size, unit) for size, unit in ((1e9, " G"), (1e6, " M"), (1e4, " k")) if abs(value) >= size), (1.0, ""))
-    return (f"{100 * value:.3g} %" if percent else f"{value / size:.4g}{unit}").replace("-", "−")
+    if percent:
+        text = f"{100 * value:.3g} %"
+    else:
+        size, unit = next(((size, unit) for least, size, unit in _UNITS if abs(value) >= least), (1.0, ""))
+        text = f"{value / size:.4g}{unit}"
+    return text.replace("-", "−")
+
+
+_UNITS = ((1e9, 1e9, " G"), (1e6, 1e6, " M"), (1e4, 1e3, " k"))
+"""(from which value on, size, name): there is room for six signs beside a chart."""
 
 
 def _bounds(rows: Iterable[Iterable[float | None]]) -> tuple[float, float]:

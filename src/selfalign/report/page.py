@@ -22,30 +22,34 @@ GROUPS = (
     (
         "Held-out metrics by round",
         "pretrained",
-        "Bars are 95 % intervals, the large point is the best round, the dashed line the pretrained model. "
-        "↑\u00a0higher is better, ↓\u00a0lower is better.",
+        "Intervals are 95 %. ↑\u00a0higher is better, ↓\u00a0lower is better.",
+        "The bars are the intervals, the large point is the best round, the dashed line the pretrained model.",
         (),
     ),
     (
         "What a round trains on",
         "seeds",
-        "The examples that a round kept; the dashed line is what the seeds have.",
+        "The examples that a round kept.",
+        "The dashed line is what the seeds have.",
         OF_THE_DATA,
     ),
     (
         "The judges that filter",
         "not judged",
         "How well each judge told the seeds from spoiled versions of them before a round was filtered by it.",
+        "",
         OF_THE_JUDGES,
     ),
     (
         "The choice of the round",
         "pretrained",
         "On the seeds held out for it; the change is that against the best round before.",
+        "",
         OF_THE_CHOICE,
     ),
 )
-"""(title, what round 0 is, hint, what the names of its metrics begin with); the first one has what no other one claims."""
+"""(title, what round 0 is, hint, how to read its charts, what the names of its metrics begin with); the first one has what no
+other one claims."""
 
 
 def render(template: str, data: Mapping[str, Any], **shown: Any) -> str:
@@ -139,7 +143,7 @@ def metric_groups(run: Mapping[str, Any], charts: Mapping[str, Chart]) -> list[d
     files, latest = metric_files(run["rounds"]), latest_metrics(run["rounds"])
     found = []
     for group in GROUPS:
-        title, first, hint, _ = group
+        title, first, hint, reading, _ = group
         names = [name for name in files if group_of(name) is group]
         if names:
             rows = [
@@ -147,13 +151,14 @@ def metric_groups(run: Mapping[str, Any], charts: Mapping[str, Chart]) -> list[d
                 for name in names
             ]
             drawn = [charts[files[name]] for name in names if files[name] in charts]
+            hint += f" {reading}" if drawn and reading else ""
             found.append({"title": title, "first": first, "hint": hint, "metrics": rows, "charts": drawn})
     return found
 
 
-def group_of(name: str) -> tuple[str, str, str, tuple[str, ...]]:
+def group_of(name: str) -> tuple[str, str, str, str, tuple[str, ...]]:
     """The group of a metric."""
-    return next((group for group in GROUPS if group[3] and name.startswith(group[3])), GROUPS[0])
+    return next((group for group in GROUPS[1:] if name.startswith(group[-1])), GROUPS[0])
 
 
 def latest_metrics(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
