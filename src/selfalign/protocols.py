@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from selfalign.pool import Pool
 from selfalign.rendering import Format
@@ -96,6 +96,28 @@ class Engine(Protocol):
 
     def open(self, model: ModelRef, format: Format) -> AbstractContextManager[Session]:
         """On leaving the block all memory of the model is released, before a trainer asks for it."""
+        ...
+
+
+Trained = Literal["weights", "adapter"]
+"""What a trainer makes of a model: other weights, or an adapter on those that are there."""
+
+
+@runtime_checkable
+class Limited(Protocol):
+    """An engine that cannot run every model that a run brings: a server, which serves what it was made to serve."""
+
+    def check_models(self, trained: Trained | None, beside: Sequence[str]) -> None:
+        """Called before anything loads.
+
+        Args:
+            trained: what the run's trained models are that it will be asked to run; None where it is asked for none, or where
+                the trainer does not say.
+            beside: the models to be open beside that of the round, as `AsksAnother` names them.
+
+        Raises:
+            UserError: it could not run one of them.
+        """
         ...
 
 
@@ -237,6 +259,16 @@ class Checked(Protocol):
         ...
 
 
+@runtime_checkable
+class AsksAnother(Protocol):
+    """An evaluator or a scorer that may ask another model than that of the round, through `Context.open_model`."""
+
+    @property
+    def other_model(self) -> str:
+        """Its name, as `open_model` takes it; "" where it asks none."""
+        ...
+
+
 @dataclass(frozen=True)
 class TrainJob:
     """One training of one round."""
@@ -288,4 +320,14 @@ class Trainer(Protocol):
         Raises:
             RunFailed: loss or gradient not finite, out of memory, the child died …; with the reason.
         """
+        ...
+
+
+@runtime_checkable
+class Adapting(Protocol):
+    """A trainer that says whether its models are adapters."""
+
+    @property
+    def lora_rank(self) -> int:
+        """Of the LoRA adapter that it trains; 0 where it trains all weights."""
         ...

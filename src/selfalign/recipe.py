@@ -8,14 +8,18 @@ from typing import Any, Literal, get_args
 from selfalign.alarms import DEFAULT, Alarms
 from selfalign.errors import UserError
 from selfalign.protocols import (
+    Adapting,
+    AsksAnother,
     Checked,
     Encoder,
     Engine,
     Evaluator,
     Filter,
+    Limited,
     Proposer,
     Retriever,
     Scorer,
+    Trained,
     Trainer,
 )
 from selfalign.rendering import Format
@@ -85,7 +89,7 @@ class Recipe:
     seed: int = 0
 
     def check(self) -> None:
-        """Raises UserError for a number out of range, before anything is loaded."""
+        """Raises UserError for a number out of range, or an engine that could not run the run's models; nothing is loaded."""
         extended, generated = self.second_turns.share, self.rounds * self.per_round
         for name, value, ok, must in (
             ("rounds", self.rounds, self.rounds >= 0, "at least 0"),
@@ -103,6 +107,23 @@ class Recipe:
         ):
             if not ok:
                 raise UserError(f"recipe {self.name}: {name} = {value}, must be {must}")
+        if isinstance(self.engine, Limited):
+            self.engine.check_models(self._trained_models(), self._models_beside())
+
+    def _trained_models(self) -> Trained | None:
+        """Of what kind the trained models are that the engine is asked to run; the last round's only for their figures."""
+        generating = self.rounds > 1 and self.per_round > 0
+        measuring = self.rounds > 0 and (self.validation_share > 0 or bool(self.evaluators))
+        if not (generating or measuring) or not isinstance(self.trainer, Adapting):
+            return None
+        return "adapter" if self.trainer.lora_rank else "weights"
+
+    def _models_beside(self) -> list[str]:
+        """The models that parts ask beside that of a round; `base` is itself the first that a part meets."""
+        generating = self.rounds if self.per_round else 0
+        met = [*((part, generating) for part in self.scorers), *((part, self.rounds + 1) for part in self.evaluators)]
+        named = [(part.other_model, models) for part, models in met if isinstance(part, AsksAnother)]
+        return [name for name, models in named if name and models > (name == "base")]
 
     def _steps_fit(self) -> bool:
         return len(self.steps) == self.rounds and min(self.steps) >= 1

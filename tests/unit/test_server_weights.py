@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,15 @@ from selfalign.engines._server_canary import NATS, distance, figures, judge
 from selfalign.engines.hf import HF
 from selfalign.engines.openai import OpenAI
 from selfalign.errors import RunFailed, UserError
+from selfalign.evaluators.win_rate import WinRate
+from selfalign.loop import align
 from selfalign.protocols import Served
+from selfalign.scorers.judge import Judge
+from selfalign.trainers.null import NullTrainer
+from selfalign.trainers.sft import SFT
 from selfalign.types import Example, ModelRef, Request, Sampling
+from tests.conftest import Run
+from tests.e2e.tiny_recipe import tiny
 from tests.server import Loopback, alive, model_server
 from tests.tiny import tiny_model
 
@@ -101,6 +109,54 @@ def test_one_server_serves_one_model_at_a_time(rounds: list[str], tmp_path: Path
         adapter = ModelRef(rounds[0], str(tmp_path), hash="x")
         with engine.open(adapter, "auto") as session, pytest.raises(UserError, match=r"trainer\.lora_rank=0"):
             session.generate(ONE, SHORT)
+
+
+SERVE_ANEW = {"reload": "command", "command": "true {model}"}
+
+
+@pytest.mark.parametrize(
+    ("options", "changes", "said"),
+    [
+        ({"reload": "lora"}, {}, r"loads adapters, and this trainer trains all weights; .*trainer\.lora_rank=16"),
+        (SERVE_ANEW, {"trainer": SFT(lora_rank=4)}, r"whole weights, and this trainer trains adapters; .*trainer\.lora_rank=0"),
+        (SERVE_ANEW, {"scorers": (Judge(model="base"),)}, "one model at a time, and a part of the recipe asks base"),
+        (
+            SERVE_ANEW,
+            {"evaluators": (WinRate(judge="m/m"),), "rounds": 0},
+            "one model at a time, and a part of the recipe asks m/m",
+        ),
+    ],
+)
+def test_models_that_the_engine_could_not_be_given_are_told_before_it_is_asked(
+    options: dict[str, Any], changes: dict[str, Any], said: str, model_folder: Path, tmp_path: Path
+) -> None:
+    with model_server(model_folder) as server:
+        recipe = replace(tiny(rounds=2), engine=OpenAI(url=server.url, **options), **changes)
+        with pytest.raises(UserError, match=said):
+            align(recipe, str(model_folder), SEEDS, tmp_path / "run")
+    assert not server.seen and not (tmp_path / "run").exists()
+
+
+def test_what_is_never_asked_of_the_engine_is_not_refused() -> None:
+    unmeasured = replace(tiny(rounds=1), evaluators=(), scorers=(Judge(model="base"),))
+    for engine in (OpenAI(reload="lora"), OpenAI(**SERVE_ANEW)):  # the trained model is not run, and base is round 1's own
+        replace(unmeasured, engine=engine).check()
+    replace(tiny(rounds=2), engine=OpenAI(**SERVE_ANEW), scorers=(Judge(model="current"),)).check()
+    replace(tiny(rounds=2), engine=OpenAI(reload="lora"), trainer=NullTrainer()).check()  # it does not say what it makes
+
+
+def test_the_command_line_tells_it_and_so_does_the_check_beforehand(cli: Run, seeds_file: Path, model_folder: Path) -> None:
+    for command, more in (("check", ()), ("run", ("--out", "out"))):
+        engine = ("--engine", "OpenAI", "--engine.reload", "lora", "--engine.url", "http://127.0.0.1:9/v1")
+        done = cli(command, "isara", seeds_file, "--model", model_folder, *engine, *more)
+        assert done.returncode == 2 and "engine.reload=lora loads adapters" in done.stderr, done.stderr
+
+
+def test_an_adapter_to_start_from_is_not_for_a_command(tmp_path: Path, model_folder: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"weights")
+    with pytest.raises(UserError, match=r"starts a server of whole weights, and .* is an adapter"):
+        OpenAI(**SERVE_ANEW).check(ModelRef(str(model_folder), str(tmp_path)), SEEDS, "auto")
 
 
 def test_a_server_does_not_outlive_a_run_that_is_killed(tmp_path: Path) -> None:

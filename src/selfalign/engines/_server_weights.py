@@ -15,6 +15,7 @@ from selfalign.engines._server_client import Call
 from selfalign.engines._server_requests import as_in_command
 from selfalign.errors import RunFailed, UserError
 from selfalign.models import resolve_ref
+from selfalign.protocols import Trained
 from selfalign.terminal import printable
 from selfalign.types import ModelRef
 
@@ -39,6 +40,41 @@ def load_adapter(model: ModelRef, listed: Sequence[Listed]) -> list[Call[None]]:
     return [Call("/load_lora_adapter", body, lambda _: None)]
 
 
+def check_models(reload: str, trained: Trained | None, beside: Sequence[str]) -> None:
+    """See `protocols.Limited`: whether this way of reloading can serve what a run trains and asks.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if reload == "command" and trained == "adapter":
+        raise UserError(
+            "engine.reload=command starts a server of whole weights, and this trainer trains adapters; use engine.reload=lora,"
+            " or train all weights (trainer.lora_rank=0)"
+        )
+    if reload == "lora" and trained == "weights":
+        raise UserError(
+            "engine.reload=lora loads adapters, and this trainer trains all weights; train an adapter (trainer.lora_rank=16),"
+            " or use engine.reload=command"
+        )
+    if reload == "command" and beside:
+        raise UserError(
+            f"engine.reload=command serves one model at a time, and a part of the recipe asks {beside[0]} beside the round's own;"
+            " use engine.reload=lora, let the judge be the round's own model (current), or leave it out"
+        )
+
+
+def refuse_adapter(model: ModelRef) -> None:
+    """
+    Raises:
+        UserError: the model is an adapter, of which a command starts no server.
+    """
+    if model.adapter is not None:
+        raise UserError(
+            f"engine.reload=command starts a server of whole weights, and {model.adapter} is an adapter;"
+            " use engine.reload=lora, or train all weights (trainer.lora_rank=0)"
+        )
+
+
 class Started:
     """A server that a command starts for one model, or an existing one that it starts anew.
 
@@ -51,11 +87,7 @@ class Started:
         Raises:
             UserError: the model is an adapter, or the address serves another session's model.
         """
-        if model.adapter is not None:
-            raise UserError(
-                f"engine.reload=command starts a server of whole weights, and {model.adapter} is an adapter;"
-                " use engine.reload=lora, or train all weights (trainer.lora_rank=0)"
-            )
+        refuse_adapter(model)
         if url in _IN_USE:
             raise UserError(
                 f"the server at {url} serves one model at a time (engine.reload=command), not {model.base} beside it;"

@@ -18,6 +18,7 @@ from selfalign.engines._server_requests import Extras
 from selfalign.engines._texts import Texts
 from selfalign.errors import RunFailed, UserError
 from selfalign.models import resolve_ref
+from selfalign.protocols import Trained
 from selfalign.rendering import IGNORE, Format, Stops, make_renderer, preflight
 from selfalign.types import Completion, Continuation, Example, FloatArray, Likelihood, ModelRef, Request, Sampling
 
@@ -107,9 +108,11 @@ class OpenAI:
 
         Raises:
             UserError: no such model, no usable template or end token, a seed that contains a marker or does not fit the
-                window, a key's variable that is not set, prompts=chat without a chat template.
+                window, a key's variable that is not set, prompts=chat without a chat template, reload=command for an adapter.
         """
         resolved = resolve_ref(model)
+        if self.reload == "command":
+            _server_weights.refuse_adapter(resolved)
         tokenizer, config = _weights.tokenizer_and_config(resolved)
         renderer = make_renderer(tokenizer, format)
         if self.prompts == "chat" and renderer.format != "chat":
@@ -117,6 +120,10 @@ class OpenAI:
         preflight(renderer, seeds, min(_weights.context_length(config, tokenizer), self.context or 10**9))
         _server_requests.key_in(self.key_variable)
         return resolved
+
+    def check_models(self, trained: Trained | None, beside: Sequence[str]) -> None:
+        """See `protocols.Limited`; with reload=none the server may come to list any model, and is asked when it is needed."""
+        _server_weights.check_models(self.reload, trained, beside)
 
     @contextmanager
     def open(self, model: ModelRef, format: Format) -> Iterator[OpenAISession]:

@@ -102,6 +102,10 @@ class WinRate:
             if wrong:
                 raise ValueError(f"WinRate: {name} = {getattr(self, name)!r} is out of range")
 
+    @property
+    def other_model(self) -> str:
+        return self.judge if self.kind == "model" else ""
+
     def check(self) -> str:
         """The hash of the judge's files; that of `base` is the run's own.
 

@@ -33,6 +33,11 @@ def obstacle(session: Session, request: Request, room: int, whose: str) -> str:
         return str(error)
 
 
+def another(model: str) -> str:
+    """As `AsksAnother` names it: "" for the model of the round itself."""
+    return "" if model == "current" else model
+
+
 def fingerprint(model: str) -> str:
     """The hash of the files of the model to ask; "" for `current` and `base`, which the run knows itself.
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from selfalign.errors import UserError
 from selfalign.protocols import Context
-from selfalign.scorers._model import asked, fingerprint
+from selfalign.scorers._model import another, asked, fingerprint
 from selfalign.scores import is_score_name, with_score
 from selfalign.types import Example, FloatArray, derive_seed
 
@@ -42,6 +42,10 @@ class Density:
         ):
             if wrong:
                 raise ValueError(f"Density: {field} = {getattr(self, field)!r} is out of range")
+
+    @property
+    def other_model(self) -> str:
+        return another(self.model) if self.vectors == "model" else ""
 
     def check(self) -> str:
         """The hash of the model asked, where it is one of its own. Raises UserError where there is no such model."""

@@ -12,7 +12,7 @@ import numpy as np
 from selfalign.calibration import Calibration, calibrate
 from selfalign.injection import addressed, without_address
 from selfalign.protocols import Context
-from selfalign.scorers._model import asked, fingerprint, obstacle, stage
+from selfalign.scorers._model import another, asked, fingerprint, obstacle, stage
 from selfalign.scorers._standards import Aspect, PromptForm, Standard, judge_prompt
 from selfalign.scores import is_score_name, with_score, without_score
 from selfalign.types import Continuation, Example, Likelihood, Request, Sampling, derive_seed
@@ -70,6 +70,10 @@ class Judge:
     @property
     def score_name(self) -> str:
         return self.name or f"judge_{self.aspect}"
+
+    @property
+    def other_model(self) -> str:
+        return another(self.model)
 
     def check(self) -> str:
         """The hash of the model asked, where it is one of its own. Raises UserError where there is no such model."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from selfalign.protocols import Context
-from selfalign.scorers._model import asked, fingerprint, obstacle, stage
+from selfalign.scorers._model import another, asked, fingerprint, obstacle, stage
 from selfalign.scores import is_score_name, with_score, without_score
 from selfalign.types import Continuation, Example, Likelihood, Request
 
@@ -44,6 +44,10 @@ class Perplexity:
     @property
     def score_name(self) -> str:
         return self.name or ("perplexity" if self.of == "response" else "perplexity_pair")
+
+    @property
+    def other_model(self) -> str:
+        return another(self.model)
 
     def check(self) -> str:
         """The hash of the model asked, where it is one of its own. Raises UserError where there is no such model."""
