@@ -10,6 +10,8 @@ from typing import Any
 from selfalign import model_rows, rows
 from selfalign.errors import UserError
 from selfalign.plain import finite
+from selfalign.protocols import NOT_TOLD_APART, PROVEN
+from selfalign.status import canaries
 from selfalign.store import Store
 from selfalign.terminal import printable
 from selfalign.types import Example
@@ -21,7 +23,8 @@ SHOWN_AT_MOST = 100
 def passport(store: Store, id: str) -> dict[str, Any]:
     """Everything the record knows of one sample, as plain data.
 
-    `written_by` is the model that wrote it: that of the round before. `prompt_texts` are the exact texts the model was
+    `written_by` is the model that wrote it: that of the round before, and behind which finding about a server's weights its
+    answers were taken (`canary`; None where nothing asked for a proof). `prompt_texts` are the exact texts the model was
     given, by stage. `trained_into` are the rounds whose training saw it (with the rule where that training dropped it),
     `shown_in` the samples it was a demonstration for.
 
@@ -41,7 +44,7 @@ def passport(store: Store, id: str) -> dict[str, Any]:
             "evidence": evidence or None,
             "prompt_demonstrations": _demonstrations(connection, number, "prompt"),
             "response_demonstrations": _demonstrations(connection, number, "response"),
-            "written_by": _model(store, connection, example.round - 1) if example.round else None,
+            "written_by": _writer(store, connection, example.round - 1) if example.round else None,
             "sampling": _sampling(store, example) if example.round else None,
             "prompt_texts": _prompt_texts(connection, example),
             "trained_into": _trained_into(store, connection, number),
@@ -65,7 +68,7 @@ def passport_text(passport: Mapping[str, Any]) -> str:
         _block(f"response (ended by {p['response_finish']})", p["response"]),
         _block("scores", "\n".join(f"{name} {value}" for name, value in p["scores"].items())),
         _block("metadata", "\n".join(f"{name}: {value}" for name, value in p["metadata"].items())),
-        _block("written by", p["written_by"] and _named(p["written_by"])),
+        _block("written by", p["written_by"] and _wrote(p["written_by"])),
         _block("sampling", p["sampling"] and "\n".join(f"{name}: {json.dumps(v)}" for name, v in p["sampling"].items())),
         _block("demonstrations of the prompt", "" if firsts else "\n".join(map(_shown, p["prompt_demonstrations"]))),
         _block("demonstrations of the response", "\n".join(map(_shown, p["response_demonstrations"]))),
@@ -83,6 +86,10 @@ def _block(title: str, text: str | None) -> str:
 
 def _named(model: Mapping[str, Any]) -> str:
     return f"model of round {model['round']}: {model['adapter'] or model['base']} ({model['hash'][:12] or 'no hash'})"
+
+
+def _wrote(model: Mapping[str, Any]) -> str:
+    return _named(model) + (f"\n{model['canary']['text']}" if model["canary"] else "")
 
 
 def _trained(model: Mapping[str, Any]) -> str:
@@ -138,6 +145,12 @@ def _model(store: Store, connection: sqlite3.Connection, round: int) -> dict[str
     if found is None:
         return None
     return {"round": round, "base": found[0].base, "adapter": found[0].adapter, "hash": found[0].hash}
+
+
+def _writer(store: Store, connection: sqlite3.Connection, round: int) -> dict[str, Any] | None:
+    model = _model(store, connection, round)
+    taken = [each for each in canaries(store).get(round, ()) if each["verdict"] in (PROVEN, NOT_TOLD_APART)]
+    return model and {**model, "canary": taken[-1] if taken else None}
 
 
 def _sampling(store: Store, example: Example) -> dict[str, Any]:

@@ -68,6 +68,10 @@ class Session(Protocol):
         ...
 
 
+PROVEN, NOT_TOLD_APART = "proven", "not told apart"
+"""Verdicts of `Served.prove` that let answers through: the server has the weights, or these or others that hardly differ."""
+
+
 @runtime_checkable
 class Served(Protocol):
     """A session whose model runs on a server, where another one may answer under its name."""
@@ -78,7 +82,8 @@ class Served(Protocol):
         """From now on no answer is taken before the server has shown, on some of the seeds, that it has the weights of this
         session's model, here called `name`, and not those of the run's `others`, by their names.
 
-        `tell` is given the finding, {"verdict", "text"}; the call that needs the first answer raises RunFailed where it is bad.
+        `tell` is given the finding, {"verdict", "text"}; with another verdict than PROVEN and NOT_TOLD_APART the call that needs
+        the first answer raises RunFailed.
         """
         ...
 

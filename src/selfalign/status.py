@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from selfalign import model_rows
 from selfalign.lock import is_locked
 from selfalign.plain import metric_table
+from selfalign.protocols import PROVEN
 from selfalign.store import Store
 
 
@@ -16,26 +18,36 @@ def status(store: Store) -> dict[str, Any]:
 
     `state` is running (a process works on the folder), done, failed, interrupted (by a signal), or stopped: nobody works
     on it and nothing was said, so the process was killed and the same command goes on. `tokens.prompt` counts the tokens
-    read, those of scored responses included.
+    read, those of scored responses included. `canary` is what was found last of the weights that a server served as the round's
+    model, {"verdict", "text"}; None where nothing asked for a proof.
     """
     running = is_locked(store.folder)
     with store.snapshot() as connection:
-        ended = {} if running else store.state()
+        ended, found = {} if running else store.state(), canaries(store)
         return {
             "state": "running" if running else ended.get("state", "stopped"),
             "stopped_because": ended.get("stopped_because"),
             "recipe": store.identity().get("name"),
             "best_round": store.state().get("best_round"),
-            "rounds": [_round(store, connection, round) for round in _rounds(connection)],
+            "rounds": [_round(store, connection, round, found.get(round, ())) for round in _rounds(connection)],
         }
 
 
 def warnings(store: Store) -> list[str]:
     """What the run had to tell, oldest first: collapse alarms, training rows that overlap with held-out prompts, models whose
-    files were damaged and had to be trained again, and whose weights a server was found to serve (each round's last finding)."""
-    told = [(kind, data) for _, kind, data in store.events() if kind in ("alarm", "overlap", "damaged-model", "canary")]
-    last = {data["round"]: data for kind, data in told if kind == "canary"}
-    return [f"{kind}: {data['text']}" for kind, data in told if kind != "canary" or last[data["round"]] is data]
+    files were damaged and had to be trained again; then the rounds whose weights a server was not proven to serve."""
+    told = [(kind, data) for _, kind, data in store.events() if kind in ("alarm", "overlap", "damaged-model")]
+    told += [("canary", found[-1]) for found in canaries(store).values() if found[-1]["verdict"] != PROVEN]
+    return [f"{kind}: {data['text']}" for kind, data in told]
+
+
+def canaries(store: Store) -> dict[int, list[dict[str, Any]]]:
+    """Round to what was found of the weights served as its model, {"verdict", "text"} each, oldest first."""
+    found: dict[int, list[dict[str, Any]]] = {}
+    for _, kind, data in store.events():
+        if kind == "canary":
+            found.setdefault(data["round"], []).append({key: data[key] for key in ("verdict", "text")})
+    return found
 
 
 def _rounds(connection: sqlite3.Connection) -> list[int]:
@@ -44,7 +56,7 @@ def _rounds(connection: sqlite3.Connection) -> list[int]:
     return sorted({0} | {round for (round,) in found})
 
 
-def _round(store: Store, connection: sqlite3.Connection, round: int) -> dict[str, Any]:
+def _round(store: Store, connection: sqlite3.Connection, round: int, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     kept = connection.execute("SELECT count(*) FROM samples WHERE round = ? AND verdict = 'kept'", (round,)).fetchone()[0]
     dropped = dict(
         connection.execute(
@@ -60,6 +72,7 @@ def _round(store: Store, connection: sqlite3.Connection, round: int) -> dict[str
         "dropped": dropped,
         "metrics": metric_table(store.metrics(round)),
         "model": None if model is None else str(model_rows.place(model[0])),
+        "canary": found[-1] if found else None,
         "seconds": _seconds(connection, round),
         "tokens": _tokens(store, connection, round),
     }

@@ -77,8 +77,13 @@ def test_each_round_is_served_its_own_adapter_or_the_run_stops(
     with Store.read(tmp_path / "run") as store:
         found = [(data["round"], data["verdict"]) for _, kind, data in store.events() if kind == "canary"]
         assert found == [(1, "stale"), (1, "stale"), (1, "proven"), (2, "proven")]
-        for round, line in enumerate(warnings(store), 1):
-            assert line.startswith(f"canary: the server serves round {round}: on 6 seeds its log-probabilities are "), line
+        assert warnings(store) == []
+    assert main(["status", str(tmp_path / "run"), "--json"]) == 0
+    none, *rows = json.loads(capsys.readouterr().out)["rounds"]
+    assert none["canary"] is None and len(rows) == 2
+    for row in rows:
+        start = f"the server serves round {row['round']}: on 6 seeds its log-probabilities are "
+        assert row["canary"]["verdict"] == "proven" and row["canary"]["text"].startswith(start), row
     asked = [body["model"] for path, body, _ in server.seen if path == "/completions"]
     assert set(asked) == set(names), "round 0 was done, and every later answer is an adapter's"
 

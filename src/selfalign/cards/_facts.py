@@ -39,7 +39,7 @@ class Facts:
     validation: int
     kept: int
     warnings: Sequence[str]
-    """Collapse alarms and overlaps, as the guards told them."""
+    """As `status.warnings` gives them."""
 
     @classmethod
     def of(cls, store: Store) -> Facts:

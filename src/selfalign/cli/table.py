@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from selfalign.protocols import PROVEN
 from selfalign.types import BOUNDS
 
 
@@ -21,6 +22,9 @@ def print_status(status: Mapping[str, Any], console: Console | None = None, warn
     console.print(rounds_table(status))
     if any(row["metrics"] for row in status["rounds"]):
         console.print(metrics_table(status["rounds"], status["best_round"]))
+    for row in status["rounds"]:
+        if row["canary"] is not None and row["canary"]["verdict"] == PROVEN:  # else it is among the warnings
+            console.print(Text(f"canary: {row['canary']['text']}"))
     for warning in warnings:
         console.print(Text(warning, style="yellow"))
     best = status["rounds"][status["best_round"]] if status["best_round"] is not None and status["rounds"] else None

@@ -14,7 +14,7 @@ from typing import Any
 
 from selfalign.engines.hf import HF
 from selfalign.errors import RunFailed
-from selfalign.protocols import Session
+from selfalign.protocols import NOT_TOLD_APART, PROVEN, Session
 from selfalign.rendering import Format
 from selfalign.types import Example, ModelRef, Request, Sampling
 
@@ -57,13 +57,13 @@ class Canary:
         """
         verdict = judge(figures(session, self.seeds, self.scored), own, others, self.name)
         self.tell({"verdict": verdict.kind, "text": verdict.text})
-        if verdict.kind not in ("proven", "not told apart"):
+        if verdict.kind not in (PROVEN, NOT_TOLD_APART):
             raise RunFailed(verdict.text)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`kind` is proven, not told apart, stale (an earlier model is nearer) or other (none is near)."""
+    """`kind` is PROVEN, NOT_TOLD_APART, stale (an earlier model is nearer) or other (none is near)."""
 
     kind: str
     text: str
@@ -100,8 +100,8 @@ def judge(served: Figures, own: Figures, others: Mapping[str, Figures], name: st
         )
     alike = [other for other, value in apart.items() if away >= value / 2]
     if alike:
-        return Verdict("not told apart", f"the server may serve {name} or {alike[0]}, which hardly differ: {what}")
-    return Verdict("proven", f"the server serves {name}: {what}")
+        return Verdict(NOT_TOLD_APART, f"the server may serve {name} or {alike[0]}, which hardly differ: {what}")
+    return Verdict(PROVEN, f"the server serves {name}: {what}")
 
 
 def distance(ours: Figures, theirs: Figures) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 from selfalign import crossed, verdicts
 from selfalign.diversity import GUARDS
 from selfalign.plain import finite
+from selfalign.protocols import PROVEN
 from selfalign.store import Store
 from selfalign.types import BOUNDS
 
@@ -141,6 +142,8 @@ def _notes(where: Mapping[str, Any], chosen: int, rows: Sequence[Mapping[str, An
     if lost := [row for row in rows if row["unpaired"]]:
         most = max(row["unpaired"] for row in lost)
         notes.append(f"{most} prompts are not compared: only one of the two models has a figure for them.")
+    if proven := [str(row["round"]) for row in where["rounds"] if row["canary"] and row["canary"]["verdict"] == PROVEN]:
+        notes.append(f"The server was proven to serve the weights of round {', '.join(proven)} (canary, see the events).")
     if rows:
         notes.append("Intervals are 95 %, paired by prompt; neither they nor p are corrected for the number of metrics.")
         notes.append(
