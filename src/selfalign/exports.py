@@ -24,20 +24,28 @@ from selfalign.types import Demonstration, Example, Turns
 
 DataFormat = Literal["plain", "messages", "prompt-completion", "alpaca"]
 
-_SHAPES: Mapping[DataFormat, Callable[[str, str, Turns], dict[str, Any]]] = {
+Shape = Callable[[str, str, Turns], dict[str, Any]]
+"""A row's own fields from its prompt, response and history."""
+
+
+def _messages(prompt: str, response: str, history: Turns) -> list[dict[str, str]]:
+    turns = (*history, (prompt, response))
+    return [{"role": role, "content": text} for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True)]
+
+
+_SHAPES: Mapping[DataFormat, Shape] = {
     "plain": lambda prompt, response, _: {"prompt": prompt, "response": response},
-    "messages": lambda prompt, response, history: {
-        "messages": [
-            {"role": role, "content": text}
-            for turn in (*history, (prompt, response))
-            for role, text in zip(("user", "assistant"), turn, strict=True)
-        ]
-    },
+    "messages": lambda *row: {"messages": _messages(*row)},
     "prompt-completion": lambda prompt, response, _: {"prompt": prompt, "completion": response},
     "alpaca": lambda prompt, response, _: {"instruction": prompt, "input": "", "output": response},
 }
-WITH_HISTORY = ("plain", "alpaca")
-"""Formats that get a field `history`, a list of [prompt, response], where any row has earlier turns."""
+_CONVERSATIONS: Mapping[DataFormat, Shape] = {
+    "plain": lambda *row: {**_SHAPES["plain"](*row), **_column(row[2], True)},
+    "messages": _SHAPES["messages"],
+    "prompt-completion": lambda *row: {"prompt": _messages(*row)[:-1], "completion": _messages(*row)[-1:]},
+    "alpaca": lambda *row: {**_SHAPES["alpaca"](*row), **_column(row[2], True)},
+}
+"""Of every row where any has earlier turns. A trainer takes the first row's form for that of all (TRL does), so none differs."""
 _ROWS_AT_ONCE = 10_000
 
 
@@ -45,26 +53,21 @@ def export_data(store: Store, file: str | Path, format: DataFormat = "plain", ro
     """Writes kept samples, and the seeds as round 0, oldest round first; `rounds` chooses some of them.
 
     JSON lines of {"id", "round"} and the format's own fields; Parquet where the name ends in `.parquet`. Earlier turns stand in
-    the messages, and in the other formats in the field `history` of every row, where any row has some.
+    the messages. Where any row has some, every row of the other formats has a place for them: in prompt-completion both fields
+    are lists of messages (TRL's conversational form), plain and alpaca have a field `history`, a list of [prompt, response].
 
     Returns:
         The number of rows written.
 
     Raises:
-        UserError: a format, round or file that cannot be, or a format without a place for the earlier turns of a row.
+        UserError: a format, round or file that cannot be.
     """
     if format not in _SHAPES:
         raise UserError(f"no data format {format!r}: use one of {', '.join(_SHAPES)}")
     with store.snapshot() as connection:
         chosen = _rounds(store, rounds)
         where = f"verdict != 'dropped' AND round IN ({', '.join('?' * len(chosen))})"
-        later = rows.first_later_turn(connection, where, chosen)
-        if later and format not in (*WITH_HISTORY, "messages"):
-            raise UserError(f"{format} has no place for the earlier turns of {later}; use the format messages, alpaca or plain")
-
-        def shape(prompt: str, response: str, history: Turns) -> dict[str, Any]:
-            return {**_SHAPES[format](prompt, response, history), **_column(history, later and format in WITH_HISTORY)}
-
+        shape = (_CONVERSATIONS if rows.has_later_turn(connection, where, chosen) else _SHAPES)[format]
         query = f"SELECT id, round, prompt, response, history FROM samples WHERE {where} ORDER BY round, slot, number"
         written = (
             {"id": id, "round": round, **shape(prompt, response, rows.turns(history))}
@@ -78,7 +81,7 @@ def export_dropped(store: Store, file: str | Path) -> int:
     with store.snapshot() as connection:
         names = ("id", "round", "prompt", "response", "rule", "evidence")
         where = "verdict = 'dropped'"
-        later = rows.first_later_turn(connection, where)
+        later = rows.has_later_turn(connection, where)
         found = connection.execute(f"SELECT history, {', '.join(names)} FROM samples WHERE {where} ORDER BY round, slot, number")
         written = ({**dict(zip(names, row, strict=True)), **_column(rows.turns(history), later)} for history, *row in found)
         sample = {**{name: 0 if name == "round" else "" for name in names}, **_column((("", ""),), later)}

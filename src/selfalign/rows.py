@@ -189,10 +189,10 @@ def _example(columns: Sequence[Any], links: Sequence[tuple[Any, ...]], scores: S
     )
 
 
-def first_later_turn(connection: sqlite3.Connection, where: str, values: Sequence[Any] = ()) -> str:
-    """The id of a sample with earlier turns among those that meet a condition; "" where none has any."""
-    found = connection.execute(f"SELECT id FROM samples WHERE {where} AND history != '[]' ORDER BY number LIMIT 1", values)
-    return str((found.fetchone() or ("",))[0])
+def has_later_turn(connection: sqlite3.Connection, where: str, values: Sequence[Any] = ()) -> bool:
+    """Whether any of the samples that meet a condition has earlier turns."""
+    found = connection.execute(f"SELECT 1 FROM samples WHERE {where} AND history != '[]' LIMIT 1", values)
+    return found.fetchone() is not None
 
 
 def turns(history: str) -> Turns:

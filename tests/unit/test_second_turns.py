@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from selfalign.alarms import Alarms
+from selfalign.cards import data_card
 from selfalign.cli.options import parse
 from selfalign.cli.run import part_options
 from selfalign.cli.study import make_arms, study_parser
@@ -20,7 +21,7 @@ from selfalign.engines.openai import OpenAI
 from selfalign.engines.scripted import Scripted
 from selfalign.errors import UserError
 from selfalign.evaluators.held_out import HeldOut
-from selfalign.exports import export_data, export_dropped
+from selfalign.exports import DataFormat, export_data, export_dropped
 from selfalign.loop import align, check_examples
 from selfalign.passport import passport, passport_text
 from selfalign.protocols import TrainJob
@@ -129,15 +130,20 @@ def test_exports_hold_the_whole_conversation(folder: Path, tmp_path: Path) -> No
         later = next(example for example in store.kept(1) if example.history)
         wanted = messages([*later.history[0], later.prompt, later.response])
         found = {}
-        for format in ("messages", "plain", "alpaca"):
+        formats: tuple[DataFormat, ...] = ("messages", "plain", "alpaca", "prompt-completion")
+        for format in formats:
             export_data(store, tmp_path / f"{format}.jsonl", format)
             export_data(store, tmp_path / f"{format}.parquet", format)
             found[format] = {row["id"]: row for row in map(json.loads, (tmp_path / f"{format}.jsonl").read_text().splitlines())}
             assert pq.read_table(tmp_path / f"{format}.parquet").to_pylist() == list(found[format].values())
         export_dropped(store, tmp_path / "dropped.jsonl")
-        with pytest.raises(UserError, match=r"no place for the earlier turns of s0\.2; use the format messages"):
-            export_data(store, tmp_path / "x.jsonl", "prompt-completion")
+        card = data_card(store, format="prompt-completion")
     assert found["messages"][later.id]["messages"] == wanted
+    for row in (found["prompt-completion"][name] for name in (later.id, "s3", "s0.2")):  # TRL: all rows, or none
+        assert [*row["prompt"], *row["completion"]] == found["messages"][row["id"]]["messages"]
+        assert [message["role"] for message in row["completion"]] == ["assistant"]
+        assert list(row) == ["id", "round", "prompt", "completion"]
+    assert "one message: the response" in card and "history" not in card.partition("## Rounds")[0]
     assert found["plain"][later.id]["history"] == found["alpaca"][later.id]["history"] == [list(later.history[0])]
     assert found["plain"]["s3"]["history"] == [] and found["alpaca"][later.id]["instruction"] == later.prompt
     dropped = [json.loads(line) for line in (tmp_path / "dropped.jsonl").read_text().splitlines()]

@@ -20,6 +20,10 @@ from selfalign.store import Store
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (math.inf, "1M<n<10M"))
 _CATEGORIES_AT_MOST = 30
 _HISTORY = ("history", "earlier turns of the conversation, [prompt, response] each; empty for most rows")
+_CONVERSATIONAL = (
+    ("prompt", "messages: the earlier turns of the conversation, where it has some, and the prompt"),
+    ("completion", "one message: the response"),
+)
 _FIELDS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "plain": (("prompt", "the prompt"), ("response", "the response")),
     "messages": (("messages", "user and assistant turns; the last two are the prompt and its response"),),
@@ -39,7 +43,7 @@ def data_card(store: Store, *, license: str | None = None, file: str = "data.jso
         raise UserError(f"no data format {format!r}: use one of {', '.join(_FIELDS)}")
     with store.snapshot() as connection:
         facts, categories = Facts.of(store), _categories(store)
-        later = rows.first_later_turn(connection, "verdict != 'dropped'") and format != "messages"
+        later = rows.has_later_turn(connection, "verdict != 'dropped'")
     pairs = facts.seeds + facts.validation + facts.kept
     data = hub.DatasetCardData(
         license=chosen,
@@ -55,8 +59,9 @@ def data_card(store: Store, *, license: str | None = None, file: str = "data.jso
         f"0, {facts.validation} of them held out for validation) and {facts.kept} pairs that a model wrote itself and that "
         f"passed every filter. Written by selfalign {version('selfalign')}."
     )
-    fields = (("id", "names the pair in its run"), ("round", "0: a seed example; k: generated in round k"), *_FIELDS[format])
-    fields += (_HISTORY,) if later else ()
+    own = _CONVERSATIONAL if later and format == "prompt-completion" else _FIELDS[format]
+    own += (_HISTORY,) if later and format in ("plain", "alpaca") else ()
+    fields = (("id", "names the pair in its run"), ("round", "0: a seed example; k: generated in round k"), *own)
     return document(
         data.to_yaml(),
         f"# Pairs of {code(facts.recipe)}",

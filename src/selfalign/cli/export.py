@@ -22,7 +22,8 @@ def main(arguments: Sequence[str]) -> int:
         "--format",
         type=Literal["plain", "messages", "prompt-completion", "alpaca"],
         default="plain",
-        help="form of the rows; plain is {id, round, prompt, response}, with history where any row has earlier turns",
+        help="form of the rows; plain is {id, round, prompt, response}; where any row has earlier turns, plain and alpaca get a"
+        " field history, and prompt-completion lists of messages",
     )
     parser.add_argument("--dropped", type=str, help="file for dropped samples with rule and evidence")
     parser.add_argument("--answers", type=str, help="file for answers to the held-out prompts, as AlpacaEval reads them (.json)")
