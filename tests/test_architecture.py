@@ -40,7 +40,7 @@ LAYERS = {
         3,
     ),
     **dict.fromkeys(("cards", "trackers"), 3),
-    **dict.fromkeys(("calibration", "second_turns"), 3),
+    **dict.fromkeys(("calibration", "second_turns", "vectors"), 3),
     **dict.fromkeys(("recipe", "journal", "steps", "guards", "loop"), 4),
     **dict.fromkeys(("recipes", "contracts", "evaluations", "report", "study", "tracking", "__init__"), 5),
     **dict.fromkeys(("cli", "__main__"), 6),

@@ -29,6 +29,7 @@ from selfalign.steps import conserve, make_context, make_round, split_seeds
 from selfalign.store import Store
 from selfalign.text import normalise
 from selfalign.types import Example, ModelRef, derive_seed
+from selfalign.vectors import RunVectors
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,9 @@ def _rounds(
     store.add_model(0, start)
     pool, current, stop = Pool((shown,)), start, ""
     verdict: Verdict | None = None
+    vectors = RunVectors(recipe.encoder, held_out)
     for round in range(recipe.rounds + 1):
-        with recipe.engine.open(current, recipe.format) as session, recipe.encoder.open(session) as encode:
+        with recipe.engine.open(current, recipe.format) as session, vectors.open(session, pool) as encode:
             prove_weights(store, session, round, round - 1, shown)
             context = make_context(recipe, store, round, pool, current, session, encode, progress)
             if round == 0 or recipe.evaluate == "every":
@@ -130,9 +132,9 @@ def _rounds(
     assert verdict is not None  # round 0 has one
     best = verdict.best
     if store.stage(best.round, "evaluate") is None:
-        with recipe.engine.open(best.model, recipe.format) as session, recipe.encoder.open(session) as encode:
+        seen = Pool(pool.parts[: best.round + 1])
+        with recipe.engine.open(best.model, recipe.format) as session, vectors.open(session, seen) as encode:
             prove_weights(store, session, best.round, round, shown)
-            seen = Pool(pool.parts[: best.round + 1])
             context = make_context(recipe, store, best.round, seen, best.model, session, encode, progress)
             evaluate(recipe, store, context, held_out)
         export_metrics(store, best.round)

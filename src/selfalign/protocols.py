@@ -134,6 +134,13 @@ class Encoder(Protocol):
         ...
 
 
+@runtime_checkable
+class Fixed(Protocol):
+    """An encoder that may say that its vectors do not depend on the session's model: they then hold for the whole run."""
+
+    fixed: bool
+
+
 class Progress(Protocol):
     """What a part tells the person who waits."""
 

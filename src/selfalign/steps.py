@@ -21,11 +21,11 @@ from selfalign.types import (
     Dropped,
     Example,
     FilterResult,
-    FloatArray,
     ModelRef,
     Request,
     derive_seed,
 )
+from selfalign.vectors import remember
 
 
 def make_context(
@@ -173,22 +173,6 @@ def conserve(where: str, before: Sequence[Example], kept: Sequence[Example], dro
     nameless = [drop.example.id for drop in dropped if not drop.rule]
     if nameless:
         raise RunFailed(f"{where}: dropped without a named rule: {nameless[:3]}")
-
-
-def remember(encode: Encode) -> Encode:
-    """The same texts are embedded once: filters and the retriever ask for the pool again and again."""
-    known: dict[str, FloatArray] = {}
-
-    def remembering(texts: Sequence[str]) -> FloatArray:
-        new = list(dict.fromkeys(text for text in texts if text not in known))
-        if new or not texts:
-            vectors = encode(new)
-            known.update(zip(new, vectors, strict=True))
-            if not texts:
-                return vectors
-        return np.stack([known[text] for text in texts])
-
-    return remembering
 
 
 def split_seeds(seeds: Sequence[Example], share: float, seed: int) -> tuple[tuple[Example, ...], tuple[Example, ...]]:

@@ -111,7 +111,7 @@ def test_one_server_serves_one_model_at_a_time(rounds: list[str], tmp_path: Path
             session.generate(ONE, SHORT)
 
 
-SERVE_ANEW = {"reload": "command", "command": "true {model}"}
+SERVE_ANEW: dict[str, Any] = {"reload": "command", "command": "true {model}"}
 
 
 @pytest.mark.parametrize(

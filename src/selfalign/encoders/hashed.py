@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import numpy as np
 
@@ -25,6 +26,7 @@ class Hashed:
     CRC-32, so the same text gives the same vector in every process and on every machine.
     """
 
+    fixed: ClassVar[bool] = True
     dimension: int = 512
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -27,6 +27,7 @@ class SentenceEncoder:
     window (256 tokens for all-MiniLM-L6-v2) is represented by its beginning, as that library does it.
     """
 
+    fixed: ClassVar[bool] = True
     model: str = "bundled"
     """A hub name, a local folder (the hub is then not asked), or "bundled": all-MiniLM-L6-v2 from its Python package."""
     batch_size: int = 64
