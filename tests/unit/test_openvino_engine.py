@@ -153,6 +153,36 @@ def test_a_resumed_run_and_another_order_write_the_same(model: Path) -> None:
     assert written(replace(EXACT, prefix_cache=True, batch_size=4), model, rows, sampling) == whole
 
 
+class Counting:
+    """A pipeline that counts its steps."""
+
+    def __init__(self, pipeline: Any) -> None:
+        self._pipeline, self.steps = pipeline, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pipeline, name)
+
+    def step(self) -> None:
+        self.steps += 1
+        self._pipeline.step()
+
+
+def test_a_common_beginning_is_computed_once(model_folder: Path) -> None:
+    rows = [Request(f"r{i}", text=f"{'Once upon a time. ' * 50}{i} {kind * 40}") for i in range(8) for kind in "ab"]
+    steps, texts = [], []
+    for cache in (False, True):
+        # 64 tokens at most are computed in a step, so the steps count those of the prompts.
+        with replace(EXACT, batch_tokens=64, prefix_cache=cache).open(ModelRef(str(model_folder)), "auto") as session:
+            pipeline, ends = session._load()
+            counting = Counting(pipeline)
+            session._loaded = (counting, ends)
+            texts.append([one.text for one in session.generate(rows, Sampling(max_tokens=2, temperature=0.0))])
+            steps.append(counting.steps)
+            assert [at for batch in session.plan(rows[::-1]) for at in batch] == list(range(15, -1, -1) if cache else range(16))
+    assert texts[0] == texts[1]
+    assert steps[0] > 16 * 940 / 64 and steps[1] < steps[0] / 4
+
+
 class Interruption:
     """Progress that ends the run, as a signal would, when so many batches are done."""
 

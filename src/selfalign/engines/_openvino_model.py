@@ -31,23 +31,34 @@ _KEPT = 4
 _INPUTS = ("input_ids", "attention_mask", "position_ids", "beam_idx")
 
 
+def installed() -> bool:
+    return find_spec("openvino_genai") is not None
+
+
 def check(name: str, config: Any) -> None:
     """
     Raises:
         UserError: OpenVINO GenAI is not installed, or the model is of a kind that is not converted.
     """
-    if find_spec("openvino_genai") is None:
+    if not installed():
         raise UserError("engine OpenVINO needs the package openvino-genai; install it with: pip install 'selfalign[cpu]'")
+    if why := obstacle(config):
+        raise UserError(f"model {name!r} {why}; use engine HF")
+
+
+def obstacle(config: Any) -> str:
+    """Why a model with this configuration is not converted, as the end of a sentence about it; "" where it is."""
     kind, text = config.model_type, config.get_text_config()
     if kind not in ARCHITECTURES:
-        raise UserError(f"model {name!r} is of the kind {kind!r}, engine OpenVINO runs {', '.join(ARCHITECTURES)}; use engine HF")
+        return f"is of the kind {kind!r}, engine OpenVINO runs {', '.join(ARCHITECTURES)}"
     rope = (getattr(text, "rope_parameters", None) or {}).get("rope_type", "default")
     for trait, has in (
         ("a sliding window", "sliding_attention" in (getattr(text, "layer_types", None) or ())),
         (f"positions of the type {rope!r}", rope in ("dynamic", "longrope")),
     ):
         if has:  # either would be frozen into the graph as it was for one short text
-            raise UserError(f"model {name!r} has {trait}, which engine OpenVINO does not convert; use engine HF")
+            return f"has {trait}, which engine OpenVINO does not convert"
+    return ""
 
 
 def converted(model: ModelRef, tokenizer: Any, config: Any) -> tuple[Path, frozenset[int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, get_args
 
 from selfalign.engines import _openvino_model, _weights
@@ -17,6 +18,9 @@ from selfalign.rendering import Format
 from selfalign.types import Completion, Continuation, Example, FloatArray, Likelihood, ModelRef, Request, Sampling
 
 Dtype = Literal["auto", "float32", "bfloat16"]
+
+_BLOCK = 32
+"""Tokens in a block of the prefix cache; prompts share whole blocks."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,9 @@ class OpenVINO:
     threads: int = 0
     """Processor threads; 0 leaves it to OpenVINO, which takes one for each core."""
     prefix_cache: bool = False
-    """Keep what was computed for the beginnings of earlier prompts. A run that goes on after an interrupt has forgotten them,
-    and what is computed anew can differ by rounding: only without it such a run is byte-identical."""
+    """Compute what prompts begin with in common once. Rows are sorted by their tokens into batches, and in a batch one row of
+    those that begin alike goes before the others. A run that goes on after an interrupt has forgotten what came before, and
+    what is computed anew can differ by rounding: only without it such a run is byte-identical."""
 
     def __post_init__(self) -> None:
         for name, least in (("batch_size", 1), ("batch_tokens", 1), ("threads", 0)):
@@ -91,9 +96,12 @@ class OpenVINOSession:
         return self._texts.fit(request, max_tokens)
 
     def plan(self, requests: Sequence[Request]) -> list[tuple[int, ...]]:
-        """In the order they come, which keeps requests with the same beginning together for the prefix cache."""
-        size = self._engine.batch_size
-        return [tuple(range(at, min(at + size, len(requests)))) for at in range(0, len(requests), size)]
+        """In the order they come, or for the prefix cache by their tokens: it holds about one batch, so what begins alike is put
+        together."""
+        size, places = self._engine.batch_size, list(range(len(requests)))
+        if self._engine.prefix_cache:
+            places.sort(key=lambda place: self._texts.ids(requests[place]))
+        return [tuple(places[at : at + size]) for at in range(0, len(places), size)]
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """
@@ -101,7 +109,8 @@ class OpenVINOSession:
             UserError: decoding that OpenVINO does not offer in the way that `Sampling` means it.
             RunFailed: memory ran out, or the model's logits are not finite.
         """
-        _check_sampling(sampling)
+        if name := undecodable(sampling):
+            raise UserError(f"sampling: engine OpenVINO does not decode with {name}; leave it out, or use the HF engine")
         if not requests:
             return []
         fresh = self._loaded is None
@@ -110,13 +119,16 @@ class OpenVINOSession:
         try:
             if fresh:  # sampling takes logits that are not finite for equal ones; greedy decoding says so
                 pipeline.generate([_tensor([0])], [_config(frozenset(), 0, Sampling(max_tokens=1, temperature=0.0))])
-            for place, (row, request) in enumerate(zip(rows, requests, strict=True)):
-                config = _config(row.stopper.ids, request.seed, sampling)
-                row.handle = pipeline.add_request(place, _tensor(self._texts.ids(request)), config)
-            live = rows
-            while live:
-                pipeline.step()
-                live = [row for row in live if row.goes_on()]
+            live: list[_Row] = []
+            turns = self._turns([self._texts.ids(request) for request in requests])
+            for turn in turns:
+                for place in turn:
+                    request, config = requests[place], _config(rows[place].stopper.ids, requests[place].seed, sampling)
+                    rows[place].handle = pipeline.add_request(place, _tensor(self._texts.ids(request)), config)
+                live += [rows[place] for place in turn]
+                while live and (turn is turns[-1] or not all(rows[place].ids for place in turn)):
+                    pipeline.step()
+                    live = [row for row in live if row.goes_on()]
             while pipeline.has_non_finished_requests():  # rows that were stopped leave at the next step
                 pipeline.step()
         except BaseException as error:
@@ -126,6 +138,10 @@ class OpenVINOSession:
             raise
         made = zip(requests, rows, strict=True)
         return [self._texts.completion(request, row.ids, row.ended, sampling.stop) for request, row in made]
+
+    def _turns(self, rows: Sequence[tuple[int, ...]]) -> list[list[int]]:
+        """The rows' positions in the turns in which they begin, the next turn when the prompts of the last one are computed."""
+        return _by_beginnings(rows) if self._engine.prefix_cache else [list(range(len(rows)))]
 
     def likelihood(self, examples: Sequence[Example], shown: Sequence[Sequence[Example]] = ()) -> list[Likelihood]:
         return self._beside.likelihood(examples, shown)
@@ -173,21 +189,47 @@ class _Row:
         return bool(status == GenerationStatus.RUNNING)
 
 
+def _by_beginnings(rows: Sequence[tuple[int, ...]]) -> list[list[int]]:
+    """Positions in turns such that what a row begins with in common with others was computed by one of them, a turn before.
+
+    OpenVINO looks a prompt up in the cache once, when it is added: of prompts added together each is computed whole.
+    """
+    order = sorted(range(len(rows)), key=lambda place: rows[place])
+    # Blocks in common with the row before, which has the most in common with this one of all rows before it.
+    common = [0, *(_common(rows[one], rows[other]) // _BLOCK for one, other in pairwise(order))]
+    turns: list[list[int]] = []
+    number: dict[int, int] = {}
+    for at, place in enumerate(order):
+        first = at - 1
+        while common[at] and common[first] >= common[at]:
+            first -= 1  # to the first row that begins with these blocks
+        number[at] = number[first] + 1 if common[at] else 0
+        if number[at] == len(turns):
+            turns.append([])
+        turns[number[at]].append(place)
+    return turns
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two rows begin with in common."""
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
 def _explained(message: str) -> str:
     if "isnan" in message:
         return "the model's logits are not finite; its weights are broken, or the number type is too narrow"
     return f"OpenVINO could not go on: {(message.strip() or 'memory ran out').splitlines()[0]}"
 
 
-def _check_sampling(sampling: Sampling) -> None:
-    for name, asked in (
-        ("beams", sampling.beams > 1),
-        ("repetition_penalty", sampling.repetition_penalty != 1.0),
-        ("no_repeat_ngram", sampling.no_repeat_ngram > 0),
-        ("length_decay", sampling.length_decay is not None),
-    ):
-        if asked:
-            raise UserError(f"sampling: engine OpenVINO does not decode with {name}; leave it out, or use the HF engine")
+def undecodable(sampling: Sampling) -> str:
+    """The option of a decoding that OpenVINO does not offer in the way that `Sampling` means it; "" for none."""
+    asked = {
+        "beams": sampling.beams > 1,
+        "repetition_penalty": sampling.repetition_penalty != 1.0,
+        "no_repeat_ngram": sampling.no_repeat_ngram > 0,
+        "length_decay": sampling.length_decay is not None,
+    }
+    return next((name for name, wanted in asked.items() if wanted), "")
 
 
 def _config(ends: frozenset[int], seed: int, sampling: Sampling) -> Any:
