@@ -12,19 +12,22 @@ from selfalign.protocols import Continuations, Generate, Journal, Likelihoods, P
 from selfalign.store import Store
 from selfalign.types import Completion, Continuation, Example, Likelihood, Request, Sampling, Turns
 
+Arrange = Callable[[Sequence[Example]], tuple[Example, ...]]
+"""The order in which a prompt shows its demonstrations."""
+
 SCORED_AT_ONCE = 320
 """Texts whose log-likelihoods are committed together: 32 rows, the engine's default batch, of the ten texts that a judge asks for
 one pair. The HF engine puts texts with a common beginning into one row and cuts batches that fit its memory itself, longest
 first; fewer texts would cut a judge's ten apart and leave most of those batches empty."""
 
 
-def journaled_generate(store: Store, round: int, session: Session, progress: Progress) -> Generate:
+def journaled_generate(store: Store, round: int, session: Session, progress: Progress, arrange: Arrange = tuple) -> Generate:
     """Planned batches, each committed whole: a run that is killed repeats one of them at most, and writes the same bytes."""
 
     def generate(stage: str, requests: Sequence[Request], sampling: Sampling) -> list[tuple[Request, Completion]]:
         done = store.done_batches(round, stage)
         if len(done) < len(requests):
-            fitted = [session.fit(request, sampling.max_tokens) for request in requests]
+            fitted = [_fitted(session, request, sampling.max_tokens, arrange) for request in requests]
             roomless: dict[int, dict[str, Any]] = {
                 slot: {
                     "id": requests[slot].id,
@@ -66,10 +69,11 @@ def journaled_generate(store: Store, round: int, session: Session, progress: Pro
     return generate
 
 
-def journaled_likelihood(store: Store, round: int, session: Session, progress: Progress) -> Likelihoods:
+def journaled_likelihood(store: Store, round: int, session: Session, progress: Progress, arrange: Arrange = tuple) -> Likelihoods:
     def likelihood(stage: str, examples: Sequence[Example], shown: Sequence[Sequence[Example]] = ()) -> list[Likelihood]:
         def score(places: Sequence[int]) -> list[dict[str, Any]]:
-            values = session.likelihood([examples[i] for i in places], [shown[i] for i in places] if shown else ())
+            before = [arrange(shown[i]) for i in places] if shown else ()
+            values = session.likelihood([examples[i] for i in places], before)
             return [{"id": examples[i].id, "total": v.total, "tokens": v.tokens} for i, v in zip(places, values, strict=True)]
 
         done = _worked(store, round, stage, len(examples), score, SCORED_AT_ONCE, progress)
@@ -137,6 +141,14 @@ def _run_batches(
         done.update(rows)
         progress.advance(len(batch))
     progress.finish()
+
+
+def _fitted(session: Session, request: Request, max_tokens: int, arrange: Arrange) -> Request | None:
+    """See `Session.fit`; what has no room goes in the order chosen, before the rest is arranged. Texts stay as they are."""
+    fitted = session.fit(request, max_tokens)
+    if fitted is None or fitted.text is not None or (shown := arrange(fitted.demonstrations)) == fitted.demonstrations:
+        return fitted
+    return session.fit(replace(fitted, demonstrations=shown), max_tokens)  # a join of two texts may take a token more
 
 
 def _told(history: Turns) -> dict[str, Any]:

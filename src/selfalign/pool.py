@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 
 from selfalign.types import Example
+
+
+def in_pool_order(examples: Iterable[Example]) -> tuple[Example, ...]:
+    """Oldest round first, and within a round by place: any two prompts that show the same examples show them in this order."""
+    return tuple(sorted(examples, key=lambda example: (example.round, example.slot, example.id)))
 
 
 @dataclass(frozen=True, slots=True)

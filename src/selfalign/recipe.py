@@ -30,6 +30,7 @@ StartFrom = Literal["previous", "base"]
 TrainOn = Literal["latest", "all"]
 RollBack = Literal["worse", "no_better"]
 Evaluate = Literal["every", "shipped"]
+Order = Literal["chosen", "shared"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,9 @@ class Recipe:
     trainer: Trainer
     responder: Retriever | None = None
     """Chooses demonstrations for held-out prompts too: in-context baselines. None evaluates the model alone."""
+    order: Order = "chosen"
+    """How demonstrations stand in a prompt: as the part that chose them puts them, or `shared`, in one order for all prompts,
+    the pool's (our own addition)."""
     prompt_filters: tuple[Filter, ...] = ()
     """Applied before responses are generated, so that no answer is paid for a prompt that goes anyway."""
     scorers: tuple[Scorer, ...] = ()
@@ -100,6 +104,7 @@ class Recipe:
             ("validation_share", self.validation_share, 0 <= self.validation_share <= 0.5, "between 0 and 0.5"),
             ("roll_back", self.roll_back, self.roll_back in get_args(RollBack), "worse or no_better"),
             ("evaluate", self.evaluate, self.evaluate in get_args(Evaluate), "every or shipped"),
+            ("order", self.order, self.order in get_args(Order), "chosen or shared"),
             ("steps", list(self.steps), not self.steps or self._steps_fit(), "one number of at least 1 for each round"),
             ("train_seeds", self.train_seeds, self.train_seeds or self.per_round > 0, "true where nothing is generated"),
             ("second_turns.share", extended, not extended or generated > 0, "0 where nothing is generated"),
@@ -158,6 +163,17 @@ def extended_by(recipe: Recipe, *, second_turns: SecondTurns = NONE) -> Recipe:
     if not second_turns.share:
         raise UserError("options of --second_turns change nothing without --second_turns.share: give that, or take them out")
     return replace(recipe, second_turns=second_turns)
+
+
+def shown_in(recipe: Recipe, *, order: Order = "chosen") -> Recipe:
+    """How the demonstrations of any recipe stand in its prompts; which ones are shown stays the same.
+
+    Args:
+        recipe: the recipe whose demonstrations are meant.
+        order: chosen (as drawn, or by nearness, as the method says) or shared: in all prompts that of the pool, seeds first, so
+            that many prompts begin alike and an engine with a prefix cache computes such beginnings once.
+    """
+    return recipe if order == "chosen" else replace(recipe, order=order)
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 
 from selfalign.errors import RunFailed
 from selfalign.journal import journaled_continuation, journaled_generate, journaled_likelihood, journaled_work
-from selfalign.pool import Pool
+from selfalign.pool import Pool, in_pool_order
 from selfalign.protocols import Context, Encode, Filter, Progress, Session
 from selfalign.recipe import Recipe
 from selfalign.store import Store
@@ -40,11 +40,13 @@ def make_context(
 ) -> Context:
     """What the parts of a round may use; `session` is open on `current`."""
 
+    arrange = in_pool_order if recipe.order == "shared" else tuple
+
     def journaled(session: Session) -> dict[str, Any]:
         return {
             "session": session,
-            "generate": journaled_generate(store, round, session, progress),
-            "likelihood": journaled_likelihood(store, round, session, progress),
+            "generate": journaled_generate(store, round, session, progress, arrange),
+            "likelihood": journaled_likelihood(store, round, session, progress, arrange),
             "continuation": journaled_continuation(store, round, session, progress),
         }
 
