@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from selfalign.cli.options import parse
-from selfalign.cli.run import build, load_recipe, make_parser, named_recipe, part_options, read_examples
+from selfalign.cli.run import build, load_recipe, make_parser, named_recipe, part_options, read_examples, with_engine
 from selfalign.errors import UserError
 from selfalign.types import ModelRef
 
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str]) -> int:
 
     make = load_recipe(named_recipe(arguments, "check"))
     parser = make_parser(make, "check")
-    options = parse(parser, arguments, part_options(make))
+    options = parse(parser, with_engine(make, parser, arguments), part_options(make))
     recipe = build(make, parser, options)
     recipe.check()
     recipe.identity()  # evaluators with a file or a model of their own tell here what is wrong with it

@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
+from selfalign.cli.engine import Planned, offer_auto, settle_engine
 from selfalign.cli.eval_sides import Side, check_alike, check_to_measure, find_sides
 from selfalign.cli.options import new_parser, parse
 from selfalign.cli.run import build, choices, part_options, read_examples, resolved
@@ -50,7 +51,8 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.write(short_help())
         return 0
     parser = make_parser()
-    options = parse(parser, arguments, part_options(icl_knn))
+    engines = choices(icl_knn)["engine"]
+    options = parse(parser, settle_engine(arguments, engines, lambda plain: plan(parser, plain)), part_options(icl_knn))
     recipe = make_recipe(parser, options)
     sides = find_sides(options.model, options.round, options.compare)
     if options.demonstrations:
@@ -84,6 +86,7 @@ def make_parser() -> ArgumentParser:
     set_parsing_settings(subclasses_enabled=[part for parts in choices(icl_knn).values() for part in parts])
     parser.add_function_arguments(icl_knn, as_positional=False, skip={"demonstrations"})
     parser.add_function_arguments(measured_by, as_positional=False, skip=NOT_HERE)
+    offer_auto(parser, choices(icl_knn)["engine"])
     return parser
 
 
@@ -116,6 +119,13 @@ def short_help() -> str:
     parser.usage = "selfalign eval MODEL --held_out FILE [options]"
     parser.epilog = f"And {', '.join(names)}, with options of their own: `selfalign eval MODEL --help` lists all of them."
     return re.sub(r"\s+\((?:required, )?type:\s[^)]*\)", "", parser.format_help())
+
+
+def plan(parser: ArgumentParser, arguments: Sequence[str]) -> Planned:
+    options = parse(parser, arguments, part_options(icl_knn))
+    sides = find_sides(options.model, options.round, options.compare)
+    models = [side.model for side in sides if side.folder is None]
+    return Planned([make_recipe(parser, options)], models, Path(options.out) if options.out else None)
 
 
 def make_recipe(parser: ArgumentParser, options: Namespace) -> Recipe:

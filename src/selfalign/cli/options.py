@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from argparse import ArgumentError
@@ -55,7 +56,7 @@ def _own_defaults(parser: ArgumentParser, arguments: list[str]) -> Iterator[list
     for place, name, _ in _options(arguments):
         own = {key: each for key, each in said[place].items() if not _differ(_class(each), chosen.get(key, ""))}
         if name == "config" and own != said[place]:
-            kept[place] = ("--config=" if kept[place].startswith("--") else "") + yaml.safe_dump(own, allow_unicode=True)
+            _put(kept, place, name, yaml.safe_dump(own, allow_unicode=True))
     changed = {slot: part for slot, part in chosen.items() if _differ(defaults[slot]["class_path"], part)}
     try:
         with suppress(ValueError, ImportError, AttributeError):  # no such class: the parser says so
@@ -63,6 +64,28 @@ def _own_defaults(parser: ArgumentParser, arguments: list[str]) -> Iterator[list
         yield kept
     finally:
         parser.set_defaults({slot: defaults[slot] for slot in changed})
+
+
+def given(arguments: Sequence[str], option: str) -> Any:
+    """What an option is given last, by itself or in a file of `--config`; None where it is not."""
+    found = [said[option] for _, name, value in _options(arguments) if option in (said := _said(name, value))]
+    return found[-1] if found else None
+
+
+def refilled(arguments: Sequence[str], option: str, old: Any, new: Any) -> list[str]:
+    """The arguments with `new` wherever they give an option the value `old`; a file of `--config` that does is put in as text."""
+    kept = list(arguments)
+    for place, name, value in _options(arguments):
+        said = _said(name, value)
+        if option in said and said[option] == old:
+            alone = new if isinstance(new, str) else json.dumps(new)
+            _put(kept, place, name, yaml.safe_dump({**said, option: new}, allow_unicode=True) if name == "config" else alone)
+    return kept
+
+
+def _put(arguments: list[str], place: int, name: str, value: str) -> None:
+    """Gives the option at a place (see `_options`) another value."""
+    arguments[place] = f"--{name}={value}" if arguments[place].startswith(f"--{name}=") else value
 
 
 def _options(arguments: Sequence[str]) -> Iterator[tuple[int, str, str]]:
@@ -74,11 +97,12 @@ def _options(arguments: Sequence[str]) -> Iterator[tuple[int, str, str]]:
 
 
 def _said(name: str, value: str) -> dict[str, Any]:
-    """What an option says, by name, or the file of `--config`; nothing where it cannot be read: the parser says why."""
+    """What an option says, by name, or the file of `--config` (or its text, see `refilled`); nothing where it cannot be read: the
+    parser says why."""
     try:
         if name != "config":
             return {name.removesuffix(".class_path"): yaml.safe_load(value)}
-        found = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
+        found = yaml.safe_load(value if "\n" in value else Path(value).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -19,14 +19,15 @@ from typing import Any, get_args, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
+from selfalign.cli.engine import Planned, offer_auto, settle_engine
 from selfalign.cli.options import explain_part, new_parser, option_names, parse
 from selfalign.errors import RunFailed, UserError
 from selfalign.evaluations import measured_by
-from selfalign.recipe import Recipe, extended_by
+from selfalign.recipe import Recipe, extended_by, shown_in
 from selfalign.seeds import read_seeds
 from selfalign.types import Example
 
-FOR_ALL: tuple[Callable[..., Recipe], ...] = (extended_by, measured_by)
+FOR_ALL: tuple[Callable[..., Recipe], ...] = (shown_in, extended_by, measured_by)
 """What has options for every recipe, a user's own included, unless it has one of that name itself."""
 
 USAGE = """usage: selfalign run RECIPE SEEDS --model M --out DIR [options]
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     make = load_recipe(named_recipe(arguments, "run"))
     parser = make_parser(make, "run")
-    options = parse(parser, arguments, part_options(make))
+    options = parse(parser, with_engine(make, parser, arguments), part_options(make))
     recipe = build(make, parser, options)
     seeds, held_out = read_examples(options.seeds, options.held_out)
     if options.out is None:
@@ -103,7 +104,18 @@ def make_parser(make: Callable[..., Recipe], command: str) -> ArgumentParser:
     parser.add_function_arguments(make, as_positional=False)
     for change in FOR_ALL:
         parser.add_function_arguments(change, as_positional=False, skip={"recipe", *inspect.signature(make).parameters})
+    offer_auto(parser, choices(make).get("engine", ()))
     return parser
+
+
+def with_engine(make: Callable[..., Recipe], parser: ArgumentParser, arguments: Sequence[str]) -> Sequence[str]:
+    """The arguments of a single run with an engine by name in place of `--engine auto`."""
+
+    def plan(plain: Sequence[str]) -> Planned:
+        options = parse(parser, plain, part_options(make))
+        return Planned([build(make, parser, options)], [options.model], Path(options.out) if options.out else None)
+
+    return settle_engine(arguments, choices(make).get("engine", ()), plan)
 
 
 def build(make: Callable[..., Recipe], parser: ArgumentParser, options: Any) -> Recipe:

@@ -14,9 +14,11 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from selfalign.cli.engine import Planned, settle_engine
 from selfalign.cli.options import parse
 from selfalign.cli.run import (
     build,
+    choices,
     load_recipe,
     make_parser,
     named_recipe,
@@ -27,7 +29,7 @@ from selfalign.cli.run import (
 )
 from selfalign.errors import UserError
 from selfalign.plain import portable
-from selfalign.recipe import Recipe, extended_by
+from selfalign.recipe import Recipe, extended_by, shown_in
 from selfalign.types import Example
 
 USAGE = """usage: selfalign study RECIPE SEEDS --model M --out DIR [--baselines pretrained,icl_knn,sft] [--repeats 3] [options]
@@ -79,6 +81,7 @@ def main(arguments: Sequence[str]) -> int:
 
     make = load_recipe(named_recipe(arguments, "study"))
     parser = study_parser(make)
+    arguments = settle_engine(arguments, choices(make).get("engine", ()), lambda plain: _plan(make, parser, plain))
     options = parse(parser, arguments, part_options(make))
     seeds, held_out = read_examples(options.seeds, options.held_out)
     for name, what in (("out", "a folder for the study"), ("model", "a local folder, a hub name, or smollm2-135m")):
@@ -86,6 +89,14 @@ def main(arguments: Sequence[str]) -> int:
             raise UserError(f"--{name} is missing: give {what}")
     arms = make_arms(make, parser, options, arguments, seeds)
     return _study(arms, held_out, options, resolved(parser, options))
+
+
+def _plan(make: Callable[..., Recipe], parser: ArgumentParser, arguments: Sequence[str]) -> Planned:
+    """All arms share the engine that the first run of the study was begun with."""
+    options = parse(parser, arguments, part_options(make))
+    arms = make_arms(make, parser, options, arguments, read_examples(options.seeds, None)[0])
+    first = Path(options.out) / arms[0].folder / f"seed-{arms[0].recipe.seed}" if options.out else None
+    return Planned([arm.recipe for arm in arms], [arm.model for arm in arms], first)
 
 
 def study_parser(make: Callable[..., Recipe]) -> ArgumentParser:
@@ -125,7 +136,7 @@ def make_arms(
         # One yardstick: all arms are measured in the same way, on the same prompts.
         recipe = replace(recipe, evaluators=main.evaluators, evaluate=main.evaluate, allow_overlap=main.allow_overlap)
         if recipe.rounds * recipe.per_round and name not in PUBLISHED:
-            recipe = extended_by(recipe, second_turns=main.second_turns)
+            recipe = extended_by(shown_in(recipe, order=main.order), second_turns=main.second_turns)
         arms.append(Arm(recipe.name, recipe, options.model, seeds, matched="steps" in inspect.signature(baseline).parameters))
     for option, value in _variants(options.vary):
         changed = _parse_with(make, parser, arguments, option, value)

@@ -1,0 +1,147 @@
+"""`--engine auto`: OpenVINO where it can do the work of a processor, HF otherwise, and in a run folder what it was begun with.
+
+Decided before a recipe is made with it, so that a run's identity, its record and its `run.yaml` name an engine and not `auto`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from selfalign.cli.options import given, refilled
+from selfalign.device import choose_device
+from selfalign.engines import _openvino_model, _weights
+from selfalign.engines.hf import HF
+from selfalign.engines.openvino import OpenVINO, undecodable
+from selfalign.errors import UserError
+from selfalign.evaluators.win_rate import WinRate
+from selfalign.models import resolve_ref
+from selfalign.recipe import Recipe
+from selfalign.scorers.density import Density
+from selfalign.scorers.judge import Judge
+from selfalign.scorers.perplexity import Perplexity
+from selfalign.store import Store
+from selfalign.types import ModelRef, Sampling
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a command is about to do: all of it shall run on one engine."""
+
+    recipes: Sequence[Recipe]
+    models: Sequence[str]
+    """As given; none where there is nothing to run."""
+    folder: Path | None
+    """The run folder that is gone on with, or begun."""
+
+
+def offer_auto(parser: ArgumentParser, engines: Sequence[type]) -> None:
+    """Says in the command's help that there is `auto`, where it can choose."""
+    for action in parser._actions:
+        if action.dest == "engine" and HF in engines:
+            told = (action.help or "what runs the model").rstrip(".")
+            action.help = f"{told}; auto: OpenVINO on a processor, where it can do the work, else HF."
+
+
+def settle_engine(arguments: Sequence[str], engines: Sequence[type], plan: Callable[[Sequence[str]], Planned]) -> Sequence[str]:
+    """The arguments with an engine by name in place of `--engine auto`; one line on the terminal says which one and why.
+
+    Args:
+        arguments: those of the command.
+        engines: what the recipe offers.
+        plan: what the command would do with the arguments it is given, here with HF.
+
+    Raises:
+        UserError: options of an engine beside `auto`; what `plan` raises; a model that cannot be found.
+    """
+    plain = refilled(arguments, "engine", AUTO, HF.__name__)
+    if HF not in engines or plain == list(arguments):
+        return arguments
+    if given(arguments, "engine") != AUTO:
+        return plain  # said, and overruled
+    for argument in arguments:
+        if argument.startswith("--engine."):
+            name = argument.partition("=")[0]
+            raise UserError(f"{name}: --engine auto chooses the engine, with its own options; give --engine HF or OpenVINO")
+    planned = plan(plain)
+    if not any(planned.models):
+        return plain  # nothing to run, or the command says that the model is missing
+    chosen: Any
+    if (chosen := _recorded(planned.folder, engines)) is not None:
+        name, why = chosen["class_path"].rpartition(".")[2], f"{planned.folder} was begun with it"
+    else:
+        name, why = choose_engine(planned, engines)
+        chosen = name
+    sys.stderr.write(f"selfalign: engine {name} (--engine auto: {why})\n")
+    return refilled(arguments, "engine", AUTO, chosen)
+
+
+def choose_engine(planned: Planned, engines: Sequence[type]) -> tuple[str, str]:
+    """The engine's name and the reason.
+
+    Raises:
+        UserError: a model that cannot be found or read.
+    """
+    return (
+        (HF.__name__, why) if (why := _obstacle(planned, engines)) else (OpenVINO.__name__, "there is no GPU, and it runs this")
+    )
+
+
+def _obstacle(planned: Planned, engines: Sequence[type]) -> str:
+    """What speaks against OpenVINO, "" for nothing; what costs the least to find out first."""
+    if OpenVINO not in engines:
+        return "this recipe does not offer OpenVINO"
+    if not _openvino_model.installed():
+        return "OpenVINO is not installed; pip install 'selfalign[cpu]'"
+    for sampling in (each for recipe in planned.recipes for each in _samplings(recipe)):
+        if name := undecodable(sampling):
+            return f"OpenVINO does not decode with {name}"
+    if (device := choose_device("auto").type) != "cpu":
+        return f"there is a GPU, {device}"
+    asked = [name for recipe in planned.recipes for name in _judges(recipe)]
+    for model in dict.fromkeys([*planned.models, *asked]):
+        if why := _openvino_model.obstacle(_weights.tokenizer_and_config(resolve_ref(ModelRef(model)))[1]):
+            return f"model {model!r} {why}"
+    return ""
+
+
+def _samplings(part: Any) -> Iterator[Sampling]:
+    """All that is found in a recipe and its parts."""
+    if isinstance(part, Sampling):
+        yield part
+    elif isinstance(part, tuple):
+        for each in part:
+            yield from _samplings(each)
+    elif is_dataclass(part):
+        for field in fields(part):
+            yield from _samplings(getattr(part, field.name))
+
+
+def _judges(recipe: Recipe) -> Iterator[str]:
+    """The other models that the recipe's engine runs."""
+    for part in (*recipe.scorers, *recipe.evaluators):
+        if isinstance(part, Judge | Perplexity | Density) and part.model not in ("base", "current"):
+            yield part.model
+        elif isinstance(part, WinRate) and part.kind == "model" and part.judge not in ("", "base"):
+            yield part.judge
+
+
+def _recorded(folder: Path | None, engines: Sequence[type]) -> dict[str, Any] | None:
+    """The engine that the run in the folder was begun with, with its options; None where there is no run, or another's."""
+    if folder is None:
+        return None
+    try:
+        with Store.read(folder) as store:
+            options = dict(store.identity().get("engine") or {})
+    except UserError:  # no run there yet; of anything else the command says what is wrong
+        return None
+    part = options.pop("part", "")
+    known = part in {f"{each.__module__}.{each.__qualname__}" for each in engines}
+    return {"class_path": part, "init_args": options} if known else None
