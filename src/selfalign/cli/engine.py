@@ -89,9 +89,8 @@ def choose_engine(planned: Planned, engines: Sequence[type]) -> tuple[str, str]:
     Raises:
         UserError: a model that cannot be found or read.
     """
-    return (
-        (HF.__name__, why) if (why := _obstacle(planned, engines)) else (OpenVINO.__name__, "there is no GPU, and it runs this")
-    )
+    why = _obstacle(planned, engines)
+    return (HF.__name__, why) if why else (OpenVINO.__name__, "there is no GPU, and it runs this")
 
 
 def _obstacle(planned: Planned, engines: Sequence[type]) -> str:
