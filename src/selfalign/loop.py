@@ -122,8 +122,9 @@ def _rounds(
             kept = generate(recipe, store, following, pool)
             alarm = watch(recipe, store, following, pool, held_out)
         low, first = "", sum(not example.history for example in kept)
-        if recipe.per_round and first < max(1, recipe.min_yield * recipe.per_round):
-            low = f"round {round + 1} kept {first} of {recipe.per_round} candidates, below min_yield = {recipe.min_yield}"
+        if recipe.per_round and first < (least := max(1.0, recipe.min_yield * recipe.per_round)):
+            why = f"below min_yield = {recipe.min_yield}" if least > 1 else "too few to train on"
+            low = f"round {round + 1} kept {first} of {recipe.per_round} candidates, {why}"
         if stop := "; ".join(filter(None, (low, alarm))):
             export_metrics(store, round + 1)
             break

@@ -91,17 +91,21 @@ def test_items_without_an_input_are_tasks_where_none_is_needed() -> None:
     text = (
         " Name a river.\n6. Output: The Elbe.\n###\n7. Instruction: Name a\nlake. ###\n"
         "8. Instruction: Sort these.\n8. Input:\nb, a\n"
-        "9. Instruction:\n9. Output: x\n10. Instruction: Sum up.\n7. Input:\nA text.\n12. Instruction: Name a sea."
+        "9. Instruction:\n9. Output: x\n10. Instruction: Sum up.\n7. Input:\nA text.\n12. Instruction: Name a sea.\n"
+        "12. Instruction: Name a bay.\n12. Input:\n\n13. Instruction:\n13. Input:\nx"
     )
-    found = read_tasks(text, 6, 6, cut=False, input_needed=False)
+    found = read_tasks(text, 6, 8, cut=False, input_needed=False)
     assert [(task.instruction, task.input) for task in found] == [
         ("Name a river.", ""),
         ("Name a lake.", ""),
         ("Sort these.", "b, a"),
         *[("", "")] * 3,
+        ("Name a bay.", ""),
+        ("", ""),
     ]
-    assert all("is not written as instruction and input" in task.problem for task in found[3:])
-    assert [bool(task.problem) for task in read_tasks(text, 6, 6, cut=False)] == [True, True, False, True, True, True]
+    assert all("is not written as instruction and input" in task.problem for task in found[3:6])
+    assert "has no instruction" in found[7].problem
+    assert [bool(task.problem) for task in read_tasks(text, 6, 8, cut=False)] == [True, True, False, *[True] * 5]
 
 
 def test_the_last_item_of_a_list_that_was_cut_is_half_a_one() -> None:

@@ -53,8 +53,8 @@ class Instructions:
     """text: the list as it stands; turn: inside an opened user's turn of the model's format; auto: text in the first round
     and turn afterwards, as the scripts do once the model is trained on a chat format."""
     input_needed: bool = True
-    """An item without `Input:` is no task, as in the scripts. False takes it as one that needs no input, and passes over an
-    `Output:` behind it: small models write that instead (our own choice: five of eight items of SmolLM2-135M were lost)."""
+    """An item without `Input:`, or with nothing behind it, is no task, as in the scripts. False takes it as one that needs no
+    input, and passes over an `Output:`: small models write that instead (our own choice: SmolLM2-135M lost most items so)."""
     sampling: Sampling = field(default_factory=lambda: Sampling(max_tokens=1000, temperature=1.0, top_p=0.95))
     """Theirs. The number behind a request's last task ends the text too."""
 
@@ -96,9 +96,9 @@ def read_tasks(text: str, first: int, count: int, *, cut: bool, input_needed: bo
     """The `count` tasks that a list gives, whose text begins behind "`first`. Instruction:".
 
     An item counts where it carries the number it should have and, after its instruction, `Input:` with the same number and
-    something behind it (`<noinput>` for none); with `input_needed` false also without any `Input:`. All others are tasks
-    without text, by their problem. With `cut` the list ran into max_tokens, so its last item is half a one. Items beyond
-    `count` are nobody's.
+    something behind it (`<noinput>` for none); with `input_needed` false also with nothing there, or without any `Input:`.
+    All others are tasks without text, by their problem. With `cut` the list ran into max_tokens, so its last item is half a
+    one. Items beyond `count` are nobody's.
     """
     items = [item for item in _ITEM.split(f"{first}. Instruction: {text}") if _HEAD.match(item)]
     return numbered(items, first, count, partial(_read_task, input_needed=input_needed), cut=cut)
@@ -115,6 +115,6 @@ def _read_task(item: str, number: int, input_needed: bool) -> Task:
         return Task(problem=f"task {number} is not written as instruction and input: {tail(item)}")
     instruction, input = one_line(found[1]), re.sub(r"[\s#]*#{2,}[\s#]*$", "", found[2]).strip()
     for name, part in (("instruction", instruction), ("input", input)):
-        if not part:
+        if not part and (input_needed or name == "instruction"):
             return Task(problem=f"task {number} has no {name}: {tail(item)}")
     return Task(instruction, "" if input.casefold() == NO_INPUT else input)
