@@ -18,7 +18,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: install
-	$(BIN)/selfalign run isara safe_helpful --model smollm2-135m --out runs/demo
+	$(BIN)/selfalign run isara safe_helpful --model smollm2-135m --engine auto --out runs/demo
 
 test: install
 	$(BIN)/pytest
