@@ -257,6 +257,14 @@ def test_a_checkpoint_is_converted_once_and_old_ones_go(cache: Path, tmp_path: P
     assert written(EXACT, first, requests(3), GREEDY) == before
 
 
+def test_a_conversion_that_cannot_be_is_told_by_its_process(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = tiny_model(tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"has no \.safetensors weights"):
+        written(EXACT, folder, requests(1), GREEDY)
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_logits_that_are_not_finite_end_the_run(tmp_path: Path) -> None:
     folder = tiny_model(tmp_path / "model")
     broken = AutoModelForCausalLM.from_pretrained(folder)

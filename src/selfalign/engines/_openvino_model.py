@@ -10,14 +10,19 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
+import threading
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from selfalign.engines import _weights
-from selfalign.errors import UserError
+from selfalign.errors import RunFailed, UserError
 from selfalign.models import cache_folder, locked, quiet
 from selfalign.types import ModelRef
 
@@ -27,6 +32,9 @@ ARCHITECTURES = ("llama", "opt", "qwen2", "qwen3")
 _FORM = 1  # one more whenever the graph below changes: folders made by earlier versions are not read
 _KEPT = 4
 """Converted models in the cache: one run's base and newest rounds; each takes 4 bytes a parameter."""
+
+_REFUSED = 3
+"""How a conversion ends that a user has to mend something for."""
 
 _INPUTS = ("input_ids", "attention_mask", "position_ids", "beam_idx")
 
@@ -61,16 +69,17 @@ def obstacle(config: Any) -> str:
     return ""
 
 
-def converted(model: ModelRef, tokenizer: Any, config: Any) -> tuple[Path, frozenset[int]]:
+def converted(model: ModelRef, config: Any) -> tuple[Path, frozenset[int]]:
     """The folder of the converted model, made at the first call (seconds to minutes), and the end tokens the model declares.
 
     Raises:
         UserError: the checkpoint cannot be read, or there is no room for its copy.
+        RunFailed: the conversion died.
     """
     target = cache_folder() / "openvino" / _key(model, config)
     with locked(cache_folder() / "openvino.lock"):
         if not target.is_dir():
-            _convert(model, tokenizer, target)
+            _convert_apart(model, target)
         os.utime(target)
         _prune(target.parent)
         ends = json.loads((target / "ends.json").read_text(encoding="utf-8"))
@@ -92,10 +101,44 @@ def _prune(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _convert(model: ModelRef, tokenizer: Any, target: Path) -> None:
+def _convert_apart(model: ModelRef, target: Path) -> None:
+    """Converts in a process of its own, which dies with this one: tracing leaves 0.2 GiB behind for 135M parameters."""
+    command = [sys.executable, "-m", "selfalign.engines._openvino_model"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8") as child:
+        assert child.stdin is not None and child.stdout is not None
+        with suppress(BrokenPipeError):
+            child.stdin.write(json.dumps([asdict(model), str(target)]) + "\n")
+            child.stdin.flush()
+        told = child.stdout.read()
+    if child.returncode == _REFUSED:
+        raise UserError(json.loads(told.splitlines()[-1]))
+    if child.returncode:
+        raise RunFailed(f"converting {model.adapter or model.base} for OpenVINO ended with code {child.returncode}")
+
+
+def _child() -> None:
+    """The other end of `_convert_apart`: the job is a line of standard input, whose end is the parent's; a refusal is told."""
+    model, target = json.loads(sys.stdin.readline())
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    try:
+        _convert(ModelRef(**model), Path(target))
+    except UserError as error:
+        sys.stdout.write(f"\n{json.dumps(str(error))}\n")
+        sys.stdout.flush()
+        sys.exit(_REFUSED)
+
+
+def _die_with_parent() -> None:
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+
+
+def _convert(model: ModelRef, target: Path) -> None:
     import openvino
     import torch
 
+    tokenizer = _weights.tokenizer_and_config(model)[0]
     loaded = _weights.weights(model, torch.device("cpu"), torch.float32, "sdpa")
     size = _weights.vocabulary(loaded, tokenizer)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -212,3 +255,7 @@ def _start_empty(graph: Any) -> None:
             fixed = [ops.constant(np.array([size], dtype=np.int64)) for size in (shape[1].get_length(), 0, shape[3].get_length())]
             node.set_arguments([ops.broadcast(ops.constant(np.float32(0)), ops.concat([rows, *fixed], axis=0))])
     graph.validate_nodes_and_infer_types()
+
+
+if __name__ == "__main__":
+    _child()

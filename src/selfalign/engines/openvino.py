@@ -157,7 +157,7 @@ class OpenVINOSession:
 
     def _load(self) -> tuple[Any, frozenset[int]]:
         if self._loaded is None:
-            folder, ends = _openvino_model.converted(self._ref, self._texts.tokenizer, self._texts.config)
+            folder, ends = _openvino_model.converted(self._ref, self._texts.config)
             self._loaded = _pipeline(self._engine, str(folder)), ends
         return self._loaded
 
