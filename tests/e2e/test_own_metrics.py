@@ -92,7 +92,8 @@ def test_a_study_goes_by_what_a_metric_says_of_itself(cli: Run, seeds_file: Path
     assert "errors, less is better" in table and "words: 12 prompts" in table
     assert cli("report", tmp_path / "study").returncode == 0
     page = (tmp_path / "study/report.html").read_text("utf-8")
-    assert "<h2>errors, less is better" in page and "<h2>words" in page and "words, less" not in page
+    assert '<h2>errors</h2>\n<p class="hint">Lower is better.' in page
+    assert '<h2>words</h2>\n<p class="hint">No side is better.' in page
     metrics = result(cli("status", tmp_path / "study/own/seed-0", "--json"))["rounds"][1]["metrics"]
     assert metrics["errors"] == {"value": 8.0, "low": 7.0, "high": 9.0, "n": 12, "unit": "number", "better": "lower"}
     assert "8% [0, 40]" in cli("status", tmp_path / "study/own/seed-0").stdout
