@@ -55,7 +55,7 @@ def run_study(
     progress: Progress | None = None,
     trackers: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Runs what is not finished of a study, compares, and writes `OUT/study.json`, which it also returns.
+    """Runs what is not finished of a study, compares after each random seed, and writes `OUT/study.json`, which it also returns.
 
     Args:
         arms: the main one first.
@@ -74,10 +74,13 @@ def run_study(
     held_out = _check(arms, held_out, out, repeats)
     out.mkdir(parents=True, exist_ok=True)
     seeds = range(first_seed, first_seed + repeats)
-    found: dict[str, list[Finished]] = {}
-    for arm in arms:
-        found[arm.name] = []
-        for position, seed in enumerate(seeds if depends_on_seed(arm) else seeds[:1]):
+    found: dict[str, list[Finished]] = {arm.name: [] for arm in arms}
+    result: dict[str, Any] = {}
+    # All arms on one random seed before the next: whoever stops a study early has a whole table.
+    for position, seed in enumerate(seeds):
+        for arm in arms:
+            if position and not depends_on_seed(arm):
+                continue
             recipe = replace(arm.recipe, seed=seed)
             if arm.matched:
                 standard = found[arms[0].name]
@@ -88,8 +91,8 @@ def run_study(
             if arm is arms[0] and metric is not None and metric not in run.metrics:
                 there = ", ".join(run.metrics) or "none"
                 raise UserError(f"--metric {metric}: {arm.name} has no such metric on these held-out prompts; it has {there}")
-    result = conclude(found, metric, held_out=len(held_out), random_seeds=list(seeds))
-    write_synced(out / "study.json", (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
+        result = conclude(found, metric, held_out=len(held_out), random_seeds=list(seeds[: position + 1]))
+        write_synced(out / "study.json", (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
     return result
 
 
