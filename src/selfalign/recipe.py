@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from selfalign.alarms import DEFAULT, Alarms
 from selfalign.errors import UserError
@@ -31,6 +32,19 @@ TrainOn = Literal["latest", "all"]
 RollBack = Literal["worse", "no_better"]
 Evaluate = Literal["every", "shipped"]
 Order = Literal["chosen", "shared"]
+
+
+@runtime_checkable
+class Selective(Protocol):
+    """An engine that does not decode in every way that a `Sampling` can ask for."""
+
+    def check_sampling(self, sampling: Sampling) -> None:
+        """Called before anything loads, with every sampling that a run uses.
+
+        Raises:
+            UserError: decoding that the engine does not offer in the way that `Sampling` means it.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -93,7 +107,11 @@ class Recipe:
     seed: int = 0
 
     def check(self) -> None:
-        """Raises UserError for a number out of range, or an engine that could not run the run's models; nothing is loaded."""
+        """
+        Raises:
+            UserError: a number out of range, or an engine that could not run the run's models or decode as the recipe does;
+                nothing is loaded.
+        """
         extended, generated = self.second_turns.share, self.rounds * self.per_round
         for name, value, ok, must in (
             ("rounds", self.rounds, self.rounds >= 0, "at least 0"),
@@ -114,6 +132,19 @@ class Recipe:
                 raise UserError(f"recipe {self.name}: {name} = {value}, must be {must}")
         if isinstance(self.engine, Limited):
             self.engine.check_models(self._trained_models(), self._models_beside())
+        if isinstance(self.engine, Selective):
+            for name, sampling in self.samplings():
+                try:
+                    self.engine.check_sampling(sampling)
+                except UserError as error:
+                    raise UserError(f"recipe {self.name}, {name}: {error}") from error
+
+    def samplings(self) -> Iterator[tuple[str, Sampling]]:
+        """How the run decodes, each with its place in the recipe; of what makes candidates only where some are made."""
+        idle = () if self.rounds * self.per_round else ("proposer", "sampling", "second_turns")
+        for field in fields(self):
+            if field.name not in idle:
+                yield from _samplings(field.name, getattr(self, field.name))
 
     def _trained_models(self) -> Trained | None:
         """Of what kind the trained models are that the engine is asked to run; the last round's only for their figures."""
@@ -174,6 +205,17 @@ def shown_in(recipe: Recipe, *, order: Order = "chosen") -> Recipe:
             that many prompts begin alike and an engine with a prefix cache computes such beginnings once.
     """
     return recipe if order == "chosen" else replace(recipe, order=order)
+
+
+def _samplings(name: str, part: Any) -> Iterator[tuple[str, Sampling]]:
+    if isinstance(part, Sampling):
+        yield name, part
+    elif isinstance(part, tuple):
+        for each in part:
+            yield from _samplings(f"{name}.{type(each).__name__}", each)
+    elif is_dataclass(part):
+        for field in fields(part):
+            yield from _samplings(f"{name}.{field.name}", getattr(part, field.name))
 
 
 def _plain(value: Any) -> Any:

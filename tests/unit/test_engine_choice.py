@@ -113,6 +113,20 @@ def test_hf_where_some_part_decodes_as_openvino_cannot(
     assert f"engine HF (--engine auto: OpenVINO does not decode with {name})" in said
 
 
+def test_a_decoding_that_the_engine_has_not_is_refused_before_anything_is_looked_for(seeds_file: Path, told: Told) -> None:
+    def asked(recipe: str, *options: object) -> str:
+        return told("check", recipe, seeds_file, "--model", "/nowhere", *options, code=2)
+
+    line = "recipe isara_paper, proposer.sampling: engine OpenVINO does not decode with beams; leave it out, or use --engine HF\n"
+    assert asked("isara_paper", "--engine", "OpenVINO") == f"selfalign: {line}"
+    server = asked("isara_paper", "--engine", "OpenAI")
+    assert "recipe isara_paper, proposer.sampling: a server cannot be asked for beams; leave it out" in server
+    judge = asked("isheep", "--engine", "OpenVINO", "--judge.sampling.no_repeat_ngram", 3)
+    assert "recipe isheep, scorers.Judge.sampling: engine OpenVINO does not decode with no_repeat_ngram" in judge
+    for fine in (("--engine", "HF"), ("--engine", "OpenVINO", "--per_round", 0)):  # on the seeds alone nothing is sampled so
+        assert "/nowhere" in asked("isara_paper", *fine)
+
+
 def test_hf_for_another_kind_of_model_or_judge(model_folder: Path, gpt2: Path, seeds_file: Path, told: Told) -> None:
     why = f"engine HF (--engine auto: model '{gpt2}' is of the kind 'gpt2', engine OpenVINO runs llama, opt, qwen2, qwen3)"
     assert why in told(*check(seeds_file, gpt2))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from selfalign.scorers.density import Density
 from selfalign.scorers.judge import Judge
 from selfalign.scorers.perplexity import Perplexity
 from selfalign.store import Store
-from selfalign.types import ModelRef, Sampling
+from selfalign.types import ModelRef
 
 AUTO = "auto"
 
@@ -99,7 +99,7 @@ def _obstacle(planned: Planned, engines: Sequence[type]) -> str:
         return "this recipe does not offer OpenVINO"
     if not _openvino_model.installed():
         return "OpenVINO is not installed; pip install 'selfalign[cpu]'"
-    for sampling in (each for recipe in planned.recipes for each in _samplings(recipe)):
+    for sampling in (each for recipe in planned.recipes for _, each in recipe.samplings()):
         if name := undecodable(sampling):
             return f"OpenVINO does not decode with {name}"
     if (device := choose_device("auto").type) != "cpu":
@@ -109,18 +109,6 @@ def _obstacle(planned: Planned, engines: Sequence[type]) -> str:
         if why := _openvino_model.obstacle(_weights.tokenizer_and_config(resolve_ref(ModelRef(model)))[1]):
             return f"model {model!r} {why}"
     return ""
-
-
-def _samplings(part: Any) -> Iterator[Sampling]:
-    """All that is found in a recipe and its parts."""
-    if isinstance(part, Sampling):
-        yield part
-    elif isinstance(part, tuple):
-        for each in part:
-            yield from _samplings(each)
-    elif is_dataclass(part):
-        for field in fields(part):
-            yield from _samplings(getattr(part, field.name))
 
 
 def _judges(recipe: Recipe) -> Iterator[str]:

@@ -47,7 +47,7 @@ def check_sampling(sampling: Sampling, extras: Extras) -> None:
         ("top_k without engine.extras", sampling.top_k > 0 and extras == "none"),
     ):
         if asked:
-            raise UserError(f"sampling: a server cannot be asked for {name}; leave it out, or use the HF engine")
+            raise UserError(f"a server cannot be asked for {name}; leave it out, or use --engine HF")
 
 
 def greet(client: Client, hello: Call[Reply], names: Sequence[str]) -> str:

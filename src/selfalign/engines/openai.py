@@ -125,6 +125,10 @@ class OpenAI:
         """See `protocols.Limited`; with reload=none the server may come to list any model, and is asked when it is needed."""
         _server_weights.check_models(self.reload, trained, beside)
 
+    def check_sampling(self, sampling: Sampling) -> None:
+        """See `recipe.Selective`."""
+        _server_requests.check_sampling(sampling, self.extras)
+
     @contextmanager
     def open(self, model: ModelRef, format: Format) -> Iterator[OpenAISession]:
         """A session on the model; the server is first asked (for its models, then for one token) when there is work for it."""
@@ -174,7 +178,7 @@ class OpenAISession:
             UserError: decoding that servers do not offer, or a request that a chat cannot express.
             RunFailed: the server gave no good answer in time, refused, withheld an answer, or does not serve the model.
         """
-        _server_requests.check_sampling(sampling, self._engine.extras)
+        self._engine.check_sampling(sampling)
         if not requests:
             return []
         self._connect()

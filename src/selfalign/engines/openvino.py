@@ -64,6 +64,11 @@ class OpenVINO:
         _openvino_model.check(model.base, _weights.tokenizer_and_config(resolved)[1])
         return resolved
 
+    def check_sampling(self, sampling: Sampling) -> None:
+        """See `recipe.Selective`."""
+        if name := undecodable(sampling):
+            raise UserError(f"engine OpenVINO does not decode with {name}; leave it out, or use --engine HF")
+
     @contextmanager
     def open(self, model: ModelRef, format: Format) -> Iterator[OpenVINOSession]:
         """A session on the model; it is converted and loaded at the first call that generates, and gone after the block."""
@@ -109,8 +114,7 @@ class OpenVINOSession:
             UserError: decoding that OpenVINO does not offer in the way that `Sampling` means it.
             RunFailed: memory ran out, or the model's logits are not finite.
         """
-        if name := undecodable(sampling):
-            raise UserError(f"sampling: engine OpenVINO does not decode with {name}; leave it out, or use the HF engine")
+        self._engine.check_sampling(sampling)
         if not requests:
             return []
         fresh = self._loaded is None
