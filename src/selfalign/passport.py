@@ -18,13 +18,16 @@ from selfalign.types import Example
 
 SHOWN_AT_MOST = 100
 """Samples listed that a demonstration was shown in; all of them are counted."""
+_UNANSWERED = """SELECT id FROM samples WHERE round > 0 AND response = '' AND (response_finish = 'context' OR NOT EXISTS (
+  SELECT 1 FROM outputs o WHERE o.id = samples.id AND o.round = samples.round AND o.stage LIKE 'respond%'))"""
 
 
 def passport(store: Store, id: str) -> dict[str, Any]:
     """Everything the record knows of one sample, as plain data.
 
     `written_by` is the model that wrote it: that of the round before, and behind which finding about a server's weights its
-    answers were taken (`canary`; None where nothing asked for a proof). `prompt_texts` are the exact texts the model was
+    answers were taken (`canary`; None where nothing asked for a proof). `answered` is False where it was dropped before a
+    response was written; then that is "" as an empty one is. `prompt_texts` are the exact texts the model was
     given, by stage. `trained_into` are the rounds whose training saw it (with the rule where that training dropped it),
     `shown_in` the samples it was a demonstration for.
 
@@ -39,6 +42,7 @@ def passport(store: Store, id: str) -> dict[str, Any]:
         example, rule, evidence = next(rows.read(connection, "number = ?", (number,)))
         return {
             **_own(example),
+            "answered": id not in unanswered(connection),
             "verdict": verdict,
             "rule": rule or None,
             "evidence": evidence or None,
@@ -50,6 +54,11 @@ def passport(store: Store, id: str) -> dict[str, Any]:
             "trained_into": _trained_into(store, connection, number),
             "shown_in": _shown_in(connection, number),
         }
+
+
+def unanswered(connection: sqlite3.Connection) -> set[str]:
+    """The ids of the candidates that were dropped before the model wrote a response, if only an empty one."""
+    return {id for (id,) in connection.execute(_UNANSWERED)}
 
 
 def passport_text(passport: Mapping[str, Any]) -> str:
@@ -65,7 +74,9 @@ def passport_text(passport: Mapping[str, Any]) -> str:
             "\n".join(f"{prompt}\n→ {response}" for prompt, response in p["history"]),
         ),
         _block(f"prompt (ended by {p['prompt_finish']})", p["prompt"]),
-        _block(f"response (ended by {p['response_finish']})", p["response"]),
+        _block(f"response (ended by {p['response_finish']})", p["response"] or "(empty)")
+        if p["answered"]
+        else _block("response", "(not answered)"),
         _block("scores", "\n".join(f"{name} {value}" for name, value in p["scores"].items())),
         _block("metadata", "\n".join(f"{name}: {value}" for name, value in p["metadata"].items())),
         _block("written by", p["written_by"] and _wrote(p["written_by"])),

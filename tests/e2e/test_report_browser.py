@@ -159,6 +159,19 @@ def test_search_filters_and_passport(browser: Any, tmp_path: Path) -> None:
     watched.check()
 
 
+def test_what_was_never_answered_does_not_look_like_an_empty_answer(browser: Any, tmp_path: Path) -> None:
+    made = [Example(f"r01-{slot:05d}", f"Question {slot}?", "", 1, slot) for slot in range(2)]
+    with Store.open(tmp_path / "run", {"name": "test"}) as store:
+        store.add_model(0, ModelRef("some/name"))
+        store.add_batch(1, "respond", 0, {0: {"id": made[0].id, "text": "", "finish": "stop"}}, 1.0)
+        store.finish_round_samples(1, [], [Dropped(each, "some_rule", "why") for each in made], 2)
+    watched = Watched(browser, write_report(tmp_path / "run"))
+    assert watched.page.locator("#samples .answer").all_text_contents() == ["(empty)", "(not answered)"]
+    watched.page.locator("#samples .row").last.click()
+    assert "response(not answered)" in (watched.page.text_content("#passport-body") or "")
+    watched.check()
+
+
 def test_ten_thousand_samples_are_drawn_a_page_at_a_time(browser: Any, tmp_path: Path) -> None:
     watched = Watched(browser, plain_run(tmp_path / "run", 10_000))
     assert watched.count() == "10,005 of 10,005 samples"

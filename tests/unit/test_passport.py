@@ -119,6 +119,26 @@ def test_the_passport_of_a_dropped_sample_and_of_a_seed(store: Store) -> None:
     assert [(m["rule"], m["evidence"]) for m in found["trained_into"]] == [("no_label", "0 tokens")]
 
 
+def bare_candidates(store: Store) -> list[Example]:
+    """Of round 2, all without a text: an empty answer, one dropped before it was answered, one without room for an answer."""
+    made = [Example(f"r2-{slot}", f"later prompt {slot}", "", 2, slot) for slot in range(2)]
+    made.append(Example("r2-2", "later prompt 2", "", 2, 2, response_finish="context"))
+    store.add_batch(2, "propose", 0, {slot: {"id": each.id, "text": each.prompt} for slot, each in enumerate(made)}, 1.0)
+    answers = {0: {"id": "r2-0", "text": "", "finish": "stop"}, 2: {"id": "r2-2", "text": "", "finish": "context"}}
+    store.add_batch(2, "respond", 0, answers, 1.0)
+    store.finish_round_samples(2, [], [Dropped(each, "some_rule", "why") for each in made], 3)
+    return made
+
+
+def test_what_was_never_answered_is_told_apart_from_an_empty_answer(store: Store) -> None:
+    empty, *others = bare_candidates(store)
+    assert "response (ended by stop)\n  (empty)" in passport_text(passport(store, empty.id))
+    for each in others:
+        assert "response\n  (not answered)" in passport_text(passport(store, each.id))
+    without = [sample["id"] for sample in read_run(store.folder)["samples"] if not sample["answered"]]
+    assert without == [each.id for each in others]
+
+
 def test_the_proof_that_a_server_has_the_rounds_weights_is_told(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     """The last finding of a round tells where it stands; what was written before a bad one was written behind a good one."""
     proof, stale = "the server serves round 1: on 6 seeds", "the server does not serve round 1 but still the model as it came"

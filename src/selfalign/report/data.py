@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
+from selfalign.passport import unanswered
 from selfalign.plain import finite, flat, portable
 from selfalign.report.verdict import verdict
 from selfalign.status import status, warnings
@@ -55,7 +56,9 @@ def _samples(store: Store, rounds: Sequence[int]) -> list[dict[str, Any]]:
     found += [_sample(example, "seed") for example in store.seeds()]
     found += [_sample(example, "validation") for example in store.validation_seeds()]
     trained = _trained(store)
-    return [{**row, "trained": trained.get(row["id"], [])} for row in found]
+    with store.snapshot() as connection:
+        bare = unanswered(connection)
+    return [{**row, "answered": row["id"] not in bare, "trained": trained.get(row["id"], [])} for row in found]
 
 
 def _sample(example: Example, verdict: str, drop: Dropped | None = None) -> dict[str, Any]:

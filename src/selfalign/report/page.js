@@ -16,6 +16,8 @@ function said(name, text) {
   return element;
 }
 
+const answer = (name, s) => said(name, s.answered ? s.response : "(not answered)");
+
 function options(select, values, label) {
   for (const value of values) {
     const option = make("option", "", label ? label(value) : value);
@@ -85,7 +87,7 @@ function samples() {
     const row = make("button", "row");
     row.type = "button";
     row.append(metaLine(s), ...(s.history ? [said("earlier", "after: " + s.history.at(-1)[0])] : []));
-    row.append(said("prompt", s.prompt), said("answer", s.response));
+    row.append(said("prompt", s.prompt), answer("answer", s));
     row.addEventListener("click", () => open(s.id));
     return row;
   }, "samples");
@@ -145,7 +147,7 @@ function demonstration([id, near]) {
   line.append(make("span", "", id), make("span", "", near === null ? "drawn at random" : "similarity " + near.toFixed(3)));
   button.append(line);
   if (shown) {
-    button.append(said("prompt", shown.prompt), said("answer", shown.response));
+    button.append(said("prompt", shown.prompt), answer("answer", shown));
     button.addEventListener("click", () => open(id));
   }
   return button;
@@ -161,7 +163,7 @@ function passport(s) {
   const parts = [part("verdict", metaLine(s), ...(s.evidence ? [said("", s.evidence)] : [])),
     ...(earlier.length ? [part("earlier turns", ...earlier, ...first)] : []),
     part("prompt (ended by " + s.finish[0] + ")", said("", s.prompt)),
-    part("response (ended by " + s.finish[1] + ")", said("", s.response))];
+    part(s.answered ? "response (ended by " + s.finish[1] + ")" : "response", answer("", s))];
   const scores = Object.entries(s.scores).map(([name, value]) => [name, value === null ? "not a number" : value]);
   if (scores.length) parts.push(part("scores", pairs(scores)));
   if (Object.keys(s.metadata).length) parts.push(part("metadata", pairs(Object.entries(s.metadata))));
