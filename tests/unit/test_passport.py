@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from selfalign.checkpoints import read_manifest
 from selfalign.cli.main import main
@@ -165,6 +167,30 @@ def test_the_proof_that_a_server_has_the_rounds_weights_is_told(store: Store, ca
     assert proof not in told("status") and " ".join(told("status").split()).count(stale) == 1
     assert proof in told("show", "r2-0")
     assert not any("canary" in note for note in read_run(store.folder)["verdict"]["notes"])
+
+
+def test_a_table_that_no_terminal_shows_is_as_wide_as_it_needs(
+    store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for round in range(6):
+        store.add_metrics(round, [Metric("diversity_distinct_2_prompts", 0.55, 0.45, 0.65, 20)])
+
+    def told() -> list[str]:
+        assert main(["status", str(store.folder)]) == 0
+        return capsys.readouterr().out.splitlines()
+
+    def of_the_table(lines: list[str]) -> list[str]:
+        return [line for line in lines if line[:1] in "│┃"]
+
+    monkeypatch.delenv("COLUMNS", raising=False)
+    row = next(line for line in told() if "diversity distinct 2 prompts" in line)
+    assert row.count("0.55 [0.45, 0.65]") == 6
+    monkeypatch.setenv("COLUMNS", "70")
+    assert max(map(len, of_the_table(told()))) <= 70
+    monkeypatch.delenv("COLUMNS")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "dumb")  # one without colours
+    assert max(map(len, of_the_table(told()))) <= Console().width < len(row)
 
 
 def test_no_such_sample(store: Store) -> None:

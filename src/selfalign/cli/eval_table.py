@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from selfalign.cli.table import figure
+from selfalign.cli.table import figure, stdout_console
 from selfalign.types import BOUNDS
 
 _FIGURES = ("difference", "low", "high", "minimum_detectable")
 
 
 def print_evaluation(result: Mapping[str, Any], console: Console | None = None) -> None:
-    console = console or Console()
+    console = console or stdout_console()
     model, other, comparison = result["model"], result["other"], result["comparison"]
     sides = [side for side in (model, other) if side]
     console.print(Text(f"model: {_described(model)}"), soft_wrap=True)

@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from selfalign.cli.table import stdout_console
 from selfalign.types import BOUNDS
 
 
 def print_study(study: Mapping[str, Any], console: Console | None = None) -> None:
-    console = console or Console()
+    console = console or stdout_console()
     others = [name for name in study["comparisons"] if name != study["metric"]]
     for metric in (*others, study["metric"]):  # what the verdict is about stands next to it
         console.print(metric_table(study, metric))

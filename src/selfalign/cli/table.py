@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,13 +14,21 @@ from rich.text import Text
 from selfalign.protocols import PROVEN
 from selfalign.types import BOUNDS
 
+_WIDEST = 10_000
+"""Columns that no table needs."""
+
+
+def stdout_console() -> Console:
+    """Standard output at its width: a terminal's own, or `COLUMNS`; a file or a pipe has no edge to break a table at."""
+    return Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=_WIDEST)
+
 
 def print_status(status: Mapping[str, Any], console: Console | None = None, warnings: Sequence[str] = ()) -> None:
     """
     Args:
         warnings: what the guards told (`status.warnings`).
     """
-    console = console or Console()
+    console = console or stdout_console()
     console.print(rounds_table(status))
     if any(row["metrics"] for row in status["rounds"]):
         console.print(metrics_table(status["rounds"], status["best_round"]))
