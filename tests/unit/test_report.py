@@ -256,12 +256,13 @@ def test_a_run_that_failed_says_so_first(tmp_path: Path) -> None:
             store.add_seeds([Example("s0", "A?", "B")], ())
             store.add_metrics(0, metrics)
             store.add_metrics(1, [judge])
-            raise UserError("the judge is no better than chance")
+            raise UserError("the judge is swayed, by -0.20 [-inf, 0.10]")
         found = read_run(folder)["verdict"]
         assert (found["title"], found["rows"], found["notes"]) == ("The run failed", [], [])
         assert found["sentence"].startswith(told)
     page = write_report(folder).read_text("utf-8")
-    assert '<p class="notes failed">The run ended: the judge is no better than chance.</p>' in page
+    assert '<p class="notes failed">The run ended: the judge is swayed, by −0.20 [−inf, 0.10].</p>' in page
+    assert page.count("by −0.20 [−inf, 0.10]") == 3, "once for each of the two events, too"
 
 
 def test_a_run_without_rounds_claims_no_comparison(tmp_path: Path) -> None:

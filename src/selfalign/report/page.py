@@ -12,7 +12,7 @@ from typing import Any
 from selfalign.diversity import OF_THE_CHOICE, OF_THE_DATA, OF_THE_JUDGES
 from selfalign.report.charts import COLOURS, Chart, Point, interval_chart, line_chart, stacked_chart
 from selfalign.report.labels import ARROWS, SIDES, label, meaning
-from selfalign.report.verdict import difference_text, number, p_text, size_text, words
+from selfalign.report.verdict import difference_text, number, p_text, size_text, typeset, words
 from selfalign.terminal import printable
 from selfalign.types import BOUNDS
 
@@ -74,6 +74,7 @@ def render(template: str, data: Mapping[str, Any], **shown: Any) -> str:
         "difference": difference_text,
         "p_value": p_text,
         "size": size_text,
+        "typeset": typeset,
     }
     policy = (
         f"default-src 'none'; style-src {_source(style)}; script-src {_source(script)}; img-src data:; "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from selfalign.report.charts import Chart, forest_chart
 from selfalign.report.labels import label
 from selfalign.report.page import render, slug
 from selfalign.report.tables import Table
-from selfalign.report.verdict import words
+from selfalign.report.verdict import typeset, words
 from selfalign.types import BOUNDS, Metric
 from selfalign.verdicts import verdict
 
@@ -78,8 +77,8 @@ def told(study: Mapping[str, Any], metric: str, arm: str) -> str:
 
 
 def sentence(text: str) -> str:
-    """One of the verdict's as a page sets it: a capital, a full stop, minus signs, and no line that breaks at "="."""
-    told = re.sub(r"(?<![^ [])-(?=[0-9])", "−", text).replace(" = ", "\u00a0=\u00a0")
+    """One of the verdict's as a page sets it, with a capital and a full stop."""
+    told = typeset(text)
     return f"{told[:1].upper()}{told[1:]}."
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -82,6 +83,11 @@ def size_text(value: float | None, share: bool) -> str:
 
 def p_text(value: float | None) -> str:
     return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def typeset(text: str) -> str:
+    """A sentence of the record, written for any terminal, as a page sets it: minus signs, and no line that breaks at "="."""
+    return re.sub(r"(?<![^ [])-(?=[0-9]|inf\b)", "−", text).replace(" = ", "\u00a0=\u00a0")
 
 
 def words(name: str) -> str:
