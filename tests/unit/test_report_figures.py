@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from selfalign.calibration import Calibration
+from selfalign.diversity import OF_THE_JUDGES, SATURATION, SECOND_TURN
+from selfalign.evaluators._harness_ifeval import Followed
 from selfalign.report import charts
 from selfalign.report.charts import LETTERS, Point, forest_chart, interval_chart, shortened
 from selfalign.report.data import read_run
@@ -18,7 +24,10 @@ from selfalign.report.page import metric_groups, metric_names, run_charts, yield
 from selfalign.report.study import sentence, told
 from selfalign.report.write import write_report
 from selfalign.spoiling import KINDS
+from selfalign.stats import Interval
 from tests.conftest import SCRIPTED, Run
+
+PACKAGE = Path(charts.__file__).parent.parent
 
 
 def texts(svg: str) -> list[str]:
@@ -45,6 +54,71 @@ def test_every_metric_of_a_run_has_a_meaning(cli: Run, seeds_file: Path, tmp_pat
             assert chart.about and f"<h3>{chart.title}</h3>" in page
     assert {"second_turn_words", "kept_second_turn_mean_words", "calibration_judge_quality_auc_cut", "balance"} <= found
     assert [name for name in found if not meaning(name)] == []
+
+
+WRITTEN = [path for path in sorted(PACKAGE.glob("evaluators/*.py")) if path.name != "_metrics.py"]
+WRITTEN += [PACKAGE / "diversity.py", PACKAGE / "guards.py"]
+"""Where metrics get their names, but for those of a judge's calibration."""
+PARTS = {
+    "turn": ("", SECOND_TURN),
+    "way": Followed._fields,
+    "name": {
+        "diversity": ("prompts", "responses"),
+        "harmfulness": ("violence",),
+        "_harness_tasks": ("arc_easy:acc", "gsm8k:exact_match:strict-match", "squad:f1"),
+        "guards": ("alarms",),  # one of those that `_count` is given
+    },
+    # `HeldOut`, whose names come as arguments
+    "finished": ("finished", "second_turn_finished"),
+    "words": ("response_words", "second_turn_words"),
+    "log_likelihood": ("log_likelihood", "second_turn_log_likelihood"),
+}
+"""What stands for each variable in those names, where it is not the same everywhere by file."""
+
+
+def names_written(path: Path) -> Iterator[str]:
+    """The names of all metrics that a file makes."""
+    for call in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if (
+            isinstance(call, ast.Call)
+            and isinstance(call.func, ast.Name)
+            and call.func.id in ("Metric", "share", "mean", "_count")
+        ):
+            if not call.args or isinstance(call.args[0], ast.Starred):
+                raise AssertionError(f"{path}:{call.lineno}: a metric without its name in the first place")
+            pieces = call.args[0].values if isinstance(call.args[0], ast.JoinedStr) else [call.args[0]]
+            yield from map("".join, product(*(_spelt(piece, path.stem) for piece in pieces)))
+
+
+def _spelt(piece: ast.expr, file: str) -> Iterable[str]:
+    if isinstance(piece, ast.Constant):
+        return [str(piece.value)]
+    what = ast.unparse(piece.value if isinstance(piece, ast.FormattedValue) else piece)
+    if what == "SATURATION":
+        return [SATURATION]
+    found = PARTS[what]  # a KeyError: a new name, which this test must learn and `labels` tell
+    return found[file] if isinstance(found, dict) else found
+
+
+def test_every_metric_that_the_package_can_give_has_a_meaning() -> None:
+    some = Interval(0.5, 0.4, 0.6)
+    judged = Calibration(
+        name="judge", verdict="usable", seeds=6, spoiled=30, auc=some, auc_by_kind=tuple((kind, some) for kind in KINDS),
+        mean=7.0, mean_spoiled=5.0, saturation=0.1, entropy=2.0, unparsed=0.0, length_bias=some, repeatability=0.5,
+        position_bias=some, sway=some, appeals=6, flagged=1.0, flagged_seeds=0.0,
+    )  # fmt: skip
+    found = {name for path in WRITTEN for name in names_written(path)}
+    found |= {f"{OF_THE_JUDGES[0]}{metric.name}" for metric in judged.metrics()}
+    assert {
+        "mc2",
+        "win_rate_flaws",
+        "ifeval:inst_loose",
+        "diversity_second_turn_spread",
+        "alarms",
+        "harmfulness:violence",
+    } <= found
+    assert sorted(name for name in found if not meaning(name)) == []
+    assert sorted({*HELD_OUT, *GUARDS} - found) == [], "told of, and given by nothing"
 
 
 def test_labels_say_which_side_is_better() -> None:

@@ -72,6 +72,15 @@ JUDGES = {
     "flagged": "share of texts that ask for a 10 and are flagged",
 }
 """By what their names end in, behind that of the judge."""
+TASKS = {
+    "acc": "share of questions whose right answer is the likeliest",
+    "acc_norm": "share of questions whose right answer is the likeliest for its length",
+    "exact_match": "share of answers that are the right one, word for word",
+    "word_perplexity": "perplexity of its texts, per word",
+    "byte_perplexity": "perplexity of its texts, per byte",
+    "bits_per_byte": "bits per byte of its texts",
+}
+"""Of lm-evaluation-harness's tasks, by what stands behind the task's name; others are told by their names."""
 SIDES = {"higher": "higher is better", "lower": "lower is better", "neither": "no side is better"}
 ARROWS = {"higher": "↑", "lower": "↓", "neither": ""}
 
@@ -87,6 +96,9 @@ def meaning(name: str) -> str:
         return "share of judged answers that the classifier flags so"
     first = name.replace(f"_{SECOND_TURN}", "_", 1)
     known = HELD_OUT.get(name) or GUARDS.get(first, "")
+    if ":" in name and not known:
+        task, metric, *read = name.split(":")
+        return f"{TASKS.get(metric, metric)}, of the task {task}" + "".join(f", answers read by {each}" for each in read)
     return f"{known}, second turns alone" if known and first != name and name not in HELD_OUT else known
 
 
