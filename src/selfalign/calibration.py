@@ -102,7 +102,7 @@ class Calibration:
 
     @property
     def text(self) -> str:
-        """The figures that the verdict rests on, in one line; `metrics` has all of them."""
+        """The figures that the verdict rests on, in one line; `metrics` has the others."""
         kinds = ", ".join(f"{kind} {each.value:.2f}" for kind, each in self.auc_by_kind)
         parts = [
             f"AUC {_show(self.auc)} over {self.seeds} seeds and {self.spoiled} spoiled versions ({kinds})",

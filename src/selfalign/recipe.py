@@ -140,8 +140,8 @@ class Recipe:
                     raise UserError(f"recipe {self.name}, {name}: {error}") from error
 
     def samplings(self) -> Iterator[tuple[str, Sampling]]:
-        """How the run decodes, each with its place in the recipe; of what makes candidates only where some are made."""
-        idle = () if self.rounds * self.per_round else ("proposer", "sampling", "second_turns")
+        """How the run decodes, each with its place in the recipe; what makes and scores candidates counts where some are made."""
+        idle = () if self.rounds * self.per_round else ("proposer", "sampling", "scorers", "second_turns")
         for field in fields(self):
             if field.name not in idle:
                 yield from _samplings(field.name, getattr(self, field.name))
