@@ -145,21 +145,6 @@ def test_stages_and_the_hash_follow_what_is_asked(tmp_path: Path) -> None:
     assert part.check() != changed
 
 
-def test_templates_are_compiled_once_and_not_for_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lm_eval.utils import env
-
-    compiled: list[str] = []
-    compile = env.compile
-    monkeypatch.setattr(env, "compile", lambda source, *rest: compiled.append(source) or compile(source, *rest))
-    part = LmEval((task(tmp_path, CAPITALS), task(tmp_path, WRITING)))
-    for work in (part.check, lambda: measure(part)):
-        compiled.clear()
-        work()
-        # And once more by each of the tasks as it is loaded, to look at a row.
-        assert max(map(compiled.count, compiled)) <= 3 < len(QUESTIONS), compiled
-    assert "from_string" not in vars(env), "the harness is left as it was"
-
-
 def test_limit_and_examples_shown(tmp_path: Path) -> None:
     split = {"fewshot_split": "test"}
     model = Model()

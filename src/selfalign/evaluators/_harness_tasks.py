@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,7 @@ def fingerprint(units: Units, limit: int, max_tokens: int) -> str:
     from selfalign.evaluators._harness_model import sampling_of
 
     digest = hashlib.sha256()
-    with _seeded(), _silent(), _compiled_once():
+    with _seeded(), _silent():
         for unit, name, task in ((unit, name, task) for unit, tasks in units.items() for name, task in tasks.items()):
             with _explained(name):
                 task.build_all_requests(limit=limit or None)
@@ -157,7 +157,7 @@ def measure(context: Context, units: Units, limit: int, max_tokens: int, chat: b
 
     tasks = {name: task for members in units.values() for name, task in members.items()}
     shown = sys.stdout, sys.stderr
-    with _seeded(), _silent(), _compiled_once():
+    with _seeded(), _silent():
         model = ContextModel(context, max_tokens, chat, shown)
         found = evaluate(lm=model, task_dict={"tasks": tasks}, limit=limit or None, bootstrap_iters=0, log_samples=True)
     metrics: list[Metric] = []
@@ -255,18 +255,6 @@ def _silent() -> Iterator[None]:
     """The harness draws progress bars of its own and prints."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
-
-
-@contextlib.contextmanager
-def _compiled_once() -> Iterator[None]:
-    """The harness compiles a task's templates anew for every row: most of the time that its requests and scores take."""
-    from lm_eval.utils import env
-
-    env.from_string = lru_cache(env.from_string)
-    try:
-        yield
-    finally:
-        del env.from_string  # the class's own is there again
 
 
 @contextlib.contextmanager
