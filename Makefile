@@ -20,8 +20,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install
 	$(BIN)/selfalign run isara safe_helpful --model smollm2-135m --engine auto --out runs/demo
 
+# A test file at a time on each processor, four at most: a real model takes up to 4 GiB.
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .
