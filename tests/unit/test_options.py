@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from selfalign.cli.main import main
 from selfalign.cli.options import parse
 from selfalign.cli.run import load_recipe, make_parser, part_options, resolved
 from selfalign.engines.hf import HF
@@ -89,3 +90,24 @@ def test_an_option_that_the_class_lacks_is_refused(config: Path) -> None:
     config.write_text("engine: [")
     with pytest.raises(UserError, match="Problems parsing config"):
         options("--config", config, "--engine", "Scripted")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "option", "value", "must"),
+    [
+        ("isara", "demonstrations", "-1", "at least 0"),
+        ("icl_knn", "demonstrations", "-1", "at least 0"),
+        ("icl_random", "demonstrations", "-1", "at least 0"),
+        ("isara", "max_overlap", ".nan", "between 0 and 1"),
+        ("isara", "max_overlap", "-0.1", "between 0 and 1"),
+        ("isara", "max_overlap", "70", "between 0 and 1"),
+        ("isara", "max_similarity", ".nan", "at least -1"),
+    ],
+)
+def test_a_number_that_cannot_be_is_told_beforehand(
+    recipe: str, option: str, value: str, must: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = ("--model", "scripted", "--engine", "Scripted", "--encoder", "Hashed")
+    assert main(["check", recipe, "safe_helpful", *engine, f"--{option}", value]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{option} = {value.removeprefix('.')}" in line and line.endswith(f"is out of range: {must}")

@@ -23,8 +23,12 @@ class NearDuplicates:
     """
 
     max_similarity: float = 0.95
-    """Cosine in [-1, 1]; what is near depends on the encoder."""
+    """Cosine in [-1, 1]; what is near depends on the encoder. Above 1 nothing is dropped."""
     field: Field = "prompt"
+
+    def __post_init__(self) -> None:
+        if not self.max_similarity >= -1.0:
+            raise ValueError(f"NearDuplicates: max_similarity = {self.max_similarity} is out of range: at least -1")
 
     def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
         """Rule: `near_duplicate`; evidence: cosine, id and text of the nearest one."""

@@ -28,6 +28,10 @@ class Novelty:
     unicode: bool = True
     """Count words of every script; False counts a-z and 0-9 alone, as ISARA's ROUGE does. No difference for ASCII text."""
 
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.max_overlap <= 1.0:
+            raise ValueError(f"Novelty: max_overlap = {self.max_overlap} is out of range: between 0 and 1")
+
     def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
         """Rule: `not_novel`; evidence: score, id and text of the nearest one.
 

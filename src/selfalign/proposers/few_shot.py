@@ -34,6 +34,11 @@ class FewShot:
     what is generated balances the seeds. Our own addition; does nothing unless every seed has a category."""
     sampling: Sampling = field(default_factory=Sampling)
 
+    def __post_init__(self) -> None:
+        for name in ("demonstrations", "generated"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"FewShot: {name} = {getattr(self, name)} is out of range: at least 0")
+
     def propose(self, context: Context, count: int) -> list[Example]:
         """`count` drafts in slot order; request ids `r<round>-<slot>` are the drafts' ids."""
         seeds = context.pool.seeds

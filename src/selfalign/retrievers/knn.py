@@ -31,6 +31,11 @@ class Knn:
     by_category: bool = False
     """Show only examples of the draft's category, for drafts that have one (our own addition)."""
 
+    def __post_init__(self) -> None:
+        for name in ("demonstrations", "generated"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"Knn: {name} = {getattr(self, name)} is out of range: at least 0")
+
     def retrieve(self, context: Context, drafts: Sequence[Example]) -> list[tuple[tuple[Example, float | None], ...]]:
         """For each draft its demonstrations in the order shown, each with its cosine; equals in pool order, never itself."""
         if not drafts:

@@ -20,6 +20,11 @@ class Uniform:
     generated: int = 1
     """How many of them come from each generated round; the rest are seeds."""
 
+    def __post_init__(self) -> None:
+        for name in ("demonstrations", "generated"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"Uniform: {name} = {getattr(self, name)} is out of range: at least 0")
+
     def retrieve(self, context: Context, drafts: Sequence[Example]) -> list[tuple[tuple[Example, float | None], ...]]:
         """For each draft its demonstrations in the order drawn, without a similarity; a draft never gets itself."""
         parts = [
