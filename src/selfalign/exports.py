@@ -127,7 +127,8 @@ def export_model(
     With `merge` an adapter becomes part of full weights, proven to say what the adapter says (`merging`).
 
     Raises:
-        UserError: no such model, a damaged one, one of the hub as it came, the folder is taken, or as `model_card`.
+        UserError: no such model, a damaged one, one of the hub as it came, the folder is taken or cannot be written, or as
+            `model_card`.
         RunFailed: too little space, or a merged model that says something else than the adapter.
     """
     target = Path(folder)
@@ -136,11 +137,11 @@ def export_model(
     chosen = best_round(store) if round is None else round
     model, source = store.model(chosen), model_files(store, chosen)
     card = model_card(store, chosen, license=license, merged=merge)
-    with reporting(target.parent):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        try:
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        with reporting(target.parent):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(temporary, ignore_errors=True)
             if merge and model.adapter is not None:
                 asked = (*store.validation_seeds(), *store.seeds())
                 write_merged(model, temporary, asked, store.identity().get("format", "auto"))
@@ -152,8 +153,10 @@ def export_model(
             if target.exists():
                 target.rmdir()
             publish(temporary, target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise UserError(f"{target} cannot be written ({error.strerror or error}): name another folder for the model") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return target
 
 

@@ -217,6 +217,8 @@ def test_seeds_and_parts_can_be_varied(cli: Run, study: tuple[object, ...], seed
         (("--repeat", 2), "did you mean --repeats?"),
         (("--repeats", 0), "at least 1"),
         (("--metric", "truth"), "it has refusal"),
+        (("--out", "/dev/null"), "/dev/null is no folder"),
+        (("--out", "/dev/null/study"), "/dev/null is no folder"),
     ],
 )
 def test_wrong_options_are_named_in_one_line(

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from selfalign.checkpoints import read_manifest
+from selfalign.cli.main import main
 from selfalign.disk import require_space, whole_file
 from selfalign.errors import RunFailed, UserError
 from selfalign.exports import DataFormat, export_data, export_dropped, export_metrics, export_model, export_round
@@ -171,6 +172,10 @@ def test_a_model_is_copied_and_verified(store: Store, tmp_path: Path) -> None:
     assert (tmp_path / "deep" / "out" / "model.safetensors").read_bytes() == b"weights"
     with pytest.raises(UserError, match="exists"):
         export_model(store, tmp_path / "deep" / "out")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/out cannot be written \(.*\): name another folder"):
+        export_model(store, tmp_path / "file" / "out")
+    (tmp_path / "file").unlink()
     with pytest.raises(UserError, match="some/hub-name"):
         export_model(store, tmp_path / "zero", 0)
     with pytest.raises(UserError, match=r"round 5 .* has no model"):
@@ -179,6 +184,24 @@ def test_a_model_is_copied_and_verified(store: Store, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"damaged: .*model\.safetensors"):
         export_model(store, tmp_path / "damaged")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["deep", "run"]
+
+
+@pytest.mark.parametrize(
+    ("given", "wants"),
+    [
+        (("--data", "data.jsonl", "--round", "1"), "--model or --answers"),
+        (("--data", "data.jsonl", "--merge"), "--model"),
+        (("--answers", "answers.json", "--merge"), "--model"),
+        (("--data", "data.jsonl", "--license", "mit"), "--model or --card"),
+    ],
+)
+def test_an_option_without_effect_is_refused(
+    store: Store, given: tuple[str, ...], wants: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", "run", *given]) == 2
+    assert f"changes nothing without {wants}" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_an_adapter_becomes_part_of_the_weights(store: Store, tmp_path: Path, model_folder: Path) -> None:

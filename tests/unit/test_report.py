@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from selfalign.cli.main import main
 from selfalign.errors import UserError
 from selfalign.report.charts import Point, interval_chart, line_chart, nice_ticks, stacked_chart
 from selfalign.report.data import read_run
@@ -332,6 +333,15 @@ def hostile_page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("hostile") / "run"
     hostile_run(folder, payloads())
     yield write_report(folder)
+
+
+@pytest.mark.parametrize("out", [(), ("--out", "page.html")])
+def test_a_folder_that_is_not_there_is_named(
+    out: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "runs/frist", *out]) == 2
+    assert capsys.readouterr().err == "selfalign: runs/frist is not the folder of a run or a study: there is no such folder\n"
 
 
 def test_no_payload_becomes_markup(hostile_page: Path) -> None:

@@ -39,6 +39,18 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError("nothing to export: give --data FILE, --dropped FILE, --answers FILE or --model FOLDER")
     if options.card and not options.data:
         raise UserError("--card goes with --data FILE; a model gets its card without it")
+    for name, given, wants, there in (
+        (
+            "round",
+            options.round is not None,
+            "--model or --answers: the pairs of all rounds are written",
+            [options.model, options.answers],
+        ),
+        ("merge", options.merge, "--model", [options.model]),
+        ("license", options.license is not None, "--model or --card", [options.model, options.card]),
+    ):
+        if given and not any(there):
+            raise UserError(f"--{name} changes nothing without {wants}; take it out, or add what it is for")
     if options.license is not None:
         check_license(options.license)
     with Store.read(options.folder) as store:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -87,8 +88,20 @@ def main(arguments: Sequence[str]) -> int:
     for name, what in (("out", "a folder for the study"), ("model", "a local folder, a hub name, or smollm2-135m")):
         if options[name] is None:
             raise UserError(f"--{name} is missing: give {what}")
+    _check_folder(Path(options.out))
     arms = make_arms(make, parser, options, arguments, seeds)
     return _study(arms, held_out, options, resolved(parser, options))
+
+
+def _check_folder(out: Path) -> None:
+    """
+    Raises:
+        UserError: it could not be made or written to. Nothing is made here: the study's other options may be wrong.
+    """
+    there = next(each for each in (out, *out.absolute().parents) if each.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        why = "cannot be written to" if there.is_dir() else "is no folder"
+        raise UserError(f"--out {out}: {there} {why}; give the study another one")
 
 
 def _plan(make: Callable[..., Recipe], parser: ArgumentParser, arguments: Sequence[str]) -> Planned:

@@ -24,6 +24,8 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
         RunFailed: the disk is full or failing.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not the folder of a run or a study: there is no such folder")
     page = folder / "report.html" if out is None else Path(out)
     if page.is_dir() or not page.parent.is_dir():
         raise UserError(f"{page} {'is a folder' if page.is_dir() else 'is in no folder that exists'}: name an HTML file to write")
