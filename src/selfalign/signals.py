@@ -51,3 +51,14 @@ def handle_signals() -> Iterator[Pending]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def die_with_parent() -> None:
+    """Ends this process when its standard input does: a parent that holds the other end cannot be outlived, however it dies."""
+
+    def wait() -> None:
+        while os.read(0, 1):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

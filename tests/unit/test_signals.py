@@ -62,3 +62,18 @@ def test_outside_the_main_thread_it_steps_aside() -> None:
     thread.start()
     thread.join()
     assert seen == ["worked"]
+
+
+def test_a_process_ends_with_its_standard_input() -> None:
+    code = (
+        "import time; from selfalign.signals import die_with_parent; die_with_parent(); print('up', flush=True); time.sleep(60)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdin is not None and child.stdout is not None
+    with child:
+        assert child.stdout.readline() == b"up\n"
+        child.stdin.write(b"heard and passed over")
+        child.stdin.flush()
+        assert child.poll() is None
+        child.stdin.close()
+        assert child.wait(timeout=30) == 1

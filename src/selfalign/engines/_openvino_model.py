@@ -12,7 +12,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -24,6 +23,7 @@ from typing import Any
 from selfalign.engines import _weights
 from selfalign.errors import RunFailed, UserError
 from selfalign.models import cache_folder, locked, quiet
+from selfalign.signals import die_with_parent
 from selfalign.types import ModelRef
 
 ARCHITECTURES = ("llama", "opt", "qwen2", "qwen3")
@@ -119,19 +119,13 @@ def _convert_apart(model: ModelRef, target: Path) -> None:
 def _child() -> None:
     """The other end of `_convert_apart`: the job is a line of standard input, whose end is the parent's; a refusal is told."""
     model, target = json.loads(sys.stdin.readline())
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    die_with_parent()
     try:
         _convert(ModelRef(**model), Path(target))
     except UserError as error:
         sys.stdout.write(f"\n{json.dumps(str(error))}\n")
         sys.stdout.flush()
         sys.exit(_REFUSED)
-
-
-def _die_with_parent() -> None:
-    while os.read(0, 1):
-        pass
-    os._exit(1)
 
 
 def _convert(model: ModelRef, target: Path) -> None:

@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import sys
-import threading
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from selfalign.checkpoints import newest_verified, publish, write_synced
 from selfalign.errors import UserError
 from selfalign.faults import fault_point
 from selfalign.rendering import make_renderer
+from selfalign.signals import die_with_parent
 from selfalign.trainers._batches import Lost, Row, Step, Weights, plan, tokenise, weigh
 from selfalign.trainers._guard import KEPT_CHECKPOINTS, make_guard
 from selfalign.trainers._weighted import NotFinite, Steps, check_finite, make_trainer
@@ -53,7 +53,7 @@ class Link:
 
 def main(path: Path) -> int:
     link = Link()
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    die_with_parent()
     try:
         spec = json.loads(path.read_text(encoding="utf-8"))
         _share_devices(path)
@@ -266,12 +266,6 @@ def _check_room(model: Any, work: Path, checkpoints: bool) -> None:
     free = shutil.disk_usage(work).free
     if free < needed:
         raise NoRoom(f"needs {needed / 1e6:,.0f} MB on the disk of {work}, {free / 1e6:,.0f} MB are free; make room and go on")
-
-
-def _die_with_parent() -> None:
-    while os.read(0, 1):
-        pass
-    os._exit(1)
 
 
 def _share_devices(spec: Path) -> None:
