@@ -103,9 +103,17 @@ def test_items_without_an_input_are_tasks_where_none_is_needed() -> None:
         ("Name a bay.", ""),
         ("", ""),
     ]
-    assert all("is not written as instruction and input" in task.problem for task in found[3:6])
-    assert "has no instruction" in found[7].problem
+    assert all("is not written as instruction and input" in task.problem for task in found[4:6])
+    assert all("has no instruction" in found[place].problem for place in (3, 7))
     assert [bool(task.problem) for task in read_tasks(text, 6, 8, cut=False)] == [True, True, False, *[True] * 5]
+
+
+def test_a_sharp_at_the_end_of_an_instruction_is_its_own() -> None:
+    text = " Print hello in C#\n###\n7. Instruction: Add two numbers in F# ###\n"
+    assert [task.instruction for task in read_tasks(text, 6, 2, cut=False, input_needed=False)] == [
+        "Print hello in C#",
+        "Add two numbers in F#",
+    ]
 
 
 def test_the_last_item_of_a_list_that_was_cut_is_half_a_one() -> None:

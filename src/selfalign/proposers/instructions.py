@@ -32,6 +32,9 @@ The {count} tasks:
 _SEPARATOR = "###\n"
 _ITEM = re.compile(r"(?:^|\n)[#\s]*(?=\d+\s*\.\s*Instruction\s*:)")
 _HEAD = re.compile(r"\d+\s*\.\s*Instruction\s*:")
+_INPUT, _OUTPUT = (re.compile(rf"\n\s*(?:\d+\s*\.\s*)?{label}\s*:") for label in ("Input", "Output"))
+_END = re.compile(r"\s*#{2,}[\s#]*$")
+"""What is left of the separator behind the last item; one # alone may be part of the text."""
 
 
 @dataclass(frozen=True)
@@ -105,16 +108,14 @@ def read_tasks(text: str, first: int, count: int, *, cut: bool, input_needed: bo
 
 
 def _read_task(item: str, number: int, input_needed: bool) -> Task:
-    found = re.fullmatch(rf"{number}\s*\.\s*Instruction\s*:(.*?)\n\s*{number}\s*\.\s*Input\s*:(.*)", item, re.DOTALL)
-    if found is None and not input_needed and not re.search(r"\n\s*(\d+\s*\.\s*)?Input\s*:", item):
-        head = rf"{number}\s*\.\s*Instruction\s*:"
-        alone = re.fullmatch(rf"{head}(.*?)(?:\n\s*(?:\d+\s*\.\s*)?Output\s*:.*)?", item, re.DOTALL)
-        if alone and (instruction := one_line(alone[1]).rstrip("# ")):
-            return Task(instruction)
-    if found is None:
+    item, own = _END.sub("", item), rf"{number}\s*\.\s*"
+    if found := re.fullmatch(rf"{own}Instruction\s*:(.*?)\n\s*{own}Input\s*:(.*)", item, re.DOTALL):
+        instruction, input = one_line(found[1]), found[2].strip()
+    elif not input_needed and not _INPUT.search(item) and (head := re.match(rf"{own}Instruction\s*:", item)):
+        instruction, input = one_line(_OUTPUT.split(item[head.end() :])[0]), ""
+    else:
         return Task(problem=f"task {number} is not written as instruction and input: {tail(item)}")
-    instruction, input = one_line(found[1]), re.sub(r"[\s#]*#{2,}[\s#]*$", "", found[2]).strip()
-    for name, part in (("instruction", instruction), ("input", input)):
-        if not part and (input_needed or name == "instruction"):
+    for name, part, needed in (("instruction", instruction, True), ("input", input, input_needed)):
+        if needed and not part:
             return Task(problem=f"task {number} has no {name}: {tail(item)}")
     return Task(instruction, "" if input.casefold() == NO_INPUT else input)
