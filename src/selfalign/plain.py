@@ -93,6 +93,19 @@ def difference(old: Any, new: Any, path: str = "") -> str:
     return "" if dumps(old) == dumps(new) else f"{path} = {dumps(old)}, now {dumps(new)}"
 
 
+CONTENTS = {
+    "model_hash": "other files of the model than now",
+    "seeds_hash": "other seed examples than now",
+    "held_out_hash": "other held-out examples than now",
+}
+"""What differs where a hash does: its digits tell a person nothing."""
+
+
+def in_words(change: str) -> str:
+    """A difference, as `difference` gives it, for a person to read."""
+    return CONTENTS.get(change.partition(" = ")[0], change)
+
+
 PERMISSIONS = ("ignore_calibration", "allow_overlap")
 """Options that change nothing but whether a run ends where it would otherwise: one that ended there can be gone on with."""
 

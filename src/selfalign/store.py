@@ -25,7 +25,7 @@ from selfalign.errors import Interrupted, RunFailed, UserError, reason
 from selfalign.faults import fault_point
 from selfalign.lock import NAME as LOCK
 from selfalign.lock import locked
-from selfalign.plain import difference, dumps, granted
+from selfalign.plain import difference, dumps, granted, in_words
 from selfalign.protocols import TrainResult
 from selfalign.types import Dropped, Example, Metric, ModelRef, Outcome
 
@@ -324,7 +324,8 @@ class Store:
         if known is None:
             self._set("identity", identity)
         elif change := difference(granted(known, identity), identity):
-            raise UserError(f"{self.folder}: this run folder was started with {change}: use another --out, or the same options")
+            told = f"{self.folder}: this run folder was started with {in_words(change)}"
+            raise UserError(f"{told}: use another --out, or the same options and files")
         elif change := difference(known, identity):
             self._set("identity", identity)
             self._set("state", {})  # it may have ended for want of just this

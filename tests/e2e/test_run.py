@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import textwrap
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from selfalign.cli.main import main
+from selfalign.errors import Interrupted, RunFailed
+from selfalign.store import Store
+from selfalign.types import ModelRef
 from tests.conftest import SCRIPTED, Run
 
 SMALL = ("--rounds", 2, "--per_round", 16, "--demonstrations", 4, "--min_yield", 0, "--quiet")
@@ -97,6 +102,39 @@ def test_other_options_on_the_same_folder_are_refused(cli: Run, run_folder: Path
     done = cli("run", "isara", seeds_file, *SCRIPTED, *SMALL[:4], "--demonstrations", 3, *SMALL[6:], "--out", run_folder)
     assert done.returncode == 2
     assert "4" in done.stderr and "3" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_other_examples_on_the_same_folder_are_told_in_words(cli: Run, run_folder: Path, seeds_file: Path) -> None:
+    held_out = seeds_file.with_name("held.jsonl")
+    held_out.write_text('{"prompt": "Which river is long?", "response": "The Nile is."}\n')
+    others = seeds_file.with_name("others.jsonl")
+    others.write_text(seeds_file.read_text().replace("soft cloth", "hard cloth"))
+    for seeds, more, said in (
+        (others, (), "other seed examples than now"),
+        (seeds_file, ("--held_out", held_out), "other held-out examples than now"),
+    ):
+        done = cli("run", "isara", seeds, *SCRIPTED, *SMALL, *more, "--out", run_folder)
+        assert done.returncode == 2 and "hash" not in done.stderr
+        assert f"was started with {said}: use another --out" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("ended", "told"),
+    [
+        (Interrupted(15), "interrupted by signal 15: the same command goes on from here"),
+        (RunFailed("the server is gone"), "failed: the server is gone"),
+        (None, "stopped without a word, as a killed process does: the same command goes on from here"),
+    ],
+)
+def test_status_says_how_a_run_ended_and_what_to_do(
+    ended: BaseException | None, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with suppress(Interrupted, RunFailed), Store.open(tmp_path / "run", {"name": "mine"}) as store:
+        store.add_model(0, ModelRef("m"))
+        if ended is not None:
+            raise ended
+    assert main(["status", str(tmp_path / "run")]) == 0
+    assert " ".join(capsys.readouterr().out.split()).endswith(told)
 
 
 def test_a_filter_that_loses_rows_stops_the_run(cli: Run, seeds_file: Path, tmp_path: Path) -> None:

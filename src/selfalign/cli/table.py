@@ -38,9 +38,19 @@ def print_status(status: Mapping[str, Any], console: Console | None = None, warn
     for warning in warnings:
         console.print(Text(warning, style="yellow"))
     best = status["rounds"][status["best_round"]] if status["best_round"] is not None and status["rounds"] else None
-    console.print(Text(f"{status['state']}: {status['stopped_because'] or 'not finished yet'}"))
+    console.print(Text(_ended(status["state"], status["stopped_because"])))
     if best is not None and status["state"] == "done":
         console.print(Text(f"best round: {status['best_round']}, model: {best['model']}"), soft_wrap=True)
+
+
+def _ended(state: str, why: str | None) -> str:
+    """The last word of a status, and what to do where there is something to be done."""
+    on = "the same command goes on from here"
+    return {
+        "running": "running: not finished yet",
+        "interrupted": f"{why}: {on}",  # the reason says so itself
+        "stopped": f"stopped without a word, as a killed process does: {on}",
+    }.get(state, f"{state}: {why}")
 
 
 def rounds_table(status: Mapping[str, Any]) -> Table:
