@@ -111,3 +111,30 @@ def test_a_number_that_cannot_be_is_told_beforehand(
     assert main(["check", recipe, "safe_helpful", *engine, f"--{option}", value]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{option} = {value.removeprefix('.')}" in line and line.endswith(f"is out of range: {must}")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            ("--alarms", "null"),
+            "option --alarms: null is no YAML file of its options; name one, or give them one by one: --alarms.action …",
+        ),
+        (
+            ("--sampling", "5"),
+            "option --sampling: 5 is no YAML file of its options; name one, or give them one by one: --sampling.max_tokens …",
+        ),
+    ],
+)
+def test_a_group_of_options_is_a_file_or_is_given_one_by_one(given: tuple[str, ...], said: str) -> None:
+    with pytest.raises(UserError) as told:
+        options(*given)
+    assert str(told.value) == said
+
+
+def test_a_file_of_another_recipe_is_told_by_the_option_as_it_is_typed(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(options("--retriever", "Knn")))
+    make = load_recipe("sft")
+    with pytest.raises(UserError, match=r"^there is no option --retriever\.\w+; --help lists them$"):
+        parse(make_parser(make, "run"), ["sft", "safe_helpful", "--config", str(path)], part_options(make))

@@ -92,6 +92,7 @@ def make_parser() -> ArgumentParser:
 
 def own_options() -> ArgumentParser:
     parser = new_parser("eval", SUMMARY)
+    parser.usage = "selfalign eval MODEL --held_out FILE [options]"
     parser.add_argument("model", type=str, help="folder, hub name, smollm2-135m (bundled), or a run folder: its best round")
     for name, kind, default, text in (
         ("round", int, None, "of a run folder: this round's model instead of the best one"),
@@ -116,7 +117,6 @@ def short_help() -> str:
     known = {**inspect.signature(icl_knn).parameters, **inspect.signature(measured_by).parameters}
     names = [f"--{name}" for name in known if name not in ("demonstrations", *NOT_HERE)]
     parser = own_options()
-    parser.usage = "selfalign eval MODEL --held_out FILE [options]"
     parser.epilog = f"And {', '.join(names)}, with options of their own: `selfalign eval MODEL --help` lists all of them."
     return re.sub(r"\s+\((?:required, )?type:\s[^)]*\)", "", parser.format_help())
 

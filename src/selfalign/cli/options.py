@@ -135,7 +135,11 @@ def explain(message: str, known: Sequence[str]) -> str:
         group = slot or _first(r"Group '([\w.]+)'", text)
         unknown = f"{group}.{refused}" if group else refused
     if unknown:
+        unknown = unknown.replace(".init_args", "")  # as a file of options writes it
         return f"there is no option --{unknown}{_nearest(unknown, known)}"
+    if text.startswith("Parser key") and (value := _first(r"Unable to load config '(.*?)' - Parser key", text)):
+        one = next((name for name in known if name.startswith(f"{slot}.")), f"{slot}.…")
+        return f"option --{slot}: {value} is no YAML file of its options; name one, or give them one by one: --{one} …"
     if part := _first(r"Expected a dot import path string: (\S+)", text):
         names = re.findall(r"<class '(?:\w+\.)*(\w+)'>", text.partition("Errors:")[0])
         return f"option --{slot}: no part named {part}; there are {', '.join(names)}"
@@ -173,5 +177,5 @@ def _nearest(name: str, known: Sequence[str]) -> str:
     near = get_close_matches(name, known, 1, 0.6)
     if not near:  # the right name without its slot, or with another one
         tails = {each.rpartition(".")[2]: each for each in known}
-        near = [tails[tail] for tail in get_close_matches(name.rpartition(".")[2], tails, 1, 0.6)]
+        near = [tails[tail] for tail in get_close_matches(name.rpartition(".")[2], tails, 1, 0.75)]
     return f"; did you mean --{near[0]}?" if near else "; --help lists them"
