@@ -228,9 +228,10 @@ def check_examples(
     if taken:
         raise UserError(f"seed id {taken[0]!r} looks like the id of a generated sample; rename it")
     known = {normalise(seed.asked): seed.id for seed in seeds}
-    for example in () if allow_overlap else held_out:
-        if (seed_id := known.get(normalise(example.asked))) is not None:
-            raise UserError(f"held-out example {example.id} asks the same as seed {seed_id}; take one of them out")
+    same = [(each.id, known[asked]) for each in held_out if (asked := normalise(each.asked)) in known]
+    if same and not allow_overlap:
+        more = f" ({len(same)} such examples)" if len(same) > 1 else ""
+        raise UserError(f"held-out example {same[0][0]} asks the same as seed {same[0][1]}{more}; take one of them out")
     if {seed.id for seed in seeds} & {example.id for example in held_out}:
         return tuple(replace(example, id=f"held-out/{example.id}") for example in held_out)
     return tuple(held_out)
