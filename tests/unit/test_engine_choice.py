@@ -153,6 +153,24 @@ def mine(*, engine: {} | Scripted = {}()) -> Recipe:
     assert "no part named auto; there are OpenAI, Scripted" in refused
 
 
+def test_hf_for_another_kind_of_model_that_a_part_of_ones_own_asks(
+    model_folder: Path, gpt2: Path, seeds_file: Path, tmp_path: Path, told: Told
+) -> None:
+    (tmp_path / "asking.py").write_text(
+        "from dataclasses import dataclass, replace\n"
+        "from selfalign.engines.hf import HF\n"
+        "from selfalign.engines.openvino import OpenVINO\n"
+        "from selfalign.recipes.isara import isara\n\n"
+        "@dataclass(frozen=True)\nclass Asking:\n    other_model: str\n\n"
+        "    def evaluate(self, context, held_out):\n        return []\n\n"
+        "def asking(*, judge: str, engine: HF | OpenVINO = HF()):\n"
+        "    return replace(isara(engine=engine), evaluators=(Asking(judge),))\n"
+    )
+    given = {"recipe": f"{tmp_path / 'asking.py'}:asking"}
+    assert "engine OpenVINO" in told(*check(seeds_file, model_folder, "--judge", "base", **given))
+    assert "is of the kind 'gpt2'" in told(*check(seeds_file, model_folder, "--judge", gpt2, **given))
+
+
 def test_the_run_records_the_engine_and_not_auto(model_folder: Path, seeds_file: Path, tmp_path: Path, told: Told) -> None:
     told("run", "pretrained", seeds_file, "--model", model_folder, "--out", tmp_path / "run", "--engine", "auto", "--quiet")
     assert recorded(tmp_path / "run")["part"].endswith(".OpenVINO")

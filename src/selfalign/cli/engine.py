@@ -19,12 +19,9 @@ from selfalign.engines import _openvino_model, _weights
 from selfalign.engines.hf import HF
 from selfalign.engines.openvino import OpenVINO, undecodable
 from selfalign.errors import UserError
-from selfalign.evaluators.win_rate import WinRate
 from selfalign.models import resolve_ref
+from selfalign.protocols import AsksAnother
 from selfalign.recipe import Recipe
-from selfalign.scorers.density import Density
-from selfalign.scorers.judge import Judge
-from selfalign.scorers.perplexity import Perplexity
 from selfalign.store import Store
 from selfalign.types import ModelRef
 
@@ -114,10 +111,8 @@ def _obstacle(planned: Planned, engines: Sequence[type]) -> str:
 def _judges(recipe: Recipe) -> Iterator[str]:
     """The other models that the recipe's engine runs."""
     for part in (*recipe.scorers, *recipe.evaluators):
-        if isinstance(part, Judge | Perplexity | Density) and part.model not in ("base", "current"):
-            yield part.model
-        elif isinstance(part, WinRate) and part.kind == "model" and part.judge not in ("", "base"):
-            yield part.judge
+        if isinstance(part, AsksAnother) and part.other_model not in ("", "base"):
+            yield part.other_model
 
 
 def _recorded(folder: Path | None, engines: Sequence[type]) -> dict[str, Any] | None:
