@@ -86,7 +86,9 @@ def crossed_mean(repeats: _Repeats, confidence: float = 0.95, bounds: tuple[floa
     return found._replace(low=max(found.low, least), high=min(found.high, most))
 
 
-def compare(a: _Repeats, b: _Repeats, confidence: float = 0.95) -> Comparison:
+def compare(
+    a: _Repeats, b: _Repeats, confidence: float = 0.95, bounds: tuple[float, float] = (-math.inf, math.inf)
+) -> Comparison:
     """The metric of `a` minus that of `b`, paired by prompt and by repeat: `crossed_mean` of the differences, p from its t.
 
     A side with a single repeat stands against each repeat of the other: right for a deterministic arm only (greedy answers
@@ -94,7 +96,8 @@ def compare(a: _Repeats, b: _Repeats, confidence: float = 0.95) -> Comparison:
 
     With one repeat (or repeats all alike) of binary outcomes in one stratum, p is the exact McNemar test's, a binomial test
     of the discordant pairs; the interval stays the t interval, so near 5 % the two may disagree: go by p. Elsewhere
-    differences all alike have p = 1 if 0 and p = 0 if not.
+    differences all alike have p = 1 if 0 and p = 0 if not. `bounds` are those of the metric's values: no difference is larger
+    than they lie apart, and the interval ends there.
 
     Raises:
         ValueError: as `crossed_mean`, over both sides together; or unlike numbers of repeats, neither of them 1.
@@ -113,8 +116,8 @@ def compare(a: _Repeats, b: _Repeats, confidence: float = 0.95) -> Comparison:
     reach = _quantile(0.975, found.degrees) + _quantile(0.8, found.degrees)
     return Comparison(
         found.value,
-        found.low,
-        found.high,
+        max(found.low, bounds[0] - bounds[1]),
+        min(found.high, bounds[1] - bounds[0]),
         p_value,
         found.standard_error,
         reach * found.standard_error,

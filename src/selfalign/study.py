@@ -18,7 +18,7 @@ from selfalign.errors import RunFailed, UserError
 from selfalign.evaluations import bring_their_own
 from selfalign.finished import Finished, read_run
 from selfalign.loop import Quiet, align, check_examples, run_identity, seeds_needed
-from selfalign.plain import difference, dumps, granted
+from selfalign.plain import difference, dumps, granted, in_words
 from selfalign.protocols import Progress
 from selfalign.recipe import Recipe
 from selfalign.retrievers.knn import Knn
@@ -183,7 +183,7 @@ def _finished(folder: Path, identity: dict[str, Any]) -> bool:
             return False
         known = store.identity()
         if change := difference(granted(known, identity), identity):
-            raise UserError(f"{folder} was made with {change}: use another --out, or the same options")
+            raise UserError(f"{folder} was made with {in_words(change)}: use another --out, or the same options")
         return not difference(known, identity)  # it may have ended for want of what is permitted now
 
 

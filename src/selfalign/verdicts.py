@@ -33,7 +33,8 @@ def conclude(
         reason = left_out.get(chosen or "", "there is no metric that all arms have")
         raise UserError(f"no verdict on {chosen or 'anything'}: {reason}; all arms have: {', '.join(metrics) or 'none'}")
     values = {name: {m: [run.metrics[m].outcomes for run in runs] for m in metrics} for name, runs in found.items()}
-    compared = {m: {arm: compare(values[main][m], values[arm][m]) for arm in others} for m in metrics}
+    bounds = {m: BOUNDS.get(each.unit, (-inf, inf)) for m, each in metrics.items()}
+    compared = {m: {arm: compare(values[main][m], values[arm][m], bounds=bounds[m]) for arm in others} for m in metrics}
     adjusted = {m: dict(zip(row, holm([each.p_value for each in row.values()]), strict=True)) for m, row in compared.items()}
     return {
         "main": main,

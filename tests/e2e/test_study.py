@@ -131,7 +131,7 @@ def test_killed_and_gone_on_with(cli: Run, study: tuple[object, ...], tmp_path: 
     assert cli(*study, *arms, "--out", tmp_path / "whole").returncode == 0
     wanted = without_seconds(read(tmp_path / "whole"))
     out = tmp_path / "broken"
-    # The first three points are in the runs of random seed 0, the last one in those of seed 1: by then all arms stand side by side.
+    # The first three points are in runs of random seed 0, the last one in one of seed 1: by then all arms stand side by side.
     for point in ("batch.before-commit:5", "adopt.before-commit", "model.before-commit:2", "model.before-commit:4"):
         killed = cli(*study, *arms, "--out", out, SELFALIGN_FAULT_AT=point)
         assert killed.returncode == -signal.SIGKILL, f"{point} was not reached: {killed.stderr}"

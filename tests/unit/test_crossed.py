@@ -218,6 +218,14 @@ def test_bounds_cut_the_interval_and_nothing_else() -> None:
     assert crossed_mean(study([[1.0, 1.0]]), bounds=(0.0, 1.0))[:3] == (1.0, 1.0, 1.0)
 
 
+def test_a_difference_lies_within_the_width_of_the_bounds() -> None:
+    yes, no = study([[1.0, 1.0, 0.0, 1.0]]), study([[0.0, 1.0, 1.0, 0.0]])
+    whole, cut = compare(yes, no), compare(yes, no, bounds=(0.0, 1.0))
+    assert whole.low < -1.0 and whole.high > 1.0
+    assert cut == whole._replace(low=-1.0, high=1.0)
+    assert compare(yes, no, bounds=(-1.0, 1.0))[1:3] == (max(whole.low, -2.0), min(whole.high, 2.0))
+
+
 def test_a_cut_interval_covers_as_often_as_the_whole_one() -> None:
     random = np.random.default_rng(13)
     prompts = random.uniform(0.0, 0.1, (300, 60))  # their chances of a yes: 5 % in the mean

@@ -225,7 +225,7 @@ def run_folder(folder: Path, before: Sequence[float], after: Sequence[float], be
         ),
         ([1.0] * 40, [1.0] * 10 + [0.0] * 30, "Round 1 is worse than the pretrained model", "refusal 100 % → 25 %, −75 points"),
         ([0.0, 1.0] * 20, [1.0, 0.0] * 20, "Cannot tell whether round 1 is better", "would go unseen"),
-        ([0.0], [1.0], "Cannot tell whether round 1 is better", "[−∞, ∞]"),
+        ([0.0], [1.0], "Cannot tell whether round 1 is better", "[−100, +100]"),
     ],
 )
 def test_the_verdict_follows_from_the_figures(

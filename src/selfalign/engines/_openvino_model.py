@@ -104,7 +104,8 @@ def _prune(folder: Path) -> None:
 def _convert_apart(model: ModelRef, target: Path) -> None:
     """Converts in a process of its own, which dies with this one: tracing leaves 0.2 GiB behind for 135M parameters."""
     command = [sys.executable, "-m", "selfalign.engines._openvino_model"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8") as child:
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "encoding": "utf-8"}
+    with subprocess.Popen(command, start_new_session=True, **pipes) as child:  # so that Ctrl-C is for this process alone
         assert child.stdin is not None and child.stdout is not None
         with suppress(BrokenPipeError):
             child.stdin.write(json.dumps([asdict(model), str(target)]) + "\n")

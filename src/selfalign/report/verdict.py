@@ -38,8 +38,9 @@ def compare(store: Store, where: Mapping[str, Any], round: int, name: str) -> di
     paired = [id for id in before if id in after and math.isfinite(before[id].value) and math.isfinite(after[id].value)]
     if not paired:
         return None
-    found = crossed.compare([[after[id] for id in paired]], [[before[id] for id in paired]])
     metric = verdicts.agreed(each for at in (0, round) for each in store.metrics(at) if each.name == name)
+    bounds = BOUNDS.get(metric.unit, (-math.inf, math.inf))
+    found = crossed.compare([[after[id] for id in paired]], [[before[id] for id in paired]], bounds=bounds)
     told = verdicts.verdict(metric, found, found.p_value)
     return {
         "name": name,
