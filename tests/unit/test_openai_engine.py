@@ -305,9 +305,15 @@ def test_a_model_that_the_server_does_not_serve_is_refused(folder: str, tmp_path
         assert {body["model"] for path, body, _ in server.seen if path != "/models"} == {"new"}
 
 
-def test_a_narrower_window_on_the_server_must_be_said(folder: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("tiny", {"max_model_len": 64}), ("tiny", {"meta": {"n_ctx": 64, "n_ctx_train": 512}}), ("x.gguf", {"meta": {"n_ctx": 64}})],
+)
+def test_a_narrower_window_on_the_server_must_be_said(folder: str, name: str, told: dict[str, Any]) -> None:
+    """vLLM tells it in one way, llama.cpp in another, and answers to any name."""
+
     def answer(path: str, body: Mapping[str, Any]) -> Any:
-        return listing("tiny", max_model_len=64) if path == "/models" else words(path, body)
+        return listing(name, **told) if path == "/models" else words(path, body)
 
     with loopback(answer) as server:
         with opened(server, folder) as session, pytest.raises(UserError, match=r"engine\.context=64"):
@@ -329,6 +335,7 @@ def test_prompts_go_as_ids_as_text_or_as_a_chat(folder: str) -> None:
     assert [turn["content"] for turn in bodies[2]["messages"]] == ["Where?", "Here.", "And when?"]
     assert all(body["seed"] == 7 and body["stop"] == ["\n\n"] for body in bodies)
     assert bodies[0]["top_k"] == -1 and bodies[0]["stop_token_ids"] and "top_k" not in bodies[1]
+    assert bodies[0]["samplers"] == ["temperature", "top_k", "top_p"] and "samplers" not in bodies[1]
 
 
 def test_a_generation_config_says_that_and_how_to_sample(folder: str) -> None:
@@ -404,7 +411,7 @@ def test_what_a_server_cannot_do_is_said(folder: str) -> None:
                 session.embed(["a text"])
         with (
             opened(server, folder, scores="prompt_logprobs") as session,
-            pytest.raises(RunFailed, match=r"try engine\.scores=echo"),
+            pytest.raises(RunFailed, match=r"try engine\.scores=echo, or none"),
         ):
             session.likelihood(pair)
         with opened(server, folder, scores="none") as session, pytest.raises(UserError, match=r"engine\.scores=none"):

@@ -109,7 +109,7 @@ def echoed(body: bytes, ids: Sequence[int]) -> list[Scored]:
     given = choice.get("logprobs")
     own, best = (given.get("token_logprobs"), given.get("top_logprobs")) if isinstance(given, dict) else (None, None)
     if not isinstance(own, list) or not isinstance(best, list):
-        raise Unfit("gives no log-probabilities of the prompt for echo with logprobs; try engine.scores=prompt_logprobs")
+        raise Unfit("gives no log-probabilities of the prompt for echo with logprobs; try engine.scores=prompt_logprobs, or none")
     if len(own) not in (len(ids), len(ids) + 1) or len(best) != len(own):
         raise Unfit(f"gives {len(own)} log-probabilities for {len(ids)} tokens")
     scores = []
@@ -124,7 +124,7 @@ def prompt_logprobs(body: bytes, ids: Sequence[int]) -> list[Scored]:
     """The scores of ids[1:] from vLLM's `prompt_logprobs`: for each token a table by token id."""
     given = _only(parse(body), "choices").get("prompt_logprobs")
     if not isinstance(given, list):
-        raise Unfit("gives no prompt_logprobs; try engine.scores=echo")
+        raise Unfit("gives no prompt_logprobs; try engine.scores=echo, or none")
     if len(given) != len(ids):
         raise Unfit(f"gives {len(given)} log-probabilities for {len(ids)} tokens")
     scores = []
@@ -149,7 +149,9 @@ def models(body: bytes) -> list[Listed]:
     rows = parse(body).get("data")
     if not isinstance(rows, list) or not all(isinstance(row, dict) and isinstance(row.get("id"), str) for row in rows):
         raise Trouble("a list of models that is none")
-    windows = [row.get("max_model_len") for row in rows]
+    # vLLM's word for the window, and where llama.cpp tells that of one slot.
+    metas = [row["meta"] if isinstance(row.get("meta"), dict) else {} for row in rows]
+    windows = [row.get("max_model_len", meta.get("n_ctx")) for row, meta in zip(rows, metas, strict=True)]
     return [
         Listed(row["id"], str(row.get("root") or ""), window if isinstance(window, int) and window > 0 else None)
         for row, window in zip(rows, windows, strict=True)

@@ -145,7 +145,8 @@ def check_window(name: str, listed: Sequence[Listed], context: int) -> None:
     Raises:
         UserError: the server says that its window is narrower than the one prompts are fitted to.
     """
-    told = next((one.window for one in listed if one.name == name), None)
+    # One that was started for a model may list it, and nothing else, under another name than it was asked by (llama.cpp).
+    told = next((one.window for one in listed if one.name == name or len(listed) == 1), None)
     if told is not None and told < context:
         raise UserError(f"the server's window has {told} tokens, prompts are fitted to {context}; set engine.context={told}")
 
@@ -167,6 +168,9 @@ def decoding(sampling: Sampling, seed: int, stops: Stops, extras: Extras) -> dic
         body["generation_config"] = json.dumps(config)
     if extras == "fields":
         body |= {"top_k": sampling.top_k or -1, "min_p": 0.0, "repetition_penalty": 1.0}
+        # llama.cpp's steps and their order. Its own would apply the repetition penalty of the model's generation configuration,
+        # which its files carry, and cut at top_p before the temperature, which draws from fewer tokens than others do.
+        body["samplers"] = ["temperature", "top_k", "top_p"]
         body |= {"stop_token_ids": sorted(stops.ids)} if stops.ids else {}
     return body
 

@@ -56,8 +56,9 @@ class OpenAI:
     (llama.cpp, transformers serve). Judges, perplexity and validation need them."""
     extras: Extras = "fields"
     """How decoding is asked for that OpenAI's own fields cannot say, so that no default of the server's changes it: as the
-    fields top_k, min_p, repetition_penalty and stop_token_ids (vLLM, SGLang, llama.cpp), as a generation_config (transformers
-    serve, which decodes greedily without one), or not at all, where a server refuses both; then such defaults hold."""
+    fields top_k, min_p, repetition_penalty and stop_token_ids (vLLM, SGLang) and samplers (llama.cpp), as a generation_config
+    (transformers serve, which decodes greedily without one), or not at all, where a server refuses both; then such defaults
+    hold."""
     context: int | None = None
     """Tokens of prompt and answer together, where the server has fewer than the model; None: as many as the model."""
     reload: Reload = "none"
