@@ -93,6 +93,15 @@ def difference(old: Any, new: Any, path: str = "") -> str:
     return "" if dumps(old) == dumps(new) else f"{path} = {dumps(old)}, now {dumps(new)}"
 
 
+def decimals(value: float | None, low: float | None, high: float | None) -> int:
+    """How many a figure with this interval is told with: two, more where the interval is narrower than that, one from 10 on."""
+    known = [abs(each) for each in (value, low, high) if each is not None and math.isfinite(each)]
+    if max(known, default=0.0) >= 10.0:
+        return 1
+    width = high - low if low is not None and high is not None else math.inf
+    return 2 if width >= 0.1 or not width else 3 if width >= 0.01 else 4
+
+
 CONTENTS = {
     "model_hash": "other files of the model than now",
     "seeds_hash": "other seed examples than now",

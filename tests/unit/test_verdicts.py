@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from selfalign.cli.study_table import metric_table
 from selfalign.crossed import Comparison
 from selfalign.errors import UserError
 from selfalign.finished import Costs, Finished
+from selfalign.report.study import read_study, study_page
 from selfalign.types import Better, Metric, Outcome, Unit
 from selfalign.verdicts import conclude, sentence, verdict
 
@@ -70,6 +76,31 @@ def test_a_share_of_an_arm_stays_within_its_bounds() -> None:
     # A difference of shares may be negative: its interval has no end at 0.
     row = conclude(found, "a", held_out=20, random_seeds=[0])["comparisons"]["a"]["sft"]
     assert row["difference"] == pytest.approx(-0.95) and row["low"] < -0.95 < row["high"] < 0.0
+
+
+def test_a_small_difference_is_told_with_the_decimals_it_needs(tmp_path: Path) -> None:
+    spread = [0.001 * (i % 5) for i in range(40)]
+    found = {"loop": [finished(0, a=[-2.1 + 0.018 + each for each in spread])], "sft": [finished(0, a=[-2.1] * 40)]}
+    study = conclude(found, "a", held_out=40, random_seeds=[0])
+    shown = io.StringIO()
+    Console(file=shown, width=200).print(metric_table(study, "a"))
+    (tmp_path / "study.json").write_text(json.dumps(study), encoding="utf-8")
+    page = study_page(read_study(tmp_path))
+    assert "0.0200 [0.0195, 0.0205]" in shown.getvalue()
+    assert "+0.0200 [+0.0195, +0.0205]" in page
+
+
+def test_a_title_names_few_arms_and_counts_many(tmp_path: Path) -> None:
+    for others, words in ((3, "cannot be told from arm0, arm1, arm2"), (5, "cannot be told from any of the other 5 arms")):
+        found = {"loop": [finished(0, a=[0.0, 1.0] * 10)]} | {f"arm{i}": [finished(0, a=[1.0, 0.0] * 10)] for i in range(others)}
+        study = conclude(found, "a", held_out=20, random_seeds=[0])
+        (tmp_path / "study.json").write_text(json.dumps(study), encoding="utf-8")
+        assert read_study(tmp_path)["title"] == f"A: loop {words}"
+    better = {"loop": [finished(0, a=[2.0, 1.9] * 10)]} | {f"arm{i}": [finished(0, a=[0.1, 0.2] * 10)] for i in range(4)}
+    better["arm0"] = [finished(0, a=[4.1, 1.8] * 5 + [0.1, 2.0] * 5)]
+    study = conclude(better, "a", held_out=20, random_seeds=[0])
+    (tmp_path / "study.json").write_text(json.dumps(study), encoding="utf-8")
+    assert read_study(tmp_path)["title"] == "A: loop is better than arm1, arm2, arm3; it cannot be told from arm0"
 
 
 def test_what_runs_do_not_agree_on_is_not_claimed() -> None:

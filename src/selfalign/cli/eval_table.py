@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from selfalign.cli.table import figure, stdout_console
+from selfalign.plain import decimals
 from selfalign.types import BOUNDS
 
 _FIGURES = ("difference", "low", "high", "minimum_detectable")
@@ -56,7 +57,7 @@ def differences_table(differences: Mapping[str, Any]) -> Table:
     for name, row in differences.items():
         share = row["unit"] in BOUNDS
         scaled = {key: None if row[key] is None else (100 if share else 1) * row[key] for key in _FIGURES}
-        digits = 0 if share else 2
+        digits = 0 if share else decimals(row["difference"], row["low"], row["high"])
         table.add_row(
             name.replace("_", " ") + (", less is better" if row["better"] == "lower" else ""),
             _interval(scaled, digits),

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from selfalign.cli.table import stdout_console
+from selfalign.plain import decimals
 from selfalign.types import BOUNDS
 
 
@@ -42,7 +43,9 @@ def metric_table(study: Mapping[str, Any], metric: str) -> Table:
         if (each := study["comparisons"][metric].get(arm)) is None:
             cells += ["–"] * 3
         else:
-            cells += [_interval(each, "difference", share), _p(each["p_holm"]), _number(each["minimum_detectable"], share)]
+            digits = decimals(each["difference"], each["low"], each["high"])
+            unseen = _number(each["minimum_detectable"], share, digits)
+            cells += [_interval(each, "difference", share, digits), _p(each["p_holm"]), unseen]
         table.add_row(arm, *cells)
     return table
 
@@ -68,16 +71,16 @@ def _table(title: str) -> Table:
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
 
 
-def _interval(row: Mapping[str, Any], key: str, share: bool) -> str:
-    return f"{_number(row[key], share)} [{_number(row['low'], share)}, {_number(row['high'], share)}]"
+def _interval(row: Mapping[str, Any], key: str, share: bool, digits: int | None = None) -> str:
+    return f"{_number(row[key], share, digits)} [{_number(row['low'], share, digits)}, {_number(row['high'], share, digits)}]"
 
 
-def _number(value: float | None, share: bool) -> str:
+def _number(value: float | None, share: bool, digits: int | None = None) -> str:
     if value is None:
         return "–"
     if share:
         return f"{100 * value:.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    return f"{value:.{(1 if abs(value) >= 10 else 2) if digits is None else digits}f}"
 
 
 def _p(value: float | None) -> str:

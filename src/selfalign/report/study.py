@@ -138,8 +138,12 @@ def _title(study: Mapping[str, Any]) -> str:
     by: dict[str, list[str]] = {}
     for each in study["verdicts"]:
         by.setdefault(each["verdict"], []).append(each["arm"])
-    sides = [f"{side} than {', '.join(arms)}" for side, arms in by.items() if side != "unclear"]
+    others = len(study["verdicts"])
+    named = {
+        side: ", ".join(arms) if len(arms) < max(others, 4) else f"any of the other {others} arms" for side, arms in by.items()
+    }
+    sides = [f"{side} than {arms}" for side, arms in named.items() if side != "unclear"]
     parts = [f"is {' and '.join(sides)}"] if sides else []
-    parts += [f"cannot be told from {', '.join(by['unclear'])}"] if "unclear" in by else []
+    parts += [f"cannot be told from {named['unclear']}"] if "unclear" in by else []
     about = words(study["metric"])
     return f"{about[:1].upper()}{about[1:]}: {study['main']} {'; it '.join(parts) or 'stands alone, no arm to compare with'}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from selfalign import crossed, verdicts
 from selfalign.diversity import GUARDS
-from selfalign.plain import finite
+from selfalign.plain import decimals, finite
 from selfalign.protocols import PROVEN
 from selfalign.store import Store
 from selfalign.types import BOUNDS
@@ -59,27 +59,28 @@ def compare(store: Store, where: Mapping[str, Any], round: int, name: str) -> di
     }
 
 
-def number(value: float | None, share: bool, signed: bool = False) -> str:
-    """A figure for people: shares in per cent, small numbers with two digits, a missing bound as ∞."""
+def number(value: float | None, share: bool, signed: bool = False, digits: int | None = None) -> str:
+    """A figure for people: shares in per cent, others with two decimals, or one from 10 on, or `digits`; a missing bound as ∞."""
     if value is None:
         return "∞"
     if share:
         text = f"{100 * value:+.0f}" if signed else f"{100 * value:.0f} %"
     else:
-        text = f"{value:{'+' if signed else ''},.{1 if abs(value) >= 10 else 2}f}"
+        text = f"{value:{'+' if signed else ''},.{(1 if abs(value) >= 10 else 2) if digits is None else digits}f}"
     return text.replace("-", "−")
 
 
 def difference_text(row: Mapping[str, Any]) -> str:
     """ "+12 points [+3, +21]"."""
-    unit = " points" if row["share"] else ""
-    low = "−∞" if row["low"] is None else number(row["low"], row["share"], True)
-    return f"{number(row['difference'], row['share'], True)}{unit} [{low}, {number(row['high'], row['share'], True)}]"
+    unit, share, digits = (" points" if row["share"] else ""), row["share"], decimals(row["difference"], row["low"], row["high"])
+    low = "−∞" if row["low"] is None else number(row["low"], share, True, digits)
+    return f"{number(row['difference'], share, True, digits)}{unit} [{low}, {number(row['high'], share, True, digits)}]"
 
 
-def size_text(value: float | None, share: bool) -> str:
-    """The size of a difference: "12 points"."""
-    return f"{100 * value:.0f} points" if share and value is not None else number(value, share)
+def size_text(row: Mapping[str, Any], value: float | None) -> str:
+    """The size of a difference that could have been beside that of `row`: "12 points"."""
+    digits = decimals(row["difference"], row["low"], row["high"])
+    return f"{100 * value:.0f} points" if row["share"] and value is not None else number(value, row["share"], digits=digits)
 
 
 def p_text(value: float | None) -> str:
@@ -131,7 +132,7 @@ def _sentence(
     change = f"{words(lead['name'])} {number(lead['before'], lead['share'])} → {number(lead['after'], lead['share'])}"
     sentence = f"Round {chosen} against the pretrained model on {lead['n']} held-out prompts: {change}, {difference_text(lead)}."
     if lead["told"] == "cannot tell":
-        unseen = f" A difference below {size_text(lead['unseen'], lead['share'])} would go unseen."
+        unseen = f" A difference below {size_text(lead, lead['unseen'])} would go unseen."
         return f"Cannot tell whether round {chosen} is better", f"{sentence}{unseen}"
     if lead["told"] in ("better", "worse"):
         return f"Round {chosen} is {lead['told']} than the pretrained model", sentence
