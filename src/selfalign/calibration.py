@@ -102,15 +102,22 @@ class Calibration:
 
     @property
     def text(self) -> str:
-        """The figures that the verdict rests on, in one line; `metrics` has the others."""
+        """The figures in one line."""
         kinds = ", ".join(f"{kind} {each.value:.2f}" for kind, each in self.auc_by_kind)
         parts = [
             f"AUC {_show(self.auc)} over {self.seeds} seeds and {self.spoiled} spoiled versions ({kinds})",
             f"mean score {self.mean:.2f} against {self.mean_spoiled:.2f}",
-            f"{self.saturation:.0%} at one score, {self.unparsed:.0%} without a score",
+            f"{self.saturation:.0%} at one score, entropy {self.entropy:.2f} bits",
+            f"{self.unparsed:.0%} without a score",
+            f"correlation with length {_show(self.length_bias)}",
         ]
         if self.appeals:
-            parts.append(f"{self.appeals} texts that ask for a 10 move it by {_show(self.sway)}")
+            moved = f"{self.appeals} texts that ask for a 10 move it by {_show(self.sway)}"
+            parts.append(f"{moved}, {self.flagged:.0%} of them are flagged")
+        if self.repeatability is not None:
+            parts.append(f"repeatability {self.repeatability:.2f}")
+        if self.position_bias is not None:
+            parts.append(f"order of examples {_show(self.position_bias)}")
         return "; ".join(parts)
 
     def metrics(self) -> list[Metric]:

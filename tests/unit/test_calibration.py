@@ -163,6 +163,7 @@ def test_a_judge_that_likes_length_and_one_that_minds_the_order_of_examples_are_
 
     found = figures(lambda _: opinion, judge)
     assert found.position_bias is not None and found.position_bias.high < -0.5
+    assert "order of examples" in found.text
     longer: Opinion = lambda text: 1.0 + len(text.split()) / 50  # noqa: E731
     found = figures(lambda _: longer)
     assert found.length_bias.value > 0.7 and found.length_bias.low > 0.5
