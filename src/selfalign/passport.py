@@ -42,7 +42,7 @@ def passport(store: Store, id: str) -> dict[str, Any]:
         example, rule, evidence = next(rows.read(connection, "number = ?", (number,)))
         return {
             **_own(example),
-            "answered": id not in unanswered(connection),
+            "answered": not unanswered(connection, id),
             "verdict": verdict,
             "rule": rule or None,
             "evidence": evidence or None,
@@ -56,9 +56,10 @@ def passport(store: Store, id: str) -> dict[str, Any]:
         }
 
 
-def unanswered(connection: sqlite3.Connection) -> set[str]:
-    """The ids of the candidates that were dropped before the model wrote a response, if only an empty one."""
-    return {id for (id,) in connection.execute(_UNANSWERED)}
+def unanswered(connection: sqlite3.Connection, id: str | None = None) -> set[str]:
+    """The ids of the candidates (or of this one) that were dropped before the model wrote a response, if only an empty one."""
+    one, values = ("", ()) if id is None else (" AND id = ?", (id,))
+    return {found for (found,) in connection.execute(_UNANSWERED + one, values)}
 
 
 def passport_text(passport: Mapping[str, Any]) -> str:

@@ -93,12 +93,13 @@ def difference(old: Any, new: Any, path: str = "") -> str:
     return "" if dumps(old) == dumps(new) else f"{path} = {dumps(old)}, now {dumps(new)}"
 
 
-def decimals(value: float | None, low: float | None, high: float | None) -> int:
-    """How many a figure with this interval is told with: two, more where the interval is narrower than that, one from 10 on."""
+def decimals(value: float | None, low: float | None = None, high: float | None = None) -> int:
+    """How many a figure, with its interval where it is told by that, is given: two, one from 10 on, more where the interval (or
+    the figure, where the interval is a point) is smaller than two can show."""
     known = [abs(each) for each in (value, low, high) if each is not None and math.isfinite(each)]
     if max(known, default=0.0) >= 10.0:
         return 1
-    width = high - low if low is not None and high is not None else math.inf
+    width = high - low or abs(value or 0.0) if low is not None and high is not None else math.inf
     return 2 if width >= 0.1 or not width else 3 if width >= 0.01 else 4
 
 

@@ -126,6 +126,15 @@ class Limited(Protocol):
         ...
 
 
+@runtime_checkable
+class Selective(Protocol):
+    """An engine that does not decode in every way that a `Sampling` can ask for."""
+
+    def check_sampling(self, sampling: Sampling) -> None:
+        """Called with every sampling of a run before anything loads; raises UserError for one that it does not offer."""
+        ...
+
+
 class Encoder(Protocol):
     """Texts to vectors, for retrieval and near-duplicate search."""
 
@@ -275,10 +284,8 @@ class Checked(Protocol):
 class AsksAnother(Protocol):
     """An evaluator or a scorer that may ask another model than that of the round, through `Context.open_model`."""
 
-    @property
-    def other_model(self) -> str:
-        """Its name, as `open_model` takes it; "" where it asks none."""
-        ...
+    other_model: str
+    """Its name, as `open_model` takes it; "" where it asks none."""
 
 
 @dataclass(frozen=True)
@@ -339,7 +346,5 @@ class Trainer(Protocol):
 class Adapting(Protocol):
     """A trainer that says whether its models are adapters."""
 
-    @property
-    def lora_rank(self) -> int:
-        """Of the LoRA adapter that it trains; 0 where it trains all weights."""
-        ...
+    lora_rank: int
+    """Of the LoRA adapter that it trains; 0 where it trains all weights."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, get_args
 
 from selfalign.alarms import DEFAULT, Alarms
 from selfalign.errors import UserError
@@ -20,6 +20,7 @@ from selfalign.protocols import (
     Proposer,
     Retriever,
     Scorer,
+    Selective,
     Trained,
     Trainer,
 )
@@ -32,19 +33,6 @@ TrainOn = Literal["latest", "all"]
 RollBack = Literal["worse", "no_better"]
 Evaluate = Literal["every", "shipped"]
 Order = Literal["chosen", "shared"]
-
-
-@runtime_checkable
-class Selective(Protocol):
-    """An engine that does not decode in every way that a `Sampling` can ask for."""
-
-    def check_sampling(self, sampling: Sampling) -> None:
-        """Called before anything loads, with every sampling that a run uses.
-
-        Raises:
-            UserError: decoding that the engine does not offer in the way that `Sampling` means it.
-        """
-        ...
 
 
 @dataclass(frozen=True)

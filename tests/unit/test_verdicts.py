@@ -14,6 +14,7 @@ from selfalign.cli.study_table import metric_table
 from selfalign.crossed import Comparison
 from selfalign.errors import UserError
 from selfalign.finished import Costs, Finished
+from selfalign.plain import decimals
 from selfalign.report.study import read_study, study_page
 from selfalign.types import Better, Metric, Outcome, Unit
 from selfalign.verdicts import conclude, sentence, verdict
@@ -88,6 +89,12 @@ def test_a_small_difference_is_told_with_the_decimals_it_needs(tmp_path: Path) -
     page = study_page(read_study(tmp_path))
     assert "0.0200 [0.0195, 0.0205]" in shown.getvalue()
     assert "+0.0200 [+0.0195, +0.0205]" in page
+
+
+def test_decimals_follow_the_interval_or_the_figure_where_it_is_a_point() -> None:
+    shown = [decimals(2.5), decimals(25.0), decimals(0.4, 0.1, 0.7), decimals(0.02, 0.01, 0.03), decimals(0.003, 0.003, 0.003)]
+    assert shown == [2, 1, 2, 3, 4]
+    assert [decimals(0.0, 0.0, 0.0), decimals(0.02, None, None), decimals(0.5, 0.02, 12.0)] == [2, 2, 1]
 
 
 def test_a_title_names_few_arms_and_counts_many(tmp_path: Path) -> None:

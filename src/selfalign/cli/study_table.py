@@ -80,7 +80,7 @@ def _number(value: float | None, share: bool, digits: int | None = None) -> str:
         return "–"
     if share:
         return f"{100 * value:.0f}"
-    return f"{value:.{(1 if abs(value) >= 10 else 2) if digits is None else digits}f}"
+    return f"{value:.{decimals(value) if digits is None else digits}f}"
 
 
 def _p(value: float | None) -> str:

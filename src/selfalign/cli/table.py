@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from selfalign.plain import decimals
 from selfalign.protocols import PROVEN
 from selfalign.types import BOUNDS
 
@@ -90,7 +91,7 @@ def figure(metric: Mapping[str, Any] | None) -> str:
     if metric["unit"] == "count":
         return f"{metric['value']:.0f}"
     share = metric["unit"] in BOUNDS
-    scale, digits = (100, 0) if share else (1, 1 if abs(metric["value"]) >= 10 else 2)
+    scale, digits = (100, 0) if share else (1, decimals(metric["value"]))
     value, low, high = ("–" if metric[key] is None else f"{scale * metric[key]:.{digits}f}" for key in ("value", "low", "high"))
     value += "%" if share else ""
     return value if metric["low"] == metric["high"] == metric["value"] else f"{value} [{low}, {high}]"

@@ -127,7 +127,7 @@ class OpenAI:
         _server_weights.check_models(self.reload, trained, beside)
 
     def check_sampling(self, sampling: Sampling) -> None:
-        """See `recipe.Selective`."""
+        """See `protocols.Selective`."""
         _server_requests.check_sampling(sampling, self.extras)
 
     @contextmanager

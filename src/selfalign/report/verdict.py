@@ -66,7 +66,7 @@ def number(value: float | None, share: bool, signed: bool = False, digits: int |
     if share:
         text = f"{100 * value:+.0f}" if signed else f"{100 * value:.0f} %"
     else:
-        text = f"{value:{'+' if signed else ''},.{(1 if abs(value) >= 10 else 2) if digits is None else digits}f}"
+        text = f"{value:{'+' if signed else ''},.{decimals(value) if digits is None else digits}f}"
     return text.replace("-", "−")
 
 
