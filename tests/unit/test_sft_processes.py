@@ -1,0 +1,86 @@
+"""Training in two processes under accelerate (gloo, on the processor): what several GPUs run, but for the GPUs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from selfalign.faults import AT
+from selfalign.trainers.sft import SFT
+from tests.tiny import tiny_model
+from tests.unit.test_sft import Quiet, job
+
+PLAIN = SFT(learning_rate=1e-3, epochs=2, batch_size=4, micro_batch=1, save_every=1, precision="fp32", max_steps=5)
+"""Eight rows in steps of four: two micro-batches a process; `long` is dropped, which leaves an odd one in some steps."""
+
+
+def launch(folder: Path, training: SFT, model: Path, **changes: str) -> subprocess.CompletedProcess[str]:
+    """What `accelerate launch --multi_gpu` starts, torch's own launcher, on the processor (accelerate's `--cpu` needs MPI)."""
+    work = job(model, folder)
+    work.work.mkdir(parents=True, exist_ok=True)
+    spec = work.work / "spec.json"
+    spec.write_text(json.dumps(training.spec(work)), "utf-8")
+    options = ["--standalone", "--nproc_per_node", "2", "--module", "selfalign.trainers._child", str(spec)]
+    command = [sys.executable, "-m", "torch.distributed.run", *options]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", **changes}
+    said = folder / "said"
+    with (
+        said.open("w") as errors,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+        ) as process,
+    ):
+        assert process.stdout
+        told = process.stdout.read()  # its input stays open meanwhile: closed, it ends the training
+    return subprocess.CompletedProcess(command, process.returncode, told, said.read_text("utf-8"))
+
+
+def result(folder: Path) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads((folder / "training" / "result.json").read_text("utf-8"))
+    return told
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("start") / "model", pad="eos", context=256)
+
+
+@pytest.mark.parametrize("changes", [{}, {"lora_rank": 2, "gradient_checkpointing": False}], ids=["full", "lora"])
+def test_two_processes_teach_what_one_does(model: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    training = replace(PLAIN, **changes)
+    alone = training.train(job(model, tmp_path / "alone"), Quiet())
+    done = launch(tmp_path / "both", training, model)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+    both = result(tmp_path / "both")
+    messages = [json.loads(line) for line in done.stdout.splitlines()]
+    assert sum("total" in message for message in messages) == 1, "only the first process speaks"
+    assert both["losses"] == pytest.approx(list(alone.losses), rel=1e-4)
+    assert (both["steps"], both["tokens"], len(both["trained"])) == (alone.steps, alone.tokens, len(alone.trained))
+    assert [row["rule"] for row in both["dropped"]] == [row.rule for row in alone.dropped]
+    name = "adapter_model.safetensors" if training.lora_rank else "model.safetensors"
+    expected, found = load_file(tmp_path / "alone/model" / name), load_file(tmp_path / "both/model" / name)
+    assert expected.keys() == found.keys()
+    for key, weight in expected.items():
+        torch.testing.assert_close(found[key], weight, rtol=1e-3, atol=2e-5, msg=lambda text, key=key: f"{key}: {text}")
+
+
+def test_two_processes_go_on_from_the_checkpoint_that_a_kill_left(model: Path, tmp_path: Path) -> None:
+    unbroken = launch(tmp_path / "unbroken", PLAIN, model)
+    killed = launch(tmp_path / "killed", PLAIN, model, **{AT: "train.checkpoint.after-manifest:3"})
+    assert (unbroken.returncode, killed.returncode != 0) == (0, True), killed.stderr[-2000:]
+    again = launch(tmp_path / "killed", PLAIN, model)
+    assert again.returncode == 0, again.stderr[-2000:]
+    started = next(json.loads(line) for line in again.stdout.splitlines() if "total" in json.loads(line))
+    assert 0 < started["done"] < started["total"]
+    expected, found = (load_file(tmp_path / name / "model/model.safetensors") for name in ("unbroken", "killed"))
+    assert all(torch.equal(found[key], weight) for key, weight in expected.items())
