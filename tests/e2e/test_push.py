@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import threading
+import os
+import pty
+import signal
+import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from hashlib import sha256
 from pathlib import Path
+from random import Random
 from subprocess import CompletedProcess
-from typing import Any
 
 import pytest
 from huggingface_hub import DatasetCard, ModelCard
@@ -19,94 +20,33 @@ from selfalign.checkpoints import read_manifest
 from selfalign.protocols import TrainResult
 from selfalign.store import Store
 from selfalign.types import Example, ModelRef
-from tests.conftest import Run
+from tests.conftest import Run, command
+from tests.hub import CUT, TOKEN, XET_TOKEN, Hub, running, unpacked
 
-TOKEN = "hf_verysecrettokenthatnobodymaysee"
-
-
-@dataclass
-class Hub:
-    """What a client sent, and what it shall be answered: `fails` maps a part of a path to a status."""
-
-    endpoint: str = ""
-    public: bool = False
-    fails: dict[str, int] = field(default_factory=dict)
-    calls: list[tuple[str, str]] = field(default_factory=list)
-    tokens: set[str] = field(default_factory=set)
-    created: dict[str, Any] = field(default_factory=dict)
-    commit: list[dict[str, Any]] = field(default_factory=list)
-
-    def answer(self, method: str, path: str, body: bytes) -> tuple[int, Any]:
-        for part, status in self.fails.items():
-            if part in path:
-                return status, {"error": f"refused, you said {TOKEN}\nand more", "url": f"{self.endpoint}/user/name"}
-        if path == "/api/repos/create":
-            self.created = json.loads(body)
-            return 200, {"url": f"{self.endpoint}/user/name"}
-        if path == "/api/validate-yaml":
-            return 200, {"warnings": [], "errors": []}
-        if "/preupload/" in path:
-            files = json.loads(body)["files"]
-            return 200, {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]}
-        if "/commit/" in path:
-            self.commit = [json.loads(line) for line in body.splitlines()]
-            return 200, {"commitUrl": f"{self.endpoint}/user/name/commit/1", "commitOid": "1" * 40}
-        if method == "GET" and path.startswith(("/api/models/user/name", "/api/datasets/user/name")):
-            return 200, {"id": "user/name", "private": not self.public, "siblings": [], "tags": []}
-        return 404, {"error": "not found"}
-
-    def files(self) -> dict[str, bytes]:
-        rows = (row["value"] for row in self.commit if row["key"] == "file")
-        return {row["path"]: base64.b64decode(row["content"]) for row in rows}
+WEIGHTS = {name: Random(name).randbytes(size) for name, size in (("model.safetensors", 250_000), ("deep/more.safetensors", 500))}
+OIDS = {name: sha256(content).hexdigest() for name, content in WEIGHTS.items()}
+LARGE = {name: {"algo": "sha256", "oid": OIDS[name], "size": len(content)} for name, content in WEIGHTS.items()}
+LFS = {"HF_HUB_DISABLE_XET": "1"}
 
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    known = Hub()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.handle_any("GET")
-
-        def do_POST(self) -> None:
-            self.handle_any("POST")
-
-        def handle_any(self, method: str) -> None:
-            path = self.path.partition("?")[0]
-            known.calls.append((method, path))
-            known.tokens.add(self.headers.get("authorization", ""))
-            status, answer = known.answer(method, path, self.rfile.read(int(self.headers.get("content-length", 0))))
-            content = json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, format: str, *args: Any) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    known.endpoint = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield known
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with running() as known:
+        yield known
 
 
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
-    """A run that is done: two seeds, one pair of its own, a model with weights in round 1."""
+    """A run that is done: two seeds, one long pair of its own, a model with weights in round 1."""
     seeds = [Example(f"s{i}", f"prompt {i}", "response", slot=i) for i in range(2)]
-    made = Example("r01-00000", "a new prompt", "answer", 1)
+    made = Example("r01-00000", "a new prompt", "answer " * 3000, 1)
     with Store.open(tmp_path / "run", {"name": "isara"}) as store:
         store.add_seeds(seeds, ())
         store.add_model(0, ModelRef("some/base"))
         store.finish_round_samples(1, [made], [], 1)
         folder = store.round_folder(1) / "model"
         (folder / "deep").mkdir(parents=True)
-        for name, content in (("config.json", b"{}"), ("model.safetensors", b"weights"), ("deep/more.txt", b"more")):
+        for name, content in {"config.json": b"{}", "deep/more.txt": b"more", **WEIGHTS}.items():
             (folder / name).write_bytes(content)
         model = ModelRef(str(folder))
         ids = ("s0", "s1", "r01-00000")
@@ -115,9 +55,13 @@ def run_folder(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def push(cli: Run, hub: Hub, *arguments: object, token: str = TOKEN) -> CompletedProcess[str]:
-    env = {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_TOKEN": token, "NO_PROXY": "127.0.0.1"}
-    done = cli("push", *arguments, **env)
+def surroundings(hub: Hub, token: str = TOKEN) -> dict[str, str]:
+    kept = {"HF_HOME": "hub-cache", "HF_XET_CLIENT_RETRY_BASE_DELAY": "20ms"}
+    return {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "HF_TOKEN": token, "NO_PROXY": "127.0.0.1", **kept}
+
+
+def push(cli: Run, hub: Hub, *arguments: object, token: str = TOKEN, **env: str) -> CompletedProcess[str]:
+    done = cli("push", *arguments, **surroundings(hub, token), **env)
     assert TOKEN not in done.stdout + done.stderr
     return done
 
@@ -128,10 +72,10 @@ def test_a_model_arrives_with_its_card(cli: Run, hub: Hub, run_folder: Path) -> 
     assert done.stdout == f"model in {hub.endpoint}/user/name\n"
     assert (hub.created["name"], hub.created["organization"], hub.created["visibility"]) == ("name", "user", "private")
     files = hub.files()
-    assert set(files) == {"README.md", "config.json", "model.safetensors", "deep/more.txt"}
-    assert files["model.safetensors"] == b"weights" and files["config.json"] == b"{}"
+    assert set(files) == {"README.md", "config.json", "deep/more.txt"} and files["config.json"] == b"{}"
+    assert hub.large() == LARGE
     assert ModelCard(files["README.md"].decode()).data.to_dict()["license"] == "mit"
-    assert f"Bearer {TOKEN}" in hub.tokens
+    assert f"Bearer {TOKEN}" in hub.authorized["hub"]
 
 
 def test_data_arrives_with_its_card(cli: Run, hub: Hub, run_folder: Path) -> None:
@@ -158,8 +102,8 @@ def test_a_refusal_is_one_clear_line(cli: Run, hub: Hub, run_folder: Path, part:
     hub.fails = {part: status, **({"/api/models/": status} if status == 401 else {})}
     done = push(cli, hub, run_folder, "--repo", "user/name")
     assert (done.returncode, done.stdout) == (code, "")
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert f"the hub answered {status}" in done.stderr and says in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if not line.startswith("uploading ")]
+    assert f"the hub answered {status}" in line and says in line
 
 
 def test_private_is_never_put_where_everybody_reads(cli: Run, hub: Hub, run_folder: Path) -> None:
@@ -194,7 +138,7 @@ def test_what_is_wrong_is_told_before_anything_is_sent(cli: Run, hub: Hub, run_f
 def test_a_dry_run_needs_no_token_and_sends_nothing(cli: Run, hub: Hub, run_folder: Path) -> None:
     done = push(cli, hub, run_folder, "--repo", "user/name", "--dry_run", token="")
     assert done.returncode == 0, done.stderr
-    assert "model.safetensors  7 bytes" in done.stdout and "README.md" in done.stdout and "nothing was sent" in done.stdout
+    assert "model.safetensors  250,000 bytes" in done.stdout and "README.md" in done.stdout and "nothing was sent" in done.stdout
     assert not hub.calls
 
 
@@ -204,3 +148,90 @@ def test_no_way_to_the_hub(cli: Run, hub: Hub, run_folder: Path) -> None:
     assert done.returncode == 1 and "the upload to user/name failed" in done.stderr and len(done.stderr.splitlines()) == 1
     done = cli("push", run_folder, "--repo", "user/name", HF_ENDPOINT=hub.endpoint, HF_HUB_OFFLINE="1", HF_TOKEN=TOKEN)
     assert done.returncode == 2 and "HF_HUB_OFFLINE is set" in done.stderr
+
+
+@pytest.mark.parametrize(("part", "puts", "once"), [(None, 3, {"PUT /lfs/": 500}), (100_000, 5, {"PUT /part/": CUT})])
+def test_weights_go_by_lfs(cli: Run, hub: Hub, run_folder: Path, part: int | None, puts: int, once: dict[str, int]) -> None:
+    """In one part and in three; what fails once is sent again; the storage sees no token."""
+    hub.part, hub.once = part, once
+    done = push(cli, hub, run_folder, "--repo", "user/name", **LFS)
+    assert (done.returncode, done.stdout) == (0, f"model in {hub.endpoint}/user/name\n"), done.stderr
+    assert hub.objects == {OIDS[name]: content for name, content in WEIGHTS.items()} and hub.verified == set(OIDS.values())
+    assert hub.large() == LARGE and not hub.once and len(hub.sent("PUT ")) == puts
+    assert hub.authorized["storage"] == {""} and f"Bearer {TOKEN}" in hub.authorized["hub"]
+    assert done.stderr.startswith("uploading 5 files, 25")
+
+
+def test_the_same_command_sends_what_is_missing(cli: Run, hub: Hub, run_folder: Path) -> None:
+    hub.fails = {f"PUT /lfs/{OIDS['deep/more.safetensors']}": 403}
+    done = push(cli, hub, run_folder, "--repo", "user/name", **LFS)
+    line = done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and "the hub's storage answered 403 (AccessDenied Request has expired; " in line
+    assert "'deep/more.safetensors'" in line and "the same command again" in line and not hub.commit
+    hub.fails, hub.calls = {}, []
+    assert push(cli, hub, run_folder, "--repo", "user/name", **LFS).returncode == 0
+    assert hub.sent("PUT ") == [f"/lfs/{OIDS['deep/more.safetensors']}"] and hub.large() == LARGE
+    hub.commit, hub.calls = [], []
+    assert push(cli, hub, run_folder, "--repo", "user/name", **LFS).returncode == 0
+    assert not hub.sent("PUT ") and not hub.commit  # nothing new, no empty commit
+
+
+def test_a_large_data_file_goes_by_lfs(cli: Run, hub: Hub, run_folder: Path) -> None:
+    hub.limit = 15_000
+    done = push(cli, hub, run_folder, "--repo", "user/name", "--data", **LFS)
+    assert done.returncode == 0, done.stderr
+    assert set(hub.files()) == {"README.md"} and set(hub.large()) == {"train.jsonl"}
+    ((oid, content),) = hub.objects.items()
+    assert oid == sha256(content).hexdigest() == hub.large()["train.jsonl"]["oid"]
+    assert [json.loads(line)["id"] for line in content.splitlines()] == ["s0", "s1", "r01-00000"]
+
+
+def test_weights_go_by_xet(cli: Run, hub: Hub, run_folder: Path) -> None:
+    """The way the library takes where it can; a second push finds what has arrived, and the storage sees its own token only."""
+    pytest.importorskip("hf_xet")
+    hub.fails, hub.once = {"/commit/": 403}, {"POST /v1/xorbs/": CUT}
+    assert push(cli, hub, run_folder, "--repo", "user/name").returncode == 2
+    content = b"".join(unpacked(xorb) for xorb in hub.xorbs.values())
+    assert len(content) == sum(map(len, WEIGHTS.values())) and all(weights in content for weights in WEIGHTS.values())
+    assert len(hub.sent("POST /v1/xorbs/")) == 2 and hub.authorized["storage"] == {f"Bearer {XET_TOKEN}"}
+    hub.fails, hub.calls = {}, []
+    done = push(cli, hub, run_folder, "--repo", "user/name")
+    assert done.returncode == 0, done.stderr
+    assert hub.large() == LARGE and not hub.sent("POST /v1/xorbs/") and not hub.sent("/lfs/")
+
+
+@pytest.mark.parametrize(
+    ("part", "status", "env", "code", "says"),
+    [
+        ("/objects/batch", 403, LFS, 2, "the hub answered 403 (refused, you said … and more): HF_TOKEN may not write"),
+        ("/verify", 403, LFS, 2, "HF_TOKEN may not write"),
+        ("/xet-write-token/", 404, {}, 1, "HF_HUB_DISABLE_XET=1"),
+        ("/v1/xorbs/", CUT, {}, 1, "the same command again sends what is missing"),
+    ],
+)
+def test_a_refusal_of_weights_is_one_clear_line(
+    cli: Run, hub: Hub, run_folder: Path, part: str, status: int, env: dict[str, str], code: int, says: str
+) -> None:
+    hub.fails = {part: status}
+    done = push(cli, hub, run_folder, "--repo", "user/name", **env)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert len(done.stderr.splitlines()) == 2 and says in done.stderr, done.stderr
+    assert not hub.commit
+
+
+def test_a_terminal_shows_progress_and_a_signal_ends_it(hub: Hub, run_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("hf_xet")
+    hub.held = "/v1/xorbs/"
+    ours, theirs = pty.openpty()
+    env = {**os.environ, **surroundings(hub), "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command("push", run_folder, "--repo", "user/name"), stderr=theirs, cwd=tmp_path, env=env) as pushing:
+        os.close(theirs)
+        shown = b""
+        while b"Uploading" not in shown or not hub.sent("/v1/xorbs/"):
+            shown += os.read(ours, 4096)
+        assert list(tmp_path.glob("selfalign-push-*"))
+        pushing.send_signal(signal.SIGTERM)
+        assert pushing.wait(120) == 143
+    shown += os.read(ours, 65536)
+    assert b"interrupted; the same command goes on from here" in shown and not list(tmp_path.glob("selfalign-push-*"))
+    os.close(ours)

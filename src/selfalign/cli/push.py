@@ -15,6 +15,7 @@ from selfalign.cards import data_card, model_card
 from selfalign.cli.options import new_parser, parse
 from selfalign.errors import RunFailed, UserError
 from selfalign.exports import best_round, export_data, model_files
+from selfalign.signals import handle_signals
 from selfalign.store import Store
 
 _NAME = r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9])?"
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.data and options.round is not None:
         raise UserError("--round chooses a model and does not go with --data: the pairs of all rounds are pushed together")
     token = "" if options.dry_run else _token()
-    with Store.read(options.folder) as store, TemporaryDirectory(prefix="selfalign-push-") as work:
+    with handle_signals(), Store.read(options.folder) as store, TemporaryDirectory(prefix="selfalign-push-") as work:
         if options.data:
             _stage_data(store, Path(work), options.license)
         else:
@@ -105,18 +106,22 @@ def _upload(folder: Path, repo: str, kind: str, private: bool, token: str) -> st
     words.logging.set_verbosity_error()  # its retries are its own affair; what comes of them is told below
     if not sys.stderr.isatty():
         words.disable_progress_bars()
-    with _told(repo, token):
-        api = HfApi(token=token)
+    api = HfApi(token=token)
+    with _told(repo, api.endpoint, token):
         address = str(api.create_repo(repo, repo_type=kind, private=private or None, exist_ok=True))
         if private and not api.repo_info(repo, repo_type=kind).private:
             raise UserError(f"{repo} exists and is public: nothing was uploaded; name another --repo, or make it private first")
+        if not sys.stderr.isatty():  # on a terminal the library has bars
+            files = _files(folder)
+            sys.stderr.write(f"uploading {len(files)} files, {sum(path.stat().st_size for path in files):,} bytes\n")
+            sys.stderr.flush()
         api.upload_folder(repo_id=repo, repo_type=kind, folder_path=folder, commit_message="Made by selfalign")
     return address
 
 
 @contextmanager
-def _told(repo: str, token: str) -> Iterator[None]:
-    """What the hub or the way to it says, as one line without the token."""
+def _told(repo: str, hub: str, token: str) -> Iterator[None]:
+    """What the hub, its storage or the way to them says, as one line without the token."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     # Its bases are OSError and the error of the HTTP library in use, which differs between versions.
@@ -125,23 +130,38 @@ def _told(repo: str, token: str) -> Iterator[None]:
         yield
     except OfflineModeIsEnabled:
         raise UserError("HF_HUB_OFFLINE is set: unset it to push") from None
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        said = _one_line(error.server_message or error.response.reason_phrase, token)
-        remedy = {
-            401: "HF_TOKEN is not valid there",
-            403: f"HF_TOKEN may not write to {repo}",
-            404: f"there is no {repo} for this token",
-        }.get(status)
-        if remedy is None:
-            raise RunFailed(f"the hub answered {status} ({said}): try the same command again later") from None
-        raise UserError(f"the hub answered {status} ({said}): {remedy}") from None
     except broken as error:
-        raise RunFailed(f"the upload to {repo} failed ({type(error).__name__}: {_one_line(str(error), token)})") from None
+        # Git LFS hides what went wrong with a file behind an error that names the file.
+        what = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+        file = "" if what is error else f"; {_one_line(str(error), token)}"
+        if isinstance(what, HfHubHTTPError):
+            raise _refused(what, repo, hub, token, file) from None
+        remedy = "the same command again sends what is missing"
+        if isinstance(what, ConnectionError):  # of xet alone: the HTTP library has its own kind
+            remedy += "; where xet, the hub's storage, is out of reach or there is none, HF_HUB_DISABLE_XET=1 goes by Git LFS"
+        said = f"{type(what).__name__}: {_one_line(str(what), token)}{file}"
+        raise RunFailed(f"the upload to {repo} failed ({said}): {remedy}") from None
+
+
+def _refused(error: Any, repo: str, hub: str, token: str, file: str) -> UserError | RunFailed:
+    """What a status of the hub means, or one of its storage, which knows no token: that signs the addresses it takes files at."""
+    status = error.response.status_code
+    said = _one_line(error.server_message or error.response.reason_phrase, token) + file
+    if not str(error.response.url).startswith(f"{hub}/"):
+        return RunFailed(f"the hub's storage answered {status} ({said}): the same command again sends what is missing")
+    remedy = {
+        401: "HF_TOKEN is not valid there",
+        403: f"HF_TOKEN may not write to {repo}",
+        404: f"there is no {repo} for this token",
+    }.get(status)
+    if remedy is None:
+        return RunFailed(f"the hub answered {status} ({said}): try the same command again later")
+    return UserError(f"the hub answered {status} ({said}): {remedy}")
 
 
 def _one_line(text: str, token: str) -> str:
-    return " ".join(text.replace(token, "…").split())[:300]
+    plain = re.sub(r"<[^<>]*>", " ", text.replace(token, "…"))  # the storage speaks XML
+    return " ".join(plain.split())[:300]
 
 
 def _say(text: str) -> None:
