@@ -144,7 +144,7 @@ def _told(repo: str, hub: str, token: str) -> Iterator[None]:
 
 
 def _refused(error: Any, repo: str, hub: str, token: str, file: str) -> UserError | RunFailed:
-    """What a status of the hub means, or one of its storage, which knows no token: that signs the addresses it takes files at."""
+    """What a status means, of the hub or of its storage: that knows no token, but addresses signed for a while."""
     status = error.response.status_code
     said = _one_line(error.server_message or error.response.reason_phrase, token) + file
     if not str(error.response.url).startswith(f"{hub}/"):
