@@ -17,7 +17,7 @@ from selfalign.overlap import Hit, overlap
 from selfalign.pool import Pool
 from selfalign.protocols import Context, Served, Session
 from selfalign.recipe import Recipe
-from selfalign.stats import Difference, mean_interval, paired_difference
+from selfalign.stats import Difference, mean_interval, paired_difference, too_few
 from selfalign.store import Store
 from selfalign.types import Example, Metric, ModelRef
 
@@ -56,8 +56,8 @@ def choose(
     The measure is the mean log-likelihood per token of their responses: it needs no judge and moves with every weight
     (our own choice; the authors' code trains a fixed number of rounds and its best round was picked on the test set). With
     `roll_back="worse"` a round falls only if the paired test says that it is worse: a dozen validation seeds cannot see a
-    small change, and going by the sign of one drops every second good round. A round must still beat the model as it came
-    by its mean: what is no better than that is not worth shipping.
+    small change, and going by the sign of one drops every second good round; fewer than six can see none, and nothing falls by
+    the test. A round must still beat the model as it came by its mean: what is no better than that is not worth shipping.
     """
     round = context.round
     values = tuple(each.per_token for each in context.likelihood("validation", seeds)) if seeds else ()
@@ -90,6 +90,8 @@ def compare(round: int, against: int, change: Difference, n: int, kept: bool) ->
     figures = (
         f"on the {n} validation seeds: log-likelihood per token {change.value:+.4f} [{change.low:+.4f}, {change.high:+.4f}], {p}"
     )
+    if few := too_few(n, "validation seeds"):
+        figures += f"; {few}"
     clear = change.p_value < SIGNIFICANT
     if change.value > 0:
         doubt = "" if clear else " (within noise)"

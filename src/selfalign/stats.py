@@ -7,6 +7,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
+
+EXACT = 16
+"""Pairs up to which a difference is tested exactly: all 2^16 subsets take 0.02 s and 16 MiB, each pair more doubles them, and
+on this many normal or Laplace differences the p-values of the exact and the t test are at most about 0.01 apart."""
+LEAST = 6
+"""Pairs below which the exact test cannot say p < 0.05: with all differences on one side p is 2^(1-n), its least."""
 
 
 class Interval(NamedTuple):
@@ -70,10 +77,9 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> Difference:
-    """The mean of a - b over pairs (the same prompts under two models), with its t interval and the paired t-test's p-value.
+    """The mean of a - b over pairs (the same prompts under two models), by `sign_flips` up to EXACT pairs, by Student's t above.
 
-    Where all differences are equal the interval is that point, with p = 1 if it is 0 and p = 0 if not; one pair alone
-    gives an infinite interval and p = 1.
+    By t, where all differences are equal the interval is that point, with p = 1 if it is 0 and p = 0 if not.
 
     Raises:
         ValueError: no pairs, lengths differ, or a value that is not finite.
@@ -81,17 +87,45 @@ def paired_difference(a: Sequence[float], b: Sequence[float], confidence: float 
     if len(a) != len(b):
         raise ValueError(f"paired values must be as many on both sides, not {len(a)} and {len(b)}")
     data = _finite(a) - _finite(b)
+    if len(data) <= EXACT:
+        return sign_flips(data, confidence)
     mean, half = float(data.mean()), _half_width(data, confidence)
-    if len(data) == 1:
-        p_value = 1.0
-    elif (error := _standard_error(data)) == 0.0:
+    if (error := _standard_error(data)) == 0.0:
         p_value = 1.0 if mean == 0.0 else 0.0
     else:
         p_value = _two_sided(mean / error, len(data) - 1)
     return Difference(mean, mean - half, mean + half, p_value)
 
 
-def _finite(values: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def sign_flips(differences: NDArray[np.float64], confidence: float = 0.95) -> Difference:
+    """The mean of up to EXACT paired differences, shape (n,), with interval and p of the exact sign-flip test.
+
+    p is the share of all 2^n ways to give the differences a sign whose mean is as far from 0 as the one seen (Fisher 1935, The
+    Design of Experiments, section 21; Pitman 1937). It supposes that a difference is as likely to have either sign, not that
+    it is normal: of two or three differences that happen to be nearly equal, Student's t says p < 0.001. The interval holds
+    each mean that the test does not refuse (Hartigan 1969), so it excludes 0 just where p is at most 1 - confidence; at
+    95 % it is infinite below LEAST differences.
+    """
+    # By subsets: flipping one leaves a positive mean as large, or larger, where the subset's own mean is 0 or below, and its
+    # complement turns the mean round as far. scipy's permutation_test is as exact, but takes 0.5 s for 16, gives no interval,
+    # and misses ties where the mean is near 0: its tolerance is relative to that.
+    count = len(differences)
+    chosen = np.arange(1, 2**count)[:, None] >> np.arange(count) & 1
+    means = np.sort(chosen @ differences / chosen.sum(axis=1))
+    tie = 1e-9 * float(np.abs(differences).max())  # far above what rounding does to a - b
+    other_side = min(int((means <= tie).sum()), int((means >= -tie).sum()))
+    value, low, high = float(differences.mean()), -math.inf, math.inf
+    if outside := int(2**count * (1 - confidence) / 2):
+        low, high = min(float(means[outside - 1]), value), max(float(means[-outside]), value)  # rounding must not move them past
+    return Difference(value, low, high, min(1.0, 2 * (1 + other_side) / 2**count))
+
+
+def too_few(count: int, what: str) -> str:
+    """That so many pairs (`what` they are of) can show no difference, in words; "" where they can."""
+    return f"fewer than {LEAST} {what} cannot tell two models apart" if count < LEAST else ""
+
+
+def _finite(values: Sequence[float]) -> NDArray[np.float64]:
     data = np.asarray(values, dtype=np.float64).reshape(-1)
     if not len(data):
         raise ValueError("no values to take a mean of")
@@ -100,11 +134,11 @@ def _finite(values: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float
     return data
 
 
-def _standard_error(data: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
+def _standard_error(data: NDArray[np.float64]) -> float:
     return float(data.std(ddof=1) / math.sqrt(len(data)))
 
 
-def _half_width(data: np.ndarray[tuple[int], np.dtype[np.float64]], confidence: float) -> float:
+def _half_width(data: NDArray[np.float64], confidence: float) -> float:
     if len(data) == 1:
         return math.inf
     return _quantile(confidence, len(data) - 1) * _standard_error(data)

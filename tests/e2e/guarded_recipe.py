@@ -72,13 +72,19 @@ def _bare(recipe: Recipe) -> Recipe:
     return replace(recipe, prompt_filters=(), filters=(), evaluators=(HeldOut(),))
 
 
-def moody(*, moods: tuple[float, ...] = (0.0, 0.1, -0.1), rounds: int = 3, roll_back: RollBack = "worse") -> Recipe:
+def moody(
+    *,
+    moods: tuple[float, ...] = (0.0, 0.1, -0.1),
+    rounds: int = 3,
+    roll_back: RollBack = "worse",
+    validation_share: float = 0.5,
+) -> Recipe:
     engine = Moody(gain=0.0, moods=moods)
     return _bare(
         isara(
             rounds=rounds,
             per_round=6,
-            validation_share=0.5,
+            validation_share=validation_share,
             roll_back=roll_back,
             demonstrations=3,
             engine=engine,

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from selfalign.stats import mean_interval, newcombe, paired_difference, wilson
+from selfalign.stats import EXACT, LEAST, mean_interval, newcombe, paired_difference, too_few, wilson
 
 
 def test_wilson_known_values() -> None:
@@ -78,14 +79,75 @@ def test_paired_difference_is_the_paired_t_test() -> None:
     assert (value, low, high, p) == pytest.approx((np.mean(a - b), interval.low, interval.high, expected.pvalue))
 
 
-def test_equal_differences_have_no_spread() -> None:
-    assert paired_difference([1.0, 2.0], [1.0, 2.0]) == (0.0, 0.0, 0.0, 1.0)
-    assert paired_difference([2.0, 3.0], [1.0, 2.0]) == (1.0, 1.0, 1.0, 0.0)
+def by_enumeration(tenths: list[int]) -> float:
+    """p of the sign-flip test, every assignment one by one, in whole numbers: ties are exact."""
+    sums = [sum(sign * each for sign, each in zip(signs, tenths, strict=True)) for signs in product((-1, 1), repeat=len(tenths))]
+    return sum(abs(each) >= abs(sum(tenths)) for each in sums) / len(sums)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 6, 9, 13, EXACT])
+def test_few_pairs_are_tested_exactly(count: int) -> None:
+    random = np.random.default_rng(count)
+    found = []
+    for highest in (2, 30) if count > 9 else (1, 2, 5, 30) * 20:  # small whole numbers tie often, and are 0 often
+        tenths = random.integers(-highest, highest + highest // 3, count, endpoint=True).tolist()
+        before = random.integers(0, 1000, count)
+        p = paired_difference(((before + tenths) / 10).tolist(), (before / 10).tolist()).p_value  # each off by a rounding
+        assert p == by_enumeration(tenths), tenths
+        found.append(p)
+    assert count < LEAST or count > 9 or min(found) < 0.05 < max(found)
+
+
+def test_ties_around_a_mean_of_nought_are_ties() -> None:
+    # In floats their mean is 1.6e-17: a tolerance relative to that misses ties (0.97, as scipy has it).
+    assert paired_difference([0.001, 0.1, 0.2, -0.3, 0.7, -0.7, -0.001], [0.0] * 7).p_value == 1.0
+
+
+def test_equal_differences_prove_no_more_than_their_number() -> None:
+    for count in range(2, EXACT + 1):
+        up, down = paired_difference([2.1] * count, [1.0] * count), paired_difference([1.0] * count, [2.1] * count)
+        assert up.p_value == down.p_value == 2.0 ** (1 - count) and (up.p_value < 0.05) == (count >= LEAST)
+        ends = (1.1, 1.1) if count >= LEAST else (-math.inf, math.inf)
+        assert up[:3] == pytest.approx((1.1, *ends)) and up.low <= up.value <= up.high
+        assert paired_difference([2.1] * count, [2.1] * count).p_value == 1.0
+    many = [1.0] * (EXACT + 1)
+    assert paired_difference(many, many) == (0.0, 0.0, 0.0, 1.0)
+    assert paired_difference([2.0] * len(many), many) == (1.0, 1.0, 1.0, 0.0)
+
+
+def test_two_or_three_pairs_that_agree_prove_nothing() -> None:
+    for few in ([-0.3, -0.3001], [-0.3, -0.3001, -0.2999]):
+        assert stats.ttest_1samp(few, 0.0).pvalue < 0.001
+        assert paired_difference(few, [0.0] * len(few)) == (
+            pytest.approx(-0.3, rel=1e-3),
+            -math.inf,
+            math.inf,
+            2.0 ** (1 - len(few)),
+        )
+
+
+@pytest.mark.parametrize("count", [6, 8, 12])
+def test_the_exact_interval_holds_what_the_exact_test_does_not_refuse(count: int) -> None:
+    random = np.random.default_rng(count)
+    for data in random.standard_t(2, (40, count)) + 0.7:
+        value, low, high, p = paired_difference(data.tolist(), [0.0] * count, 0.9)
+        assert low <= value <= high and (low <= 0.0 <= high) == (p > 0.1)
+        tests = [paired_difference(data.tolist(), [mean] * count).p_value for mean in (low - 1e-6, low + 1e-6, high + 1e-6)]
+        assert tests[0] <= 0.1 < tests[1] and tests[2] <= 0.1
+
+
+def test_too_few_is_told_where_no_p_could_be_small() -> None:
+    assert too_few(LEAST, "prompts") == ""
+    assert too_few(LEAST - 1, "prompts") == "fewer than 6 prompts cannot tell two models apart"
 
 
 def test_pairs_must_match() -> None:
     with pytest.raises(ValueError, match="3 and 2"):
         paired_difference([1.0, 2.0, 3.0], [1.0, 2.0])
+    with pytest.raises(ValueError, match="no values"):
+        paired_difference([], [])
+    with pytest.raises(ValueError, match="value 1 is not finite"):
+        paired_difference([1.0, math.nan], [1.0, 2.0])
 
 
 def test_intervals_cover_at_their_level() -> None:
@@ -95,5 +157,7 @@ def test_intervals_cover_at_their_level() -> None:
     means = sum(low <= 1.0 <= high for _, low, high in map(mean_interval, random.normal(1.0, 3.0, (trials, 8))))
     pairs = zip(random.binomial(96, 0.7, trials), random.binomial(64, 0.1, trials), strict=True)
     differences = sum(low <= 0.6 <= high for _, low, high in (newcombe((a, b), (96, 64)) for a, b in pairs))
+    random_pairs = random.laplace(1.0, 3.0, (trials, 8))
+    exact = sum(low <= 1.0 <= high for _, low, high, _ in (paired_difference(row, [0.0] * 8) for row in random_pairs))
     # Six standard errors of a simulated level of 95 % over 2,000 trials are 0.03.
-    assert [shares / trials, means / trials, differences / trials] == pytest.approx([0.95] * 3, abs=0.03)
+    assert [each / trials for each in (shares, means, differences, exact)] == pytest.approx([0.95] * 4, abs=0.03)

@@ -13,6 +13,7 @@ from selfalign.types import ModelRef
 
 def main(arguments: Sequence[str]) -> int:
     from selfalign.loop import check_examples, seeds_needed
+    from selfalign.stats import too_few
     from selfalign.steps import split_seeds
     from selfalign.trackers import check_trackers
 
@@ -29,10 +30,11 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError("which model? give --model with a local folder, a hub name, or smollm2-135m for the bundled one")
     model = recipe.engine.check(ModelRef(options.model), (*seeds, *held_out), recipe.format)
     shown, validation = split_seeds(seeds, recipe.validation_share, recipe.seed)
+    few = too_few(len(validation), "validation seeds") if validation else ""
     extended = recipe.second_turns.share
     categories = sorted({seed.category for seed in seeds if seed.category})
     sys.stdout.write(
-        f"seeds: {len(seeds)} ({len(shown)} to show and train on, {len(validation)} for validation)"
+        f"seeds: {len(seeds)} ({len(shown)} to show and train on, {len(validation)} for validation{few and f': {few}'})"
         f"{', categories: ' + ', '.join(categories) if categories else ''}\n"
         f"held out: {len(held_out)}\n"
         f"model: {model.base}{' with adapter ' + model.adapter if model.adapter else ''}\n"
