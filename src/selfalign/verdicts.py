@@ -11,6 +11,7 @@ from selfalign.crossed import Comparison, compare, crossed_mean, holm
 from selfalign.errors import UserError
 from selfalign.finished import Finished, mean_costs
 from selfalign.plain import finite
+from selfalign.stats import too_few
 from selfalign.types import BOUNDS, Metric
 
 PREFERRED = ("balance", "log_likelihood")
@@ -96,8 +97,10 @@ def sentence(main: str, arm: str, metric: Metric, comparison: Comparison, p_valu
         return f"{main} is {outcome} than {arm} on {about}: {figures}, {n}"
     direction = "higher" if metric.better == "neither" else "better"
     seen = scale * comparison.minimum_detectable
-    if comparison.low == comparison.high == 0:
+    if comparison.value == comparison.standard_error == 0:
         unseen = "no prompt tells the two apart"
+    elif few := too_few(comparison.prompts, "prompts"):
+        unseen = few
     elif isfinite(seen):
         unseen = f"a difference below {form.format(seen).lstrip('+')}{unit} would go unseen"
     else:

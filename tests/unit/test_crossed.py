@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -88,29 +90,76 @@ def test_prompts_are_paired_by_id_in_any_order() -> None:
 
 
 def test_compare_analyses_the_differences() -> None:
-    base = np.array([[5.0, 1.0], [2.0, 2.0], [0.0, 7.0]])
-    found = compare(study(base + HAND), study(base))
-    expected = crossed_mean(study(HAND))
-    assert (found.value, found.low, found.high) == pytest.approx(expected[:3])
-    t = 4.0 / math.sqrt(5.0)
+    table = np.tile(HAND, 9)  # 18 prompts: no exact test
+    base = np.random.default_rng(4).integers(-9, 9, table.shape)
+    found = compare(study(base + table), study(base))
+    expected = crossed_mean(study(table))
+    assert found[:3] == pytest.approx(expected[:3])
+    t = 4.0 / expected.standard_error
     assert found.p_value == pytest.approx(2 * stats.t.sf(t, expected.degrees))
     reach = stats.t.ppf(0.975, expected.degrees) + stats.t.ppf(0.8, expected.degrees)
-    assert found.minimum_detectable == pytest.approx(reach * math.sqrt(5.0))
-    assert found[6:] == (3, 2, "crossed t")
+    assert found.minimum_detectable == pytest.approx(reach * expected.standard_error)
+    assert found[5:] == (found.minimum_detectable, 3, 18, "crossed t")
 
 
-def test_compare_of_one_repeat_is_the_paired_t_test() -> None:
+@pytest.mark.parametrize(("count", "test"), [(2, "exact sign flips"), (9, "exact sign flips"), (30, "crossed t")])
+def test_compare_of_one_repeat_is_the_paired_test(count: int, test: str) -> None:
     random = np.random.default_rng(5)
-    a, b = random.normal(1.0, 2.0, 30), random.normal(0.5, 2.0, 30)
+    a, b = random.normal(1.0, 2.0, count), random.normal(0.5, 2.0, count)
     found = compare(study([a]), study([b]))
     assert (found.value, found.low, found.high, found.p_value) == pytest.approx(paired_difference(a.tolist(), b.tolist()))
-    assert found.test == "crossed t"
+    assert found.test == test and compare(study([a] * 3), study([b] * 3))[:4] == found[:4]
+
+
+def test_few_prompts_that_agree_prove_nothing_however_often_repeated() -> None:
+    for count in range(2, 9):
+        better = np.full((3, count), 1.0) + 1e-3 * np.random.default_rng(count).normal(size=(3, count))
+        base = np.zeros((3, count))
+        half = count // 2
+        strata = [[*outcomes(row[:half].tolist(), "a"), *outcomes(row[half:].tolist(), "b")] for row in (better[0], base[0])]
+        pairs = [(study(better), study(base)), (study(better[:1]), study(base[:1])), (strata[:1], strata[1:])]
+        for found in (compare(*pair) for pair in pairs):
+            # A stratum of one prompt knows no spread at all: there the t test says 1.
+            assert found.p_value == pytest.approx(1.0 if found.standard_error == math.inf else 2.0 ** (1 - count))
+            assert found.test == "exact sign flips" or found.standard_error == math.inf
+            assert (found.low <= 0.0 <= found.high) == (found.p_value > 0.05)
+            assert (found.minimum_detectable == math.inf) == (count < 6)
+
+
+def test_of_two_tests_on_few_prompts_the_one_that_says_less_counts() -> None:
+    prompts = np.linspace(0.5, 1.5, 8)
+    agreed, torn = study([prompts, prompts, prompts + 1e-3]), study([prompts, prompts - 3.0, prompts + 3.0])
+    none = study([0.0 * prompts])
+    sure = compare(agreed, none)
+    assert (sure.test, sure.p_value) == ("exact sign flips", 2.0**-7)
+    assert sure.low == pytest.approx(min(crossed_mean(agreed).low, paired_difference(prompts + 1e-3 / 3, 0.0 * prompts).low))
+    # The prompts agree, the repeats do not: what another one would give nobody knows.
+    doubtful = compare(torn, none)
+    assert doubtful.test == "crossed t" and doubtful.p_value > 0.4
+    assert doubtful[1:3] == pytest.approx(crossed_mean(torn)[1:3])
+
+
+def test_strata_weigh_as_in_the_metric() -> None:
+    # Two prompts that count 1/2 each and six that count 1/6: of whole differences, sixths of 3 and 1.
+    told = set()
+    for few, many in ((row[:2], row[2:]) for row in np.random.default_rng(3).integers(-2, 6, (40, 8))):
+        arm = [[*outcomes(few.tolist(), "few"), *outcomes(many.tolist(), "many")]]
+        found, mean = compare(arm, [[replace(each, value=0.0) for each in arm[0]]]), crossed_mean(arm)
+        sixths = [*(3 * few), *many]
+        sums = [abs(sum(sign * each for sign, each in zip(signs, sixths, strict=True))) for signs in product((-1, 1), repeat=8)]
+        exact = np.mean([each >= abs(sum(sixths)) for each in sums])
+        t = 2 * stats.t.sf(abs(mean.value) / mean.standard_error, mean.degrees)
+        assert found.p_value == pytest.approx(max(exact, t))
+        told.add(found.test)
+    assert told == {"crossed t", "exact sign flips"}
 
 
 def test_differences_all_alike() -> None:
-    two, one = study([[2.0, 3.0]]), study([[1.0, 2.0]])
-    assert compare(two, two) == Comparison(0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1, 2, "crossed t")
-    assert compare(two, one) == Comparison(1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1, 2, "crossed t")
+    for count, test in ((8, "exact sign flips"), (20, "crossed t")):
+        one, two = ([float(place + more) for place in range(count)] for more in (0, 1))
+        assert compare(study([two]), study([two])) == Comparison(0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1, count, test)
+        p = 2.0**-7 if count == 8 else 0.0
+        assert compare(study([two]), study([one])) == Comparison(1.0, 1.0, 1.0, p, 0.0, 0.0, 1, count, test)
 
 
 def test_a_single_repeat_stands_against_each() -> None:
@@ -134,14 +183,22 @@ def test_binary_outcomes_of_one_repeat_go_by_mcnemar(sign: float) -> None:
 
 
 def test_mcnemar_only_where_it_belongs() -> None:
-    a, b = [1.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.0]
+    a, b = [1.0, 0.0, 1.0, 1.0] * 5, [0.0, 0.0, 1.0, 0.0] * 5
     assert compare(study([a]), study([a])).p_value == 1.0  # no discordant pair
     assert compare(study([a, a]), study([b, b])).test == "exact McNemar"  # both deterministic: once is all there is
     assert compare(study([a, b]), study([b, b])).test == "crossed t"
-    assert compare(study([a]), study([[0.5, 0.0, 1.0, 0.0]])).test == "crossed t"
-    assert compare(study([a]), study([[-1.0, 0.0, 1.0, 0.0]])).test == "crossed t"
+    assert compare(study([a]), study([[0.5, 0.0, 1.0, 0.0] * 5])).test == "crossed t"
+    assert compare(study([a]), study([[-1.0, 0.0, 1.0, 0.0] * 5])).test == "crossed t"
     strata = [[*outcomes(a, "one"), *outcomes(b, "two")]]
     assert compare(strata, strata).test == "crossed t"
+
+
+@pytest.mark.parametrize("count", [6, 9, 16])
+def test_sign_flips_of_yes_and_no_are_mcnemars_test(count: int) -> None:
+    for a, b in np.random.default_rng(count).integers(0, 2, (20, 2, count)):
+        discordant = int((a != b).sum())
+        wanted = stats.binomtest(int((a > b).sum()), discordant).pvalue if discordant else 1.0
+        assert compare(study([a]), study([b])).p_value == pytest.approx(wanted)
 
 
 def test_holm_known_example() -> None:

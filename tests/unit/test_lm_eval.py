@@ -222,14 +222,14 @@ def test_the_harness_says_which_side_is_better(tmp_path: Path) -> None:
     )
     sides = {"letters": False, "brief": True, "odd": None}
     own = {"metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": side} for name, side in sides.items()]}
-    path = Path(task(tmp_path, {**WRITING, **own}))
+    path = Path(task(tmp_path, {**WRITING, **own}, QUESTIONS * 2))  # fewer than six prompts would tell nothing
     path.write_text(path.read_text() + "process_results: !function own.score\n")
     runs = {}
     answers = {"brief": Completion("No", "stop"), "long": Completion("No and so on", "stop")}
     for name, answer in answers.items():
         found = measure(LmEval((str(path),)), Model(writes=lambda prompt, answer=answer: answer))  # type: ignore[misc]
         runs[name] = [Finished(0, name, 0, "", (), Costs(0, 0, 0, 0, 0), found)]
-    told = conclude(runs, "naming:letters", held_out=4, random_seeds=[0])
+    told = conclude(runs, "naming:letters", held_out=8, random_seeds=[0])
     assert told["metrics"] == {
         "naming:letters": {"unit": "number", "better": "lower"},
         "naming:brief": {"unit": "share", "better": "higher"},

@@ -226,6 +226,12 @@ def run_folder(folder: Path, before: Sequence[float], after: Sequence[float], be
         ([1.0] * 40, [1.0] * 10 + [0.0] * 30, "Round 1 is worse than the pretrained model", "refusal 100 % → 25 %, −75 points"),
         ([0.0, 1.0] * 20, [1.0, 0.0] * 20, "Cannot tell whether round 1 is better", "would go unseen"),
         ([0.0], [1.0], "Cannot tell whether round 1 is better", "[−100, +100]"),
+        (
+            [0.0] * 5,
+            [1.0] * 5,
+            "Cannot tell whether round 1 is better",
+            "+100 points [−100, +100]. Fewer than 6 prompts cannot tell two models apart.",
+        ),
     ],
 )
 def test_the_verdict_follows_from_the_figures(

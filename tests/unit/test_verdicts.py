@@ -59,6 +59,15 @@ def test_sentences() -> None:
     assert told.startswith("cannot tell whether isara is higher than sft on words: +0.25 [-0.25, 0.75]")
 
 
+def test_few_prompts_are_told_to_be_too_few() -> None:
+    for count, wanted in ((5, "unclear"), (6, "better")):
+        found = {"loop": [finished(0, a=([1.0, 1.001] * 3)[:count])], "sft": [finished(0, a=[0.0] * count)]}
+        (told,) = conclude(found, "a", held_out=count, random_seeds=[0])["verdicts"]
+        assert told["verdict"] == wanted
+        few = told["sentence"].endswith("n = 5 prompts × 1 random seed; fewer than 6 prompts cannot tell two models apart")
+        assert few == (count < 6) and ("[-inf, inf], p = 0.062" in told["sentence"]) == (count < 6)
+
+
 def finished(seed: int, unit: Unit = "number", better: Better = "higher", **metrics: list[float]) -> Finished:
     found = {
         name: Metric(name, 0.5, 0.4, 0.6, len(row), tuple(Outcome(f"p{i}", value) for i, value in enumerate(row)), unit, better)
@@ -111,12 +120,12 @@ def test_a_title_names_few_arms_and_counts_many(tmp_path: Path) -> None:
 
 
 def test_what_runs_do_not_agree_on_is_not_claimed() -> None:
-    a, b = [5.0, 6.0, 7.0, 9.0], [1.0, 2.0, 3.0, 4.0]
+    a, b = [5.0, 6.0, 7.0, 9.0] * 2, [1.0, 2.0, 3.0, 4.0] * 2
     alike = {"loop": [finished(0, better="lower", a=a)], "sft": [finished(0, better="lower", a=b)]}
-    told = conclude(alike, "a", held_out=4, random_seeds=[0])
+    told = conclude(alike, "a", held_out=8, random_seeds=[0])
     assert told["metrics"] == {"a": {"unit": "number", "better": "lower"}} and told["verdicts"][0]["verdict"] == "worse"
     unlike = {"loop": [finished(0, "share", "lower", a=a)], "sft": [finished(0, a=b)]}
-    told = conclude(unlike, "a", held_out=4, random_seeds=[0])
+    told = conclude(unlike, "a", held_out=8, random_seeds=[0])
     assert told["metrics"] == {"a": {"unit": "number", "better": "neither"}} and told["verdicts"][0]["verdict"] == "higher"
 
 

@@ -11,6 +11,7 @@ from selfalign import crossed, verdicts
 from selfalign.diversity import GUARDS
 from selfalign.plain import decimals, finite
 from selfalign.protocols import PROVEN
+from selfalign.stats import too_few
 from selfalign.store import Store
 from selfalign.types import BOUNDS
 
@@ -31,8 +32,8 @@ def verdict(store: Store, where: Mapping[str, Any]) -> dict[str, Any]:
 def compare(store: Store, where: Mapping[str, Any], round: int, name: str) -> dict[str, Any] | None:
     """A metric of a round and of round 0 with their difference over the prompts both have; None where nothing is paired.
 
-    By the statistics of a study with one random seed: a t interval over the prompts of each stratum, and the exact McNemar
-    test for outcomes of yes and no.
+    By the statistics of a study with one random seed: a t interval over the prompts of each stratum, the exact McNemar test
+    for outcomes of yes and no, and exact tests where prompts are few (`crossed.compare`).
     """
     before, after = ({o.id: o for o in store.outcomes(each, name)} for each in (0, round))
     paired = [id for id in before if id in after and math.isfinite(before[id].value) and math.isfinite(after[id].value)]
@@ -132,8 +133,8 @@ def _sentence(
     change = f"{words(lead['name'])} {number(lead['before'], lead['share'])} → {number(lead['after'], lead['share'])}"
     sentence = f"Round {chosen} against the pretrained model on {lead['n']} held-out prompts: {change}, {difference_text(lead)}."
     if lead["told"] == "cannot tell":
-        unseen = f" A difference below {size_text(lead, lead['unseen'])} would go unseen."
-        return f"Cannot tell whether round {chosen} is better", f"{sentence}{unseen}"
+        unseen = too_few(lead["n"], "prompts") or f"a difference below {size_text(lead, lead['unseen'])} would go unseen"
+        return f"Cannot tell whether round {chosen} is better", f"{sentence} {unseen[0].upper()}{unseen[1:]}."
     if lead["told"] in ("better", "worse"):
         return f"Round {chosen} is {lead['told']} than the pretrained model", sentence
     return f"Round {chosen}: {words(lead['name'])} is {lead['told']}", f"{sentence} Whether that is better is for you to say."
