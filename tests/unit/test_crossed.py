@@ -91,7 +91,7 @@ def test_prompts_are_paired_by_id_in_any_order() -> None:
 
 def test_compare_analyses_the_differences() -> None:
     table = np.tile(HAND, 9)  # 18 prompts: no exact test
-    base = np.random.default_rng(4).integers(-9, 9, table.shape)
+    base = np.random.default_rng(4).integers(-9, 9, table.shape).astype(float)
     found = compare(study(base + table), study(base))
     expected = crossed_mean(study(table))
     assert found[:3] == pytest.approx(expected[:3])
@@ -106,9 +106,9 @@ def test_compare_analyses_the_differences() -> None:
 def test_compare_of_one_repeat_is_the_paired_test(count: int, test: str) -> None:
     random = np.random.default_rng(5)
     a, b = random.normal(1.0, 2.0, count), random.normal(0.5, 2.0, count)
-    found = compare(study([a]), study([b]))
+    found = compare(study(a[None]), study(b[None]))
     assert (found.value, found.low, found.high, found.p_value) == pytest.approx(paired_difference(a.tolist(), b.tolist()))
-    assert found.test == test and compare(study([a] * 3), study([b] * 3))[:4] == found[:4]
+    assert found.test == test and compare(study(np.tile(a, (3, 1))), study(np.tile(b, (3, 1))))[:4] == found[:4]
 
 
 def test_few_prompts_that_agree_prove_nothing_however_often_repeated() -> None:
@@ -128,11 +128,13 @@ def test_few_prompts_that_agree_prove_nothing_however_often_repeated() -> None:
 
 def test_of_two_tests_on_few_prompts_the_one_that_says_less_counts() -> None:
     prompts = np.linspace(0.5, 1.5, 8)
-    agreed, torn = study([prompts, prompts, prompts + 1e-3]), study([prompts, prompts - 3.0, prompts + 3.0])
-    none = study([0.0 * prompts])
+    agreed, torn = (study(prompts + np.array(shifts)[:, None]) for shifts in ((0.0, 0.0, 1e-3), (0.0, -3.0, 3.0)))
+    none = study([[0.0] * 8])
     sure = compare(agreed, none)
     assert (sure.test, sure.p_value) == ("exact sign flips", 2.0**-7)
-    assert sure.low == pytest.approx(min(crossed_mean(agreed).low, paired_difference(prompts + 1e-3 / 3, 0.0 * prompts).low))
+    assert sure.low == pytest.approx(
+        min(crossed_mean(agreed).low, paired_difference((prompts + 1e-3 / 3).tolist(), [0.0] * 8).low)
+    )
     # The prompts agree, the repeats do not: what another one would give nobody knows.
     doubtful = compare(torn, none)
     assert doubtful.test == "crossed t" and doubtful.p_value > 0.4
@@ -195,10 +197,10 @@ def test_mcnemar_only_where_it_belongs() -> None:
 
 @pytest.mark.parametrize("count", [6, 9, 16])
 def test_sign_flips_of_yes_and_no_are_mcnemars_test(count: int) -> None:
-    for a, b in np.random.default_rng(count).integers(0, 2, (20, 2, count)):
+    for a, b in np.random.default_rng(count).integers(0, 2, (20, 2, count)).astype(float):
         discordant = int((a != b).sum())
         wanted = stats.binomtest(int((a > b).sum()), discordant).pvalue if discordant else 1.0
-        assert compare(study([a]), study([b])).p_value == pytest.approx(wanted)
+        assert compare(study(a[None]), study(b[None])).p_value == pytest.approx(wanted)
 
 
 def test_holm_known_example() -> None:
