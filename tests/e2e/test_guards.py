@@ -51,8 +51,7 @@ def test_a_round_that_falls_back_is_a_regression(cli: Run, seeds_file: Path, tmp
 
 def test_a_model_that_only_gets_worse_is_not_shipped(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
     options = ("--per_round", 16, "--min_yield", 0, "--demonstrations", 4, "--engine.gain", -0.1, "--quiet", "--json")
-    options += ("--validation_share", 0.5)
-    done = cli("run", "isara", seeds_file, *SCRIPTED, *options, "--out", tmp_path / "out")
+    done = cli("run", "isara", seeds_file, *SCRIPTED, *options, "--validation_share", 0.5, "--out", tmp_path / "out")
     status = json.loads(done.stdout)
     assert status["best_round"] == 0 and status["stopped_because"].startswith("regression: round 1 is worse than round 0")
 
