@@ -22,6 +22,7 @@ from selfalign.diversity import GUARDS
 from selfalign.errors import RunFailed, UserError
 from selfalign.exports import export_metrics, export_round
 from selfalign.guards import Verdict, choose, prove_judges, prove_weights, watch
+from selfalign.plain import counted
 from selfalign.pool import Pool
 from selfalign.protocols import Context, Progress, TrainJob
 from selfalign.recipe import Recipe
@@ -124,7 +125,7 @@ def _rounds(
         low, first = "", sum(not example.history for example in kept)
         if recipe.per_round and first < (least := max(1.0, recipe.min_yield * recipe.per_round)):
             why = f"below min_yield = {recipe.min_yield}" if least > 1 else "too few to train on"
-            low = f"round {round + 1} kept {first} of {recipe.per_round} candidates, {why}"
+            low = f"round {round + 1} kept {first} of {counted(recipe.per_round, 'candidate')}, {why}"
         if stop := "; ".join(filter(None, (low, alarm))):
             export_metrics(store, round + 1)
             break
@@ -140,9 +141,13 @@ def _rounds(
             evaluate(recipe, store, context, held_out)
         export_metrics(store, best.round)
     if not stop:
-        stop = "; ".join(filter(None, (f"all {recipe.rounds} rounds done", verdict.text))) if verdict.go_on else verdict.text
+        stop = "; ".join(filter(None, (_all_done(recipe.rounds), verdict.text))) if verdict.go_on else verdict.text
     store.finish_run(best.round, stop)
     return Run(store.folder, best.model, best.round, stop)
+
+
+def _all_done(rounds: int) -> str:
+    return {0: "no rounds to run", 1: "the one round is done"}.get(rounds, f"all {rounds} rounds done")
 
 
 def generate(recipe: Recipe, store: Store, context: Context, pool: Pool) -> tuple[Example, ...]:
@@ -222,8 +227,8 @@ def check_examples(
             would be trained on), unless `allow_overlap`.
     """
     if (single := sum(not seed.history for seed in seeds)) < needed:
-        what = "seed examples" if single == len(seeds) else "seed examples without earlier turns"
-        raise UserError(f"{single} {what}: at least {needed} are needed, 20 to 100 make sense")
+        what = "" if single == len(seeds) else " without earlier turns"
+        raise UserError(f"{counted(single, 'seed example')}{what}: at least {needed} are needed, 20 to 100 make sense")
     taken = [seed.id for seed in seeds if re.fullmatch(r"r\d{2,}-\d{5,}(\.2)?", seed.id)]
     if taken:
         raise UserError(f"seed id {taken[0]!r} looks like the id of a generated sample; rename it")

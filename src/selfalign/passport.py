@@ -9,7 +9,7 @@ from typing import Any
 
 from selfalign import model_rows, rows
 from selfalign.errors import UserError
-from selfalign.plain import finite
+from selfalign.plain import counted, finite
 from selfalign.protocols import NOT_TOLD_APART, PROVEN
 from selfalign.status import canaries
 from selfalign.store import Store
@@ -86,7 +86,7 @@ def passport_text(passport: Mapping[str, Any]) -> str:
         _block("demonstrations of the response", "\n".join(map(_shown, p["response_demonstrations"]))),
         *(_block(f"the model was given ({stage})", text) for stage, text in p["prompt_texts"].items()),
         _block("trained into", "\n".join(map(_trained, p["trained_into"]))),
-        _block(f"shown in {p['shown_in']['count']} samples", "\n".join(_where(s) for s in p["shown_in"]["samples"])),
+        _block(f"shown in {counted(p['shown_in']['count'], 'sample')}", "\n".join(_where(s) for s in p["shown_in"]["samples"])),
     ]
     return printable("\n\n".join(part for part in parts if part))
 

@@ -103,6 +103,11 @@ def decimals(value: float | None, low: float | None = None, high: float | None =
     return 2 if width >= 0.1 or not width else 3 if width >= 0.01 else 4
 
 
+def counted(count: int, noun: str) -> str:
+    """1 seed example, 2 seed examples: nouns whose plural is an s more."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 CONTENTS = {
     "model_hash": "other files of the model than now",
     "seeds_hash": "other seed examples than now",

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.errors import SeedError
+from selfalign.plain import counted
 from selfalign.seed_parquet import read_parquet
 from selfalign.seed_rows import (
     MAX_COLUMNS,
@@ -247,8 +248,8 @@ def _separated(separator: str) -> Callable[[str, bytes], Iterator[Item]]:
                 if isinstance(first, Problem):
                     return
             elif len(values) != len(header):
-                what = f"has {len(values)} fields where the header has {len(header)}; quote fields that hold the separator"
-                yield Problem(where, what)
+                has = f"has {counted(len(values), 'field')} where the header has {len(header)}"
+                yield Problem(where, f"{has}; quote fields that hold the separator")
             else:
                 yield Row(where, dict(zip(header, values, strict=True)))
 

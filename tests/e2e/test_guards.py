@@ -63,7 +63,7 @@ def test_a_change_within_noise_is_called_so(cli: Run, seeds_file: Path, tmp_path
     assert "-0.0010 [-0." in status["stopped_because"] and ", p = 0." in status["stopped_because"]
     status = run(cli, "moody", seeds_file, tmp_path / "up", "--moods", "[0.0,0.001]", "--rounds", 1)
     assert status["best_round"] == 1
-    assert status["stopped_because"].startswith("all 1 rounds done; round 1 is better than round 0 (within noise)")
+    assert status["stopped_because"].startswith("the one round is done; round 1 is better than round 0 (within noise)")
 
 
 def test_a_small_loss_drops_a_trained_round_only_if_asked_to(cli: Run, seeds_file: Path, tmp_path: Path) -> None:

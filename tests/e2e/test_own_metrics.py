@@ -132,4 +132,4 @@ def test_a_study_of_arms_that_need_no_seeds_asks_for_none(cli: Run, seeds_file: 
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "a/study.json").read_text("utf-8"))["arms"].keys() == {"pretrained", "asked"}
     done = cli("study", "isara", one, *SCRIPTED, "--held_out", prompts, "--baselines", "pretrained", "--out", tmp_path / "b")
-    assert done.returncode == 2 and "1 seed examples: at least 2 are needed" in done.stderr
+    assert done.returncode == 2 and "1 seed example: at least 2 are needed" in done.stderr

@@ -52,7 +52,7 @@ def run_folder(tmp_path: Path) -> Path:
         model = ModelRef(str(folder))
         ids = ("s0", "s1", "r01-00000")
         store.add_model(1, model, read_manifest(folder), TrainResult(model, ids, (), 1, 3, 0.5, (1.0,)))
-        store.finish_run(1, "all 1 rounds done")
+        store.finish_run(1, "the one round is done")
     return tmp_path / "run"
 
 

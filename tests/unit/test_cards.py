@@ -63,7 +63,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
     }
     with Store.open(tmp_path / "run", identity) as store:
         fill(store)
-        store.finish_run(1, "all 1 rounds done")
+        store.finish_run(1, "the one round is done")
         yield store
 
 
@@ -85,7 +85,7 @@ def test_a_model_card_is_valid_and_tells_what_the_record_tells(store: Store) -> 
         "| 1 | 3 | 2 | 7 | 1,234 | 0.431 | 2.000 → 1.500 |",
         "| `kept_mean_words` | 9.000 [8.000, 10.000] | 2 |",
         "| `calibration_judge_quality_auc` | 0.800 [0.700, 0.900] | 16 |",
-        "chose round 1, by the mean log-likelihood per token of the responses of 1 seed examples",
+        "chose round 1, by the mean log-likelihood per token of the responses of 1 seed example",
         "starts from the model as it came",
         "| seed examples | 3 trained on, 1 for validation |",
         "English phrase rules",
@@ -146,7 +146,7 @@ def test_a_dataset_card_counts_what_the_file_holds(store: Store) -> None:
     assert data["size_categories"] == ["n<1K"] and data["configs"][0]["data_files"][0]["path"] == "kept[[]1].jsonl"
     assert "6 pairs" in card and "4 seed examples (round 0, 1 of them held out for validation)" in card
     assert "| 1 | 3 | 1 | 2 |" in card and "| 1 | `rule isara` | 1 |" in card and "| `messages` |" in card
-    assert "2 of the pairs were written by a language model" in card and "1 of the pairs (round 0) chose the round" in card
+    assert "A language model wrote 2 of the pairs" in card and "1 of the pairs (round 0) chose the round" in card
     with pytest.raises(UserError, match="xml"):
         data_card(store, format="xml")
 

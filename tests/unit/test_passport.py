@@ -63,12 +63,12 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def test_status(store: Store) -> None:
-    store.finish_run(1, "all 1 rounds done")
+    store.finish_run(1, "the one round is done")
     store.close()
     with Store.read(store.folder) as reader:
         found = status(reader)
     rounds = found.pop("rounds")
-    assert found == {"state": "done", "stopped_because": "all 1 rounds done", "recipe": "isara", "best_round": 1}
+    assert found == {"state": "done", "stopped_because": "the one round is done", "recipe": "isara", "best_round": 1}
     assert rounds[0] == {
         "round": 0,
         "candidates": 0,

@@ -210,7 +210,7 @@ def run_folder(folder: Path, before: Sequence[float], after: Sequence[float], be
             outcomes = tuple(Outcome(f"h{i:03d}", value) for i, value in enumerate(values))
             store.add_metrics(round, [Metric("refusal", mean, mean, mean, len(values), outcomes, "share")])
         if best is not None:
-            store.finish_run(best, "all 1 rounds done")
+            store.finish_run(best, "the one round is done")
     return folder
 
 
@@ -276,7 +276,7 @@ def test_a_run_without_rounds_claims_no_comparison(tmp_path: Path) -> None:
     with Store.open(tmp_path / "run", {"name": "pretrained"}) as store:
         store.add_seeds([Example("s0", "A?", "B")], ())
         store.add_metrics(0, [Metric("refusal", 0.5, 0.4, 0.6, 9)])
-        store.finish_run(0, "all 0 rounds done")
+        store.finish_run(0, "no rounds to run")
     assert read_run(tmp_path / "run")["verdict"]["title"] == "No round to compare"
 
 

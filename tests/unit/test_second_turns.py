@@ -243,7 +243,7 @@ def test_seeds_of_two_turns_are_trained_on_and_never_shown(seeds: tuple[Example,
         train, held = split_seeds(seeds, 0.3, seed)
         sides = {example.id: side for side, rows in enumerate((train, held)) for example in rows}
         assert sides["s0"] == sides["s0.2"] and sides["s1"] == sides["s1.2"] and len(sides) == 14
-    with pytest.raises(UserError, match="1 seed examples without earlier turns: at least 2"):
+    with pytest.raises(UserError, match="1 seed example without earlier turns: at least 2"):
         check_examples([seed for seed in seeds if seed.history or seed.id == "s0"], (), False, 2)
     with pytest.raises(UserError, match="looks like the id of a generated sample"):
         check_examples([*seeds, replace(LATER, id="r01-00003.2")], (), False, 2)

@@ -288,7 +288,7 @@ REFUSED: list[tuple[str, str | bytes, str, str]] = [
     ("s.csv", "prompt,response,prompt\na,b,c\n", ":1: the column 'prompt' stands twice", "rename"),
     ("s.csv", ",prompt,response\n0,a,b\n", ":1: column 1 has no name", "name it or remove it"),
     ("s.csv", 'prompt,response\n"a\nb",c\nd,e,f\n', ":4: has 3 fields where the header has 2", "quote"),
-    ("s.csv", "prompt,response\na\n", ":2: has 1 fields where the header has 2", "quote"),
+    ("s.csv", "prompt,response\na\n", ":2: has 1 field where the header has 2", "quote"),
     ("s.csv", 'prompt,response\na,b\nc,"d\ne,f\n', ":3: a quote opened in this record is not closed", "double the quotes"),
     ("s.csv", 'prompt,response\na,"b"c\n', ":2: a quote stands amid a field", "quote the whole field"),
     ("s.csv", 'prompt,response\na, "b"\n', ":2: a quote stands amid a field", "quote the whole field"),

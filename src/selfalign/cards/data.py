@@ -14,7 +14,7 @@ from selfalign import rows
 from selfalign.cards._facts import Facts, base_name, check_license, hub_library, licence_text, options_text
 from selfalign.cards._markdown import bullets, code, document, one_line, table
 from selfalign.errors import UserError
-from selfalign.plain import portable
+from selfalign.plain import counted, portable
 from selfalign.store import Store
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (math.inf, "1M<n<10M"))
@@ -47,7 +47,7 @@ def data_card(store: Store, *, license: str | None = None, file: str = "data.jso
     pairs = facts.seeds + facts.validation + facts.kept
     data = hub.DatasetCardData(
         license=chosen,
-        pretty_name=one_line(f"{facts.recipe}: {pairs} pairs"),
+        pretty_name=one_line(f"{facts.recipe}: {counted(pairs, 'pair')}"),
         task_categories=["text-generation"],
         annotations_creators=["machine-generated"],
         size_categories=[next(name for limit, name in _SIZES if pairs < limit)],
@@ -55,9 +55,10 @@ def data_card(store: Store, *, license: str | None = None, file: str = "data.jso
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": _glob_safe(Path(file).name)}]}],
     )
     about = (
-        f"{pairs} pairs of prompt and response in {code(Path(file).name)}: {facts.seeds + facts.validation} seed examples (round "
-        f"0, {facts.validation} of them held out for validation) and {facts.kept} pairs that a model wrote itself and that "
-        f"passed every filter. Written by selfalign {version('selfalign')}."
+        f"{counted(pairs, 'pair')} of prompt and response in {code(Path(file).name)}: "
+        f"{counted(facts.seeds + facts.validation, 'seed example')} (round 0, {facts.validation} of them held out for "
+        f"validation) and {counted(facts.kept, 'pair')} that a model wrote itself and that passed every filter. Written by "
+        f"selfalign {version('selfalign')}."
     )
     own = _CONVERSATIONAL if later and format == "prompt-completion" else _FIELDS[format]
     own += (_HISTORY,) if later and format in ("plain", "alpaca") else ()
@@ -106,7 +107,7 @@ def _generation(store: Store, facts: Facts) -> str:
 
 def _limits(facts: Facts) -> Iterable[str]:
     if facts.kept:
-        yield f"{facts.kept} of the pairs were written by a language model: they may be wrong, biased or harmful."
+        yield f"A language model wrote {facts.kept} of the pairs: what it wrote may be wrong, biased or harmful."
         yield "Filters checked their form (the rules are above and in the options); no person has checked their content."
     yield "Prompts in the seed examples may ask for harmful things, and generated prompts may do so too."
     if facts.validation:

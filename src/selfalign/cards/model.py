@@ -19,6 +19,7 @@ from selfalign.cards._facts import (
 )
 from selfalign.cards._markdown import bullets, code, document, fenced, number, one_line, table
 from selfalign.diversity import GUARDS, OF_THE_DATA, OF_THE_JUDGES
+from selfalign.plain import counted
 from selfalign.store import Store
 from selfalign.types import Metric, ModelRef
 
@@ -85,8 +86,9 @@ def _summary(facts: Facts, round: int) -> str:
         return f"{base} as it came, with nothing changed: round 0 of the recipe {code(facts.recipe)}."
     made = sum(row["kept"] for row in facts.rounds if row["round"] <= round)
     return (
-        f"{base} after {round} {'round' if round == 1 else 'rounds'} of the recipe {code(facts.recipe)}: aligned with "
-        f"{facts.seeds} seed examples and {made} pairs that it wrote itself. Made by selfalign {version('selfalign')}."
+        f"{base} after {counted(round, 'round')} of the recipe {code(facts.recipe)}: aligned with "
+        f"{counted(facts.seeds, 'seed example')} and {counted(made, 'pair')} that it wrote itself. Made by selfalign "
+        f"{version('selfalign')}."
     )
 
 
@@ -127,7 +129,8 @@ def _choice(facts: Facts, round: int, before: Sequence[Metric], after: Sequence[
     if best is None:
         return f"The run is not done: round {round} was named by hand, nothing has chosen it."
     how = (
-        f"by the mean log-likelihood per token of the responses of {facts.validation} seed examples held out for validation"
+        f"by the mean log-likelihood per token of the responses of {counted(facts.validation, 'seed example')} held out for "
+        "validation"
         if facts.validation
         else "as the last one: no seed examples were held out for validation"
     )
@@ -182,8 +185,8 @@ def _limits(facts: Facts, round: int, after: Sequence[Metric]) -> Iterable[str]:
     measured = _held_out(after)
     if measured:
         sizes = sorted({metric.n for metric in measured})
-        span = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-        yield f"The figures stand on {span} held-out prompts, and say nothing about prompts of other kinds."
+        span = counted(sizes[0], "held-out prompt") if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} held-out prompts"
+        yield f"The figures stand on {span}, and say nothing about prompts of other kinds."
     else:
         yield "No held-out prompts were measured: nothing here shows that the model is better than the one it came from."
     yield "They come from one run with one random seed; the intervals do not cover how much another seed would change it."
@@ -192,7 +195,8 @@ def _limits(facts: Facts, round: int, after: Sequence[Metric]) -> Iterable[str]:
     if not facts.validation:
         yield "No seed examples were held out for validation, so no round was compared with another before this one was shipped."
     if made := sum(row["kept"] for row in facts.rounds if row["round"] <= round):
-        yield f"It was trained on text it wrote itself ({made} pairs); filters checked its form, no person its content."
+        own = f"text it wrote itself ({counted(made, 'pair')})"
+        yield f"It was trained on {own}; filters checked its form, no person its content."
     for warning in facts.warnings:
         yield f"The run warned: {code(warning)}."
     if not is_hub_name(facts.start.base):

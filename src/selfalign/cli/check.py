@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from selfalign.cli.options import parse
 from selfalign.cli.run import build, load_recipe, make_parser, named_recipe, part_options, read_examples, with_engine
 from selfalign.errors import UserError
+from selfalign.plain import counted
 from selfalign.types import ModelRef
 
 
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
         f"{', categories: ' + ', '.join(categories) if categories else ''}\n"
         f"held out: {len(held_out)}\n"
         f"model: {model.base}{' with adapter ' + model.adapter if model.adapter else ''}\n"
-        f"generated at most: {recipe.rounds} rounds of {recipe.per_round} candidates"
+        f"generated at most: {counted(recipe.rounds, 'round')} of {counted(recipe.per_round, 'candidate')}"
         f"{f', and second turns of {extended:.0%} of those kept' if extended else ''}\n"
         "everything that can be known beforehand is in order\n"
     )

@@ -29,7 +29,7 @@ from selfalign.errors import Interrupted, UserError
 from selfalign.evaluations import measured_by
 from selfalign.finished import Finished, paired_metrics, run_costs
 from selfalign.overlap import overlap
-from selfalign.plain import difference, metric_table
+from selfalign.plain import counted, difference, metric_table
 from selfalign.recipe import Recipe
 from selfalign.recipes.icl_knn import icl_knn
 from selfalign.recipes.icl_random import icl_random
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     recipe = make_recipe(parser, options)
     sides = find_sides(options.model, options.round, options.compare)
     if options.demonstrations:
-        shown = f" with {options.demonstrations} demonstrations"
+        shown = f" with {counted(options.demonstrations, 'demonstration')}"
         sides = [side if side.folder else replace(side, name=side.name + shown) for side in sides]
     seeds, held_out = read_prompts(options)
     if all(side.folder for side in sides):

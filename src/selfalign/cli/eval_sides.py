@@ -12,7 +12,7 @@ from selfalign.errors import UserError
 from selfalign.evaluations import bring_their_own
 from selfalign.model_rows import place
 from selfalign.overlap import overlap
-from selfalign.plain import difference, dumps
+from selfalign.plain import counted, difference, dumps
 from selfalign.recipe import Recipe
 from selfalign.schema import NAME as RECORD
 from selfalign.store import Store
@@ -103,7 +103,7 @@ def check_to_measure(sides: Sequence[Side], recipe: Recipe, seeds: Sequence[Exam
         if same and not recipe.allow_overlap:
             raise UserError(
                 f"held-out example {same[0].held_out} asks the same as {same[0].training}, which {side.name} was trained on"
-                f" ({len({hit.held_out for hit in same})} such prompts): take them out, or give --allow_overlap"
+                f" ({counted(len({hit.held_out for hit in same}), 'such prompt')}): take them out, or give --allow_overlap"
             )
         if side.folder is None and side is not sides[0]:  # the first one is checked by `align`, before anything loads
             recipe.engine.check(ModelRef(side.model), (*seeds, *held_out), recipe.format)

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from selfalign.cli.table import figure, stdout_console
-from selfalign.plain import decimals
+from selfalign.plain import counted, decimals
 from selfalign.types import BOUNDS
 
 _FIGURES = ("difference", "low", "high", "minimum_detectable")
@@ -31,7 +31,7 @@ def print_evaluation(result: Mapping[str, Any], console: Console | None = None) 
             console.print(Text(f"not compared: {name} ({reason})"), soft_wrap=True)
     for side in sides:
         if side["nearly_trained_on"]:
-            text = f"{side['nearly_trained_on']} prompts are, or nearly are, some that {side['name']} was trained on"
+            text = f"{counted(side['nearly_trained_on'], 'prompt')} that {side['name']} was trained on, or nearly so"
             console.print(Text(text, style="yellow"), soft_wrap=True)
     if comparison is not None:
         console.print(Text(comparison["sentence"]), soft_wrap=True)
@@ -77,10 +77,10 @@ def _table(title: str, *columns: str) -> Table:
 
 def _described(side: Mapping[str, Any]) -> str:
     count, tokens, model = side["demonstrations"], side["prompt_tokens_per_answer"], side["adapter"] or side["base"]
-    how = {"Knn": f"the {count} nearest seeds shown", "Uniform": f"{count} seeds drawn at random shown"}
+    how = {"Knn": f"the nearest {counted(count, 'seed')} shown", "Uniform": f"{counted(count, 'seed')} drawn at random shown"}
     facts = [
         model if model != side["name"] else "",
-        how.get(side["retriever"], f"{count} seeds shown") if count else "",
+        how.get(side["retriever"], f"{counted(count, 'seed')} shown") if count else "",
         f"{tokens:,.0f} prompt tokens an answer" if tokens else "",
     ]
     told = ", ".join(filter(None, facts))

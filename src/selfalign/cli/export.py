@@ -11,6 +11,7 @@ from selfalign.cards import check_license
 from selfalign.cli.options import new_parser, parse
 from selfalign.errors import UserError
 from selfalign.exports import export_data, export_data_card, export_dropped, export_model
+from selfalign.plain import counted
 from selfalign.store import Store
 
 
@@ -55,13 +56,13 @@ def main(arguments: Sequence[str]) -> int:
         check_license(options.license)
     with Store.read(options.folder) as store:
         if options.data:
-            _say(f"{export_data(store, options.data, options.format)} pairs in {options.data}")
+            _say(f"{counted(export_data(store, options.data, options.format), 'pair')} in {options.data}")
         if options.card:
             _say(f"card in {export_data_card(store, options.data, options.format, options.license)}")
         if options.dropped:
-            _say(f"{export_dropped(store, options.dropped)} dropped samples in {options.dropped}")
+            _say(f"{counted(export_dropped(store, options.dropped), 'dropped sample')} in {options.dropped}")
         if options.answers:
-            _say(f"{export_answers(store, options.answers, options.round)} answers in {options.answers}")
+            _say(f"{counted(export_answers(store, options.answers, options.round), 'answer')} in {options.answers}")
         if options.model:
             _say(f"model in {export_model(store, options.model, options.round, options.merge, options.license)}")
     return 0

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from selfalign.cli.table import stdout_console
-from selfalign.plain import decimals
+from selfalign.plain import counted, decimals
 from selfalign.types import BOUNDS
 
 
@@ -33,7 +33,9 @@ def metric_table(study: Mapping[str, Any], metric: str) -> Table:
     main, share = study["main"], study["metrics"][metric]["unit"] in BOUNDS
     prompts = study["arms"][main]["metrics"][metric]["prompts"]
     side = ", less is better" if study["metrics"][metric]["better"] == "lower" else ""
-    table = _table(f"{metric.replace('_', ' ')}{' in points' if share else ''}{side}: {prompts} prompts, 95 % intervals")
+    table = _table(
+        f"{metric.replace('_', ' ')}{' in points' if share else ''}{side}: {counted(prompts, 'prompt')}, 95 % intervals"
+    )
     table.add_column("arm", overflow="fold")
     for name in ("seeds", "value", f"{main}\nminus arm", "p", "unseen\nbelow"):
         table.add_column(name, justify="right", no_wrap=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from selfalign.filters._shared import Verdict, split
+from selfalign.plain import counted
 from selfalign.protocols import Context
 from selfalign.text import count_words
 from selfalign.types import Example, FilterResult
@@ -41,5 +42,5 @@ class Length:
             ),
         ):
             if wrong:
-                return rule, f"{number} words, {'at least' if rule.endswith('short') else 'at most'} {limit} wanted"
+                return rule, f"{counted(number, 'word')}, {'at least' if rule.endswith('short') else 'at most'} {limit} wanted"
         return None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 
 from selfalign.filters._shared import Verdict, split
+from selfalign.plain import counted
 from selfalign.protocols import Context
 from selfalign.text import count_words
 from selfalign.types import Example, FilterResult
@@ -43,7 +44,7 @@ class LengthRange:
             words = {"prompt": count_words(example.prompt), "response": count_words(example.response)}
             for name, (low, high) in limits.items():
                 if not low <= words[name] <= high:
-                    return f"{name}_length", f"{words[name]} words, the seeds' lengths allow {low:.1f} to {high:.1f}"
+                    return f"{name}_length", f"{counted(words[name], 'word')}, the seeds' lengths allow {low:.1f} to {high:.1f}"
             return None
 
         return split(examples, judge)

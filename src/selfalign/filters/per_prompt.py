@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from selfalign.filters._shared import Verdict, split
+from selfalign.plain import counted
 from selfalign.protocols import Context
 from selfalign.text import normalise
 from selfalign.types import Example, FilterResult
@@ -38,7 +39,7 @@ class PerPrompt:
             if self.most is not None and len(answers) >= self.most:
                 return (
                     "enough_answers",
-                    f"{len(answers)} answers to the same prompt are kept already: {', '.join(answers.values())}",
+                    f"there are {counted(len(answers), 'kept answer')} to the same prompt: {', '.join(answers.values())}",
                 )
             answers[answer] = example.id
             return None

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from selfalign.filters._shared import Verdict, split
+from selfalign.plain import counted
 from selfalign.protocols import Context
 from selfalign.tasks import split_task
 from selfalign.text import count_words
@@ -26,7 +27,7 @@ class TaskLength:
     def _judge(self, example: Example) -> Verdict:
         number = count_words(split_task(example.prompt)[0])
         if number < self.min_words:
-            return "instruction_short", f"{number} words, at least {self.min_words} wanted"
+            return "instruction_short", f"{counted(number, 'word')}, at least {self.min_words} wanted"
         if number > self.max_words:
-            return "instruction_long", f"{number} words, at most {self.max_words} wanted"
+            return "instruction_long", f"{counted(number, 'word')}, at most {self.max_words} wanted"
         return None

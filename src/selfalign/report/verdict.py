@@ -9,7 +9,7 @@ from typing import Any
 
 from selfalign import crossed, verdicts
 from selfalign.diversity import GUARDS
-from selfalign.plain import decimals, finite
+from selfalign.plain import counted, decimals, finite
 from selfalign.protocols import PROVEN
 from selfalign.stats import too_few
 from selfalign.store import Store
@@ -81,7 +81,9 @@ def difference_text(row: Mapping[str, Any]) -> str:
 def size_text(row: Mapping[str, Any], value: float | None) -> str:
     """The size of a difference that could have been beside that of `row`: "12 points"."""
     digits = decimals(row["difference"], row["low"], row["high"])
-    return f"{100 * value:.0f} points" if row["share"] and value is not None else number(value, row["share"], digits=digits)
+    if row["share"] and value is not None:
+        return counted(round(100 * value), "point")
+    return number(value, row["share"], digits=digits)
 
 
 def p_text(value: float | None) -> str:
@@ -131,7 +133,8 @@ def _sentence(
         )
     lead = rows[0]
     change = f"{words(lead['name'])} {number(lead['before'], lead['share'])} → {number(lead['after'], lead['share'])}"
-    sentence = f"Round {chosen} against the pretrained model on {lead['n']} held-out prompts: {change}, {difference_text(lead)}."
+    on = counted(lead["n"], "held-out prompt")
+    sentence = f"Round {chosen} against the pretrained model on {on}: {change}, {difference_text(lead)}."
     if lead["told"] == "cannot tell":
         unseen = too_few(lead["n"], "prompts") or f"a difference below {size_text(lead, lead['unseen'])} would go unseen"
         return f"Cannot tell whether round {chosen} is better", f"{sentence} {unseen[0].upper()}{unseen[1:]}."
@@ -150,7 +153,8 @@ def _notes(where: Mapping[str, Any], chosen: int, rows: Sequence[Mapping[str, An
         notes.append(f"Cannot tell for {', '.join(unknown)}: chance alone could have made these differences.")
     if lost := [row for row in rows if row["unpaired"]]:
         most = max(row["unpaired"] for row in lost)
-        notes.append(f"{most} prompts are not compared: only one of the two models has a figure for them.")
+        these = f"{counted(most, 'prompt')} {'is' if most == 1 else 'are'}"
+        notes.append(f"{these} not compared: only one of the two models has a figure there.")
     if proven := [str(row["round"]) for row in where["rounds"] if row["canary"] and row["canary"]["verdict"] == PROVEN]:
         notes.append(f"The server was proven to serve the weights of round {', '.join(proven)} (canary, see the events).")
     if rows:
