@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 import shutil
 import time
@@ -26,11 +27,13 @@ from selfalign.plain import counted
 from selfalign.pool import Pool
 from selfalign.protocols import Context, Progress, TrainJob
 from selfalign.recipe import Recipe
-from selfalign.steps import conserve, make_context, make_round, split_seeds
+from selfalign.steps import conserve, fewer_than_asked, make_context, make_round, split_seeds
 from selfalign.store import Store
 from selfalign.text import normalise
 from selfalign.types import Example, ModelRef, derive_seed
 from selfalign.vectors import RunVectors
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,9 @@ def _rounds(
     recipe: Recipe, store: Store, start: ModelRef, seeds: Sequence[Example], held_out: Sequence[Example], progress: Progress
 ) -> Run:
     shown, validation = split_seeds(seeds, recipe.validation_share, recipe.seed)
+    if (few := fewer_than_asked(recipe, shown)) and all(kind != "demonstrations" for _, kind, _ in store.events()):
+        _log.warning("%s: %s", recipe.name, few)
+        store.event("demonstrations", {"text": few})
     store.add_seeds(shown, validation)
     store.add_model(0, start)
     pool, current, stop = Pool((shown,)), start, ""

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from selfalign.beforehand import Aiming, Showing
 from selfalign.errors import RunFailed
 from selfalign.journal import journaled_continuation, journaled_generate, journaled_likelihood, journaled_work
 from selfalign.pool import Pool, in_pool_order
@@ -193,3 +194,19 @@ def split_seeds(seeds: Sequence[Example], share: float, seed: int) -> tuple[tupl
         order = np.random.default_rng(derive_seed(seed, "validation", category)).permutation(len(members))
         held.update(example.id for i in order[: round(share * len(members))] for example in members[i])
     return tuple(e for e in seeds if e.id not in held), tuple(e for e in seeds if e.id in held)
+
+
+def fewer_than_asked(recipe: Recipe, seeds: Sequence[Example]) -> str:
+    """Which prompts of round 1 are shown fewer examples than asked for, because the seeds to show are fewer; "" for none.
+
+    No error: the published recipes bring the numbers of their papers, which small files of seeds cannot fill.
+    """
+    single = [seed for seed in seeds if not seed.history]
+    aiming = recipe.proposer if isinstance(recipe.proposer, Aiming) else None
+    aims = set(aiming.aims(single, recipe.per_round)) if aiming is not None else {""}
+    making = [("a new prompt", recipe.proposer, aims), ("an answer", recipe.retriever, aims)]
+    places = [*(making if recipe.rounds * recipe.per_round else ()), ("a held-out prompt", recipe.responder, {""})]
+    counts = [(what, *part.shown(single, kinds)) for what, part, kinds in places if isinstance(part, Showing)]
+    short = [f"{shown} of {asked} to {what}" for what, asked, shown in counts if shown < asked]
+    remedy = "give more seeds, or ask for fewer"
+    return f"the seeds to show ({len(single)}) give fewer examples than asked for: {', '.join(short)}; {remedy}" if short else ""

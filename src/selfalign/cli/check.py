@@ -15,7 +15,7 @@ from selfalign.types import ModelRef
 def main(arguments: Sequence[str]) -> int:
     from selfalign.loop import check_examples, seeds_needed
     from selfalign.stats import too_few
-    from selfalign.steps import split_seeds
+    from selfalign.steps import fewer_than_asked, split_seeds
     from selfalign.trackers import check_trackers
 
     make = load_recipe(named_recipe(arguments, "check"))
@@ -33,6 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     shown, validation = split_seeds(seeds, recipe.validation_share, recipe.seed)
     few = too_few(len(validation), "validation seeds") if validation else ""
     extended = recipe.second_turns.share
+    warning = f"warning: {fewer}\n" if (fewer := fewer_than_asked(recipe, shown)) else ""
     categories = sorted({seed.category for seed in seeds if seed.category})
     sys.stdout.write(
         f"seeds: {len(seeds)} ({len(shown)} to show and train on, {len(validation)} for validation{few and f': {few}'})"
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         f"model: {model.base}{' with adapter ' + model.adapter if model.adapter else ''}\n"
         f"generated at most: {counted(recipe.rounds, 'round')} of {counted(recipe.per_round, 'candidate')}"
         f"{f', and second turns of {extended:.0%} of those kept' if extended else ''}\n"
+        f"{warning}"
         "everything that can be known beforehand is in order\n"
     )
     return 0

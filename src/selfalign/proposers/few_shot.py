@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -42,7 +42,7 @@ class FewShot:
     def propose(self, context: Context, count: int) -> list[Example]:
         """`count` drafts in slot order; request ids `r<round>-<slot>` are the drafts' ids."""
         seeds = context.pool.seeds
-        aims = _aims(seeds, count, self.aim)
+        aims = self.aims(seeds, count)
         aimed = {aim: _aimed(context.pool, aim) for aim in set(aims)}  # once: the pool may be large, and the slots many
         requests = [self._request(context, slot, *aimed[aim]) for slot, aim in enumerate(aims)]
         answers = context.generate("propose", requests, self.sampling)
@@ -59,6 +59,25 @@ class FewShot:
             )
             for slot, (aim, (request, completion)) in enumerate(zip(aims, answers, strict=True))
         ]
+
+    def aims(self, seeds: Sequence[Example], count: int) -> list[str]:
+        """A category for each slot. In the seeds' shares every prefix keeps them to within one slot: the one furthest behind."""
+        shares = Counter(seed.category for seed in seeds)
+        if self.aim == "any" or not all(shares):
+            return [""] * count
+        if self.aim == "rarest":
+            return [min(shares, key=lambda name: shares[name])] * count
+        taken: Counter[str] = Counter()
+        aims: list[str] = []
+        for slot in range(count):
+            chosen = max(shares, key=lambda name: shares[name] * (slot + 1) / len(seeds) - taken[name])
+            taken[chosen] += 1
+            aims.append(chosen)
+        return aims
+
+    def shown(self, seeds: Sequence[Example], categories: Collection[str]) -> tuple[int, int]:
+        """As `Showing`; the seeds of other categories fill a prompt up."""
+        return self.demonstrations, min(self.demonstrations, len(seeds))
 
     def _request(self, context: Context, slot: int, aimed: Pool, others: Sequence[Example]) -> Request:
         random = np.random.default_rng(derive_seed(context.seed, context.round, "propose", slot))
@@ -87,19 +106,3 @@ def _aimed(pool: Pool, aim: str) -> tuple[Pool, list[Example]]:
 
 def _choose(part: Sequence[Example], count: int, random: np.random.Generator) -> list[Example]:
     return [part[position] for position in random.choice(len(part), size=count, replace=False)]
-
-
-def _aims(seeds: Sequence[Example], count: int, aim: Aim) -> list[str]:
-    """A category for each slot. In the seeds' shares every prefix keeps them to within one slot: the one furthest behind."""
-    shares = Counter(seed.category for seed in seeds)
-    if aim == "any" or not all(shares):
-        return [""] * count
-    if aim == "rarest":
-        return [min(shares, key=lambda name: shares[name])] * count
-    taken: Counter[str] = Counter()
-    aims: list[str] = []
-    for slot in range(count):
-        chosen = max(shares, key=lambda name: shares[name] * (slot + 1) / len(seeds) - taken[name])
-        taken[chosen] += 1
-        aims.append(chosen)
-    return aims

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
@@ -76,6 +76,10 @@ class Instructions:
         wanted = blocks(context, count, self.per_request, self.human, self.generated)
         read = partial(read_tasks, input_needed=self.input_needed)
         return ask(context, wanted, self.per_request, self.sampling, lambda block: self._text(context, block), read)
+
+    def shown(self, seeds: Sequence[Example], categories: Collection[str]) -> tuple[int, int]:
+        """As `Showing`; seeds stand in for what no round has kept yet."""
+        return (asked := self.human + self.generated), min(asked, len(seeds))
 
     def _text(self, context: Context, block: Block) -> str:
         text = list_text(block.shown, max(20, len(block.shown) + self.per_request))

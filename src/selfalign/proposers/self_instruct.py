@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -41,7 +41,7 @@ class SelfInstruct:
     per_request: int = 8
     """Instructions read from one list, and so the slots that a request fills."""
     examples: int = 8
-    """Seeds shown in step 2 (half of each kind) and in step 3."""
+    """Seeds shown at most in step 2 (half of each kind) and in step 3."""
     sampling: Sampling = field(default_factory=lambda: Sampling(max_tokens=512, temperature=0.7, top_p=0.5))
     """Of the instructions: theirs, but for a presence penalty of 2. The number behind the last one ends the text too."""
     input_sampling: Sampling = field(default_factory=lambda: Sampling(max_tokens=300, temperature=0.0))
@@ -67,6 +67,10 @@ class SelfInstruct:
             kind = [draft for draft in named if (draft.metadata.get(FLAG) == "true") is labels]
             whole.update({draft.id: draft for draft in self._instances(context, kind, labels)})
         return [whole.get(draft.id, draft) for draft in found]
+
+    def shown(self, seeds: Sequence[Example], categories: Collection[str]) -> tuple[int, int]:
+        """As `Showing`; seeds stand in for what no round has kept yet."""
+        return (asked := self.human + self.generated), min(asked, len(seeds))
 
     def _classify(self, context: Context, named: Sequence[Example]) -> list[Example]:
         yes, no = _of_kind(context, labels=True), _of_kind(context, labels=False)

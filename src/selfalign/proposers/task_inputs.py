@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -47,6 +47,10 @@ class TaskInputs:
             )
             for slot, (sent, done) in enumerate(context.generate("propose", requests, sampling))
         ]
+
+    def shown(self, seeds: Sequence[Example], categories: Collection[str]) -> tuple[int, int]:
+        """As `Showing`."""
+        return self.demonstrations, min(self.demonstrations, len(seeds))
 
     def _request(self, context: Context, slot: int, instruction: str) -> Request:
         random = np.random.default_rng(derive_seed(context.seed, context.round, "propose", slot))

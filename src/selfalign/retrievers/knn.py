@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,6 +46,12 @@ class Knn:
             for neighbours, new in zip(found, self._neighbours(drafts, queries, part, context, count), strict=True):
                 neighbours += new
         return [self._ordered(neighbours) for neighbours in found]
+
+    def shown(self, seeds: Sequence[Example], categories: Collection[str]) -> tuple[int, int]:
+        """As `Showing`."""
+        limited = [kind for kind in categories if self.by_category and kind]
+        least = min((sum(seed.category == kind for seed in seeds) for kind in limited), default=len(seeds))
+        return self.demonstrations, min(self.demonstrations, least)
 
     def _neighbours(
         self, drafts: Sequence[Example], queries: FloatArray, part: Sequence[Example], context: Context, count: int

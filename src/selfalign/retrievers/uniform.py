@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Collection, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +32,10 @@ class Uniform:
             for part, count in context.pool.shares(self.demonstrations, self.generated)
         ]
         return [self._draw(context, draft, parts) for draft in drafts]
+
+    def shown(self, seeds: Sequence[Example], categories: Collection[str]) -> tuple[int, int]:
+        """As `Showing`."""
+        return self.demonstrations, min(self.demonstrations, len(seeds))
 
     def _draw(
         self, context: Context, draft: Example, parts: Sequence[tuple[Sequence[Example], Set[str], int]]
