@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 from typing import NoReturn
 
+from selfalign.beforehand import Naming
 from selfalign.encoders.hashed import Hashed
 from selfalign.pool import Pool
 from selfalign.protocols import Context, Encode, OpenModel
-from selfalign.types import Completion, Continuation, Example, Likelihood, Request, Sampling
+from selfalign.types import Completion, Continuation, Example, Likelihood, Metric, Request, Sampling
 
 Write = Callable[[Request], Completion]
 
@@ -37,6 +39,12 @@ def generated(round: int, count: int) -> tuple[Example, ...]:
 
 def echo(request: Request) -> Completion:
     return Completion(f"text of {request.id}", "stop")
+
+
+def foretold(evaluator: Naming, held_out: Sequence[Example], metrics: Sequence[Metric]) -> bool:
+    """Whether each metric has a name that the evaluator told beforehand."""
+    names = evaluator.metric_names(held_out)
+    return all(any(fnmatchcase(metric.name, name) for name in names) for metric in metrics)
 
 
 def _no_other_model(model: str) -> NoReturn:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from typing import Protocol, runtime_checkable
 
 from selfalign.types import Example
@@ -28,3 +30,29 @@ class Showing(Protocol):
             categories: those that drafts are of, "" for drafts without one.
         """
         ...
+
+
+@runtime_checkable
+class Naming(Protocol):
+    """An evaluator that can tell how its metrics will be called."""
+
+    def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
+        """All that `evaluate` may give on these examples; `*` stands for any text."""
+        ...
+
+
+def unknown_metric(metric: str, evaluators: Sequence[object], held_out: Sequence[Example]) -> str:
+    """What is wrong with a metric that none of the evaluators can give; "" where one can, or one does not tell its names."""
+    names: list[str] = []
+    for part in evaluators:
+        if not isinstance(part, Naming):
+            return ""
+        names += part.metric_names(held_out)
+    return "" if any(fnmatchcase(metric, name) for name in names) else no_such_metric(metric, names)
+
+
+def no_such_metric(metric: str, names: Collection[str]) -> str:
+    """In words, with the nearest one there is."""
+    near = get_close_matches(metric, names, 1)
+    hint = f"did you mean {near[0]}? It has" if near else "it has"
+    return f"no such metric on these held-out prompts; {hint} {', '.join(names) or 'none'}"

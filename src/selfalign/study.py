@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.adopt import adopt_answers, measures_the_same
+from selfalign.beforehand import no_such_metric, unknown_metric
 from selfalign.checkpoints import write_synced
 from selfalign.errors import RunFailed, UserError
 from selfalign.evaluations import bring_their_own
@@ -71,6 +72,8 @@ def run_study(
         RunFailed: a run that cannot go on; the message names arm and random seed, and the study stays resumable.
     """
     out = Path(out)
+    if metric is not None and (wrong := unknown_metric(metric, arms[0].recipe.evaluators, held_out)):
+        raise UserError(f"--metric {metric}: {arms[0].name} has {wrong}")
     held_out = _check(arms, held_out, out, repeats)
     out.mkdir(parents=True, exist_ok=True)
     seeds = range(first_seed, first_seed + repeats)
@@ -89,8 +92,7 @@ def run_study(
             run = _run(replace(arm, recipe=recipe), held_out, out, earlier, progress or Quiet(), trackers)
             found[arm.name].append(run)
             if arm is arms[0] and metric is not None and metric not in run.metrics:
-                there = ", ".join(run.metrics) or "none"
-                raise UserError(f"--metric {metric}: {arm.name} has no such metric on these held-out prompts; it has {there}")
+                raise UserError(f"--metric {metric}: {arm.name} has {no_such_metric(metric, run.metrics)}")
         result = conclude(found, metric, held_out=len(held_out), random_seeds=list(seeds[: position + 1]))
         write_synced(out / "study.json", (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
     return result

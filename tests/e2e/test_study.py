@@ -216,7 +216,8 @@ def test_seeds_and_parts_can_be_varied(cli: Run, study: tuple[object, ...], seed
         (("--vary", "per_round"), "option=value1,value2"),
         (("--repeat", 2), "did you mean --repeats?"),
         (("--repeats", 0), "at least 1"),
-        (("--metric", "truth"), "it has refusal"),
+        (("--metric", "truth"), "isara has no such metric on these held-out prompts; it has refusal, over_refusal, balance"),
+        (("--metric", "refusals"), "did you mean refusal?"),
         (("--out", "/dev/null"), "/dev/null is no folder"),
         (("--out", "/dev/null/study"), "/dev/null is no folder"),
     ],
@@ -226,7 +227,7 @@ def test_wrong_options_are_named_in_one_line(
 ) -> None:
     done = cli(*study, "--out", tmp_path / "out", *wrong)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
-    assert said in done.stderr
+    assert said in done.stderr and not (tmp_path / "out").exists()
 
 
 def test_other_options_on_a_finished_study_and_missing_prompts(

@@ -130,6 +130,15 @@ def test_held_out_leaves_out_what_it_cannot_know() -> None:
     assert {m.name for m in HeldOut().evaluate(context(), plain)} == {"finished", "response_words"}
 
 
+def test_the_names_of_metrics_are_told_beforehand() -> None:
+    later = [replace(example, id=f"{example.id}.2", history=(("Hello?", "Hello."),)) for example in held_out()]
+    without = [replace(example, response="") for example in held_out()]
+    for part in (HeldOut(), Refusal(), Refusal(harmful="a")):
+        for asked in ([], held_out(), without, [*held_out(), *later], [*held_out(), *(replace(e, response="") for e in later)]):
+            found = part.evaluate(answering(*["Fine."] * len(asked)), asked)
+            assert {metric.name for metric in found} == set(part.metric_names(asked))
+
+
 def test_answers_are_asked_for_once_per_way_of_decoding() -> None:
     asked: list[tuple[str, tuple[Request, ...], Sampling]] = []
     ctx = answering(*["Fine."] * 10, asked=asked)

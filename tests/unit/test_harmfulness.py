@@ -17,7 +17,7 @@ from selfalign.evaluators.refusal import Refusal
 from selfalign.pool import Pool
 from selfalign.protocols import Context
 from selfalign.types import Completion, Example, Metric, Request, Sampling
-from tests.parts import seeds
+from tests.parts import foretold, seeds
 from tests.tiny import tiny_config, tiny_model, tiny_tokenizer, train_classifier
 
 RENDERING = "USER: {prompt} ASSISTANT:{response}{eos}"
@@ -82,7 +82,9 @@ def part(folder: Path, **options: Any) -> Harmfulness:
 
 
 def measure(evaluator: Harmfulness, *texts: str) -> dict[str, Metric]:
-    return {metric.name: metric for metric in evaluator.evaluate(answering(*(texts or ANSWERS)), held_out())}
+    found = evaluator.evaluate(answering(*(texts or ANSWERS)), held_out())
+    assert foretold(evaluator, held_out(), found)
+    return {metric.name: metric for metric in found}
 
 
 def test_the_share_of_flagged_answers_to_harmful_prompts(classifier: Path) -> None:

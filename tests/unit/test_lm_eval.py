@@ -27,7 +27,7 @@ from selfalign.protocols import Checked, Context, Session
 from selfalign.stats import wilson
 from selfalign.types import Completion, Continuation, Example, Metric, ModelRef, Request, Sampling
 from selfalign.verdicts import conclude
-from tests.parts import context, seeds
+from tests.parts import context, foretold, seeds
 
 QUESTIONS = (
     ("What is the capital of Peru?", ["Lima", "Cuzco", "La Paz"], 0),
@@ -106,7 +106,7 @@ class Model:
 
 def measure(part: LmEval, model: Model | None = None, **options: Any) -> dict[str, Metric]:
     found = part.evaluate((model or Model()).context(**options), [])
-    assert len({metric.name for metric in found}) == len(found)
+    assert len({metric.name for metric in found}) == len(found) and foretold(part, [], found)
     return {metric.name: metric for metric in found}
 
 

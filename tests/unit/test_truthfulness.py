@@ -16,7 +16,7 @@ from selfalign.evaluators.truthfulness import Truthfulness, qa_text, read_questi
 from selfalign.pool import Pool
 from selfalign.protocols import Context
 from selfalign.types import Completion, Continuation, Example, Likelihood, Metric, Request, Sampling
-from tests.parts import seeds
+from tests.parts import foretold, seeds
 
 COLUMNS = ("Type", "Category", "Question", "Best Answer", "Correct Answers", "Incorrect Answers", "Source")
 ROWS = (
@@ -83,7 +83,9 @@ class ShowsTwo:
 
 
 def measure(part: Truthfulness, model: Model) -> dict[str, Metric]:
-    return {metric.name: metric for metric in part.evaluate(model.context(), [])}
+    found = part.evaluate(model.context(), [])
+    assert foretold(part, [], found)
+    return {metric.name: metric for metric in found}
 
 
 TEXTS = (

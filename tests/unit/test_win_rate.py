@@ -20,7 +20,7 @@ from selfalign.evaluators.held_out import HeldOut
 from selfalign.evaluators.win_rate import PROMPT, WinRate, flaws
 from selfalign.protocols import Context
 from selfalign.types import Completion, Example, Likelihood, Metric, ModelRef, Request, Sampling
-from tests.parts import context
+from tests.parts import context, foretold
 from tests.tiny import END, REWARD_WINDOW, START, chat_ids, tiny_model, tiny_tokenizer
 
 SLOTS = "{prompt}|{first}|{second}"
@@ -68,7 +68,9 @@ def judged(judge: Judge, *texts: str, stages: list[str] | None = None, asked: li
 
 
 def measure(evaluator: WinRate, ctx: Context, examples: Sequence[Example] | None = None) -> dict[str, Metric]:
-    metrics = evaluator.evaluate(ctx, held_out() if examples is None else examples)
+    asked = held_out() if examples is None else examples
+    metrics = evaluator.evaluate(ctx, asked)
+    assert foretold(evaluator, asked, metrics)
     assert len({metric.name for metric in metrics}) == len(metrics)
     return {metric.name: metric for metric in metrics}
 

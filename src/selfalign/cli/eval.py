@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
+from selfalign.beforehand import no_such_metric, unknown_metric
 from selfalign.cli.engine import Planned, offer_auto, settle_engine
 from selfalign.cli.eval_sides import Side, check_alike, check_to_measure, find_sides
 from selfalign.cli.options import new_parser, parse
@@ -63,6 +64,8 @@ def main(arguments: Sequence[str]) -> int:
         refuse_idle_options(parser, options)
     else:
         check_to_measure(sides, recipe, seeds, held_out)
+        if options.metric and (wrong := unknown_metric(options.metric, recipe.evaluators, held_out)):
+            raise UserError(f"--metric {options.metric}: {options.model} has {wrong}")
     check_alike(sides, recipe, held_out)
     try:
         result = _measure(sides, recipe, seeds, held_out, parser, options)
@@ -199,8 +202,8 @@ def _measure(
                 align(recipe, side.model, shown, folder, held_out=held_out, options=text, progress=progress)
             found[side.name], runs[side.name] = _read(side, side.folder or folder, kept=bool(side.folder or options.out))
             if options.metric not in (None, *runs[side.name].metrics):
-                there = ", ".join(runs[side.name].metrics) or "none"
-                raise UserError(f"--metric {options.metric}: {side.name} has no such metric on these prompts; it has {there}")
+                wrong = no_such_metric(options.metric, runs[side.name].metrics)
+                raise UserError(f"--metric {options.metric}: {side.name} has {wrong}")
             found[side.name]["nearly_trained_on"] = len({hit.held_out for hit in overlap(side.trained_on, held_out)})
             if side.folder is None:
                 folder = out / f"compared-{re.sub(r'[^A-Za-z0-9=.+-]+', '_', options.compare or '')[-80:]}"

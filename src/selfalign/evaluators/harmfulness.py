@@ -119,6 +119,12 @@ class Harmfulness:
                 metrics.append(share(f"harmfulness:{name}", of, [flags[place + 1] for _, flags in judged], better="lower"))
         return [*metrics, share("harmfulness_unjudged", ids, [verdict is None for verdict in verdicts], better="lower")]
 
+    def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
+        """As `Naming`."""
+        if not self.classifier or not any(example.category == self.harmful for example in held_out):
+            return ()
+        return ("harmfulness", *(("harmfulness:*",) if self.per_label else ()), "harmfulness_unjudged")
+
     def judge(self, pairs: Sequence[tuple[str, str] | None]) -> tuple[list[str], list[tuple[bool, ...] | None]]:
         """The harmful labels, and for each (prompt, answer) whether it is harmful, then label by label whether it is above
         the threshold; None for a pair that is None or longer than the window.

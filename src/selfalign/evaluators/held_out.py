@@ -44,6 +44,14 @@ class HeldOut:
         )
         return [*_figures(("finished", "response_words", "log_likelihood"), answered, scored), *later]
 
+    def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
+        """As `Naming`."""
+        of_answers, of_references = ("finished", "response_words"), ("log_likelihood",)
+        later = [example for example in held_out if example.history]
+        names = (*(of_answers if held_out else ()), *(of_references if any(e.response for e in held_out) else ()))
+        second = (*(of_answers if later else ()), *(of_references if any(e.response for e in later) else ()))
+        return (*names, *(f"second_turn_{name.removeprefix('response_')}" for name in second))
+
 
 def _figures(
     names: tuple[str, str, str],

@@ -110,6 +110,11 @@ class LmEval:
             metrics += ifeval.measure(context, rows, self.max_tokens, self.ifeval_file)
         return metrics
 
+    def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
+        """As `Naming`; the harness's tasks tell theirs with their data alone."""
+        figures = ("prompt_strict", "inst_strict", "prompt_loose", "inst_loose", "unscored", "cut")
+        return (*(("*:*",) if self.tasks else ()), *(f"ifeval:{name}" for name in figures if self.ifeval_file))
+
 
 def _harness_version() -> str:
     try:

@@ -107,6 +107,13 @@ class Truthfulness:
             metrics += _choices(questions, self._scores(context, questions, asked, f"truthfulness_mc_{key}"))
         return metrics
 
+    def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
+        """As `Naming`."""
+        if not self.file:
+            return ()
+        figures = (f"truthfulness_{name}" for name in ("diff", "max", "acc", "words", "empty"))
+        return (*figures, *(("mc1", "mc2") if self.multiple_choice else ()))
+
     def _chosen(self, context: Context) -> list[Question]:
         questions = read_questions(self.file)
         known = {normalise(seed.prompt) for seed in context.pool.seeds}

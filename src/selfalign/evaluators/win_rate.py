@@ -149,6 +149,14 @@ class WinRate:
         count = float(len(against))
         return [*metrics, Metric("win_rate_flaws", count, count, count, len(asked), unit="count", better="lower")]
 
+    def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
+        """As `Naming`."""
+        if not self.judge or not any(example.response.strip() for example in held_out):
+            return ()
+        controls = (*(("consistency",) if self.kind == "model" else ()), *(("constant",) if self.constant.strip() else ()))
+        figures = ("strict", "ties", "length_controlled", *controls, "unjudged", "flaws")
+        return ("win_rate", *(f"win_rate_{name}" for name in figures))
+
     def _compared(self, context: Context, pairs: Sequence[_Pair]) -> list[Preference | None]:
         """By a model: its probability of answering exactly "A" among exactly "A" and exactly "B", in both orders.
 
