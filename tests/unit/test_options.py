@@ -16,6 +16,7 @@ from selfalign.engines.hf import HF
 from selfalign.engines.openai import OpenAI
 from selfalign.engines.scripted import Scripted
 from selfalign.errors import UserError
+from tests.conftest import SCRIPTED
 
 OWN = {"HF": HF().batch_size, "OpenAI": OpenAI().batch_size, "Scripted": Scripted().batch_size}
 
@@ -149,3 +150,36 @@ def test_held_out_examples_that_are_seeds_are_counted(tmp_path: Path, capsys: py
     assert main(["check", "isara", str(seeds), "--held_out", str(held_out), *engine]) == 2
     told = "held-out example seed-0001 asks the same as seed seed-0002 (2 such examples); take one of them out"
     assert capsys.readouterr().err == f"selfalign: {told}\n"
+
+
+def test_a_file_of_options_is_of_the_recipe_that_is_run(
+    tmp_path: Path, seeds_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(recipe: str, *arguments: object) -> tuple[int, str]:
+        code = main(["check", recipe, str(seeds_file), *map(str, (*SCRIPTED, *arguments))])
+        told = capsys.readouterr()
+        return code, told.out + told.err
+
+    path = tmp_path / "run.yaml"
+    path.write_text("recipe: isara\nper_round: 7\n")
+    for given in (("--config", path), (f"--config={path}",), ("--config", path, "--per_round", 3)):
+        line = "selfalign: the file of --config is of the recipe isara, not one_shot: give one of one_shot, or run isara\n"
+        assert check("one_shot", *given) == (2, line)
+    code, told = check("isara", "--config", path)
+    assert code == 0 and "2 rounds of 7 candidates" in told
+    path.write_text("per_round: 7\n")
+    assert check("one_shot", "--config", path)[0] == 0  # it names none
+    (tmp_path / "mine.py").write_text("from selfalign.recipes.isara import isara as my\n")
+    path.write_text("recipe: ./mine.py:my\nper_round: 7\n")
+    monkeypatch.chdir(tmp_path.parent)
+    assert check(f"{tmp_path}/mine.py:my", "--config", path)[0] == 0  # the same file, named from elsewhere
+    assert check(f"{tmp_path}/mine.py:other", "--config", path)[0] == 2
+
+
+def test_typed_seeds_win_over_those_of_a_file(tmp_path: Path, seeds_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("recipe: isara\nseeds: none.jsonl\nper_round: 7\n")
+    for given in (("--config", path), ("--rounds", 3, f"--config={path}"), ("--config", path, "--rounds", 3)):
+        assert main(["check", "isara", str(seeds_file), *map(str, (*SCRIPTED, *given))]) == 0, capsys.readouterr().err
+        assert "seeds: 12 " in capsys.readouterr().out
+    assert main(["check", "--config", str(path), *SCRIPTED]) == 2 and "none.jsonl" in capsys.readouterr().err

@@ -34,9 +34,18 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], nested: Sequence[str
     """
     try:
         with _own_defaults(parser, list(arguments)) as own:
-            return parser.parse_args(own)
+            return parser.parse_args(_typed_last(own))
     except (ArgumentError, ValueError, TypeError, KeyError) as error:
         raise UserError(explain(str(error), [*option_names(parser), *nested])) from None
+
+
+def _typed_last(arguments: list[str]) -> list[str]:
+    """What is typed first without a name (recipe, seeds, model) moved behind the last file of `--config`: of two the parser takes
+    the later one, and a file must not take the place of the seeds that were named."""
+    files = [place for place, name, _ in _options(arguments) if name == "config"]
+    lead = next((place for place, argument in enumerate(arguments) if argument.startswith("-")), 0)
+    end = files[-1] + 1 if files else lead
+    return [*arguments[lead:end], *arguments[:lead], *arguments[end:]]
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from selfalign.cli.engine import Planned, offer_auto, settle_engine
-from selfalign.cli.options import explain_part, new_parser, option_names, parse
+from selfalign.cli.options import explain_part, given, new_parser, option_names, parse
 from selfalign.errors import RunFailed, UserError
 from selfalign.evaluations import measured_by
 from selfalign.recipe import Recipe, extended_by, shown_in
@@ -180,6 +180,12 @@ def recipe_names() -> list[str]:
     return sorted(f.name.removesuffix(".py") for f in folder.iterdir() if f.name.endswith(".py") and not f.name.startswith("_"))
 
 
+def _function(name: str) -> str:
+    """What a recipe's name stands for; the folder of a user's own file may be told from elsewhere, or have moved."""
+    path, colon, function = name.partition(":")
+    return f"{Path(path).name}:{function or Path(path).stem}" if colon or path.endswith(".py") else name
+
+
 def load_recipe(name: str) -> Callable[..., Recipe]:
     """The function `name` in the file `recipes/name.py`, or a user's own as ./file.py:function."""
     path, colon, function = name.partition(":")
@@ -229,9 +235,16 @@ def read_examples(seeds: str, held_out: str | None) -> tuple[tuple[Example, ...]
 
 
 def named_recipe(arguments: Sequence[str], command: str) -> str:
-    """The recipe decides which options there are, so it must be known before the options are parsed."""
+    """The recipe decides which options there are, so it must be known before the options are parsed.
+
+    Raises:
+        UserError: none is named, or a file of options is of another one: what fits of them would mean something else.
+    """
     if arguments and not arguments[0].startswith("-"):
-        return arguments[0]
+        name, other = arguments[0], given(arguments, "recipe")
+        if isinstance(other, str) and _function(other) != _function(name):
+            raise UserError(f"the file of --config is of the recipe {other}, not {name}: give one of {name}, or run {other}")
+        return name
     for position, argument in enumerate(arguments):
         if argument == "--config" or argument.startswith("--config="):
             path = Path(argument.partition("=")[2] or "".join(arguments[position + 1 : position + 2]))
@@ -241,7 +254,6 @@ def named_recipe(arguments: Sequence[str], command: str) -> str:
                 raise UserError(f"cannot read the options file {path}: {' '.join(str(error).split())}") from None
             if not isinstance(found, dict) or not isinstance(found.get("recipe"), str):
                 raise UserError(f"{path}: names no recipe; add a line such as `recipe: isara`")
-            name: str = found["recipe"]
-            return name
+            return str(found["recipe"])
     usage = f"selfalign {command} RECIPE SEEDS --model M --out DIR"
     raise UserError(f"which recipe? `{usage}`; there are {', '.join(recipe_names())}")
