@@ -33,6 +33,17 @@ class Showing(Protocol):
 
 
 @runtime_checkable
+class Pretending(Protocol):
+    """A trainer whose folders are no models, or an engine that runs them all the same."""
+
+    pretends: bool
+
+
+def pretends(part: object) -> bool:
+    return isinstance(part, Pretending) and part.pretends
+
+
+@runtime_checkable
 class Naming(Protocol):
     """An evaluator that can tell how its metrics will be called."""
 

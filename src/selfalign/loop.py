@@ -114,13 +114,15 @@ def _rounds(
     vectors = RunVectors(recipe.encoder, held_out)
     for round in range(recipe.rounds + 1):
         with recipe.engine.open(current, recipe.format) as session, vectors.open(session, pool) as encode:
-            prove_weights(store, session, round, round - 1, shown)
+            if recipe.trains:
+                prove_weights(store, session, round, round - 1, shown)
             context = make_context(recipe, store, round, pool, current, session, encode, progress)
-            if round == 0 or recipe.evaluate == "every":
+            if round == 0 or (recipe.evaluate == "every" and recipe.trains):
                 evaluate(recipe, store, context, held_out)
             if round == 0 and recipe.rounds:
                 watch(recipe, store, context, pool, held_out)
-            verdict = choose(recipe, store, context, current, verdict, validation)
+            if verdict is None or recipe.trains:
+                verdict = choose(recipe, store, context, current, verdict, validation)
             export_metrics(store, round)
             if not verdict.go_on or round == recipe.rounds:
                 break
@@ -136,7 +138,10 @@ def _rounds(
             export_metrics(store, round + 1)
             break
         pool = pool.add(kept)
-        current = train(recipe, store, round + 1, start, current, pool, progress)
+        if recipe.trains:
+            current = train(recipe, store, round + 1, start, current, pool, progress)
+        elif store.verified_model(round + 1) is None:
+            store.add_model(round + 1, current)
     assert verdict is not None  # round 0 has one
     best = verdict.best
     if store.stage(best.round, "evaluate") is None:
@@ -147,13 +152,14 @@ def _rounds(
             evaluate(recipe, store, context, held_out)
         export_metrics(store, best.round)
     if not stop:
-        stop = "; ".join(filter(None, (_all_done(recipe.rounds), verdict.text))) if verdict.go_on else verdict.text
+        stop = "; ".join(filter(None, (_all_done(recipe), verdict.text))) if verdict.go_on else verdict.text
     store.finish_run(best.round, stop)
     return Run(store.folder, best.model, best.round, stop)
 
 
-def _all_done(rounds: int) -> str:
-    return {0: "no rounds to run", 1: "the one round is done"}.get(rounds, f"all {rounds} rounds done")
+def _all_done(recipe: Recipe) -> str:
+    done = {0: "no rounds to run", 1: "the one round is done"}.get(recipe.rounds, f"all {recipe.rounds} rounds done")
+    return done if recipe.trains or not recipe.rounds else f"{done}; nothing was trained"
 
 
 def generate(recipe: Recipe, store: Store, context: Context, pool: Pool) -> tuple[Example, ...]:

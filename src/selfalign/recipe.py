@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, get_args
 
 from selfalign.alarms import DEFAULT, Alarms
+from selfalign.beforehand import pretends
 from selfalign.errors import UserError
 from selfalign.protocols import (
     Adapting,
@@ -126,6 +127,11 @@ class Recipe:
                     self.engine.check_sampling(sampling)
                 except UserError as error:
                     raise UserError(f"recipe {self.name}, {name}: {error}") from error
+
+    @property
+    def trains(self) -> bool:
+        """Whether a round ends with another model; not with a trainer that only pretends and an engine that needs real ones."""
+        return not pretends(self.trainer) or pretends(self.engine)
 
     def samplings(self) -> Iterator[tuple[str, Sampling]]:
         """How the run decodes, each with its place in the recipe; what makes and scores candidates counts where some are made."""

@@ -34,6 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     few = too_few(len(validation), "validation seeds") if validation else ""
     extended = recipe.second_turns.share
     warning = f"warning: {fewer}\n" if (fewer := fewer_than_asked(recipe, shown)) else ""
+    untrained = "" if recipe.trains or not recipe.rounds else "trained: nothing, each round goes on with the model as it came\n"
     categories = sorted({seed.category for seed in seeds if seed.category})
     sys.stdout.write(
         f"seeds: {len(seeds)} ({len(shown)} to show and train on, {len(validation)} for validation{few and f': {few}'})"
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         f"model: {model.base}{' with adapter ' + model.adapter if model.adapter else ''}\n"
         f"generated at most: {counted(recipe.rounds, 'round')} of {counted(recipe.per_round, 'candidate')}"
         f"{f', and second turns of {extended:.0%} of those kept' if extended else ''}\n"
+        f"{untrained}"
         f"{warning}"
         "everything that can be known beforehand is in order\n"
     )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import PurePath
+from typing import ClassVar
 
 import numpy as np
 
@@ -43,6 +44,7 @@ class Scripted:
     that ends in "Label:" with a label and an input.
     """
 
+    pretends: ClassVar[bool] = True
     batch_size: int = 8
     """Requests in one batch."""
     delay: float = 0.0

@@ -1,4 +1,4 @@
-"""A trainer that trains nothing: for tests of recipes and parts with the scripted engine, in milliseconds, without torch."""
+"""A trainer that trains nothing: for data alone, and for tests with the scripted engine, in milliseconds, without torch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from dataclasses import dataclass
+from typing import ClassVar
 
 from selfalign.checkpoints import manifest_hash, publish, read_manifest
 from selfalign.errors import RunFailed
@@ -16,10 +17,14 @@ from selfalign.types import ModelRef
 
 @dataclass(frozen=True)
 class NullTrainer:
-    """Writes a folder whose content follows from the start model, the random seed and the ids and texts "trained" on.
+    """Trains nothing: with an engine that runs real models each round goes on with the model as it came (`Recipe.trains`), and
+    what the run leaves is its data. With the scripted engine it pretends, so that rounds differ.
 
-    The same job gives the same bytes, another job other bytes. A token is a word, and the loss of its one step is 0.
+    It then writes a folder whose content follows from the start model, the random seed and the ids and texts "trained" on: the
+    same job gives the same bytes, another job other bytes. A token is a word, and the loss of its one step is 0.
     """
+
+    pretends: ClassVar[bool] = True
 
     def train(self, job: TrainJob, progress: Progress) -> TrainResult:
         """

@@ -1,0 +1,67 @@
+"""A run that generates and filters but trains nothing: the null trainer with an engine that runs real models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from selfalign.encoders.hashed import Hashed
+from selfalign.engines.scripted import Scripted, ScriptedSession
+from selfalign.loop import align
+from selfalign.recipes.isara import isara
+from selfalign.rendering import Format
+from selfalign.seeds import read_seeds
+from selfalign.status import status
+from selfalign.store import Store
+from selfalign.trainers.null import NullTrainer
+from selfalign.types import ModelRef
+from tests.conftest import Run
+
+SMALL = ("--rounds", 2, "--per_round", 3, "--min_yield", 0, "--demonstrations", 2, "--encoder", "Hashed", "--quiet")
+
+
+@dataclass(frozen=True)
+class Real(Scripted):
+    """The scripted engine, but for a model it must have been given."""
+
+    pretends = False
+
+    @contextmanager
+    def open(self, model: ModelRef, format: Format) -> Iterator[ScriptedSession]:
+        assert model.base == "any", "no folder of a round is a model here"
+        with super().open(model, format) as session:
+            yield session
+
+
+def test_every_round_goes_on_with_the_model_as_it_came(seeds_file: Path, cli: Run, tmp_path: Path) -> None:
+    recipe = isara(rounds=2, per_round=24, min_yield=0.0, engine=Real(), encoder=Hashed(), trainer=NullTrainer())
+    for _ in range(2):  # also where it stands there already
+        done = align(recipe, "any", read_seeds(seeds_file), tmp_path / "out")
+        assert done.model.base == "any"
+        assert (done.best_round, done.stopped_because) == (0, "all 2 rounds done; nothing was trained")
+    with Store.read(tmp_path / "out") as store:
+        rounds = status(store)["rounds"]
+        assert len({example.id for k in (1, 2) for example in store.kept(k)}) == rounds[1]["kept"] + rounds[2]["kept"] > 10
+        assert [row["model"] for row in rounds] == ["any"] * 3 and [row["tokens"]["trained"] for row in rounds] == [0] * 3
+        last = store.kept(2)[0].id
+    data = tmp_path / "all.jsonl"
+    exported = cli("export", tmp_path / "out", "--data", data, "--card")
+    assert exported.returncode == 0, exported.stderr
+    assert {json.loads(line)["round"] for line in data.read_text().splitlines()} == {0, 1, 2}
+    passport = cli("show", tmp_path / "out", last)
+    assert passport.returncode == 0 and "any" in passport.stdout and "trained into" not in passport.stdout
+    assert cli("report", tmp_path / "out").returncode == 0
+
+
+def test_with_a_real_engine_it_ends(cli: Run, model_folder: Path, seeds_file: Path, tmp_path: Path) -> None:
+    decoding = ("--prompt_sampling.max_tokens", 8, "--sampling.max_tokens", 8)
+    options = ("--model", model_folder, "--engine", "HF", "--trainer", "NullTrainer", *SMALL, *decoding)
+    checked = cli("check", "isara", seeds_file, *options)
+    assert "trained: nothing, each round goes on with the model as it came\n" in checked.stdout, checked.stderr
+    done = cli("run", "isara", seeds_file, *options, "--json", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["state"] == "done" and told["best_round"] == 0
