@@ -14,6 +14,7 @@ from selfalign.calibration import Calibrated
 from selfalign.diversity import OF_THE_JUDGES, SECOND_TURN, diversity, saturation
 from selfalign.errors import RunFailed
 from selfalign.overlap import Hit, overlap
+from selfalign.plain import counted
 from selfalign.pool import Pool
 from selfalign.protocols import Context, Served, Session
 from selfalign.recipe import Recipe
@@ -87,9 +88,8 @@ def choose(
 def compare(round: int, against: int, change: Difference, n: int, kept: bool) -> tuple[str, str]:
     """(better | better within noise | no better within noise | regression, the same as a sentence with interval and p)."""
     p = "p < 0.001" if change.p_value < 0.001 else f"p = {change.p_value:.3f}"
-    figures = (
-        f"on the {n} validation seeds: log-likelihood per token {change.value:+.4f} [{change.low:+.4f}, {change.high:+.4f}], {p}"
-    )
+    seeds = counted(n, "validation seed")
+    figures = f"on the {seeds}: log-likelihood per token {change.value:+.4f} [{change.low:+.4f}, {change.high:+.4f}], {p}"
     if few := too_few(n, "validation seeds"):
         figures += f"; {few}"
     clear = change.p_value < SIGNIFICANT
@@ -202,7 +202,8 @@ def _named(hit: Hit) -> str:
 def _told(round: int, hits: Sequence[Hit]) -> dict[str, Any]:
     same = sum(hit.same for hit in hits)
     told = [asdict(hit) for hit in hits[:HITS_STORED]]
-    text = f"round {round}: {same} pairs of a training row and a held-out prompt are the same, {len(hits) - same} nearly so"
+    pairs = f"{counted(same, 'pair')}, nearly so in {len(hits) - same}"
+    text = f"round {round}: training row and held-out prompt ask the same in {pairs}"
     return {"round": round, "exact": same, "near": len(hits) - same, "hits": told, "text": text}
 
 

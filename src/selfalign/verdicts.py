@@ -10,7 +10,7 @@ from typing import Any
 from selfalign.crossed import Comparison, compare, crossed_mean, holm
 from selfalign.errors import UserError
 from selfalign.finished import Finished, mean_costs
-from selfalign.plain import finite
+from selfalign.plain import counted, finite
 from selfalign.stats import too_few
 from selfalign.types import BOUNDS, Metric
 
@@ -89,8 +89,7 @@ def sentence(main: str, arm: str, metric: Metric, comparison: Comparison, p_valu
     value, low, high = (form.format(scale * each) for each in (comparison.value, comparison.low, comparison.high))
     p_text = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
     figures = f"{value}{unit} [{low.lstrip('+')}, {high.lstrip('+')}], {p_text}"
-    many = "s" if comparison.repeats > 1 else ""
-    n = f"n = {comparison.prompts} prompts × {comparison.repeats} random seed{many}"
+    n = f"n = {counted(comparison.prompts, 'prompt')} × {counted(comparison.repeats, 'random seed')}"
     about = metric.name.replace("_", " ")
     outcome = verdict(metric, comparison, p_value)
     if outcome != "unclear":
