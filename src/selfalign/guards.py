@@ -202,8 +202,8 @@ def _named(hit: Hit) -> str:
 def _told(round: int, hits: Sequence[Hit]) -> dict[str, Any]:
     same = sum(hit.same for hit in hits)
     told = [asdict(hit) for hit in hits[:HITS_STORED]]
-    pairs = f"{counted(same, 'pair')}, nearly so in {len(hits) - same}"
-    text = f"round {round}: training row and held-out prompt ask the same in {pairs}"
+    pairs = f"{counted(same, 'pair')} of a training row and a held-out prompt"
+    text = f"round {round}: {pairs} that ask the same, {len(hits) - same} nearly so"
     return {"round": round, "exact": same, "near": len(hits) - same, "hits": told, "text": text}
 
 
