@@ -77,6 +77,8 @@ class Hub:
             return 200, {"url": f"{self.endpoint}/user/name"}, {}
         if path == "/api/validate-yaml":
             return 200, {"warnings": [], "errors": []}, {}
+        if re.fullmatch("/api/(models|datasets)/user/name/tree/main", path):
+            return 200, [{"type": "file", "path": name, "oid": oid, "size": 1} for name, oid in self.tree.items()], {}
         if re.fullmatch("/api/(models|datasets)/user/name(/revision/main)?", path):
             return 200, {"id": "user/name", "private": not self.public, "siblings": [], "tags": [], "sha": "1" * 40}, {}
         return 404, {"error": "not found"}, {}
@@ -146,6 +148,8 @@ class Hub:
                 self.tree[row["value"]["path"]] = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
             elif row["key"] == "lfsFile":
                 self.tree[row["value"]["path"]] = row["value"]["oid"]
+            elif row["key"] == "deletedFile":
+                del self.tree[row["value"]["path"]]
         return 200, {"commitUrl": f"{self.endpoint}/user/name/commit/{'1' * 40}", "commitOid": "1" * 40}, {}
 
     def _has(self, oid: str, size: int) -> bool:

@@ -178,6 +178,18 @@ def test_the_same_command_sends_what_is_missing(cli: Run, hub: Hub, run_folder: 
     assert not hub.sent("PUT ") and not hub.commit  # nothing new, no empty commit
 
 
+def test_weights_of_another_model_leave_with_the_commit_that_brings_new_ones(cli: Run, hub: Hub, run_folder: Path) -> None:
+    kept = ("notes.md", "onnx/model.safetensors", ".gitattributes")
+    old = ("model-00001-of-00002.safetensors", "model.safetensors.index.json", "adapter_config.json", "adapter_model.safetensors")
+    hub.tree = dict.fromkeys((*kept, *old), "0" * 40)
+    assert push(cli, hub, run_folder, "--repo", "user/name", **LFS).returncode == 0
+    assert set(hub.tree) == {*kept, *WEIGHTS, "README.md", "config.json", "deep/more.txt"}
+    assert len(hub.sent("POST /api/models/user/name/commit")) == 1
+    hub.tree = dict.fromkeys(old, "0" * 40)
+    assert push(cli, hub, run_folder, "--repo", "user/name", "--data").returncode == 0
+    assert {*old} < {*hub.tree}  # data take no model's place
+
+
 def test_a_large_data_file_goes_by_lfs(cli: Run, hub: Hub, run_folder: Path) -> None:
     hub.limit = 15_000
     done = push(cli, hub, run_folder, "--repo", "user/name", "--data", **LFS)

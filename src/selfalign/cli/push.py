@@ -20,6 +20,8 @@ from selfalign.store import Store
 
 _NAME = r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9])?"
 _DATA = "train.jsonl"
+_WEIGHTS = ("model*.safetensors*", "pytorch_model*", "adapter_*")
+"""What a push of a model takes the place of: an adapter beside another model's weights would load as a mixture of both."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -115,7 +117,10 @@ def _upload(folder: Path, repo: str, kind: str, private: bool, token: str) -> st
             files = _files(folder)
             sys.stderr.write(f"uploading {len(files)} files, {sum(path.stat().st_size for path in files):,} bytes\n")
             sys.stderr.flush()
-        api.upload_folder(repo_id=repo, repo_type=kind, folder_path=folder, commit_message="Made by selfalign")
+        old = list(_WEIGHTS) if kind == "model" else None
+        api.upload_folder(
+            repo_id=repo, repo_type=kind, folder_path=folder, commit_message="Made by selfalign", delete_patterns=old
+        )
     return address
 
 
