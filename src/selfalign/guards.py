@@ -18,7 +18,7 @@ from selfalign.plain import counted
 from selfalign.pool import Pool
 from selfalign.protocols import Context, Served, Session
 from selfalign.recipe import Recipe
-from selfalign.stats import Difference, mean_interval, paired_difference, too_few
+from selfalign.stats import LEAST, Difference, mean_interval, paired_difference, too_few
 from selfalign.store import Store
 from selfalign.types import Example, Metric, ModelRef
 
@@ -74,7 +74,7 @@ def choose(
     clear = change.p_value < SIGNIFICANT
     kept = change.value > 0 or (recipe.roll_back == "worse" and against.round > 0 and not clear)
     kind, text = compare(round, against.round, change, len(values), kept)
-    if len(values) > 1:
+    if len(values) >= LEAST:
         metrics.append(Metric("validation_change", change.value, change.low, change.high, len(values)))
     if store.stage(round, "choose") is None:
         found = {"round": round, "against": against.round, "verdict": kind, "p_value": change.p_value, "text": text}
@@ -89,9 +89,9 @@ def compare(round: int, against: int, change: Difference, n: int, kept: bool) ->
     """(better | better within noise | no better within noise | regression, the same as a sentence with interval and p)."""
     p = "p < 0.001" if change.p_value < 0.001 else f"p = {change.p_value:.3f}"
     seeds = counted(n, "validation seed")
-    figures = f"on the {seeds}: log-likelihood per token {change.value:+.4f} [{change.low:+.4f}, {change.high:+.4f}], {p}"
-    if few := too_few(n, "validation seeds"):
-        figures += f"; {few}"
+    few = too_few(n, "validation seeds")
+    sure = f"; {few}" if few else f" [{change.low:+.4f}, {change.high:+.4f}], {p}"
+    figures = f"on the {seeds}: log-likelihood per token {change.value:+.4f}{sure}"
     clear = change.p_value < SIGNIFICANT
     if change.value > 0:
         doubt = "" if clear else " (within noise)"
