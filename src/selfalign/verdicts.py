@@ -88,7 +88,8 @@ def sentence(main: str, arm: str, metric: Metric, comparison: Comparison, p_valu
     scale, unit, form = (100, " points", "{:+.0f}") if metric.unit in BOUNDS else (1, "", "{:+.3g}")
     value, low, high = (form.format(scale * each) for each in (comparison.value, comparison.low, comparison.high))
     p_text = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
-    figures = f"{value}{unit} [{low.lstrip('+')}, {high.lstrip('+')}], {p_text}"
+    span = f" [{low.lstrip('+')}, {high.lstrip('+')}]" if isfinite(comparison.low) else ""  # with too few prompts it has no ends
+    figures = f"{value}{unit}{span}, {p_text}"
     n = f"n = {counted(comparison.prompts, 'prompt')} × {counted(comparison.repeats, 'random seed')}"
     about = metric.name.replace("_", " ")
     outcome = verdict(metric, comparison, p_value)

@@ -65,7 +65,7 @@ def test_few_prompts_are_told_to_be_too_few() -> None:
         (told,) = conclude(found, "a", held_out=count, random_seeds=[0])["verdicts"]
         assert told["verdict"] == wanted
         few = told["sentence"].endswith("n = 5 prompts × 1 random seed; fewer than 6 prompts cannot tell two models apart")
-        assert few == (count < 6) and ("[-inf, inf], p = 0.062" in told["sentence"]) == (count < 6)
+        assert few == (count < 6) and ("+1, p = 0.062" in told["sentence"]) == (count < 6)
 
 
 def finished(seed: int, unit: Unit = "number", better: Better = "higher", **metrics: list[float]) -> Finished:
