@@ -22,9 +22,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install
 	$(BIN)/selfalign run isara safe_helpful --model smollm2-135m --engine auto --out runs/demo
 
-# A test file at a time on each processor, four at most: a real model takes up to 4 GiB.
+# A test file at a time on each processor, four at most: a real model takes up to 4 GiB. In the order of the folders, so that the
+# few and long tests of whole runs do not come last, on one processor while the others wait.
 test: install
-	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: install
 	$(BIN)/ruff check .

@@ -6,6 +6,9 @@ Every row writes exactly --tokens tokens where nothing else is said, so that all
 end where the model ends them and leave the batch, as the engines really run. --engine openvino adds the OpenVINO engine
 (`pip install 'selfalign[cpu]'`), --greedy how many rows get the HF engine's greedy text (ask for --dtype float32 with it). Runs
 are interleaved; medians are shown. On a busy machine trust the processor's seconds, with --threads 1.
+
+Seconds of two machines are compared by the floor: what the matrix products of the workload would take at the rate that this
+processor has alone on square ones of 2,048 (attention and reading memory left out).
 """
 
 from __future__ import annotations
@@ -122,9 +125,33 @@ def main() -> None:
         if options.engine == "openvino" and options.greedy:
             pairs = zip(*(write_all(session, rows, greedy, ends=True) for session in (slow, quick)), strict=True)
             print(f"the same greedy text as the HF engine: {sum(a == b for a, b in pairs)} of {len(rows)} rows\n")
+        speed, needed = rate(options.dtype), operations(model, prompts, options.tokens)
     mean = sum(map(len, prompts)) / len(prompts)
-    print(f"{len(rows)} prompts of {mean:.0f} tokens, {options.tokens} new, {options.dtype}, HF in batches of {options.batch}\n")
+    print(f"{len(rows)} prompts of {mean:.0f} tokens, {options.tokens} new, {options.dtype}, HF in batches of {options.batch}")
+    print(f"floor: {needed / speed:.1f} s, {needed / 1e12:.2f} T operations at {speed / 1e9:,.0f} G a second\n")
     show(seconds, options.runs)
+
+
+def rate(dtype: str) -> float:
+    """Floating-point operations a second in products of square matrices of 2,048, the best of 20."""
+    import torch
+
+    side = 2048
+    one, other = (torch.randn(side, side).to(getattr(torch, dtype)) for _ in range(2))
+    seconds = []
+    for _ in range(20):
+        began = time.perf_counter()
+        one @ other
+        seconds.append(time.perf_counter() - began)
+    return 2 * side**3 / min(seconds)
+
+
+def operations(model: Any, prompts: list[list[int]], tokens: int) -> int:
+    """Of the matrix products: two for each weight and token, the output layer for new tokens alone."""
+    ends = (model.get_input_embeddings().weight, model.get_output_embeddings().weight)
+    body = sum(weight.numel() for weight in model.parameters() if weight.ndim == 2 and all(weight is not end for end in ends))
+    written = len(prompts) * tokens
+    return int(2 * (body * (sum(map(len, prompts)) + written) + ends[1].numel() * written))
 
 
 def timed(ways: dict[str, Callable[[], Any]], runs: int) -> dict[str, list[tuple[float, float]]]:

@@ -20,7 +20,7 @@ LAYERS = {
     ),
     "classifier": 1,
     **dict.fromkeys(("scores", "injection", "spoiling", "judge_stats"), 0),
-    **dict.fromkeys(("protocols", "beforehand"), 2),
+    **dict.fromkeys(("protocols", "beforehand", "responder"), 2),
     **dict.fromkeys(
         (
             *PARTS,

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from selfalign.beforehand import Naming, unknown_metric
 from selfalign.encoders.hashed import Hashed
 from selfalign.engines.scripted import Scripted
 from selfalign.pool import Pool
-from selfalign.protocols import Context, Engine, Filter, Scorer, Session
+from selfalign.protocols import Context, Engine, Evaluator, Filter, Scorer, Session
 from selfalign.rendering import Format
 from selfalign.scores import is_score_name
 from selfalign.types import (
@@ -26,6 +27,7 @@ from selfalign.types import (
     Demonstration,
     Example,
     Likelihood,
+    Metric,
     ModelRef,
     Request,
     Sampling,
@@ -145,6 +147,49 @@ def check_scorer(part: Scorer, examples: Sequence[Example] = (), context: Contex
             _hold(is_score_name(name), part, f"a score is named in lower-case letters, digits and underscores, not {name!r}")
     _hold(list(part.score(context, came)) == list(found), part, "the same scores for the same texts and random seed")
     _hold(list(part.score(context, [])) == [], part, "no examples, no scores")
+
+
+def check_evaluator(part: Evaluator, held_out: Sequence[Example] = (), context: Context | None = None) -> None:
+    """An evaluator gives metrics that can be compared: named once and as told beforehand, in their interval, equal to the mean
+    of their outcomes, one outcome a prompt, the same ones again.
+
+    It is also tried on no prompts, on one, and on prompts without references and categories.
+
+    Args:
+        held_out: the prompts; by default two harmful and two harmless ones with references.
+        context: by default `trial_context`, whose models are scripted.
+    """
+    _check_options(part)
+    context = context or trial_context()
+    kinds = {"care": "harmless", "refuse": "harmful"}
+    asked = list(held_out) or [replace(seed, id=f"held-{seed.slot}", category=kinds[seed.category]) for seed in _SEEDS]
+    bare = [replace(example, response="", category="") for example in asked]
+    for prompts in (asked, bare, asked[:1], []):
+        found = part.evaluate(context, prompts)
+        names = [metric.name for metric in found]
+        _hold(len(set(names)) == len(names), part, f"a metric is named once: {names}")
+        for metric in found:
+            _check_metric(part, metric)
+            told = not isinstance(part, Naming) or not unknown_metric(metric.name, [part], prompts)
+            _hold(told, part, f"metric_names tells {metric.name} of {len(prompts)} prompts beforehand")
+        again = [repr(metric) for metric in part.evaluate(context, prompts)]  # NaN is not equal to itself
+        _hold(again == [repr(metric) for metric in found], part, "the same figures for the same answers")
+
+
+def _check_metric(part: Evaluator, metric: Metric) -> None:
+    _hold(bool(metric.name) and not any(map(str.isspace, metric.name)), part, f"a metric's name has no spaces: {metric.name!r}")
+    _hold(metric.n > 0, part, f"{metric.name} counts the prompts behind it, not {metric.n}: a figure about none is left out")
+    _hold(metric.low <= metric.value <= metric.high, part, f"{metric.name} lies in its interval: {metric}")
+    strata: dict[str, list[float]] = {}
+    for outcome in metric.outcomes:
+        strata.setdefault(outcome.stratum, []).append(outcome.value)
+    names = {(outcome.stratum, outcome.id) for outcome in metric.outcomes}
+    _hold(len(names) == len(metric.outcomes), part, f"{metric.name} has one outcome for each prompt")
+    if strata:
+        mean = sum(math.fsum(values) / len(values) for values in strata.values())
+        _hold(
+            math.isclose(mean, metric.value, abs_tol=1e-6), part, f"{metric.name} = {metric.value}, its outcomes' mean is {mean}"
+        )
 
 
 def check_engine(part: Engine, model: str, format: Format = "auto") -> None:

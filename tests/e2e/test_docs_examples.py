@@ -23,7 +23,7 @@ SMALL = ("--per_round", 24, "--quiet")
 
 
 def test_there_is_an_example_of_each_kind() -> None:
-    assert list(EXAMPLES) == ["short", "no_links", "lively", "tidy", "test_my_parts"]
+    assert list(EXAMPLES) == ["short", "no_links", "lively", "tidy", "brief", "test_my_parts"]
     assert len(EXAMPLES) == DOC.read_text(encoding="utf-8").count("```python")
 
 
@@ -76,6 +76,18 @@ def test_the_engine(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
     code = EXAMPLES["tidy"].replace('"*"', '"e"')
     example(cli, "tidy", seeds_file, tmp_path / "more", code=code)
     assert kept(tmp_path / "more", "tidy") and not any("e" in row["response"] for row in kept(tmp_path / "more", "tidy"))
+
+
+def test_the_evaluator(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text("".join(json.dumps({"prompt": f"What is {row}?"}) + "\n" for row in range(12)), encoding="utf-8")
+    found = {}
+    for words in (1, 10_000):
+        folder = tmp_path / str(words)
+        state = example(cli, "brief", seeds_file, folder, "--held_out", held_out, "--brevity.words", words)
+        found[words] = state["rounds"][0]["metrics"]["brief"]
+    assert found[1]["value"] < found[10_000]["value"] == 1.0
+    assert found[1]["n"] == 12 and found[1]["unit"] == "share"
 
 
 def checked(folder: Path) -> subprocess.CompletedProcess[str]:

@@ -12,9 +12,9 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from selfalign.errors import UserError
-from selfalign.evaluators._answers import answers
 from selfalign.evaluators._metrics import outcomes, share
 from selfalign.protocols import Context
+from selfalign.responder import answers
 from selfalign.seed_files import read_rows
 from selfalign.seed_rows import JsonNumber, Malformed, Problem, Row, kind, listed, show
 from selfalign.stats import mean_interval

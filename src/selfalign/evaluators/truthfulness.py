@@ -11,9 +11,9 @@ from typing import Literal, get_args
 import numpy as np
 
 from selfalign.errors import UserError
-from selfalign.evaluators._answers import answers, demonstrations
 from selfalign.evaluators._metrics import mean, share
 from selfalign.protocols import Context
+from selfalign.responder import answers, demonstrations
 from selfalign.seed_files import read_rows
 from selfalign.seed_rows import Header, Problem, Row, listed, show
 from selfalign.text import count_words, normalise, rouge_l_matrix, words
