@@ -29,7 +29,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from selfalign.stats import EXACT, LEAST, sign_flips
+from selfalign.stats import EXACT, LEAST, sign_flips, wilson
 from selfalign.types import Outcome
 
 _Table = NDArray[np.float64]
@@ -59,7 +59,8 @@ class Comparison(NamedTuple):
     p_value: float
     standard_error: float
     minimum_detectable: float
-    """The true difference that a study like this one finds with power 80 % at two-sided 5 %, by t; infinite below six prompts.
+    """The true difference that a study like this one finds with power 80 % at two-sided 5 %, by t; infinite below six prompts,
+    and where no prompt tells the two apart: how differences spread is then not known.
 
     For normal differences the exact test finds it with 63 % on six prompts, and with 75 % or more from seven on (simulated).
     """
@@ -77,8 +78,9 @@ def crossed_mean(repeats: _Repeats, confidence: float = 0.95, bounds: tuple[floa
     degrees of freedom are those of the whole one.
 
     With one repeat, or with repeats all alike (a deterministic arm), the interval is over prompts only: Var = Σ_s var_s / P_s.
-    What another random seed would have given is then not in it. Outcomes all alike give a point; a stratum of one prompt
-    says nothing about spread and gives an infinite interval, never NaN.
+    What another random seed would have given is then not in it. Outcomes all alike give a point, but for a share (`bounds` 0
+    and 1) that all prompts have or none: no such answer among 100 is not never, so its interval is Wilson's over the prompts. A
+    stratum of one prompt says nothing about spread and gives an infinite interval, never NaN.
 
     Raises:
         ValueError: no repeats or no outcomes, prompts (id and stratum) not the same in all repeats or twice in one, a value
@@ -86,6 +88,9 @@ def crossed_mean(repeats: _Repeats, confidence: float = 0.95, bounds: tuple[floa
     """
     tables = _tables({f"repeat {row}": repeat for row, repeat in enumerate(repeats)})
     found = _estimate(tables, len(repeats), confidence)
+    if found.standard_error == 0.0 and bounds == (0.0, 1.0) and found.value in bounds:
+        _, low, high = wilson(round(found.value * found.prompts), found.prompts, confidence)
+        return found._replace(low=low, high=high)
     least, most = min(bounds[0], found.value), max(bounds[1], found.value)  # rounding may put a value past its bound
     return found._replace(low=max(found.low, least), high=min(found.high, most))
 
@@ -135,7 +140,7 @@ def compare(
         min(high, bounds[1] - bounds[0]),
         p_value,
         found.standard_error,
-        reach * found.standard_error if found.prompts >= LEAST else math.inf,
+        reach * found.standard_error if found.prompts >= LEAST and (found.value or found.standard_error) else math.inf,
         repeats,
         found.prompts,
         test,

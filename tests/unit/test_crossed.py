@@ -159,7 +159,7 @@ def test_strata_weigh_as_in_the_metric() -> None:
 def test_differences_all_alike() -> None:
     for count, test in ((8, "exact sign flips"), (20, "crossed t")):
         one, two = ([float(place + more) for place in range(count)] for more in (0, 1))
-        assert compare(study([two]), study([two])) == Comparison(0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1, count, test)
+        assert compare(study([two]), study([two])) == Comparison(0.0, 0.0, 0.0, 1.0, 0.0, math.inf, 1, count, test)
         p = 2.0**-7 if count == 8 else 0.0
         assert compare(study([two]), study([one])) == Comparison(1.0, 1.0, 1.0, p, 0.0, 0.0, 1, count, test)
 
@@ -274,7 +274,18 @@ def test_bounds_cut_the_interval_and_nothing_else() -> None:
     assert crossed_mean(study(HAND), bounds=(0.0, 5.0)) == whole._replace(low=0.0, high=5.0)
     assert crossed_mean(study(HAND), bounds=(-100.0, 100.0)) == whole
     assert crossed_mean(study([[0.1], [0.3]]), bounds=(0.0, 1.0))[1:3] == (0.0, 1.0)  # one prompt: all that a share can be
-    assert crossed_mean(study([[1.0, 1.0]]), bounds=(0.0, 1.0))[:3] == (1.0, 1.0, 1.0)
+
+
+def test_a_share_that_all_or_none_have_is_no_certainty() -> None:
+    for repeats in (1, 3):
+        none = crossed_mean(study([[0.0] * 331] * repeats), bounds=(0.0, 1.0))
+        assert none[:2] == (0.0, 0.0) and none.high == pytest.approx(0.01147, abs=1e-5)  # 1.96² / (331 + 1.96²)
+        every = crossed_mean(study([[1.0] * 331] * repeats), bounds=(0.0, 1.0))
+        assert every.low == pytest.approx(1 - none.high) and every.high == 1.0
+    assert crossed_mean(study([[0.0] * 331]))[:3] == (0.0, 0.0, 0.0)  # of another figure nothing better is known
+    assert crossed_mean(study([[0.25] * 331]), bounds=(0.0, 1.0))[:3] == (0.25, 0.25, 0.25)
+    alike = compare(study([[0.0] * 331]), study([[0.0] * 331]), bounds=(0.0, 1.0))
+    assert alike.p_value == 1.0 and alike.minimum_detectable == math.inf
 
 
 def test_a_difference_lies_within_the_width_of_the_bounds() -> None:
@@ -285,7 +296,7 @@ def test_a_difference_lies_within_the_width_of_the_bounds() -> None:
     assert compare(yes, no, bounds=(-1.0, 1.0))[1:3] == (max(whole.low, -2.0), min(whole.high, 2.0))
 
 
-def test_a_cut_interval_covers_as_often_as_the_whole_one() -> None:
+def test_a_cut_interval_covers_where_the_whole_one_does() -> None:
     random = np.random.default_rng(13)
     prompts = random.uniform(0.0, 0.1, (300, 60))  # their chances of a yes: 5 % in the mean
     tables = [(random.random((3, 60)) < each).astype(float) for each in prompts]
@@ -293,7 +304,9 @@ def test_a_cut_interval_covers_as_often_as_the_whole_one() -> None:
         [crossed_mean(study(table), bounds=bounds) for table in tables] for bounds in ((-math.inf, math.inf), (0.0, 1.0))
     )
     covered = [[low <= 0.05 <= high for _, low, high, *_ in found] for found in (whole, cut)]
-    assert covered[0] == covered[1]
+    certain = [each.standard_error == 0.0 for each in whole]  # nobody's chance of a yes was seen: a point, and Wilson's interval
+    assert 0 < sum(certain) < 10 and not any(of for of, sure in zip(covered[0], certain, strict=True) if sure)
+    assert all(two if sure else one == two for one, two, sure in zip(*covered, certain, strict=True))
     assert min(each.low for each in whole) < 0.0 <= min(each.low for each in cut)
 
 
