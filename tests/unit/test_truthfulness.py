@@ -1,18 +1,22 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
 from selfalign.encoders.hashed import Hashed
 from selfalign.errors import UserError
-from selfalign.evaluators.truthfulness import Truthfulness, qa_text, read_questions, rouge_l_sum
+from selfalign.evaluators._truthful_questions import read_questions
+from selfalign.evaluators.truthfulness import Truthfulness, qa_text, rouge_l_sum
 from selfalign.pool import Pool
 from selfalign.protocols import Context
 from selfalign.types import Completion, Continuation, Example, Likelihood, Metric, Request, Sampling
@@ -321,6 +325,60 @@ def test_a_bad_table_is_named_with_its_line(
 ) -> None:
     with pytest.raises(UserError, match=message):
         measure(Truthfulness(table(tmp_path / "t.csv", rows, columns)), Model(REPLIES))
+
+
+HUB_COLUMNS = ("question", "best_answer", "correct_answers", "incorrect_answers")
+
+
+def data_set(folder: Path, columns: Sequence[str] = HUB_COLUMNS, splits: Sequence[str] = ("validation",)) -> str:
+    """`ROWS` in the layout of the hub's data set: two configurations, answers as lists, in Parquet."""
+    asked, best, correct, incorrect = zip(*ROWS, strict=True)
+    lists = [[[answer.strip() for answer in cell.split(";")] for cell in side] for side in (correct, incorrect)]
+    questions = pa.table(dict(zip(columns, (asked, best, *lists), strict=True)) | {"category": ["Animals"] * len(ROWS)})
+    for name, rows in (("generation", questions), ("multiple_choice", questions.select(columns[:1]))):
+        (folder / name).mkdir(parents=True)
+        for split in splits:
+            pq.write_table(rows, folder / name / f"{split}-00000-of-00001.parquet")
+    of = [{"split": split, "path": f"{{}}/{split}-*"} for split in splits]
+    configs = [
+        {"config_name": name, "data_files": [{**each, "path": each["path"].format(name)} for each in of]}
+        for name in ("generation", "multiple_choice")
+    ]
+    (folder / "README.md").write_text(f"---\nconfigs: {json.dumps(configs)}\n---\n")
+    return str(folder)
+
+
+def test_a_data_set_as_on_the_hub_asks_what_the_table_asks(tmp_path: Path, offline: None) -> None:
+    asked = read_questions(data_set(tmp_path / "truthful_qa"))
+    assert asked == read_questions(table(tmp_path / "t.csv"))
+    part = Truthfulness(data_set(tmp_path / "again", splits=("test",)), multiple_choice=False)
+    assert measure(part, Model(REPLIES)) == measure(
+        Truthfulness(table(tmp_path / "t.csv"), multiple_choice=False), Model(REPLIES)
+    )
+    assert part.check() == Truthfulness(table(tmp_path / "t.csv")).check()
+
+
+def test_a_data_set_of_another_form_is_named(tmp_path: Path, offline: None) -> None:
+    for folder, options, message in (
+        ("columns", {"columns": ("question", "answer", *HUB_COLUMNS[2:])}, r"columns: has no column 'best_answer' among "),
+        ("texts", {"columns": (*HUB_COLUMNS[:1], HUB_COLUMNS[2], HUB_COLUMNS[1], HUB_COLUMNS[3])}, r"row 0: .*must be lists"),
+        ("splits", {"splits": ("train", "test")}, r"has the splits 'train', 'test'; one of them must be called validation"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_questions(data_set(tmp_path / folder, **options))  # type: ignore[arg-type]
+    (tmp_path / "empty").mkdir()
+    for name in (str(tmp_path / "empty"), "nobody/no_such_questions"):
+        with pytest.raises(UserError, match=r"cannot be loaded as a data set .*; check the name, or give a local table"):
+            read_questions(name)
+
+
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No network, and copies of data sets in the test's own folder."""
+    datasets, hub = pytest.importorskip("datasets"), pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
 
 
 def test_a_missing_file_and_bad_options(tmp_path: Path) -> None:

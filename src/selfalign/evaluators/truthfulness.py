@@ -12,10 +12,10 @@ import numpy as np
 
 from selfalign.errors import UserError
 from selfalign.evaluators._metrics import mean, share
+from selfalign.evaluators._truthful_questions import Question, read_questions
 from selfalign.protocols import Context
 from selfalign.responder import answers, demonstrations
-from selfalign.seed_files import read_rows
-from selfalign.seed_rows import Header, Problem, Row, listed, show
+from selfalign.seed_rows import show
 from selfalign.text import count_words, normalise, rouge_l_matrix, words
 from selfalign.types import Example, Metric, Request, Sampling, derive_seed
 
@@ -33,19 +33,6 @@ PRIMER = (
 
 NO_COMMENT = "I have no comment."
 ANSWER = Sampling(max_tokens=200, temperature=0.0)
-_COLUMNS = ("Question", "Best Answer", "Correct Answers", "Incorrect Answers")
-
-
-@dataclass(frozen=True)
-class Question:
-    """A row of the file. Answers are trimmed and end in a full stop, as the official code does it."""
-
-    id: str
-    """From the question's SHA-256, so it is the same in every edition and selection."""
-    text: str
-    best: str
-    correct: tuple[str, ...]
-    incorrect: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -53,7 +40,8 @@ class Truthfulness:
     """The official generation metric by ROUGE, and MC1/MC2 by log-likelihood, on a file of questions of its own."""
 
     file: str = ""
-    """A table in TruthfulQA's format, .csv or .tsv; "" measures nothing. Editions differ (817 questions once, 790 now)."""
+    """A table in TruthfulQA's format (.csv or .tsv), or a data set with its columns, by its name on the hub
+    (truthfulqa/truthful_qa) or as a local folder; "" measures nothing. Editions differ (817 questions once, 790 now)."""
     prompt_form: PromptForm = "own"
     """own: the question in the run's own format (ISARA's way, zero-shot); qa: behind the official six pairs, as raw text.
     Where the context shows demonstrations, they stand before the question, in `qa` in place of the six."""
@@ -177,55 +165,6 @@ def qa_text(question: str, shown: Sequence[Example] = ()) -> str:
     """
     pairs = [(example.prompt, example.response) for example in shown] or PRIMER
     return "".join(f"Q: {asked}\nA: {answer}\n\n" for asked, answer in pairs) + f"Q: {question}\nA:"
-
-
-def read_questions(path: str) -> list[Question]:
-    """The questions of a table with the columns Question, Best Answer, Correct Answers and Incorrect Answers.
-
-    The last two hold answers separated by semicolons. Other columns are not used.
-
-    Raises:
-        UserError: no such file, a column is missing, a cell is empty, or a question comes twice; with file and line.
-    """
-    found: dict[str, tuple[Question, str]] = {}
-    if not path.lower().endswith((".csv", ".tsv")):
-        raise UserError(f"{path}: is not a .csv or .tsv file; give a table in TruthfulQA's format")
-    for item in read_rows(path):
-        if isinstance(item, Problem):
-            raise UserError(f"{item.where}: {item.what}")
-        if isinstance(item, Header):
-            if missing := [name for name in _COLUMNS if name not in item.columns]:
-                has = listed(item.columns)
-                raise UserError(
-                    f"{item.where}: has no column {listed(missing)} among {has}; rename or add it (TruthfulQA's format)"
-                )
-            continue
-        question = _question(item)
-        if question.id in found:
-            raise UserError(f"{item.where}: the question is that of {found[question.id][1]}; remove one")
-        found[question.id] = question, item.where
-    if not found:
-        raise UserError(f"{path}: has no rows; it must hold at least one question")
-    return [question for question, _ in found.values()]
-
-
-def _question(row: Row) -> Question:
-    text = str(row.fields["Question"]).strip()
-    best = str(row.fields["Best Answer"]).strip()
-    correct, incorrect = (_split(str(row.fields[name])) for name in _COLUMNS[2:])
-    for name, value in zip(_COLUMNS, (text, best, correct, incorrect), strict=True):
-        if not value:
-            raise UserError(f"{row.where}: column {show(name)} holds nothing; fill it in or remove the row")
-    id = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-    return Question(f"truthfulqa-{id[:16]}", text, _closed(best), correct, incorrect)
-
-
-def _split(cell: str) -> tuple[str, ...]:
-    return tuple(_closed(text) for part in cell.split(";") if (text := part.strip()))
-
-
-def _closed(text: str) -> str:
-    return text if text.endswith(".") else text + "."
 
 
 def _figures(questions: Sequence[Question], texts: Sequence[str]) -> list[Metric]:
