@@ -52,6 +52,20 @@ class Naming(Protocol):
         ...
 
 
+@runtime_checkable
+class Bringing(Protocol):
+    """An evaluator that brings prompts of its own, beside the held-out ones or instead of them."""
+
+    def prompts(self, seeds: Sequence[Example]) -> Sequence[Example]:
+        """What it asks where these are the seeds: none of it should be trained on."""
+        ...
+
+
+def brought(evaluators: Sequence[object], seeds: Sequence[Example]) -> tuple[Example, ...]:
+    """The prompts that evaluators bring, of all of them."""
+    return tuple(prompt for part in evaluators if isinstance(part, Bringing) for prompt in part.prompts(seeds))
+
+
 def unknown_metric(metric: str, evaluators: Sequence[object], held_out: Sequence[Example]) -> str:
     """What is wrong with a metric that none of the evaluators can give; "" where one can, or one does not tell its names."""
     names: list[str] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from selfalign.beforehand import Bringing
 from selfalign.errors import UserError
 from selfalign.evaluators.harmfulness import Harmfulness
 from selfalign.evaluators.lm_eval import LmEval
@@ -59,4 +60,4 @@ def measured_by(
 
 def bring_their_own(evaluators: Sequence[Evaluator]) -> bool:
     """Whether there is something to measure without held-out examples: an evaluator with questions of its own."""
-    return any(isinstance(part, Truthfulness | LmEval) for part in evaluators)
+    return any(isinstance(part, Bringing) for part in evaluators)

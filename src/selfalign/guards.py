@@ -140,14 +140,15 @@ def prove_judges(recipe: Recipe, store: Store, context: Context) -> None:
         raise RunFailed("; ".join(done["refusals"]))
 
 
-def watch(recipe: Recipe, store: Store, context: Context, pool: Pool, held_out: Sequence[Example]) -> str:
+def watch(recipe: Recipe, store: Store, context: Context, pool: Pool, asked: Sequence[Example]) -> str:
     """Measures what the context's round trains on (round 0: the seeds) and tells why to stop before it does, if so.
 
-    Diversity, alarms and overlap with the held-out prompts; embeddings only for recipes that generate, whose encoder is in
-    use anyway. Kept examples only: what is dropped is never trained on. Second turns have figures of their own.
+    Diversity, alarms and overlap with the prompts that models are measured on; embeddings only for recipes that generate, whose
+    encoder is in use anyway. Kept examples only: what is dropped is never trained on. Second turns have figures of their own.
 
     Args:
         pool: the seeds and what the rounds before kept.
+        asked: the held-out prompts, and those that evaluators bring.
     """
     round = context.round
     if round and not recipe.per_round:
@@ -167,8 +168,8 @@ def watch(recipe: Recipe, store: Store, context: Context, pool: Pool, held_out: 
         alarms = [alarm for alarm in alarms if alarm.round == round]
         if round and recipe.alarms.action != "off" and len(examples) >= recipe.alarms.min_examples:
             metrics.append(_count("alarms", len(alarms), len(examples)))
-        hits = _overlap(recipe, context, examples, held_out)
-        if held_out:
+        hits = _overlap(recipe, context, examples, asked)
+        if asked:
             same, near = ({hit.training for hit in hits if hit.same is wanted} for wanted in (True, False))
             metrics += [_count("overlap_exact", len(same), len(examples)), _count("overlap_near", len(near), len(examples))]
         same_prompt = next((_named(hit) for hit in hits if hit.same), "")
@@ -185,11 +186,11 @@ def watch(recipe: Recipe, store: Store, context: Context, pool: Pool, held_out: 
     return "; ".join(filter(None, (overlapping, done["stop"])))
 
 
-def _overlap(recipe: Recipe, context: Context, examples: Sequence[Example], held_out: Sequence[Example]) -> list[Hit]:
-    if not recipe.per_round or not examples or not held_out:
-        return overlap(examples, held_out)
-    ours, theirs = (context.encode([example.asked for example in side]) for side in (examples, held_out))
-    return overlap(examples, held_out, (ours, theirs))
+def _overlap(recipe: Recipe, context: Context, examples: Sequence[Example], asked: Sequence[Example]) -> list[Hit]:
+    if not recipe.per_round or not examples or not asked:
+        return overlap(examples, asked)
+    ours, theirs = (context.encode([example.asked for example in side]) for side in (examples, asked))
+    return overlap(examples, asked, (ours, theirs))
 
 
 def _named(hit: Hit) -> str:

@@ -18,6 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from selfalign.beforehand import brought
 from selfalign.checkpoints import read_manifest, write_synced
 from selfalign.diversity import GUARDS
 from selfalign.errors import RunFailed, UserError
@@ -81,11 +82,12 @@ def align(
     """
     recipe.check()
     held_out = check_examples(seeds, held_out, recipe.allow_overlap, seeds_needed(recipe))
+    asked = (*held_out, *check_brought(recipe, seeds))
     start = recipe.engine.check(ModelRef(model), (*seeds, *held_out), recipe.format)
     with Store.open(out, run_identity(recipe, start, seeds, held_out)) as store:
         if options:
             write_synced(store.folder / "run.yaml", options.encode())
-        return _rounds(recipe, store, start, seeds, held_out, progress or Quiet())
+        return _rounds(recipe, store, start, seeds, held_out, asked, progress or Quiet())
 
 
 def run_identity(recipe: Recipe, start: ModelRef, seeds: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:
@@ -101,7 +103,13 @@ def run_identity(recipe: Recipe, start: ModelRef, seeds: Sequence[Example], held
 
 
 def _rounds(
-    recipe: Recipe, store: Store, start: ModelRef, seeds: Sequence[Example], held_out: Sequence[Example], progress: Progress
+    recipe: Recipe,
+    store: Store,
+    start: ModelRef,
+    seeds: Sequence[Example],
+    held_out: Sequence[Example],
+    asked: Sequence[Example],
+    progress: Progress,
 ) -> Run:
     shown, validation = split_seeds(seeds, recipe.validation_share, recipe.seed)
     if (few := fewer_than_asked(recipe, shown)) and all(kind != "demonstrations" for _, kind, _ in store.events()):
@@ -111,7 +119,7 @@ def _rounds(
     store.add_model(0, start)
     pool, current, stop = Pool((shown,)), start, ""
     verdict: Verdict | None = None
-    vectors = RunVectors(recipe.encoder, held_out)
+    vectors = RunVectors(recipe.encoder, asked)
     for round in range(recipe.rounds + 1):
         with recipe.engine.open(current, recipe.format) as session, vectors.open(session, pool) as encode:
             if recipe.trains:
@@ -120,7 +128,7 @@ def _rounds(
             if round == 0 or (recipe.evaluate == "every" and recipe.trains):
                 evaluate(recipe, store, context, held_out)
             if round == 0 and recipe.rounds:
-                watch(recipe, store, context, pool, held_out)
+                watch(recipe, store, context, pool, asked)
             if verdict is None or recipe.trains:
                 verdict = choose(recipe, store, context, current, verdict, validation)
             export_metrics(store, round)
@@ -129,7 +137,7 @@ def _rounds(
             following = make_context(recipe, store, round + 1, pool, current, session, encode, progress)
             prove_judges(recipe, store, following)
             kept = generate(recipe, store, following, pool)
-            alarm = watch(recipe, store, following, pool, held_out)
+            alarm = watch(recipe, store, following, pool, asked)
         low, first = "", sum(not example.history for example in kept)
         if recipe.per_round and first < (least := max(1.0, recipe.min_yield * recipe.per_round)):
             why = f"below min_yield = {recipe.min_yield}" if least > 1 else "too few to train on"
@@ -252,6 +260,22 @@ def check_examples(
     if {seed.id for seed in seeds} & {example.id for example in held_out}:
         return tuple(replace(example, id=f"held-out/{example.id}") for example in held_out)
     return tuple(held_out)
+
+
+def check_brought(recipe: Recipe, seeds: Sequence[Example]) -> tuple[Example, ...]:
+    """The prompts that the recipe's evaluators bring.
+
+    Raises:
+        UserError: what is wrong with them, or one that asks the same as a seed that is shown and trained on, unless
+            `allow_overlap`.
+    """
+    shown, _ = split_seeds(seeds, recipe.validation_share, recipe.seed)
+    prompts = brought(recipe.evaluators, shown)
+    known = {normalise(seed.asked): seed.id for seed in shown}
+    same = [(prompt.id, known[asked]) for prompt in prompts if (asked := normalise(prompt.asked)) in known]
+    if same and not recipe.allow_overlap:
+        raise UserError(f"prompt {same[0][0]} of an evaluator asks the same as seed {same[0][1]}; take one of them out")
+    return prompts
 
 
 def hash_examples(examples: Sequence[Example]) -> str:

@@ -208,6 +208,41 @@ def test_a_prompt_of_the_test_ends_the_run(cli: Run, seeds_file: Path, held_out_
     assert done.returncode == 2 and "allow_overlap = true, now false" in done.stderr
 
 
+@pytest.mark.parametrize("evaluator", ["truthfulness", "ifeval"])
+def test_a_prompt_that_an_evaluator_brings_ends_the_run(cli: Run, seeds_file: Path, tmp_path: Path, evaluator: str) -> None:
+    file = tmp_path / ("questions.csv" if evaluator == "truthfulness" else "rows.jsonl")
+    if evaluator == "truthfulness":
+        columns = "Question,Best Answer,Correct Answers,Incorrect Answers"
+        file.write_text(f'{columns}\nWhat is air?,A gas,A gas,A fish\n"{TEST_PROMPT}",So,So,No\n')
+        option, hit = "--truthfulness.file", "truthfulqa-"
+    else:
+        rows = [{"key": n, "prompt": text, "kwargs": [{}]} for n, text in enumerate(("Use no commas.", TEST_PROMPT))]
+        file.write_text("".join(json.dumps(row | {"instruction_id_list": ["punctuation:no_comma"]}) + "\n" for row in rows))
+        option, hit = "--lm_eval.ifeval_file", "ifeval/1"
+    text = file.read_text()
+    status = run(cli, "leak", seeds_file, tmp_path / "out", option, file)
+    assert status["best_round"] == 1 and "allow_overlap" in status["stopped_because"]
+    (event,) = events(tmp_path / "out", "overlap")
+    assert event["exact"] == 3 and event["hits"][0]["held_out"].startswith(hit)
+    assert event["hits"][0]["training_text"] == event["hits"][0]["held_out_text"] == TEST_PROMPT
+    allowed = run(cli, "leak", seeds_file, tmp_path / "allowed", option, file, "--allow_overlap", "true")
+    assert allowed["best_round"] == 2 and allowed["rounds"][2]["metrics"]["overlap_exact"]["value"] == 3
+    # A seed among them (one that is shown, not held out for validation) is told before anything is written.
+    seed = json.loads(seeds_file.read_text().splitlines()[1])["prompt"]
+    file.write_text(text.replace("What is air?", seed).replace("Use no commas.", seed))
+    known = cli("run", f"{RECIPES}:leak", seeds_file, "--model", "scripted", "--out", tmp_path / "no", option, file)
+    assert known.returncode == 2 and len(known.stderr.splitlines()) == 1 and not (tmp_path / "no").exists()
+    assert (
+        "are prompts of seeds" if evaluator == "truthfulness" else "ifeval/0 of an evaluator asks the same as"
+    ) in known.stderr
+    file.write_text(text)
+    # The same model measured afterwards on those prompts: it has seen one of them.
+    measured = ("eval", tmp_path / "allowed", "--engine", "Scripted", "--encoder", "Hashed", option, file, "--quiet")
+    refused = cli(*measured)
+    assert refused.returncode == 2 and f"held-out example {hit}" in refused.stderr and "was trained on" in refused.stderr
+    assert cli(*measured, "--allow_overlap").returncode == 0
+
+
 def test_seeds_of_the_test_are_allowed_only_by_name(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
     done = cli("run", f"{RECIPES}:leak", seeds_file, "--model", "m", "--held_out", seeds_file, "--out", tmp_path / "no")
     assert done.returncode == 2 and "asks the same as seed" in done.stderr

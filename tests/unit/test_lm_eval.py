@@ -23,6 +23,7 @@ from selfalign.evaluators._harness_ifeval import lacking_data, read_rows_of
 from selfalign.evaluators._harness_model import ContextModel, sampling_of
 from selfalign.evaluators.lm_eval import LmEval
 from selfalign.finished import Costs, Finished
+from selfalign.overlap import overlap
 from selfalign.protocols import Checked, Context, Session
 from selfalign.stats import wilson
 from selfalign.types import Completion, Continuation, Example, Metric, ModelRef, Request, Sampling
@@ -108,6 +109,21 @@ def measure(part: LmEval, model: Model | None = None, **options: Any) -> dict[st
     found = part.evaluate((model or Model()).context(**options), [])
     assert len({metric.name for metric in found}) == len(found) and foretold(part, [], found)
     return {metric.name: metric for metric in found}
+
+
+def test_what_tasks_and_ifeval_ask_is_told(tmp_path: Path) -> None:
+    part = LmEval((task(tmp_path, CAPITALS), task(tmp_path, PERPLEXITY)), ifeval_file=ifeval(tmp_path), limit=2)
+    assert [(each.id, each.prompt) for each in part.prompts(())] == [
+        ("capitals/0", "Q: What is the capital of Peru?\nA:"),
+        ("capitals/1", "Q: What is the capital of Turkey?\nA:"),
+        ("texts/0", "What is the capital of Peru?"),
+        ("texts/1", "What is the capital of Turkey?"),
+        ("ifeval/1", ROWS[0]["prompt"]),
+        ("ifeval/2", ROWS[1]["prompt"]),
+    ]
+    near = overlap([Example("r01-00000", "What is the capital of Peru?", "Lima.")], part.prompts(())[:2])
+    assert [(hit.held_out, hit.kind) for hit in near] == [("capitals/0", "ngram")]
+    assert LmEval().prompts(()) == []
 
 
 def test_nothing_is_measured_by_default() -> None:

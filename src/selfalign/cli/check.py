@@ -13,7 +13,7 @@ from selfalign.types import ModelRef
 
 
 def main(arguments: Sequence[str]) -> int:
-    from selfalign.loop import check_examples, seeds_needed
+    from selfalign.loop import check_brought, check_examples, seeds_needed
     from selfalign.stats import too_few
     from selfalign.steps import fewer_than_asked, split_seeds
     from selfalign.trackers import check_trackers
@@ -27,6 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     check_trackers(options.report_to)
     seeds, held_out = read_examples(options.seeds, options.held_out)
     check_examples(seeds, held_out, recipe.allow_overlap, seeds_needed(recipe))
+    check_brought(recipe, seeds)
     if options.model is None:
         raise UserError("which model? give --model with a local folder, a hub name, or smollm2-135m for the bundled one")
     model = recipe.engine.check(ModelRef(options.model), (*seeds, *held_out), recipe.format)

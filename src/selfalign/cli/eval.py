@@ -23,13 +23,12 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from selfalign.beforehand import no_such_metric, unknown_metric
 from selfalign.cli.engine import Planned, offer_auto, settle_engine
-from selfalign.cli.eval_sides import Side, check_alike, check_to_measure, find_sides
+from selfalign.cli.eval_sides import Side, check_alike, check_to_measure, find_sides, trained_on
 from selfalign.cli.options import new_parser, parse
 from selfalign.cli.run import build, choices, part_options, read_examples, resolved
 from selfalign.errors import Interrupted, UserError
 from selfalign.evaluations import measured_by
 from selfalign.finished import Finished, paired_metrics, run_costs
-from selfalign.overlap import overlap
 from selfalign.plain import counted, difference, metric_table
 from selfalign.recipe import Recipe
 from selfalign.recipes.icl_knn import icl_knn
@@ -204,7 +203,7 @@ def _measure(
             if options.metric not in (None, *runs[side.name].metrics):
                 wrong = no_such_metric(options.metric, runs[side.name].metrics)
                 raise UserError(f"--metric {options.metric}: {side.name} has {wrong}")
-            found[side.name]["nearly_trained_on"] = len({hit.held_out for hit in overlap(side.trained_on, held_out)})
+            found[side.name]["nearly_trained_on"] = len({hit.held_out for hit in trained_on(side, recipe, seeds, held_out)})
             if side.folder is None:
                 folder = out / f"compared-{re.sub(r'[^A-Za-z0-9=.+-]+', '_', options.compare or '')[-80:]}"
     first, *others = found.values()

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from selfalign.beforehand import brought
 from selfalign.errors import UserError
 from selfalign.evaluations import bring_their_own
 from selfalign.model_rows import place
-from selfalign.overlap import overlap
+from selfalign.overlap import Hit, overlap
 from selfalign.plain import counted, difference, dumps
 from selfalign.recipe import Recipe
 from selfalign.schema import NAME as RECORD
@@ -99,7 +100,7 @@ def check_to_measure(sides: Sequence[Side], recipe: Recipe, seeds: Sequence[Exam
             " for the bundled ones, or an evaluator with data of its own (--truthfulness.file, --lm_eval.tasks)"
         )
     for side in sides:
-        same = [hit for hit in overlap(side.trained_on, held_out) if hit.same]
+        same = [hit for hit in trained_on(side, recipe, seeds, held_out) if hit.same]
         if same and not recipe.allow_overlap:
             raise UserError(
                 f"held-out example {same[0].held_out} asks the same as {same[0].training}, which {side.name} was trained on"
@@ -107,6 +108,11 @@ def check_to_measure(sides: Sequence[Side], recipe: Recipe, seeds: Sequence[Exam
             )
         if side.folder is None and side is not sides[0]:  # the first one is checked by `align`, before anything loads
             recipe.engine.check(ModelRef(side.model), (*seeds, *held_out), recipe.format)
+
+
+def trained_on(side: Side, recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example]) -> list[Hit]:
+    """What the model was trained on that is, or is nearly, a held-out prompt or one that an evaluator brings."""
+    return overlap(side.trained_on, (*held_out, *brought(recipe.evaluators, seeds or side.seeds))) if side.trained_on else []
 
 
 def check_alike(sides: Sequence[Side], recipe: Recipe, held_out: Sequence[Example]) -> None:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from selfalign.errors import RunFailed, UserError
 from selfalign.evaluators._metrics import mean, share
 from selfalign.protocols import Context
 from selfalign.seed_rows import listed
-from selfalign.types import Better, Metric
+from selfalign.types import Better, Example, Metric
 
 _RESAMPLES = 200
 
@@ -142,6 +143,16 @@ def fingerprint(units: Units, limit: int, max_tokens: int) -> str:
                     row = (unit, name, instance.request_type, instance.args, task.doc_to_target(instance.doc))
                     digest.update(repr(row).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
+
+
+def prompts(units: Units, limit: int) -> list[Example]:
+    """The questions of all tasks without few-shot examples, or a perplexity task's texts; none of a task that asks otherwise."""
+    found = []
+    for name, task in ((name, task) for tasks in units.values() for name, task in tasks.items()):
+        with _explained(name), _seeded(), _silent():
+            texts = [task.doc_to_text(doc) or task.doc_to_target(doc) for doc in islice(task.eval_docs, limit or None)]
+        found += [Example(f"{name}/{place}", text.strip(), "") for place, text in enumerate(texts) if isinstance(text, str)]
+    return [example for example in found if example.prompt]
 
 
 def measure(context: Context, units: Units, limit: int, max_tokens: int, chat: bool) -> list[Metric]:

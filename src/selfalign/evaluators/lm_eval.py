@@ -110,6 +110,23 @@ class LmEval:
             metrics += ifeval.measure(context, rows, self.max_tokens, self.ifeval_file)
         return metrics
 
+    def prompts(self, seeds: Sequence[Example]) -> Sequence[Example]:
+        """As `Bringing`: IFEval's prompts, and those of tasks as they stand without few-shot examples.
+
+        Raises:
+            UserError: as `check`.
+        """
+        found: list[Example] = []
+        if self.tasks:
+            from selfalign.evaluators import _harness_tasks as tasks
+
+            found += tasks.prompts(tasks.load(self.tasks, self.num_fewshot), self.limit)
+        if self.ifeval_file:
+            from selfalign.evaluators import _harness_ifeval as ifeval
+
+            found += [Example(row.id, row.prompt, "") for row in ifeval.read_rows_of(self.ifeval_file, self.limit)]
+        return found
+
     def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
         """As `Naming`; the harness's tasks tell theirs with their data alone."""
         figures = ("prompt_strict", "inst_strict", "prompt_loose", "inst_loose", "unscored", "cut")

@@ -86,8 +86,8 @@ class Truthfulness:
         """
         if not self.file:
             return []
-        questions = self._chosen(context)
-        asked = [Example(question.id, question.text, question.best) for question in questions]
+        questions = self._chosen(context.pool.seeds)
+        asked = _examples(questions)
         # The journal knows a stage by its name alone: other questions or another form must not get these answers.
         key = hashlib.sha256(repr((self.prompt_form, questions)).encode("utf-8", "surrogatepass")).hexdigest()[:8]
         metrics = _figures(questions, self._answered(context, asked, f"truthfulness_{key}"))
@@ -102,9 +102,17 @@ class Truthfulness:
         figures = (f"truthfulness_{name}" for name in ("diff", "max", "acc", "words", "empty"))
         return (*figures, *(("mc1", "mc2") if self.multiple_choice else ()))
 
-    def _chosen(self, context: Context) -> list[Question]:
+    def prompts(self, seeds: Sequence[Example]) -> Sequence[Example]:
+        """As `Bringing`.
+
+        Raises:
+            UserError: the file (see `read_questions`), or questions that are seeds.
+        """
+        return _examples(self._chosen(seeds)) if self.file else ()
+
+    def _chosen(self, seeds: Sequence[Example]) -> list[Question]:
         questions = read_questions(self.file)
-        known = {normalise(seed.prompt) for seed in context.pool.seeds}
+        known = {normalise(seed.prompt) for seed in seeds}
         both = [question for question in questions if normalise(question.text) in known]
         if both and self.seeds == "stop":
             raise UserError(
@@ -155,6 +163,10 @@ class Truthfulness:
         for (row, answer), total in zip(rows, totals, strict=True):
             scores[row][answer] = total
         return scores
+
+
+def _examples(questions: Sequence[Question]) -> list[Example]:
+    return [Example(question.id, question.text, question.best) for question in questions]
 
 
 def qa_text(question: str, shown: Sequence[Example] = ()) -> str:
