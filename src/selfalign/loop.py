@@ -252,8 +252,7 @@ def check_examples(
     taken = [seed.id for seed in seeds if re.fullmatch(r"r\d{2,}-\d{5,}(\.2)?", seed.id)]
     if taken:
         raise UserError(f"seed id {taken[0]!r} looks like the id of a generated sample; rename it")
-    known = {normalise(seed.asked): seed.id for seed in seeds}
-    same = [(each.id, known[asked]) for each in held_out if (asked := normalise(each.asked)) in known]
+    same = _asked_by_both(held_out, seeds)
     if same and not allow_overlap:
         more = f" ({len(same)} such examples)" if len(same) > 1 else ""
         raise UserError(f"held-out example {same[0][0]} asks the same as seed {same[0][1]}{more}; take one of them out")
@@ -271,11 +270,15 @@ def check_brought(recipe: Recipe, seeds: Sequence[Example]) -> tuple[Example, ..
     """
     shown, _ = split_seeds(seeds, recipe.validation_share, recipe.seed)
     prompts = brought(recipe.evaluators, shown)
-    known = {normalise(seed.asked): seed.id for seed in shown}
-    same = [(prompt.id, known[asked]) for prompt in prompts if (asked := normalise(prompt.asked)) in known]
-    if same and not recipe.allow_overlap:
+    if (same := _asked_by_both(prompts, shown)) and not recipe.allow_overlap:
         raise UserError(f"prompt {same[0][0]} of an evaluator asks the same as seed {same[0][1]}; take one of them out")
     return prompts
+
+
+def _asked_by_both(prompts: Sequence[Example], seeds: Sequence[Example]) -> list[tuple[str, str]]:
+    """(prompt, seed), by id, of those that ask the same."""
+    known = {normalise(seed.asked): seed.id for seed in seeds}
+    return [(prompt.id, known[asked]) for prompt in prompts if (asked := normalise(prompt.asked)) in known]
 
 
 def hash_examples(examples: Sequence[Example]) -> str:

@@ -37,9 +37,14 @@ def resolve_model(name: str) -> str:
     if name and folder.is_dir():
         _check_folder(folder)
         return str(folder.resolve())
-    if not name or name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists():
+    if not may_be_on_hub(name):
         raise UserError(f"model {name!r}: there is no such folder")
     return name
+
+
+def may_be_on_hub(name: str) -> bool:
+    """Whether it can be the name of a repository of the hub, and of nothing that is on this machine."""
+    return bool(name) and not name.startswith((".", "/", "~")) and name.count("/") < 2 and not Path(name).exists()
 
 
 def resolve_ref(model: ModelRef) -> ModelRef:

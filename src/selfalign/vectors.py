@@ -16,22 +16,22 @@ Vectors = dict[str, FloatArray]
 
 
 class RunVectors:
-    """A run's encoder, which embeds the pool and the held-out prompts once in the run, where it is `Fixed`, else once in a round.
+    """A run's encoder, which embeds the pool and the test's prompts once in the run, where it is `Fixed`, else once in a round.
 
     A vector depends a little on the texts that it was computed beside, by padding and rounding. What belongs together (the
-    prompts of a part of the pool, its responses, the held-out prompts) is therefore embedded whole, by itself, when the first of
+    prompts of a part of the pool, its responses, the test's prompts) is therefore embedded whole, by itself, when the first of
     it is asked for, and not taken over from when a part of the pool was still a round's candidates: so a run that goes on has
     the very vectors of one that was never stopped. They take 1.5 KiB a text where they have 384 numbers.
     """
 
-    def __init__(self, encoder: Encoder, held_out: Sequence[Example] = ()) -> None:
+    def __init__(self, encoder: Encoder, asked: Sequence[Example] = ()) -> None:
         self._encoder = encoder
-        self._held_out = [example.asked for example in held_out]
+        self._asked = [example.asked for example in asked]
         self._known: Vectors = {}
 
     @contextmanager
     def open(self, session: Session, pool: Pool) -> Iterator[Encode]:
-        """As `Encoder.open`; all but the texts of the pool and the held-out prompts is embedded whenever it is asked for."""
+        """As `Encoder.open`; all but the texts of the pool and of the test's prompts is embedded whenever it is asked for."""
         if not (isinstance(self._encoder, Fixed) and self._encoder.fixed):
             self._known.clear()
         with self._encoder.open(session) as encode:
@@ -40,7 +40,7 @@ class RunVectors:
     def _remembering(self, encode: Encode, pool: Pool) -> Encode:
         columns = (([example.prompt for example in part], [example.response for example in part]) for part in pool.parts)
         whole: dict[str, list[str]] = {}
-        for texts in (self._held_out, *chain.from_iterable(columns)):
+        for texts in (self._asked, *chain.from_iterable(columns)):
             first = [text for text in dict.fromkeys(texts) if text not in whole]  # in no earlier one, whatever the pool grows to
             whole.update(dict.fromkeys(first, first))
 

@@ -23,7 +23,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from selfalign.beforehand import no_such_metric, unknown_metric
 from selfalign.cli.engine import Planned, offer_auto, settle_engine
-from selfalign.cli.eval_sides import Side, check_alike, check_to_measure, find_sides, trained_on
+from selfalign.cli.eval_sides import Side, check_alike, check_to_measure, find_sides
 from selfalign.cli.options import new_parser, parse
 from selfalign.cli.run import build, choices, part_options, read_examples, resolved
 from selfalign.errors import Interrupted, UserError
@@ -59,15 +59,16 @@ def main(arguments: Sequence[str]) -> int:
         shown = f" with {counted(options.demonstrations, 'demonstration')}"
         sides = [side if side.folder else replace(side, name=side.name + shown) for side in sides]
     seeds, held_out = read_prompts(options)
+    known: dict[str, int] = {}
     if all(side.folder for side in sides):
         refuse_idle_options(parser, options)
     else:
-        check_to_measure(sides, recipe, seeds, held_out)
+        known = check_to_measure(sides, recipe, seeds, held_out)
         if options.metric and (wrong := unknown_metric(options.metric, recipe.evaluators, held_out)):
             raise UserError(f"--metric {options.metric}: {options.model} has {wrong}")
     check_alike(sides, recipe, held_out)
     try:
-        result = _measure(sides, recipe, seeds, held_out, parser, options)
+        result = _measure(sides, recipe, seeds, held_out, known, parser, options)
     except Interrupted as stop:
         if options.out is not None:
             raise
@@ -180,10 +181,11 @@ def _measure(
     recipe: Recipe,
     seeds: Sequence[Example],
     held_out: Sequence[Example],
+    known: Mapping[str, int],
     parser: ArgumentParser,
     options: Namespace,
 ) -> dict[str, Any]:
-    """Measures what is not measured yet and tells it all as plain data."""
+    """Measures what is not measured yet and tells it all as plain data; `known` is what `check_to_measure` found."""
     from selfalign.cli.progress import Bars
     from selfalign.loop import align
     from selfalign.signals import handle_signals
@@ -203,7 +205,7 @@ def _measure(
             if options.metric not in (None, *runs[side.name].metrics):
                 wrong = no_such_metric(options.metric, runs[side.name].metrics)
                 raise UserError(f"--metric {options.metric}: {side.name} has {wrong}")
-            found[side.name]["nearly_trained_on"] = len({hit.held_out for hit in trained_on(side, recipe, seeds, held_out)})
+            found[side.name]["nearly_trained_on"] = known.get(side.name, 0)
             if side.folder is None:
                 folder = out / f"compared-{re.sub(r'[^A-Za-z0-9=.+-]+', '_', options.compare or '')[-80:]}"
     first, *others = found.values()

@@ -87,8 +87,11 @@ def find_side(name: str, round: int | None = None) -> Side:
     return Side(f"{name}, round {chosen}", str(place(model)), None, seeds, (*seeds, *kept))
 
 
-def check_to_measure(sides: Sequence[Side], recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example]) -> None:
-    """What can be known of the models before the first of them loads.
+def check_to_measure(
+    sides: Sequence[Side], recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example]
+) -> dict[str, int]:
+    """What can be known of the models before the first of them loads: on how many of the prompts, or nearly so, each one was
+    trained, by its name.
 
     Raises:
         UserError: nothing to measure on, prompts that a model was trained on, a model that there is not.
@@ -99,8 +102,11 @@ def check_to_measure(sides: Sequence[Side], recipe: Recipe, seeds: Sequence[Exam
             "nothing to measure on: give --held_out FILE (prompts, if possible with reference responses), --held_out safe_helpful"
             " for the bundled ones, or an evaluator with data of its own (--truthfulness.file, --lm_eval.tasks)"
         )
+    known: dict[str, int] = {}
     for side in sides:
-        same = [hit for hit in trained_on(side, recipe, seeds, held_out) if hit.same]
+        hits = _trained_on(side, recipe, seeds, held_out)
+        known[side.name] = len({hit.held_out for hit in hits})
+        same = [hit for hit in hits if hit.same]
         if same and not recipe.allow_overlap:
             raise UserError(
                 f"held-out example {same[0].held_out} asks the same as {same[0].training}, which {side.name} was trained on"
@@ -108,9 +114,10 @@ def check_to_measure(sides: Sequence[Side], recipe: Recipe, seeds: Sequence[Exam
             )
         if side.folder is None and side is not sides[0]:  # the first one is checked by `align`, before anything loads
             recipe.engine.check(ModelRef(side.model), (*seeds, *held_out), recipe.format)
+    return known
 
 
-def trained_on(side: Side, recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example]) -> list[Hit]:
+def _trained_on(side: Side, recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example]) -> list[Hit]:
     """What the model was trained on that is, or is nearly, a held-out prompt or one that an evaluator brings."""
     return overlap(side.trained_on, (*held_out, *brought(recipe.evaluators, seeds or side.seeds))) if side.trained_on else []
 

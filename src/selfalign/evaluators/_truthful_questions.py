@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.errors import UserError
+from selfalign.models import may_be_on_hub
 from selfalign.seed_files import read_rows
 from selfalign.seed_rows import Header, Problem, listed, show
 
@@ -95,7 +96,7 @@ def _loaded(name: str) -> Any:
     """The rows of the data set's questions, from the hub or a local folder; no code of the data set's own runs."""
     folder = Path(name).expanduser()
     here = folder.is_dir()
-    if not here and (folder.exists() or name.count("/") > 1 or name.startswith((".", "/", "~")) or folder.suffix in _OTHER_FILES):
+    if not here and (folder.suffix in _OTHER_FILES or not may_be_on_hub(name)):
         raise UserError(
             f"{name}: is not a .csv or .tsv file; give a table in TruthfulQA's format, or a data set with its columns (a folder,"
             " or its name on the hub)"
