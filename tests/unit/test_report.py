@@ -245,6 +245,12 @@ def test_the_verdict_follows_from_the_figures(
 def test_the_verdict_says_what_it_is_not(tmp_path: Path) -> None:
     kept = read_run(run_folder(tmp_path / "a", [0.0] * 9, [0.0] * 9, best=0))["verdict"]
     assert kept["title"] == "No round was better than the pretrained model"
+    with Store.open(tmp_path / "data", {}) as store:
+        store.add_seeds([Example("s0", "A?", "B")], ())
+        store.finish_evaluation(0, [Metric("finished", 0.5, 0.2, 0.8, 9, (), "share")], 0.0)
+        store.finish_round_samples(1, (Example("r01-00000", "C?", "D.", 1),), (), 1, 0.0)
+        store.finish_run(0, "the one round is done; nothing was trained")
+    assert read_run(tmp_path / "data")["verdict"]["title"] == "No round was trained"
     running = read_run(run_folder(tmp_path / "b", [0.0] * 9, [1.0] * 9, best=None))["verdict"]
     assert "the newest one evaluated, not the best" in running["notes"][0]
     with Store.open(tmp_path / "c", {}) as store:

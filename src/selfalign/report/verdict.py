@@ -126,6 +126,11 @@ def _sentence(
     if not chosen:
         if len(where["rounds"]) == 1:
             return "No round to compare", "This run trains nothing: the figures are those of the model it was given."
+        if len(evaluated) < 2 and not any(row["tokens"]["trained"] for row in where["rounds"]):
+            return (
+                "No round was trained",
+                "The figures are those of the model as it came; the run made pairs alone.",
+            )
         return "No round was better than the pretrained model", "The run keeps the model as it came."
     if not rows:
         return "Cannot tell", (
