@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selfalign.errors import SeedError
-from selfalign.seeds import read_seeds
+from selfalign.seeds.read import read_seeds
 
 Rows = list[dict[str, Any]]
 WORDS = [

@@ -29,9 +29,9 @@ from typing import Any
 import generation
 import training
 
-from selfalign.device import choose_device
 from selfalign.engines.hf import HF
-from selfalign.models import resolve_model
+from selfalign.models.device import choose_device
+from selfalign.models.names import resolve_model
 from selfalign.types import ModelRef, Sampling
 
 SQUARE = {"cuda": 8192, "cpu": 1024}

@@ -4,7 +4,7 @@
         [--aspects quality following] [--standard combined] [--method expected] [--prompt_form raw]
 
 Without --seeds the bundled ones are taken. Each judge scores the seeds, five spoiled versions of each and one appeal to the judge
-of each; see `selfalign.calibration`. The scores are journaled in --out, so the same command goes on where it was stopped.
+of each; see `selfalign.proof.calibration`. The scores are journaled in --out, so the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -13,18 +13,17 @@ import argparse
 import time
 from importlib.resources import files
 
-from selfalign.calibration import Calibration, calibrate
 from selfalign.encoders.hashed import Hashed
 from selfalign.engines.hf import HF
-from selfalign.loop import Quiet, hash_examples
-from selfalign.pool import Pool
+from selfalign.loop.align import Quiet, hash_examples
+from selfalign.loop.steps import make_context
+from selfalign.proof.calibration import Calibration, calibrate
 from selfalign.recipes.isara import isara
+from selfalign.record.store import Store
 from selfalign.scorers.judge import Judge
 from selfalign.scorers.perplexity import Perplexity
-from selfalign.seeds import read_seeds
-from selfalign.steps import make_context
-from selfalign.store import Store
-from selfalign.types import ModelRef
+from selfalign.seeds.read import read_seeds
+from selfalign.types import ModelRef, Pool
 
 
 def main() -> None:

@@ -36,23 +36,21 @@ from selfalign.encoders.hashed import Hashed
 from selfalign.engines.scripted import Scripted, ScriptedSession
 from selfalign.filters.near_duplicates import NearDuplicates
 from selfalign.filters.novelty import Novelty
-from selfalign.loop import align
-from selfalign.pool import Pool
+from selfalign.loop.align import align
+from selfalign.loop.steps import remember
 from selfalign.proposers.few_shot import FewShot
 from selfalign.protocols import Context, Encode, Session
 from selfalign.recipe import Recipe
 from selfalign.recipes.isara import isara
 from selfalign.recipes.isheep import isheep
 from selfalign.recipes.self_instruct import self_instruct
-from selfalign.rendering import Format
+from selfalign.record.status import status
+from selfalign.record.store import Store
 from selfalign.retrievers.knn import Knn
 from selfalign.retrievers.uniform import Uniform
-from selfalign.seeds import read_seeds
-from selfalign.status import status
-from selfalign.steps import remember
-from selfalign.store import Store
+from selfalign.seeds.read import read_seeds
 from selfalign.trainers.null import NullTrainer
-from selfalign.types import Completion, Example, FloatArray, Likelihood, ModelRef, Request, Sampling, derive_seed
+from selfalign.types import Completion, Example, FloatArray, Format, Likelihood, ModelRef, Pool, Request, Sampling, derive_seed
 
 WORDS = [f"w{rank}" for rank in range(8000)]
 WEIGHTS = list(accumulate(1 / (rank + 3) for rank in range(8000)))

@@ -28,12 +28,11 @@ from selfalign.cli.run import load_recipe, read_examples
 from selfalign.encoders.hashed import Hashed
 from selfalign.engines._texts import Texts
 from selfalign.engines.openvino import _BLOCK, OpenVINO, _common
-from selfalign.models import resolve_ref
-from selfalign.pool import Pool, in_pool_order
+from selfalign.loop.steps import remember, split_seeds
+from selfalign.models.names import resolve_ref
 from selfalign.protocols import Context
 from selfalign.recipe import Recipe
-from selfalign.steps import remember, split_seeds
-from selfalign.types import Completion, Example, ModelRef, Request, Sampling, derive_seed
+from selfalign.types import Completion, Example, ModelRef, Pool, Request, Sampling, derive_seed, in_pool_order
 
 ORDERS = ("chosen", "shared")
 Ids = Callable[[Request], tuple[int, ...]]

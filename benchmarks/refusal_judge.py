@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from selfalign.evaluators import _refusal_linear
 from selfalign.evaluators.refusal import is_refusal, refuses
-from selfalign.stats import wilson
+from selfalign.proof.stats import wilson
 
 OFF_TOPIC = 0.3  # cosine; of the 60 answers labelled as no refusal one lies below
 

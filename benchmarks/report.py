@@ -21,8 +21,8 @@ from typing import Any
 
 from playwright.sync_api import sync_playwright
 
+from selfalign.record.store import Store
 from selfalign.report.write import write_report
-from selfalign.store import Store
 from selfalign.types import Demonstration, Dropped, Example, Metric, ModelRef, Outcome
 
 ROUNDS, HELD_OUT, SEEDS = 2, 160, 64

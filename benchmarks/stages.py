@@ -27,7 +27,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from selfalign.errors import UserError
-from selfalign.store import Store
+from selfalign.record.store import Store
 
 Rounds = dict[int, float]
 

@@ -12,9 +12,9 @@ import sys
 import time
 from pathlib import Path
 
-from selfalign.exports import export_data
-from selfalign.status import status
-from selfalign.store import Store
+from selfalign.export.data import export_data
+from selfalign.record.status import status
+from selfalign.record.store import Store
 from selfalign.types import Demonstration, Dropped, Example
 
 IDENTITY = {"name": "benchmark"}
@@ -28,7 +28,7 @@ PEAK = "int(next(line for line in open('/proc/self/status') if line.startswith('
 RESUME = f"""
 import sys, time
 began = time.perf_counter()
-from selfalign.store import Store
+from selfalign.record.store import Store
 with Store.open(sys.argv[1], {{"name": "benchmark"}}) as store:
     last = int(sys.argv[2])
     if sys.argv[3] == "pool":

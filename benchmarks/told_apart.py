@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from selfalign.models import quiet, resolve_model
+from selfalign.models.names import quiet, resolve_model
 
 OPENINGS = ("I", " I")
 

@@ -40,7 +40,7 @@ from typing import Any
 
 import psutil
 
-from selfalign.models import resolve_model
+from selfalign.models.names import resolve_model
 
 BUNDLED = Path(__file__).parents[1] / "src/selfalign/data/safe_helpful"
 LONGEST = 1024
@@ -155,8 +155,8 @@ def bare(work: Work, clock: Clock, kind: str) -> Sequence[float]:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from selfalign.device import choose_device
-    from selfalign.rendering import make_renderer
+    from selfalign.models.device import choose_device
+    from selfalign.models.rendering import make_renderer
 
     device = choose_device("auto")
     tokenizer: Any = AutoTokenizer.from_pretrained(work.model)
@@ -226,7 +226,7 @@ def prepare(model: str, pairs: Sequence[dict[str, str]], most: int, batch: int, 
     """The steps that `SFT` takes with the first `most` pairs that fit, for all to take; and a line about them."""
     from transformers import AutoTokenizer
 
-    from selfalign.rendering import make_renderer
+    from selfalign.models.rendering import make_renderer
     from selfalign.trainers._batches import plan, tokenise
 
     tokenizer: Any = AutoTokenizer.from_pretrained(model)

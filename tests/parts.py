@@ -6,11 +6,9 @@ from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import NoReturn
 
-from selfalign.beforehand import Naming
 from selfalign.encoders.hashed import Hashed
-from selfalign.pool import Pool
-from selfalign.protocols import Context, Encode, OpenModel
-from selfalign.types import Completion, Continuation, Example, Likelihood, Metric, Request, Sampling
+from selfalign.protocols import Context, Encode, Naming, OpenModel
+from selfalign.types import Completion, Continuation, Example, Likelihood, Metric, Pool, Request, Sampling
 
 Write = Callable[[Request], Completion]
 

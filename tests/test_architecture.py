@@ -11,40 +11,22 @@ import pytest
 
 SRC = Path(__file__).parent.parent / "src" / "selfalign"
 PARTS = ("engines", "encoders", "proposers", "retrievers", "scorers", "filters", "trainers", "evaluators")
-LAYERS = {
-    **dict.fromkeys(("types", "errors", "text", "stats", "faults", "terminal", "signals", "checkpoints", "plain"), 0),
-    **dict.fromkeys(("diversity", "alarms", "overlap", "tasks"), 0),
-    **dict.fromkeys(("crossed",), 0),
-    **dict.fromkeys(
-        ("pool", "seed_files", "seed_parquet", "seed_rows", "seeds", "rendering", "models", "lock", "disk", "device"), 1
-    ),
-    "classifier": 1,
-    **dict.fromkeys(("scores", "injection", "spoiling", "judge_stats"), 0),
-    **dict.fromkeys(("protocols", "beforehand", "responder"), 2),
-    **dict.fromkeys(
-        (
-            *PARTS,
-            "schema",
-            "rows",
-            "model_rows",
-            "store",
-            "exports",
-            "merging",
-            "answers_export",
-            "passport",
-            "status",
-            "finished",
-            "adopt",
-            "verdicts",
-        ),
-        3,
-    ),
-    **dict.fromkeys(("cards", "trackers"), 3),
-    **dict.fromkeys(("calibration", "second_turns", "vectors"), 3),
-    **dict.fromkeys(("recipe", "journal", "steps", "guards", "loop"), 4),
-    **dict.fromkeys(("recipes", "contracts", "evaluations", "report", "study", "tracking", "__init__"), 5),
-    **dict.fromkeys(("cli", "__main__"), 6),
-}
+LAYERS = (
+    ("types", "text", "errors"),
+    ("seeds", "protocols"),
+    ("models", "record"),
+    ("proof",),
+    PARTS,
+    ("recipe",),
+    ("recipes", "contracts", "loop"),
+    ("tracking",),
+    ("study",),
+    ("report", "export"),
+    ("cli",),
+    ("__main__", "__init__"),
+)
+"""The rooms from the ground up: one imports from the storeys below, never from its own."""
+FLOOR = {name: floor for floor, names in enumerate(LAYERS) for name in names}
 HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets", "sentence_transformers", "sklearn", "pandas", "openvino"}
 FILES = sorted(SRC.rglob("*.py"))
 
@@ -70,15 +52,13 @@ def imports(path: Path, *, top_level_only: bool) -> set[str]:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SRC)))
 def test_arrows_point_down(path: Path) -> None:
     own = room(path)
-    assert own in LAYERS, f"{own} has no layer: add it to the table (and to the design)"
+    assert own in FLOOR, f"{own} has no storey: add it to the table (and to the design)"
     for name in imports(path, top_level_only=False):
         if not name.startswith("selfalign."):
             continue
         other = name.split(".")[1]
-        if other not in LAYERS or other == own:
-            continue
-        assert LAYERS[other] <= LAYERS[own], f"{own} (layer {LAYERS[own]}) imports {name} (layer {LAYERS[other]})"
-        assert not (own in PARTS and other in PARTS), f"part folder {own} imports part folder {other}"
+        if other in FLOOR and other != own:
+            assert FLOOR[other] < FLOOR[own], f"{own} (storey {FLOOR[own]}) imports {name} (storey {FLOOR[other]})"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SRC)))
@@ -116,5 +96,5 @@ def test_start_loads_nothing_heavy(code: str) -> None:
 
 
 def test_files_stay_readable() -> None:
-    long = {str(path.relative_to(SRC)): count for path in FILES if (count := len(path.read_text().splitlines())) > 350}
+    long = {str(path.relative_to(SRC)): count for path in FILES if (count := len(path.read_text().splitlines())) > 400}
     assert not long

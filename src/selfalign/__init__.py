@@ -9,18 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from selfalign.loop import Run, align
-    from selfalign.pool import Pool
+    from selfalign.loop.align import Run, align
     from selfalign.recipe import Recipe
-    from selfalign.seeds import read_seeds
-    from selfalign.types import Completion, Dropped, Example, FilterResult, Metric, ModelRef, Request, Sampling
+    from selfalign.seeds.read import read_seeds
+    from selfalign.types import Completion, Dropped, Example, FilterResult, Metric, ModelRef, Pool, Request, Sampling
 
 _HOME = {
-    **dict.fromkeys(("align", "Run"), "loop"),
+    **dict.fromkeys(("align", "Run"), "loop.align"),
     **dict.fromkeys(("Completion", "Dropped", "Example", "FilterResult", "Metric", "ModelRef", "Request", "Sampling"), "types"),
-    "Pool": "pool",
+    "Pool": "types",
     "Recipe": "recipe",
-    "read_seeds": "seeds",
+    "read_seeds": "seeds.read",
 }
 
 __all__ = [

@@ -14,24 +14,23 @@ from typing import Any
 
 import numpy as np
 
-from selfalign.beforehand import Naming, unknown_metric
 from selfalign.encoders.hashed import Hashed
 from selfalign.engines.scripted import Scripted
-from selfalign.pool import Pool
-from selfalign.protocols import Context, Engine, Evaluator, Filter, Scorer, Session
-from selfalign.rendering import Format
-from selfalign.scores import is_score_name
+from selfalign.protocols import Context, Engine, Evaluator, Filter, Naming, Scorer, Session, unknown_metric
 from selfalign.types import (
     Completion,
     Continuation,
     Demonstration,
     Example,
+    Format,
     Likelihood,
     Metric,
     ModelRef,
+    Pool,
     Request,
     Sampling,
     derive_seed,
+    is_score_name,
 )
 
 _SEEDS = tuple(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import unicodedata
 from collections.abc import Sequence
 from itertools import count
 from typing import NamedTuple
@@ -181,3 +183,55 @@ def longest_repeat(text: str, size: int = 4) -> tuple[float, str, int]:
         return 0.0, "", 0
     most = max(grams, key=lambda gram: grams[gram])
     return 1.0 - len(grams) / sum(grams.values()), " ".join(most), grams[most]
+
+
+NO_INPUT = "<noinput>"
+"""What stands in a list of tasks where a task has no input, as in Alpaca's and I-SHEEP's prompts."""
+
+
+def join_task(instruction: str, input: str = "") -> str:
+    """The prompt of a task, as `read_seeds` writes it too."""
+    return f"{instruction}\n\n{input}" if input else instruction
+
+
+def split_task(prompt: str) -> tuple[str, str]:
+    """(instruction, input): before and behind the first blank line, so that a plain prompt is all instruction.
+
+    `join_task` of the two is the prompt again.
+    """
+    instruction, _, input = prompt.partition("\n\n")
+    return (instruction, input) if input else (prompt, "")
+
+
+def one_line(text: str) -> str:
+    """White space collapsed: an instruction stands on one line of a list."""
+    return re.sub(r"\s+", " ", text).strip()
+
+
+_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def printable(text: str) -> str:
+    """Without control characters (line breaks and tabs stay), marks that reverse the direction of writing, and what no
+    terminal can encode. Without its escape character a terminal sequence is harmless text."""
+    return "".join(char for char in text if char in "\n\t" or not (char in _BIDI or unicodedata.category(char) in ("Cc", "Cs")))
+
+
+def finite(value: float) -> float | None:
+    """JSON for other tools knows no NaN and no infinity."""
+    return value if math.isfinite(value) else None
+
+
+def decimals(value: float | None, low: float | None = None, high: float | None = None) -> int:
+    """How many a figure, with its interval where it is told by that, is given: two, one from 10 on, more where the interval (or
+    the figure, where the interval is a point) is smaller than two can show."""
+    known = [abs(each) for each in (value, low, high) if each is not None and math.isfinite(each)]
+    if max(known, default=0.0) >= 10.0:
+        return 1
+    width = high - low or abs(value or 0.0) if low is not None and high is not None else math.inf
+    return 2 if width >= 0.1 or not width else 3 if width >= 0.01 else 4
+
+
+def counted(count: int, noun: str) -> str:
+    """1 seed example, 2 seed examples: nouns whose plural is an s more."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"

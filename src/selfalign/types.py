@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Literal, get_args
 
 import numpy as np
@@ -18,6 +19,11 @@ FinishReason = Literal["stop", "length", "context"]
 """stop: the model ended the turn itself; length: it ran into max_tokens; context: no room in its window to begin."""
 
 FloatArray = NDArray[np.float32]
+
+Format = Literal["auto", "chat", "plain", "isara"]
+"""How conversations become tokens: the model's chat template, plain lines, the published layout, or (auto) the template where
+there is one and plain lines where there is none."""
+
 Turns = tuple[tuple[str, str], ...]
 """Earlier turns of a conversation, the oldest first: (prompt, response) each."""
 
@@ -240,3 +246,87 @@ def derive_seed(seed: int, *path: int | str) -> int:
     """
     text = "/".join(str(part) for part in (seed, *path))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def in_pool_order(examples: Iterable[Example]) -> tuple[Example, ...]:
+    """Oldest round first, and within a round by place: any two prompts that show the same examples show them in this order."""
+    return tuple(sorted(examples, key=lambda example: (example.round, example.slot, example.id)))
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """`parts[0]` are the seeds (D0), `parts[k]` what round k kept (D_k)."""
+
+    parts: tuple[tuple[Example, ...], ...]
+
+    @property
+    def seeds(self) -> tuple[Example, ...]:
+        return self.parts[0]
+
+    @property
+    def examples(self) -> tuple[Example, ...]:
+        """All of them, oldest round first."""
+        return tuple(chain.from_iterable(self.parts))
+
+    def add(self, kept: tuple[Example, ...]) -> Pool:
+        return Pool((*self.parts, kept))
+
+    def single_turns(self) -> Pool:
+        """Where demonstrations come from: the pairs without earlier turns. "And why?" shows nobody what to ask or answer."""
+        return Pool(tuple(tuple(example for example in part if not example.history) for part in self.parts))
+
+    def shares(self, demonstrations: int, generated: int) -> list[tuple[tuple[Example, ...], int]]:
+        """How many demonstrations each part gives to one prompt: (part, count), the seeds first, empty parts left out.
+
+        ISARA's budget: `generated` from each generated round, the rest of `demonstrations` from the seeds (its code takes 1 of
+        C = 8). Where the rounds would ask for more than there is room for, the newest go first. No part gives more than it has.
+        """
+        rounds: list[tuple[tuple[Example, ...], int]] = []
+        left = demonstrations
+        for part in reversed(self.parts[1:]):
+            if take := min(generated, len(part), left):
+                rounds.append((part, take))
+                left -= take
+        seeds = [(self.seeds, take)] if (take := min(left, len(self.seeds))) else []
+        return seeds + rounds[::-1]
+
+
+_UNPARSED, _FLAGGED = "_unparsed", "_flagged"
+"""Ends of keys in `Example.metadata`; the score's name stands before them."""
+
+
+def is_score_name(name: str) -> bool:
+    """Whether a score may be called so: lower-case letters, digits and underscores, as it is a part of rules and metrics."""
+    return name.isidentifier() and name == name.lower()
+
+
+def with_score(example: Example, name: str, value: float, flag: str = "") -> Example:
+    """The example with one score more; `flag` says why the value must not be trusted, with the words that made it so.
+
+    Raises:
+        ValueError: a value that is not finite.
+    """
+    if not math.isfinite(value):
+        raise ValueError(f"score {name} of {example.id} is {value}: scores are finite; use `without_score` where there is none")
+    marks = {**example.metadata, f"{name}{_FLAGGED}": flag} if flag else example.metadata
+    return replace(example, scores={**example.scores, name: float(value)}, metadata=marks)
+
+
+def without_score(example: Example, name: str, why: str) -> Example:
+    """The example as it is with the reason why it has no such score: the raw text that no number was found in, or no room."""
+    return replace(example, metadata={**example.metadata, f"{name}{_UNPARSED}": why or "(nothing written)"})
+
+
+def unusable(example: Example, name: str) -> tuple[str, str] | None:
+    """(rule, evidence) of an example whose score cannot be gone by; None where it can.
+
+    Rules: `judge_addressed` (the text speaks to the judge), `unparsed` (a scorer tried and got no score), `unscored` (no
+    scorer of the recipe gives a score of this name).
+    """
+    if flag := example.metadata.get(f"{name}{_FLAGGED}"):
+        return "judge_addressed", flag
+    if name in example.scores:
+        return None
+    if (why := example.metadata.get(f"{name}{_UNPARSED}")) is not None:
+        return "unparsed", why
+    return "unscored", f"no score {name!r}; the example has: {', '.join(sorted(example.scores)) or 'none'}"

@@ -22,8 +22,8 @@ from selfalign.evaluators.lm_eval import LmEval
 from selfalign.evaluators.refusal import Refusal
 from selfalign.evaluators.truthfulness import Truthfulness
 from selfalign.evaluators.win_rate import WinRate
+from selfalign.proof.stats import wilson
 from selfalign.protocols import Context, Evaluator
-from selfalign.stats import wilson
 from selfalign.types import Example, Metric, Outcome
 
 MODULES = [name for _, name, _ in pkgutil.iter_modules(selfalign.evaluators.__path__) if not name.startswith("_")]

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 import selfalign.trainers
-from selfalign.checkpoints import read_manifest
 from selfalign.errors import RunFailed
 from selfalign.protocols import Trainer, TrainJob
+from selfalign.record.checkpoints import read_manifest
 from selfalign.trainers.sft import SFT
 from selfalign.types import Example, ModelRef
 

@@ -7,15 +7,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from selfalign.alarms import DEFAULT, Alarms
 from selfalign.encoders.hashed import Hashed
 from selfalign.engines.scripted import Scripted, ScriptedSession
 from selfalign.evaluators.held_out import HeldOut
+from selfalign.proof.alarms import DEFAULT, Alarms
 from selfalign.recipe import Recipe, RollBack
 from selfalign.recipes.isara import isara
-from selfalign.rendering import Format
 from selfalign.trainers.null import NullTrainer
-from selfalign.types import Example, Likelihood, ModelRef, Request
+from selfalign.types import Example, Format, Likelihood, ModelRef, Request
 
 WORDS = (
     "lamp", "river", "stone", "paper", "cloud", "spoon", "garden", "winter",

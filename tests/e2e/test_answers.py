@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from selfalign.store import Store
+from selfalign.record.store import Store
 from tests.conftest import Run
 
 PROMPTS = [f"What is the {ordinal} thing to do with {{braces}} and “quotes”?" for ordinal in ("first", "second", "third", "last")]

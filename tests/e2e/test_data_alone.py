@@ -10,14 +10,13 @@ from pathlib import Path
 
 from selfalign.encoders.hashed import Hashed
 from selfalign.engines.scripted import Scripted, ScriptedSession
-from selfalign.loop import align
+from selfalign.loop.align import align
 from selfalign.recipes.isara import isara
-from selfalign.rendering import Format
-from selfalign.seeds import read_seeds
-from selfalign.status import status
-from selfalign.store import Store
+from selfalign.record.status import status
+from selfalign.record.store import Store
+from selfalign.seeds.read import read_seeds
 from selfalign.trainers.null import NullTrainer
-from selfalign.types import ModelRef
+from selfalign.types import Format, ModelRef
 from tests.conftest import Run
 
 SMALL = ("--rounds", 2, "--per_round", 3, "--min_yield", 0, "--demonstrations", 2, "--encoder", "Hashed", "--quiet")

@@ -13,15 +13,15 @@ import pytest
 
 from selfalign.encoders.hashed import Hashed
 from selfalign.engines.scripted import Scripted
-from selfalign.loop import align
+from selfalign.loop.align import align
 from selfalign.proposers.instructions import Instructions
 from selfalign.recipe import Recipe
 from selfalign.recipes.isara import isara
 from selfalign.recipes.self_guide import self_guide
 from selfalign.recipes.self_instruct import self_instruct
+from selfalign.record.store import Store
 from selfalign.retrievers.uniform import Uniform
-from selfalign.seeds import read_seeds
-from selfalign.store import Store
+from selfalign.seeds.read import read_seeds
 from selfalign.trainers.null import NullTrainer
 from tests.conftest import SCRIPTED, Run
 

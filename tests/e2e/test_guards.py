@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from selfalign.guards import HITS_STORED, compare
-from selfalign.stats import paired_difference
-from selfalign.store import Store
+from selfalign.loop.guards import HITS_STORED, compare
+from selfalign.proof.stats import paired_difference
+from selfalign.record.store import Store
 from tests.conftest import SCRIPTED, Run
 from tests.e2e.guarded_recipe import TEST_PROMPT
 

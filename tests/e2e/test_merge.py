@@ -10,10 +10,10 @@ import pytest
 
 from selfalign.cli.main import main
 from selfalign.errors import RunFailed
-from selfalign.exports import export_model
-from selfalign.loop import align
-from selfalign.seeds import read_seeds
-from selfalign.store import Store
+from selfalign.export.model import export_model
+from selfalign.loop.align import align
+from selfalign.record.store import Store
+from selfalign.seeds.read import read_seeds
 from selfalign.types import ModelRef
 from tests.e2e.tiny_recipe import tiny
 

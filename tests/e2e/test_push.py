@@ -17,9 +17,9 @@ from subprocess import CompletedProcess
 import pytest
 from huggingface_hub import DatasetCard, ModelCard
 
-from selfalign.checkpoints import read_manifest
 from selfalign.protocols import TrainResult
-from selfalign.store import Store
+from selfalign.record.checkpoints import read_manifest
+from selfalign.record.store import Store
 from selfalign.types import Example, ModelRef
 from tests.conftest import Run, command
 from tests.hub import CUT, TOKEN, XET_TOKEN, Hub, running, unpacked

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from selfalign.record.store import Store
 from selfalign.report.write import write_report
-from selfalign.store import Store
 from selfalign.types import Demonstration, Dropped, Example, Metric, ModelRef, Outcome
 from tests.unit.test_report import hostile_run, named_pages, payloads
 

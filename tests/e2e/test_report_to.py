@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from selfalign.store import Store
-from selfalign.tracking import figures
+from selfalign.record.store import Store
+from selfalign.tracking.figures import figures
 from tests.conftest import SCRIPTED, Run
 
 SMALL = ("--rounds", 2, "--per_round", 16, "--demonstrations", 4, "--min_yield", 0, "--quiet")

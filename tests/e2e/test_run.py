@@ -11,7 +11,7 @@ import pytest
 
 from selfalign.cli.main import main
 from selfalign.errors import Interrupted, RunFailed
-from selfalign.store import Store
+from selfalign.record.store import Store
 from selfalign.types import ModelRef
 from tests.conftest import SCRIPTED, Run
 
@@ -220,7 +220,7 @@ def test_bad_options_get_one_line(cli: Run, seeds_file: Path, arguments: tuple[s
         ("import os\n\ndef mine(:\n    pass\n", ("mine.py, line 3", "invalid syntax", "def mine(:")),
         ("import os\nfrom no_such_package import thing\n", ("mine.py, line 2", "ModuleNotFoundError", "no_such_package")),
         ("import json\n\nSIZES = json.loads('{')\n", ("mine.py, line 3", "JSONDecodeError", "`python mine.py`")),
-        ("from selfalign.seeds import read_seeds\nread_seeds('nowhere.jsonl')\n", ("nowhere.jsonl",)),
+        ("from selfalign.seeds.read import read_seeds\nread_seeds('nowhere.jsonl')\n", ("nowhere.jsonl",)),
     ],
 )
 def test_a_recipe_file_that_does_not_import_gets_one_line(cli: Run, tmp_path: Path, text: str, words: tuple[str, ...]) -> None:

@@ -7,10 +7,10 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
-from selfalign.loop import align
-from selfalign.second_turns import SecondTurns
-from selfalign.seeds import read_seeds
-from selfalign.store import Store
+from selfalign.loop.align import align
+from selfalign.recipe import SecondTurns
+from selfalign.record.store import Store
+from selfalign.seeds.read import read_seeds
 from tests.conftest import SCRIPTED, Run
 from tests.e2e.test_kill import digest, hits
 from tests.e2e.tiny_recipe import tiny

@@ -11,10 +11,10 @@ import pytest
 from selfalign.cli.main import main
 from selfalign.engines.openai import OpenAI
 from selfalign.errors import RunFailed
-from selfalign.loop import Run, align
-from selfalign.seeds import read_seeds
-from selfalign.status import warnings
-from selfalign.store import Store
+from selfalign.loop.align import Run, align
+from selfalign.record.status import warnings
+from selfalign.record.store import Store
+from selfalign.seeds.read import read_seeds
 from selfalign.trainers.sft import SFT
 from tests.conftest import Run as Command
 from tests.e2e.tiny_recipe import tiny

@@ -29,10 +29,10 @@ from selfalign.engines._server_weights import adapter_name
 from selfalign.engines.hf import HF
 from selfalign.engines.openai import OpenAI
 from selfalign.errors import RunFailed
-from selfalign.models import resolve_ref
+from selfalign.models.names import resolve_ref
 from selfalign.protocols import Served, Session
-from selfalign.seeds import read_seeds
-from selfalign.store import Store
+from selfalign.record.store import Store
+from selfalign.seeds.read import read_seeds
 from selfalign.types import ModelRef, Sampling
 from selfalign.types import Request as Ask
 from tests.conftest import Run

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from selfalign.alarms import Alarms
 from selfalign.errors import UserError
+from selfalign.proof.alarms import Alarms
 from selfalign.types import Metric
 
 MEDIAN, SHORT = "kept_median_words", "kept_very_short"

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from selfalign.answers_export import export_answers
 from selfalign.errors import UserError
-from selfalign.store import Store
+from selfalign.export.answers import export_answers
+from selfalign.record.store import Store
 
 AWKWARD = 'line\u2028break, "quotes", \t, مرحبا 🙂\r\n'
 

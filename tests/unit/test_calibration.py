@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from selfalign.calibration import APPEALS, Calibrated, Calibration, calibrate
-from selfalign.injection import REMOVED, addressed
-from selfalign.judge_stats import auc_interval, entropy, mean_change, modal_share, repeatability, spearman
+from selfalign.proof.calibration import APPEALS, Calibrated, Calibration, calibrate
+from selfalign.proof.injection import REMOVED, addressed
+from selfalign.proof.judge_stats import auc_interval, entropy, mean_change, modal_share, repeatability, spearman
+from selfalign.proof.spoiling import KINDS, spoil
 from selfalign.protocols import Context
 from selfalign.scorers._standards import judge_prompt
 from selfalign.scorers.judge import Judge
 from selfalign.scorers.perplexity import Perplexity
-from selfalign.seeds import read_seeds
-from selfalign.spoiling import KINDS, spoil
+from selfalign.seeds.read import read_seeds
 from selfalign.types import Completion, Continuation, Example, Likelihood, Request, Sampling
 from tests.contracts.test_scorers import scoring_context
 

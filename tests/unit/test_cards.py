@@ -11,14 +11,15 @@ import pytest
 import yaml
 from huggingface_hub import DatasetCard, ModelCard
 
-from selfalign.cards import data_card, model_card
-from selfalign.cards.model import REFUSAL_JUDGES
-from selfalign.checkpoints import read_manifest
 from selfalign.errors import UserError
 from selfalign.evaluators.refusal import Judge, Refusal
-from selfalign.exports import export_data_card, export_model
+from selfalign.export.cards import data_card, model_card
+from selfalign.export.cards.model import REFUSAL_JUDGES
+from selfalign.export.data import export_data_card
+from selfalign.export.model import export_model
 from selfalign.protocols import TrainResult
-from selfalign.store import Store
+from selfalign.record.checkpoints import read_manifest
+from selfalign.record.store import Store
 from selfalign.types import Dropped, Example, Metric, ModelRef
 from tests.conftest import SCRIPTED, Run
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from selfalign.checkpoints import (
+from selfalign.record.checkpoints import (
     MANIFEST,
     manifest_hash,
     newest_verified,

@@ -14,8 +14,7 @@ from selfalign.contracts import check_engine, trial_context, trial_examples
 from selfalign.engines.hf import HF
 from selfalign.engines.scripted import Scripted
 from selfalign.protocols import Session
-from selfalign.rendering import Format
-from selfalign.types import Completion, Example, FloatArray, Likelihood, ModelRef, Request, Sampling
+from selfalign.types import Completion, Example, FloatArray, Format, Likelihood, ModelRef, Request, Sampling
 
 
 def test_the_engines_of_the_package_pass(model_folder: Path) -> None:

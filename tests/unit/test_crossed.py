@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from selfalign.crossed import Comparison, Estimate, compare, crossed_mean, holm
-from selfalign.stats import mean_interval, paired_difference
+from selfalign.proof.crossed import Comparison, Estimate, compare, crossed_mean, holm
+from selfalign.proof.stats import mean_interval, paired_difference
 from selfalign.types import Outcome
 
 Table = NDArray[np.float64]

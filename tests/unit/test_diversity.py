@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from selfalign.diversity import distinct_2, diversity, median, saturation, spread
+from selfalign.proof.diversity import distinct_2, diversity, median, saturation, spread
 from selfalign.types import Example, FloatArray
 
 WORDS = [f"word{number}" for number in range(400)]

@@ -17,7 +17,7 @@ from selfalign.cli.main import main
 from selfalign.engines import _openvino_model
 from selfalign.engines.hf import HF
 from selfalign.engines.openvino import OpenVINO
-from selfalign.store import Store
+from selfalign.record.store import Store
 from tests.tiny import tiny_model, tiny_tokenizer
 
 Told = Callable[..., str]

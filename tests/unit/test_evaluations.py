@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from selfalign.answers_export import export_answers
 from selfalign.encoders.hashed import Hashed
 from selfalign.engines.scripted import Scripted
 from selfalign.errors import RunFailed, UserError
-from selfalign.evaluations import measured_by
 from selfalign.evaluators.lm_eval import LmEval
 from selfalign.evaluators.truthfulness import Truthfulness
-from selfalign.loop import align
-from selfalign.plain import flat
+from selfalign.export.answers import export_answers
+from selfalign.loop.align import align
 from selfalign.protocols import Context
+from selfalign.recipes.measured import measured_by
 from selfalign.recipes.pretrained import pretrained
-from selfalign.store import Store
+from selfalign.record.plain import flat
+from selfalign.record.store import Store
 from selfalign.types import Example, Metric
 from tests.conftest import Run
 

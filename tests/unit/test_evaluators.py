@@ -173,7 +173,7 @@ def test_the_outcomes_of_a_metric_add_up_to_its_value() -> None:
 
 
 def test_a_responder_shows_demonstrations_to_held_out_prompts() -> None:
-    from selfalign.responder import GREEDY, answers
+    from selfalign.evaluators._answers import GREEDY, answers
 
     class First:
         def retrieve(self, context: Context, drafts: Sequence[Example]) -> list[tuple[tuple[Example, float | None], ...]]:

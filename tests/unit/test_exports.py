@@ -12,12 +12,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from selfalign.checkpoints import read_manifest
 from selfalign.cli.main import main
-from selfalign.disk import require_space, whole_file
 from selfalign.errors import RunFailed, UserError
-from selfalign.exports import DataFormat, export_data, export_dropped, export_metrics, export_model, export_round
-from selfalign.store import Store
+from selfalign.export.data import DataFormat, export_data, export_dropped
+from selfalign.export.model import export_model
+from selfalign.record.checkpoints import read_manifest
+from selfalign.record.disk import require_space, whole_file
+from selfalign.record.exports import export_metrics, export_round
+from selfalign.record.store import Store
 from selfalign.types import Demonstration, Dropped, Example, Metric, ModelRef
 
 AWKWARD = 'line\u2028break\x85, "quotes", \t, \x00, 007, 2024-01-02, null, مرحبا 🙂\r\n'

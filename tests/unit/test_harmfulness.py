@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 
-from selfalign.classifier import token_ids
 from selfalign.encoders.hashed import Hashed
 from selfalign.errors import RunFailed, UserError
 from selfalign.evaluators.harmfulness import BEAVER_TAILS, Harmfulness, _scores, beaver_dam
 from selfalign.evaluators.refusal import Refusal
-from selfalign.pool import Pool
+from selfalign.models.classifier import token_ids
 from selfalign.protocols import Context
-from selfalign.types import Completion, Example, Metric, Request, Sampling
+from selfalign.types import Completion, Example, Metric, Pool, Request, Sampling
 from tests.parts import foretold, seeds
 from tests.tiny import tiny_config, tiny_model, tiny_tokenizer, train_classifier
 

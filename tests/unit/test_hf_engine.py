@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from selfalign.engines import _decode
 from selfalign.engines.hf import HF
 from selfalign.errors import RunFailed, UserError
-from selfalign.rendering import make_renderer
+from selfalign.models.rendering import make_renderer
 from selfalign.types import Example, ModelRef, Request, Sampling, derive_seed
 from tests.tiny import tiny_model, tiny_tokenizer
 

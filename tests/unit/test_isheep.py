@@ -25,7 +25,7 @@ from selfalign.filters.task_length import TaskLength
 from selfalign.filters.task_start import TaskStart
 from selfalign.proposers.instructions import Instructions, list_text, read_tasks
 from selfalign.protocols import Filter
-from selfalign.tasks import join_task
+from selfalign.text import join_task
 from selfalign.types import Completion, Example, FinishReason, ModelRef, Request, Sampling
 from tests.parts import context, generated, seeds
 

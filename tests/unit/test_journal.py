@@ -12,14 +12,13 @@ import pytest
 from selfalign.encoders.hashed import Hashed
 from selfalign.engines.scripted import Scripted, ScriptedSession
 from selfalign.errors import RunFailed
-from selfalign.journal import journaled_generate, journaled_likelihood
-from selfalign.loop import Quiet, align
+from selfalign.loop.align import Quiet, align
 from selfalign.recipes.isara import isara
-from selfalign.rendering import Format
+from selfalign.record.journal import journaled_generate, journaled_likelihood
+from selfalign.record.store import Store
 from selfalign.scorers.perplexity import Perplexity
-from selfalign.store import Store
 from selfalign.trainers.null import NullTrainer
-from selfalign.types import Example, Likelihood, ModelRef, Request, Sampling
+from selfalign.types import Example, Format, Likelihood, ModelRef, Request, Sampling
 from tests.parts import generated, seeds
 
 

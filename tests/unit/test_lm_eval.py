@@ -22,12 +22,12 @@ from selfalign.evaluators import _harness_tasks
 from selfalign.evaluators._harness_ifeval import lacking_data, read_rows_of
 from selfalign.evaluators._harness_model import ContextModel, sampling_of
 from selfalign.evaluators.lm_eval import LmEval
-from selfalign.finished import Costs, Finished
-from selfalign.overlap import overlap
+from selfalign.proof.overlap import overlap
+from selfalign.proof.stats import wilson
+from selfalign.proof.verdicts import conclude
 from selfalign.protocols import Checked, Context, Session
-from selfalign.stats import wilson
+from selfalign.record.finished import Costs, Finished
 from selfalign.types import Completion, Continuation, Example, Metric, ModelRef, Request, Sampling
-from selfalign.verdicts import conclude
 from tests.parts import context, foretold, seeds
 
 QUESTIONS = (

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from selfalign.errors import UserError
-from selfalign.lock import is_locked, locked
-from selfalign.store import Store
+from selfalign.record.lock import is_locked, locked
+from selfalign.record.store import Store
 
 PROCESSES = multiprocessing.get_context("forkserver")
 
@@ -64,7 +64,7 @@ def test_the_lock_is_no_file_but_a_process(tmp_path: Path) -> None:
 def test_asking_never_turns_a_new_owner_away(tmp_path: Path) -> None:
     """`is_locked` takes the lock for an instant: who starts in that instant must still get it."""
     asking = (
-        "from pathlib import Path; from selfalign.lock import is_locked\n"
+        "from pathlib import Path; from selfalign.record.lock import is_locked\n"
         f"folder = Path({str(tmp_path)!r}); print('ready', flush=True)\nwhile True: is_locked(folder)"
     )
     with locked(tmp_path):
@@ -84,7 +84,7 @@ def test_asking_never_turns_a_new_owner_away(tmp_path: Path) -> None:
 
 def test_a_child_of_a_dead_owner_does_not_keep_the_folder(tmp_path: Path) -> None:
     code = (
-        "import subprocess, sys, time; from pathlib import Path; from selfalign.lock import locked\n"
+        "import subprocess, sys, time; from pathlib import Path; from selfalign.record.lock import locked\n"
         f"with locked(Path({str(tmp_path)!r})):\n"
         "    child = subprocess.Popen(['sleep', '60'], close_fds=False); print(child.pid, flush=True); time.sleep(60)"
     )

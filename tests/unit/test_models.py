@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from selfalign.errors import UserError
-from selfalign.models import model_hash, resolve_model, resolve_ref
+from selfalign.models.names import model_hash, resolve_model, resolve_ref
 from selfalign.types import ModelRef
 
 

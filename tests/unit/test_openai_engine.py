@@ -23,11 +23,10 @@ from selfalign.engines._server_bodies import completion as read_completion
 from selfalign.engines._server_client import LONGEST_WAIT, Trouble, Unfit, _Gate, retry_after
 from selfalign.engines.hf import HF
 from selfalign.engines.openai import OpenAI, OpenAISession
-from selfalign.errors import Interrupted, RunFailed, UserError
-from selfalign.journal import journaled_generate
-from selfalign.loop import Quiet
-from selfalign.signals import handle_signals
-from selfalign.store import Store
+from selfalign.errors import Interrupted, RunFailed, UserError, handle_signals
+from selfalign.loop.align import Quiet
+from selfalign.record.journal import journaled_generate
+from selfalign.record.store import Store
 from selfalign.types import Example, ModelRef, Request, Sampling, derive_seed
 from tests.server import BODIES, CHANGES, RETRY_AFTER, STATUSES, Loopback, completion, listing, loopback, model_server
 from tests.tiny import tiny_tokenizer

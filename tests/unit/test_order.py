@@ -19,15 +19,14 @@ from selfalign.encoders.hashed import Hashed
 from selfalign.engines.openvino import _BLOCK, _by_beginnings, _common
 from selfalign.engines.scripted import Scripted, ScriptedSession
 from selfalign.errors import UserError
-from selfalign.journal import journaled_generate
-from selfalign.loop import Quiet, align
-from selfalign.pool import in_pool_order
+from selfalign.loop.align import Quiet, align
 from selfalign.recipe import Order, shown_in
 from selfalign.recipes.icl_knn import icl_knn
 from selfalign.recipes.isara import isara
-from selfalign.store import Store
+from selfalign.record.journal import journaled_generate
+from selfalign.record.store import Store
 from selfalign.trainers.null import NullTrainer
-from selfalign.types import Example, Likelihood, ModelRef, Request, Sampling
+from selfalign.types import Example, Likelihood, ModelRef, Request, Sampling, in_pool_order
 from tests.conftest import SCRIPTED, Run
 from tests.parts import seeds
 

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from selfalign.overlap import MAX_CONTAINMENT, ngram_size, overlap
+from selfalign.proof.overlap import MAX_CONTAINMENT, ngram_size, overlap
 from selfalign.types import Example
 
 

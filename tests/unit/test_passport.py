@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from selfalign.checkpoints import read_manifest
 from selfalign.cli.main import main
 from selfalign.errors import UserError
-from selfalign.passport import passport, passport_text
 from selfalign.protocols import TrainResult
+from selfalign.record.checkpoints import read_manifest
+from selfalign.record.lineage import passport, passport_text
+from selfalign.record.status import status, warnings
+from selfalign.record.store import Store
 from selfalign.report.data import read_run
-from selfalign.status import status, warnings
-from selfalign.store import Store
-from selfalign.terminal import printable
+from selfalign.text import printable
 from selfalign.types import Demonstration, Dropped, Example, Metric, ModelRef
 
 IDENTITY = {"name": "isara", "seed": 7, "sampling": {"temperature": 0.7}, "proposer": {"sampling": {"temperature": 1.0}}}

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfalign.errors import UserError
-from selfalign.rendering import IGNORE, make_renderer, preflight
+from selfalign.models.rendering import IGNORE, make_renderer, preflight
 from selfalign.types import Example
 from tests.tiny import CHATML, END, START, tiny_tokenizer
 

@@ -18,13 +18,13 @@ import pytest
 
 from selfalign.cli.main import main
 from selfalign.errors import UserError
+from selfalign.record.store import Store
 from selfalign.report.charts import Point, interval_chart, line_chart, nice_ticks, stacked_chart
 from selfalign.report.data import read_run
 from selfalign.report.page import embed, fates, figure, legend, run_page
 from selfalign.report.study import read_study, study_page
 from selfalign.report.tables import csv_text
 from selfalign.report.write import write_report
-from selfalign.store import Store
 from selfalign.types import Better, Demonstration, Dropped, Example, Metric, ModelRef, Outcome
 from tests.conftest import SCRIPTED, Run
 

@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
-from selfalign.calibration import Calibration
-from selfalign.diversity import OF_THE_JUDGES, SATURATION, SECOND_TURN
 from selfalign.evaluators._harness_ifeval import Followed
+from selfalign.proof.calibration import Calibration
+from selfalign.proof.diversity import OF_THE_JUDGES, SATURATION, SECOND_TURN
+from selfalign.proof.spoiling import KINDS
+from selfalign.proof.stats import Interval
 from selfalign.report import charts
 from selfalign.report.charts import LETTERS, Point, forest_chart, interval_chart, shortened
 from selfalign.report.data import read_run
@@ -23,8 +25,6 @@ from selfalign.report.labels import GUARDS, HELD_OUT, JUDGES, label, meaning
 from selfalign.report.page import metric_groups, metric_names, run_charts, yield_rows
 from selfalign.report.study import sentence, told
 from selfalign.report.write import write_report
-from selfalign.spoiling import KINDS
-from selfalign.stats import Interval
 from tests.conftest import SCRIPTED, Run
 
 PACKAGE = Path(charts.__file__).parent.parent

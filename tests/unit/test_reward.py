@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from selfalign.classifier import outputs
 from selfalign.contracts import check_scorer
 from selfalign.errors import RunFailed, UserError
 from selfalign.filters.rising_threshold import RisingThreshold
-from selfalign.journal import journaled_work
-from selfalign.loop import Quiet
+from selfalign.loop.align import Quiet
+from selfalign.models.classifier import outputs
+from selfalign.record.journal import journaled_work
+from selfalign.record.store import Store
 from selfalign.scorers.reward import Reward
-from selfalign.store import Store
 from selfalign.types import Example
 from tests.parts import context
 from tests.tiny import END, REWARD_WINDOW, chat_ids
@@ -99,14 +99,14 @@ def test_what_is_scored_is_not_scored_again(reward_model: Path, tmp_path: Path, 
             raise RunFailed("no power")
         return outputs(*given)
 
-    monkeypatch.setattr("selfalign.classifier.outputs", failing)
+    monkeypatch.setattr("selfalign.models.classifier.outputs", failing)
     with Store.open(tmp_path, {"name": "reward"}) as store:
         own = replace(context(), journal=journaled_work(store, 1, Quiet()))
         with pytest.raises(RunFailed, match="no power"):
             scorer.score(own, rows)
         found = scorer.score(own, rows)
         assert asked == [8, 8, 8, 4]  # eight batches of one are committed together; the second eight were lost
-        monkeypatch.setattr("selfalign.classifier.load", None)  # nor is the model loaded for nothing
+        monkeypatch.setattr("selfalign.models.classifier.load", None)  # nor is the model loaded for nothing
         assert scorer.score(own, rows) == found
         monkeypatch.undo()
         assert scorer.score(context(), rows) == found
@@ -120,6 +120,6 @@ def test_running_out_of_memory_is_told(reward_model: Path, monkeypatch: pytest.M
     def starve(*_: object) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr("selfalign.classifier.outputs", starve)
+    monkeypatch.setattr("selfalign.models.classifier.outputs", starve)
     with pytest.raises(RunFailed, match=r"lower Reward\.batch_size"):
         part(reward_model).score(context(), pairs("So."))

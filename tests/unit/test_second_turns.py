@@ -10,8 +10,6 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from selfalign.alarms import Alarms
-from selfalign.cards import data_card
 from selfalign.cli.options import parse
 from selfalign.cli.run import part_options
 from selfalign.cli.study import make_arms, study_parser
@@ -21,20 +19,21 @@ from selfalign.engines.openai import OpenAI
 from selfalign.engines.scripted import Scripted
 from selfalign.errors import UserError
 from selfalign.evaluators.held_out import HeldOut
-from selfalign.exports import DataFormat, export_data, export_dropped
-from selfalign.loop import align, check_examples
-from selfalign.passport import passport, passport_text
+from selfalign.export.cards import data_card
+from selfalign.export.data import DataFormat, export_data, export_dropped
+from selfalign.loop.align import align, check_examples
+from selfalign.loop.steps import split_seeds
+from selfalign.models.rendering import IGNORE, make_renderer
+from selfalign.proof.alarms import Alarms
 from selfalign.protocols import TrainJob
-from selfalign.recipe import Recipe, extended_by
+from selfalign.recipe import Recipe, SecondTurns, extended_by
 from selfalign.recipes.isara import isara
 from selfalign.recipes.isheep import isheep
 from selfalign.recipes.pretrained import pretrained
-from selfalign.rendering import IGNORE, make_renderer
+from selfalign.record.lineage import passport, passport_text
+from selfalign.record.store import Store
 from selfalign.report.data import read_run
-from selfalign.second_turns import SecondTurns
-from selfalign.seeds import read_seeds
-from selfalign.steps import split_seeds
-from selfalign.store import Store
+from selfalign.seeds.read import read_seeds
 from selfalign.trainers._batches import tokenise
 from selfalign.trainers.null import NullTrainer
 from selfalign.trainers.sft import SFT

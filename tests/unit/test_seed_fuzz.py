@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 import pyarrow as pa, pyarrow.parquet as pq
 from selfalign.errors import SeedError
-from selfalign.seeds import read_seeds
+from selfalign.seeds.read import read_seeds
 
 path = Path(sys.argv[1])
 pq.write_table(pa.table({"prompt": ["a", "b"], "response": ["c", "d"]}), path, store_schema=False)

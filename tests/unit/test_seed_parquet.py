@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as pe
 import pytest
 
-from selfalign.seeds import read_seeds
+from selfalign.seeds.read import read_seeds
 from tests.unit.test_seeds import refusal, write
 
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from selfalign.errors import SeedError, UserError
-from selfalign.seeds import read_seeds
+from selfalign.seeds.read import read_seeds
 
 PAIR = '{"prompt": "p", "response": "r"}\n'
 

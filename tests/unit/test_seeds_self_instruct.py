@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from selfalign.errors import SeedError
-from selfalign.seeds import read_seeds
-from selfalign.tasks import join_task, split_task
+from selfalign.seeds.read import read_seeds
+from selfalign.text import join_task, split_task
 
 
 def row(**changes: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from selfalign.engines.hf import HF
 from selfalign.engines.openai import OpenAI
 from selfalign.errors import RunFailed, UserError
 from selfalign.evaluators.win_rate import WinRate
-from selfalign.loop import align
+from selfalign.loop.align import align
 from selfalign.protocols import Served
 from selfalign.scorers.judge import Judge
 from selfalign.trainers.null import NullTrainer

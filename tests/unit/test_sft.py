@@ -19,10 +19,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from selfalign.checkpoints import read_manifest
 from selfalign.errors import Interrupted, RunFailed, UserError
+from selfalign.models.rendering import make_renderer
 from selfalign.protocols import TrainJob, TrainResult
-from selfalign.rendering import make_renderer
+from selfalign.record.checkpoints import read_manifest
 from selfalign.trainers._batches import Row, plan, tokenise, weigh
 from selfalign.trainers._child import arguments
 from selfalign.trainers._guard import make_guard

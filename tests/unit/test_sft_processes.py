@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from selfalign.faults import AT
+from selfalign.record.faults import AT
 from selfalign.trainers.sft import SFT
 from tests.tiny import tiny_model
 from tests.unit.test_sft import Quiet, job

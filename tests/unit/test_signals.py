@@ -11,8 +11,7 @@ import threading
 
 import pytest
 
-from selfalign.errors import Interrupted
-from selfalign.signals import SIGNALS, handle_signals
+from selfalign.errors import SIGNALS, Interrupted, handle_signals
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -41,7 +40,7 @@ def test_without_a_signal_nothing_happens() -> None:
 
 def test_the_second_signal_exits_at_once() -> None:
     code = (
-        "import os, signal\nfrom selfalign.signals import handle_signals\n"
+        "import os, signal\nfrom selfalign.errors import handle_signals\n"
         "with handle_signals():\n"
         "    try:\n        os.kill(os.getpid(), signal.SIGTERM); signal.pause()\n"
         "    finally:\n        os.kill(os.getpid(), signal.SIGINT); signal.pause()\n"
@@ -65,9 +64,7 @@ def test_outside_the_main_thread_it_steps_aside() -> None:
 
 
 def test_a_process_ends_with_its_standard_input() -> None:
-    code = (
-        "import time; from selfalign.signals import die_with_parent; die_with_parent(); print('up', flush=True); time.sleep(60)"
-    )
+    code = "import time; from selfalign.errors import die_with_parent; die_with_parent(); print('up', flush=True); time.sleep(60)"
     child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert child.stdin is not None and child.stdout is not None
     with child:

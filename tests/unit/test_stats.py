@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from selfalign.stats import EXACT, LEAST, mean_interval, newcombe, paired_difference, too_few, wilson
+from selfalign.proof.stats import EXACT, LEAST, mean_interval, newcombe, paired_difference, too_few, wilson
 
 
 def test_wilson_known_values() -> None:

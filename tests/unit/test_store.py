@@ -20,12 +20,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from selfalign.checkpoints import read_manifest
 from selfalign.errors import Interrupted, RunFailed, UserError
-from selfalign.exports import export_data, export_dropped, export_metrics, export_round
+from selfalign.export.data import export_data, export_dropped
 from selfalign.protocols import TrainResult
-from selfalign.status import status
-from selfalign.store import Store
+from selfalign.record.checkpoints import read_manifest
+from selfalign.record.exports import export_metrics, export_round
+from selfalign.record.status import status
+from selfalign.record.store import Store
 from selfalign.types import Demonstration, Dropped, Example, Metric, ModelRef, Outcome
 
 IDENTITY: dict[str, Any] = {"name": "test", "rounds": 2, "sampling": {"temperature": 0.7, "stops": ["a", "b"]}}
@@ -218,7 +219,7 @@ def _die_at(folder: Path, point: str, log: str) -> None:
 
 def test_killed_at_every_point_of_the_store(tmp_path: Path) -> None:
     fork = multiprocessing.get_context("forkserver")
-    fork.set_forkserver_preload(["selfalign.store", "selfalign.exports", __name__])
+    fork.set_forkserver_preload(["selfalign.record.store", "selfalign.record.exports", __name__])
 
     def run(folder: Path, point: str = "") -> int | None:
         process = fork.Process(target=_die_at, args=(folder, point, str(tmp_path / "log")))

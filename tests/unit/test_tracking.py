@@ -11,9 +11,9 @@ import pytest
 
 from selfalign.errors import RunFailed, UserError
 from selfalign.protocols import TrainResult
-from selfalign.store import Store
-from selfalign.trackers import NEEDS, check_trackers
-from selfalign.tracking import NOTE, figures, reporting, shareable
+from selfalign.record.store import Store
+from selfalign.tracking.figures import NOTE, figures, reporting, shareable
+from selfalign.tracking.trackers import NEEDS, check_trackers
 from selfalign.types import Dropped, Example, Metric, ModelRef
 
 IDENTITY = {

@@ -17,9 +17,8 @@ from selfalign.encoders.hashed import Hashed
 from selfalign.errors import UserError
 from selfalign.evaluators._truthful_questions import read_questions
 from selfalign.evaluators.truthfulness import Truthfulness, qa_text, rouge_l_sum
-from selfalign.pool import Pool
 from selfalign.protocols import Context
-from selfalign.types import Completion, Continuation, Example, Likelihood, Metric, Request, Sampling
+from selfalign.types import Completion, Continuation, Example, Likelihood, Metric, Pool, Request, Sampling
 from tests.parts import foretold, seeds
 
 COLUMNS = ("Type", "Category", "Question", "Best Answer", "Correct Answers", "Incorrect Answers", "Source")

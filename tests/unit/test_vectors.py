@@ -15,16 +15,15 @@ import pytest
 from selfalign.encoders.hashed import Hashed
 from selfalign.engines.scripted import Scripted
 from selfalign.errors import RunFailed
-from selfalign.loop import align
-from selfalign.pool import Pool
+from selfalign.loop.align import align
+from selfalign.loop.vectors import RunVectors
 from selfalign.protocols import Encode, Encoder, Progress, Session, TrainJob, TrainResult
 from selfalign.recipe import Recipe
 from selfalign.recipes.isara import isara
-from selfalign.seeds import read_seeds
-from selfalign.store import Store
+from selfalign.record.store import Store
+from selfalign.seeds.read import read_seeds
 from selfalign.trainers.null import NullTrainer
-from selfalign.types import Example, FloatArray
-from selfalign.vectors import RunVectors
+from selfalign.types import Example, FloatArray, Pool
 from tests.parts import generated, seeds
 
 HELD_OUT = [Example(f"h{i}", f"Which bird sings in month {i}?", "The robin sings.", category="care") for i in range(3)]

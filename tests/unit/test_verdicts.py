@@ -11,13 +11,13 @@ import pytest
 from rich.console import Console
 
 from selfalign.cli.study_table import metric_table
-from selfalign.crossed import Comparison
 from selfalign.errors import UserError
-from selfalign.finished import Costs, Finished
-from selfalign.plain import decimals
+from selfalign.proof.crossed import Comparison
+from selfalign.proof.verdicts import conclude, sentence, verdict
+from selfalign.record.finished import Costs, Finished
 from selfalign.report.study import read_study, study_page
+from selfalign.text import decimals
 from selfalign.types import Better, Metric, Outcome, Unit
-from selfalign.verdicts import conclude, sentence, verdict
 
 
 def metric(name: str, unit: Unit = "number", better: Better = "higher") -> Metric:

@@ -342,7 +342,7 @@ def test_rewards_are_what_the_library_gives_for_each_text_alone(reward_model: Pa
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from selfalign.classifier import reward_model as opened
+    from selfalign.models.classifier import reward_model as opened
 
     tokenizer = AutoTokenizer.from_pretrained(reward_model)
     model = AutoModelForSequenceClassification.from_pretrained(reward_model).eval()
@@ -395,7 +395,7 @@ def test_running_out_of_memory_is_told(reward_model: Path, monkeypatch: pytest.M
     def starve(*_: object) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr("selfalign.classifier.outputs", starve)
+    monkeypatch.setattr("selfalign.models.classifier.outputs", starve)
     with pytest.raises(RunFailed, match=r"lower WinRate\.batch_size"):
         measure(by_reward(reward_model), context())
 

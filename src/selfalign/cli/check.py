@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from selfalign.cli.options import parse
 from selfalign.cli.run import build, load_recipe, make_parser, named_recipe, part_options, read_examples, with_engine
 from selfalign.errors import UserError
-from selfalign.plain import counted
+from selfalign.text import counted
 from selfalign.types import ModelRef
 
 
 def main(arguments: Sequence[str]) -> int:
-    from selfalign.loop import check_brought, check_examples, seeds_needed
-    from selfalign.stats import too_few
-    from selfalign.steps import fewer_than_asked, split_seeds
-    from selfalign.trackers import check_trackers
+    from selfalign.loop.align import check_brought, check_examples, seeds_needed
+    from selfalign.loop.steps import fewer_than_asked, split_seeds
+    from selfalign.proof.stats import too_few
+    from selfalign.tracking.trackers import check_trackers
 
     make = load_recipe(named_recipe(arguments, "check"))
     parser = make_parser(make, "check")

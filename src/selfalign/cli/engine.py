@@ -14,15 +14,15 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from selfalign.cli.options import given, refilled
-from selfalign.device import choose_device
 from selfalign.engines import _openvino_model, _weights
 from selfalign.engines.hf import HF
 from selfalign.engines.openvino import OpenVINO, undecodable
 from selfalign.errors import UserError
-from selfalign.models import resolve_ref
+from selfalign.models.device import choose_device
+from selfalign.models.names import resolve_ref
 from selfalign.protocols import AsksAnother
 from selfalign.recipe import Recipe
-from selfalign.store import Store
+from selfalign.record.store import Store
 from selfalign.types import ModelRef
 
 AUTO = "auto"

@@ -21,21 +21,22 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from selfalign.beforehand import no_such_metric, unknown_metric
 from selfalign.cli.engine import Planned, offer_auto, settle_engine
 from selfalign.cli.eval_sides import Side, check_alike, check_to_measure, find_sides
 from selfalign.cli.options import new_parser, parse
 from selfalign.cli.run import build, choices, part_options, read_examples, resolved
 from selfalign.errors import Interrupted, UserError
-from selfalign.evaluations import measured_by
-from selfalign.finished import Finished, paired_metrics, run_costs
-from selfalign.plain import counted, difference, metric_table
+from selfalign.protocols import no_such_metric, unknown_metric
 from selfalign.recipe import Recipe
 from selfalign.recipes.icl_knn import icl_knn
 from selfalign.recipes.icl_random import icl_random
+from selfalign.recipes.measured import measured_by
 from selfalign.recipes.pretrained import pretrained
-from selfalign.seeds import read_seeds
-from selfalign.store import Store
+from selfalign.record.finished import Finished, paired_metrics, run_costs
+from selfalign.record.plain import difference, metric_table
+from selfalign.record.store import Store
+from selfalign.seeds.read import read_seeds
+from selfalign.text import counted
 from selfalign.types import Example
 
 SUMMARY = "Measures a model, alone or with demonstrations, on held-out prompts, and compares it with another one."
@@ -187,8 +188,8 @@ def _measure(
 ) -> dict[str, Any]:
     """Measures what is not measured yet and tells it all as plain data; `known` is what `check_to_measure` found."""
     from selfalign.cli.progress import Bars
-    from selfalign.loop import align
-    from selfalign.signals import handle_signals
+    from selfalign.errors import handle_signals
+    from selfalign.loop.align import align
 
     found: dict[str, dict[str, Any]] = {}
     runs: dict[str, Finished] = {}
@@ -249,7 +250,7 @@ def _read(side: Side, folder: Path, kept: bool) -> tuple[dict[str, Any], Finishe
 
 def _compared(runs: Mapping[str, Finished], metric: str | None) -> dict[str, Any] | None:
     """The paired differences, model minus other, as a study with one run an arm has them."""
-    from selfalign.verdicts import conclude
+    from selfalign.proof.verdicts import conclude
 
     if len(runs) < 2:
         return None

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfalign.beforehand import brought
 from selfalign.errors import UserError
-from selfalign.evaluations import bring_their_own
-from selfalign.model_rows import place
-from selfalign.overlap import Hit, overlap
-from selfalign.plain import counted, difference, dumps
+from selfalign.proof.overlap import Hit, overlap
+from selfalign.protocols import brought
 from selfalign.recipe import Recipe
-from selfalign.schema import NAME as RECORD
-from selfalign.store import Store
+from selfalign.recipes.measured import bring_their_own
+from selfalign.record.model_rows import place
+from selfalign.record.plain import difference, dumps
+from selfalign.record.schema import NAME as RECORD
+from selfalign.record.store import Store
+from selfalign.text import counted
 from selfalign.types import Example, ModelRef
 
 
@@ -130,7 +131,7 @@ def check_alike(sides: Sequence[Side], recipe: Recipe, held_out: Sequence[Exampl
     Raises:
         UserError: they did not, and the figures would differ for that.
     """
-    from selfalign.loop import hash_examples
+    from selfalign.loop.align import hash_examples
 
     wanted: Mapping[str, Any] | None = None
     if not all(side.folder for side in sides):

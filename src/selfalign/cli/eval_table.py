@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from selfalign.cli.table import figure, stdout_console
-from selfalign.plain import counted, decimals
+from selfalign.text import counted, decimals
 from selfalign.types import BOUNDS
 
 _FIGURES = ("difference", "low", "high", "minimum_detectable")

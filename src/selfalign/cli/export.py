@@ -6,13 +6,14 @@ import sys
 from collections.abc import Sequence
 from typing import Literal
 
-from selfalign.answers_export import export_answers
-from selfalign.cards import check_license
 from selfalign.cli.options import new_parser, parse
 from selfalign.errors import UserError
-from selfalign.exports import export_data, export_data_card, export_dropped, export_model
-from selfalign.plain import counted
-from selfalign.store import Store
+from selfalign.export.answers import export_answers
+from selfalign.export.cards import check_license
+from selfalign.export.data import export_data, export_data_card, export_dropped
+from selfalign.export.model import export_model
+from selfalign.record.store import Store
+from selfalign.text import counted
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -84,7 +84,7 @@ def _say(text: str) -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    from selfalign.terminal import printable
+    from selfalign.text import printable
 
     sys.stderr.write(f"selfalign: {printable(message)}\n")
     return code

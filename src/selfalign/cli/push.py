@@ -11,12 +11,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from selfalign.cards import data_card, model_card
 from selfalign.cli.options import new_parser, parse
-from selfalign.errors import RunFailed, UserError
-from selfalign.exports import best_round, export_data, model_files
-from selfalign.signals import handle_signals
-from selfalign.store import Store
+from selfalign.errors import RunFailed, UserError, handle_signals
+from selfalign.export.cards import data_card, model_card
+from selfalign.export.data import export_data
+from selfalign.record.exports import best_round, model_files
+from selfalign.record.store import Store
 
 _NAME = r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9])?"
 _DATA = "train.jsonl"

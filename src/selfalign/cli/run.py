@@ -22,9 +22,9 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 from selfalign.cli.engine import Planned, offer_auto, settle_engine
 from selfalign.cli.options import explain_part, given, new_parser, option_names, parse
 from selfalign.errors import RunFailed, UserError
-from selfalign.evaluations import measured_by
 from selfalign.recipe import Recipe, extended_by, shown_in
-from selfalign.seeds import read_seeds
+from selfalign.recipes.measured import measured_by
+from selfalign.seeds.read import read_seeds
 from selfalign.types import Example
 
 FOR_ALL: tuple[Callable[..., Recipe], ...] = (shown_in, extended_by, measured_by)
@@ -57,12 +57,12 @@ def main(arguments: Sequence[str]) -> int:
 def _run(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example], options: Any, parser: ArgumentParser) -> int:
     from selfalign.cli.progress import Bars
     from selfalign.cli.table import print_status
-    from selfalign.loop import align
-    from selfalign.signals import handle_signals
-    from selfalign.status import status, warnings
-    from selfalign.store import Store
-    from selfalign.trackers import check_trackers
-    from selfalign.tracking import reporting
+    from selfalign.errors import handle_signals
+    from selfalign.loop.align import align
+    from selfalign.record.status import status, warnings
+    from selfalign.record.store import Store
+    from selfalign.tracking.figures import reporting
+    from selfalign.tracking.trackers import check_trackers
 
     trackers = check_trackers(options.report_to)
     with (

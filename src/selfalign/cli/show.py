@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 
 from selfalign.cli.options import new_parser, parse
-from selfalign.store import Store
+from selfalign.record.store import Store
 
 
 def main(arguments: Sequence[str]) -> int:
-    from selfalign.passport import passport, passport_text
+    from selfalign.record.lineage import passport, passport_text
 
     parser = new_parser("show", "The passport of a sample: what it was made from, by which model, the verdict, what it trained.")
     parser.add_argument("folder", type=str, help="the run folder")

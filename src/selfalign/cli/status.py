@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from selfalign.cli.options import new_parser, parse
-from selfalign.status import status, warnings
-from selfalign.store import Store
+from selfalign.record.status import status, warnings
+from selfalign.record.store import Store
 
 
 def main(arguments: Sequence[str]) -> int:

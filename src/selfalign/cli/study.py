@@ -29,8 +29,8 @@ from selfalign.cli.run import (
     recipe_values,
 )
 from selfalign.errors import UserError
-from selfalign.plain import portable
 from selfalign.recipe import Recipe, extended_by, shown_in
+from selfalign.record.plain import portable
 from selfalign.types import Example
 
 USAGE = """usage: selfalign study RECIPE SEEDS --model M --out DIR [--baselines pretrained,icl_knn,sft] [--repeats 3] [options]
@@ -138,7 +138,7 @@ def make_arms(
     Raises:
         UserError: a baseline or an option that does not exist (with the nearest one), a value of the wrong type.
     """
-    from selfalign.study import Arm
+    from selfalign.study.run import Arm
 
     values = recipe_values(make, parser, options)
     main = build(make, parser, options)
@@ -204,12 +204,12 @@ def _parse_with(
 
 
 def _study(arms: Sequence[Any], held_out: Sequence[Example], options: Namespace, yaml_text: str) -> int:
-    from selfalign.checkpoints import write_synced
     from selfalign.cli.progress import Bars
     from selfalign.cli.study_table import print_study
-    from selfalign.signals import handle_signals
-    from selfalign.study import run_study
-    from selfalign.trackers import check_trackers
+    from selfalign.errors import handle_signals
+    from selfalign.record.checkpoints import write_synced
+    from selfalign.study.run import run_study
+    from selfalign.tracking.trackers import check_trackers
 
     trackers = check_trackers(options.report_to)
     with handle_signals(), nullcontext() if options.quiet else Bars() as progress:

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from selfalign.plain import decimals
 from selfalign.protocols import PROVEN
+from selfalign.text import decimals
 from selfalign.types import BOUNDS
 
 _WIDEST = 10_000

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from selfalign.device import empty_cache
 from selfalign.errors import UserError
+from selfalign.models.device import empty_cache
 from selfalign.protocols import Encode, Session
 from selfalign.types import FloatArray
 

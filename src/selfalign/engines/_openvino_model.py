@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.engines import _weights
-from selfalign.errors import RunFailed, UserError
-from selfalign.models import cache_folder, locked, quiet
-from selfalign.signals import die_with_parent
+from selfalign.errors import RunFailed, UserError, die_with_parent
+from selfalign.models.names import cache_folder, locked, quiet
 from selfalign.types import ModelRef
 
 ARCHITECTURES = ("llama", "opt", "qwen2", "qwen3")

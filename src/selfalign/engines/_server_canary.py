@@ -15,8 +15,7 @@ from typing import Any
 from selfalign.engines.hf import HF
 from selfalign.errors import RunFailed
 from selfalign.protocols import NOT_TOLD_APART, PROVEN, Session
-from selfalign.rendering import Format
-from selfalign.types import Example, ModelRef, Request, Sampling
+from selfalign.types import Example, Format, ModelRef, Request, Sampling
 
 Figures = Sequence[float | str]
 """Of one model, seed by seed: the log-probability of its response in nats a token, or the greedy answer to its prompt."""

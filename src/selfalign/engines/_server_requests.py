@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 from selfalign.engines._server_bodies import Listed, Reply, Scored, echoed, models, prompt_logprobs
 from selfalign.engines._server_client import Call, Client, Rejected, Unfit
 from selfalign.errors import RunFailed, UserError
-from selfalign.models import resolve_model
-from selfalign.rendering import Stops
-from selfalign.terminal import printable
+from selfalign.models.names import resolve_model
+from selfalign.models.rendering import Stops
+from selfalign.text import printable
 from selfalign.types import ModelRef, Request, Sampling
 
 MODELS: Call[list[Listed]] = Call("/models", None, models, broken=[])

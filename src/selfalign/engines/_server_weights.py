@@ -14,9 +14,9 @@ from selfalign.engines._server_bodies import Listed
 from selfalign.engines._server_client import Call
 from selfalign.engines._server_requests import as_in_command
 from selfalign.errors import RunFailed, UserError
-from selfalign.models import resolve_ref
+from selfalign.models.names import resolve_ref
 from selfalign.protocols import Trained
-from selfalign.terminal import printable
+from selfalign.text import printable
 from selfalign.types import ModelRef
 
 MODEL = "{model}"

@@ -10,9 +10,9 @@ from typing import Any, Literal
 from selfalign.engines import _weights
 from selfalign.engines._decode import Stopper
 from selfalign.errors import UserError
-from selfalign.rendering import Format, Renderer, make_renderer
+from selfalign.models.rendering import Renderer, make_renderer
 from selfalign.text import cut_at_markers
-from selfalign.types import Completion, Example, FinishReason, ModelRef, Request
+from selfalign.types import Completion, Example, FinishReason, Format, ModelRef, Request
 
 Kind = Literal["prompt", "response", "text"]
 """What a request asks for: a new prompt, an answer, or how a text of the caller's own goes on."""

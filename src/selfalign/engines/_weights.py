@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from selfalign.device import out_of_memory
 from selfalign.errors import RunFailed, UserError
-from selfalign.models import quiet
-from selfalign.rendering import IGNORE
+from selfalign.models.device import out_of_memory
+from selfalign.models.names import quiet
+from selfalign.models.rendering import IGNORE
 from selfalign.types import ModelRef
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")

@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from selfalign.device import choose_device, empty_cache, out_of_memory
 from selfalign.engines import _decode, _weights
 from selfalign.engines._texts import Kind, Texts, kind_of
 from selfalign.errors import RunFailed, UserError
-from selfalign.models import resolve_ref
-from selfalign.rendering import IGNORE, Format, make_renderer, preflight
-from selfalign.types import Completion, Continuation, Example, FloatArray, Likelihood, ModelRef, Request, Sampling
+from selfalign.models.device import choose_device, empty_cache, out_of_memory
+from selfalign.models.names import resolve_ref
+from selfalign.models.rendering import IGNORE, make_renderer, preflight
+from selfalign.types import Completion, Continuation, Example, FloatArray, Format, Likelihood, ModelRef, Request, Sampling
 
 _log = logging.getLogger(__name__)
 _Item = TypeVar("_Item")

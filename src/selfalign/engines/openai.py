@@ -17,10 +17,10 @@ from selfalign.engines._server_client import Call, Client, Limits, Rejected
 from selfalign.engines._server_requests import Extras
 from selfalign.engines._texts import Texts
 from selfalign.errors import RunFailed, UserError
-from selfalign.models import resolve_ref
+from selfalign.models.names import resolve_ref
+from selfalign.models.rendering import IGNORE, Stops, make_renderer, preflight
 from selfalign.protocols import Trained
-from selfalign.rendering import IGNORE, Format, Stops, make_renderer, preflight
-from selfalign.types import Completion, Continuation, Example, FloatArray, Likelihood, ModelRef, Request, Sampling
+from selfalign.types import Completion, Continuation, Example, FloatArray, Format, Likelihood, ModelRef, Request, Sampling
 
 _T = TypeVar("_T")
 

@@ -13,9 +13,8 @@ from selfalign.engines._decode import Stopper
 from selfalign.engines._texts import Texts, kind_of
 from selfalign.engines.hf import HF, HFSession
 from selfalign.errors import RunFailed, UserError
-from selfalign.models import resolve_ref
-from selfalign.rendering import Format
-from selfalign.types import Completion, Continuation, Example, FloatArray, Likelihood, ModelRef, Request, Sampling
+from selfalign.models.names import resolve_ref
+from selfalign.types import Completion, Continuation, Example, FloatArray, Format, Likelihood, ModelRef, Request, Sampling
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 

@@ -16,9 +16,19 @@ from typing import ClassVar
 import numpy as np
 
 from selfalign.errors import UserError
-from selfalign.rendering import Format
 from selfalign.text import cut_at_markers
-from selfalign.types import Completion, Continuation, Example, FloatArray, Likelihood, ModelRef, Request, Sampling, derive_seed
+from selfalign.types import (
+    Completion,
+    Continuation,
+    Example,
+    FloatArray,
+    Format,
+    Likelihood,
+    ModelRef,
+    Request,
+    Sampling,
+    derive_seed,
+)
 
 Replies = Callable[[ModelRef, Request], str]
 

@@ -12,12 +12,12 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from selfalign.errors import UserError
+from selfalign.evaluators._answers import answers
 from selfalign.evaluators._metrics import outcomes, share
+from selfalign.proof.stats import mean_interval
 from selfalign.protocols import Context
-from selfalign.responder import answers
-from selfalign.seed_files import read_rows
-from selfalign.seed_rows import JsonNumber, Malformed, Problem, Row, kind, listed, show
-from selfalign.stats import mean_interval
+from selfalign.seeds.files import read_rows
+from selfalign.seeds.rows import JsonNumber, Malformed, Problem, Row, kind, listed, show
 from selfalign.types import Example, Metric, Sampling
 
 _log = logging.getLogger(__name__)

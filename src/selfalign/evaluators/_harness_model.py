@@ -12,9 +12,9 @@ from lm_eval.api.model import LM
 from lm_eval.models.utils import normalize_gen_kwargs
 
 from selfalign.errors import UserError
+from selfalign.evaluators._answers import answers
 from selfalign.protocols import Context
-from selfalign.responder import answers
-from selfalign.seed_rows import listed, show
+from selfalign.seeds.rows import listed, show
 from selfalign.types import Completion, Example, Request, Sampling, derive_seed
 
 _log = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ import numpy as np
 from selfalign.errors import RunFailed, UserError
 from selfalign.evaluators._metrics import mean, share
 from selfalign.protocols import Context
-from selfalign.seed_rows import listed
+from selfalign.seeds.rows import listed
 from selfalign.types import Better, Example, Metric
 
 _RESAMPLES = 200

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from selfalign.stats import mean_interval, wilson
+from selfalign.proof.stats import mean_interval, wilson
 from selfalign.types import BOUNDS, Better, Metric, Outcome, Unit
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.errors import UserError
-from selfalign.models import may_be_on_hub
-from selfalign.seed_files import read_rows
-from selfalign.seed_rows import Header, Problem, listed, show
+from selfalign.models.names import may_be_on_hub
+from selfalign.seeds.files import read_rows
+from selfalign.seeds.rows import Header, Problem, listed, show
 
 _COLUMNS = ("Question", "Best Answer", "Correct Answers", "Incorrect Answers")
 _FIELDS = ("question", "best_answer", "correct_answers", "incorrect_answers")

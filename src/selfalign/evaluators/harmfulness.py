@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from selfalign.classifier import load, outputs, released, rendering_fits, token_ids, window
 from selfalign.errors import UserError
+from selfalign.evaluators._answers import GREEDY, answers
 from selfalign.evaluators._metrics import share
-from selfalign.models import resolve_ref
+from selfalign.models.classifier import load, outputs, released, rendering_fits, token_ids, window
+from selfalign.models.names import resolve_ref
 from selfalign.protocols import Context
-from selfalign.responder import GREEDY, answers
-from selfalign.seed_rows import listed
+from selfalign.seeds.rows import listed
 from selfalign.types import Example, Metric, ModelRef, Sampling
 
 Activation = Literal["sigmoid", "softmax"]

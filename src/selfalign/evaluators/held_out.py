@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from selfalign.evaluators._answers import GREEDY, answers, demonstrations
 from selfalign.evaluators._metrics import mean, share
 from selfalign.protocols import Context
-from selfalign.responder import GREEDY, answers, demonstrations
 from selfalign.text import count_words, is_finished
 from selfalign.types import Completion, Example, Likelihood, Metric, Sampling
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from selfalign.evaluators import _refusal_linear
+from selfalign.evaluators._answers import GREEDY, answers
 from selfalign.evaluators._metrics import outcomes, share
 from selfalign.evaluators._refusal_linear import HARMLESS, opening
+from selfalign.proof.stats import Interval, newcombe, wilson
 from selfalign.protocols import Context
-from selfalign.responder import GREEDY, answers
-from selfalign.stats import Interval, newcombe, wilson
 from selfalign.types import Example, Metric, Sampling
 
 Judge = Literal["phrases", "hybrid"]

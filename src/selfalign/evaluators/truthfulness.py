@@ -11,11 +11,11 @@ from typing import Literal, get_args
 import numpy as np
 
 from selfalign.errors import UserError
+from selfalign.evaluators._answers import answers, demonstrations
 from selfalign.evaluators._metrics import mean, share
 from selfalign.evaluators._truthful_questions import Question, read_questions
 from selfalign.protocols import Context
-from selfalign.responder import answers, demonstrations
-from selfalign.seed_rows import show
+from selfalign.seeds.rows import show
 from selfalign.text import count_words, normalise, rouge_l_matrix, words
 from selfalign.types import Example, Metric, Request, Sampling, derive_seed
 

@@ -11,13 +11,13 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from selfalign.classifier import rendering_fits, reward_model
 from selfalign.errors import UserError
+from selfalign.evaluators._answers import GREEDY, answers
 from selfalign.evaluators._length_control import length_controlled
 from selfalign.evaluators._metrics import mean, outcomes, share
-from selfalign.models import resolve_ref
+from selfalign.models.classifier import rendering_fits, reward_model
+from selfalign.models.names import resolve_ref
 from selfalign.protocols import Context, Session
-from selfalign.responder import GREEDY, answers
 from selfalign.types import Example, Metric, ModelRef, Request, Sampling
 
 _log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from selfalign.tasks import split_task
+from selfalign.text import split_task
 from selfalign.types import Dropped, Example, FilterResult
 
 Field = Literal["prompt", "response", "instruction", "input"]

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from selfalign.filters._shared import Verdict, split
 from selfalign.protocols import Context
-from selfalign.tasks import split_task
-from selfalign.text import normalise
+from selfalign.text import normalise, split_task
 from selfalign.types import Example, FilterResult
 
 

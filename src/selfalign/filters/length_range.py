@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 
 from selfalign.filters._shared import Verdict, split
-from selfalign.plain import counted
 from selfalign.protocols import Context
-from selfalign.text import count_words
+from selfalign.text import count_words, counted
 from selfalign.types import Example, FilterResult
 
 

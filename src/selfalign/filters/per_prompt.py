@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from selfalign.filters._shared import Verdict, split
-from selfalign.plain import counted
 from selfalign.protocols import Context
-from selfalign.text import normalise
+from selfalign.text import counted, normalise
 from selfalign.types import Example, FilterResult
 
 

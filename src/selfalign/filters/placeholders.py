@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from selfalign.filters._shared import Verdict, split
 from selfalign.protocols import Context
-from selfalign.tasks import split_task
+from selfalign.text import split_task
 from selfalign.types import Example, FilterResult
 
 _BRACKETS = re.compile(r"<(?=\S)[^<>\n]{1,60}(?<=\S)>")

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from selfalign.filters._shared import Verdict, split
 from selfalign.protocols import Context
-from selfalign.scores import is_score_name, unusable
-from selfalign.types import Example, FilterResult
+from selfalign.types import Example, FilterResult, is_score_name, unusable
 
 
 @dataclass(frozen=True)

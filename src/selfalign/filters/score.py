@@ -10,8 +10,7 @@ import numpy as np
 
 from selfalign.filters._shared import Verdict, split
 from selfalign.protocols import Context
-from selfalign.scores import is_score_name, unusable
-from selfalign.types import Example, FilterResult, derive_seed
+from selfalign.types import Example, FilterResult, derive_seed, is_score_name, unusable
 
 
 @dataclass(frozen=True)

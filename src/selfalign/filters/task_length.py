@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from selfalign.filters._shared import Verdict, split
-from selfalign.plain import counted
 from selfalign.protocols import Context
-from selfalign.tasks import split_task
-from selfalign.text import count_words
+from selfalign.text import count_words, counted, split_task
 from selfalign.types import Example, FilterResult
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from selfalign.protocols import Context
-from selfalign.tasks import join_task, one_line
+from selfalign.text import join_task, one_line
 from selfalign.types import Completion, Demonstration, Example, Request, Sampling, derive_seed
 
 

@@ -9,9 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from selfalign.pool import Pool
 from selfalign.protocols import Context
-from selfalign.types import Demonstration, Example, Request, Sampling, derive_seed
+from selfalign.types import Demonstration, Example, Pool, Request, Sampling, derive_seed
 
 Aim = Literal["any", "seeds", "rarest"]
 

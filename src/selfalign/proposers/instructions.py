@@ -10,7 +10,7 @@ from typing import Literal
 
 from selfalign.proposers._lists import Block, Task, ask, blocks, numbered, tail
 from selfalign.protocols import Context
-from selfalign.tasks import NO_INPUT, one_line, split_task
+from selfalign.text import NO_INPUT, one_line, split_task
 from selfalign.types import Example, Request, Sampling
 
 META_PROMPT = """This is a collection of {count} varied tasks for testing a language model. Every task keeps to these rules:

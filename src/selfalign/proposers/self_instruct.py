@@ -10,7 +10,7 @@ import numpy as np
 
 from selfalign.proposers._lists import Block, Task, ask, blocks, numbered, tail
 from selfalign.protocols import Context
-from selfalign.tasks import NO_INPUT, join_task, one_line, split_task
+from selfalign.text import NO_INPUT, join_task, one_line, split_task
 from selfalign.types import Completion, Demonstration, Example, Request, Sampling, derive_seed
 
 FLAG = "is_classification"

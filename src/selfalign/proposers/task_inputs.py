@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from selfalign.protocols import Context
-from selfalign.tasks import join_task, one_line, split_task
+from selfalign.text import join_task, one_line, split_task
 from selfalign.types import Demonstration, Example, Request, Sampling, derive_seed
 
 

@@ -13,10 +13,9 @@ from selfalign.evaluators.held_out import HeldOut
 from selfalign.evaluators.refusal import Refusal
 from selfalign.proposers.few_shot import FewShot
 from selfalign.recipe import Recipe
-from selfalign.rendering import Format
 from selfalign.retrievers.uniform import Uniform
 from selfalign.trainers.null import NullTrainer
-from selfalign.types import Sampling
+from selfalign.types import Format, Sampling
 
 
 def icl_random(

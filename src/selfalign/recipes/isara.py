@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from selfalign.alarms import Alarms
 from selfalign.encoders.hashed import Hashed
 from selfalign.encoders.hidden_state import HiddenState
 from selfalign.encoders.sentence import SentenceEncoder
@@ -22,14 +21,14 @@ from selfalign.filters.near_duplicates import NearDuplicates
 from selfalign.filters.novelty import Novelty
 from selfalign.filters.repetition import Repetition
 from selfalign.filters.substring import Substring
+from selfalign.proof.alarms import Alarms
 from selfalign.proposers.few_shot import Aim, FewShot
 from selfalign.recipe import Recipe, RollBack, StartFrom, TrainOn
-from selfalign.rendering import Format
 from selfalign.retrievers.knn import Knn
 from selfalign.retrievers.uniform import Uniform
 from selfalign.trainers.null import NullTrainer
 from selfalign.trainers.sft import SFT
-from selfalign.types import Sampling
+from selfalign.types import Format, Sampling
 
 
 def isara(

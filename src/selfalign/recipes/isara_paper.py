@@ -17,12 +17,11 @@ from selfalign.filters.novelty import Novelty
 from selfalign.filters.substring import Substring
 from selfalign.proposers.few_shot import FewShot
 from selfalign.recipe import Recipe, StartFrom, TrainOn
-from selfalign.rendering import Format
 from selfalign.retrievers.knn import Knn
 from selfalign.text import ISARA_MARKERS
 from selfalign.trainers.null import NullTrainer
 from selfalign.trainers.sft import SFT
-from selfalign.types import Sampling
+from selfalign.types import Format, Sampling
 
 PUBLISHED_TRAINING = SFT(
     learning_rate=2e-5,

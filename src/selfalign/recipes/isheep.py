@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from selfalign.alarms import Alarms
 from selfalign.encoders.hashed import Hashed
 from selfalign.encoders.hidden_state import HiddenState
 from selfalign.encoders.sentence import SentenceEncoder
@@ -31,17 +30,17 @@ from selfalign.filters.repetition import Repetition
 from selfalign.filters.score import OnePerCluster, Percentile, Threshold
 from selfalign.filters.task_length import TaskLength
 from selfalign.filters.task_start import TaskStart
+from selfalign.proof.alarms import Alarms
 from selfalign.proposers.instructions import Instructions
 from selfalign.protocols import Filter, Scorer
 from selfalign.recipe import Recipe, RollBack, StartFrom, TrainOn
-from selfalign.rendering import Format
 from selfalign.retrievers.uniform import Uniform
 from selfalign.scorers.density import Density
 from selfalign.scorers.judge import Judge
 from selfalign.scorers.perplexity import Perplexity
 from selfalign.trainers.null import NullTrainer
 from selfalign.trainers.sft import SFT
-from selfalign.types import Sampling
+from selfalign.types import Format, Sampling
 
 Select = Literal["judge", "perplexity", "density", "density_perplexity", "nothing"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from selfalign.alarms import Alarms
 from selfalign.encoders.hashed import Hashed
 from selfalign.encoders.hidden_state import HiddenState
 from selfalign.encoders.sentence import SentenceEncoder
@@ -29,14 +28,14 @@ from selfalign.filters.repeated_input import RepeatedInput
 from selfalign.filters.score import Threshold
 from selfalign.filters.task_length import TaskLength
 from selfalign.filters.task_start import TaskStart
+from selfalign.proof.alarms import Alarms
 from selfalign.proposers.instructions import Instructions
 from selfalign.recipe import Recipe, StartFrom, TrainOn
-from selfalign.rendering import Format
 from selfalign.retrievers.uniform import Uniform
 from selfalign.scorers.judge import Judge
 from selfalign.trainers.null import NullTrainer
 from selfalign.trainers.sft import SFT
-from selfalign.types import Sampling
+from selfalign.types import Format, Sampling
 
 PUBLISHED_TRAINING = SFT(
     learning_rate=5e-5,

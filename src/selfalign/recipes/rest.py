@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from selfalign.alarms import Alarms
 from selfalign.encoders.hashed import Hashed
 from selfalign.encoders.hidden_state import HiddenState
 from selfalign.encoders.sentence import SentenceEncoder
@@ -18,16 +17,16 @@ from selfalign.filters.empty_response import EmptyResponse
 from selfalign.filters.finished import Finished
 from selfalign.filters.per_prompt import PerPrompt
 from selfalign.filters.rising_threshold import RisingThreshold
+from selfalign.proof.alarms import Alarms
 from selfalign.proposers.repeated import Repeated
 from selfalign.recipe import Recipe, RollBack, StartFrom, TrainOn
-from selfalign.rendering import Format
 from selfalign.retrievers.uniform import Uniform
 from selfalign.scorers.exact_answer import ExactAnswer
 from selfalign.scorers.judge import Judge
 from selfalign.scorers.reward import Reward
 from selfalign.trainers.null import NullTrainer
 from selfalign.trainers.sft import SFT
-from selfalign.types import Sampling
+from selfalign.types import Format, Sampling
 
 
 def rest(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from selfalign.alarms import Alarms
 from selfalign.encoders.hashed import Hashed
 from selfalign.encoders.hidden_state import HiddenState
 from selfalign.encoders.sentence import SentenceEncoder
@@ -16,14 +15,14 @@ from selfalign.filters.empty_response import EmptyResponse
 from selfalign.filters.finished import Finished
 from selfalign.filters.per_prompt import PerPrompt
 from selfalign.filters.score import Threshold
+from selfalign.proof.alarms import Alarms
 from selfalign.proposers.repeated import Repeated
 from selfalign.recipe import Recipe, RollBack
-from selfalign.rendering import Format
 from selfalign.retrievers.uniform import Uniform
 from selfalign.scorers.exact_answer import ExactAnswer
 from selfalign.trainers.null import NullTrainer
 from selfalign.trainers.sft import SFT
-from selfalign.types import Sampling
+from selfalign.types import Format, Sampling
 
 
 def rest_em(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from selfalign.alarms import Alarms
 from selfalign.encoders.hashed import Hashed
 from selfalign.encoders.hidden_state import HiddenState
 from selfalign.encoders.sentence import SentenceEncoder
@@ -19,13 +18,13 @@ from selfalign.filters.length_range import LengthRange
 from selfalign.filters.markers import LeakedMarkers
 from selfalign.filters.noise_words import NoiseWords
 from selfalign.filters.novelty import Novelty
+from selfalign.proof.alarms import Alarms
 from selfalign.proposers.task_inputs import TaskInputs
 from selfalign.recipe import Recipe, RollBack
-from selfalign.rendering import Format
 from selfalign.retrievers.uniform import Uniform
 from selfalign.trainers.null import NullTrainer
 from selfalign.trainers.sft import SFT
-from selfalign.types import Sampling
+from selfalign.types import Format, Sampling
 
 
 def self_guide(

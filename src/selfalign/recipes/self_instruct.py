@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from selfalign.alarms import Alarms
 from selfalign.encoders.hashed import Hashed
 from selfalign.encoders.hidden_state import HiddenState
 from selfalign.encoders.sentence import SentenceEncoder
@@ -21,13 +20,13 @@ from selfalign.filters.markers import LeakedMarkers
 from selfalign.filters.novelty import Novelty
 from selfalign.filters.task_length import TaskLength
 from selfalign.filters.task_start import TaskStart
+from selfalign.proof.alarms import Alarms
 from selfalign.proposers.self_instruct import SelfInstruct
 from selfalign.recipe import Recipe, RollBack, StartFrom, TrainOn
-from selfalign.rendering import Format
 from selfalign.retrievers.uniform import Uniform
 from selfalign.trainers.null import NullTrainer
 from selfalign.trainers.sft import SFT
-from selfalign.types import Sampling
+from selfalign.types import Format, Sampling
 
 
 def self_instruct(

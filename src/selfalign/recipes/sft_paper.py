@@ -14,11 +14,10 @@ from selfalign.evaluators.refusal import Refusal
 from selfalign.proposers.few_shot import FewShot
 from selfalign.recipe import Recipe
 from selfalign.recipes.isara_paper import PUBLISHED_TRAINING
-from selfalign.rendering import Format
 from selfalign.retrievers.knn import Knn
 from selfalign.trainers.null import NullTrainer
 from selfalign.trainers.sft import SFT
-from selfalign.types import Sampling
+from selfalign.types import Format, Sampling
 
 
 def sft_paper(

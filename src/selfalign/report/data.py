@@ -7,12 +7,12 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
-from selfalign.passport import unanswered
-from selfalign.plain import finite, flat, portable
+from selfalign.record.lineage import unanswered
+from selfalign.record.plain import flat, portable
+from selfalign.record.status import status, warnings
+from selfalign.record.store import Store
 from selfalign.report.verdict import verdict
-from selfalign.status import status, warnings
-from selfalign.store import Store
-from selfalign.text import count_words
+from selfalign.text import count_words, finite
 from selfalign.types import Demonstration, Dropped, Example
 
 

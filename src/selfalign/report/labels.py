@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from selfalign.diversity import OF_THE_JUDGES, SATURATION, SECOND_TURN
+from selfalign.proof.diversity import OF_THE_JUDGES, SATURATION, SECOND_TURN
 
 HELD_OUT = {
     "refusal": "share of harmful prompts that are refused",

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-from selfalign.diversity import OF_THE_CHOICE, OF_THE_DATA, OF_THE_JUDGES
+from selfalign.proof.diversity import OF_THE_CHOICE, OF_THE_DATA, OF_THE_JUDGES
 from selfalign.report.charts import COLOURS, Chart, Point, interval_chart, line_chart, stacked_chart
 from selfalign.report.labels import ARROWS, SIDES, label, meaning
 from selfalign.report.verdict import difference_text, number, p_text, size_text, typeset, words
-from selfalign.terminal import printable
+from selfalign.text import printable
 from selfalign.types import BOUNDS
 
 OTHER = "other rules"

@@ -8,16 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from selfalign.crossed import Comparison
 from selfalign.errors import UserError
-from selfalign.plain import portable
+from selfalign.proof.crossed import Comparison
+from selfalign.proof.verdicts import verdict
+from selfalign.record.plain import portable
 from selfalign.report.charts import Chart, forest_chart
 from selfalign.report.labels import label
 from selfalign.report.page import render, slug
 from selfalign.report.tables import Table
 from selfalign.report.verdict import typeset, words
 from selfalign.types import BOUNDS, Metric
-from selfalign.verdicts import verdict
 
 NAME = "study.json"
 COSTS = {

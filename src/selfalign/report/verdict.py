@@ -7,12 +7,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from selfalign import crossed, verdicts
-from selfalign.diversity import GUARDS
-from selfalign.plain import counted, decimals, finite
+from selfalign.proof import crossed, verdicts
+from selfalign.proof.diversity import GUARDS
+from selfalign.proof.stats import too_few
 from selfalign.protocols import PROVEN
-from selfalign.stats import too_few
-from selfalign.store import Store
+from selfalign.record.store import Store
+from selfalign.text import counted, decimals, finite
 from selfalign.types import BOUNDS
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from selfalign.disk import whole_file
 from selfalign.errors import UserError
+from selfalign.record.disk import whole_file
 from selfalign.report.charts import standalone
 from selfalign.report.data import read_run
 from selfalign.report.page import run_charts, run_page

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from selfalign.errors import UserError
-from selfalign.models import resolve_ref
+from selfalign.models.names import resolve_ref
 from selfalign.protocols import Context, Session
 from selfalign.types import ModelRef, Request
 

@@ -12,8 +12,7 @@ import numpy as np
 from selfalign.errors import UserError
 from selfalign.protocols import Context
 from selfalign.scorers._model import another, asked, fingerprint
-from selfalign.scores import is_score_name, with_score
-from selfalign.types import Example, FloatArray, derive_seed
+from selfalign.types import Example, FloatArray, derive_seed, is_score_name, with_score
 
 
 @dataclass(frozen=True)

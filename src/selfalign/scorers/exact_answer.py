@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from selfalign.protocols import Context
-from selfalign.scores import is_score_name, with_score, without_score
 from selfalign.text import normalise
-from selfalign.types import Example
+from selfalign.types import Example, is_score_name, with_score, without_score
 
 # A dash between two numbers is no sign: 10-2.
 _NUMBER = re.compile(r"(?:(?<![\w.)])-)?\$?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?:(?<![\w.)])-)?\$?\.\d+")

@@ -9,13 +9,22 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from selfalign.calibration import Calibration, calibrate
-from selfalign.injection import addressed, without_address
+from selfalign.proof.calibration import Calibration, calibrate
+from selfalign.proof.injection import addressed, without_address
 from selfalign.protocols import Context
 from selfalign.scorers._model import another, asked, fingerprint, obstacle, stage
 from selfalign.scorers._standards import Aspect, PromptForm, Standard, judge_prompt
-from selfalign.scores import is_score_name, with_score, without_score
-from selfalign.types import Continuation, Example, Likelihood, Request, Sampling, derive_seed
+from selfalign.types import (
+    Continuation,
+    Example,
+    Likelihood,
+    Request,
+    Sampling,
+    derive_seed,
+    is_score_name,
+    with_score,
+    without_score,
+)
 
 SCORES = tuple(range(1, 11))
 SHORT = Sampling(max_tokens=12)

@@ -9,8 +9,7 @@ from typing import Literal
 
 from selfalign.protocols import Context
 from selfalign.scorers._model import another, asked, fingerprint, obstacle, stage
-from selfalign.scores import is_score_name, with_score, without_score
-from selfalign.types import Continuation, Example, Likelihood, Request
+from selfalign.types import Continuation, Example, Likelihood, Request, is_score_name, with_score, without_score
 
 _SLACK = 64
 """Tokens left for the end of the turns where it is checked that a pair fits the window."""

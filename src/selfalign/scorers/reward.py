@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from selfalign.calibration import Calibration, calibrate
-from selfalign.classifier import rendering_fits, reward_model
+from selfalign.models.classifier import rendering_fits, reward_model
+from selfalign.proof.calibration import Calibration, calibrate
 from selfalign.protocols import Context
 from selfalign.scorers._model import fingerprint, stage
-from selfalign.scores import is_score_name, with_score, without_score
-from selfalign.types import Example
+from selfalign.types import Example, is_score_name, with_score, without_score
 
 _BATCHES = 8
 """Batches of the reward model that are committed together: of so many, pairs of like length are read together."""

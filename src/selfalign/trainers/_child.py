@@ -17,11 +17,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from selfalign.checkpoints import newest_verified, publish, write_synced
-from selfalign.errors import UserError
-from selfalign.faults import fault_point
-from selfalign.rendering import make_renderer
-from selfalign.signals import die_with_parent
+from selfalign.errors import UserError, die_with_parent
+from selfalign.models.rendering import make_renderer
+from selfalign.record.checkpoints import newest_verified, publish, write_synced
+from selfalign.record.faults import fault_point
 from selfalign.trainers._batches import Lost, Row, Step, Weights, plan, tokenise, weigh
 from selfalign.trainers._guard import KEPT_CHECKPOINTS, make_guard
 from selfalign.trainers._weighted import NotFinite, Steps, check_finite, make_trainer

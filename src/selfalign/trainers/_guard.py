@@ -6,9 +6,9 @@ import math
 from pathlib import Path
 from typing import Any, Protocol
 
-from selfalign.checkpoints import discard, write_manifest
-from selfalign.device import trim_heap
-from selfalign.faults import fault_point
+from selfalign.models.device import trim_heap
+from selfalign.record.checkpoints import discard, write_manifest
+from selfalign.record.faults import fault_point
 from selfalign.trainers._weighted import NotFinite, check_finite
 
 KEPT_CHECKPOINTS = 2

@@ -8,10 +8,10 @@ import shutil
 from dataclasses import dataclass
 from typing import ClassVar
 
-from selfalign.checkpoints import manifest_hash, publish, read_manifest
 from selfalign.errors import RunFailed
-from selfalign.faults import fault_point
 from selfalign.protocols import Progress, TrainJob, TrainResult
+from selfalign.record.checkpoints import manifest_hash, publish, read_manifest
+from selfalign.record.faults import fault_point
 from selfalign.types import ModelRef
 
 

@@ -7,9 +7,9 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from selfalign.checkpoints import manifest_hash, read_manifest, write_synced
 from selfalign.errors import RunFailed, UserError
 from selfalign.protocols import Progress, TrainJob, TrainResult
+from selfalign.record.checkpoints import manifest_hash, read_manifest, write_synced
 from selfalign.trainers._process import run_child
 from selfalign.types import Dropped, ModelRef
 

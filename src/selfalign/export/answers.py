@@ -1,0 +1,67 @@
+"""A round's answers to the held-out prompts, for other people's judges: AlpacaEval's JSON format."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from selfalign.errors import UserError
+from selfalign.record.disk import whole_file
+from selfalign.record.exports import best_round
+from selfalign.record.store import Store
+from selfalign.types import transcript
+
+
+def export_answers(store: Store, file: str | Path, round: int | None = None) -> int:
+    """Writes one JSON list of {"instruction", "output", "generator", "dataset"}, in the order of the held-out prompts.
+
+    `alpaca_eval --model_outputs FILE` reads it. The file appears whole or not at all. `generator` names model, recipe
+    and round; `dataset` is the stage of the record that holds the answers: `held_out`, or for an evaluator that decodes in a
+    way of its own `held_out_` and a hash.
+
+    Args:
+        round: whose model's answers; without one the best round's.
+
+    Returns:
+        The number of answers written.
+
+    Raises:
+        UserError: the round is not evaluated, nothing was answered, or a file that cannot be.
+    """
+    target = Path(file)
+    if target.is_dir() or not target.parent.is_dir():
+        raise UserError(f"{file}: {'is a folder' if target.is_dir() else 'its folder does not exist'}; name a file to write")
+    if target.suffix.lower() in (".jsonl", ".csv", ".tsv", ".parquet"):
+        raise UserError(f"{file}: answers are written as one JSON list; name a .json file")
+    with store.snapshot():
+        rows = _rows(store, best_round(store) if round is None else round)
+    try:
+        with whole_file(target, "export") as temporary:
+            temporary.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    except OSError as error:
+        raise UserError(f"{file} cannot be written: {error.strerror}") from error
+    return len(rows)
+
+
+def _rows(store: Store, round: int) -> list[dict[str, Any]]:
+    if store.stage(round, "evaluate") is None:
+        raise UserError(f"{store.folder}: round {round} is not evaluated (yet); go on with the run, or name another round")
+    with store.snapshot() as connection:
+        found = connection.execute("SELECT DISTINCT stage FROM outputs WHERE round = ? ORDER BY stage", (round,))
+        stages = [name for (name,) in found if re.fullmatch(r"held_out(_[0-9a-f]{6})?", name)]
+    if not stages:
+        raise UserError(f"{store.folder}: round {round} answered no held-out prompts; start a run with --held_out FILE")
+    options = store.identity()
+    generator = f"{Path(str(options['model'])).name}-{options['name']}-round-{round:02d}"
+    return [
+        {
+            "instruction": transcript(answer.get("history", ()), answer["prompt"]),
+            "output": answer["text"],
+            "generator": generator,
+            "dataset": stage,
+        }
+        for stage in stages
+        for answer in store.done_batches(round, stage).values()
+    ]

@@ -1,0 +1,56 @@
+"""A round's model in a folder of its own, with its card."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from selfalign.errors import UserError
+from selfalign.export.cards import model_card
+from selfalign.models.merge import write_merged
+from selfalign.record.checkpoints import publish
+from selfalign.record.disk import reporting, require_space
+from selfalign.record.exports import best_round, model_files
+from selfalign.record.store import Store
+
+
+def export_model(
+    store: Store, folder: str | Path, round: int | None = None, merge: bool = False, license: str | None = None
+) -> Path:
+    """Copies the model of a round (without one, of the best round) to a folder of its own, its files verified first, with
+    its card as README.md.
+
+    With `merge` an adapter becomes part of full weights, proven to say what the adapter says (`merging`).
+
+    Raises:
+        UserError: no such model, a damaged one, one of the hub as it came, the folder is taken or cannot be written, or as
+            `model_card`.
+        RunFailed: too little space, or a merged model that says something else than the adapter.
+    """
+    target = Path(folder)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target} exists: name a new folder for the model")
+    chosen = best_round(store) if round is None else round
+    model, source = store.model(chosen), model_files(store, chosen)
+    card = model_card(store, chosen, license=license, merged=merge)
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        with reporting(target.parent):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(temporary, ignore_errors=True)
+            if merge and model.adapter is not None:
+                asked = (*store.validation_seeds(), *store.seeds())
+                write_merged(model, temporary, asked, store.identity().get("format", "auto"))
+            else:
+                require_space(target.parent, sum(path.stat().st_size for path in source.rglob("*") if path.is_file()))
+                shutil.copytree(source, temporary)
+            (temporary / "README.md").unlink(missing_ok=True)  # a library's own, or a link to it
+            (temporary / "README.md").write_text(card, "utf-8")
+            if target.exists():
+                target.rmdir()
+            publish(temporary, target)
+    except OSError as error:
+        raise UserError(f"{target} cannot be written ({error.strerror or error}): name another folder for the model") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target

@@ -1,0 +1,212 @@
+"""The guards of the loop: is the new round better, do its examples collapse, has it seen the test?
+
+Each is a stage of the journal, so a run that goes on tells nothing twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from selfalign.errors import RunFailed
+from selfalign.proof.calibration import Calibrated
+from selfalign.proof.diversity import OF_THE_JUDGES, SECOND_TURN, diversity, saturation
+from selfalign.proof.overlap import Hit, overlap
+from selfalign.proof.stats import LEAST, Difference, mean_interval, paired_difference, too_few
+from selfalign.protocols import Context, Served, Session
+from selfalign.recipe import Recipe
+from selfalign.record.store import Store
+from selfalign.text import counted
+from selfalign.types import Example, Metric, ModelRef, Pool
+
+SIGNIFICANT = 0.05
+"""p below which a difference is called one and not noise."""
+HITS_STORED = 20
+"""Overlapping pairs that an event holds with their texts, the strongest first; all of them are counted."""
+
+
+@dataclass(frozen=True)
+class Best:
+    """A round's model with its log-likelihoods on the validation seeds (empty without validation seeds)."""
+
+    round: int
+    model: ModelRef
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Where the run stands after a round; `text` is empty where there is nothing to compare."""
+
+    best: Best
+    """The round to ship."""
+    highest: Best
+    """The round with the highest mean so far, which the next one is compared with: small losses must not add up unseen."""
+    go_on: bool = True
+    text: str = ""
+
+
+def choose(
+    recipe: Recipe, store: Store, context: Context, current: ModelRef, last: Verdict | None, seeds: Sequence[Example]
+) -> Verdict:
+    """Which round to ship after this one, measured on the validation `seeds`; one to be rolled back ends the run.
+
+    The measure is the mean log-likelihood per token of their responses: it needs no judge and moves with every weight
+    (our own choice; the authors' code trains a fixed number of rounds and its best round was picked on the test set). With
+    `roll_back="worse"` a round falls only if the paired test says that it is worse: a dozen validation seeds cannot see a
+    small change, and going by the sign of one drops every second good round; fewer than six can see none, and nothing falls by
+    the test. A round must still beat the model as it came by its mean: what is no better than that is not worth shipping.
+    """
+    round = context.round
+    values = tuple(each.per_token for each in context.likelihood("validation", seeds)) if seeds else ()
+    new = Best(round, current, values)
+    if not seeds:
+        return Verdict(new, new)
+    metrics = [Metric("validation_log_likelihood", *mean_interval(values), n=len(values))]
+    if last is None:
+        store.add_metrics(round, metrics)
+        return Verdict(new, new)
+    against = last.highest
+    change = paired_difference(values, against.values)
+    clear = change.p_value < SIGNIFICANT
+    kept = change.value > 0 or (recipe.roll_back == "worse" and against.round > 0 and not clear)
+    kind, text = compare(round, against.round, change, len(values), kept)
+    if len(values) >= LEAST:
+        metrics.append(Metric("validation_change", change.value, change.low, change.high, len(values)))
+    if store.stage(round, "choose") is None:
+        found = {"round": round, "against": against.round, "verdict": kind, "p_value": change.p_value, "text": text}
+        with store.transaction("choose"):
+            store.add_metrics(round, metrics)
+            store.event("validation", found)
+            store.finish_stage(round, "choose", found, 0.0)
+    return Verdict(new if kept else against, new if change.value > 0 else against, kept, text)
+
+
+def compare(round: int, against: int, change: Difference, n: int, kept: bool) -> tuple[str, str]:
+    """(better | better within noise | no better within noise | regression, the same as a sentence with interval and p)."""
+    p = "p < 0.001" if change.p_value < 0.001 else f"p = {change.p_value:.3f}"
+    seeds = counted(n, "validation seed")
+    few = too_few(n, "validation seeds")
+    sure = f"; {few}" if few else f" [{change.low:+.4f}, {change.high:+.4f}], {p}"
+    figures = f"on the {seeds}: log-likelihood per token {change.value:+.4f}{sure}"
+    clear = change.p_value < SIGNIFICANT
+    if change.value > 0:
+        doubt = "" if clear else " (within noise)"
+        return "better" if clear else "better within noise", f"round {round} is better than round {against}{doubt} {figures}"
+    done = "kept as the newer one" if kept else f"rolled back to round {against}"
+    if clear:
+        return "regression", f"regression: round {round} is worse than round {against} {figures}; {done}"
+    return "no better within noise", f"round {round} is no better than round {against} (within noise) {figures}; {done}"
+
+
+def prove_weights(store: Store, session: Session, round: int, before: int, seeds: Sequence[Example]) -> None:
+    """Has a session on a server prove, before its first answer, that it serves the round's weights and not older ones.
+
+    Older are those of round `before`, which was served last, of the round before this one and of the model as it came. Each
+    opening is proven anew: a run that goes on may meet another server.
+    """
+    if round == 0 or not isinstance(session, Served):
+        return
+    older = sorted({0, round - 1, before} - {round})
+    others = {f"round {other}" if other else "the model as it came": store.model(other) for other in older}
+    session.prove(f"round {round}", seeds, others, lambda found: store.event("canary", {"round": round, **found}))
+
+
+def prove_judges(recipe: Recipe, store: Store, context: Context) -> None:
+    """Calibrates the recipe's judges on the seeds shown, before the round pays for a candidate that they would filter.
+
+    Raises:
+        RunFailed: one of them cannot tell good from bad; not with `ignore_calibration`.
+    """
+    judges = [scorer for scorer in recipe.scorers if isinstance(scorer, Calibrated)]
+    if not judges or not recipe.per_round:
+        return
+    if (done := store.stage(context.round, "calibrate")) is None:
+        began = time.monotonic()
+        found = [each for judge in judges if (each := judge.calibrate(context, context.pool.seeds)) is not None]
+        done = {"refusals": [each.refusal for each in found if each.refusal]}
+        with store.transaction("calibrate"):
+            metrics = [metric for each in found for metric in each.metrics()]
+            store.add_metrics(context.round, [replace(each, name=f"{OF_THE_JUDGES[0]}{each.name}") for each in metrics])
+            for each in found:
+                told = {"name": each.name, "verdict": each.verdict, "text": f"{each.name} is {each.verdict}: {each.text}"}
+                store.event("calibration", {"round": context.round, **told})
+            seconds = time.monotonic() - began - store.seconds(context.round)
+            store.finish_stage(context.round, "calibrate", done, seconds)
+    if done["refusals"] and not recipe.ignore_calibration:
+        raise RunFailed("; ".join(done["refusals"]))
+
+
+def watch(recipe: Recipe, store: Store, context: Context, pool: Pool, asked: Sequence[Example]) -> str:
+    """Measures what the context's round trains on (round 0: the seeds) and tells why to stop before it does, if so.
+
+    Diversity, alarms and overlap with the prompts that models are measured on; embeddings only for recipes that generate, whose
+    encoder is in use anyway. Kept examples only: what is dropped is never trained on. Second turns have figures of their own.
+
+    Args:
+        pool: the seeds and what the rounds before kept.
+        asked: the held-out prompts, and those that evaluators bring.
+    """
+    round = context.round
+    if round and not recipe.per_round:
+        return ""
+    if (done := store.stage(round, "guards")) is None:
+        began = time.monotonic()
+        examples = store.kept(round) if round else pool.seeds
+        metrics: list[Metric] = []
+        if recipe.per_round:
+            earlier = pool.examples if round else ()
+            for turn in ("", SECOND_TURN):
+                if these := [example for example in examples if bool(example.history) is bool(turn)]:
+                    metrics += diversity(these, earlier, context.encode([example.prompt for example in these]), turn)
+        if round:
+            metrics += saturation((*examples, *(drop.example for drop in store.dropped(round))))
+        alarms = recipe.alarms.check({**{k: store.metrics(k) for k in range(round)}, round: metrics})
+        alarms = [alarm for alarm in alarms if alarm.round == round]
+        if round and recipe.alarms.action != "off" and len(examples) >= recipe.alarms.min_examples:
+            metrics.append(_count("alarms", len(alarms), len(examples)))
+        hits = _overlap(recipe, context, examples, asked)
+        if asked:
+            same, near = ({hit.training for hit in hits if hit.same is wanted} for wanted in (True, False))
+            metrics += [_count("overlap_exact", len(same), len(examples)), _count("overlap_near", len(near), len(examples))]
+        same_prompt = next((_named(hit) for hit in hits if hit.same), "")
+        collapse = "; ".join(alarm.text for alarm in alarms) if recipe.alarms.action == "stop" else ""
+        done = {"stop": f"alarm in {collapse}" if collapse else "", "overlap": same_prompt}
+        with store.transaction("guards"):
+            store.add_metrics(round, metrics)
+            for alarm in alarms:
+                store.event("alarm", {**asdict(alarm), "action": recipe.alarms.action})
+            if hits:
+                store.event("overlap", _told(round, hits))
+            store.finish_stage(round, "guards", done, time.monotonic() - began)
+    overlapping = "" if recipe.allow_overlap else done.get("overlap", "")
+    return "; ".join(filter(None, (overlapping, done["stop"])))
+
+
+def _overlap(recipe: Recipe, context: Context, examples: Sequence[Example], asked: Sequence[Example]) -> list[Hit]:
+    if not recipe.per_round or not examples or not asked:
+        return overlap(examples, asked)
+    ours, theirs = (context.encode([example.asked for example in side]) for side in (examples, asked))
+    return overlap(examples, asked, (ours, theirs))
+
+
+def _named(hit: Hit) -> str:
+    return (
+        f"training row {hit.training} asks the same as held-out example {hit.held_out}: {hit.training_text!r} and "
+        f"{hit.held_out_text!r}; allow_overlap = true goes on and trains on it all the same"
+    )
+
+
+def _told(round: int, hits: Sequence[Hit]) -> dict[str, Any]:
+    same = sum(hit.same for hit in hits)
+    told = [asdict(hit) for hit in hits[:HITS_STORED]]
+    pairs = f"{counted(same, 'pair')} of a training row and a held-out prompt"
+    text = f"round {round}: {pairs} that ask the same, {len(hits) - same} nearly so"
+    return {"round": round, "exact": same, "near": len(hits) - same, "hits": told, "text": text}
+
+
+def _count(name: str, count: int, of: int) -> Metric:
+    """A plain count of what should not be: nothing was sampled, so low = high = value."""
+    return Metric(name, float(count), float(count), float(count), of, unit="count", better="lower")

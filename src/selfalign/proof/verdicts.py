@@ -1,0 +1,173 @@
+"""What follows from the finished runs of a study: figures of each arm, comparisons, verdicts in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from math import inf, isfinite
+from typing import Any
+
+from selfalign.errors import UserError
+from selfalign.proof.crossed import Comparison, compare, crossed_mean, holm
+from selfalign.proof.stats import too_few
+from selfalign.record.finished import Finished, mean_costs
+from selfalign.text import counted, finite
+from selfalign.types import BOUNDS, Metric
+
+PREFERRED = ("balance", "log_likelihood")
+"""What the verdict is about where nobody says: the first of these that every arm has."""
+SIGNIFICANT = 0.05
+
+
+def conclude(
+    found: Mapping[str, Sequence[Finished]], metric: str | None, *, held_out: int, random_seeds: Sequence[int]
+) -> dict[str, Any]:
+    """The study as plain data: figures of each arm, comparisons of the first arm with the others, verdicts.
+
+    Raises:
+        UserError: the metric asked for is missing in an arm, or no metric is common to all.
+    """
+    main, *others = found
+    metrics, left_out = _common(found)
+    chosen = metric or next((name for name in (*PREFERRED, *metrics) if name in metrics), None)
+    if chosen is None or chosen not in metrics:
+        reason = left_out.get(chosen or "", "there is no metric that all arms have")
+        raise UserError(f"no verdict on {chosen or 'anything'}: {reason}; all arms have: {', '.join(metrics) or 'none'}")
+    values = {name: {m: [run.metrics[m].outcomes for run in runs] for m in metrics} for name, runs in found.items()}
+    bounds = {m: BOUNDS.get(each.unit, (-inf, inf)) for m, each in metrics.items()}
+    compared = {m: {arm: compare(values[main][m], values[arm][m], bounds=bounds[m]) for arm in others} for m in metrics}
+    adjusted = {m: dict(zip(row, holm([each.p_value for each in row.values()]), strict=True)) for m, row in compared.items()}
+    return {
+        "main": main,
+        "metric": chosen,
+        "held_out": held_out,
+        "random_seeds": list(random_seeds),
+        "arms": {name: _arm(runs, metrics) for name, runs in found.items()},
+        "metrics": {name: {"unit": each.unit, "better": each.better} for name, each in metrics.items()},
+        "left_out": left_out,
+        "comparisons": {
+            m: {arm: _comparison(each, adjusted[m][arm]) for arm, each in row.items()} for m, row in compared.items()
+        },
+        "verdicts": [
+            {
+                "arm": arm,
+                "metric": chosen,
+                "verdict": verdict(metrics[chosen], each, adjusted[chosen][arm]),
+                "sentence": sentence(main, arm, metrics[chosen], each, adjusted[chosen][arm]),
+            }
+            for arm, each in compared[chosen].items()
+        ],
+    }
+
+
+def verdict(metric: Metric, comparison: Comparison, p_value: float) -> str:
+    """better, worse (higher, lower for a metric with no good side) or unclear, at 5 %; `p_value` is the one after Holm's
+    correction.
+
+    Zero inside the interval leaves it unclear too.
+    """
+    if not p_value < SIGNIFICANT or comparison.low <= 0 <= comparison.high:
+        return "unclear"
+    side = "higher" if comparison.value > 0 else "lower"
+    return side if metric.better == "neither" else "better" if metric.better == side else "worse"
+
+
+def agreed(metrics: Iterable[Metric]) -> Metric:
+    """What several runs say of one metric: the first one's, but a plain number where the units differ, and with no good side
+    where these do."""
+    first, *others = metrics
+    return replace(
+        first,
+        unit=first.unit if all(each.unit == first.unit for each in others) else "number",
+        better=first.better if all(each.better == first.better for each in others) else "neither",
+    )
+
+
+def sentence(main: str, arm: str, metric: Metric, comparison: Comparison, p_value: float) -> str:
+    """The verdict in words that follow from the figures. Shares are told in percentage points."""
+    scale, unit, form = (100, " points", "{:+.0f}") if metric.unit in BOUNDS else (1, "", "{:+.3g}")
+    value, low, high = (form.format(scale * each) for each in (comparison.value, comparison.low, comparison.high))
+    p_text = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
+    span = f" [{low.lstrip('+')}, {high.lstrip('+')}]" if isfinite(comparison.low) else ""  # with too few prompts it has no ends
+    figures = f"{value}{unit}{span}, {p_text}"
+    n = f"n = {counted(comparison.prompts, 'prompt')} × {counted(comparison.repeats, 'random seed')}"
+    about = metric.name.replace("_", " ")
+    outcome = verdict(metric, comparison, p_value)
+    if outcome != "unclear":
+        return f"{main} is {outcome} than {arm} on {about}: {figures}, {n}"
+    direction = "higher" if metric.better == "neither" else "better"
+    seen = scale * comparison.minimum_detectable
+    if comparison.value == comparison.standard_error == 0:
+        unseen = "no prompt tells the two apart"
+    elif few := too_few(comparison.prompts, "prompts"):
+        unseen = few
+    elif isfinite(seen):
+        unseen = f"a difference below {form.format(seen).lstrip('+')}{unit} would go unseen"
+    else:
+        unseen = "too few data to say what would be seen"
+    return f"cannot tell whether {main} is {direction} than {arm} on {about}: {figures}, {n}; {unseen}"
+
+
+def _common(found: Mapping[str, Sequence[Finished]]) -> tuple[dict[str, Metric], dict[str, str]]:
+    """The metrics that every run of every arm has on the same prompts, and why each of the others cannot be compared."""
+    runs = [(name, run) for name, runs in found.items() for run in runs]
+    metrics, left_out = {}, {}
+    for metric in dict.fromkeys(metric for _, run in runs for metric in run.metrics):
+        lacking = sorted({name for name, run in runs if metric not in run.metrics})
+        having = [(name, run.metrics[metric]) for name, run in runs if metric in run.metrics]
+        prompts = {tuple((each.id, each.stratum) for each in one.outcomes) for _, one in having}
+        broken = sorted({name for name, one in having for each in one.outcomes if finite(each.value) is None})
+        if lacking:
+            left_out[metric] = f"{metric} is missing in {', '.join(lacking)}"
+        elif len(prompts) > 1:
+            left_out[metric] = f"{metric} is not about the same prompts in all arms"
+        elif broken:
+            left_out[metric] = f"{metric} is not finite for some prompt in {', '.join(broken)}"
+        else:
+            metrics[metric] = agreed(one for _, one in having)
+    return metrics, left_out
+
+
+def _arm(runs: Sequence[Finished], metrics: Mapping[str, Metric]) -> dict[str, Any]:
+    estimates = {
+        name: crossed_mean([run.metrics[name].outcomes for run in runs], bounds=BOUNDS.get(each.unit, (-inf, inf)))
+        for name, each in metrics.items()
+    }
+    return {
+        "runs": [
+            {
+                "seed": run.seed,
+                "folder": run.folder,
+                "best_round": run.best_round,
+                "stopped_because": run.stopped_because,
+                "steps": list(run.steps),
+                "costs": run.costs.plain(),
+            }
+            for run in runs
+        ],
+        "costs": mean_costs([run.costs for run in runs]).plain(),
+        "metrics": {
+            metric: {
+                "value": finite(each.value),
+                "low": finite(each.low),
+                "high": finite(each.high),
+                "prompts": each.prompts,
+                "repeats": each.repeats,
+            }
+            for metric, each in estimates.items()
+        },
+    }
+
+
+def _comparison(each: Comparison, p_holm: float) -> dict[str, Any]:
+    return {
+        "difference": finite(each.value),
+        "low": finite(each.low),
+        "high": finite(each.high),
+        "p_value": finite(each.p_value),
+        "p_holm": finite(p_holm),
+        "minimum_detectable": finite(each.minimum_detectable),
+        "prompts": each.prompts,
+        "repeats": each.repeats,
+        "test": each.test,
+    }

@@ -1,0 +1,62 @@
+"""What the models of any recipe can be measured by beside its own evaluators; the command line has these options for all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from selfalign.errors import UserError
+from selfalign.evaluators.harmfulness import Harmfulness
+from selfalign.evaluators.lm_eval import LmEval
+from selfalign.evaluators.truthfulness import Truthfulness
+from selfalign.evaluators.win_rate import WinRate
+from selfalign.protocols import Bringing, Evaluator
+from selfalign.recipe import Evaluate, Recipe
+
+TOLD_BY = {"truthfulness": ("file",), "harmfulness": ("classifier",), "win_rate": ("judge",), "lm_eval": ("tasks", "ifeval_file")}
+"""The options that turn each one on."""
+
+
+def measured_by(
+    recipe: Recipe,
+    *,
+    truthfulness: Truthfulness = Truthfulness(),
+    harmfulness: Harmfulness = Harmfulness(),
+    win_rate: WinRate = WinRate(),
+    lm_eval: LmEval = LmEval(),
+    evaluate: Evaluate = "every",
+) -> Recipe:
+    """Evaluations that need a file or a model; each is off until it is told which.
+
+    Those that are off leave no trace in the recipe, so that a run is the same run with and without their names.
+
+    Args:
+        recipe: the recipe whose models are measured.
+        truthfulness: measured on the table named by its `file` (TruthfulQA's format); without one it is not.
+        harmfulness: the share of answers its `classifier` calls harmful; without one it is not measured.
+        win_rate: the answers against the references by its `judge`; without one it is not measured.
+        lm_eval: tasks of lm-evaluation-harness and IFEval, by its `tasks` and `ifeval_file`; without them it is not measured.
+        evaluate: the models measured: those of every round, or only the model as it came and the one to be shipped (no round is
+            chosen by what is measured here, so this saves time and changes nothing else).
+
+    Raises:
+        UserError: options of one that is off: they would change nothing.
+    """
+    parts: dict[str, Evaluator] = {
+        "truthfulness": truthfulness,
+        "harmfulness": harmfulness,
+        "win_rate": win_rate,
+        "lm_eval": lm_eval,
+    }
+    asked = {name: part for name, part in parts.items() if part != type(part)()}
+    for name, part in asked.items():
+        if not any(getattr(part, option) for option in TOLD_BY[name]):
+            needed = " or ".join(f"--{name}.{option}" for option in TOLD_BY[name])
+            raise UserError(f"options of --{name} change nothing without {needed}: give that, or take them out")
+    evaluate = recipe.evaluate if evaluate == "every" else evaluate
+    return replace(recipe, evaluators=(*recipe.evaluators, *asked.values()), evaluate=evaluate)
+
+
+def bring_their_own(evaluators: Sequence[Evaluator]) -> bool:
+    """Whether there is something to measure without held-out examples: an evaluator with questions of its own."""
+    return any(isinstance(part, Bringing) for part in evaluators)

@@ -1,0 +1,95 @@
+"""Files made from the record for eyes and other tools: JSON lines, Parquet, JSON, model folders.
+
+Each appears whole or not at all, and the same record gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from selfalign.errors import UserError
+from selfalign.record import model_rows
+from selfalign.record.disk import whole_file
+from selfalign.record.plain import json_line, metric_table
+from selfalign.record.store import Store
+from selfalign.text import finite
+from selfalign.types import Demonstration, Example, Turns
+
+
+def export_round(store: Store, round: int) -> None:
+    """`round-01/kept.jsonl` and `dropped.jsonl`, with all that is known of each sample of a round that is filtered."""
+    folder = store.round_folder(round)
+    write_lines(folder / "kept.jsonl", (_everything(example) for example in store.kept(round)))
+    dropped = ({**_everything(drop.example), "rule": drop.rule, "evidence": drop.evidence} for drop in store.dropped(round))
+    write_lines(folder / "dropped.jsonl", dropped)
+
+
+def export_metrics(store: Store, round: int) -> None:
+    """`round-01/metrics.json`: {name: {"value", "low", "high", "n", "unit", "better"}} of the round's model."""
+    with whole_file(store.round_folder(round) / "metrics.json", "export") as temporary:
+        temporary.write_text(json.dumps(metric_table(store.metrics(round)), indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def model_files(store: Store, round: int) -> Path:
+    """The folder of a round's model, its files verified.
+
+    Raises:
+        UserError: no such model, a damaged one, or one of the hub as it came.
+    """
+    model = store.model(round)
+    if problems := store.model_problems(round):
+        raise UserError(f"the model of round {round} is damaged: {problems[0]}; the same run command trains it again")
+    source = model_rows.place(model)
+    if not source.is_dir():
+        raise UserError(f"the model of round {round} is {model.base} as it came: load it by that name")
+    return source
+
+
+def best_round(store: Store) -> int:
+    """
+    Raises:
+        UserError: the run is not done, so that nothing has chosen one.
+    """
+    found = store.state().get("best_round")
+    if found is None:
+        raise UserError(f"{store.folder}: the run is not done, its best round is not known yet; go on with it, or name a round")
+    return int(found)
+
+
+def _everything(example: Example) -> dict[str, Any]:
+    e = example
+    return {
+        "id": e.id,
+        "round": e.round,
+        "slot": e.slot,
+        "category": e.category,
+        **history_column(e.history, e.history),
+        "prompt": e.prompt,
+        "response": e.response,
+        "prompt_finish": e.prompt_finish,
+        "response_finish": e.response_finish,
+        "scores": {name: finite(value) for name, value in sorted(e.scores.items())},
+        "prompt_demonstrations": [_link(d) for d in e.prompt_demonstrations],
+        "response_demonstrations": [_link(d) for d in e.response_demonstrations],
+        "metadata": dict(e.metadata),
+    }
+
+
+def history_column(history: Turns, wanted: object) -> dict[str, Any]:
+    return {"history": [list(turn) for turn in history]} if wanted else {}
+
+
+def _link(demonstration: Demonstration) -> dict[str, Any]:
+    return {"id": demonstration.id, "similarity": demonstration.similarity}
+
+
+def write_lines(file: Path, written: Iterable[Mapping[str, Any]]) -> int:
+    count = 0
+    with whole_file(file, "export") as temporary, temporary.open("w", encoding="utf-8", newline="\n") as out:
+        for row in written:
+            out.write(json_line(row))
+            count += 1
+    return count

@@ -1,0 +1,199 @@
+"""The passport of a sample: where it came from, what was decided about it, and what became of it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from typing import Any
+
+from selfalign.errors import UserError
+from selfalign.protocols import NOT_TOLD_APART, PROVEN
+from selfalign.record import model_rows, rows
+from selfalign.record.status import canaries
+from selfalign.record.store import Store
+from selfalign.text import counted, finite, printable
+from selfalign.types import Example
+
+SHOWN_AT_MOST = 100
+"""Samples listed that a demonstration was shown in; all of them are counted."""
+_UNANSWERED = """SELECT id FROM samples WHERE round > 0 AND response = '' AND (response_finish = 'context' OR NOT EXISTS (
+  SELECT 1 FROM outputs o WHERE o.id = samples.id AND o.round = samples.round AND o.stage LIKE 'respond%'))"""
+
+
+def passport(store: Store, id: str) -> dict[str, Any]:
+    """Everything the record knows of one sample, as plain data.
+
+    `written_by` is the model that wrote it: that of the round before, and behind which finding about a server's weights its
+    answers were taken (`canary`; None where nothing asked for a proof). `answered` is False where it was dropped before a
+    response was written; then that is "" as an empty one is. `prompt_texts` are the exact texts the model was
+    given, by stage. `trained_into` are the rounds whose training saw it (with the rule where that training dropped it),
+    `shown_in` the samples it was a demonstration for.
+
+    Raises:
+        UserError: no such sample.
+    """
+    with store.snapshot() as connection:
+        found = connection.execute("SELECT number, verdict FROM samples WHERE id = ?", (id,)).fetchone()
+        if found is None:
+            raise UserError(f"{store.folder} has no sample {id!r}{_example_ids(connection)}")
+        number, verdict = found
+        example, rule, evidence = next(rows.read(connection, "number = ?", (number,)))
+        return {
+            **_own(example),
+            "answered": not unanswered(connection, id),
+            "verdict": verdict,
+            "rule": rule or None,
+            "evidence": evidence or None,
+            "prompt_demonstrations": _demonstrations(connection, number, "prompt"),
+            "response_demonstrations": _demonstrations(connection, number, "response"),
+            "written_by": _writer(store, connection, example.round - 1) if example.round else None,
+            "sampling": _sampling(store, example) if example.round else None,
+            "prompt_texts": _prompt_texts(connection, example),
+            "trained_into": _trained_into(store, connection, number),
+            "shown_in": _shown_in(connection, number),
+        }
+
+
+def unanswered(connection: sqlite3.Connection, id: str | None = None) -> set[str]:
+    """The ids of the candidates (or of this one) that were dropped before the model wrote a response, if only an empty one."""
+    one, values = ("", ()) if id is None else (" AND id = ?", (id,))
+    return {found for (found,) in connection.execute(_UNANSWERED + one, values)}
+
+
+def passport_text(passport: Mapping[str, Any]) -> str:
+    """The passport for a terminal, with nothing in it that a terminal would obey."""
+    p = passport
+    firsts = ", ".join(d["id"] for d in p["prompt_demonstrations"]) if p["history"] else ""
+    origin = f"round {p['round']}, slot {p['slot']}" + (f", category {p['category']}" if p["category"] else "")
+    parts = [
+        f"{p['id']} ({origin})",
+        _block("verdict", p["verdict"] if p["rule"] is None else f"dropped by {p['rule']}: {p['evidence']}"),
+        _block(
+            f"earlier turns ({firsts})" if firsts else "earlier turns",
+            "\n".join(f"{prompt}\n→ {response}" for prompt, response in p["history"]),
+        ),
+        _block(f"prompt (ended by {p['prompt_finish']})", p["prompt"]),
+        _block(f"response (ended by {p['response_finish']})", p["response"] or "(empty)")
+        if p["answered"]
+        else _block("response", "(not answered)"),
+        _block("scores", "\n".join(f"{name} {value}" for name, value in p["scores"].items())),
+        _block("metadata", "\n".join(f"{name}: {value}" for name, value in p["metadata"].items())),
+        _block("written by", p["written_by"] and _wrote(p["written_by"])),
+        _block("sampling", p["sampling"] and "\n".join(f"{name}: {json.dumps(v)}" for name, v in p["sampling"].items())),
+        _block("demonstrations of the prompt", "" if firsts else "\n".join(map(_shown, p["prompt_demonstrations"]))),
+        _block("demonstrations of the response", "\n".join(map(_shown, p["response_demonstrations"]))),
+        *(_block(f"the model was given ({stage})", text) for stage, text in p["prompt_texts"].items()),
+        _block("trained into", "\n".join(map(_trained, p["trained_into"]))),
+        _block(f"shown in {counted(p['shown_in']['count'], 'sample')}", "\n".join(_where(s) for s in p["shown_in"]["samples"])),
+    ]
+    return printable("\n\n".join(part for part in parts if part))
+
+
+def _block(title: str, text: str | None) -> str:
+    """Left out where there is nothing to say."""
+    return f"{title}\n" + "\n".join(f"  {line}" for line in text.split("\n")) if text else ""
+
+
+def _named(model: Mapping[str, Any]) -> str:
+    return f"model of round {model['round']}: {model['adapter'] or model['base']} ({model['hash'][:12] or 'no hash'})"
+
+
+def _wrote(model: Mapping[str, Any]) -> str:
+    return _named(model) + (f"\n{model['canary']['text']}" if model["canary"] else "")
+
+
+def _trained(model: Mapping[str, Any]) -> str:
+    return _named(model) + (f": dropped by {model['rule']}: {model['evidence']}" if model["rule"] else "")
+
+
+def _shown(demonstration: Mapping[str, Any]) -> str:
+    near = "drawn at random" if demonstration["similarity"] is None else f"similarity {demonstration['similarity']:.3f}"
+    texts = f"{demonstration['prompt']}\n→ {demonstration['response']}".replace("\n", "\n  ")
+    return f"{demonstration['id']} (round {demonstration['round']}, {near})\n  {texts}"
+
+
+def _where(sample: Mapping[str, Any]) -> str:
+    near = "" if sample["similarity"] is None else f", similarity {sample['similarity']:.3f}"
+    return f"{sample['id']} (for its {sample['part']}{near})"
+
+
+def _own(example: Example) -> dict[str, Any]:
+    return {
+        "id": example.id,
+        "round": example.round,
+        "slot": example.slot,
+        "category": example.category,
+        "metadata": dict(example.metadata),
+        "history": [list(turn) for turn in example.history],
+        "prompt": example.prompt,
+        "response": example.response,
+        "prompt_finish": example.prompt_finish,
+        "response_finish": example.response_finish,
+        "scores": {name: finite(value) for name, value in sorted(example.scores.items())},
+    }
+
+
+def _example_ids(connection: sqlite3.Connection) -> str:
+    found = connection.execute(
+        "SELECT id FROM samples WHERE number IN (SELECT min(number) FROM samples UNION SELECT max(number) FROM samples)"
+    )
+    ids = [id for (id,) in found]
+    return f": its samples are called like {' and '.join(ids)}" if ids else ": it has no samples yet"
+
+
+def _demonstrations(connection: sqlite3.Connection, number: int, part: str) -> list[dict[str, Any]]:
+    found = connection.execute(
+        "SELECT d.id, similarity, d.round, d.prompt, d.response FROM demonstrations "
+        "JOIN samples d ON d.number = demonstration WHERE sample = ? AND part = ? ORDER BY position",
+        (number, part),
+    )
+    return [dict(zip(("id", "similarity", "round", "prompt", "response"), row, strict=True)) for row in found]
+
+
+def _model(store: Store, connection: sqlite3.Connection, round: int) -> dict[str, Any] | None:
+    found = model_rows.read(connection, store.folder, round)
+    if found is None:
+        return None
+    return {"round": round, "base": found[0].base, "adapter": found[0].adapter, "hash": found[0].hash}
+
+
+def _writer(store: Store, connection: sqlite3.Connection, round: int) -> dict[str, Any] | None:
+    model = _model(store, connection, round)
+    taken = [each for each in canaries(store).get(round, ()) if each["verdict"] in (PROVEN, NOT_TOLD_APART)]
+    return model and {**model, "canary": taken[-1] if taken else None}
+
+
+def _sampling(store: Store, example: Example) -> dict[str, Any]:
+    identity = store.identity()
+    asking = identity.get("second_turns" if example.history else "proposer")
+    return {
+        "prompt": asking.get("sampling") if isinstance(asking, dict) else None,
+        "response": identity.get("sampling"),
+        "seed": identity.get("seed"),
+    }
+
+
+def _prompt_texts(connection: sqlite3.Connection, example: Example) -> dict[str, str]:
+    # Drafts read from one list share the request that asked for it.
+    found = connection.execute(
+        "SELECT stage, data FROM outputs WHERE round = ?1 AND (id = ?2 OR (id = ?3 AND stage = 'propose')) ORDER BY rowid",
+        (example.round, example.id, example.metadata.get("request")),
+    )
+    texts = {stage: json.loads(data).get("prompt_text") for stage, data in found}
+    return {stage: text for stage, text in texts.items() if text is not None}
+
+
+def _trained_into(store: Store, connection: sqlite3.Connection, number: int) -> list[dict[str, Any]]:
+    found = connection.execute("SELECT round, rule, evidence FROM training WHERE sample = ? ORDER BY round", (number,))
+    return [{**(_model(store, connection, round) or {}), "rule": rule, "evidence": evidence} for round, rule, evidence in found]
+
+
+def _shown_in(connection: sqlite3.Connection, number: int) -> dict[str, Any]:
+    count = connection.execute("SELECT count(*) FROM demonstrations WHERE demonstration = ?", (number,)).fetchone()[0]
+    found = connection.execute(
+        "SELECT s.id, s.round, part, similarity FROM demonstrations JOIN samples s ON s.number = sample "
+        "WHERE demonstration = ? ORDER BY sample, part LIMIT ?",
+        (number, SHOWN_AT_MOST),
+    )
+    return {"count": count, "samples": [dict(zip(("id", "round", "part", "similarity"), row, strict=True)) for row in found]}

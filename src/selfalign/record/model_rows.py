@@ -1,0 +1,109 @@
+"""The record's part about models: which one each round made, its files by size and hash, and what it was trained on."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from selfalign.errors import RunFailed
+from selfalign.protocols import TrainResult
+from selfalign.record import rows
+from selfalign.record.checkpoints import Manifest, sync_folder
+from selfalign.record.faults import fault_point
+from selfalign.record.plain import dumps
+from selfalign.types import ModelRef
+
+_INSIDE = "run:"
+"""Before a path that lies in the run folder, so that the folder can be moved and copied."""
+
+
+def insert(
+    connection: sqlite3.Connection, folder: Path, round: int, model: ModelRef, manifest: Manifest, result: TrainResult | None
+) -> None:
+    """Inside the caller's transaction.
+
+    Raises:
+        RunFailed: a row was trained on that is no sample of this run.
+    """
+    adapter = None if model.adapter is None else _inward(folder, model.adapter)
+    values = (round, _inward(folder, model.base), adapter, model.hash, dumps(manifest), dumps(_figures(result)))
+    connection.execute("INSERT INTO models (round, base, adapter, hash, manifest, training) VALUES (?, ?, ?, ?, ?, ?)", values)
+    if result is not None:
+        _insert_training(connection, round, result)
+
+
+def read(connection: sqlite3.Connection, folder: Path, round: int) -> tuple[ModelRef, Manifest] | None:
+    """The model of a round and the manifest of its folder (empty where the files are not ours)."""
+    found = connection.execute("SELECT base, adapter, hash, manifest FROM models WHERE round = ?", (round,)).fetchone()
+    if found is None:
+        return None
+    base, adapter, digest, manifest = found
+    files = {name: (size, sha256) for name, (size, sha256) in json.loads(manifest).items()}
+    return ModelRef(_outward(folder, base), None if adapter is None else _outward(folder, adapter), digest), files
+
+
+def delete(connection: sqlite3.Connection, round: int) -> None:
+    """The round counts as not trained; inside the caller's transaction."""
+    connection.execute("DELETE FROM training WHERE round = ?", (round,))
+    connection.execute("DELETE FROM models WHERE round = ?", (round,))
+    connection.execute("DELETE FROM stages WHERE round = ? AND stage = 'train'", (round,))
+
+
+def figures(connection: sqlite3.Connection, round: int) -> dict[str, Any]:
+    """{"steps", "tokens", "seed_weight", "losses"} of a round's training; empty where none took place."""
+    found = connection.execute("SELECT training FROM models WHERE round = ?", (round,)).fetchone()
+    known: dict[str, Any] = {} if found is None else json.loads(found[0])
+    return known
+
+
+def place(model: ModelRef) -> Path:
+    """The folder of the files that belong to this model alone: its adapter, or the whole model."""
+    return Path(model.adapter or model.base)
+
+
+def set_aside(run: Path, folder: Path) -> str:
+    """Moves a damaged model out of the way as `damaged-N`; "" where it is gone, or not in the run folder."""
+    if not folder.is_dir() or not folder.resolve().is_relative_to(run.resolve()):
+        return ""
+    n = next(n for n in range(1, 10_000) if not (folder.parent / f"damaged-{n}").exists())
+    aside = folder.parent / f"damaged-{n}"
+    fault_point("damaged-model.before-rename")
+    folder.rename(aside)
+    fault_point("damaged-model.after-rename")
+    sync_folder(folder.parent)
+    return str(aside)
+
+
+def _figures(result: TrainResult | None) -> Mapping[str, Any]:
+    if result is None:
+        return {}
+    r = result
+    return {"steps": r.steps, "tokens": r.tokens, "seed_weight": float(r.seed_weight), "losses": [float(x) for x in r.losses]}
+
+
+def _insert_training(connection: sqlite3.Connection, round: int, result: TrainResult) -> None:
+    used: dict[str, tuple[str | None, str | None]] = dict.fromkeys(result.trained, (None, None))
+    used |= {drop.example.id: (drop.rule, drop.evidence) for drop in result.dropped}
+    numbers = rows.numbers_of(connection, used)
+    unknown = [name for name in used if name not in numbers]
+    if unknown:
+        raise RunFailed(f"round {round}, training: {unknown[0]} was trained on but is no sample of this run")
+    connection.executemany(
+        "INSERT INTO training (round, sample, rule, evidence) VALUES (?, ?, ?, ?)",
+        ((round, numbers[name], rule, evidence) for name, (rule, evidence) in used.items()),
+    )
+
+
+def _inward(folder: Path, path: str) -> str:
+    absolute, root = Path(os.path.abspath(path)), Path(os.path.abspath(folder))  # noqa: PTH100 - links stay as they are
+    if absolute.is_relative_to(root) and absolute.is_dir():
+        return f"{_INSIDE}{absolute.relative_to(root).as_posix()}"
+    return path
+
+
+def _outward(folder: Path, path: str) -> str:
+    return str(folder / path.removeprefix(_INSIDE)) if path.startswith(_INSIDE) else path

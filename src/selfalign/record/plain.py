@@ -1,0 +1,110 @@
+"""Plain data, as JSON knows it: writing it down, passing it on, and finding where two pieces of it differ."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from selfalign.text import finite
+from selfalign.types import Metric
+
+
+def dumps(value: Any) -> str:
+    """Compact JSON for the record; NaN and infinity pass, as Python reads them back."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def json_line(row: Mapping[str, Any]) -> str:
+    """One line of JSON for other tools, whatever text is in it: separators that some readers break lines at are escaped."""
+    line = json.dumps(row, ensure_ascii=False)
+    for mark in ("\x85", "\u2028", "\u2029"):
+        line = line.replace(mark, f"\\u{ord(mark):04x}")
+    return line + "\n"
+
+
+def metric_table(metrics: Iterable[Metric]) -> dict[str, dict[str, Any]]:
+    """{name: {"value", "low", "high", "n", "unit", "better"}}."""
+    return {
+        m.name: {
+            **{key: finite(getattr(m, key)) for key in ("value", "low", "high")},
+            "n": m.n,
+            "unit": m.unit,
+            "better": m.better,
+        }
+        for m in metrics
+    }
+
+
+_SECRET = re.compile(r"(?:key|token|secret|password|credentials?|authorization)$", re.IGNORECASE)
+_ADDRESS = re.compile(r"(\b[a-z][a-z0-9+.-]*://)(?:[^/?#\s@]*@)?([^?#\s]*)(?:[?#]\S*)?", re.IGNORECASE)
+_ABSOLUTE = re.compile(r"(?<![\w/:.…<])(?:~[\w.-]+/|(?:~/|/(?=[^\s/]))[^/\n]*/)(?:[^/\n]*/)*([^/\s]+)/?")
+"""A path with a folder in it, or a user's name: `/data` and `~/data` tell nothing of the machine, and `</s>` is none. From the
+first slash to the last one, spaces between them included: rather too much than too little."""
+
+
+def portable(value: Any) -> Any:
+    """Options, or text about a run, as they may be passed on: without what belongs to one machine or person.
+
+    Of an absolute path the last part is left, of an address neither the user nor what follows a question mark, and of what is
+    called a key, token, secret, password or the like nothing.
+    """
+    if isinstance(value, Mapping):
+        return {key: "(left out)" if _SECRET.search(str(key)) else portable(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [portable(each) for each in value]
+    if isinstance(value, str):
+        return _ABSOLUTE.sub(r"…/\1", _ADDRESS.sub(r"\1\2", value.replace("file://", "")))
+    return value
+
+
+def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value inside mappings and lists of mappings with its dotted name; parts in a list count from 1."""
+    inner: Any = value.items() if isinstance(value, Mapping) and value else None
+    if isinstance(value, list) and any(isinstance(each, Mapping) for each in value):
+        inner = enumerate(value, 1)
+    if inner is None:
+        yield path, value
+    else:
+        for key, each in inner:
+            yield from flat(each, f"{path}.{key}" if path else str(key))
+
+
+def difference(old: Any, new: Any, path: str = "") -> str:
+    """The first thing in which two values differ, as "rounds = 2, now 3"; "" where they are equal."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in (*old, *(key for key in new if key not in old)):
+            inner = f"{path}.{key}" if path else str(key)
+            if key not in old or key not in new:
+                was, now = (dumps(side[key]) if key in side else "not set" for side in (old, new))
+                return f"{inner} = {was}, now {now}"
+            if change := difference(old[key], new[key], inner):
+                return change
+        return ""
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        changes = (difference(a, b, f"{path}[{i}]") for i, (a, b) in enumerate(zip(old, new, strict=True)))
+        return next((change for change in changes if change), "")
+    return "" if dumps(old) == dumps(new) else f"{path} = {dumps(old)}, now {dumps(new)}"
+
+
+CONTENTS = {
+    "model_hash": "other files of the model than now",
+    "seeds_hash": "other seed examples than now",
+    "held_out_hash": "other held-out examples than now",
+}
+"""What differs where a hash does: its digits tell a person nothing."""
+
+
+def in_words(change: str) -> str:
+    """A difference, as `difference` gives it, for a person to read."""
+    return CONTENTS.get(change.partition(" = ")[0], change)
+
+
+PERMISSIONS = ("ignore_calibration", "allow_overlap")
+"""Options that change nothing but whether a run ends where it would otherwise: one that ended there can be gone on with."""
+
+
+def granted(known: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run was started with, and the permissions that it is given now; one that it may have used is not taken back."""
+    return {**known, **{name: True for name in PERMISSIONS if identity.get(name) is True}}

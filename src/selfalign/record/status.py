@@ -1,0 +1,98 @@
+"""Where a run stands, as plain data for `selfalign status --json` and the tables."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from selfalign.protocols import PROVEN
+from selfalign.record import model_rows
+from selfalign.record.lock import is_locked
+from selfalign.record.plain import metric_table
+from selfalign.record.store import Store
+
+
+def status(store: Store) -> dict[str, Any]:
+    """The state of a run and a row for each round; round 0 is the model as it came.
+
+    `state` is running (a process works on the folder), done, failed, interrupted (by a signal), or stopped: nobody works
+    on it and nothing was said, so the process was killed and the same command goes on. `tokens.prompt` counts the tokens
+    read, those of scored responses included. `canary` is what was found last of the weights that a server served as the round's
+    model, {"verdict", "text"}; None where nothing asked for a proof.
+    """
+    running = is_locked(store.folder)
+    with store.snapshot() as connection:
+        ended, found = {} if running else store.state(), canaries(store)
+        return {
+            "state": "running" if running else ended.get("state", "stopped"),
+            "stopped_because": ended.get("stopped_because"),
+            "recipe": store.identity().get("name"),
+            "best_round": store.state().get("best_round"),
+            "rounds": [_round(store, connection, round, found.get(round, ())) for round in _rounds(connection)],
+        }
+
+
+def warnings(store: Store) -> list[str]:
+    """What the run had to tell, oldest first: fewer demonstrations than asked for, collapse alarms, training rows that overlap
+    with held-out prompts, models whose files were damaged and had to be trained again; then the rounds whose weights a server
+    was not proven to serve."""
+    told = [(kind, data) for _, kind, data in store.events() if kind in ("demonstrations", "alarm", "overlap", "damaged-model")]
+    told += [("canary", found[-1]) for found in canaries(store).values() if found[-1]["verdict"] != PROVEN]
+    return [f"{kind}: {data['text']}" for kind, data in told]
+
+
+def canaries(store: Store) -> dict[int, list[dict[str, Any]]]:
+    """Round to what was found of the weights served as its model, {"verdict", "text"} each, oldest first."""
+    found: dict[int, list[dict[str, Any]]] = {}
+    for _, kind, data in store.events():
+        if kind == "canary":
+            found.setdefault(data["round"], []).append({key: data[key] for key in ("verdict", "text")})
+    return found
+
+
+def _rounds(connection: sqlite3.Connection) -> list[int]:
+    tables = ("samples", "batches", "stages", "metrics", "models")
+    found = connection.execute(" UNION ".join(f"SELECT DISTINCT round FROM {table}" for table in tables))
+    return sorted({0} | {round for (round,) in found})
+
+
+def _round(store: Store, connection: sqlite3.Connection, round: int, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    kept = connection.execute("SELECT count(*) FROM samples WHERE round = ? AND verdict = 'kept'", (round,)).fetchone()[0]
+    dropped = dict(
+        connection.execute(
+            "SELECT rule, count(*) FROM samples WHERE round = ? AND verdict = 'dropped' GROUP BY rule ORDER BY 2 DESC, 1",
+            (round,),
+        )
+    )
+    model = model_rows.read(connection, store.folder, round)
+    return {
+        "round": round,
+        "candidates": kept + sum(dropped.values()),
+        "kept": kept,
+        "dropped": dropped,
+        "metrics": metric_table(store.metrics(round)),
+        "model": None if model is None else str(model_rows.place(model[0])),
+        "canary": found[-1] if found else None,
+        "seconds": _seconds(connection, round),
+        "tokens": _tokens(store, connection, round),
+    }
+
+
+def _seconds(connection: sqlite3.Connection, round: int) -> dict[str, float]:
+    """By stage: those of the journaled batches and, under the stage's own name, what it took beside them."""
+    total: dict[str, float] = {}
+    for stage, seconds in connection.execute(
+        "SELECT stage, sum(seconds) FROM batches WHERE round = ?1 GROUP BY stage "
+        "UNION ALL SELECT stage, seconds FROM stages WHERE round = ?1",
+        (round,),
+    ):
+        total[stage] = total.get(stage, 0.0) + seconds
+    return {stage: seconds for stage, seconds in total.items() if seconds}
+
+
+def _tokens(store: Store, connection: sqlite3.Connection, round: int) -> dict[str, int]:
+    read, generated = connection.execute(
+        "SELECT coalesce(sum(prompt_tokens), 0), coalesce(sum(generated_tokens), 0) FROM batches WHERE round = ?", (round,)
+    ).fetchone()
+    return {"prompt": read, "generated": generated, "trained": int(store.training(round).get("tokens", 0))}

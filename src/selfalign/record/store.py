@@ -1,0 +1,348 @@
+"""The run folder: `run.sqlite` is the only record of a run; files beside it are exports that can be written again.
+
+Every write is one transaction, and whatever is committed survives a kill at any moment. A stage is done when its row
+stands; a batch of engine outputs is in the journal whole or not at all; a model exists once its manifest is committed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from selfalign.errors import Interrupted, RunFailed, UserError, reason
+from selfalign.protocols import TrainResult
+from selfalign.record import model_rows, rows, schema
+from selfalign.record.checkpoints import Manifest, verify
+from selfalign.record.disk import reporting, usable_folder
+from selfalign.record.faults import fault_point
+from selfalign.record.lock import NAME as LOCK
+from selfalign.record.lock import locked
+from selfalign.record.plain import difference, dumps, granted, in_words
+from selfalign.types import Dropped, Example, Metric, ModelRef, Outcome
+
+
+class Store:
+    """A run folder, opened with `Store.open` to work on it or with `Store.read` to look at it; a context manager.
+
+    Leaving the block with an error records how the run ended, unless it was done: failed, or interrupted by a signal.
+    """
+
+    def __init__(self, folder: Path, connection: sqlite3.Connection, stack: ExitStack, writes: bool) -> None:
+        self.folder = folder
+        self._connection = connection
+        self._stack = stack
+        self._writes = writes
+        self._journaled: dict[int, float] = {}
+
+    @classmethod
+    def open(cls, folder: str | Path, identity: Mapping[str, Any]) -> Store:
+        """The folder locked and opened for work: a new run, or the one that stands there.
+
+        `identity` is plain data (as JSON knows it) that must be equal for a run to be gone on with, but for what it permits now.
+
+        Raises:
+            UserError: another process works on it, it holds something else, or it was started with other options.
+            RunFailed: the disk is full.
+        """
+        folder = Path(folder)
+        with ExitStack() as stack, usable_folder(folder, (schema.NAME, LOCK, "run.yaml")):
+            stack.enter_context(locked(folder))
+            connection = stack.enter_context(contextlib.closing(schema.connect(folder)))
+            store = cls(folder, connection, ExitStack(), writes=True)
+            with store.transaction("open"):
+                store._identify(json.loads(dumps(identity)))
+                if store.state().get("state") in ("failed", "interrupted"):
+                    store._set("state", {})
+                store.event("opened", {"pid": os.getpid(), "host": socket.gethostname()})
+            store._stack = stack.pop_all()
+            return store
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Store:
+        """The folder opened for reading, also while a run works on it; the writer is never held up.
+
+        Raises:
+            UserError: no run folder, or one of a newer version.
+        """
+        stack = ExitStack()
+        connection = stack.enter_context(contextlib.closing(schema.connect_reading(Path(folder))))
+        return cls(Path(folder), connection, stack, writes=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if error is not None and self._writes and self.state().get("state") != "done":
+                with contextlib.suppress(RunFailed):  # the disk may be full: then the run simply counts as stopped
+                    interrupted = isinstance(error, (Interrupted, KeyboardInterrupt))
+                    self._conclude("interrupted" if interrupted else "failed", reason(error))
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        self._stack.close()
+
+    @contextmanager
+    def transaction(self, name: str) -> Iterator[sqlite3.Connection]:
+        """All of the block is committed or none of it; inside another transaction it becomes part of that one.
+
+        Raises:
+            RunFailed: the disk is full or failing.
+        """
+        if self._connection.in_transaction:
+            yield self._connection
+            return
+        with reporting(self.folder):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                fault_point(f"{name}.before-commit")
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+        fault_point(f"{name}.after-commit")
+
+    @contextmanager
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """All reads of the block see the record as it stands at its first one, whatever a writer commits meanwhile."""
+        if self._connection.in_transaction:
+            yield self._connection
+            return
+        with reporting(self.folder):
+            self._connection.execute("BEGIN")
+            try:
+                yield self._connection
+            finally:
+                self._connection.execute("ROLLBACK")
+
+    # The run
+
+    def identity(self) -> dict[str, Any]:
+        """What the run was started with."""
+        return self._get("identity") or {}
+
+    def state(self) -> dict[str, Any]:
+        """{"state": "done" | "failed" | "interrupted", "stopped_because", "best_round"}; empty while nothing has ended it."""
+        return self._get("state") or {}
+
+    def finish_run(self, best_round: int, stopped_because: str) -> None:
+        """The run is done; `best_round` is the one to ship."""
+        self._conclude("done", stopped_because, best_round)
+
+    def event(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Something worth telling later (opened, damaged model …), with the time."""
+        with self.transaction("event") as connection:
+            connection.execute("INSERT INTO events (at, kind, data) VALUES (?, ?, ?)", (_now(), kind, dumps(data)))
+
+    def events(self) -> list[tuple[str, str, dict[str, Any]]]:
+        """(time, kind, data) of everything told, oldest first."""
+        found = self._connection.execute("SELECT at, kind, data FROM events ORDER BY id")
+        return [(at, kind, json.loads(data)) for at, kind, data in found]
+
+    def round_folder(self, round: int) -> Path:
+        """`DIR/round-01`, made if it is not there."""
+        folder = self.folder / f"round-{round:02d}"
+        with reporting(self.folder):
+            folder.mkdir(exist_ok=True)
+        return folder
+
+    # The journal of raw outputs
+
+    def done_batches(self, round: int, stage: str) -> dict[int, Any]:
+        """Slot to output of every batch committed so far."""
+        query = "SELECT slot, data FROM outputs WHERE round = ? AND stage = ? ORDER BY slot"
+        found = self._connection.execute(query, (round, stage))
+        return {slot: json.loads(data) for slot, data in found}
+
+    def add_batch(self, round: int, stage: str, batch: int, outputs: Mapping[int, Mapping[str, Any]], seconds: float) -> None:
+        """Commits one planned batch: slot to output. Counts its tokens by the keys `prompt_tokens`, `generated_tokens`
+        and, for likelihoods, `tokens` (read, not generated); the key `id` finds the output in a sample's passport."""
+        with self.transaction("batch") as connection:
+            read = sum(int(row.get("prompt_tokens", 0)) + int(row.get("tokens", 0)) for row in outputs.values())
+            generated = sum(int(row.get("generated_tokens", 0)) for row in outputs.values())
+            connection.execute("INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?)", (round, stage, batch, seconds, read, generated))
+            connection.executemany(
+                "INSERT INTO outputs VALUES (?, ?, ?, ?, ?, ?)",
+                ((round, stage, slot, batch, row.get("id"), dumps(row)) for slot, row in outputs.items()),
+            )
+        self._journaled[round] = self.seconds(round) + seconds
+
+    def seconds(self, round: int) -> float:
+        """Seconds of the batches this process has journaled for the round since a stage of the round was last finished.
+
+        A stage's own seconds are its wall time less these: the journal has already booked them.
+        """
+        return self._journaled.get(round, 0.0)
+
+    # Stages
+
+    def stage(self, round: int, name: str) -> dict[str, Any] | None:
+        """What a finished stage has left, None where it is not finished."""
+        found = self._connection.execute("SELECT data FROM stages WHERE round = ? AND stage = ?", (round, name)).fetchone()
+        return None if found is None else json.loads(found[0])
+
+    def finish_stage(self, round: int, name: str, data: Mapping[str, Any], seconds: float) -> None:
+        """`seconds` are those beside the stage's journaled batches."""
+        with self.transaction(name) as connection:
+            values = (round, name, max(seconds, 0.0), _now(), dumps(data))
+            connection.execute("INSERT INTO stages (round, stage, seconds, done_at, data) VALUES (?, ?, ?, ?, ?)", values)
+        self._journaled.pop(round, None)
+
+    # Samples
+
+    def add_seeds(self, train: Sequence[Example], validation: Sequence[Example]) -> None:
+        """Written once; the run's identity vouches that they are the same when it is gone on with."""
+        if self.stage(0, "seeds") is not None:
+            return
+        with self.transaction("seeds") as connection:
+            verdicts: list[rows.Verdict] = [(e, "seed", None, None) for e in train]
+            rows.insert(connection, verdicts + [(e, "validation", None, None) for e in validation])
+            self.finish_stage(0, "seeds", {"train": len(train), "validation": len(validation)}, 0.0)
+
+    def finish_round_samples(
+        self, round: int, kept: Sequence[Example], dropped: Sequence[Dropped], candidates: int, seconds: float = 0.0
+    ) -> None:
+        """All candidates of a round, each in its one bucket, and the stage `filter`, in one transaction.
+
+        Raises:
+            RunFailed: kept and dropped together are not the round's candidates, each slot once.
+        """
+        rows.conserve(round, candidates, kept, dropped)
+        with self.transaction("filter") as connection:
+            verdicts: list[rows.Verdict] = [(e, "kept", None, None) for e in kept]
+            rows.insert(connection, verdicts + [(d.example, "dropped", d.rule, d.evidence) for d in dropped])
+            self.finish_stage(round, "filter", {"candidates": candidates, "kept": len(kept), "dropped": len(dropped)}, seconds)
+
+    def seeds(self) -> tuple[Example, ...]:
+        """The seeds shown and trained on, in the order they were given."""
+        return tuple(example for example, _, _ in self._samples("verdict = 'seed'"))
+
+    def validation_seeds(self) -> tuple[Example, ...]:
+        return tuple(example for example, _, _ in self._samples("verdict = 'validation'"))
+
+    def kept(self, round: int) -> tuple[Example, ...]:
+        """What a round kept, equal to what was written, in the same order."""
+        return tuple(example for example, _, _ in self._samples("round = ? AND verdict = 'kept'", round))
+
+    def dropped(self, round: int) -> tuple[Dropped, ...]:
+        return tuple(Dropped(*each) for each in self._samples("round = ? AND verdict = 'dropped'", round))
+
+    # Metrics
+
+    def add_metrics(self, round: int, metrics: Iterable[Metric]) -> None:
+        """Written again, a metric takes the place of its older value."""
+        with self.transaction("metrics") as connection:
+            rows.insert_metrics(connection, round, metrics)
+
+    def finish_evaluation(self, round: int, metrics: Sequence[Metric], seconds: float) -> None:
+        """The metrics and the stage `evaluate`, in one transaction."""
+        with self.transaction("evaluate"):
+            self.add_metrics(round, metrics)
+            self.finish_stage(round, "evaluate", {"metrics": len(metrics)}, seconds)
+
+    def metrics(self, round: int) -> list[Metric]:
+        """In the order they were written; without their outcomes."""
+        return rows.read_metrics(self._connection, round)
+
+    def outcomes(self, round: int, metric: str) -> tuple[Outcome, ...]:
+        """A metric prompt by prompt, in the order of the prompts' ids."""
+        return rows.read_outcomes(self._connection, round, metric)
+
+    # Models
+
+    def add_model(
+        self, round: int, model: ModelRef, files: Manifest | None = None, result: TrainResult | None = None, seconds: float = 0.0
+    ) -> None:
+        """From here on the round has a model: its files as the manifest says, what it was trained on, and the stage `train`.
+
+        Round 0, the model as it came, is written once; later calls change nothing.
+        """
+        if round == 0 and model_rows.read(self._connection, self.folder, 0) is not None:
+            return
+        with self.transaction("model") as connection:
+            model_rows.insert(connection, self.folder, round, model, files or {}, result)
+            if result is not None:
+                self.finish_stage(round, "train", {"steps": result.steps, "tokens": result.tokens}, seconds)
+
+    def model(self, round: int) -> ModelRef:
+        """
+        Raises:
+            UserError: the round has no model.
+        """
+        return self._model(round)[0]
+
+    def model_problems(self, round: int) -> list[str]:
+        """What is wrong with the files of a round's model, one line per file (size and SHA-256 against the manifest)."""
+        model, manifest = self._model(round)
+        return verify(model_rows.place(model), manifest)
+
+    def verified_model(self, round: int) -> ModelRef | None:
+        """The model of a round if it is there and whole; None where it has to be trained (again).
+
+        A damaged one is moved aside as `damaged-N`, an event names the file, and the round counts as not trained.
+        """
+        if (found := model_rows.read(self._connection, self.folder, round)) is None:
+            return None
+        if not (problems := self.model_problems(round)):
+            return found[0]
+        model = found[0]
+        aside = model_rows.set_aside(self.folder, model_rows.place(model))
+        with self.transaction("damaged-model") as connection:
+            model_rows.delete(connection, round)
+            self._set("state", {})
+            text = f"the model of round {round} is trained again: {problems[0]}"
+            self.event("damaged-model", {"round": round, "hash": model.hash, "moved_to": aside, "text": text})
+        return None
+
+    def training(self, round: int) -> dict[str, Any]:
+        """{"steps", "tokens", "seed_weight", "losses"} of a round's training; empty where none took place."""
+        return model_rows.figures(self._connection, round)
+
+    def _samples(self, where: str, *values: Any) -> list[rows.Written]:
+        with self.snapshot() as connection:
+            return list(rows.read(connection, where, values))
+
+    def _model(self, round: int) -> tuple[ModelRef, Manifest]:
+        if (found := model_rows.read(self._connection, self.folder, round)) is None:
+            raise UserError(f"round {round} of {self.folder} has no model")
+        return found
+
+    def _identify(self, identity: Mapping[str, Any]) -> None:
+        known = self._get("identity")
+        if known is None:
+            self._set("identity", identity)
+        elif change := difference(granted(known, identity), identity):
+            told = f"{self.folder}: this run folder was started with {in_words(change)}"
+            raise UserError(f"{told}: use another --out, or the same options and files")
+        elif change := difference(known, identity):
+            self._set("identity", identity)
+            self._set("state", {})  # it may have ended for want of just this
+            self.event("granted", {"text": change})
+
+    def _conclude(self, state: str, because: str, best_round: int | None = None) -> None:
+        with self.transaction("conclude"):
+            self._set("state", {"state": state, "stopped_because": because, "best_round": best_round})
+            self.event(state, {"because": because})
+
+    def _get(self, key: str) -> dict[str, Any] | None:
+        found = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if found is None else json.loads(found[0])
+
+    def _set(self, key: str, value: Mapping[str, Any]) -> None:
+        self._connection.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (key, dumps(value)))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,210 @@
+"""A study: a recipe beside its baselines over several random seeds, and what follows from the figures.
+
+Every arm on every random seed is an ordinary run folder, `OUT/ARM/seed-S`. A finished one is only read back.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from selfalign.errors import RunFailed, UserError
+from selfalign.loop.adopt import adopt_answers, measures_the_same
+from selfalign.loop.align import Quiet, align, check_examples, run_identity, seeds_needed
+from selfalign.proof.verdicts import conclude
+from selfalign.protocols import Progress, no_such_metric, unknown_metric
+from selfalign.recipe import Recipe
+from selfalign.recipes.measured import bring_their_own
+from selfalign.record.checkpoints import write_synced
+from selfalign.record.finished import Finished, read_run
+from selfalign.record.plain import difference, dumps, granted, in_words
+from selfalign.record.store import Store
+from selfalign.retrievers.knn import Knn
+from selfalign.tracking.figures import reporting
+from selfalign.types import Example, ModelRef
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One of the things compared; the first arm of a study is the one that the others stand beside."""
+
+    name: str
+    recipe: Recipe
+    model: str
+    seeds: tuple[Example, ...]
+    matched: bool = False
+    """Takes its optimiser steps from the main arm's run of the same random seed."""
+
+    @property
+    def folder(self) -> str:
+        return re.sub(r"[^\w=.+-]+", "_", self.name)
+
+
+def run_study(
+    arms: Sequence[Arm],
+    held_out: Sequence[Example],
+    out: str | Path,
+    *,
+    repeats: int = 3,
+    first_seed: int = 0,
+    metric: str | None = None,
+    progress: Progress | None = None,
+    trackers: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Runs what is not finished of a study, compares after each random seed, and writes `OUT/study.json`, which it also returns.
+
+    Args:
+        arms: the main one first.
+        held_out: the prompts that every arm is measured on.
+        out: the study's folder.
+        repeats: random seeds `first_seed` … `first_seed + repeats - 1`. An arm on which they have no effect runs once.
+        metric: what the verdicts are about; without it `balance`, or else `log_likelihood`.
+        progress: told of stages and batches, with arm and random seed before the stage's name.
+        trackers: where each run's figures go, as `check_trackers` gives them; finished runs are reported too.
+
+    Raises:
+        UserError: arms, options or a metric that cannot work, or a folder of another study.
+        RunFailed: a run that cannot go on; the message names arm and random seed, and the study stays resumable.
+    """
+    out = Path(out)
+    if metric is not None and (wrong := unknown_metric(metric, arms[0].recipe.evaluators, held_out)):
+        raise UserError(f"--metric {metric}: {arms[0].name} has {wrong}")
+    held_out = _check(arms, held_out, out, repeats)
+    out.mkdir(parents=True, exist_ok=True)
+    seeds = range(first_seed, first_seed + repeats)
+    found: dict[str, list[Finished]] = {arm.name: [] for arm in arms}
+    result: dict[str, Any] = {}
+    # All arms on one random seed before the next: whoever stops a study early has a whole table.
+    for position, seed in enumerate(seeds):
+        for arm in arms:
+            if position and not depends_on_seed(arm):
+                continue
+            recipe = replace(arm.recipe, seed=seed)
+            if arm.matched:
+                standard = found[arms[0].name]
+                recipe = match_steps(recipe, standard[min(position, len(standard) - 1)])
+            earlier = [each for runs in found.values() for each in runs]
+            run = _run(replace(arm, recipe=recipe), held_out, out, earlier, progress or Quiet(), trackers)
+            found[arm.name].append(run)
+            if arm is arms[0] and metric is not None and metric not in run.metrics:
+                raise UserError(f"--metric {metric}: {arm.name} has {no_such_metric(metric, run.metrics)}")
+        result = conclude(found, metric, held_out=len(held_out), random_seeds=list(seeds[: position + 1]))
+        write_synced(out / "study.json", (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
+    return result
+
+
+def depends_on_seed(arm: Arm) -> bool:
+    """Whether a random seed can change what the arm measures: training, random demonstrations, sampled answers."""
+    recipe = arm.recipe
+    if recipe.rounds:
+        return True
+    sampled = any(part.sampling.temperature > 0 for part in recipe.evaluators if hasattr(part, "sampling"))
+    drawn = recipe.responder is not None and (not isinstance(recipe.responder, Knn) or recipe.validation_share > 0)
+    return sampled or drawn
+
+
+def match_steps(recipe: Recipe, main: Finished) -> Recipe:
+    """The recipe with the optimiser steps of the main arm's run, round by round up to its best one.
+
+    Where the main arm fell back on the model as it came, all it trained counts: an arm that trains nothing could not show
+    that plain training would have helped.
+    """
+    steps = main.steps[: main.best_round] or main.steps
+    return replace(recipe, steps=steps, rounds=len(steps))
+
+
+def _check(arms: Sequence[Arm], held_out: Sequence[Example], out: Path, repeats: int) -> tuple[Example, ...]:
+    """Everything that can be known before a model generates, for all arms; the held-out prompts with ids no seed has."""
+    if repeats < 1:
+        raise UserError(f"--repeats {repeats}: at least 1 is needed, 3 make sense")
+    if len(held_out) < 2 and not bring_their_own(arms[0].recipe.evaluators):
+        raise UserError(
+            "a study measures its arms on held-out prompts: give --held_out FILE with at least 2, or an evaluator with questions"
+            " of its own (--truthfulness.file, --lm_eval.ifeval_file)"
+        )
+    if (out / "run.sqlite").exists():
+        raise UserError(f"{out} is the folder of a single run; give the study an --out of its own")
+    taken: dict[str, str] = {}
+    for arm in arms:
+        if (place := arm.folder.casefold()) in taken:
+            shared = f"arms {taken[place]} and {arm.name} would share the folder {arm.folder}"
+            raise UserError(f"{shared}; give each arm once, and each file that is varied a name of its own")
+        taken[place] = arm.name
+        arm.recipe.check()
+    named = [check_examples(arm.seeds, held_out, arm.recipe.allow_overlap, seeds_needed(arm.recipe)) for arm in arms]
+    # Where some arm's seeds share an id with a prompt, every arm sees the renamed prompts, else they could not be paired.
+    return next((prompts for prompts in named if prompts != tuple(held_out)), named[0])
+
+
+def _run(
+    arm: Arm,
+    held_out: Sequence[Example],
+    out: Path,
+    earlier: Sequence[Finished],
+    progress: Progress,
+    trackers: Sequence[str],
+) -> Finished:
+    recipe, seed = arm.recipe, arm.recipe.seed
+    folder = f"{arm.folder}/seed-{seed}"
+    try:
+        identity = _identity(arm, held_out)
+        named = _Named(progress, f"{arm.name}, seed {seed}, ")
+        with reporting(out / folder, trackers, named, name=f"{out.resolve().name}/{folder}") as watched:
+            if not _finished(out / folder, identity):
+                _adopt(out, folder, identity, earlier, {example.id for example in arm.seeds})
+                align(recipe, arm.model, arm.seeds, out / folder, held_out=held_out, progress=watched)
+    except (UserError, RunFailed) as error:
+        raise type(error)(f"arm {arm.name}, random seed {seed}: {error}") from error
+    return read_run(out, folder, seed, held_out)
+
+
+def _identity(arm: Arm, held_out: Sequence[Example]) -> dict[str, Any]:
+    """What `align` tells a run folder, as it is read back from one."""
+    start = arm.recipe.engine.check(ModelRef(arm.model), (*arm.seeds, *held_out), arm.recipe.format)
+    plain: dict[str, Any] = json.loads(dumps(run_identity(arm.recipe, start, arm.seeds, held_out)))
+    return plain
+
+
+def _finished(folder: Path, identity: dict[str, Any]) -> bool:
+    """Whether the run stands there, done, with the same options and permissions, seeds, prompts and model files.
+
+    Raises:
+        UserError: it was made with others; the first difference is named.
+    """
+    try:
+        store = Store.read(folder)
+    except UserError:  # nothing there, or nothing recorded yet; `align` says what is wrong with anything else
+        return False
+    with store:
+        if store.state().get("state") != "done":
+            return False
+        known = store.identity()
+        if change := difference(granted(known, identity), identity):
+            raise UserError(f"{folder} was made with {in_words(change)}: use another --out, or the same options")
+        return not difference(known, identity)  # it may have ended for want of what is permitted now
+
+
+def _adopt(out: Path, folder: str, identity: dict[str, Any], earlier: Sequence[Finished], seeds: set[str]) -> None:
+    """Spares a new run the answers of the untrained model where an earlier run of the study has them."""
+    for run in earlier:
+        with Store.read(out / run.folder) as donor:
+            if measures_the_same(identity, donor.identity()):
+                (out / folder).parent.mkdir(exist_ok=True)
+                with Store.open(out / folder, identity) as store:
+                    adopt_answers(store, donor, seeds)
+                return
+
+
+class _Named:
+    """Progress that says which arm and random seed it is about."""
+
+    def __init__(self, progress: Progress, name: str) -> None:
+        self._progress, self._name = progress, name
+        self.advance, self.finish = progress.advance, progress.finish
+
+    def start(self, stage: str, total: int, done: int = 0) -> None:
+        self._progress.start(self._name + stage, total, done)
