@@ -10,15 +10,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from selfalign.encoders.sentence import SentenceEncoder
-from selfalign.engines.hf import HF
-from selfalign.engines.openvino import OpenVINO
+from selfalign.encoders import SentenceEncoder
+from selfalign.engines import HF, OpenVINO
 from selfalign.recipe import Recipe
 from selfalign.recipes.isheep import Select, isheep
 from selfalign.recipes.isheep_paper import PUBLISHED_TRAINING
 from selfalign.recipes.isheep_paper import isheep_paper as published
-from selfalign.scorers.judge import Judge
-from selfalign.trainers.sft import SFT
+from selfalign.scorers import Judge
+from selfalign.trainers import SFT
 from selfalign.types import Sampling
 
 LISTS = Sampling(max_tokens=600, temperature=0.7, top_p=0.95)

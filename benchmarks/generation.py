@@ -21,9 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from selfalign.engines import _decode
-from selfalign.engines.hf import HF
-from selfalign.engines.openvino import OpenVINO
+from selfalign.engines import HF, OpenVINO, _decode
 from selfalign.types import Example, ModelRef, Request, Sampling, derive_seed
 
 SUBJECTS = ("a kettle", "an old fence", "the night train", "a violin", "fresh bread", "a small garden", "the tide", "a map")

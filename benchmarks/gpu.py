@@ -29,7 +29,7 @@ from typing import Any
 import generation
 import training
 
-from selfalign.engines.hf import HF
+from selfalign.engines import HF
 from selfalign.models.device import choose_device
 from selfalign.models.names import resolve_model
 from selfalign.types import ModelRef, Sampling

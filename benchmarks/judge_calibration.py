@@ -13,15 +13,14 @@ import argparse
 import time
 from importlib.resources import files
 
-from selfalign.encoders.hashed import Hashed
-from selfalign.engines.hf import HF
+from selfalign.encoders import Hashed
+from selfalign.engines import HF
 from selfalign.loop.align import Quiet, hash_examples
 from selfalign.loop.steps import make_context
 from selfalign.proof.calibration import Calibration, calibrate
 from selfalign.recipes.isara import isara
 from selfalign.record.store import Store
-from selfalign.scorers.judge import Judge
-from selfalign.scorers.perplexity import Perplexity
+from selfalign.scorers import Judge, Perplexity
 from selfalign.seeds.read import read_seeds
 from selfalign.types import ModelRef, Pool
 

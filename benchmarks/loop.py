@@ -32,13 +32,13 @@ from typing import Any
 import numpy as np
 
 import selfalign
-from selfalign.encoders.hashed import Hashed
-from selfalign.engines.scripted import Scripted, ScriptedSession
-from selfalign.filters.near_duplicates import NearDuplicates
-from selfalign.filters.novelty import Novelty
+from selfalign.encoders import Hashed
+from selfalign.engines import Scripted
+from selfalign.engines.scripted import ScriptedSession
+from selfalign.filters import NearDuplicates, Novelty
 from selfalign.loop.align import align
 from selfalign.loop.steps import remember
-from selfalign.proposers.few_shot import FewShot
+from selfalign.proposers import FewShot
 from selfalign.protocols import Context, Encode, Session
 from selfalign.recipe import Recipe
 from selfalign.recipes.isara import isara
@@ -46,10 +46,9 @@ from selfalign.recipes.isheep import isheep
 from selfalign.recipes.self_instruct import self_instruct
 from selfalign.record.status import status
 from selfalign.record.store import Store
-from selfalign.retrievers.knn import Knn
-from selfalign.retrievers.uniform import Uniform
+from selfalign.retrievers import Knn, Uniform
 from selfalign.seeds.read import read_seeds
-from selfalign.trainers.null import NullTrainer
+from selfalign.trainers import NullTrainer
 from selfalign.types import Completion, Example, FloatArray, Format, Likelihood, ModelRef, Pool, Request, Sampling, derive_seed
 
 WORDS = [f"w{rank}" for rank in range(8000)]

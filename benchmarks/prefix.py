@@ -25,9 +25,10 @@ from itertools import pairwise
 from typing import Any, cast
 
 from selfalign.cli.run import load_recipe, read_examples
-from selfalign.encoders.hashed import Hashed
+from selfalign.encoders import Hashed
+from selfalign.engines import OpenVINO
 from selfalign.engines._texts import Texts
-from selfalign.engines.openvino import _BLOCK, OpenVINO, _common
+from selfalign.engines.openvino import _BLOCK, _common
 from selfalign.loop.steps import remember, split_seeds
 from selfalign.models.names import resolve_ref
 from selfalign.protocols import Context

@@ -77,7 +77,7 @@ def labelled(folder: Path) -> list[Labelled]:
 
 def elsewhere(rows: Sequence[Labelled]) -> list[bool]:
     """Whether each answer is about something else than was asked."""
-    from selfalign.encoders.sentence import SentenceEncoder
+    from selfalign.encoders import SentenceEncoder
 
     with SentenceEncoder().open(None) as encode:  # type: ignore[arg-type]  # this encoder uses no session
         asked, answered = encode([row.request for row in rows]), encode([row.answer for row in rows])

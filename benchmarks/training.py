@@ -87,7 +87,7 @@ class Clock:
 
 def selfalign(work: Work, clock: Clock, kind: str, **options: Any) -> Sequence[float]:
     from selfalign.protocols import TrainJob
-    from selfalign.trainers.sft import SFT
+    from selfalign.trainers import SFT
     from selfalign.types import Example, ModelRef
 
     folder = Path(work.folder)

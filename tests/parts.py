@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import NoReturn
 
-from selfalign.encoders.hashed import Hashed
+from selfalign.encoders import Hashed
 from selfalign.protocols import Context, Encode, Naming, OpenModel
 from selfalign.types import Completion, Continuation, Example, Likelihood, Metric, Pool, Request, Sampling
 

@@ -204,7 +204,7 @@ def model_server(
     POST /load_lora_adapter adds an adapter, as vLLM's does. POST /start stands for a server program that begins to serve a
     model, until its process is dead (see `started_server`); without a model all is answered with 503.
     """
-    from selfalign.engines.hf import HF
+    from selfalign.engines import HF
     from selfalign.types import ModelRef
 
     engine, lock, sessions = HF(dtype=dtype, device="cpu"), threading.Lock(), dict[str, Any]()

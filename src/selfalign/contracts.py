@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from selfalign.encoders.hashed import Hashed
-from selfalign.engines.scripted import Scripted
+from selfalign.encoders import Hashed
+from selfalign.engines import Scripted
 from selfalign.protocols import Context, Engine, Evaluator, Filter, Naming, Scorer, Session, unknown_metric
 from selfalign.types import (
     Completion,

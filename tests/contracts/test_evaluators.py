@@ -16,12 +16,7 @@ import pytest
 
 import selfalign.evaluators
 from selfalign.contracts import check_evaluator
-from selfalign.evaluators.harmfulness import Harmfulness
-from selfalign.evaluators.held_out import HeldOut
-from selfalign.evaluators.lm_eval import LmEval
-from selfalign.evaluators.refusal import Refusal
-from selfalign.evaluators.truthfulness import Truthfulness
-from selfalign.evaluators.win_rate import WinRate
+from selfalign.evaluators import Harmfulness, HeldOut, LmEval, Refusal, Truthfulness, WinRate
 from selfalign.proof.stats import wilson
 from selfalign.protocols import Context, Evaluator
 from selfalign.types import Example, Metric, Outcome

@@ -19,7 +19,7 @@ import pytest
 import selfalign.scorers
 from selfalign.contracts import check_scorer
 from selfalign.protocols import Context, Scorer
-from selfalign.scorers.reward import Reward
+from selfalign.scorers import Reward
 from selfalign.types import Example, FloatArray, Request
 from tests.parts import context
 

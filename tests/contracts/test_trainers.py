@@ -15,7 +15,7 @@ import selfalign.trainers
 from selfalign.errors import RunFailed
 from selfalign.protocols import Trainer, TrainJob
 from selfalign.record.checkpoints import read_manifest
-from selfalign.trainers.sft import SFT
+from selfalign.trainers import SFT
 from selfalign.types import Example, ModelRef
 
 MODULES = [name for _, name, _ in pkgutil.iter_modules(selfalign.trainers.__path__) if not name.startswith("_")]

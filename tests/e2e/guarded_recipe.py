@@ -7,13 +7,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from selfalign.encoders.hashed import Hashed
-from selfalign.engines.scripted import Scripted, ScriptedSession
-from selfalign.evaluators.held_out import HeldOut
+from selfalign.encoders import Hashed
+from selfalign.engines import Scripted
+from selfalign.engines.scripted import ScriptedSession
+from selfalign.evaluators import HeldOut
 from selfalign.proof.alarms import DEFAULT, Alarms
 from selfalign.recipe import Recipe, RollBack
 from selfalign.recipes.isara import isara
-from selfalign.trainers.null import NullTrainer
+from selfalign.trainers import NullTrainer
 from selfalign.types import Example, Format, Likelihood, ModelRef, Request
 
 WORDS = (

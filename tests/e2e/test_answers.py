@@ -22,11 +22,11 @@ def run_folder(cli: Run, seeds_file: Path, tmp_path: Path) -> Path:
         textwrap.dedent(
             """
             from dataclasses import replace
-            from selfalign.encoders.hashed import Hashed
-            from selfalign.engines.scripted import Scripted
-            from selfalign.evaluators.win_rate import WinRate
+            from selfalign.encoders import Hashed
+            from selfalign.engines import Scripted
+            from selfalign.evaluators import WinRate
             from selfalign.recipes.isara import isara
-            from selfalign.trainers.null import NullTrainer
+            from selfalign.trainers import NullTrainer
 
             def judged(*, rounds: int = 1):
                 recipe = isara(rounds=rounds, per_round=8, min_yield=0, validation_share=0, engine=Scripted(),

@@ -8,14 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from selfalign.encoders.hashed import Hashed
-from selfalign.engines.scripted import Scripted, ScriptedSession
+from selfalign.encoders import Hashed
+from selfalign.engines import Scripted
+from selfalign.engines.scripted import ScriptedSession
 from selfalign.loop.align import align
 from selfalign.recipes.isara import isara
 from selfalign.record.status import status
 from selfalign.record.store import Store
 from selfalign.seeds.read import read_seeds
-from selfalign.trainers.null import NullTrainer
+from selfalign.trainers import NullTrainer
 from selfalign.types import Format, ModelRef
 from tests.conftest import Run
 

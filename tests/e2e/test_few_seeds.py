@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 
-from selfalign.encoders.hashed import Hashed
-from selfalign.engines.scripted import Scripted
+from selfalign.encoders import Hashed
+from selfalign.engines import Scripted
 from selfalign.loop.align import align
-from selfalign.proposers.instructions import Instructions
+from selfalign.proposers import Instructions
 from selfalign.recipe import Recipe
 from selfalign.recipes.isara import isara
 from selfalign.recipes.self_guide import self_guide
 from selfalign.recipes.self_instruct import self_instruct
 from selfalign.record.store import Store
-from selfalign.retrievers.uniform import Uniform
+from selfalign.retrievers import Uniform
 from selfalign.seeds.read import read_seeds
-from selfalign.trainers.null import NullTrainer
+from selfalign.trainers import NullTrainer
 from tests.conftest import SCRIPTED, Run
 
 SMALL = ("--rounds", 1, "--per_round", 8, "--min_yield", 0, "--quiet")

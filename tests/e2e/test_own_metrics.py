@@ -13,12 +13,12 @@ from tests.conftest import SCRIPTED, Run
 
 OWN = """
 from dataclasses import dataclass, replace
-from selfalign.encoders.hashed import Hashed
-from selfalign.engines.scripted import Scripted
+from selfalign.encoders import Hashed
+from selfalign.engines import Scripted
 from selfalign.recipes.icl_knn import icl_knn
 from selfalign.recipes.isara import isara
 from selfalign.recipes.pretrained import pretrained
-from selfalign.trainers.null import NullTrainer
+from selfalign.trainers import NullTrainer
 from selfalign.types import Metric, Outcome
 
 

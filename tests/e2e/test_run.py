@@ -142,10 +142,10 @@ def test_a_filter_that_loses_rows_stops_the_run(cli: Run, seeds_file: Path, tmp_
         textwrap.dedent(
             """
             from dataclasses import dataclass, replace
-            from selfalign.encoders.hashed import Hashed
-            from selfalign.engines.scripted import Scripted
+            from selfalign.encoders import Hashed
+            from selfalign.engines import Scripted
             from selfalign.recipes.isara import isara
-            from selfalign.trainers.null import NullTrainer
+            from selfalign.trainers import NullTrainer
             from selfalign.types import FilterResult
 
             @dataclass(frozen=True)
@@ -170,10 +170,10 @@ def test_a_trainer_that_loses_rows_stops_the_run(cli: Run, seeds_file: Path, tmp
         textwrap.dedent(
             """
             from dataclasses import dataclass, replace
-            from selfalign.encoders.hashed import Hashed
-            from selfalign.engines.scripted import Scripted
+            from selfalign.encoders import Hashed
+            from selfalign.engines import Scripted
             from selfalign.recipes.isara import isara
-            from selfalign.trainers.null import NullTrainer
+            from selfalign.trainers import NullTrainer
 
             @dataclass(frozen=True)
             class Forgetful:

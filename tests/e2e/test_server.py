@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from selfalign.cli.main import main
-from selfalign.engines.openai import OpenAI
+from selfalign.engines import OpenAI
 from selfalign.errors import RunFailed
 from selfalign.loop.align import Run, align
 from selfalign.record.status import warnings
 from selfalign.record.store import Store
 from selfalign.seeds.read import read_seeds
-from selfalign.trainers.sft import SFT
+from selfalign.trainers import SFT
 from tests.conftest import Run as Command
 from tests.e2e.tiny_recipe import tiny
 from tests.server import model_server

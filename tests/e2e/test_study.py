@@ -149,10 +149,10 @@ def test_sft_trains_as_long_as_the_loop_of_the_same_random_seed(
         textwrap.dedent(
             """
             from dataclasses import dataclass, replace
-            from selfalign.encoders.hashed import Hashed
-            from selfalign.engines.scripted import Scripted
+            from selfalign.encoders import Hashed
+            from selfalign.engines import Scripted
             from selfalign.recipes.isara import isara
-            from selfalign.trainers.null import NullTrainer
+            from selfalign.trainers import NullTrainer
 
             @dataclass(frozen=True)
             class Counted:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from selfalign.encoders.hashed import Hashed
-from selfalign.engines.hf import HF
+from selfalign.encoders import Hashed
+from selfalign.engines import HF
 from selfalign.recipe import Recipe
 from selfalign.recipes.isara import isara
-from selfalign.trainers.sft import SFT
+from selfalign.trainers import SFT
 from selfalign.types import Sampling
 
 

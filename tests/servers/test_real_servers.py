@@ -25,9 +25,8 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 import pytest
 
+from selfalign.engines import HF, OpenAI
 from selfalign.engines._server_weights import adapter_name
-from selfalign.engines.hf import HF
-from selfalign.engines.openai import OpenAI
 from selfalign.errors import RunFailed
 from selfalign.models.names import resolve_ref
 from selfalign.protocols import Served, Session

@@ -17,9 +17,8 @@ from selfalign.proof.injection import REMOVED, addressed
 from selfalign.proof.judge_stats import auc_interval, entropy, mean_change, modal_share, repeatability, spearman
 from selfalign.proof.spoiling import KINDS, spoil
 from selfalign.protocols import Context
+from selfalign.scorers import Judge, Perplexity
 from selfalign.scorers._standards import judge_prompt
-from selfalign.scorers.judge import Judge
-from selfalign.scorers.perplexity import Perplexity
 from selfalign.seeds.read import read_seeds
 from selfalign.types import Completion, Continuation, Example, Likelihood, Request, Sampling
 from tests.contracts.test_scorers import scoring_context

@@ -12,7 +12,8 @@ import yaml
 from huggingface_hub import DatasetCard, ModelCard
 
 from selfalign.errors import UserError
-from selfalign.evaluators.refusal import Judge, Refusal
+from selfalign.evaluators import Refusal
+from selfalign.evaluators.refusal import Judge
 from selfalign.export.cards import data_card, model_card
 from selfalign.export.cards.model import REFUSAL_JUDGES
 from selfalign.export.data import export_data_card

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from selfalign.contracts import check_engine, trial_context, trial_examples
-from selfalign.engines.hf import HF
-from selfalign.engines.scripted import Scripted
+from selfalign.engines import HF, Scripted
 from selfalign.protocols import Session
 from selfalign.types import Completion, Example, FloatArray, Format, Likelihood, ModelRef, Request, Sampling
 

@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from selfalign.encoders.hashed import Hashed
-from selfalign.encoders.hidden_state import HiddenState
-from selfalign.encoders.sentence import SentenceEncoder
+from selfalign.encoders import Hashed, HiddenState, SentenceEncoder
 from selfalign.errors import UserError
 from selfalign.types import FloatArray
 

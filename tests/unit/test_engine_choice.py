@@ -14,9 +14,7 @@ import yaml
 
 from selfalign.cli import engine
 from selfalign.cli.main import main
-from selfalign.engines import _openvino_model
-from selfalign.engines.hf import HF
-from selfalign.engines.openvino import OpenVINO
+from selfalign.engines import HF, OpenVINO, _openvino_model
 from selfalign.record.store import Store
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -136,9 +134,9 @@ def test_hf_for_another_kind_of_model_or_judge(model_folder: Path, gpt2: Path, s
 
 def test_a_recipe_of_ones_own_is_taken_at_its_word(model_folder: Path, seeds_file: Path, tmp_path: Path, told: Told) -> None:
     text = """
-from selfalign.engines.hf import HF
-from selfalign.engines.openai import OpenAI
-from selfalign.engines.scripted import Scripted
+from selfalign.engines import HF
+from selfalign.engines import OpenAI
+from selfalign.engines import Scripted
 from selfalign.recipe import Recipe
 from selfalign.recipes.pretrained import pretrained
 

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from selfalign.encoders.hashed import Hashed
-from selfalign.engines.scripted import Scripted
+from selfalign.encoders import Hashed
+from selfalign.engines import Scripted
 from selfalign.errors import RunFailed, UserError
-from selfalign.evaluators.lm_eval import LmEval
-from selfalign.evaluators.truthfulness import Truthfulness
+from selfalign.evaluators import LmEval, Truthfulness
 from selfalign.export.answers import export_answers
 from selfalign.loop.align import align
 from selfalign.protocols import Context

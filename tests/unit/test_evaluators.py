@@ -7,8 +7,8 @@ from importlib import resources
 
 import pytest
 
-from selfalign.evaluators.held_out import HeldOut
-from selfalign.evaluators.refusal import Refusal, is_refusal
+from selfalign.evaluators import HeldOut, Refusal
+from selfalign.evaluators.refusal import is_refusal
 from selfalign.protocols import Context
 from selfalign.types import Completion, Example, Request, Sampling
 from tests.parts import context

@@ -1,20 +1,19 @@
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
 import pytest
 
-from selfalign.filters.agreement import CategoryAgreement
-from selfalign.filters.balance import Balance
-from selfalign.filters.exact import Exact
-from selfalign.filters.finished import Finished
-from selfalign.filters.length import Length
-from selfalign.filters.markers import LeakedMarkers
-from selfalign.filters.near_duplicates import NearDuplicates
-from selfalign.filters.novelty import Novelty
-from selfalign.filters.repetition import Repetition
-from selfalign.filters.substring import Substring
+from selfalign.filters import (
+    CategoryAgreement,
+    Exact,
+    Finished,
+    LeakedMarkers,
+    Length,
+    NearDuplicates,
+    Novelty,
+    Repetition,
+    Substring,
+)
 from selfalign.types import Demonstration, Example, FilterResult
 from tests.parts import context, seeds
 
@@ -142,8 +141,8 @@ def test_near_duplicates_by_cosine() -> None:
 @pytest.mark.parametrize(("rows", "columns"), [(256, 2048), (7, 5), (1, 1)])
 def test_near_duplicates_in_blocks_are_those_found_one_by_one(rows: int, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small whole numbers in place of unit vectors: products are exact, and equals abound."""
-    monkeypatch.setattr("selfalign.filters.near_duplicates._ROWS", rows)
-    monkeypatch.setattr("selfalign.filters.near_duplicates._COLUMNS", columns)
+    monkeypatch.setattr("selfalign.filters.novelty._ROWS", rows)
+    monkeypatch.setattr("selfalign.filters.novelty._COLUMNS", columns)
     vectors = np.random.default_rng(0).integers(-1, 2, size=(400, 8)).astype(np.float32)
     pool = tuple(Example(f"p{i}", str(i), GOOD, slot=i) for i in range(30))
     examples = batch(*map(str, range(30, 400)))
@@ -234,25 +233,7 @@ def test_agreement_of_aim_and_answer() -> None:
     assert "aimed at care, but 3 of the 3 nearest seed responses are refuse" in result.dropped[0].evidence
 
 
-def test_balance_keeps_shares_and_drops_the_latest() -> None:
-    # 30 and 10, where the seeds are half and half.
-    examples = [Example(f"c{i}", "p", "r", 1, i, "care" if i % 4 else "refuse") for i in range(40)]
-    result = Balance(tolerance=1.2).apply(context(), examples)
-    counts = Counter(example.category for example in result.kept)
-    assert counts == {"care": 15, "refuse": 10}  # 15 of 25 is 0.6, 1.2 times 0.5
-    last_kept = max(example.slot for example in result.kept if example.category == "care")
-    assert all(drop.example.slot > last_kept for drop in result.dropped)
-
-
-def test_balance_leaves_balanced_batches_alone() -> None:
-    examples = [Example(f"c{i}", "p", "r", 1, i, "care" if i % 2 else "refuse") for i in range(9)]
-    assert not Balance(tolerance=1.0).apply(context(), examples).dropped
-    with pytest.raises(ValueError, match="tolerance"):
-        Balance(tolerance=0.5)
-
-
-@pytest.mark.parametrize("part", [CategoryAgreement(), Balance()])
-def test_category_filters_rest_without_categories(part: CategoryAgreement | Balance) -> None:
+def test_category_agreement_rests_without_categories() -> None:
     plain = tuple(Example(seed.id, seed.prompt, seed.response) for seed in seeds())
     examples = [Example("c0", "p", GOOD, category="care"), Example("c1", "p", GOOD)]
-    assert kept(part.apply(context(pool=(plain,)), examples)) == ["c0", "c1"]
+    assert kept(CategoryAgreement().apply(context(pool=(plain,)), examples)) == ["c0", "c1"]

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from selfalign.encoders.hashed import Hashed
+from selfalign.encoders import Hashed
 from selfalign.errors import RunFailed, UserError
-from selfalign.evaluators.harmfulness import BEAVER_TAILS, Harmfulness, _scores, beaver_dam
-from selfalign.evaluators.refusal import Refusal
+from selfalign.evaluators import Harmfulness, Refusal
+from selfalign.evaluators.harmfulness import BEAVER_TAILS, _scores, beaver_dam
 from selfalign.models.classifier import token_ids
 from selfalign.protocols import Context
 from selfalign.types import Completion, Example, Metric, Pool, Request, Sampling

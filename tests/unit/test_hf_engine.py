@@ -11,8 +11,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from selfalign.engines import _decode
-from selfalign.engines.hf import HF
+from selfalign.engines import HF, _decode
 from selfalign.errors import RunFailed, UserError
 from selfalign.models.rendering import make_renderer
 from selfalign.types import Example, ModelRef, Request, Sampling, derive_seed

@@ -8,22 +8,26 @@ from typing import Any
 
 import pytest
 
-from selfalign.engines.scripted import Scripted
-from selfalign.filters.answer_choices import AnswerChoices
-from selfalign.filters.at_most import AtMost
-from selfalign.filters.blacklist import ISHEEP, SELF_INSTRUCT, Blacklist
-from selfalign.filters.copied_input import CopiedInput
-from selfalign.filters.empty_response import EmptyResponse
-from selfalign.filters.han import HanCharacters
-from selfalign.filters.leftover_labels import LeftoverLabels
-from selfalign.filters.links import Links
-from selfalign.filters.next_turns import NextTurns
-from selfalign.filters.novelty import Novelty
-from selfalign.filters.placeholders import Placeholders
-from selfalign.filters.repeated_input import RepeatedInput
-from selfalign.filters.task_length import TaskLength
-from selfalign.filters.task_start import TaskStart
-from selfalign.proposers.instructions import Instructions, list_text, read_tasks
+from selfalign.engines import Scripted
+from selfalign.filters import (
+    AnswerChoices,
+    AtMost,
+    Blacklist,
+    CopiedInput,
+    EmptyResponse,
+    HanCharacters,
+    LeftoverLabels,
+    Links,
+    NextTurns,
+    Novelty,
+    Placeholders,
+    RepeatedInput,
+    TaskLength,
+    TaskStart,
+)
+from selfalign.filters.tasks import ISHEEP, SELF_INSTRUCT
+from selfalign.proposers import Instructions
+from selfalign.proposers.instructions import list_text, read_tasks
 from selfalign.protocols import Filter
 from selfalign.text import join_task
 from selfalign.types import Completion, Example, FinishReason, ModelRef, Request, Sampling

@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from selfalign.encoders.hashed import Hashed
-from selfalign.engines.scripted import Scripted, ScriptedSession
+from selfalign.encoders import Hashed
+from selfalign.engines import Scripted
+from selfalign.engines.scripted import ScriptedSession
 from selfalign.errors import RunFailed
 from selfalign.loop.align import Quiet, align
 from selfalign.recipes.isara import isara
 from selfalign.record.journal import journaled_generate, journaled_likelihood
 from selfalign.record.store import Store
-from selfalign.scorers.perplexity import Perplexity
-from selfalign.trainers.null import NullTrainer
+from selfalign.scorers import Perplexity
+from selfalign.trainers import NullTrainer
 from selfalign.types import Example, Format, Likelihood, ModelRef, Request, Sampling
 from tests.parts import generated, seeds
 

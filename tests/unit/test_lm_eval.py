@@ -16,12 +16,11 @@ from typing import Any
 import pytest
 import yaml
 
-from selfalign.engines.hf import HF
+from selfalign.engines import HF
 from selfalign.errors import RunFailed, UserError
-from selfalign.evaluators import _harness_tasks
+from selfalign.evaluators import LmEval, _harness_tasks
 from selfalign.evaluators._harness_ifeval import lacking_data, read_rows_of
 from selfalign.evaluators._harness_model import ContextModel, sampling_of
-from selfalign.evaluators.lm_eval import LmEval
 from selfalign.proof.overlap import overlap
 from selfalign.proof.stats import wilson
 from selfalign.proof.verdicts import conclude
@@ -587,7 +586,7 @@ import nltk, os
 def refused(*a, **k): raise SystemExit("a download")
 nltk.download = refused
 nltk.data.path[:] = []
-from selfalign.evaluators.lm_eval import LmEval
+from selfalign.evaluators import LmEval
 print(LmEval(ifeval_file={ifeval(tmp_path)!r}).check())
 assert "LOCAL_RANK" not in os.environ
 import langdetect

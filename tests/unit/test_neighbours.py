@@ -8,14 +8,12 @@ from typing import Any
 
 import pytest
 
-from selfalign.filters.length_range import LengthRange
-from selfalign.filters.noise_words import NoiseWords
-from selfalign.filters.per_prompt import PerPrompt
-from selfalign.filters.rising_threshold import RisingThreshold
-from selfalign.proposers.repeated import Repeated
-from selfalign.proposers.self_instruct import FLAG, SelfInstruct, read_list
-from selfalign.proposers.task_inputs import TaskInputs, shared_instruction
-from selfalign.scorers.exact_answer import ExactAnswer, result, same_result
+from selfalign.filters import LengthRange, NoiseWords, PerPrompt, RisingThreshold
+from selfalign.proposers import Repeated, SelfInstruct, TaskInputs
+from selfalign.proposers.self_instruct import FLAG, read_list
+from selfalign.proposers.task_inputs import shared_instruction
+from selfalign.scorers import ExactAnswer
+from selfalign.scorers.exact_answer import result, same_result
 from selfalign.types import Completion, Continuation, Example, Request, Sampling
 from tests.parts import context, generated, seeds
 

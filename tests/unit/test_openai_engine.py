@@ -19,10 +19,10 @@ from typing import Any
 
 import pytest
 
+from selfalign.engines import HF, OpenAI
 from selfalign.engines._server_bodies import completion as read_completion
 from selfalign.engines._server_client import LONGEST_WAIT, Trouble, Unfit, _Gate, retry_after
-from selfalign.engines.hf import HF
-from selfalign.engines.openai import OpenAI, OpenAISession
+from selfalign.engines.openai import OpenAISession
 from selfalign.errors import Interrupted, RunFailed, UserError, handle_signals
 from selfalign.loop.align import Quiet
 from selfalign.record.journal import journaled_generate

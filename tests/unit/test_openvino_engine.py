@@ -16,13 +16,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from selfalign import align, read_seeds
 from selfalign.cli.main import main
-from selfalign.encoders.hashed import Hashed
-from selfalign.engines import _openvino_model
-from selfalign.engines.hf import HF
-from selfalign.engines.openvino import OpenVINO
+from selfalign.encoders import Hashed
+from selfalign.engines import HF, OpenVINO, _openvino_model
 from selfalign.errors import Interrupted, RunFailed, UserError
 from selfalign.recipes.isara import isara
-from selfalign.trainers.null import NullTrainer
+from selfalign.trainers import NullTrainer
 from selfalign.types import Completion, Example, ModelRef, Request, Sampling, derive_seed
 from tests.tiny import tiny_model, tiny_tokenizer
 

@@ -12,9 +12,7 @@ import yaml
 from selfalign.cli.main import main
 from selfalign.cli.options import parse
 from selfalign.cli.run import load_recipe, make_parser, part_options, resolved
-from selfalign.engines.hf import HF
-from selfalign.engines.openai import OpenAI
-from selfalign.engines.scripted import Scripted
+from selfalign.engines import HF, OpenAI, Scripted
 from selfalign.errors import UserError
 from tests.conftest import SCRIPTED
 

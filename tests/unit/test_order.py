@@ -15,9 +15,10 @@ import pytest
 from selfalign.cli.options import parse
 from selfalign.cli.run import part_options
 from selfalign.cli.study import make_arms, study_parser
-from selfalign.encoders.hashed import Hashed
+from selfalign.encoders import Hashed
+from selfalign.engines import Scripted
 from selfalign.engines.openvino import _BLOCK, _by_beginnings, _common
-from selfalign.engines.scripted import Scripted, ScriptedSession
+from selfalign.engines.scripted import ScriptedSession
 from selfalign.errors import UserError
 from selfalign.loop.align import Quiet, align
 from selfalign.recipe import Order, shown_in
@@ -25,7 +26,7 @@ from selfalign.recipes.icl_knn import icl_knn
 from selfalign.recipes.isara import isara
 from selfalign.record.journal import journaled_generate
 from selfalign.record.store import Store
-from selfalign.trainers.null import NullTrainer
+from selfalign.trainers import NullTrainer
 from selfalign.types import Example, Likelihood, ModelRef, Request, Sampling, in_pool_order
 from tests.conftest import SCRIPTED, Run
 from tests.parts import seeds

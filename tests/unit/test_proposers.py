@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from selfalign.proposers.few_shot import FewShot
+from selfalign.proposers import FewShot
 from selfalign.protocols import Context
 from selfalign.types import Completion, Example, Request, Sampling
 from tests.parts import context, generated, seeds

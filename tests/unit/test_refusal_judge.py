@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from selfalign.errors import UserError
+from selfalign.evaluators import Refusal
 from selfalign.evaluators._refusal_linear import DIMENSION, card, load, opening, vector
-from selfalign.evaluators.refusal import Judge, Refusal, accuracy, is_refusal, refuses, rules_digest
+from selfalign.evaluators.refusal import Judge, accuracy, is_refusal, refuses, rules_digest
 from selfalign.types import Completion, Example
 from tests.parts import context
 

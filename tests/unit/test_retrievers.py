@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from selfalign.retrievers.knn import Knn
-from selfalign.retrievers.uniform import Uniform
+from selfalign.retrievers import Knn, Uniform
 from selfalign.types import Example, FloatArray
 from tests.parts import context, generated, seeds
 

@@ -8,12 +8,12 @@ import pytest
 
 from selfalign.contracts import check_scorer
 from selfalign.errors import RunFailed, UserError
-from selfalign.filters.rising_threshold import RisingThreshold
+from selfalign.filters import RisingThreshold
 from selfalign.loop.align import Quiet
 from selfalign.models.classifier import outputs
 from selfalign.record.journal import journaled_work
 from selfalign.record.store import Store
-from selfalign.scorers.reward import Reward
+from selfalign.scorers import Reward
 from selfalign.types import Example
 from tests.parts import context
 from tests.tiny import END, REWARD_WINDOW, chat_ids

@@ -9,15 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from selfalign.engines.hf import HF
+from selfalign.engines import HF
 from selfalign.errors import UserError
-from selfalign.filters.score import OnePerCluster, Percentile, Threshold
+from selfalign.filters import OnePerCluster, Percentile, Threshold
 from selfalign.proof.injection import REMOVED, addressed, without_address
 from selfalign.protocols import Context
+from selfalign.scorers import Density, Judge, Perplexity
 from selfalign.scorers._standards import judge_prompt
-from selfalign.scorers.density import Density
-from selfalign.scorers.judge import Judge, expected_score, parse_score
-from selfalign.scorers.perplexity import Perplexity
+from selfalign.scorers.judge import expected_score, parse_score
 from selfalign.types import Completion, Continuation, Example, Likelihood, ModelRef, Request, with_score, without_score
 from tests.contracts.test_scorers import Window, scoring_context
 from tests.parts import context, generated

@@ -13,12 +13,10 @@ import pytest
 from selfalign.cli.options import parse
 from selfalign.cli.run import part_options
 from selfalign.cli.study import make_arms, study_parser
-from selfalign.encoders.hashed import Hashed
-from selfalign.engines.hf import HF
-from selfalign.engines.openai import OpenAI
-from selfalign.engines.scripted import Scripted
+from selfalign.encoders import Hashed
+from selfalign.engines import HF, OpenAI, Scripted
 from selfalign.errors import UserError
-from selfalign.evaluators.held_out import HeldOut
+from selfalign.evaluators import HeldOut
 from selfalign.export.cards import data_card
 from selfalign.export.data import DataFormat, export_data, export_dropped
 from selfalign.loop.align import align, check_examples
@@ -34,9 +32,8 @@ from selfalign.record.lineage import passport, passport_text
 from selfalign.record.store import Store
 from selfalign.report.data import read_run
 from selfalign.seeds.read import read_seeds
+from selfalign.trainers import SFT, NullTrainer
 from selfalign.trainers._batches import tokenise
-from selfalign.trainers.null import NullTrainer
-from selfalign.trainers.sft import SFT
 from selfalign.types import Example, Metric, ModelRef, Request, Sampling
 from tests.parts import context, echo, generated
 from tests.tiny import END, START, tiny_model, tiny_tokenizer

@@ -13,16 +13,14 @@ from typing import Any
 
 import pytest
 
+from selfalign.engines import HF, OpenAI
 from selfalign.engines._server_canary import NATS, distance, figures, judge
-from selfalign.engines.hf import HF
-from selfalign.engines.openai import OpenAI
 from selfalign.errors import RunFailed, UserError
-from selfalign.evaluators.win_rate import WinRate
+from selfalign.evaluators import WinRate
 from selfalign.loop.align import align
 from selfalign.protocols import Served
-from selfalign.scorers.judge import Judge
-from selfalign.trainers.null import NullTrainer
-from selfalign.trainers.sft import SFT
+from selfalign.scorers import Judge
+from selfalign.trainers import SFT, NullTrainer
 from selfalign.types import Example, ModelRef, Request, Sampling
 from tests.conftest import Run
 from tests.e2e.tiny_recipe import tiny

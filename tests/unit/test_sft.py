@@ -23,11 +23,11 @@ from selfalign.errors import Interrupted, RunFailed, UserError
 from selfalign.models.rendering import make_renderer
 from selfalign.protocols import TrainJob, TrainResult
 from selfalign.record.checkpoints import read_manifest
+from selfalign.trainers import SFT
 from selfalign.trainers._batches import Row, plan, tokenise, weigh
 from selfalign.trainers._child import arguments
 from selfalign.trainers._guard import make_guard
 from selfalign.trainers._weighted import NotFinite, Steps, collate, make_trainer, weighted_sum
-from selfalign.trainers.sft import SFT
 from selfalign.types import Example, ModelRef, Turns
 from tests.tiny import tiny_model, tiny_tokenizer
 

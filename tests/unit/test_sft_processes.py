@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from selfalign.record.faults import AT
-from selfalign.trainers.sft import SFT
+from selfalign.trainers import SFT
 from tests.tiny import tiny_model
 from tests.unit.test_sft import Quiet, job
 

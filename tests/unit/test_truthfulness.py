@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
-from selfalign.encoders.hashed import Hashed
+from selfalign.encoders import Hashed
 from selfalign.errors import UserError
+from selfalign.evaluators import Truthfulness
 from selfalign.evaluators._truthful_questions import read_questions
-from selfalign.evaluators.truthfulness import Truthfulness, qa_text, rouge_l_sum
+from selfalign.evaluators.truthfulness import qa_text, rouge_l_sum
 from selfalign.protocols import Context
 from selfalign.types import Completion, Continuation, Example, Likelihood, Metric, Pool, Request, Sampling
 from tests.parts import foretold, seeds

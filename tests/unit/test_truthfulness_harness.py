@@ -13,7 +13,8 @@ import yaml
 from lm_eval.tasks.truthfulqa import utils
 from lm_eval.utils import apply_template
 
-from selfalign.evaluators.truthfulness import Truthfulness, qa_text
+from selfalign.evaluators import Truthfulness
+from selfalign.evaluators.truthfulness import qa_text
 from selfalign.types import Completion, Continuation, Metric, Request, Sampling
 from tests.parts import context
 

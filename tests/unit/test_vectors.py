@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from selfalign.encoders.hashed import Hashed
-from selfalign.engines.scripted import Scripted
+from selfalign.encoders import Hashed
+from selfalign.engines import Scripted
 from selfalign.errors import RunFailed
 from selfalign.loop.align import align
 from selfalign.loop.vectors import RunVectors
@@ -22,7 +22,7 @@ from selfalign.recipe import Recipe
 from selfalign.recipes.isara import isara
 from selfalign.record.store import Store
 from selfalign.seeds.read import read_seeds
-from selfalign.trainers.null import NullTrainer
+from selfalign.trainers import NullTrainer
 from selfalign.types import Example, FloatArray, Pool
 from tests.parts import generated, seeds
 

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from selfalign.engines.hf import HF
+from selfalign.engines import HF
 from selfalign.errors import RunFailed, UserError
-from selfalign.evaluators.held_out import HeldOut
-from selfalign.evaluators.win_rate import PROMPT, WinRate, flaws
+from selfalign.evaluators import HeldOut, WinRate
+from selfalign.evaluators.win_rate import PROMPT, flaws
 from selfalign.protocols import Context
 from selfalign.types import Completion, Example, Likelihood, Metric, ModelRef, Request, Sampling
 from tests.parts import context, foretold

@@ -14,9 +14,8 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from selfalign.cli.options import given, refilled
-from selfalign.engines import _openvino_model, _weights
-from selfalign.engines.hf import HF
-from selfalign.engines.openvino import OpenVINO, undecodable
+from selfalign.engines import HF, OpenVINO, _openvino_model, _weights
+from selfalign.engines.openvino import undecodable
 from selfalign.errors import UserError
 from selfalign.models.device import choose_device
 from selfalign.models.names import resolve_ref

@@ -1,0 +1,13 @@
+"""Engines: ways to run models."""
+
+from selfalign.engines.hf import HF
+from selfalign.engines.openai import OpenAI
+from selfalign.engines.openvino import OpenVINO
+from selfalign.engines.scripted import Scripted
+
+__all__ = [
+    "HF",
+    "OpenAI",
+    "OpenVINO",
+    "Scripted",
+]

@@ -1,0 +1,17 @@
+"""Evaluators: figures about a model on held-out prompts."""
+
+from selfalign.evaluators.harmfulness import Harmfulness
+from selfalign.evaluators.held_out import HeldOut
+from selfalign.evaluators.lm_eval import LmEval
+from selfalign.evaluators.refusal import Refusal
+from selfalign.evaluators.truthfulness import Truthfulness
+from selfalign.evaluators.win_rate import WinRate
+
+__all__ = [
+    "Harmfulness",
+    "HeldOut",
+    "LmEval",
+    "Refusal",
+    "Truthfulness",
+    "WinRate",
+]

@@ -9,7 +9,7 @@ from selfalign.text import split_task
 from selfalign.types import Dropped, Example, FilterResult
 
 Field = Literal["prompt", "response", "instruction", "input"]
-"""Which text of an example a filter looks at; the last two are the parts of its prompt (see `tasks.split_task`)."""
+"""Which text of an example a filter looks at; the last two are the parts of its prompt (see `text.split_task`)."""
 
 Verdict = tuple[str, str] | None
 """(rule, evidence) of a drop; None keeps."""

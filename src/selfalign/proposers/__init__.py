@@ -1,0 +1,15 @@
+"""Proposers: where new prompts come from."""
+
+from selfalign.proposers.few_shot import FewShot
+from selfalign.proposers.instructions import Instructions
+from selfalign.proposers.repeated import Repeated
+from selfalign.proposers.self_instruct import SelfInstruct
+from selfalign.proposers.task_inputs import TaskInputs
+
+__all__ = [
+    "FewShot",
+    "Instructions",
+    "Repeated",
+    "SelfInstruct",
+    "TaskInputs",
+]

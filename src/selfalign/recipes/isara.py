@@ -4,30 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from selfalign.encoders.hashed import Hashed
-from selfalign.encoders.hidden_state import HiddenState
-from selfalign.encoders.sentence import SentenceEncoder
-from selfalign.engines.hf import HF
-from selfalign.engines.openai import OpenAI
-from selfalign.engines.openvino import OpenVINO
-from selfalign.engines.scripted import Scripted
-from selfalign.evaluators.held_out import HeldOut
-from selfalign.evaluators.refusal import Refusal
-from selfalign.filters.agreement import CategoryAgreement
-from selfalign.filters.finished import Finished
-from selfalign.filters.length import Length
-from selfalign.filters.markers import LeakedMarkers
-from selfalign.filters.near_duplicates import NearDuplicates
-from selfalign.filters.novelty import Novelty
-from selfalign.filters.repetition import Repetition
-from selfalign.filters.substring import Substring
+from selfalign.encoders import Hashed, HiddenState, SentenceEncoder
+from selfalign.engines import HF, OpenAI, OpenVINO, Scripted
+from selfalign.evaluators import HeldOut, Refusal
+from selfalign.filters import CategoryAgreement, Finished, LeakedMarkers, Length, NearDuplicates, Novelty, Repetition, Substring
 from selfalign.proof.alarms import Alarms
-from selfalign.proposers.few_shot import Aim, FewShot
+from selfalign.proposers import FewShot
+from selfalign.proposers.few_shot import Aim
 from selfalign.recipe import Recipe, RollBack, StartFrom, TrainOn
-from selfalign.retrievers.knn import Knn
-from selfalign.retrievers.uniform import Uniform
-from selfalign.trainers.null import NullTrainer
-from selfalign.trainers.sft import SFT
+from selfalign.retrievers import Knn, Uniform
+from selfalign.trainers import SFT, NullTrainer
 from selfalign.types import Format, Sampling
 
 

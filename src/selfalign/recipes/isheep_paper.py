@@ -4,37 +4,32 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from selfalign.encoders.hashed import Hashed
-from selfalign.encoders.hidden_state import HiddenState
-from selfalign.encoders.sentence import SentenceEncoder
-from selfalign.engines.hf import HF
-from selfalign.engines.openai import OpenAI
-from selfalign.engines.openvino import OpenVINO
-from selfalign.engines.scripted import Scripted
-from selfalign.evaluators.held_out import HeldOut
-from selfalign.evaluators.refusal import Refusal
-from selfalign.filters.answer_choices import AnswerChoices
-from selfalign.filters.at_most import AtMost
-from selfalign.filters.blacklist import Blacklist
-from selfalign.filters.empty_response import EmptyResponse
-from selfalign.filters.han import HanCharacters
-from selfalign.filters.leftover_labels import LeftoverLabels
-from selfalign.filters.links import Links
-from selfalign.filters.markers import LeakedMarkers
-from selfalign.filters.next_turns import NextTurns
-from selfalign.filters.novelty import Novelty
-from selfalign.filters.placeholders import Placeholders
-from selfalign.filters.repeated_input import RepeatedInput
-from selfalign.filters.score import Threshold
-from selfalign.filters.task_length import TaskLength
-from selfalign.filters.task_start import TaskStart
+from selfalign.encoders import Hashed, HiddenState, SentenceEncoder
+from selfalign.engines import HF, OpenAI, OpenVINO, Scripted
+from selfalign.evaluators import HeldOut, Refusal
+from selfalign.filters import (
+    AnswerChoices,
+    AtMost,
+    Blacklist,
+    EmptyResponse,
+    HanCharacters,
+    LeakedMarkers,
+    LeftoverLabels,
+    Links,
+    NextTurns,
+    Novelty,
+    Placeholders,
+    RepeatedInput,
+    TaskLength,
+    TaskStart,
+    Threshold,
+)
 from selfalign.proof.alarms import Alarms
-from selfalign.proposers.instructions import Instructions
+from selfalign.proposers import Instructions
 from selfalign.recipe import Recipe, StartFrom, TrainOn
-from selfalign.retrievers.uniform import Uniform
-from selfalign.scorers.judge import Judge
-from selfalign.trainers.null import NullTrainer
-from selfalign.trainers.sft import SFT
+from selfalign.retrievers import Uniform
+from selfalign.scorers import Judge
+from selfalign.trainers import SFT, NullTrainer
 from selfalign.types import Format, Sampling
 
 PUBLISHED_TRAINING = SFT(

@@ -6,10 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from selfalign.errors import UserError
-from selfalign.evaluators.harmfulness import Harmfulness
-from selfalign.evaluators.lm_eval import LmEval
-from selfalign.evaluators.truthfulness import Truthfulness
-from selfalign.evaluators.win_rate import WinRate
+from selfalign.evaluators import Harmfulness, LmEval, Truthfulness, WinRate
 from selfalign.protocols import Bringing, Evaluator
 from selfalign.recipe import Evaluate, Recipe
 

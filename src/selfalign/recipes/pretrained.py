@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from selfalign.encoders.hashed import Hashed
-from selfalign.encoders.hidden_state import HiddenState
-from selfalign.encoders.sentence import SentenceEncoder
-from selfalign.engines.hf import HF
-from selfalign.engines.openai import OpenAI
-from selfalign.engines.openvino import OpenVINO
-from selfalign.engines.scripted import Scripted
-from selfalign.evaluators.held_out import HeldOut
-from selfalign.evaluators.refusal import Refusal
-from selfalign.proposers.few_shot import FewShot
+from selfalign.encoders import Hashed, HiddenState, SentenceEncoder
+from selfalign.engines import HF, OpenAI, OpenVINO, Scripted
+from selfalign.evaluators import HeldOut, Refusal
+from selfalign.proposers import FewShot
 from selfalign.recipe import Recipe
-from selfalign.retrievers.knn import Knn
-from selfalign.trainers.null import NullTrainer
+from selfalign.retrievers import Knn
+from selfalign.trainers import NullTrainer
 from selfalign.types import Format, Sampling
 
 

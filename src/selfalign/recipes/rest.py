@@ -4,28 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from selfalign.encoders.hashed import Hashed
-from selfalign.encoders.hidden_state import HiddenState
-from selfalign.encoders.sentence import SentenceEncoder
-from selfalign.engines.hf import HF
-from selfalign.engines.openai import OpenAI
-from selfalign.engines.openvino import OpenVINO
-from selfalign.engines.scripted import Scripted
-from selfalign.evaluators.held_out import HeldOut
-from selfalign.evaluators.refusal import Refusal
-from selfalign.filters.empty_response import EmptyResponse
-from selfalign.filters.finished import Finished
-from selfalign.filters.per_prompt import PerPrompt
-from selfalign.filters.rising_threshold import RisingThreshold
+from selfalign.encoders import Hashed, HiddenState, SentenceEncoder
+from selfalign.engines import HF, OpenAI, OpenVINO, Scripted
+from selfalign.evaluators import HeldOut, Refusal
+from selfalign.filters import EmptyResponse, Finished, PerPrompt, RisingThreshold
 from selfalign.proof.alarms import Alarms
-from selfalign.proposers.repeated import Repeated
+from selfalign.proposers import Repeated
 from selfalign.recipe import Recipe, RollBack, StartFrom, TrainOn
-from selfalign.retrievers.uniform import Uniform
-from selfalign.scorers.exact_answer import ExactAnswer
-from selfalign.scorers.judge import Judge
-from selfalign.scorers.reward import Reward
-from selfalign.trainers.null import NullTrainer
-from selfalign.trainers.sft import SFT
+from selfalign.retrievers import Uniform
+from selfalign.scorers import ExactAnswer, Judge, Reward
+from selfalign.trainers import SFT, NullTrainer
 from selfalign.types import Format, Sampling
 
 

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from selfalign.encoders.hashed import Hashed
-from selfalign.encoders.hidden_state import HiddenState
-from selfalign.encoders.sentence import SentenceEncoder
-from selfalign.engines.hf import HF
-from selfalign.engines.openai import OpenAI
-from selfalign.engines.openvino import OpenVINO
-from selfalign.engines.scripted import Scripted
-from selfalign.evaluators.held_out import HeldOut
-from selfalign.evaluators.refusal import Refusal
-from selfalign.filters.copied_input import CopiedInput
-from selfalign.filters.empty_response import EmptyResponse
-from selfalign.filters.finished import Finished
-from selfalign.filters.length_range import LengthRange
-from selfalign.filters.markers import LeakedMarkers
-from selfalign.filters.noise_words import NoiseWords
-from selfalign.filters.novelty import Novelty
+from selfalign.encoders import Hashed, HiddenState, SentenceEncoder
+from selfalign.engines import HF, OpenAI, OpenVINO, Scripted
+from selfalign.evaluators import HeldOut, Refusal
+from selfalign.filters import CopiedInput, EmptyResponse, Finished, LeakedMarkers, LengthRange, NoiseWords, Novelty
 from selfalign.proof.alarms import Alarms
-from selfalign.proposers.task_inputs import TaskInputs
+from selfalign.proposers import TaskInputs
 from selfalign.recipe import Recipe, RollBack
-from selfalign.retrievers.uniform import Uniform
-from selfalign.trainers.null import NullTrainer
-from selfalign.trainers.sft import SFT
+from selfalign.retrievers import Uniform
+from selfalign.trainers import SFT, NullTrainer
 from selfalign.types import Format, Sampling
 
 

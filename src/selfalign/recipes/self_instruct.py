@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from selfalign.encoders.hashed import Hashed
-from selfalign.encoders.hidden_state import HiddenState
-from selfalign.encoders.sentence import SentenceEncoder
-from selfalign.engines.hf import HF
-from selfalign.engines.openai import OpenAI
-from selfalign.engines.openvino import OpenVINO
-from selfalign.engines.scripted import Scripted
-from selfalign.evaluators.held_out import HeldOut
-from selfalign.evaluators.refusal import Refusal
-from selfalign.filters.blacklist import SELF_INSTRUCT, Blacklist
-from selfalign.filters.copied_input import CopiedInput
-from selfalign.filters.empty_response import EmptyResponse
-from selfalign.filters.exact import Exact
-from selfalign.filters.finished import Finished
-from selfalign.filters.markers import LeakedMarkers
-from selfalign.filters.novelty import Novelty
-from selfalign.filters.task_length import TaskLength
-from selfalign.filters.task_start import TaskStart
+from selfalign.encoders import Hashed, HiddenState, SentenceEncoder
+from selfalign.engines import HF, OpenAI, OpenVINO, Scripted
+from selfalign.evaluators import HeldOut, Refusal
+from selfalign.filters import (
+    Blacklist,
+    CopiedInput,
+    EmptyResponse,
+    Exact,
+    Finished,
+    LeakedMarkers,
+    Novelty,
+    TaskLength,
+    TaskStart,
+)
+from selfalign.filters.tasks import SELF_INSTRUCT
 from selfalign.proof.alarms import Alarms
-from selfalign.proposers.self_instruct import SelfInstruct
+from selfalign.proposers import SelfInstruct
 from selfalign.recipe import Recipe, RollBack, StartFrom, TrainOn
-from selfalign.retrievers.uniform import Uniform
-from selfalign.trainers.null import NullTrainer
-from selfalign.trainers.sft import SFT
+from selfalign.retrievers import Uniform
+from selfalign.trainers import SFT, NullTrainer
 from selfalign.types import Format, Sampling
 
 

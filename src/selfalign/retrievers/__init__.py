@@ -1,0 +1,9 @@
+"""Retrievers: which examples a prompt is shown."""
+
+from selfalign.retrievers.knn import Knn
+from selfalign.retrievers.uniform import Uniform
+
+__all__ = [
+    "Knn",
+    "Uniform",
+]

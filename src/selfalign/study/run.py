@@ -23,7 +23,7 @@ from selfalign.record.checkpoints import write_synced
 from selfalign.record.finished import Finished, read_run
 from selfalign.record.plain import difference, dumps, granted, in_words
 from selfalign.record.store import Store
-from selfalign.retrievers.knn import Knn
+from selfalign.retrievers import Knn
 from selfalign.tracking.figures import reporting
 from selfalign.types import Example, ModelRef
 

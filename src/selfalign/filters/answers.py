@@ -1,0 +1,164 @@
+"""Rules on what an answer must not be: an echo, an exam paper, another turn, noise."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from selfalign.filters._shared import Verdict, split
+from selfalign.protocols import Context
+from selfalign.text import count_words, normalise, split_task
+from selfalign.types import Example, FilterResult
+
+_ECHO_WORDS = 5  # shorter prompts ("Hello there!") stand in good answers
+
+
+@dataclass(frozen=True)
+class Substring:
+    """Drops a response that is part of its prompt (ISARA, as raw strings)."""
+
+    both_ways: bool = False
+    """Also where the response repeats the whole prompt of 5 words or more (our own choice: copied text teaches copying);
+    case and white space do not count then."""
+
+    def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
+        """Rules: `response_in_prompt`, `prompt_in_response`."""
+        return split(examples, self._judge)
+
+    def _judge(self, example: Example) -> Verdict:
+        if example.response in example.prompt:
+            return "response_in_prompt", f"the prompt contains the response: {example.response}"
+        if not self.both_ways:
+            return None
+        prompt, response = normalise(example.prompt), normalise(example.response)
+        if response in prompt:
+            return "response_in_prompt", f"the prompt contains the response: {example.response}"
+        if prompt in response and count_words(prompt) >= _ECHO_WORDS:
+            return "prompt_in_response", f"the response repeats the prompt: {example.prompt}"
+        return None
+
+
+@dataclass(frozen=True)
+class CopiedInput:
+    """Drops a response equal to the task's input, or to its instruction where it has none (Self-Instruct).
+
+    Case and white space do not count.
+    """
+
+    def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
+        """Rule: `response_is_input`."""
+        return split(examples, _copied)
+
+
+def _copied(example: Example) -> Verdict:
+    instruction, input = split_task(example.prompt)
+    if normalise(example.response) != normalise(input or instruction):
+        return None
+    return "response_is_input", f"the response hands back: {(input or instruction)[:200]}"
+
+
+@dataclass(frozen=True)
+class NextTurns:
+    """Drops a response in which a next turn begins (I-SHEEP's rules for pairs), by any of three signs.
+
+    A line that opens with the name of a role; one that opens with "can you" or "do you"; a paragraph, not the first one, that
+    is a question. A first paragraph may be the question that was asked for, so unlike the scripts we leave it alone.
+    """
+
+    roles: tuple[str, ...] = ("assistant", "system", "human", "question", "output", "user")
+    """Case does not count, and neither does a missing colon."""
+    openings: tuple[str, ...] = ("can you", "do you")
+
+    def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
+        """Rules: `role_line`, `asks_back`, `question_paragraph`."""
+        signs = (("role_line", _lines(self.roles)), ("asks_back", _lines(self.openings)))
+
+        def judge(example: Example) -> Verdict:
+            for rule, pattern in signs:
+                if found := pattern.search(example.response):
+                    return rule, f"a line of the response begins with {found[1]!r}"
+            for paragraph in re.split(r"\n\s*\n", example.response.strip())[1:]:
+                if paragraph.rstrip().endswith("?"):
+                    return "question_paragraph", f"a paragraph of the response asks: {paragraph.strip()[:200]}"
+            return None
+
+        return split(examples, judge)
+
+
+def _lines(words: Sequence[str]) -> re.Pattern[str]:
+    """Lines behind the first one that begin with one of the words."""
+    return re.compile(rf"\n[ \t]*({'|'.join(map(re.escape, words))})\b", re.IGNORECASE)
+
+
+_HEAD = re.compile(r"\banswer choices\s*:", re.IGNORECASE)
+_OPTION = re.compile(r"\n[ \t]*([A-E]\.)[ \t]")
+
+
+@dataclass(frozen=True)
+class AnswerChoices:
+    """Drops a response with "Answer Choices:" in it, or where a line, not the first one, opens an option A. to E. (I-SHEEP)."""
+
+    def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
+        """Rules: `answer_choices`, `option_marker`."""
+        return split(examples, _exam)
+
+
+def _exam(example: Example) -> Verdict:
+    if found := _HEAD.search(example.response):
+        return "answer_choices", f"the response contains {found[0]!r} at character {found.start()}"
+    if found := _OPTION.search(example.response):
+        return "option_marker", f"a line of the response begins with {found[1]!r}"
+    return None
+
+
+NOISE = (
+    "as an ai", "as a language model", "i am an ai", "i'm an ai", "i cannot", "i can't", "i'm sorry", "i am sorry",
+    "[input]", "[output]", "<input>", "<output>", "example input", "example output", "your answer here", "lorem ipsum",
+)  # fmt: skip
+"""Our own list after SELF-GUIDE's idea: refusals, words of the request that asked, places left to fill in."""
+
+
+@dataclass(frozen=True)
+class NoiseWords:
+    """Drops a response with one of these phrases in it (SELF-GUIDE, arXiv 2407.12874); case and white space do not count.
+
+    A phrase that a seed's response uses belongs to the task and is not noise.
+    """
+
+    phrases: tuple[str, ...] = NOISE
+
+    def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
+        """Rule: `noise`."""
+        known = [_plain(seed.response) for seed in context.pool.seeds]
+        phrases = [phrase for phrase in map(_plain, self.phrases) if not any(phrase in text for text in known)]
+
+        def judge(example: Example) -> Verdict:
+            text = _plain(example.response)
+            found = next((phrase for phrase in phrases if phrase in text), None)
+            return ("noise", f"the response contains {found!r}: {example.response[:200]}") if found else None
+
+        return split(examples, judge)
+
+
+def _plain(text: str) -> str:
+    return normalise(text).replace("’", "'")
+
+
+_HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+
+
+@dataclass(frozen=True)
+class HanCharacters:
+    """Drops a response with a Han character in it (I-SHEEP, whose models fall into Chinese; a rule for English seeds)."""
+
+    def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
+        """Rule: `han_character`."""
+        return split(examples, _chinese)
+
+
+def _chinese(example: Example) -> Verdict:
+    found = _HAN.search(example.response)
+    if found is None:
+        return None
+    return "han_character", f"the response contains {found[0]} (U+{ord(found[0]):04X}) at character {found.start()}"

@@ -1,0 +1,207 @@
+"""Rules on the form of a text: finished, long enough, without loops or traces of the conversation format."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+from selfalign.filters._shared import Verdict, split
+from selfalign.protocols import Context
+from selfalign.text import count_words, counted, is_finished, longest_repeat
+from selfalign.types import Example, FilterResult
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Drops prompts and responses that ran out of tokens or of window, and responses that do not end as a sentence does.
+
+    Our own addition: ISARA's code keeps answers cut at 100 tokens, and 36 % of the short answers of its trained LLaMA-7B in
+    the AlpacaEval dump end without a final mark (16 % of those trained on the seeds alone).
+    """
+
+    sentence_end: bool = True
+    """Whether a response must end with a final mark or a closed code block; a prompt need not."""
+
+    def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
+        """Rules: `no_room` (no window left to begin), `cut_off` (ran into max_tokens), `unfinished` (no final mark)."""
+        return split(examples, self._judge)
+
+    def _judge(self, example: Example) -> Verdict:
+        for name, finish, text in (
+            ("prompt", example.prompt_finish, example.prompt),
+            ("response", example.response_finish, example.response),
+        ):
+            if finish == "context":
+                return "no_room", f"the model's window left no room to begin the {name}"
+            if finish == "length":
+                return "cut_off", f"the {name} ran into max_tokens: …{text[-80:]}"
+        if self.sentence_end and not is_finished(example.response):
+            return "unfinished", f"the response ends: …{example.response[-80:]}"
+        return None
+
+
+@dataclass(frozen=True)
+class EmptyResponse:
+    """Drops an example whose response is empty or white space (I-SHEEP)."""
+
+    def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
+        """Rule: `empty_response`."""
+        return split(examples, _empty)
+
+
+def _empty(example: Example) -> Verdict:
+    if example.response.strip():
+        return None
+    return "empty_response", f"the model wrote nothing (finish: {example.response_finish})"
+
+
+@dataclass(frozen=True)
+class Length:
+    """Drops by the number of words, between white space as ISARA's code counts them (at least 5 in both; no upper limit).
+
+    The upper limits are our own: off by default. In scripts without spaces every character counts as a word.
+    """
+
+    min_prompt_words: int = 5
+    max_prompt_words: int | None = None
+    min_response_words: int = 5
+    max_response_words: int | None = None
+
+    def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
+        """Rules: `prompt_short`, `prompt_long`, `response_short`, `response_long`."""
+        return split(examples, self._judge)
+
+    def _judge(self, example: Example) -> Verdict:
+        prompt, response = count_words(example.prompt), count_words(example.response)
+        for rule, number, limit, wrong in (
+            ("prompt_short", prompt, self.min_prompt_words, prompt < self.min_prompt_words),
+            ("prompt_long", prompt, self.max_prompt_words, self.max_prompt_words is not None and prompt > self.max_prompt_words),
+            ("response_short", response, self.min_response_words, response < self.min_response_words),
+            (
+                "response_long",
+                response,
+                self.max_response_words,
+                self.max_response_words is not None and response > self.max_response_words,
+            ),
+        ):
+            if wrong:
+                return rule, f"{counted(number, 'word')}, {'at least' if rule.endswith('short') else 'at most'} {limit} wanted"
+        return None
+
+
+@dataclass(frozen=True)
+class LengthRange:
+    """Drops a prompt or response whose number of words is far from the seeds' (SELF-GUIDE, arXiv 2407.12874).
+
+    Far is more than `deviations` standard deviations from their mean, on either side. Does nothing with fewer than two seeds.
+    """
+
+    deviations: float = 2.0
+    responses_only: bool = False
+    """Judge responses alone, for prompts that may be as long as they like."""
+
+    def __post_init__(self) -> None:
+        if not self.deviations > 0.0:
+            raise ValueError(f"LengthRange: deviations = {self.deviations} is out of range: above 0")
+
+    def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
+        """Rules: `prompt_length`, `response_length`."""
+        seeds = context.pool.seeds
+        if len(seeds) < 2:
+            return FilterResult(tuple(examples), ())
+        limits = {
+            "prompt": self._limits([count_words(seed.prompt) for seed in seeds]),
+            "response": self._limits([count_words(seed.response) for seed in seeds]),
+        }
+        if self.responses_only:
+            del limits["prompt"]
+
+        def judge(example: Example) -> Verdict:
+            words = {"prompt": count_words(example.prompt), "response": count_words(example.response)}
+            for name, (low, high) in limits.items():
+                if not low <= words[name] <= high:
+                    return f"{name}_length", f"{counted(words[name], 'word')}, the seeds' lengths allow {low:.1f} to {high:.1f}"
+            return None
+
+        return split(examples, judge)
+
+    def _limits(self, lengths: Sequence[int]) -> tuple[float, float]:
+        middle, spread = mean(lengths), self.deviations * stdev(lengths)
+        return middle - spread, middle + spread
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """Drops a prompt or response in which too many word n-grams repeat an earlier one of the same text (our own choice).
+
+    0.2 at n = 4 stands far above honest prose and far below a loop.
+    """
+
+    max_share: float = 0.2
+    """In [0, 1]: 0 forbids every repeat."""
+    size: int = 4
+    """Words in an n-gram."""
+
+    def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
+        """Rule: `repetition`."""
+        return split(examples, self._judge)
+
+    def _judge(self, example: Example) -> Verdict:
+        for name, text in (("prompt", example.prompt), ("response", example.response)):
+            share, gram, times = longest_repeat(text, self.size)
+            if share > self.max_share:
+                repeats = f"{share:.0%} of the {name}'s {self.size}-grams repeat, {self.max_share:.0%} allowed"
+                return "repetition", f'{repeats}; "{gram}" stands there {times} times'
+        return None
+
+
+MARKERS = (
+    "BEGINNING OF CONVERSATION", "END OF CONVERSATION", "<|", "|>", "<s>", "</s>", "<bos>", "<eos>", "<pad>", "<unk>",
+    "[INST]", "[/INST]", "<<SYS>>", "<start_of_turn>", "<end_of_turn>",
+)  # fmt: skip
+"""Never part of an honest text, wherever they stand; case does not count."""
+
+ROLES = ("user", "assistant", "human", "system", "bot", "question", "answer", "q", "a", "instruction", "prompt", "response")
+"""Names that open a turn: at the start of a line, perhaps after # or *, followed by a colon; case does not count."""
+
+
+@dataclass(frozen=True)
+class LeakedMarkers:
+    """Drops a prompt or response with conversation markers, U+FFFD or control characters in it.
+
+    ISARA cuts at upper-case markers only, and lower-case ones leak: 2 of 16 answers in its published safety examples. We drop
+    the sample instead, as what stands before a marker is often half a thought. A marker the seeds use themselves belongs to
+    the domain and is not judged.
+    """
+
+    markers: tuple[str, ...] = MARKERS
+    roles: tuple[str, ...] = ROLES
+
+    def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
+        """Rules: `marker`, `control_character`."""
+        seeds = [text for seed in context.pool.seeds for text in (seed.prompt, seed.response)]
+        patterns = [pattern for pattern in self._patterns() if not any(map(pattern.search, seeds))]
+
+        def judge(example: Example) -> Verdict:
+            for name, text in (("prompt", example.prompt), ("response", example.response)):
+                if found := next(filter(None, (pattern.search(text) for pattern in patterns)), None):
+                    return "marker", f"the {name} contains {found.group().strip()!r} at character {found.start()}"
+                if wrong := next(filter(_is_control, text), None):
+                    return "control_character", f"the {name} contains U+{ord(wrong):04X} at character {text.index(wrong)}"
+            return None
+
+        return split(examples, judge)
+
+    def _patterns(self) -> list[re.Pattern[str]]:
+        anywhere = [re.compile(re.escape(marker), re.IGNORECASE) for marker in self.markers]
+        turns = [re.compile(rf"(?:^|\n)[ \t]*[#*]*[ \t]*{re.escape(role)}[ \t]*[*]*[:：]", re.IGNORECASE) for role in self.roles]
+        # In capitals a turn's name gives itself away in the middle of a line too ("… USER: what").
+        inside = [re.compile(rf"\b{re.escape(role.upper())}\b[ \t]*:") for role in self.roles if len(role) > 1]
+        return anywhere + turns + inside
+
+
+def _is_control(character: str) -> bool:
+    return character == "\ufffd" or (character not in "\n\t\r" and unicodedata.category(character) in ("Cc", "Cs", "Cn"))
