@@ -37,8 +37,8 @@ def test_status_has_the_promised_shape(cli: Run, run_folder: Path) -> None:
     assert status["stopped_because"]
     assert [row["round"] for row in status["rounds"]] == list(range(len(status["rounds"])))
     for row in status["rounds"]:
-        assert set(row) == {"round", "candidates", "kept", "dropped", "metrics", "model", "canary", "seconds", "tokens"}
-        assert row["canary"] is None  # no server, so nothing to prove
+        assert set(row) == {"round", "candidates", "kept", "dropped", "metrics", "model", "verify_weights", "seconds", "tokens"}
+        assert row["verify_weights"] is None  # no server, so nothing to verify
         assert row["candidates"] == row["kept"] + sum(row["dropped"].values())
         assert set(row["tokens"]) == {"prompt", "generated", "trained"}
         for metric in row["metrics"].values():

@@ -198,6 +198,14 @@ def test_nobody_there_is_told_soon(folder: str) -> None:
         session.generate(rows(1), SAMPLING)
 
 
+@pytest.mark.parametrize(("url", "proxy"), [("http://1.2.3.999/v1", ""), ("http://host.invalid/v1", "foo://me:secret@proxy")])
+def test_an_address_that_cannot_be_is_told_at_once(folder: str, url: str, proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    with opened(Loopback(url), folder) as session, pytest.raises(UserError, match=f"{url} cannot be asked: ") as error:
+        session.generate(rows(1), SAMPLING)
+    assert "secret" not in str(error.value)
+
+
 def test_a_server_that_is_away_gets_probes_alone_and_then_the_rest(folder: str) -> None:
     away, probes, others = threading.Event(), [0], [0]
 
@@ -245,14 +253,14 @@ def test_a_busy_server_halves_what_is_under_way_once_for_all_of_it() -> None:
         ("1000000", LONGEST_WAIT),
         ("inf", LONGEST_WAIT),
         ("Wed, 21 Oct 2199 07:28:00 GMT", LONGEST_WAIT),
-        ("Wed, 21 Oct 2015 07:28:00 GMT", None),
-        ("-5", None),
-        ("soon", None),
-        ("nan", None),
-        ("", None),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        ("-5", 0.0),
+        ("soon", 0.0),
+        ("nan", 0.0),
+        ("", 0.0),
     ],
 )
-def test_retry_after_is_honoured_within_reason(header: str, wait: float | None) -> None:
+def test_retry_after_is_honoured_within_reason(header: str, wait: float) -> None:
     assert retry_after(header) == wait
 
 
@@ -423,16 +431,20 @@ def test_what_a_server_cannot_do_is_said(folder: str) -> None:
 
 
 def test_a_signal_ends_the_waiting(folder: str) -> None:
+    def loops() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if "portal" in thread.name]
+
     def fault(path: str, body: Mapping[str, Any], before: int) -> str:
         if body.get("max_tokens") != 24:
             return ""
+        running.extend(loops())
         os.kill(os.getpid(), signal.SIGTERM)
         return "hang"
 
-    threads = threading.active_count()
+    running: list[str] = []
     with pytest.raises(Interrupted), handle_signals(), loopback(words, fault) as server, opened(server, folder) as session:
         session.generate(rows(1), SAMPLING)
-    assert not [thread for thread in threading.enumerate() if thread.name == "selfalign-server-calls"], threads
+    assert len(running) == 1 and not loops()
 
 
 def test_texts_and_scores_are_those_of_the_model_itself(model_folder: Path) -> None:

@@ -76,7 +76,7 @@ def test_status(store: Store) -> None:
         "dropped": {},
         "metrics": {},
         "model": "base",
-        "canary": None,
+        "verify_weights": None,
         "seconds": {},
         "tokens": {"prompt": 0, "generated": 0, "trained": 0},
     }
@@ -87,7 +87,7 @@ def test_status(store: Store) -> None:
         "dropped": {"novelty": 1},
         "metrics": {"refusal": {"value": 0.5, "low": 0.25, "high": 0.75, "n": 12, "unit": "number", "better": "higher"}},
         "model": str(store.folder / "round-01" / "model"),
-        "canary": None,
+        "verify_weights": None,
         "seconds": {"propose": 1.5, "respond": 2.5, "filter": 0.25, "validation": 0.5, "train": 8.0, "evaluate": 1.0},
         "tokens": {"prompt": 36, "generated": 9, "trained": 123},
     }
@@ -101,7 +101,7 @@ def test_the_passport_of_a_kept_sample(store: Store) -> None:
         ("s1", 0.25, "seed prompt 1"),
     ]
     assert found["prompt_demonstrations"][0]["similarity"] is None
-    assert found["written_by"] == {"round": 0, "base": "base", "adapter": None, "hash": "h0", "canary": None}
+    assert found["written_by"] == {"round": 0, "base": "base", "adapter": None, "hash": "h0", "verify_weights": None}
     assert found["sampling"] == {"prompt": {"temperature": 1.0}, "response": {"temperature": 0.7}, "seed": 7}
     assert found["prompt_texts"] == {"propose": "<p>", "respond": "<r>"}
     assert [(m["round"], m["hash"], m["rule"]) for m in found["trained_into"]] == [(1, "h1", None)]
@@ -141,32 +141,32 @@ def test_what_was_never_answered_is_told_apart_from_an_empty_answer(store: Store
     assert without == [each.id for each in others]
 
 
-def test_the_proof_that_a_server_has_the_rounds_weights_is_told(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_finding_about_a_servers_weights_is_told(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     """The last finding of a round tells where it stands; what was written before a bad one was written behind a good one."""
     proof, stale = "the server serves round 1: on 6 seeds", "the server does not serve round 1 but still the model as it came"
     store.finish_round_samples(2, [Example("r2-0", "a later prompt", "a later response", 2, 0)], [], 1)
-    store.event("canary", {"round": 1, "verdict": "stale", "text": stale})
-    store.event("canary", {"round": 1, "verdict": "proven", "text": proof})
+    store.event("verify_weights", {"round": 1, "verdict": "stale", "text": stale})
+    store.event("verify_weights", {"round": 1, "verdict": "proven", "text": proof})
 
     def told(*arguments: str) -> str:
         assert main([arguments[0], str(store.folder), *arguments[1:]]) == 0
         return capsys.readouterr().out
 
-    assert [row["canary"] for row in json.loads(told("status", "--json"))["rounds"]] == [
+    assert [row["verify_weights"] for row in json.loads(told("status", "--json"))["rounds"]] == [
         None,
         {"verdict": "proven", "text": proof},
         None,
     ]
-    assert f"canary: {proof}" in told("status") and warnings(store) == []
-    assert json.loads(told("show", "r2-0", "--json"))["written_by"]["canary"] == {"verdict": "proven", "text": proof}
-    assert proof in told("show", "r2-0") and "canary" not in told("show", "s1")
-    assert passport(store, "r1-0")["written_by"]["canary"] is None
-    assert any("weights of round 1 (canary" in note for note in read_run(store.folder)["verdict"]["notes"])
-    store.event("canary", {"round": 1, "verdict": "stale", "text": stale})
-    assert status(store)["rounds"][1]["canary"]["verdict"] == "stale" and warnings(store) == [f"canary: {stale}"]
+    assert f"verify_weights: {proof}" in told("status") and warnings(store) == []
+    assert json.loads(told("show", "r2-0", "--json"))["written_by"]["verify_weights"] == {"verdict": "proven", "text": proof}
+    assert proof in told("show", "r2-0") and "verify_weights" not in told("show", "s1")
+    assert passport(store, "r1-0")["written_by"]["verify_weights"] is None
+    assert any("weights of round 1 (verify_weights" in note for note in read_run(store.folder)["verdict"]["notes"])
+    store.event("verify_weights", {"round": 1, "verdict": "stale", "text": stale})
+    assert status(store)["rounds"][1]["verify_weights"]["verdict"] == "stale" and warnings(store) == [f"verify_weights: {stale}"]
     assert proof not in told("status") and " ".join(told("status").split()).count(stale) == 1
     assert proof in told("show", "r2-0")
-    assert not any("canary" in note for note in read_run(store.folder)["verdict"]["notes"])
+    assert not any("verify_weights" in note for note in read_run(store.folder)["verdict"]["notes"])
 
 
 def test_a_table_that_no_terminal_shows_is_as_wide_as_it_needs(

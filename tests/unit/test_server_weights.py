@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from selfalign.engines import HF, OpenAI
-from selfalign.engines._server_canary import NATS, distance, figures, judge
+from selfalign.engines._server_verify import NATS, distance, figures, judge
 from selfalign.errors import RunFailed, UserError
 from selfalign.evaluators import WinRate
 from selfalign.loop.align import align
@@ -75,7 +75,7 @@ def test_old_weights_under_the_new_name_end_the_run(rounds: list[str], scores: A
             asked(engine, rounds, 2)
         server.stale = False
         assert asked(engine, rounds, 2)[0] == 1
-        assert asked(OpenAI(url=server.url, reload="command", command=started(server), canary=0), rounds, 1) == (1, [])
+        assert asked(OpenAI(url=server.url, reload="command", command=started(server), verify_weights=0), rounds, 1) == (1, [])
 
 
 def test_a_command_that_starts_no_server_is_told(rounds: list[str]) -> None:

@@ -34,8 +34,9 @@ def print_status(status: Mapping[str, Any], console: Console | None = None, warn
     if any(row["metrics"] for row in status["rounds"]):
         console.print(metrics_table(status["rounds"], status["best_round"]))
     for row in status["rounds"]:
-        if row["canary"] is not None and row["canary"]["verdict"] == PROVEN:  # else it is among the warnings
-            console.print(Text(f"canary: {row['canary']['text']}"))
+        found = row["verify_weights"]
+        if found is not None and found["verdict"] == PROVEN:  # else it is among the warnings
+            console.print(Text(f"verify_weights: {found['text']}"))
     for warning in warnings:
         console.print(Text(warning, style="yellow"))
     best = status["rounds"][status["best_round"]] if status["best_round"] is not None and status["rounds"] else None

@@ -6,7 +6,9 @@ same minute) until the call's patience is over. A server that is too busy (429, 
 calls in flight, and each round of good answers adds one again. Many failures in a row open a circuit: then only the probe, one
 token, is sent until it is answered.
 
-The calls run in an event loop in a thread of its own, so that a signal interrupts the caller and never a half-done call.
+Our own choice, rather than the `openai` package, which is a layer over the same httpx2: that one's deadline starts anew with
+each byte read, it reads bodies of any size, takes most bodies that are no reply for one, and sends the organisation and project
+that OPENAI_ORG_ID and OPENAI_PROJECT_ID name to whatever server is asked.
 """
 
 from __future__ import annotations
@@ -14,13 +16,13 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import threading
 import time
+from calendar import timegm
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import Any, Generic, TypeVar
+from email.utils import parsedate
+from typing import Any, Generic, TypeVar, cast
 
 from selfalign.errors import RunFailed, UserError
 
@@ -35,12 +37,14 @@ _TRIP = 8
 _UNFIT_TRIES = 4
 _FIRST_CONTACT = 10.0
 """Seconds in which a server that was never reached must be: after that the address is wrong or nobody listens there."""
+_HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+_JITTER = random.Random()  # decides when, never what
 
 
 class Trouble(Exception):
     """What may pass by itself: no connection, an error of the server, a body that is no reply."""
 
-    def __init__(self, reason: str, *, busy: bool = False, wait: float | None = None) -> None:
+    def __init__(self, reason: str, *, busy: bool = False, wait: float = 0.0) -> None:
         super().__init__(reason)
         self.busy, self.wait = busy, wait
 
@@ -76,59 +80,52 @@ class Call(Generic[_T]):
     """What stands for the reply where the server answers 500 a few times in a row; None: that is trouble as any other."""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """`concurrency` calls at once; seconds for one attempt, for all attempts of one call, and of the first wait."""
-
-    concurrency: int
-    timeout: float
-    patience: float
-    backoff: float
-
-
 class Client:
-    """Calls to one server. Usable from one thread at a time."""
+    """Calls to one server, from one thread at a time.
 
-    def __init__(self, url: str, key: str, limits: Limits) -> None:
+    They run in an event loop in a thread of its own, so that a signal interrupts the caller and never a half-done call.
+    """
+
+    def __init__(self, url: str, key: str, *, concurrency: int, timeout: float, patience: float, backoff: float) -> None:
         """
         Args:
             url: without credentials; paths of calls are put behind it.
             key: sent as a bearer token where not empty; kept out of every message.
+            concurrency: calls under way at once.
+            timeout, patience, backoff: seconds of one attempt, of all attempts of one call, and of the first wait at most.
 
         Raises:
-            UserError: httpx2 is not installed.
+            UserError: httpx2 is not installed, or cannot use the url.
         """
         try:
             import httpx2
+            from anyio.from_thread import start_blocking_portal
         except ImportError as error:
             raise UserError(
-                "asking a server needs the package httpx2; install it with: pip install 'selfalign[server]'"
+                f"asking a server needs the package {error.name}; install it with: pip install 'selfalign[server]'"
             ) from error
-        self._library = httpx2
-        self._url, self._key, self._limits = url, key, limits
+        try:
+            http = httpx2.AsyncClient(
+                headers=_HEADERS | ({"Authorization": f"Bearer {key}"} if key else {}),
+                timeout=httpx2.Timeout(None, connect=_FIRST_CONTACT),  # beside the deadline over the whole attempt
+                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=concurrency),
+                # A proxy cannot reach this machine's own servers.
+                trust_env=httpx2.URL(url).host not in ("localhost", "127.0.0.1", "::1"),
+            )
+        except (httpx2.InvalidURL, ValueError) as error:  # of this address, or of a proxy's in the environment
+            raise UserError(f"the server at {url} cannot be asked: {error}") from None
+        self._library, self._url, self._key = httpx2, url, key
+        self._timeout, self._patience, self._backoff = timeout, patience, backoff
         self._probe: Call[Any] | None = None
-        self._reached = False
-        self._failures = 0
-        self._random = random.Random()  # decides when, never what
-        self._gate = _Gate(limits.concurrency)
-        self._recovering = asyncio.Lock()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="selfalign-server-calls", daemon=True)
-        self._thread.start()
-        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-        self._http = httpx2.AsyncClient(
-            headers=headers | ({"Authorization": f"Bearer {key}"} if key else {}),
-            timeout=httpx2.Timeout(None, connect=_FIRST_CONTACT),  # beside the deadline over the whole attempt
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=limits.concurrency),
-            trust_env=httpx2.URL(url).host not in ("localhost", "127.0.0.1", "::1"),  # a proxy cannot reach this machine's own
-        )
+        self._reached, self._failures = False, 0
+        self._gate, self._recovering = _Gate(concurrency), asyncio.Lock()
+        self._open = ExitStack()
+        self._portal = self._open.enter_context(start_blocking_portal())
+        self._http = self._open.enter_context(self._portal.wrap_async_context_manager(http))
 
     def close(self) -> None:
-        """End what is under way and give everything back."""
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        """Give everything back."""
+        self._open.close()
 
     def probe_with(self, call: Call[Any]) -> None:
         """Ask this once, now, and again whenever the server must show that it is back."""
@@ -138,13 +135,9 @@ class Client:
     def answers(self, call: Call[Any]) -> bool:
         """Whether the server replies to one attempt, if only with a refusal."""
         try:
-            call.read(self._run(self._send(call)))
-        except Unfit as problem:
-            return problem.value is not None
-        except Trouble:
-            return False
-        except Rejected:
-            return True
+            call.read(self._run(self._send, call))
+        except (Trouble, Rejected, Unfit) as problem:
+            return not isinstance(problem, Trouble)
         return True
 
     def ask(self, calls: Sequence[Call[_T]]) -> list[_T]:
@@ -154,22 +147,15 @@ class Client:
             Rejected: the server refuses one of them for good; no other is sent any more.
             RunFailed: it gave no good answer to one of them within the patience.
         """
-        return self._run(self._all(calls))
+        return self._run(self._all, calls)
 
-    def _run(self, work: Coroutine[Any, Any, _T]) -> _T:
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+    def _run(self, work: Callable[..., Coroutine[Any, Any, _T]], argument: Any) -> _T:
+        future = self._portal.start_task_soon(work, argument)
         try:
-            return future.result()
+            return cast(_T, future.result())
         except BaseException:  # a signal: the calls under way are dropped
             future.cancel()
             raise
-
-    async def _end(self) -> None:
-        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        await self._http.aclose()
 
     async def _all(self, calls: Sequence[Call[_T]]) -> list[_T]:
         try:
@@ -191,15 +177,13 @@ class Client:
                     self._failures += 1
                     if trouble.busy:
                         self._gate.busy(sent)
-                    self._give_up(spent + time.monotonic() - sent, trouble)
-                    await self._sleep(tries, trouble.wait)
+                    await self._pause(trouble, tries, spent + time.monotonic() - sent)
                 except Unfit as problem:
                     self._failures, unfit = 0, unfit + 1
                     if unfit == _UNFIT_TRIES:
                         if problem.value is None:
                             raise RunFailed(f"the server at {self._url} {problem}") from None
-                        taken: _T = problem.value
-                        return taken
+                        return cast(_T, problem.value)
                 else:
                     self._failures = 0
                     self._gate.good()
@@ -209,77 +193,61 @@ class Client:
 
     async def _until_back(self) -> None:
         """Wait until the circuit is closed."""
-        if self._failures < _TRIP or self._probe is None:
-            return
         async with self._recovering:
-            began, tries, wait = time.monotonic(), 0, 0.0
-            while self._failures >= _TRIP:
-                await self._sleep(tries, wait)
+            began, tries = time.monotonic(), 0
+            while self._failures >= _TRIP and self._probe is not None:
                 try:
-                    self._probe.read(await self._send(self._probe))
+                    with suppress(Unfit):
+                        self._probe.read(await self._send(self._probe))
+                    self._failures = 0
                 except Trouble as trouble:
-                    self._give_up(time.monotonic() - began, trouble)
-                    tries, wait = tries + 1, trouble.wait or 0.0
-                except Unfit:
-                    self._failures = 0
-                else:
-                    self._failures = 0
+                    await self._pause(trouble, tries, time.monotonic() - began)
+                    tries += 1
 
-    async def _send(self, call: Call[Any]) -> bytes:
-        """The body of a reply with status 200."""
-        content = None if call.body is None else json.dumps(call.body).encode()
-        body, size = bytearray(), 0
-        try:
-            async with (
-                asyncio.timeout(self._limits.timeout),
-                self._http.stream("GET" if content is None else "POST", self._url + call.path, content=content) as reply,
-            ):
-                self._reached = True
-                async for chunk in reply.aiter_bytes():
-                    size += len(chunk)
-                    if size > LARGEST_REPLY:
-                        raise Trouble(f"a reply of more than {LARGEST_REPLY // 2**20} MiB")
-                    body += chunk
-        except TimeoutError:
-            raise Trouble(f"no whole reply within {self._limits.timeout:g} s", busy=True) from None
-        except (self._library.LocalProtocolError, self._library.UnsupportedProtocol, self._library.InvalidURL) as error:
-            raise Rejected(0, f"the request cannot be sent ({type(error).__name__})") from None
-        except self._library.RequestError as error:
-            raise Trouble(f"{type(error).__name__} {self._plain(str(error))}".strip()) from None
-        if reply.status_code == 200:
-            return bytes(body)
-        said = f"status {reply.status_code} {self._detail(bytes(body))}".strip()
-        if reply.status_code == 500 and call.broken is not None:
-            raise Unfit(f"answers {call.path} with {said}", call.broken)
-        passing = reply.status_code in (408, 409, 425, 429) or (reply.status_code >= 500 and reply.status_code != 501)
-        if passing or 200 < reply.status_code < 300:
-            wait = retry_after(reply.headers.get("retry-after", ""))
-            raise Trouble(said, busy=reply.status_code in (429, 503), wait=wait)
-        raise Rejected(reply.status_code, said)
-
-    def _give_up(self, spent: float, trouble: Trouble) -> None:
-        patience = self._limits.patience if self._reached else min(self._limits.patience, _FIRST_CONTACT)
+    async def _pause(self, trouble: Trouble, tries: int, spent: float) -> None:
+        """Wait before the next try, or end the run where they have taken too long."""
+        patience = self._patience if self._reached else min(self._patience, _FIRST_CONTACT)
         if spent >= patience:
             what = "gave no good reply" if self._reached else "cannot be reached"
             raise RunFailed(f"the server at {self._url} {what} in {patience:g} s of tries; the last one: {trouble}")
+        bound = min(LONGEST_WAIT, self._backoff * 2.0 ** min(tries, 30))
+        await asyncio.sleep(max(_JITTER.uniform(0.0, bound), trouble.wait))
 
-    async def _sleep(self, tries: int, asked: float | None = None) -> None:
-        bound: float = min(LONGEST_WAIT, self._limits.backoff * 2.0 ** min(tries, 30))
-        await asyncio.sleep(max(self._random.uniform(0.0, bound), asked or 0.0))
-
-    def _detail(self, body: bytes) -> str:
-        """What the body of an error says, in short."""
-        text = body[:4096].decode("utf-8", "replace")
+    async def _send(self, call: Call[Any]) -> bytes:
+        """The body of a reply with status 200."""
+        method, content = ("GET", None) if call.body is None else ("POST", json.dumps(call.body).encode())
+        body = bytearray()
         try:
+            async with (
+                asyncio.timeout(self._timeout),
+                self._http.stream(method, self._url + call.path, content=content) as reply,
+            ):
+                self._reached = True
+                async for chunk in reply.aiter_bytes():
+                    body += chunk
+                    if len(body) > LARGEST_REPLY:
+                        raise Trouble(f"a reply of more than {LARGEST_REPLY // 2**20} MiB")
+        except TimeoutError:
+            raise Trouble(f"no whole reply within {self._timeout:g} s", busy=True) from None
+        except self._library.RequestError as error:
+            raise Trouble(f"{type(error).__name__} {self._said(str(error))}".strip()) from None
+        status = reply.status_code
+        if status == 200:
+            return bytes(body)
+        text = self._said(body[:4096].decode("utf-8", "replace"))
+        said = f"status {status} ({text})" if text else f"status {status}"
+        if status == 500 and call.broken is not None:
+            raise Unfit(f"answers {call.path} with {said}", call.broken)
+        if status in (408, 409, 425, 429) or (status >= 500 and status != 501) or 200 < status < 300:
+            raise Trouble(said, busy=status in (429, 503), wait=retry_after(reply.headers.get("retry-after", "")))
+        raise Rejected(status, said)
+
+    def _said(self, text: str) -> str:
+        """One short line, fit for a terminal and a log, without the key; of the JSON of an error its message."""
+        with suppress(ValueError, RecursionError):
             found = json.loads(text)
             found = found.get("error", found.get("detail", "")) if isinstance(found, dict) else ""
-            text = str(found.get("message", "")) if isinstance(found, dict) else str(found)
-        except (ValueError, RecursionError):
-            pass
-        return f"({self._plain(text)})" if text.strip() else ""
-
-    def _plain(self, text: str) -> str:
-        """Fit for a terminal and a log: one short line, without the key."""
+            text = str(found.get("message", "") if isinstance(found, dict) else found)
         hidden = text.replace(self._key, "***") if self._key else text
         return "".join(letter for letter in " ".join(hidden.split()) if letter.isprintable())[:200]
 
@@ -314,14 +282,10 @@ class _Gate:
             self.limit, self._good = self.limit + 1, 0
 
 
-def retry_after(header: str) -> float | None:
-    """Seconds that a `Retry-After` header (seconds or a date) asks to wait, at most a minute; None where it makes no sense."""
-    try:
-        seconds = float(header)
-    except ValueError:
-        try:
-            date = parsedate_to_datetime(header)
-        except (ValueError, TypeError, IndexError):
-            return None
-        seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - datetime.now(UTC).timestamp()
-    return min(seconds, LONGEST_WAIT) if seconds >= 0.0 else None
+def retry_after(header: str) -> float:
+    """Seconds that a `Retry-After` header (seconds or a date) asks to wait, at most a minute; 0 where it makes no sense."""
+    seconds = 0.0
+    with suppress(ValueError, OverflowError):
+        date = parsedate(header)
+        seconds = timegm(date) - time.time() if date else float(header)
+    return min(seconds, LONGEST_WAIT) if seconds > 0.0 else 0.0

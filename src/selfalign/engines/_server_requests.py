@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from selfalign.engines._server_bodies import Listed, Reply, Scored, echoed, models, prompt_logprobs
-from selfalign.engines._server_client import Call, Client, Rejected, Unfit
+from selfalign.engines._server_client import Call, Client, Rejected
 from selfalign.errors import RunFailed, UserError
 from selfalign.models.names import resolve_model
 from selfalign.models.rendering import Stops
@@ -56,30 +56,14 @@ def greet(client: Client, hello: Call[Reply], names: Sequence[str]) -> str:
     Raises:
         Rejected: the server refuses all of them, or for another reason than the name.
     """
-    *firsts, last = names
-    for name in firsts:
-        try:
-            client.probe_with(_under(name, hello))
-            return name
-        except Rejected as refusal:
-            if refusal.status not in (400, 404):
-                raise
-    client.probe_with(_under(last, hello))
-    return last
-
-
-def _under(name: str, hello: Call[Reply]) -> Call[Reply]:
-    return replace(hello, body={**(hello.body or {}), "model": name}, read=partial(whatever_text, hello.read))
-
-
-def whatever_text(read: Callable[[bytes], Reply], body: bytes) -> Reply:
-    """The one token of a probe may be the end of the text."""
+    name, *others = names
     try:
-        return read(body)
-    except Unfit as problem:
-        if isinstance(problem.value, Reply):
-            return problem.value
-        raise
+        client.probe_with(replace(hello, body={**(hello.body or {}), "model": name}))
+    except Rejected as refusal:
+        if not others or refusal.status not in (400, 404):
+            raise
+        return greet(client, hello, others)
+    return name
 
 
 def served_names(model: ModelRef, names: Mapping[str, str], listed: Sequence[Listed], url: str, started: bool) -> list[str]:

@@ -12,8 +12,8 @@ from typing import Any, Literal, TypeVar, get_args
 import numpy as np
 
 from selfalign.engines import _server_bodies as bodies
-from selfalign.engines import _server_canary, _server_requests, _server_weights, _weights
-from selfalign.engines._server_client import Call, Client, Limits, Rejected
+from selfalign.engines import _server_requests, _server_verify, _server_weights, _weights
+from selfalign.engines._server_client import Call, Client, Rejected
 from selfalign.engines._server_requests import Extras
 from selfalign.engines._texts import Texts
 from selfalign.errors import RunFailed, UserError
@@ -41,7 +41,7 @@ class OpenAI:
 
     A server runs the weights it was started with. How it comes to serve a model that the run has trained says `reload`; without
     it such a model is refused unless the server lists its folder. That a server under the right name has the right weights is
-    proven before the first answer of a trained model is taken, on a few seeds (`canary`); the model as it came is not proven.
+    verified before the first answer of a trained model is taken, on a few seeds (`verify_weights`); the base model's are not.
     """
 
     url: str = "http://127.0.0.1:8000/v1"
@@ -69,9 +69,9 @@ class OpenAI:
     that it runs ends with the round's work, before training begins. Part of the run's record, so no key belongs in it."""
     startup: float = 900.0
     """Seconds within which the server must answer after the command was run."""
-    canary: int = 6
+    verify_weights: int = 6
     """Seeds on which the server must give a trained model's own log-probabilities rather than an earlier model's (with
-    scores=none: greedy answers); the models' own ones are computed here, in float32 on the processor. 0 proves nothing."""
+    scores=none: greedy answers); the models' own ones are computed here, in float32 on the processor. 0 verifies nothing."""
     key_variable: str = ""
     """Name of the environment variable that holds the server's key; the key itself is written nowhere."""
     batch_size: int = 128
@@ -91,7 +91,7 @@ class OpenAI:
             raise ValueError("OpenAI: url must be http(s)://host[:port]/path, without user, password, query or fragment")
         if self.key_variable and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_variable):
             raise ValueError("OpenAI: key_variable must be the name of an environment variable, not a key")
-        for name, least in (("context", 2), ("batch_size", 1), ("concurrency", 1), ("canary", 0)):
+        for name, least in (("context", 2), ("batch_size", 1), ("concurrency", 1), ("verify_weights", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"OpenAI: {name} = {value} must be at least {least}")
@@ -105,7 +105,7 @@ class OpenAI:
             raise ValueError("OpenAI: reload=command and a command with {model} in it go together, and neither without the other")
 
     def check(self, model: ModelRef, seeds: Sequence[Example], format: Format) -> ModelRef:
-        """Resolve the model and prove that the seeds render for it; reads its tokenizer and configuration, asks no server.
+        """Resolve the model and check that the seeds render for it; reads its tokenizer and configuration, asks no server.
 
         Raises:
             UserError: no such model, no usable template or end token, a seed that contains a marker or does not fit the
@@ -148,7 +148,7 @@ class OpenAISession:
         self._texts = Texts(model, format, engine.context)
         self._client: Client | None = None
         self._started: _server_weights.Started | None = None
-        self._canary: _server_canary.Canary | None = None
+        self._check: _server_verify.WeightsCheck | None = None
         self._name = ""
 
     def close(self) -> None:
@@ -161,9 +161,9 @@ class OpenAISession:
     def prove(
         self, name: str, seeds: Sequence[Example], others: Mapping[str, ModelRef], tell: Callable[[Mapping[str, Any]], None]
     ) -> None:
-        if seeds and self._engine.canary:
-            chosen, scored = tuple(seeds)[: self._engine.canary], self._engine.scores != "none"
-            self._canary = _server_canary.Canary(name, chosen, others, tell, scored)
+        if seeds and self._engine.verify_weights:
+            chosen, scored = tuple(seeds)[: self._engine.verify_weights], self._engine.scores != "none"
+            self._check = _server_verify.WeightsCheck(name, chosen, others, tell, scored)
 
     def fit(self, request: Request, max_tokens: int) -> Request | None:
         return self._texts.fit(request, max_tokens)
@@ -218,13 +218,14 @@ class OpenAISession:
         return self._texts.render(request)
 
     def _connect(self) -> None:
-        """Have the server serve the model, find it there, have it write one token, and prove its weights; done once."""
+        """Have the server serve the model, find it there, have it write one token, and verify its weights; done once."""
         if self._client is not None:
             return
-        engine, canary = self._engine, self._canary
-        expected = canary and canary.expected(self._ref, self._format)  # before a server takes the memory
-        limits = Limits(engine.concurrency, engine.timeout, engine.patience, engine.backoff)
-        client = self._client = Client(engine.url.rstrip("/"), _server_requests.key_in(engine.key_variable), limits)
+        engine, check = self._engine, self._check
+        expected = check and check.expected(self._ref, self._format)  # before a server takes the memory
+        key = _server_requests.key_in(engine.key_variable)
+        seconds = {"timeout": engine.timeout, "patience": engine.patience, "backoff": engine.backoff}
+        client = self._client = Client(engine.url.rstrip("/"), key, concurrency=engine.concurrency, **seconds)
         try:
             if engine.reload == "command":
                 occupied = client.answers(_server_requests.MODELS)
@@ -239,8 +240,8 @@ class OpenAISession:
             hello = self._call(Request("hello", prompt="Hi"), Sampling(max_tokens=1))
             self._name = _server_requests.greet(client, hello, names)
             _server_requests.check_window(self._name, listed, self._texts.context())
-            if canary and expected:
-                canary.compare(self, *expected)
+            if check and expected:
+                check.compare(self, *expected)
         except BaseException as error:
             self.close()
             if isinstance(error, Rejected):

@@ -111,7 +111,7 @@ def prove_weights(store: Store, session: Session, round: int, before: int, seeds
         return
     older = sorted({0, round - 1, before} - {round})
     others = {f"round {other}" if other else "the model as it came": store.model(other) for other in older}
-    session.prove(f"round {round}", seeds, others, lambda found: store.event("canary", {"round": round, **found}))
+    session.prove(f"round {round}", seeds, others, lambda found: store.event("verify_weights", {"round": round, **found}))
 
 
 def prove_judges(recipe: Recipe, store: Store, context: Context) -> None:

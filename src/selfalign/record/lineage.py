@@ -10,7 +10,7 @@ from typing import Any
 from selfalign.errors import UserError
 from selfalign.protocols import NOT_TOLD_APART, PROVEN
 from selfalign.record import model_rows, rows
-from selfalign.record.status import canaries
+from selfalign.record.status import verifications
 from selfalign.record.store import Store
 from selfalign.text import counted, finite, printable
 from selfalign.types import Example
@@ -25,7 +25,7 @@ def passport(store: Store, id: str) -> dict[str, Any]:
     """Everything the record knows of one sample, as plain data.
 
     `written_by` is the model that wrote it: that of the round before, and behind which finding about a server's weights its
-    answers were taken (`canary`; None where nothing asked for a proof). `answered` is False where it was dropped before a
+    answers were taken (`verify_weights`; None where nothing was verified). `answered` is False where it was dropped before a
     response was written; then that is "" as an empty one is. `prompt_texts` are the exact texts the model was
     given, by stage. `trained_into` are the rounds whose training saw it (with the rule where that training dropped it),
     `shown_in` the samples it was a demonstration for.
@@ -100,7 +100,7 @@ def _named(model: Mapping[str, Any]) -> str:
 
 
 def _wrote(model: Mapping[str, Any]) -> str:
-    return _named(model) + (f"\n{model['canary']['text']}" if model["canary"] else "")
+    return _named(model) + (f"\n{model['verify_weights']['text']}" if model["verify_weights"] else "")
 
 
 def _trained(model: Mapping[str, Any]) -> str:
@@ -160,8 +160,8 @@ def _model(store: Store, connection: sqlite3.Connection, round: int) -> dict[str
 
 def _writer(store: Store, connection: sqlite3.Connection, round: int) -> dict[str, Any] | None:
     model = _model(store, connection, round)
-    taken = [each for each in canaries(store).get(round, ()) if each["verdict"] in (PROVEN, NOT_TOLD_APART)]
-    return model and {**model, "canary": taken[-1] if taken else None}
+    taken = [each for each in verifications(store).get(round, ()) if each["verdict"] in (PROVEN, NOT_TOLD_APART)]
+    return model and {**model, "verify_weights": taken[-1] if taken else None}
 
 
 def _sampling(store: Store, example: Example) -> dict[str, Any]:

@@ -18,12 +18,12 @@ def status(store: Store) -> dict[str, Any]:
 
     `state` is running (a process works on the folder), done, failed, interrupted (by a signal), or stopped: nobody works
     on it and nothing was said, so the process was killed and the same command goes on. `tokens.prompt` counts the tokens
-    read, those of scored responses included. `canary` is what was found last of the weights that a server served as the round's
-    model, {"verdict", "text"}; None where nothing asked for a proof.
+    read, those of scored responses included. `verify_weights` is what was found last of the weights that a server served as the
+    round's model, {"verdict", "text"}; None where nothing was verified.
     """
     running = is_locked(store.folder)
     with store.snapshot() as connection:
-        ended, found = {} if running else store.state(), canaries(store)
+        ended, found = {} if running else store.state(), verifications(store)
         return {
             "state": "running" if running else ended.get("state", "stopped"),
             "stopped_because": ended.get("stopped_because"),
@@ -36,17 +36,17 @@ def status(store: Store) -> dict[str, Any]:
 def warnings(store: Store) -> list[str]:
     """What the run had to tell, oldest first: fewer demonstrations than asked for, collapse alarms, training rows that overlap
     with held-out prompts, models whose files were damaged and had to be trained again; then the rounds whose weights a server
-    was not proven to serve."""
+    was not verified to serve."""
     told = [(kind, data) for _, kind, data in store.events() if kind in ("demonstrations", "alarm", "overlap", "damaged-model")]
-    told += [("canary", found[-1]) for found in canaries(store).values() if found[-1]["verdict"] != PROVEN]
+    told += [("verify_weights", found[-1]) for found in verifications(store).values() if found[-1]["verdict"] != PROVEN]
     return [f"{kind}: {data['text']}" for kind, data in told]
 
 
-def canaries(store: Store) -> dict[int, list[dict[str, Any]]]:
+def verifications(store: Store) -> dict[int, list[dict[str, Any]]]:
     """Round to what was found of the weights served as its model, {"verdict", "text"} each, oldest first."""
     found: dict[int, list[dict[str, Any]]] = {}
     for _, kind, data in store.events():
-        if kind == "canary":
+        if kind == "verify_weights":
             found.setdefault(data["round"], []).append({key: data[key] for key in ("verdict", "text")})
     return found
 
@@ -73,7 +73,7 @@ def _round(store: Store, connection: sqlite3.Connection, round: int, found: Sequ
         "dropped": dropped,
         "metrics": metric_table(store.metrics(round)),
         "model": None if model is None else str(model_rows.place(model[0])),
-        "canary": found[-1] if found else None,
+        "verify_weights": found[-1] if found else None,
         "seconds": _seconds(connection, round),
         "tokens": _tokens(store, connection, round),
     }

@@ -160,8 +160,10 @@ def _notes(where: Mapping[str, Any], chosen: int, rows: Sequence[Mapping[str, An
         most = max(row["unpaired"] for row in lost)
         these = f"{counted(most, 'prompt')} {'is' if most == 1 else 'are'}"
         notes.append(f"{these} not compared: only one of the two models has a figure there.")
-    if proven := [str(row["round"]) for row in where["rounds"] if row["canary"] and row["canary"]["verdict"] == PROVEN]:
-        notes.append(f"The server was proven to serve the weights of round {', '.join(proven)} (canary, see the events).")
+    findings = [(row["round"], row["verify_weights"]) for row in where["rounds"]]
+    if verified := [str(round) for round, found in findings if found and found["verdict"] == PROVEN]:
+        serves = f"The server was verified to serve the weights of round {', '.join(verified)}"
+        notes.append(f"{serves} (verify_weights, see the events).")
     if rows:
         notes.append("Intervals are 95 %, paired by prompt; neither they nor p are corrected for the number of metrics.")
         notes.append(

@@ -1,9 +1,9 @@
 """Which weights does a server serve? Its figures on a few seeds, against those that the weights themselves give here.
 
-A name proves nothing: servers have answered under a new name from an old cache, and a restart can fail unseen. Equality would
+A name is no evidence: servers have answered under a new name from an old cache, and a restart can fail unseen. Equality would
 ask too much, since a server computes in another number type. So the figures must lie nearer to the model's own than half the way
 from these to any earlier model's: whoever serves an earlier model is then farther away than who serves this one. Where the
-models hardly differ themselves, figures within a tolerance of the own ones pass, and it is told that they prove nothing more.
+models hardly differ themselves, figures within a tolerance of the own ones pass; the verdict says that they show no more.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ TOKENS = 24
 
 
 @dataclass(frozen=True)
-class Canary:
-    """What a session is asked to prove before its first answer is taken."""
+class WeightsCheck:
+    """What a session compares with its server's figures before its first answer is taken."""
 
     name: str
     seeds: tuple[Example, ...]
@@ -72,7 +72,7 @@ def figures(session: Session, seeds: Sequence[Example], scored: bool) -> Figures
     """Log-probabilities of the seeds' responses, which training moves most; greedy answers where a server gives none."""
     if scored:
         return [one.per_token for one in session.likelihood(seeds)]
-    requests = [Request(f"canary/{seed.id}", prompt=seed.prompt, history=seed.history) for seed in seeds]
+    requests = [Request(f"verify/{seed.id}", prompt=seed.prompt, history=seed.history) for seed in seeds]
     return [one.text for one in session.generate(requests, Sampling(max_tokens=TOKENS, temperature=0.0))]
 
 
