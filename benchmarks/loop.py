@@ -188,7 +188,7 @@ def parts_alone(rows: int, batch: int) -> dict[str, Any]:
     before, seconds = peak(), {}
     work: dict[str, Callable[[], object]] = {
         "vectors": lambda: context.encode([each.prompt for each in context.pool.examples]),
-        "draw demonstrations": lambda: FewShot(aim="rarest").propose(context, batch),
+        "draw demonstrations": lambda: FewShot(aim="balanced").propose(context, batch),
         "novelty": lambda: Novelty().apply(context, batches),
         "near duplicates": lambda: NearDuplicates(max_similarity=0.92).apply(context, batches),
         "nearest neighbours": lambda: Knn(by_category=True).retrieve(context, batches),

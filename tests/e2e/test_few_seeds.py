@@ -61,15 +61,15 @@ def listed(*, human: int, **options: Any) -> Recipe:
 @pytest.mark.parametrize(
     ("make", "options"),
     [
-        (isara, {"demonstrations": 9, "aim": "rarest"}),
+        (isara, {"demonstrations": 9, "aim": "balanced"}),
         (isara, {"demonstrations": 9, "aim": "seeds"}),
         (isara, {"demonstrations": 15, "aim": "any"}),
-        (isara, {"demonstrations": 15, "aim": "rarest", "retriever": Uniform()}),
+        (isara, {"demonstrations": 15, "aim": "balanced", "retriever": Uniform()}),
         (self_guide, {"demonstrations": 15}),
         (self_instruct, {"human": 7, "generated": 3, "demonstrations": 9}),
         (listed, {"human": 14}),
     ],
-    ids=["rarest", "seeds", "any", "uniform", "self_guide", "self_instruct", "list"],
+    ids=["balanced", "seeds", "any", "uniform", "self_guide", "self_instruct", "list"],
 )
 def test_what_is_told_is_what_is_shown(
     make: Callable[..., Recipe], options: dict[str, Any], seeds_file: Path, tmp_path: Path

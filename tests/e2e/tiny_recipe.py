@@ -21,7 +21,7 @@ def tiny(*, rounds: int = 2, epochs: int = 2, lora_rank: int = 0) -> Recipe:
         per_round=6,
         validation_share=0.0,
         min_yield=0.0,
-        proposer=FewShot(demonstrations=2, aim="rarest", sampling=Sampling(max_tokens=12)),
+        proposer=FewShot(demonstrations=2, aim="balanced", sampling=Sampling(max_tokens=12)),
         sampling=Sampling(max_tokens=12),
         engine=HF(batch_size=4, dtype="float32"),
         encoder=Hashed(),

@@ -22,7 +22,7 @@ def served(*, engine: OpenAI = DEFAULT, lora_rank: int = 0, rounds: int = 2, val
         per_round=6,
         validation_share=validation_share,
         min_yield=0.0,
-        proposer=FewShot(demonstrations=2, aim="rarest", sampling=Sampling(max_tokens=12)),
+        proposer=FewShot(demonstrations=2, aim="balanced", sampling=Sampling(max_tokens=12)),
         sampling=Sampling(max_tokens=12),
         engine=engine,
         encoder=Hashed(),

@@ -119,14 +119,31 @@ def test_aim_holds_for_generated_rounds_too() -> None:
         assert [example.round for example in request.demonstrations] == [0, 0, 1]
 
 
-def test_aim_needs_a_category_on_every_seed() -> None:
-    pool = ((*many_seeds({"a": 5}), Example("plain", "Prompt?", "Response.")),)
-    ctx, _ = recording(pool=pool)
-    assert {draft.category for draft in FewShot(aim="seeds").propose(ctx, 5)} == {""}
+def test_a_seed_without_a_category_is_never_aimed_at_and_stops_no_aim() -> None:
+    pool = ((*many_seeds({"a": 5, "b": 5}), Example("plain", "Prompt?", "Response.")),)
+    for aim in ("seeds", "balanced"):
+        ctx, _ = recording(pool=pool)
+        assert Counter(draft.category for draft in FewShot(aim=aim).propose(ctx, 6)) == {"a": 3, "b": 3}
+    ctx, _ = recording(pool=((Example("plain", "Prompt?", "Response."),),))
+    assert {draft.category for draft in FewShot(aim="balanced").propose(ctx, 5)} == {""}
 
 
-def test_rarest_aims_at_the_category_with_the_fewest_seeds() -> None:
-    ctx, sent = recording(pool=(many_seeds({"a": 4, "b": 2}),))
-    drafts = FewShot(demonstrations=2, aim="rarest").propose(ctx, 5)
-    assert {draft.category for draft in drafts} == {"b"}
-    assert {shown.id for request in sent for shown in request.demonstrations} == {"s4", "s5"}
+@pytest.mark.parametrize(
+    ("seeds_of", "count", "wanted"),
+    [
+        ({"a": 20, "b": 20, "c": 20}, 60, {"a": 20, "b": 20, "c": 20}),
+        ({"a": 4, "b": 2}, 2, {"b": 2}),
+        ({"a": 12, "b": 7, "c": 1}, 40, {"a": 8, "b": 13, "c": 19}),
+        ({name: 12 for name in "abcde"}, 256, {"a": 52, "b": 51, "c": 51, "d": 51, "e": 51}),
+    ],
+)
+def test_seeds_and_generated_pairs_approach_equal_shares(seeds_of: dict[str, int], count: int, wanted: dict[str, int]) -> None:
+    ctx, _ = recording(pool=(many_seeds(seeds_of),))
+    drafts = FewShot(demonstrations=2, aim="balanced").propose(ctx, count)
+    assert Counter(draft.category for draft in drafts) == wanted
+
+
+def test_a_second_round_makes_up_for_what_the_first_one_lost() -> None:
+    kept = tuple(example for example in generated(1, 12) if example.category == "care")
+    ctx, _ = recording(pool=(seeds(), kept), round=2)
+    assert {draft.category for draft in FewShot(demonstrations=2, aim="balanced").propose(ctx, 6)} == {"refuse"}

@@ -12,7 +12,7 @@ import numpy as np
 from selfalign.protocols import Context
 from selfalign.types import Demonstration, Example, Pool, Request, Sampling, derive_seed
 
-Aim = Literal["any", "seeds", "rarest"]
+Aim = Literal["balanced", "seeds", "any"]
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,9 @@ class FewShot:
     """How many of them come from each generated round; the rest are seeds."""
     aim: Aim = "any"
     """Which category a slot's prompt shall belong to; it is then shown demonstrations of that category alone. `any`: no aim;
-    `seeds`: each category in the seeds' proportions; `rarest`: always the one with the fewest seeds (the first such), so that
-    what is generated balances the seeds. Our own addition; does nothing unless every seed has a category."""
+    `balanced`: the category with the fewest examples so far, slots before it included, so that seeds and generated pairs together
+    approach equal shares; `seeds`: each category in the seeds' proportions. Our own addition. Seeds without a category are never
+    aimed at: they only fill up a prompt that a small category cannot fill."""
     sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
@@ -41,7 +42,7 @@ class FewShot:
     def propose(self, context: Context, count: int) -> list[Example]:
         """`count` drafts in slot order; request ids `r<round>-<slot>` are the drafts' ids."""
         seeds = context.pool.seeds
-        aims = self.aims(seeds, count)
+        aims = self.aims(context.pool.examples if self.aim == "balanced" else seeds, count)
         aimed = {aim: _aimed(context.pool, aim) for aim in set(aims)}  # once: the pool may be large, and the slots many
         requests = [self._request(context, slot, *aimed[aim]) for slot, aim in enumerate(aims)]
         answers = context.generate("propose", requests, self.sampling)
@@ -59,18 +60,18 @@ class FewShot:
             for slot, (aim, (request, completion)) in enumerate(zip(aims, answers, strict=True))
         ]
 
-    def aims(self, seeds: Sequence[Example], count: int) -> list[str]:
-        """A category for each slot. In the seeds' shares every prefix keeps them to within one slot: the one furthest behind."""
-        shares = Counter(seed.category for seed in seeds)
-        if self.aim == "any" or not all(shares):
+    def aims(self, known: Sequence[Example], count: int) -> list[str]:
+        """A category for each slot, "" where nothing has one; the one that is furthest behind what it should have by then."""
+        there = Counter(example.category for example in known if example.category)
+        if self.aim == "any" or not there:
             return [""] * count
-        if self.aim == "rarest":
-            return [min(shares, key=lambda name: shares[name])] * count
-        taken: Counter[str] = Counter()
         aims: list[str] = []
-        for slot in range(count):
-            chosen = max(shares, key=lambda name: shares[name] * (slot + 1) / len(seeds) - taken[name])
-            taken[chosen] += 1
+        have = Counter(there) if self.aim == "balanced" else Counter(dict.fromkeys(there, 0))
+        for slot in range(1, count + 1):
+            # Ties go to the category that the seeds name first.
+            due = {name: 0.0 if self.aim == "balanced" else slot * of / there.total() for name, of in there.items()}
+            chosen = max(there, key=lambda name, due=due: due[name] - have[name])
+            have[chosen] += 1
             aims.append(chosen)
         return aims
 

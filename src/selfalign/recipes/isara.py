@@ -12,7 +12,7 @@ from selfalign.retrievers import Knn, Uniform
 from selfalign.types import Sampling
 
 
-def isara(*, demonstrations: int = 5, aim: Aim = "rarest", retriever: Knn | Uniform = Knn(by_category=True)) -> Recipe:
+def isara(*, demonstrations: int = 5, aim: Aim = "balanced", retriever: Knn | Uniform = Knn(by_category=True)) -> Recipe:
     """Retrieval-augmented in-context generation of new pairs, filters, supervised fine-tuning, repeat.
 
     The method of ISARA (arXiv 2401.06785) with the faults of the published scripts mended: novelty against the whole pool
@@ -21,9 +21,9 @@ def isara(*, demonstrations: int = 5, aim: Aim = "rarest", retriever: Knn | Unif
 
     Args:
         demonstrations: C, examples shown in a prompt; one from each generated round, the rest seeds.
-        aim: where every seed has a category, the one new prompts aim at: rarest (the one with the fewest seeds, so that what
-            is generated balances the seeds), seeds (in their proportions) or any. An answer is shown examples of the aim's
-            category, and is dropped where it looks like another category's (our own; measured in benchmarks/RESULTS.md).
+        aim: the category that new prompts aim at, where seeds have categories: balanced (the one with the fewest examples so far,
+            so that seeds and generated pairs approach equal shares), seeds (in their proportions) or any. An answer is shown
+            examples of the aim's category, and is dropped where it looks like another category's (our own choice).
         retriever: what chooses the examples an answer is shown; how many is told by `demonstrations`.
     """
     return Recipe(
@@ -52,7 +52,7 @@ def isara(*, demonstrations: int = 5, aim: Aim = "rarest", retriever: Knn | Unif
     )
 
 
-def one_shot(*, demonstrations: int = 5, aim: Aim = "rarest", retriever: Knn | Uniform = Knn(by_category=True)) -> Recipe:
+def one_shot(*, demonstrations: int = 5, aim: Aim = "balanced", retriever: Knn | Uniform = Knn(by_category=True)) -> Recipe:
     """ISARA in a single round of K·N candidates: as much generated, nothing of it by a trained model.
 
     Args:
