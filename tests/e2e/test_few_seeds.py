@@ -54,8 +54,8 @@ def test_it_is_told_before_a_model_loads(cli: Run, seeds_file: Path, tmp_path: P
     assert "12 of 100 to a held-out prompt" in done.stderr
 
 
-def listed(*, human: int, **options: Any) -> Recipe:
-    return replace(isara(demonstrations=0), **options, proposer=Instructions(human=human, generated=1))
+def listed(*, human: int) -> Recipe:
+    return replace(isara(demonstrations=0), proposer=Instructions(human=human, generated=1))
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_what_is_told_is_what_is_shown(
         row["category"] = "rare"
     seeds_file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     parts = {"engine": Scripted(window=9000), "encoder": Hashed(), "trainer": NullTrainer()}
-    recipe = make(rounds=1, per_round=24, min_yield=0.0, validation_share=0.25, **parts, **options)
+    recipe = replace(make(**options), rounds=1, per_round=24, min_yield=0.0, validation_share=0.25, **parts)
     align(recipe, "scripted", read_seeds(seeds_file), tmp_path / "out")
     with Store.read(tmp_path / "out") as store:
         (text,) = [data["text"] for _, kind, data in store.events() if kind == "demonstrations"]
