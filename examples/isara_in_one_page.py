@@ -9,6 +9,7 @@ resuming, an account of every row, near-duplicates, seeds held out to choose the
 import argparse
 import json
 import random
+from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -40,10 +41,8 @@ def write(model, tokenizer, texts, tokens, temperature):
             **batch, max_new_tokens=tokens, do_sample=True, temperature=temperature, top_k=0, pad_token_id=tokenizer.pad_token_id
         )
         for row in rows[:, batch["input_ids"].shape[1] :].tolist():
-            ended = tokenizer.eos_token_id in row
-            written.append(
-                tokenizer.decode(row[: row.index(tokenizer.eos_token_id)], skip_special_tokens=True).strip() if ended else ""
-            )
+            ended = row.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in row else 0
+            written.append(tokenizer.decode(row[:ended], skip_special_tokens=True).strip())
     return written
 
 
@@ -104,8 +103,8 @@ def main(arguments=None):
     chance = random.Random(options.seed)
     torch.manual_seed(options.seed)
 
-    with open(options.seeds, encoding="utf-8") as file:
-        seeds = [(row["prompt"], row["response"]) for row in map(json.loads, file)]
+    rows = map(json.loads, Path(options.seeds).read_text(encoding="utf-8").splitlines())
+    seeds = [(row["prompt"], row["response"]) for row in rows]
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     base = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval()
