@@ -13,7 +13,9 @@ from selfalign.cli.run import load_recipe, recipe_names
 PAGE = Path(__file__).parents[2] / "docs" / "public-names.md"
 NAMES = {
     module: re.findall(r"`(\w+)`", text)
-    for module, text in re.findall(r"^## `([\w.]+)`\n(.*?)(?=^## |\Z)", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    for module, text in re.findall(
+        r"^## `([\w.]+)`\n(.*?)(?=^## |\Z)", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
 }
 PARTS = ("engines", "encoders", "proposers", "retrievers", "scorers", "filters", "trainers", "evaluators")
 RECIPES = "selfalign.recipes"
