@@ -13,9 +13,9 @@ from dataclasses import replace
 from selfalign.encoders import SentenceEncoder
 from selfalign.engines import HF, OpenVINO
 from selfalign.recipe import Recipe
+from selfalign.recipes import isheep_paper as published
 from selfalign.recipes.isheep import Select, isheep
 from selfalign.recipes.isheep_paper import PUBLISHED_TRAINING
-from selfalign.recipes.isheep_paper import isheep_paper as published
 from selfalign.scorers import Judge
 from selfalign.trainers import SFT
 from selfalign.types import Sampling
@@ -64,15 +64,14 @@ def isheep_paper(
 
 
 def _isheep(select: Select, per_round: int, engine: Engine, encoder: SentenceEncoder, trainer: SFT, seed: int) -> Recipe:
-    recipe = isheep(
-        select=select,
+    recipe = replace(
+        made := isheep(select=select, judge=Judge(model="base", calibrate_on=8)),
         rounds=1,
         per_round=per_round,
         min_yield=0.0,
         ignore_calibration=True,
         seed=seed,
-        prompt_sampling=LISTS,
-        judge=Judge(model="base", calibrate_on=8),
+        proposer=replace(made.proposer, sampling=LISTS),  # type: ignore[type-var]
         engine=engine,
         encoder=encoder,
         trainer=trainer,

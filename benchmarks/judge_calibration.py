@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from importlib.resources import files
 
 from selfalign.encoders import Hashed
@@ -18,7 +19,7 @@ from selfalign.engines import HF
 from selfalign.loop.align import Quiet, hash_examples
 from selfalign.loop.steps import make_context
 from selfalign.proof.calibration import Calibration, calibrate
-from selfalign.recipes.isara import isara
+from selfalign.recipes import isara
 from selfalign.record.store import Store
 from selfalign.scorers import Judge, Perplexity
 from selfalign.seeds.read import read_seeds
@@ -37,7 +38,7 @@ def main() -> None:
     parser.add_argument("--prompt_form", default="raw")
     options = parser.parse_args()
     seeds = tuple(read_seeds(options.seeds))
-    recipe = isara(engine=HF(batch_size=16), encoder=Hashed())
+    recipe = replace(isara(), engine=HF(batch_size=16), encoder=Hashed())
     model = recipe.engine.check(ModelRef(options.model), seeds, recipe.format)
     identity = {"calibration": model.hash, "seeds": hash_examples(seeds), "most": options.most}
     with Store.open(options.out, identity) as store, recipe.engine.open(model, recipe.format) as session:

@@ -24,7 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -41,9 +41,7 @@ from selfalign.loop.steps import remember
 from selfalign.proposers import FewShot
 from selfalign.protocols import Context, Encode, Session
 from selfalign.recipe import Recipe
-from selfalign.recipes.isara import isara
-from selfalign.recipes.isheep import isheep
-from selfalign.recipes.self_instruct import self_instruct
+from selfalign.recipes import isara, isheep, self_instruct
 from selfalign.record.status import status
 from selfalign.record.store import Store
 from selfalign.retrievers import Knn, Uniform
@@ -135,8 +133,8 @@ def recipe(name: str, count: int) -> Recipe:
     parts: dict[str, Any] = {"engine": TimedEngine(replies=reply), "encoder": TimedEncoder(), "trainer": NullTrainer()}
     parts |= {"per_round": count, "min_yield": 0}
     if name == "isheep":
-        return isheep(select="density_perplexity", **parts)
-    return isara(**parts) if name == "isara" else self_instruct(**parts)
+        return replace(isheep(select="density_perplexity"), **parts)
+    return replace(isara() if name == "isara" else self_instruct(), **parts)
 
 
 def one_run(name: str, count: int) -> dict[str, Any]:

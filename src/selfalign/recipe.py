@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 
+from selfalign.encoders import SentenceEncoder
+from selfalign.engines import HF
 from selfalign.errors import UserError
+from selfalign.evaluators import HeldOut, Refusal
 from selfalign.proof.alarms import DEFAULT, Alarms
+from selfalign.proposers import FewShot
 from selfalign.protocols import (
     Adapting,
     AsksAnother,
@@ -28,6 +32,8 @@ from selfalign.protocols import (
     Trainer,
     pretends,
 )
+from selfalign.retrievers import Knn
+from selfalign.trainers import SFT
 from selfalign.types import Demonstration, Example, Format, Request, Sampling, derive_seed
 
 StartFrom = Literal["previous", "base"]
@@ -93,62 +99,75 @@ NONE = SecondTurns()
 
 @dataclass(frozen=True)
 class Recipe:
-    """The slots. A function that returns one is all it takes to write a recipe; see `recipes/isara.py`."""
+    """The slots of the one loop, and the few numbers the loop itself needs.
+
+    A function that returns one is all it takes to write a recipe; see `recipes/isara.py`. What the function leaves out stays as
+    it stands here. Fields that have a text below them are options of every recipe on the command line (`cli/recipe_options.py`).
+    """
 
     name: str
-    engine: Engine
-    encoder: Encoder
-    proposer: Proposer
-    retriever: Retriever
-    sampling: Sampling
-    """How responses are decoded; prompts are decoded as the proposer says."""
-    trainer: Trainer
+    engine: Engine = HF()
+    """what runs the model"""
+    encoder: Encoder = SentenceEncoder()
+    """what embeds texts for retrieval, near-duplicates and diversity; HiddenState needs no model beside the one aligned"""
+    proposer: Proposer = FewShot()
+    retriever: Retriever = Knn()
+    sampling: Sampling = Sampling()
+    """how responses are decoded"""
+    trainer: Trainer = SFT(learning_rate=5e-5, epochs=3)
+    """what trains"""
     responder: Retriever | None = None
-    """Chooses demonstrations for held-out prompts too: in-context baselines. None evaluates the model alone."""
+    # Chooses demonstrations for held-out prompts too: in-context baselines. None evaluates the model alone.
     order: Order = "chosen"
-    """How demonstrations stand in a prompt: as the part that chose them puts them, or `shared`, in one order for all prompts,
-    the pool's (our own addition)."""
+    """how demonstrations stand in a prompt: chosen (as the method draws them) or shared, in one order for all prompts, seeds
+    first, so that an engine with a prefix cache computes what prompts begin with in common once (our own addition)"""
     prompt_filters: tuple[Filter, ...] = ()
-    """Applied before responses are generated, so that no answer is paid for a prompt that goes anyway."""
+    # Applied before responses are generated, so that no answer is paid for a prompt that goes anyway.
     scorers: tuple[Scorer, ...] = ()
     pair_filters: tuple[Filter, ...] = ()
-    """Applied to finished pairs before they are scored, so that no score is paid for a pair that goes anyway."""
+    # Applied to finished pairs before they are scored, so that no score is paid for a pair that goes anyway.
     filters: tuple[Filter, ...] = ()
-    """Applied to finished, scored pairs."""
+    # Applied to finished, scored pairs.
     second_turns: SecondTurns = NONE
-    """How many of the pairs that pass get a second turn, which goes the same way through retriever, scorers and filters."""
-    evaluators: tuple[Evaluator, ...] = ()
+    """share of a round's kept pairs that the model goes on with, as user and then as assistant; filtered by the recipe's own
+    rules and trained as whole conversations"""
+    evaluators: tuple[Evaluator, ...] = (Refusal(), HeldOut())
     evaluate: Evaluate = "every"
-    """Which models they measure: those of every round, or only the model as it came and the one to be shipped."""
+    """models to measure: those of every round, or only the base model and the one to be shipped (no round is chosen by what is
+    measured here, so this saves time and changes nothing else)"""
     rounds: int = 2
-    """K in the ISARA paper."""
+    """K, rounds of generation and training at most"""
     per_round: int = 256
-    """N: candidates per round. 0: rounds train on the seeds alone."""
+    """N, candidates per round; 0 trains on the seeds alone"""
     steps: tuple[int, ...] = ()
-    """Optimiser steps of each round, to train as long as another run did; empty leaves it to the trainer."""
+    """optimiser steps of each round, such as [24,30], to train as long as another run did; empty leaves them to the trainer"""
     min_yield: float = 0.1
-    """α: a round that keeps fewer than min_yield·per_round ends the run before it trains."""
+    """α, stop when a round keeps fewer than min_yield·per_round, before it trains"""
     seed_weight: float | None = None
-    """γ in L = γ·mean(D0) + (1-γ)·mean(D_k); None concatenates the two."""
+    """γ in L = γ·mean(D0) + (1-γ)·mean(D_k); null concatenates the two, and the γ in effect is reported"""
     start_from: StartFrom = "previous"
+    """train each round from the previous round's model or from the base model"""
     train_on: TrainOn = "latest"
+    """train on the newest round's pairs or on those of all rounds (the seeds always)"""
     train_seeds: bool = True
-    """Train on the seeds too; False trains on what was generated alone."""
+    """train on the seeds too; false trains on what was generated alone"""
     learning_rate_decay: float = 1.0
-    """Round k trains with the trainer's learning rate times learning_rate_decay^(k-1)."""
+    """round k trains with the trainer's learning rate times learning_rate_decay^(k-1)"""
     validation_share: float = 0.0
-    """Share of the seeds held out to choose the round: never shown, never trained on. 0 keeps the last round."""
+    """share of the seeds held out to choose the round: never shown, never trained on; 0 keeps the last round"""
     roll_back: RollBack = "worse"
-    """Which round falls, and ends the run: one that the paired test on the validation seeds calls worse than the best one,
-    or any whose mean is no better. One no better than the model as it came falls either way."""
+    """the round that is rolled back and ends the run: one worse than the best one by a paired test on the validation seeds, or
+    one whose mean is no better; one no better than the base model is rolled back either way"""
     alarms: Alarms = DEFAULT
-    """When what a round kept looks like collapse, and what to do then."""
+    """when answers that grow shorter or prompts that grow alike warn or stop, threshold by threshold (null: none)"""
     ignore_calibration: bool = False
-    """Filter by a judge that its calibration refuses; False ends the run before it filters anything."""
+    """filter by a judge that cannot tell the seeds from spoiled versions of them, instead of stopping"""
     allow_overlap: bool = False
-    """Train on rows that ask the same as a held-out prompt; False ends the run before it does."""
+    """train on rows that ask the same as a held-out prompt, instead of stopping"""
     format: Format = "auto"
+    """the model's chat template, plain markers, or (auto) the template where there is one"""
     seed: int = 0
+    """the random seed of the run"""
 
     def check(self) -> None:
         """
@@ -170,6 +189,7 @@ class Recipe:
             ("steps", list(self.steps), not self.steps or self._steps_fit(), "one number of at least 1 for each round"),
             ("train_seeds", self.train_seeds, self.train_seeds or self.per_round > 0, "true where nothing is generated"),
             ("second_turns.share", extended, not extended or generated > 0, "0 where nothing is generated"),
+            ("second_turns.share", extended, extended > 0 or self.second_turns == NONE, "above 0 for its sampling to matter"),
             ("seed", self.seed, 0 <= self.seed < 2**63, "between 0 and 2^63"),
         ):
             if not ok:
@@ -225,35 +245,6 @@ class Recipe:
                 if isinstance(part, Checked) and (content := part.check()):
                     options["content"] = content
         return plain
-
-
-def extended_by(recipe: Recipe, *, second_turns: SecondTurns = NONE) -> Recipe:
-    """What any recipe that generates can make of its kept pairs; off, it leaves the recipe as it is.
-
-    Args:
-        recipe: the recipe whose kept pairs are extended.
-        second_turns: `share` of a round's kept pairs that get a second turn, written by the model as user and as assistant,
-            filtered by the recipe's own rules and trained as whole conversations; `sampling` decodes the user's messages.
-
-    Raises:
-        UserError: a sampling without a share: it would change nothing.
-    """
-    if second_turns == NONE:
-        return recipe
-    if not second_turns.share:
-        raise UserError("options of --second_turns change nothing without --second_turns.share: give that, or take them out")
-    return replace(recipe, second_turns=second_turns)
-
-
-def shown_in(recipe: Recipe, *, order: Order = "chosen") -> Recipe:
-    """How the demonstrations of any recipe stand in its prompts; which ones are shown stays the same.
-
-    Args:
-        recipe: the recipe whose demonstrations are meant.
-        order: chosen (as drawn, or by nearness, as the method says) or shared: in all prompts that of the pool, seeds first, so
-            that many prompts begin alike and an engine with a prefix cache computes such beginnings once.
-    """
-    return recipe if order == "chosen" else replace(recipe, order=order)
 
 
 def _samplings(name: str, part: Any) -> Iterator[tuple[str, Sampling]]:

@@ -13,7 +13,7 @@ from selfalign.engines.scripted import ScriptedSession
 from selfalign.evaluators import HeldOut
 from selfalign.proof.alarms import DEFAULT, Alarms
 from selfalign.recipe import Recipe, RollBack
-from selfalign.recipes.isara import isara
+from selfalign.recipes import isara
 from selfalign.trainers import NullTrainer
 from selfalign.types import Example, Format, Likelihood, ModelRef, Request
 
@@ -81,12 +81,12 @@ def moody(
 ) -> Recipe:
     engine = Moody(gain=0.0, moods=moods)
     return _bare(
-        isara(
+        replace(
+            isara(demonstrations=3),
             rounds=rounds,
             per_round=6,
             validation_share=validation_share,
             roll_back=roll_back,
-            demonstrations=3,
             engine=engine,
             encoder=Hashed(),
             trainer=NullTrainer(),
@@ -97,8 +97,14 @@ def moody(
 def collapse(*, alarms: Alarms = DEFAULT, rounds: int = 2) -> Recipe:
     engine = Scripted(replies=collapsing)
     return _bare(
-        isara(
-            rounds=rounds, per_round=24, demonstrations=3, alarms=alarms, engine=engine, encoder=Hashed(), trainer=NullTrainer()
+        replace(
+            isara(demonstrations=3),
+            rounds=rounds,
+            per_round=24,
+            alarms=alarms,
+            engine=engine,
+            encoder=Hashed(),
+            trainer=NullTrainer(),
         )
     )
 
@@ -107,5 +113,7 @@ def leak(*, allow_overlap: bool = False) -> Recipe:
     engine = Scripted(replies=leaking)
     off = Alarms(action="off")
     return _bare(
-        isara(per_round=24, alarms=off, allow_overlap=allow_overlap, engine=engine, encoder=Hashed(), trainer=NullTrainer())
+        replace(
+            isara(), per_round=24, alarms=off, allow_overlap=allow_overlap, engine=engine, encoder=Hashed(), trainer=NullTrainer()
+        )
     )

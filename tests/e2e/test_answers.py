@@ -25,11 +25,11 @@ def run_folder(cli: Run, seeds_file: Path, tmp_path: Path) -> Path:
             from selfalign.encoders import Hashed
             from selfalign.engines import Scripted
             from selfalign.evaluators import WinRate
-            from selfalign.recipes.isara import isara
+            from selfalign.recipes import isara
             from selfalign.trainers import NullTrainer
 
             def judged(*, rounds: int = 1):
-                recipe = isara(rounds=rounds, per_round=8, min_yield=0, validation_share=0, engine=Scripted(),
+                recipe = replace(isara(), rounds=rounds, per_round=8, min_yield=0, validation_share=0, engine=Scripted(),
                                encoder=Hashed(), trainer=NullTrainer())
                 return replace(recipe, evaluators=(WinRate("base"),))
             """

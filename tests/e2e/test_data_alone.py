@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from selfalign.encoders import Hashed
 from selfalign.engines import Scripted
 from selfalign.engines.scripted import ScriptedSession
 from selfalign.loop.align import align
-from selfalign.recipes.isara import isara
+from selfalign.recipes import isara
 from selfalign.record.status import status
 from selfalign.record.store import Store
 from selfalign.seeds.read import read_seeds
@@ -37,7 +37,7 @@ class Real(Scripted):
 
 
 def test_every_round_goes_on_with_the_model_as_it_came(seeds_file: Path, cli: Run, tmp_path: Path) -> None:
-    recipe = isara(rounds=2, per_round=24, min_yield=0.0, engine=Real(), encoder=Hashed(), trainer=NullTrainer())
+    recipe = replace(isara(), rounds=2, per_round=24, min_yield=0.0, engine=Real(), encoder=Hashed(), trainer=NullTrainer())
     for _ in range(2):  # also where it stands there already
         done = align(recipe, "any", read_seeds(seeds_file), tmp_path / "out")
         assert done.model.base == "any"

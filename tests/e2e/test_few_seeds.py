@@ -16,9 +16,7 @@ from selfalign.engines import Scripted
 from selfalign.loop.align import align
 from selfalign.proposers import Instructions
 from selfalign.recipe import Recipe
-from selfalign.recipes.isara import isara
-from selfalign.recipes.self_guide import self_guide
-from selfalign.recipes.self_instruct import self_instruct
+from selfalign.recipes import isara, self_guide, self_instruct
 from selfalign.record.store import Store
 from selfalign.retrievers import Uniform
 from selfalign.seeds.read import read_seeds
@@ -57,7 +55,7 @@ def test_it_is_told_before_a_model_loads(cli: Run, seeds_file: Path, tmp_path: P
 
 
 def listed(*, human: int, **options: Any) -> Recipe:
-    return replace(isara(demonstrations=0, **options), proposer=Instructions(human=human, generated=1))
+    return replace(isara(demonstrations=0), **options, proposer=Instructions(human=human, generated=1))
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ OWN = """
 from dataclasses import dataclass, replace
 from selfalign.encoders import Hashed
 from selfalign.engines import Scripted
-from selfalign.recipes.icl_knn import icl_knn
-from selfalign.recipes.isara import isara
-from selfalign.recipes.pretrained import pretrained
+from selfalign.recipes import icl_knn
+from selfalign.recipes import isara
+from selfalign.recipes import pretrained
 from selfalign.trainers import NullTrainer
 from selfalign.types import Metric, Outcome
 
@@ -50,12 +50,12 @@ PARTS = (Falling(), Falling("errors", "lower"), Falling("words", "neither"), Sli
 
 
 def own(*, engine: Scripted = Scripted(), encoder: Hashed = Hashed(), trainer: NullTrainer = NullTrainer()):
-    recipe = isara(rounds=1, per_round=8, demonstrations=4, min_yield=0, engine=engine, encoder=encoder, trainer=trainer)
+    recipe = replace(isara(demonstrations=4), rounds=1, per_round=8, min_yield=0, engine=engine, encoder=encoder, trainer=trainer)
     return replace(recipe, name="own", evaluators=PARTS)
 
 
 def asked(*, start: float = 9.0, shown: bool = False, turned: bool = False, engine: Scripted = Scripted()):
-    recipe = icl_knn(engine=engine, encoder=Hashed()) if shown else pretrained(engine=engine)
+    recipe = replace(icl_knn(), engine=engine, encoder=Hashed()) if shown else replace(pretrained(), engine=engine)
     parts = (PARTS[0], Falling("errors", "lower", start), *PARTS[2:])
     return replace(recipe, name="asked", evaluators=parts[::-1] if turned else parts)
 """

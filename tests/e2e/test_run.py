@@ -144,7 +144,7 @@ def test_a_filter_that_loses_rows_stops_the_run(cli: Run, seeds_file: Path, tmp_
             from dataclasses import dataclass, replace
             from selfalign.encoders import Hashed
             from selfalign.engines import Scripted
-            from selfalign.recipes.isara import isara
+            from selfalign.recipes import isara
             from selfalign.trainers import NullTrainer
             from selfalign.types import FilterResult
 
@@ -154,7 +154,7 @@ def test_a_filter_that_loses_rows_stops_the_run(cli: Run, seeds_file: Path, tmp_
                     return FilterResult(tuple(examples)[:-1], ())
 
             def leaky(*, per_round: int = 8):
-                recipe = isara(per_round=per_round, engine=Scripted(), encoder=Hashed(), trainer=NullTrainer())
+                recipe = replace(isara(), per_round=per_round, engine=Scripted(), encoder=Hashed(), trainer=NullTrainer())
                 return replace(recipe, filters=(Leaky(),))
             """
         )
@@ -172,7 +172,7 @@ def test_a_trainer_that_loses_rows_stops_the_run(cli: Run, seeds_file: Path, tmp
             from dataclasses import dataclass, replace
             from selfalign.encoders import Hashed
             from selfalign.engines import Scripted
-            from selfalign.recipes.isara import isara
+            from selfalign.recipes import isara
             from selfalign.trainers import NullTrainer
 
             @dataclass(frozen=True)
@@ -182,7 +182,8 @@ def test_a_trainer_that_loses_rows_stops_the_run(cli: Run, seeds_file: Path, tmp
                     return replace(result, trained=result.trained[1:])
 
             def forgetful(*, per_round: int = 8):
-                return isara(per_round=per_round, min_yield=0, engine=Scripted(), encoder=Hashed(), trainer=Forgetful())
+                recipe = replace(isara(), per_round=per_round, min_yield=0, engine=Scripted(), encoder=Hashed())
+                return replace(recipe, trainer=Forgetful())
             """
         )
     )

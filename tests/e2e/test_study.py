@@ -151,7 +151,7 @@ def test_sft_trains_as_long_as_the_loop_of_the_same_random_seed(
             from dataclasses import dataclass, replace
             from selfalign.encoders import Hashed
             from selfalign.engines import Scripted
-            from selfalign.recipes.isara import isara
+            from selfalign.recipes import isara
             from selfalign.trainers import NullTrainer
 
             @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def test_sft_trains_as_long_as_the_loop_of_the_same_random_seed(
                     return replace(result, steps=job.steps or len(result.trained) * job.round)
 
             def counted(*, engine: Scripted = Scripted(), encoder: Hashed = Hashed(), trainer: Counted = Counted()):
-                recipe = isara(per_round=8, min_yield=0, engine=engine, encoder=encoder, trainer=trainer)
+                recipe = replace(isara(), per_round=8, min_yield=0, engine=engine, encoder=encoder, trainer=trainer)
                 return replace(recipe, name="counted")
             """
         )

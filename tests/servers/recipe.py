@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from selfalign.encoders import Hashed
 from selfalign.engines import OpenAI
+from selfalign.proposers import FewShot
 from selfalign.recipe import Recipe
-from selfalign.recipes.isara import isara
+from selfalign.recipes import isara
 from selfalign.trainers import SFT
 from selfalign.types import Sampling
 
@@ -15,13 +16,13 @@ DEFAULT = OpenAI()
 
 
 def served(*, engine: OpenAI = DEFAULT, lora_rank: int = 0, rounds: int = 2, validation_share: float = 0.0) -> Recipe:
-    recipe = isara(
+    recipe = replace(
+        isara(demonstrations=2),
         rounds=rounds,
         per_round=6,
-        demonstrations=2,
         validation_share=validation_share,
         min_yield=0.0,
-        prompt_sampling=Sampling(max_tokens=12),
+        proposer=FewShot(demonstrations=2, aim="rarest", sampling=Sampling(max_tokens=12)),
         sampling=Sampling(max_tokens=12),
         engine=engine,
         encoder=Hashed(),

@@ -16,8 +16,8 @@ from selfalign.evaluators import LmEval, Truthfulness
 from selfalign.export.answers import export_answers
 from selfalign.loop.align import align
 from selfalign.protocols import Context
-from selfalign.recipes.measured import measured_by
-from selfalign.recipes.pretrained import pretrained
+from selfalign.recipes import pretrained
+from selfalign.recipes.evaluations import measured_by
 from selfalign.record.plain import flat
 from selfalign.record.store import Store
 from selfalign.types import Example, Metric
@@ -35,7 +35,7 @@ class Named:
 
 
 def test_an_evaluation_that_is_off_leaves_no_trace_and_one_without_its_file_is_told() -> None:
-    recipe = pretrained(engine=Scripted(), encoder=Hashed())
+    recipe = replace(pretrained(), engine=Scripted(), encoder=Hashed())
     assert measured_by(recipe, truthfulness=Truthfulness()) == recipe
     assert measured_by(recipe, lm_eval=LmEval(ifeval_file="x.jsonl")).evaluators[-1] == LmEval(ifeval_file="x.jsonl")
     with pytest.raises(UserError, match=r"options of --truthfulness change nothing without --truthfulness\.file: give that"):
@@ -46,13 +46,13 @@ def test_an_evaluation_that_is_off_leaves_no_trace_and_one_without_its_file_is_t
 
 @pytest.mark.parametrize("name", ["kept_words", "validation_x", "alarms", "calibration_judge_auc"])
 def test_no_evaluator_takes_a_name_of_the_guards(tmp_path: Path, name: str) -> None:
-    recipe = replace(pretrained(engine=Scripted(), encoder=Hashed()), evaluators=(Named(name),))
+    recipe = replace(replace(pretrained(), engine=Scripted(), encoder=Hashed()), evaluators=(Named(name),))
     with pytest.raises(RunFailed, match=f"an evaluator names a metric {name}; the guards' names begin so"):
         align(recipe, "scripted", (), tmp_path / "run")
 
 
 def test_a_prompt_without_room_is_answered_with_nothing_and_not_left_out(tmp_path: Path) -> None:
-    recipe = pretrained(engine=Scripted(window=300), encoder=Hashed())
+    recipe = replace(pretrained(), engine=Scripted(window=300), encoder=Hashed())
     held_out = tuple(Example(id, text, "") for id, text in (("a", "Where is it?"), ("b", "word " * 280), ("c", "What now?")))
     for _ in range(2):  # gone on with, it is there once
         align(recipe, "scripted", (), tmp_path / "run", held_out=held_out)
@@ -85,7 +85,7 @@ def test_a_function_that_is_no_recipe_is_told_in_one_line(cli: Run, seeds_file: 
     (tmp_path / "mine.py").write_text("def three(rounds: int = 2):\n    return 3\n\ndef clash(model: str = 'x'):\n    return 3\n")
     for name, said in (
         ("three", "three gives int and no Recipe; return one from it"),
-        ("clash", "clash: its parameter model is an option of `selfalign run` itself; rename it"),
+        ("clash", "clash: its parameter model is an option of `selfalign run`; rename it"),
     ):
         found = cli("run", f"./mine.py:{name}", seeds_file, "--model", "scripted", "--out", "run")
         assert found.returncode == 2 and said in found.stderr and found.stderr.count("\n") == 1

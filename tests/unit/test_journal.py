@@ -14,7 +14,7 @@ from selfalign.engines import Scripted
 from selfalign.engines.scripted import ScriptedSession
 from selfalign.errors import RunFailed
 from selfalign.loop.align import Quiet, align
-from selfalign.recipes.isara import isara
+from selfalign.recipes import isara
 from selfalign.record.journal import journaled_generate, journaled_likelihood
 from selfalign.record.store import Store
 from selfalign.scorers import Perplexity
@@ -66,7 +66,7 @@ def test_a_model_that_is_open_is_not_opened_again(tmp_path: Path) -> None:
             with super().open(model, format) as session:
                 yield session
 
-    recipe = isara(per_round=6, demonstrations=3, engine=Counting(), encoder=Hashed(), trainer=NullTrainer())
+    recipe = replace(isara(demonstrations=3), per_round=6, engine=Counting(), encoder=Hashed(), trainer=NullTrainer())
     recipe = replace(recipe, scorers=(Perplexity(),), prompt_filters=(), filters=(), validation_share=0.0)
     align(recipe, "models/base", seeds(), tmp_path / "run")
     # The base model asks and scores round 1; while round 1's model asks in round 2, it is opened to score.

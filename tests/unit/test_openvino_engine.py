@@ -19,7 +19,8 @@ from selfalign.cli.main import main
 from selfalign.encoders import Hashed
 from selfalign.engines import HF, OpenVINO, _openvino_model
 from selfalign.errors import Interrupted, RunFailed, UserError
-from selfalign.recipes.isara import isara
+from selfalign.proposers import FewShot
+from selfalign.recipes import isara
 from selfalign.trainers import NullTrainer
 from selfalign.types import Completion, Example, ModelRef, Request, Sampling, derive_seed
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -198,11 +199,12 @@ class Interruption:
 
 
 def test_a_run_gone_on_with_writes_the_same_bytes(model: Path, seeds_file: Path, tmp_path: Path) -> None:
-    recipe = isara(
+    recipe = replace(
+        isara(),
         rounds=1,
         per_round=8,
         validation_share=0.0,
-        prompt_sampling=Sampling(max_tokens=12),
+        proposer=FewShot(demonstrations=5, aim="rarest", sampling=Sampling(max_tokens=12)),
         sampling=Sampling(max_tokens=12),
         engine=replace(EXACT, batch_size=3),
         encoder=Hashed(),

@@ -97,10 +97,10 @@ def test_an_option_that_the_class_lacks_is_refused(config: Path) -> None:
         ("isara", "demonstrations", "-1", "at least 0"),
         ("icl_knn", "demonstrations", "-1", "at least 0"),
         ("icl_random", "demonstrations", "-1", "at least 0"),
-        ("isara", "max_overlap", ".nan", "between 0 and 1"),
-        ("isara", "max_overlap", "-0.1", "between 0 and 1"),
-        ("isara", "max_overlap", "70", "between 0 and 1"),
-        ("isara", "max_similarity", ".nan", "at least -1"),
+        ("isara", "prompt_filters.novelty.max_overlap", ".nan", "between 0 and 1"),
+        ("isara", "prompt_filters.novelty.max_overlap", "-0.1", "between 0 and 1"),
+        ("isara", "prompt_filters.novelty.max_overlap", "70", "between 0 and 1"),
+        ("isara", "prompt_filters.near_duplicates.max_similarity", ".nan", "at least -1"),
     ],
 )
 def test_a_number_that_cannot_be_is_told_beforehand(
@@ -109,7 +109,7 @@ def test_a_number_that_cannot_be_is_told_beforehand(
     engine = ("--model", "scripted", "--engine", "Scripted", "--encoder", "Hashed")
     assert main(["check", recipe, "safe_helpful", *engine, f"--{option}", value]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"{option} = {value.removeprefix('.')}" in line and line.endswith(f"is out of range: {must}")
+    assert f"{option.rpartition('.')[2]} = {value.removeprefix('.')}" in line and line.endswith(f"is out of range: {must}")
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_a_file_of_another_recipe_is_told_by_the_option_as_it_is_typed(tmp_path:
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(options("--retriever", "Knn")))
     make = load_recipe("sft")
-    with pytest.raises(UserError, match=r"^there is no option --retriever\.\w+; --help lists them$"):
+    with pytest.raises(UserError, match=r"^there is no option --[\w.]+; --help lists them$"):
         parse(make_parser(make, "run"), ["sft", "safe_helpful", "--config", str(path)], part_options(make))
 
 

@@ -21,9 +21,8 @@ from selfalign.engines.openvino import _BLOCK, _by_beginnings, _common
 from selfalign.engines.scripted import ScriptedSession
 from selfalign.errors import UserError
 from selfalign.loop.align import Quiet, align
-from selfalign.recipe import Order, shown_in
-from selfalign.recipes.icl_knn import icl_knn
-from selfalign.recipes.isara import isara
+from selfalign.recipe import Order
+from selfalign.recipes import icl_knn, isara
 from selfalign.record.journal import journaled_generate
 from selfalign.record.store import Store
 from selfalign.trainers import NullTrainer
@@ -40,16 +39,16 @@ def reply(model: ModelRef, request: Request) -> str:
 
 def run(folder: Path, order: Order) -> list[dict[str, Any]]:
     """What two rounds made, kept or dropped, in the order of ids."""
-    recipe = isara(
+    recipe = replace(
+        isara(demonstrations=4),
         per_round=12,
-        demonstrations=4,
         validation_share=0.0,
         min_yield=0.0,
         engine=Scripted(replies=reply),
         encoder=Hashed(),
         trainer=NullTrainer(),
     )
-    align(shown_in(recipe, order=order), "scripted", seeds(), folder)
+    align(replace(recipe, order=order), "scripted", seeds(), folder)
     paths = [path for name in ("kept", "dropped") for path in sorted(folder.glob(f"round-*/{name}.jsonl"))]
     made = [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
     return sorted(made, key=lambda row: str(row["id"]))
@@ -103,7 +102,7 @@ def test_likelihoods_are_measured_behind_the_same_order(tmp_path: Path) -> None:
             return nullcontext(Watching(self, model))
 
     held_out = [Example(f"h{at}", example.prompt + " And now?", "So.") for at, example in enumerate(seeds()[:4])]
-    recipe = shown_in(icl_knn(demonstrations=5, engine=Engine(), encoder=Hashed()), order="shared")
+    recipe = replace(icl_knn(demonstrations=5), engine=Engine(), encoder=Hashed(), order="shared")
     align(recipe, "scripted", seeds(), tmp_path, held_out=held_out)
     places = {example.id: example.slot for example in seeds()}
     assert seen and all(len(ids) == 5 and ids == sorted(ids, key=places.__getitem__) for ids in seen)

@@ -24,10 +24,8 @@ from selfalign.loop.steps import split_seeds
 from selfalign.models.rendering import IGNORE, make_renderer
 from selfalign.proof.alarms import Alarms
 from selfalign.protocols import TrainJob
-from selfalign.recipe import Recipe, SecondTurns, extended_by
-from selfalign.recipes.isara import isara
-from selfalign.recipes.isheep import isheep
-from selfalign.recipes.pretrained import pretrained
+from selfalign.recipe import Recipe, SecondTurns
+from selfalign.recipes import isara, isheep, pretrained
 from selfalign.record.lineage import passport, passport_text
 from selfalign.record.store import Store
 from selfalign.report.data import read_run
@@ -45,7 +43,7 @@ HALF = SecondTurns(share=0.5)
 
 def recipe(**changes: Any) -> Recipe:
     given: dict[str, Any] = {"rounds": 2, "per_round": 40, "min_yield": 0.0, "engine": Scripted(batch_size=8)}
-    return isara(**{**given, **changes}, encoder=Hashed(), trainer=NullTrainer())
+    return replace(isara(), **{**given, **changes}, encoder=Hashed(), trainer=NullTrainer())
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +68,7 @@ def messages(texts: list[str]) -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def folder(seeds: tuple[Example, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "half"
-    align(extended_by(recipe(), second_turns=HALF), "scripted", seeds, out)
+    align(replace(recipe(), second_turns=HALF), "scripted", seeds, out)
     return out
 
 
@@ -108,7 +106,6 @@ def test_a_follow_up_that_asks_the_first_question_again_is_not_novel(folder: Pat
 
 
 def test_without_a_share_nothing_changes(folder: Path, seeds: tuple[Example, ...], tmp_path: Path) -> None:
-    assert extended_by(recipe()) == recipe()
     align(recipe(), "scripted", seeds, tmp_path / "none")
     with Store.read(folder) as half, Store.read(tmp_path / "none") as none:
         assert not [example for example in samples(none, 1) if example.history]
@@ -166,8 +163,8 @@ def test_passport_and_report_show_the_first_turn(folder: Path) -> None:
 @pytest.mark.parametrize("made", [isheep, isara])
 def test_scored_recipes_take_them_too(made: Any, seeds: tuple[Example, ...], tmp_path: Path) -> None:
     options = {"select": "perplexity"} if made is isheep else {}
-    run = made(rounds=1, per_round=40, engine=Scripted(), encoder=Hashed(), trainer=NullTrainer(), min_yield=0.0, **options)
-    align(extended_by(run, second_turns=SecondTurns(share=1.0)), "scripted", seeds, tmp_path / "run")
+    parts = {"engine": Scripted(), "encoder": Hashed(), "trainer": NullTrainer(), "second_turns": SecondTurns(share=1.0)}
+    align(replace(made(**options), rounds=1, per_round=40, min_yield=0.0, **parts), "scripted", seeds, tmp_path / "run")
     with Store.read(tmp_path / "run") as store:
         later = [example for example in samples(store, 1) if example.history]
     assert later and (made is isara or any(example.scores for example in later))
@@ -281,9 +278,9 @@ def test_what_cannot_work_is_refused() -> None:
     with pytest.raises(ValueError, match=r"SecondTurns: share = 1\.5"):
         SecondTurns(share=1.5)
     with pytest.raises(UserError, match=r"second_turns\.share = 0\.5, must be 0 where nothing is generated"):
-        extended_by(pretrained(), second_turns=HALF).check()
-    with pytest.raises(UserError, match=r"change nothing without --second_turns\.share"):
-        extended_by(recipe(), second_turns=SecondTurns(sampling=Sampling()))
+        replace(pretrained(), second_turns=HALF).check()
+    with pytest.raises(UserError, match=r"second_turns\.share = 0\.0, must be above 0"):
+        replace(recipe(), second_turns=SecondTurns(sampling=Sampling())).check()
 
 
 def test_the_baselines_of_a_study_that_generate_take_them_over(seeds: tuple[Example, ...]) -> None:

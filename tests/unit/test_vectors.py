@@ -19,7 +19,7 @@ from selfalign.loop.align import align
 from selfalign.loop.vectors import RunVectors
 from selfalign.protocols import Encode, Encoder, Progress, Session, TrainJob, TrainResult
 from selfalign.recipe import Recipe
-from selfalign.recipes.isara import isara
+from selfalign.recipes import isara
 from selfalign.record.store import Store
 from selfalign.seeds.read import read_seeds
 from selfalign.trainers import NullTrainer
@@ -65,7 +65,7 @@ class Failing:
 
 
 def recipe(encoder: Encoder, round: int = 0) -> Recipe:
-    made = isara(rounds=3, per_round=40, min_yield=0.0, validation_share=0.0, engine=Scripted(batch_size=8))
+    made = replace(isara(), rounds=3, per_round=40, min_yield=0.0, validation_share=0.0, engine=Scripted(batch_size=8))
     return replace(made, encoder=encoder, trainer=Failing(round))
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from selfalign.cli.options import parse
-from selfalign.cli.run import build, load_recipe, make_parser, named_recipe, part_options, read_examples, with_engine
+from selfalign.cli.load import load_recipe, named_recipe, read_examples
+from selfalign.cli.recipe_help import print_help
+from selfalign.cli.run import make_parser, planned
 from selfalign.errors import UserError
 from selfalign.text import counted
 from selfalign.types import ModelRef
@@ -20,8 +21,9 @@ def main(arguments: Sequence[str]) -> int:
 
     make = load_recipe(named_recipe(arguments, "check"))
     parser = make_parser(make, "check")
-    options = parse(parser, with_engine(make, parser, arguments), part_options(make))
-    recipe = build(make, parser, options)
+    if print_help(parser, make, arguments):
+        return 0
+    options, recipe = planned(make, parser, arguments)
     recipe.check()
     recipe.identity()  # evaluators with a file or a model of their own tell here what is wrong with it
     check_trackers(options.report_to)

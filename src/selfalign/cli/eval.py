@@ -6,7 +6,6 @@ A thin front over `align`: an evaluation is an ordinary run folder of a recipe t
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 import sys
@@ -19,19 +18,18 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace
 
 from selfalign.cli.engine import Planned, offer_auto, settle_engine
 from selfalign.cli.eval_sides import Side, check_alike, check_to_measure, find_sides
+from selfalign.cli.load import read_examples
 from selfalign.cli.options import new_parser, parse
-from selfalign.cli.run import build, choices, part_options, read_examples, resolved
+from selfalign.cli.recipe_help import full_help
+from selfalign.cli.recipe_options import add_options, build, choices, part_options, resolved
 from selfalign.errors import Interrupted, UserError
 from selfalign.protocols import no_such_metric, unknown_metric
 from selfalign.recipe import Recipe
-from selfalign.recipes.icl_knn import icl_knn
-from selfalign.recipes.icl_random import icl_random
-from selfalign.recipes.measured import measured_by
-from selfalign.recipes.pretrained import pretrained
+from selfalign.recipes import icl_knn, icl_random, pretrained
 from selfalign.record.finished import Finished, paired_metrics, run_costs
 from selfalign.record.plain import difference, metric_table
 from selfalign.record.store import Store
@@ -41,8 +39,8 @@ from selfalign.types import Example
 
 SUMMARY = "Measures a model, alone or with demonstrations, on held-out prompts, and compares it with another one."
 IN_CONTEXT = {"knn": icl_knn, "random": icl_random}
-NOT_HERE: set[str | int] = {"recipe", "evaluate"}
-"""What `measured_by` takes that says nothing about a single model."""
+NOT_HERE = ("demonstrations", "allow_overlap", "evaluate")
+"""Options of a recipe that an evaluation has in a way of its own, or that say nothing about a single model."""
 OF_THE_RECORD = ("model", "compare", "metric", "quiet", "json", "config")
 """Options that mean something where nothing is left to measure."""
 
@@ -87,9 +85,7 @@ def main(arguments: Sequence[str]) -> int:
 def make_parser() -> ArgumentParser:
     """The options of an evaluation and those of the recipes behind it."""
     parser = own_options()
-    set_parsing_settings(subclasses_enabled=[part for parts in choices(icl_knn).values() for part in parts])
-    parser.add_function_arguments(icl_knn, as_positional=False, skip={"demonstrations"})
-    parser.add_function_arguments(measured_by, as_positional=False, skip=NOT_HERE)
+    add_options(parser, icl_knn, "eval", NOT_HERE)
     offer_auto(parser, choices(icl_knn)["engine"])
     return parser
 
@@ -118,11 +114,11 @@ def own_options() -> ArgumentParser:
 
 def short_help() -> str:
     """The options of an evaluation, and the names of the others: of the latter there are dozens."""
-    known = {**inspect.signature(icl_knn).parameters, **inspect.signature(measured_by).parameters}
-    names = [f"--{name}" for name in known if name not in ("demonstrations", *NOT_HERE)]
-    parser = own_options()
-    parser.epilog = f"And {', '.join(names)}, with options of their own: `selfalign eval MODEL --help` lists all of them."
-    return re.sub(r"\s+\((?:required, )?type:\s[^)]*\)", "", parser.format_help())
+    own, whole = own_options(), make_parser()
+    known = {action.dest for action in own._actions}
+    names = [f"--{action.dest}" for action in whole._actions if action.dest not in known and "." not in action.dest]
+    own.epilog = f"And {', '.join(names)}, with options of their own: `selfalign eval MODEL --help` lists all of them."
+    return full_help(own)
 
 
 def plan(parser: ArgumentParser, arguments: Sequence[str]) -> Planned:

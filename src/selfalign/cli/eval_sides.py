@@ -12,7 +12,7 @@ from selfalign.errors import UserError
 from selfalign.proof.overlap import Hit, overlap
 from selfalign.protocols import brought
 from selfalign.recipe import Recipe
-from selfalign.recipes.measured import bring_their_own
+from selfalign.recipes.evaluations import bring_their_own
 from selfalign.record.model_rows import place
 from selfalign.record.plain import difference, dumps
 from selfalign.record.schema import NAME as RECORD

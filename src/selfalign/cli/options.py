@@ -56,7 +56,8 @@ def _own_defaults(parser: ArgumentParser, arguments: list[str]) -> Iterator[list
     YAML file) on to fields of the same name. So the former class is no default any more, and the file says nothing of it.
     """
     given = {action.dest: action.default for action in parser._actions}
-    defaults = {slot: part.as_dict() for slot, part in given.items() if isinstance(part, Namespace) and "class_path" in part}
+    parts = {slot: part.as_dict() if isinstance(part, Namespace) else part for slot, part in given.items()}
+    defaults = {slot: part for slot, part in parts.items() if isinstance(part, dict) and "class_path" in part}
     said = {place: _said(name, value) for place, name, value in _options(arguments)}
     chosen: dict[str, str] = {}
     for each in said.values():

@@ -15,21 +15,15 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from selfalign import recipes
 from selfalign.cli.engine import Planned, settle_engine
+from selfalign.cli.load import load_recipe, named_recipe, read_examples
 from selfalign.cli.options import parse
-from selfalign.cli.run import (
-    build,
-    choices,
-    load_recipe,
-    make_parser,
-    named_recipe,
-    part_options,
-    read_examples,
-    recipe_names,
-    recipe_values,
-)
+from selfalign.cli.recipe_help import HELP, print_help
+from selfalign.cli.recipe_options import build, choices, common, default_recipe, part_options, reports, resolved
+from selfalign.cli.run import make_parser
 from selfalign.errors import UserError
-from selfalign.recipe import Recipe, extended_by, shown_in
+from selfalign.recipe import Recipe
 from selfalign.record.plain import portable
 from selfalign.types import Example
 
@@ -37,20 +31,22 @@ USAGE = """usage: selfalign study RECIPE SEEDS --model M --out DIR [--baselines 
        selfalign study --config DIR/study.yaml
 
 RECIPE and the baselines are of {recipes}, or your own: ./mine.py:function
-`selfalign study RECIPE --help` lists the options of a study and of the recipe.
+`selfalign study RECIPE --help` lists the common options of a study and of the recipe, `--help-all` all of them.
 """
 
+METHOD = ("start_from", "train_on", "train_seeds", "seed_weight", "learning_rate_decay", "min_yield", "alarms", "steps")
+"""Fields that say how a recipe trains and stops: a baseline takes them over only where they were changed for the main recipe."""
 OWN = {
-    "icl_random": ("demonstrations",),
-    "icl_knn": ("demonstrations",),
-    "one_shot": ("per_round",),
+    "icl_random": ("demonstrations", "order"),
+    "icl_knn": ("demonstrations", "order"),
+    "one_shot": ("rounds", "per_round"),
     "sft_paper": ("rounds", "learning_rate_decay", "format"),
-    "isara": ("prompt_sampling", "start_from", "train_on"),
-    "isheep": ("prompt_sampling", "start_from", "train_on"),
-    "self_instruct": ("demonstrations", "prompt_sampling", "start_from", "train_on"),
-    "self_guide": ("rounds", "demonstrations", "max_overlap", "prompt_sampling", "alarms"),
+    "isara": ("start_from", "train_on"),
+    "isheep": ("start_from", "train_on"),
+    "self_instruct": ("demonstrations", "start_from", "train_on"),
+    "self_guide": ("rounds", "demonstrations", "alarms", "start_from", "train_on"),
     "rest": ("min_yield", "start_from", "train_on", "learning_rate_decay", "alarms", "sampling"),
-    "rest_em": ("min_yield", "alarms", "sampling", "samples"),
+    "rest_em": ("min_yield", "alarms", "sampling", "samples", "start_from", "train_on", "train_seeds", "learning_rate_decay"),
 }
 """Options that make a baseline what it is: they are not taken over from the recipe it stands beside."""
 PUBLISHED = ("sft_paper", "isara_paper", "isheep_paper")
@@ -75,13 +71,13 @@ FIXED = (
 
 
 def main(arguments: Sequence[str]) -> int:
-    if any(a in ("-h", "--help") for a in arguments[:1]):
-        sys.stdout.write(USAGE.format(recipes=", ".join(recipe_names())))
+    if any(a in HELP for a in arguments[:1]):
+        sys.stdout.write(USAGE.format(recipes=", ".join(recipes.__all__)))
         return 0
-    from selfalign.cli.run import resolved
-
     make = load_recipe(named_recipe(arguments, "study"))
     parser = study_parser(make)
+    if print_help(parser, make, arguments):
+        return 0
     arguments = settle_engine(arguments, choices(make).get("engine", ()), lambda plain: _plan(make, parser, plain))
     options = parse(parser, arguments, part_options(make))
     seeds, held_out = read_examples(options.seeds, options.held_out)
@@ -140,17 +136,14 @@ def make_arms(
     """
     from selfalign.study.run import Arm
 
-    values = recipe_values(make, parser, options)
     main = build(make, parser, options)
+    with reports():
+        given = {name: value for name, value in parser.instantiate(options).items() if name in inspect.signature(make).parameters}
     arms = [Arm(main.name, main, options.model, seeds)]
     for name in filter(None, (each.strip() for each in options.baselines.split(","))):
-        baseline = load_recipe(name)
-        recipe = baseline(**_shared(baseline, values, main))
-        # One yardstick: all arms are measured in the same way, on the same prompts.
-        recipe = replace(recipe, evaluators=main.evaluators, evaluate=main.evaluate, allow_overlap=main.allow_overlap)
-        if recipe.rounds * recipe.per_round and name not in PUBLISHED:
-            recipe = extended_by(shown_in(recipe, order=main.order), second_turns=main.second_turns)
-        arms.append(Arm(recipe.name, recipe, options.model, seeds, matched="steps" in inspect.signature(baseline).parameters))
+        recipe = _baseline(load_recipe(name), given, main, default_recipe(make))
+        matched = bool(recipe.rounds) and not recipe.per_round and name not in PUBLISHED
+        arms.append(Arm(recipe.name, recipe, options.model, seeds, matched=matched))
     for option, value in _variants(options.vary):
         changed = _parse_with(make, parser, arguments, option, value)
         others = read_examples(changed.seeds, options.held_out)[0] if option == "seeds" else seeds
@@ -159,22 +152,26 @@ def make_arms(
     return arms
 
 
-def _shared(baseline: Callable[..., Recipe], values: Mapping[str, Any], main: Recipe) -> dict[str, Any]:
-    """The options a baseline takes over from the recipe: those both have by name, but for its own."""
-    parameters = inspect.signature(baseline).parameters
-    name = getattr(baseline, "__name__", "")
+def _baseline(make: Callable[..., Recipe], given: Mapping[str, Any], main: Recipe, untouched: Recipe) -> Recipe:
+    """A baseline with what it takes over from the main recipe: the function's options that both have, and the fields of every
+    recipe, those of its method only where they were changed; nothing that makes the baseline what it is.
+
+    One yardstick: all arms are measured in the same way, on the same prompts.
+    """
+    name = getattr(make, "__name__", "")
     own = OWN.get(name, ())
-    taken = {key: value for key, value in values.items() if key in parameters and key not in (*own, "steps")}
+    parameters = inspect.signature(make).parameters
+    recipe = make(**{key: value for key, value in given.items() if key in parameters and key not in own})
+    taken = {key: getattr(main, key) for key in common(recipe) if key not in own and key not in parameters}
+    taken = {key: value for key, value in taken.items() if key not in METHOD or value != getattr(untouched, key)}
     if name in PUBLISHED:
-        known = type(parameters["trainer"].default)
-        taken = {
-            key: value
-            for key, value in taken.items()
-            if key in ("engine", "encoder", "seed") or (key == "trainer" and type(value) is not known)
-        }
+        known = type(recipe.trainer)
+        kept = {"engine", "encoder", "seed", *(("trainer",) if type(main.trainer) is not known else ())}
+        taken = {key: value for key, value in taken.items() if key in kept}
     if name == "one_shot":
         taken["per_round"] = max(1, main.rounds) * main.per_round
-    return taken
+    yardstick = {"evaluators": main.evaluators, "evaluate": main.evaluate, "allow_overlap": main.allow_overlap}
+    return replace(recipe, **{**taken, **yardstick, "steps": ()})
 
 
 def _variants(vary: Sequence[str]) -> list[tuple[str, str]]:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from selfalign.encoders import Hashed, HiddenState, SentenceEncoder
-from selfalign.engines import HF, OpenAI, OpenVINO, Scripted
-from selfalign.evaluators import HeldOut, Refusal
 from selfalign.filters import (
     AnswerChoices,
     AtMost,
@@ -26,11 +23,11 @@ from selfalign.filters import (
 )
 from selfalign.proof.alarms import Alarms
 from selfalign.proposers import Instructions
-from selfalign.recipe import Recipe, StartFrom, TrainOn
+from selfalign.recipe import Recipe
 from selfalign.retrievers import Uniform
 from selfalign.scorers import Judge
-from selfalign.trainers import SFT, NullTrainer
-from selfalign.types import Format, Sampling
+from selfalign.trainers import SFT
+from selfalign.types import Sampling
 
 PUBLISHED_TRAINING = SFT(
     learning_rate=5e-5,
@@ -50,23 +47,8 @@ PUBLISHED_TRAINING = SFT(
 
 def isheep_paper(
     *,
-    rounds: int = 3,
-    per_round: int = 10_000,
     score_above: float = 8.0,
-    max_overlap: float = 0.7,
-    max_samples: int = 3000,
-    min_yield: float = 0.0,
-    start_from: StartFrom = "base",
-    train_on: TrainOn = "latest",
-    ignore_calibration: bool = True,
-    format: Format = "auto",
-    seed: int = 42,
-    prompt_sampling: Sampling = Sampling(max_tokens=1000, top_p=0.95),
-    sampling: Sampling = Sampling(max_tokens=1000, top_p=0.95),
     judge: Judge = Judge(model="base", standard="combined", method="parsed"),
-    engine: HF | OpenVINO | OpenAI | Scripted = HF(),
-    encoder: SentenceEncoder | HiddenState | Hashed = SentenceEncoder(),
-    trainer: SFT | NullTrainer = PUBLISHED_TRAINING,
 ) -> Recipe:
     """I-SHEEP with the values of its paper and of its authors' scripts (arXiv 2408.08072), faults included.
 
@@ -91,33 +73,16 @@ def isheep_paper(
       Weights are fp32 (theirs bf16 under ZeRO-3).
 
     Args:
-        rounds: T; 3 for models up to 14B, 4 for 32B, 6 for 72B.
-        per_round: I, slots for generated tasks.
         score_above: C, what both scores have to exceed.
-        max_overlap: ROUGE-L of an instruction with any other above which it is dropped.
-        max_samples: pairs that a training reads at most.
-        min_yield: stop when fewer than min_yield·per_round survive; theirs never does: 0.
-        start_from: the algorithm and the scripts train the base model anew each round.
-        train_on: theirs is the newest data alone; all is their variant of accumulated data.
-        ignore_calibration: theirs filters by its judge whatever that is worth, so it is calibrated for the record alone.
-        format: the model's chat template, plain markers, or the template where there is one.
-        seed: the random seed of the run.
-        prompt_sampling: how lists of tasks are decoded.
-        sampling: how answers are decoded.
         judge: asked twice, for quality and for following the instruction; its standard is simple, combined or in_context.
-        engine: what runs the model.
-        encoder: what embeds prompts for the figures of diversity.
-        trainer: what trains.
     """
     judges = (replace(judge, aspect="quality", name=""), replace(judge, aspect="following", name=""))
     return Recipe(
         name="isheep_paper",
-        engine=engine,
-        encoder=encoder,
-        proposer=Instructions(form="auto", sampling=prompt_sampling),
+        proposer=Instructions(form="auto", sampling=Sampling(max_tokens=1000, top_p=0.95)),
         retriever=Uniform(demonstrations=0),
-        sampling=sampling,
-        trainer=trainer,
+        sampling=Sampling(max_tokens=1000, top_p=0.95),
+        trainer=PUBLISHED_TRAINING,
         prompt_filters=(
             TaskLength(),
             Blacklist(),
@@ -126,20 +91,17 @@ def isheep_paper(
             LeftoverLabels(),
             Links(),
             LeakedMarkers(roles=()),
-            Novelty(max_overlap=max_overlap, field="instruction", unicode=False),
+            Novelty(max_overlap=0.7, field="instruction", unicode=False),
         ),
         pair_filters=(NextTurns(), AnswerChoices(), HanCharacters(), Placeholders(), RepeatedInput(), EmptyResponse()),
         scorers=judges,
-        filters=(*(Threshold(each.score_name, above=score_above) for each in judges), AtMost(max_samples)),
-        evaluators=(Refusal(), HeldOut()),
-        rounds=rounds,
-        per_round=per_round,
-        min_yield=min_yield,
-        start_from=start_from,
-        train_on=train_on,
+        filters=(*(Threshold(each.score_name, above=score_above) for each in judges), AtMost(3000)),
+        rounds=3,
+        per_round=10_000,
+        min_yield=0.0,
+        start_from="base",
         train_seeds=False,
-        ignore_calibration=ignore_calibration,
+        ignore_calibration=True,
         alarms=Alarms(action="off"),
-        format=format,
-        seed=seed,
+        seed=42,
     )

@@ -18,7 +18,7 @@ from selfalign.loop.align import Quiet, align, check_examples, run_identity, see
 from selfalign.proof.verdicts import conclude
 from selfalign.protocols import Progress, no_such_metric, unknown_metric
 from selfalign.recipe import Recipe
-from selfalign.recipes.measured import bring_their_own
+from selfalign.recipes.evaluations import bring_their_own
 from selfalign.record.checkpoints import write_synced
 from selfalign.record.finished import Finished, read_run
 from selfalign.record.plain import difference, dumps, granted, in_words

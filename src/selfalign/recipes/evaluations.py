@@ -8,7 +8,7 @@ from dataclasses import replace
 from selfalign.errors import UserError
 from selfalign.evaluators import Harmfulness, LmEval, Truthfulness, WinRate
 from selfalign.protocols import Bringing, Evaluator
-from selfalign.recipe import Evaluate, Recipe
+from selfalign.recipe import Recipe
 
 TOLD_BY = {"truthfulness": ("file",), "harmfulness": ("classifier",), "win_rate": ("judge",), "lm_eval": ("tasks", "ifeval_file")}
 """The options that turn each one on."""
@@ -21,7 +21,6 @@ def measured_by(
     harmfulness: Harmfulness = Harmfulness(),
     win_rate: WinRate = WinRate(),
     lm_eval: LmEval = LmEval(),
-    evaluate: Evaluate = "every",
 ) -> Recipe:
     """Evaluations that need a file or a model; each is off until it is told which.
 
@@ -33,8 +32,6 @@ def measured_by(
         harmfulness: the share of answers its `classifier` calls harmful; without one it is not measured.
         win_rate: the answers against the references by its `judge`; without one it is not measured.
         lm_eval: tasks of lm-evaluation-harness and IFEval, by its `tasks` and `ifeval_file`; without them it is not measured.
-        evaluate: the models measured: those of every round, or only the model as it came and the one to be shipped (no round is
-            chosen by what is measured here, so this saves time and changes nothing else).
 
     Raises:
         UserError: options of one that is off: they would change nothing.
@@ -50,8 +47,7 @@ def measured_by(
         if not any(getattr(part, option) for option in TOLD_BY[name]):
             needed = " or ".join(f"--{name}.{option}" for option in TOLD_BY[name])
             raise UserError(f"options of --{name} change nothing without {needed}: give that, or take them out")
-    evaluate = recipe.evaluate if evaluate == "every" else evaluate
-    return replace(recipe, evaluators=(*recipe.evaluators, *asked.values()), evaluate=evaluate)
+    return replace(recipe, evaluators=(*recipe.evaluators, *asked.values()))
 
 
 def bring_their_own(evaluators: Sequence[Evaluator]) -> bool:

@@ -1,0 +1,205 @@
+"""The options of a recipe: those of its function, those of every recipe, the fields of its filters, and what is measured beside.
+
+Nothing is written twice: a function's options stand in its signature, those of every recipe in the fields of `Recipe`, those of a
+filter in its own fields. Their defaults are those of the recipe that the function makes when it is given nothing.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
+from functools import cache
+from typing import Any, Union, get_args, get_type_hints
+
+import docstring_parser
+import yaml
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+
+from selfalign import encoders, engines, trainers
+from selfalign.cli.options import explain_part
+from selfalign.errors import UserError
+from selfalign.recipe import Recipe
+from selfalign.recipes.evaluations import measured_by
+from selfalign.types import Sampling
+
+ROOMS: Mapping[str, Any] = {"engine": engines, "encoder": encoders, "trainer": trainers}
+"""Slots that are filled by naming a class, with the room of the classes to choose from."""
+ANY = ("engine", "encoder", "format", "seed", "evaluate", "allow_overlap")
+TRAINING = ("rounds", "trainer", "steps", "start_from", "learning_rate_decay", "validation_share", "roll_back")
+GENERATING = ("per_round", "sampling", "min_yield", "seed_weight", "train_on", "train_seeds", "alarms", "second_turns")
+PROMPTS = "prompt_sampling"
+FILTERS = ("prompt_filters", "pair_filters", "filters")
+"""The slots of a recipe that hold filters, in the order in which they are applied."""
+
+Make = Callable[..., Recipe]
+
+
+def common(recipe: Recipe) -> list[str]:
+    """The fields of `Recipe` that are options of this one: what it neither trains nor generates needs none."""
+    names = [*ANY]
+    if generates := recipe.rounds * recipe.per_round > 0:
+        names += GENERATING
+        names += ["ignore_calibration"] if recipe.scorers else []
+    if recipe.rounds:
+        names += TRAINING
+    if generates or recipe.responder is not None:
+        names.append("order")
+    return names
+
+
+def add_options(parser: ArgumentParser, make: Make, command: str, skip: Collection[str] = ()) -> None:
+    """
+    Args:
+        skip: names of options that this command has in a way of its own, or does without.
+
+    Raises:
+        UserError: the function gives no recipe, or has a parameter that is an option of the command itself.
+    """
+    own, known = inspect.signature(make).parameters, [action.dest for action in parser._actions]
+    if taken := [name for name in own if name in known and name not in skip]:
+        raise UserError(f"recipe {make.__name__}: its parameter {taken[0]} is an option of `selfalign {command}`; rename it")
+    recipe = default_recipe(make)
+    # A slot with a choice of parts is told by class name; dataclasses alone would be told apart by their fields.
+    set_parsing_settings(subclasses_enabled=[part for parts in choices(make).values() for part in parts])
+    parser.add_function_arguments(make, as_positional=False, skip={*skip})
+    types, texts = get_type_hints(Recipe), field_texts()
+    for name in common(recipe):
+        if name not in (*own, *skip):
+            kind = Union[tuple(choices(make)[name])] if name in ROOMS else types[name]  # noqa: UP007  # made of a list
+            parser.add_argument(f"--{name}", type=kind, default=getattr(recipe, name), help=texts[name])
+    if _writes_prompts(recipe) and PROMPTS not in own:
+        sampling = getattr(recipe.proposer, "sampling")  # noqa: B009  # a proposer need not have one
+        parser.add_argument(f"--{PROMPTS}", type=Sampling, default=sampling, help="how new prompts are decoded")
+    there = dict(named_filters(recipe))
+    if there:
+        text = "filters to leave out, by name: novelty, prompt_filters.length …"
+        parser.add_argument("--without", type=str, nargs="+", default=[], help=text)
+    for name, part in there.items():
+        if fields(part):
+            parser.add_argument(f"--{name}", type=type(part), default=part, help=_summary(part))
+    parser.add_function_arguments(measured_by, as_positional=False, skip={"recipe", *own, *skip})
+
+
+def build(make: Make, parser: ArgumentParser, options: Namespace) -> Recipe:
+    """The recipe with its options: the function's own, then those of every recipe and of its filters that differ from its own.
+
+    Raises:
+        UserError: an option of a part that is out of its range, a filter that is not there, or a function that gives no recipe.
+    """
+    plain, own = default_recipe(make), inspect.signature(make).parameters
+    with reports():
+        made = parser.instantiate(options)
+        recipe = checked(make, make(**{name: made[name] for name in own if name in made}))
+        changes = {
+            name: made[name] for name in common(plain) if name not in own and name in made and made[name] != getattr(plain, name)
+        }
+        if len(changes.get("steps", ())) and "rounds" not in changes:
+            changes["rounds"] = len(changes["steps"])
+        if _writes_prompts(plain) and PROMPTS not in own and made[PROMPTS] != plain.proposer.sampling:  # type: ignore[attr-defined]
+            changes["proposer"] = replace(recipe.proposer, sampling=made[PROMPTS])  # type: ignore[type-var]
+        recipe = replace(recipe, **changes)
+        recipe = _filtered(recipe, plain, made)
+        measures = inspect.signature(measured_by).parameters
+        others = {name: made[name] for name in measures if name in made and name not in ("recipe", *own)}
+        return measured_by(recipe, **others)
+
+
+def _filtered(recipe: Recipe, plain: Recipe, made: Namespace) -> Recipe:
+    """The recipe with the fields of its filters that were changed, and without those that shall be left out."""
+    there = dict(named_filters(recipe))
+    for name, before in named_filters(plain):
+        after = made.get(name, before)
+        changed = {each.name: new for each in fields(before) if (new := getattr(after, each.name)) != getattr(before, each.name)}
+        if changed and name not in there:
+            raise UserError(f"--{name}: with these options the recipe has no such filter; it has {', '.join(there) or 'none'}")
+        if changed:
+            there[name] = replace(there[name], **changed)
+    for wanted in (each for text in made.get("without", ()) for each in text.split(",") if each):
+        gone = [name for name in there if wanted in (name, name.partition(".")[2], name.partition(".")[2].rstrip("_0123456789"))]
+        if not gone:
+            raise UserError(f"--without {wanted}: the recipe has no such filter; it has {', '.join(there) or 'none'}")
+        there = {name: part for name, part in there.items() if name not in gone}
+    slots: dict[str, Any] = {
+        slot: tuple(part for name, part in there.items() if name.partition(".")[0] == slot) for slot in FILTERS
+    }
+    return replace(recipe, **slots)
+
+
+def named_filters(recipe: Recipe) -> Iterator[tuple[str, Any]]:
+    """(name of the option, filter): its slot and its class, `filters.length`; a second one of the class is `filters.length_2`."""
+    for slot in FILTERS:
+        met: dict[str, int] = {}
+        for part in getattr(recipe, slot):
+            name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(part).__name__).lower()
+            met[name] = met.get(name, 0) + 1
+            yield f"{slot}.{name}" + (f"_{met[name]}" if met[name] > 1 else ""), part
+
+
+@cache
+def default_recipe(make: Make) -> Recipe:
+    """What a function makes when it is given nothing; of one that must be given something the defaults of every recipe.
+
+    Raises:
+        UserError: the function gives no recipe.
+    """
+    if any(each.default is inspect.Parameter.empty for each in inspect.signature(make).parameters.values()):
+        return Recipe(name=make.__name__)
+    with reports():
+        return checked(make, make())
+
+
+def checked(make: Make, recipe: object) -> Recipe:
+    if not isinstance(recipe, Recipe):
+        raise UserError(f"{make.__name__} gives {type(recipe).__name__} and no Recipe; return one from it")
+    return recipe
+
+
+@contextmanager
+def reports() -> Iterator[None]:
+    """What the parts raise about their own options, also about those that a recipe gives them, as the user's error."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(explain_part(str(error))) from error
+
+
+def choices(make: Make) -> dict[str, list[type]]:
+    """The slots a user fills by naming a class, with the classes to choose from; the recipe's own class is always one of them."""
+    hints = {name: get_args(hint) for name, hint in get_type_hints(make).items()}
+    own = {name: [part for part in parts if isinstance(part, type) and is_dataclass(part)] for name, parts in hints.items()}
+    recipe, found = default_recipe(make), {name: parts for name, parts in own.items() if parts}
+    for name, room in ROOMS.items():
+        if name in common(recipe) and name not in inspect.signature(make).parameters:
+            there = [getattr(room, each) for each in room.__all__]
+            mine = type(getattr(recipe, name))
+            found[name] = there if mine in there else [mine, *there]
+    return found
+
+
+def part_options(make: Make) -> list[str]:
+    return [f"{name}.{field.name}" for name, parts in choices(make).items() for part in parts for field in fields(part)]
+
+
+def resolved(parser: ArgumentParser, options: Namespace) -> str:
+    """Every option as YAML, in a form that `--config` reads back."""
+    plain = {key: value for key, value in yaml.safe_load(parser.dump(options)).items() if key not in ("config", "quiet", "json")}
+    text: str = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+    return text
+
+
+@cache
+def field_texts() -> dict[str, str]:
+    """What the fields of `Recipe` say of themselves, by name, on one line each."""
+    found = docstring_parser.parse_from_object(Recipe).params
+    return {each.arg_name: " ".join((each.description or "").split()) for each in found}
+
+
+def _writes_prompts(recipe: Recipe) -> bool:
+    return recipe.rounds * recipe.per_round > 0 and isinstance(getattr(recipe.proposer, "sampling", None), Sampling)
+
+
+def _summary(part: object) -> str:
+    return " ".join((inspect.getdoc(type(part)) or "").split("\n\n")[0].split())
