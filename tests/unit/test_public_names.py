@@ -27,4 +27,3 @@ def test_what_is_on_the_page_can_be_imported(module: str) -> None:
 @pytest.mark.parametrize("module", ["selfalign", *(f"selfalign.{room}" for room in ROOMS)])
 def test_what_a_room_offers_is_on_the_page(module: str) -> None:
     assert sorted(import_module(module).__all__) == sorted(NAMES[module])
-
