@@ -8,7 +8,7 @@ import pytest
 from selfalign.proposers import FewShot
 from selfalign.protocols import Context
 from selfalign.types import Completion, Example, Request, Sampling
-from tests.parts import context, generated, seeds
+from tests.parts import calling, context, generated, seeds
 
 
 def many_seeds(counts: dict[str, int]) -> tuple[Example, ...]:
@@ -47,7 +47,7 @@ def test_demonstrations_that_did_not_fit_are_not_noted() -> None:
     def generate(stage: str, requests: list[Request], sampling: Sampling) -> list[tuple[Request, Completion]]:
         return [(replace(request, demonstrations=request.demonstrations[:1]), Completion("New?", "stop")) for request in requests]
 
-    (draft,) = FewShot(demonstrations=4).propose(replace(ctx, generate=generate), 1)
+    (draft,) = FewShot(demonstrations=4).propose(calling(ctx, generate=generate), 1)
     assert len(draft.prompt_demonstrations) == 1
 
 

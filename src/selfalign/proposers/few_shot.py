@@ -75,7 +75,7 @@ class FewShot:
         return aims
 
     def shown(self, seeds: Sequence[Example], categories: Collection[str]) -> tuple[int, int]:
-        """As `Showing`; the seeds of other categories fill a prompt up."""
+        """As `SeedUse.shown`; the seeds of other categories fill a prompt up."""
         return self.demonstrations, min(self.demonstrations, len(seeds))
 
     def _request(self, context: Context, slot: int, aimed: Pool, others: Sequence[Example]) -> Request:

@@ -41,7 +41,7 @@ def icl_knn(
         retriever=shown,
         sampling=Sampling(),
         trainer=NullTrainer(),
-        responder=shown,
+        eval_retriever=shown,
         evaluators=(Refusal(), HeldOut()),
         rounds=0,
         format=format,

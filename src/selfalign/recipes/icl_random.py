@@ -40,7 +40,7 @@ def icl_random(
         retriever=shown,
         sampling=Sampling(),
         trainer=NullTrainer(),
-        responder=shown,
+        eval_retriever=shown,
         evaluators=(Refusal(), HeldOut()),
         rounds=0,
         format=format,
