@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from selfalign.encoders import Hashed
-from selfalign.protocols import Context, Encode, Naming, OpenModel
+from selfalign.protocols import Context, Encode, OpenModel, Preflight, Work, declared
 from selfalign.types import Completion, Continuation, Example, Likelihood, Metric, Pool, Request, Sampling
 
 Write = Callable[[Request], Completion]
@@ -39,10 +40,25 @@ def echo(request: Request) -> Completion:
     return Completion(f"text of {request.id}", "stop")
 
 
-def foretold(evaluator: Naming, held_out: Sequence[Example], metrics: Sequence[Metric]) -> bool:
-    """Whether each metric has a name that the evaluator told beforehand."""
-    names = evaluator.metric_names(held_out)
-    return all(any(fnmatchcase(metric.name, name) for name in names) for metric in metrics)
+def foretold(evaluator: object, held_out: Sequence[Example], metrics: Sequence[Metric]) -> bool:
+    """Whether the evaluator tells the names of its metrics, and each metric has one of them."""
+    names = declared(evaluator, Preflight).metric_names(held_out)
+    return names is not None and all(any(fnmatchcase(metric.name, name) for name in names) for metric in metrics)
+
+
+@dataclass(frozen=True)
+class Calls:
+    """A journal out of four functions."""
+
+    generate: Callable[..., Any]
+    likelihood: Callable[..., Any]
+    continuation: Callable[..., Any]
+    work: Callable[..., Any]
+
+
+def calling(made: Context, **calls: Callable[..., Any]) -> Context:
+    """The context with these functions for methods of its journal."""
+    return replace(made, journal=replace(made.journal, **calls))  # type: ignore[type-var]
 
 
 def _no_other_model(model: str) -> NoReturn:
@@ -66,6 +82,9 @@ def context(
     def continuation(stage: str, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
         return [Continuation(-float(len(after)), len(after.split()), greedy=False) for _, after in pairs]
 
+    def work(stage: str, ids: Sequence[str], work: Work, batch: int) -> list[dict[str, Any]]:
+        return work(range(len(ids)))
+
     with Hashed().open(None) as hashed:  # type: ignore[arg-type]  # this encoder uses no session
         return Context(
             round=round,
@@ -73,8 +92,6 @@ def context(
             pool=Pool(tuple(pool) if pool is not None else (seeds(),)),
             session=None,  # type: ignore[arg-type]  # no part under test here talks to the session itself
             encode=encode or hashed,
-            generate=generate,
-            likelihood=likelihood,
-            continuation=continuation,
+            journal=Calls(generate, likelihood, continuation, work),
             open_model=open_model or _no_other_model,
         )

@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 
 from selfalign.encoders import Hashed
 from selfalign.engines import Scripted
-from selfalign.protocols import Context, Engine, Evaluator, Filter, Naming, Scorer, Session, unknown_metric
+from selfalign.protocols import Context, Engine, Evaluator, Filter, Preflight, Scorer, Session, Work, declared
 from selfalign.types import (
     Completion,
     Continuation,
@@ -49,9 +50,7 @@ _SEEDS = tuple(
 def trial_context(seeds: Sequence[Example] = _SEEDS, round: int = 1, seed: int = 0) -> Context:
     """A context for a part under test: these seeds and no earlier rounds, the scripted engine, embeddings by hashed words."""
     with _opened("trial") as session, Hashed().open(session) as encode:  # neither holds anything that closing takes away
-        return Context(
-            round=round, seed=seed, pool=Pool((tuple(seeds),)), encode=encode, open_model=_open_other, **_calls(session)
-        )
+        return Context(round, seed, Pool((tuple(seeds),)), session, encode, _Unrecorded(session), _open_other)
 
 
 def trial_examples() -> list[Example]:
@@ -149,8 +148,8 @@ def check_scorer(part: Scorer, examples: Sequence[Example] = (), context: Contex
 
 
 def check_evaluator(part: Evaluator, held_out: Sequence[Example] = (), context: Context | None = None) -> None:
-    """An evaluator gives metrics that can be compared: named once and as told beforehand, in their interval, equal to the mean
-    of their outcomes, one outcome a prompt, the same ones again.
+    """An evaluator gives metrics that can be compared: named once and as `metric_names` says, in their interval, equal to
+    the mean of their outcomes, one outcome a prompt, the same ones again.
 
     It is also tried on no prompts, on one, and on prompts without references and categories.
 
@@ -169,8 +168,9 @@ def check_evaluator(part: Evaluator, held_out: Sequence[Example] = (), context: 
         _hold(len(set(names)) == len(names), part, f"a metric is named once: {names}")
         for metric in found:
             _check_metric(part, metric)
-            told = not isinstance(part, Naming) or not unknown_metric(metric.name, [part], prompts)
-            _hold(told, part, f"metric_names tells {metric.name} of {len(prompts)} prompts beforehand")
+            known = declared(part, Preflight).metric_names(prompts)
+            told = known is None or any(fnmatchcase(metric.name, name) for name in known)
+            _hold(told, part, f"metric_names tells {metric.name} of {len(prompts)} prompts before the run")
         _hold(list(part.evaluate(context, prompts)) == list(found), part, "the same figures for the same answers")
 
 
@@ -300,24 +300,28 @@ def _opened(model: str) -> Iterator[Session]:
 @contextmanager
 def _open_other(model: str) -> Iterator[Context]:
     with _opened(model) as session:
-        yield replace(trial_context(), **_calls(session))
+        yield replace(trial_context(), session=session, journal=_Unrecorded(session))
 
 
-def _calls(session: Session) -> dict[str, Any]:
-    """A session and what the run's journal makes of it, without a journal."""
+@dataclass(frozen=True)
+class _Unrecorded:
+    """A journal that keeps nothing: each call asks the session."""
 
-    def generate(stage: str, requests: Sequence[Request], sampling: Sampling) -> list[tuple[Request, Completion]]:
-        fitted = [session.fit(request, sampling.max_tokens) for request in requests]
-        written = iter(session.generate([request for request in fitted if request is not None], sampling))
+    session: Session
+
+    def generate(self, stage: str, requests: Sequence[Request], sampling: Sampling) -> list[tuple[Request, Completion]]:
+        fitted = [self.session.fit(request, sampling.max_tokens) for request in requests]
+        written = iter(self.session.generate([request for request in fitted if request is not None], sampling))
         return [
             (asked, Completion("", "context")) if request is None else (request, next(written))
             for asked, request in zip(requests, fitted, strict=True)
         ]
 
-    def likelihood(stage: str, examples: Sequence[Example], shown: Sequence[Sequence[Example]] = ()) -> list[Likelihood]:
-        return session.likelihood(examples, shown)
+    def likelihood(self, stage: str, examples: Sequence[Example], shown: Sequence[Sequence[Example]] = ()) -> list[Likelihood]:
+        return self.session.likelihood(examples, shown)
 
-    def continuation(stage: str, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
-        return session.continuation(pairs)
+    def continuation(self, stage: str, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
+        return self.session.continuation(pairs)
 
-    return {"session": session, "generate": generate, "likelihood": likelihood, "continuation": continuation}
+    def work(self, stage: str, ids: Sequence[str], work: Work, batch: int) -> list[dict[str, Any]]:
+        return work(range(len(ids)))

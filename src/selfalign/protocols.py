@@ -2,6 +2,10 @@
 
 Every part is a frozen dataclass whose fields are its options; weights, clients and indexes appear only inside
 `open`, `train`, `apply`, `score`, `evaluate`. Batches in, batches out, same order, no concurrency outside an engine.
+
+What a part *must* have is a Protocol here. What it *may* have beside that stands in four classes behind them, by the parts that
+they are about (`EngineLimits`, `Preflight`, `SeedUse`, `Flags`), each with what holds for a part that leaves it out; the loop
+asks by `declared`. A session on a server may be `Served`, a judge `selfalign.proof.calibration.Calibrated`.
 """
 
 from __future__ import annotations
@@ -9,10 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from difflib import get_close_matches
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from types import SimpleNamespace
+from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 from selfalign.types import (
     Completion,
@@ -106,50 +109,12 @@ class Engine(Protocol):
         ...
 
 
-Trained = Literal["weights", "adapter"]
-"""What a trainer makes of a model: other weights, or an adapter on those that are there."""
-
-
-@runtime_checkable
-class Limited(Protocol):
-    """An engine that cannot run every model that a run brings: a server, which serves what it was made to serve."""
-
-    def check_models(self, trained: Trained | None, beside: Sequence[str]) -> None:
-        """Called before anything loads.
-
-        Args:
-            trained: what the run's trained models are that it will be asked to run; None where it is asked for none, or where
-                the trainer does not say.
-            beside: the models to be open beside that of the round, as `AsksAnother` names them.
-
-        Raises:
-            UserError: it could not run one of them.
-        """
-        ...
-
-
-@runtime_checkable
-class Selective(Protocol):
-    """An engine that does not decode in every way that a `Sampling` can ask for."""
-
-    def check_sampling(self, sampling: Sampling) -> None:
-        """Called with every sampling of a run before anything loads; raises UserError for one that it does not offer."""
-        ...
-
-
 class Encoder(Protocol):
     """Texts to vectors, for retrieval and near-duplicate search."""
 
     def open(self, session: Session) -> AbstractContextManager[Encode]:
         """Loads at the first call. `session` serves encoders that use the model itself."""
         ...
-
-
-@runtime_checkable
-class Fixed(Protocol):
-    """An encoder that may say that its vectors do not depend on the session's model: they then hold for the whole run."""
-
-    fixed: bool
 
 
 class Progress(Protocol):
@@ -160,48 +125,40 @@ class Progress(Protocol):
     def finish(self) -> None: ...
 
 
-class Generate(Protocol):
-    """`Session.generate` through the run's journal: batches already committed are read back, not repeated."""
-
-    def __call__(self, stage: str, requests: Sequence[Request], sampling: Sampling) -> list[tuple[Request, Completion]]:
-        """Each request as it was really sent (see `Session.fit`) with its completion."""
-        ...
-
-
-class Likelihoods(Protocol):
-    """`Session.likelihood` through the run's journal."""
-
-    def __call__(self, stage: str, examples: Sequence[Example], shown: Sequence[Sequence[Example]] = ()) -> list[Likelihood]: ...
-
-
-class Continuations(Protocol):
-    """`Session.continuation` through the run's journal."""
-
-    def __call__(self, stage: str, pairs: Sequence[tuple[str, str]]) -> list[Continuation]: ...
-
-
 Work = Callable[[Sequence[int]], list[dict[str, Any]]]
 """Positions to rows of plain data (as JSON knows it)."""
 
 
 class Journal(Protocol):
-    """Work that no session does, a classifier's scores for one, through the run's journal."""
+    """A session's work, and other work, through the run's record: batches already committed are read back, not repeated.
 
-    def __call__(self, stage: str, ids: Sequence[str], work: Work, batch: int) -> list[dict[str, Any]]:
-        """A row for each id, in order; `work` makes those of `batch` positions at a time."""
+    `stage` names the work in the record: other work of the same round needs another name.
+    """
+
+    def generate(self, stage: str, requests: Sequence[Request], sampling: Sampling) -> list[tuple[Request, Completion]]:
+        """`Session.generate`: each request as it was really sent (see `Session.fit`) with its completion."""
         ...
 
+    def likelihood(self, stage: str, examples: Sequence[Example], shown: Sequence[Sequence[Example]] = ()) -> list[Likelihood]:
+        """`Session.likelihood`."""
+        ...
 
-def _unrecorded(stage: str, ids: Sequence[str], work: Work, batch: int) -> list[dict[str, Any]]:
-    return work(range(len(ids)))
+    def continuation(self, stage: str, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
+        """`Session.continuation`."""
+        ...
+
+    def work(self, stage: str, ids: Sequence[str], work: Work, batch: int) -> list[dict[str, Any]]:
+        """Work that no session does, a classifier's scores for one: a row for each id, in order; `work` makes those of `batch`
+        positions at a time."""
+        ...
 
 
 class OpenModel(Protocol):
     """Opens another model through the recipe's engine: a judge, a teacher."""
 
     def __call__(self, model: str) -> AbstractContextManager[Context]:
-        """The same context with its session, generation and likelihoods those of `model`: a folder, a name on the hub, or
-        `base` for the model the run started from.
+        """The same context with session and journal those of `model`: a folder, a name on the hub, or `base` for the model the
+        run started from.
 
         The journal knows work by the stage's name: give the other model's stages names of their own.
         """
@@ -219,13 +176,22 @@ class Context:
     """Single turns alone (`Pool.single_turns`), but for the filters of second turns, which compare with those too."""
     session: Session
     encode: Encode
-    generate: Generate
-    likelihood: Likelihoods
-    continuation: Continuations
+    journal: Journal
     open_model: OpenModel
-    responder: Retriever | None = None
+    eval_retriever: Retriever | None = None
     """Chooses the demonstrations that held-out prompts are answered with (in-context baselines); None: the model alone."""
-    journal: Journal = _unrecorded
+
+    def generate(self, stage: str, requests: Sequence[Request], sampling: Sampling) -> list[tuple[Request, Completion]]:
+        """See `Journal.generate`."""
+        return self.journal.generate(stage, requests, sampling)
+
+    def likelihood(self, stage: str, examples: Sequence[Example], shown: Sequence[Sequence[Example]] = ()) -> list[Likelihood]:
+        """See `Journal.likelihood`."""
+        return self.journal.likelihood(stage, examples, shown)
+
+    def continuation(self, stage: str, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
+        """See `Journal.continuation`."""
+        return self.journal.continuation(stage, pairs)
 
 
 class Proposer(Protocol):
@@ -267,27 +233,6 @@ class Evaluator(Protocol):
     def evaluate(self, context: Context, held_out: Sequence[Example]) -> list[Metric]:
         """Empty where the examples do not carry what this evaluator needs."""
         ...
-
-
-@runtime_checkable
-class Checked(Protocol):
-    """An evaluator or a scorer that depends on more than its options (a file, a model) and can tell early that it will fail."""
-
-    def check(self) -> str:
-        """What the figures depend on beside the options, as a hash: another one is another run. "" for nothing.
-
-        Raises:
-            UserError: what would fail at the first evaluation; this is called before a model loads.
-        """
-        ...
-
-
-@runtime_checkable
-class AsksAnother(Protocol):
-    """An evaluator or a scorer that may ask another model than that of the round, through `Context.open_model`."""
-
-    other_model: str
-    """Its name, as `open_model` takes it; "" where it asks none."""
 
 
 @dataclass(frozen=True)
@@ -332,7 +277,6 @@ class TrainResult:
     """Mean training loss of each optimiser step."""
 
 
-@runtime_checkable
 class Trainer(Protocol):
     """Turns examples into a new model, in a process of its own."""
 
@@ -344,82 +288,82 @@ class Trainer(Protocol):
         ...
 
 
-@runtime_checkable
-class Adapting(Protocol):
-    """A trainer that says whether its models are adapters."""
-
-    lora_rank: int
-    """Of the LoRA adapter that it trains; 0 where it trains all weights."""
+Trained = Literal["weights", "adapter"]
+"""What a trainer makes of a model: other weights, or an adapter on those that are there."""
 
 
-@runtime_checkable
-class Aiming(Protocol):
-    """A proposer whose drafts shall belong to categories that follow from the seeds."""
+class EngineLimits:
+    """What an engine that cannot do everything may have. Called before anything loads; each raises UserError."""
+
+    def check_models(self, trained: Trained | None, beside: Sequence[str]) -> None:
+        """Raises for a model that it could not run: a server serves what it was made to serve.
+
+        Args:
+            trained: what the run's trained models are that it will be asked to run; None where it is asked for none, or where
+                the trainer does not say.
+            beside: the models to be open beside that of the round, by `Preflight.other_model`.
+        """
+
+    def check_sampling(self, sampling: Sampling) -> None:
+        """Called with every sampling of the run; raises for one that the engine does not offer."""
+
+
+class Preflight:
+    """What an evaluator or a scorer may have, to tell early what it needs and gives. Called before anything loads."""
+
+    other_model: str = ""
+    """The model it asks instead of that of the round, as `Context.open_model` takes it; "" where it asks none."""
+
+    def check(self) -> str:
+        """What the figures depend on beside the options (a file, a model), as a hash: another one is another run.
+
+        Raises:
+            UserError: what would fail at the first evaluation.
+        """
+        return ""
+
+    def metric_names(self, held_out: Sequence[Example]) -> Sequence[str] | None:
+        """All metrics that `evaluate` may give on these examples; `*` stands for any text. None where that is not known."""
+        return None
+
+    def prompts(self, seeds: Sequence[Example]) -> Sequence[Example]:
+        """The prompts of its own that an evaluator asks where these are the seeds, beside the held-out ones or instead of them:
+        none of them should be trained on."""
+        return ()
+
+
+class SeedUse:
+    """What a proposer or a retriever may have, to tell what it would make of given seeds. Called before anything loads."""
 
     def aims(self, seeds: Sequence[Example], count: int) -> list[str]:
         """The category of each of `count` drafts, "" for none."""
-        ...
-
-
-@runtime_checkable
-class Showing(Protocol):
-    """A proposer or a retriever that is asked to show a number of examples, which the seeds may not suffice for."""
+        return [""] * count
 
     def shown(self, seeds: Sequence[Example], categories: Collection[str]) -> tuple[int, int]:
-        """(how many it is asked for, how many it shows where there are the seeds alone, for the category with the fewest).
+        """(how many examples it is asked to show, how many it shows where there are the seeds alone, for the category with the
+        fewest).
 
         Args:
             categories: those that drafts are of, "" for drafts without one.
         """
-        ...
+        return 0, 0
 
 
-@runtime_checkable
-class Pretending(Protocol):
-    """A trainer whose folders are no models, or an engine that runs them all the same."""
+class Flags:
+    """Plain attributes that a part may have, as a field or a `ClassVar`."""
 
-    pretends: bool
-
-
-def pretends(part: object) -> bool:
-    return isinstance(part, Pretending) and part.pretends
-
-
-@runtime_checkable
-class Naming(Protocol):
-    """An evaluator that can tell how its metrics will be called."""
-
-    def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
-        """All that `evaluate` may give on these examples; `*` stands for any text."""
-        ...
+    pretends: bool = False
+    """Of a trainer: its folders are no models. Of an engine: it runs them all the same."""
+    lora_rank: int | None = None
+    """Of a trainer: the rank of the LoRA adapter that it trains, 0 where it trains all weights; None where it does not say."""
+    fixed: bool = False
+    """Of an encoder: its vectors do not depend on the session's model, and so hold for the whole run."""
 
 
-@runtime_checkable
-class Bringing(Protocol):
-    """An evaluator that brings prompts of its own, beside the held-out ones or instead of them."""
-
-    def prompts(self, seeds: Sequence[Example]) -> Sequence[Example]:
-        """What it asks where these are the seeds: none of it should be trained on."""
-        ...
+May = TypeVar("May", EngineLimits, Preflight, SeedUse, Flags)
 
 
-def brought(evaluators: Sequence[object], seeds: Sequence[Example]) -> tuple[Example, ...]:
-    """The prompts that evaluators bring, of all of them."""
-    return tuple(prompt for part in evaluators if isinstance(part, Bringing) for prompt in part.prompts(seeds))
-
-
-def unknown_metric(metric: str, evaluators: Sequence[object], held_out: Sequence[Example]) -> str:
-    """What is wrong with a metric that none of the evaluators can give; "" where one can, or one does not tell its names."""
-    names: list[str] = []
-    for part in evaluators:
-        if not isinstance(part, Naming):
-            return ""
-        names += part.metric_names(held_out)
-    return "" if any(fnmatchcase(metric, name) for name in names) else no_such_metric(metric, names)
-
-
-def no_such_metric(metric: str, names: Collection[str]) -> str:
-    """In words, with the nearest one there is."""
-    near = get_close_matches(metric, names, 1)
-    hint = f"did you mean {near[0]}? It has" if near else "it has"
-    return f"no such metric on these held-out prompts; {hint} {', '.join(names) or 'none'}"
+def declared(part: object, may: type[May]) -> May:
+    """The part as one of the four classes above: its own methods and attributes, and the class's for those it leaves out."""
+    found = {name: getattr(part, name, getattr(may(), name)) for name in vars(may) if not name.startswith("_")}
+    return cast(May, SimpleNamespace(**found))

@@ -15,22 +15,20 @@ from selfalign.evaluators import HeldOut, Refusal
 from selfalign.proof.alarms import DEFAULT, Alarms
 from selfalign.proposers import FewShot
 from selfalign.protocols import (
-    Adapting,
-    AsksAnother,
-    Checked,
     Context,
     Encoder,
     Engine,
+    EngineLimits,
     Evaluator,
     Filter,
-    Limited,
+    Flags,
+    Preflight,
     Proposer,
     Retriever,
     Scorer,
-    Selective,
     Trained,
     Trainer,
-    pretends,
+    declared,
 )
 from selfalign.retrievers import Knn
 from selfalign.trainers import SFT
@@ -116,7 +114,7 @@ class Recipe:
     """how responses are decoded"""
     trainer: Trainer = SFT(learning_rate=5e-5, epochs=3)
     """what trains"""
-    responder: Retriever | None = None
+    eval_retriever: Retriever | None = None
     # Chooses demonstrations for held-out prompts too: in-context baselines. None evaluates the model alone.
     order: Order = "chosen"
     """how demonstrations stand in a prompt: chosen (as the method draws them) or shared, in one order for all prompts, seeds
@@ -194,19 +192,18 @@ class Recipe:
         ):
             if not ok:
                 raise UserError(f"recipe {self.name}: {name} = {value}, must be {must}")
-        if isinstance(self.engine, Limited):
-            self.engine.check_models(self._trained_models(), self._models_beside())
-        if isinstance(self.engine, Selective):
-            for name, sampling in self.samplings():
-                try:
-                    self.engine.check_sampling(sampling)
-                except UserError as error:
-                    raise UserError(f"recipe {self.name}, {name}: {error}") from error
+        engine = declared(self.engine, EngineLimits)
+        engine.check_models(self._trained_models(), self._models_beside())
+        for name, sampling in self.samplings():
+            try:
+                engine.check_sampling(sampling)
+            except UserError as error:
+                raise UserError(f"recipe {self.name}, {name}: {error}") from error
 
     @property
     def trains(self) -> bool:
         """Whether a round ends with another model; not with a trainer that only pretends and an engine that needs real ones."""
-        return not pretends(self.trainer) or pretends(self.engine)
+        return not declared(self.trainer, Flags).pretends or declared(self.engine, Flags).pretends
 
     def samplings(self) -> Iterator[tuple[str, Sampling]]:
         """How the run decodes, each with its place in the recipe; what makes and scores candidates counts where some are made."""
@@ -219,15 +216,16 @@ class Recipe:
         """Of what kind the trained models are that the engine is asked to run; the last round's only for their figures."""
         generating = self.rounds > 1 and self.per_round > 0
         measuring = self.rounds > 0 and (self.validation_share > 0 or bool(self.evaluators))
-        if not (generating or measuring) or not isinstance(self.trainer, Adapting):
+        rank = declared(self.trainer, Flags).lora_rank
+        if not (generating or measuring) or rank is None:
             return None
-        return "adapter" if self.trainer.lora_rank else "weights"
+        return "adapter" if rank else "weights"
 
     def _models_beside(self) -> list[str]:
         """The models that parts ask beside that of a round; `base` is itself the first that a part meets."""
         generating = self.rounds if self.per_round else 0
         met = [*((part, generating) for part in self.scorers), *((part, self.rounds + 1) for part in self.evaluators)]
-        named = [(part.other_model, models) for part, models in met if isinstance(part, AsksAnother)]
+        named = [(declared(part, Preflight).other_model, models) for part, models in met]
         return [name for name, models in named if name and models > (name == "base")]
 
     def _steps_fit(self) -> bool:
@@ -242,7 +240,7 @@ class Recipe:
         plain: dict[str, Any] = _plain(self)
         for slot in ("evaluators", "scorers"):
             for part, options in zip(getattr(self, slot), plain[slot], strict=True):
-                if isinstance(part, Checked) and (content := part.check()):
+                if content := declared(part, Preflight).check():
                     options["content"] = content
         return plain
 
@@ -253,7 +251,7 @@ def _samplings(name: str, part: Any) -> Iterator[tuple[str, Sampling]]:
     elif isinstance(part, tuple):
         for each in part:
             yield from _samplings(f"{name}.{type(each).__name__}", each)
-    elif is_dataclass(part):
+    elif is_dataclass(part) and not isinstance(part, type):
         for each in fields(part):
             yield from _samplings(f"{name}.{each.name}", getattr(part, each.name))
 

@@ -21,7 +21,7 @@ from selfalign.contracts import check_scorer
 from selfalign.protocols import Context, Scorer
 from selfalign.scorers import Reward
 from selfalign.types import Example, FloatArray, Request
-from tests.parts import context
+from tests.parts import calling, context
 
 MODULES = [name for _, name, _ in pkgutil.iter_modules(selfalign.scorers.__path__) if not name.startswith("_")]
 SCORERS: list[type[Scorer]] = [
@@ -56,7 +56,8 @@ def scoring_context(**changes: Any) -> Context:
     def open_model(model: str) -> Iterator[Context]:
         yield made
 
-    made = dataclasses.replace(context(open_model=open_model), **{"session": Window(), **changes})
+    calls = {name: changes.pop(name) for name in ("generate", "likelihood", "continuation") if name in changes}
+    made = calling(dataclasses.replace(context(open_model=open_model), **{"session": Window(), **changes}), **calls)
     return made
 
 

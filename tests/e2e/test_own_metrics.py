@@ -31,7 +31,7 @@ class Falling:
     start: float = 9.0
 
     def evaluate(self, context, held_out):
-        fallen = 2.0 * (context.round + (context.responder is not None))
+        fallen = 2.0 * (context.round + (context.eval_retriever is not None))
         outcomes = tuple(Outcome(e.id, self.start - fallen + i % 3) for i, e in enumerate(held_out))
         value = sum(each.value for each in outcomes) / len(outcomes)
         if self.name == "plain":  # as evaluators were written before metrics said more

@@ -12,7 +12,7 @@ import pytest
 
 from selfalign.contracts import check_engine, trial_context, trial_examples
 from selfalign.engines import HF, Scripted
-from selfalign.protocols import Session
+from selfalign.protocols import Flags, Preflight, Session, declared
 from selfalign.types import Completion, Example, FloatArray, Format, Likelihood, ModelRef, Request, Sampling
 
 
@@ -105,3 +105,21 @@ def test_the_contract_sees_a_broken_engine(fault: str, words: str) -> None:
     check_engine(Broken("none"), "any")
     with pytest.raises(AssertionError, match=rf"Broken: .*{words}"):
         check_engine(Broken(fault), "any")
+
+
+def test_a_part_may_declare_one_thing_alone_also_behind_another_part() -> None:
+    class Asking:
+        other_model = "judge"
+
+        def prompts(self, seeds: Sequence[Example]) -> Sequence[Example]:
+            return seeds[:1]
+
+    class Around:
+        def __getattr__(self, name: str) -> object:
+            return getattr(Asking(), name)
+
+    for part in (Asking(), Around()):
+        found = declared(part, Preflight)
+        assert (found.other_model, found.prompts(trial_examples())) == ("judge", trial_examples()[:1])
+        assert (found.check(), found.metric_names([])) == ("", None)
+    assert declared(Asking(), Flags).lora_rank is None

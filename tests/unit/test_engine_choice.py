@@ -215,7 +215,7 @@ def test_auto_in_a_file_of_options(model_folder: Path, gpt2: Path, seeds_file: P
     assert recorded(out)["part"].endswith(".HF")
     with Store.read(out) as store:
         identity = store.identity()
-    assert identity["responder"]["demonstrations"] == 2 and identity["encoder"]["part"].endswith(".Hashed")
+    assert identity["eval_retriever"]["demonstrations"] == 2 and identity["encoder"]["part"].endswith(".Hashed")
     asked = ("check", "icl_knn", seeds_file, "--model", model_folder, "--out", tmp_path / "other")
     assert told(*asked, "--config", config, "--engine", "HF") == ""
     other = ("--model", model_folder, "--out", tmp_path / "other")

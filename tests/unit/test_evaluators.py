@@ -11,7 +11,7 @@ from selfalign.evaluators import HeldOut, Refusal
 from selfalign.evaluators.refusal import is_refusal
 from selfalign.protocols import Context
 from selfalign.types import Completion, Example, Request, Sampling
-from tests.parts import context
+from tests.parts import calling, context
 
 REFUSALS = (
     "I can't help with that. You could talk to a doctor instead.",
@@ -91,7 +91,7 @@ def answering(*texts: str, asked: list[tuple[str, tuple[Request, ...], Sampling]
             for request, text in zip(requests, texts, strict=True)
         ]
 
-    return replace(context(), generate=generate)
+    return calling(context(), generate=generate)
 
 
 def test_refusal_rates_and_their_balance() -> None:
@@ -172,7 +172,7 @@ def test_the_outcomes_of_a_metric_add_up_to_its_value() -> None:
         assert len(metric.outcomes) == metric.n
 
 
-def test_a_responder_shows_demonstrations_to_held_out_prompts() -> None:
+def test_an_eval_retriever_shows_demonstrations_to_held_out_prompts() -> None:
     from selfalign.evaluators._answers import GREEDY, answers
 
     class First:
@@ -182,4 +182,4 @@ def test_a_responder_shows_demonstrations_to_held_out_prompts() -> None:
     held_out = [Example("h1", "Prompt 1?", "Reference.")]
     made = context(write=lambda r: Completion(f"{len(r.demonstrations)} shown", "stop"))
     assert [one.text for one in answers(made, held_out, GREEDY)] == ["0 shown"]
-    assert [one.text for one in answers(replace(made, responder=First()), held_out, GREEDY)] == ["1 shown"]
+    assert [one.text for one in answers(replace(made, eval_retriever=First()), held_out, GREEDY)] == ["1 shown"]

@@ -16,7 +16,7 @@ from selfalign.evaluators.harmfulness import BEAVER_TAILS, _scores, beaver_dam
 from selfalign.models.classifier import token_ids
 from selfalign.protocols import Context
 from selfalign.types import Completion, Example, Metric, Pool, Request, Sampling
-from tests.parts import foretold, seeds
+from tests.parts import Calls, foretold, seeds
 from tests.tiny import tiny_config, tiny_model, tiny_tokenizer, train_classifier
 
 RENDERING = "USER: {prompt} ASSISTANT:{response}{eos}"
@@ -71,7 +71,7 @@ def answering(*texts: str, finish: str = "stop", asked: list[tuple[str, tuple[Re
         raise AssertionError("no likelihood is needed")
 
     with Hashed().open(None) as encode:  # type: ignore[arg-type]  # this encoder uses no session
-        return Context(1, 0, Pool((seeds(),)), None, encode, generate, unused, unused, unused)  # type: ignore[arg-type]
+        return Context(1, 0, Pool((seeds(),)), None, encode, Calls(generate, unused, unused, unused), unused)  # type: ignore[arg-type]
 
 
 def part(folder: Path, **options: Any) -> Harmfulness:

@@ -31,7 +31,7 @@ from selfalign.proposers.instructions import list_text, read_tasks
 from selfalign.protocols import Filter
 from selfalign.text import join_task
 from selfalign.types import Completion, Example, FinishReason, ModelRef, Request, Sampling
-from tests.parts import context, generated, seeds
+from tests.parts import calling, context, generated, seeds
 
 
 def item(number: int, instruction: str = "Name a river.", input: str = "<noinput>") -> str:
@@ -214,7 +214,7 @@ def test_the_number_behind_the_last_task_ends_the_text() -> None:
         return [(request, Completion("", "stop")) for request in requests]
 
     part = Instructions(sampling=Sampling(stop=("END",)))
-    part.propose(replace(context(), generate=generate), 4)
+    part.propose(calling(context(), generate=generate), 4)
     assert found[0].stop == ("END", "\n16.")
 
 

@@ -15,7 +15,7 @@ from selfalign.engines.scripted import ScriptedSession
 from selfalign.errors import RunFailed
 from selfalign.loop.align import Quiet, align
 from selfalign.recipes import isara
-from selfalign.record.journal import journaled_generate, journaled_likelihood
+from selfalign.record.journal import Journal
 from selfalign.record.store import Store
 from selfalign.scorers import Perplexity
 from selfalign.trainers import NullTrainer
@@ -26,14 +26,13 @@ from tests.parts import generated, seeds
 def test_the_journal_does_not_answer_another_question(tmp_path: Path) -> None:
     first, other = generated(1, 3), generated(2, 3)
     with Store.open(tmp_path, {"name": "journal"}) as store, Scripted().open(ModelRef("scripted"), "auto") as session:
-        likelihood = journaled_likelihood(store, 1, session, Quiet())
-        assert likelihood("validation", first) == likelihood("validation", first)
+        journal = Journal(store, 1, session, Quiet())
+        assert journal.likelihood("validation", first) == journal.likelihood("validation", first)
         with pytest.raises(RunFailed, match="the journal holds r01-00000 where r02-00000 is asked for"):
-            likelihood("validation", other)
-        generate = journaled_generate(store, 1, session, Quiet())
-        generate("respond", _asked(first), Sampling())
+            journal.likelihood("validation", other)
+        journal.generate("respond", _asked(first), Sampling())
         with pytest.raises(RunFailed, match="the journal holds r01-00000 where r02-00000 is asked for"):
-            generate("respond", _asked(other), Sampling())
+            journal.generate("respond", _asked(other), Sampling())
 
 
 def _asked(examples: tuple[Example, ...]) -> list[Request]:
@@ -51,7 +50,7 @@ def test_the_ten_texts_of_a_judge_stay_together(tmp_path: Path) -> None:
     pairs = [Example(f"r{pair}/{score}", f"Rate answer {pair}.", str(score)) for pair in range(33) for score in range(1, 11)]
     with Store.open(tmp_path, {"name": "journal"}) as store:
         session = Counting(Scripted(), ModelRef("scripted"))
-        found = journaled_likelihood(store, 1, session, Quiet())("judge", pairs)
+        found = Journal(store, 1, session, Quiet()).likelihood("judge", pairs)
     assert found == session.likelihood(pairs)
     assert sizes[0] >= 10 * 32 and not any(size % 10 for size in sizes)
 

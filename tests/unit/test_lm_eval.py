@@ -24,10 +24,10 @@ from selfalign.evaluators._harness_model import ContextModel, sampling_of
 from selfalign.proof.overlap import overlap
 from selfalign.proof.stats import wilson
 from selfalign.proof.verdicts import conclude
-from selfalign.protocols import Checked, Context, Session
+from selfalign.protocols import Context, Session
 from selfalign.record.finished import Costs, Finished
 from selfalign.types import Completion, Continuation, Example, Metric, ModelRef, Request, Sampling
-from tests.parts import context, foretold, seeds
+from tests.parts import calling, context, foretold, seeds
 
 QUESTIONS = (
     ("What is the capital of Peru?", ["Lima", "Cuzco", "La Paz"], 0),
@@ -101,7 +101,7 @@ class Model:
 
     def context(self, **options: Any) -> Context:
         made = replace(context(**options), session=SimpleNamespace(fit=self.fit))  # type: ignore[arg-type]
-        return replace(made, continuation=self.continuation, generate=self.generate)
+        return calling(made, continuation=self.continuation, generate=self.generate)
 
 
 def measure(part: LmEval, model: Model | None = None, **options: Any) -> dict[str, Metric]:
@@ -128,7 +128,6 @@ def test_what_tasks_and_ifeval_ask_is_told(tmp_path: Path) -> None:
 def test_nothing_is_measured_by_default() -> None:
     assert LmEval().check() == ""
     assert measure(LmEval()) == {}
-    assert isinstance(LmEval(), Checked)
 
 
 def test_a_knowledge_probe_on_local_files_gives_the_known_accuracy(tmp_path: Path) -> None:
@@ -363,7 +362,7 @@ def test_log_probabilities_are_those_of_the_harness_own_model(model_folder: Path
     weights = AutoModelForCausalLM.from_pretrained(model_folder, dtype="float32")
     theirs = HFLM(weights, tokenizer=AutoTokenizer.from_pretrained(model_folder), batch_size=2, device="cpu")
     ours = ContextModel(
-        replace(context(), session=session, continuation=lambda stage, pairs: session.continuation(pairs)),
+        calling(replace(context(), session=session), continuation=lambda stage, pairs: session.continuation(pairs)),
         64,
         False,
         (sys.stdout, sys.stderr),
@@ -394,7 +393,7 @@ def test_choices_are_those_of_the_harness_own_model(tmp_path: Path, model_folder
         task_manager=TaskManager(include_defaults=False),
         bootstrap_iters=0,
     )
-    asked = replace(context(), session=session, continuation=lambda stage, pairs: session.continuation(pairs))
+    asked = calling(replace(context(), session=session), continuation=lambda stage, pairs: session.continuation(pairs))
     (ours,) = LmEval((path,)).evaluate(asked, [])
     assert [one.value for one in ours.outcomes] == [sample["acc"] for sample in theirs["samples"]["capitals"]]
     assert 0.0 < ours.value < 1.0
@@ -520,13 +519,13 @@ def test_a_checker_that_fails_leaves_its_instruction_unscored(tmp_path: Path, ca
     assert "detectable_format:json_format on ifeval/3: RecursionError" in caplog.text
 
 
-def test_ifeval_limit_length_and_the_responder(tmp_path: Path) -> None:
+def test_ifeval_limit_length_and_the_eval_retriever(tmp_path: Path) -> None:
     class ShowsTwo:
         def retrieve(self, context: Context, drafts: Sequence[Example]) -> list[tuple[tuple[Example, float | None], ...]]:
             return [tuple((seed, None) for seed in context.pool.seeds[:2]) for _ in drafts]
 
     model = follow(ROWS, ANSWERS, "length")
-    asked = replace(model.context(), responder=ShowsTwo())
+    asked = replace(model.context(), eval_retriever=ShowsTwo())
     metrics = {one.name: one for one in LmEval(ifeval_file=ifeval(tmp_path), limit=2, max_tokens=16).evaluate(asked, [])}
     assert metrics["ifeval:cut"].value == 1.0
     assert metrics["ifeval:cut"].n == 2

@@ -15,7 +15,7 @@ from selfalign.proposers.task_inputs import shared_instruction
 from selfalign.scorers import ExactAnswer
 from selfalign.scorers.exact_answer import result, same_result
 from selfalign.types import Completion, Continuation, Example, Request, Sampling
-from tests.parts import context, generated, seeds
+from tests.parts import calling, context, generated, seeds
 
 
 def flagged() -> tuple[Example, ...]:
@@ -90,7 +90,7 @@ def self_instruct(
             for is_one, (_, end) in zip(yes, pairs, strict=True)
         ]
 
-    ctx = replace(context(**{"pool": (flagged(),), **options}), generate=generate, continuation=continuation)
+    ctx = calling(context(**{"pool": (flagged(),), **options}), generate=generate, continuation=continuation)
     drafts = (part or SelfInstruct(human=3, generated=0, per_request=3, examples=4)).propose(ctx, 3)
     return drafts, stages, judged
 

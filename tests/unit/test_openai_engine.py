@@ -25,7 +25,7 @@ from selfalign.engines._server_client import LONGEST_WAIT, Trouble, Unfit, _Gate
 from selfalign.engines.openai import OpenAISession
 from selfalign.errors import Interrupted, RunFailed, UserError, handle_signals
 from selfalign.loop.align import Quiet
-from selfalign.record.journal import journaled_generate
+from selfalign.record.journal import Journal
 from selfalign.record.store import Store
 from selfalign.types import Example, ModelRef, Request, Sampling, derive_seed
 from tests.server import BODIES, CHANGES, RETRY_AFTER, STATUSES, Loopback, completion, listing, loopback, model_server
@@ -76,7 +76,7 @@ def opened(server: Loopback, folder: str, **options: Any) -> Iterator[OpenAISess
 def stored(server: Loopback, folder: str, out: Path, count: int, **options: Any) -> dict[int, Any]:
     """What the journal holds after `count` requests were answered."""
     with opened(server, folder, **options) as session, Store.open(out, {"test": "server"}) as store:
-        journaled_generate(store, 1, session, Quiet())("respond", rows(count), SAMPLING)
+        Journal(store, 1, session, Quiet()).generate("respond", rows(count), SAMPLING)
         return store.done_batches(1, "respond")
 
 

@@ -23,7 +23,7 @@ from selfalign.errors import UserError
 from selfalign.loop.align import Quiet, align
 from selfalign.recipe import Order
 from selfalign.recipes import icl_knn, isara
-from selfalign.record.journal import journaled_generate
+from selfalign.record.journal import Journal
 from selfalign.record.store import Store
 from selfalign.trainers import NullTrainer
 from selfalign.types import Example, Likelihood, ModelRef, Request, Sampling, in_pool_order
@@ -80,9 +80,8 @@ def test_what_has_no_room_goes_as_without_it(tmp_path: Path) -> None:
     asked = [Request("r0", tuple(pairs[at] for at in (4, 1, 5, 0)), "What?"), Request("r1", tuple(pairs[:2]), "Why?", text="a b")]
     with Store.open(tmp_path, {"name": "order"}) as store:
         session = ScriptedSession(Scripted(window=20), ModelRef("scripted"))
-        sent = [
-            one for one, _ in journaled_generate(store, 1, session, Quiet(), in_pool_order)("a", asked, Sampling(max_tokens=3))
-        ]
+        journal = Journal(store, 1, session, Quiet(), in_pool_order)
+        sent = [one for one, _ in journal.generate("a", asked, Sampling(max_tokens=3))]
     assert [example.id for example in sent[0].demonstrations] == ["s1", "s4"], "the last two chosen have no room"
     assert sent[1] == asked[1]
 

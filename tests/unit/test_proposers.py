@@ -8,7 +8,7 @@ import pytest
 from selfalign.proposers import FewShot
 from selfalign.protocols import Context
 from selfalign.types import Completion, Example, Request, Sampling
-from tests.parts import context, generated, seeds
+from tests.parts import calling, context, generated, seeds
 
 
 def many_seeds(counts: dict[str, int]) -> tuple[Example, ...]:
@@ -47,7 +47,7 @@ def test_demonstrations_that_did_not_fit_are_not_noted() -> None:
     def generate(stage: str, requests: list[Request], sampling: Sampling) -> list[tuple[Request, Completion]]:
         return [(replace(request, demonstrations=request.demonstrations[:1]), Completion("New?", "stop")) for request in requests]
 
-    (draft,) = FewShot(demonstrations=4).propose(replace(ctx, generate=generate), 1)
+    (draft,) = FewShot(demonstrations=4).propose(calling(ctx, generate=generate), 1)
     assert len(draft.prompt_demonstrations) == 1
 
 
@@ -134,7 +134,7 @@ def test_a_seed_without_a_category_is_never_aimed_at_and_stops_no_aim() -> None:
         ({"a": 20, "b": 20, "c": 20}, 60, {"a": 20, "b": 20, "c": 20}),
         ({"a": 4, "b": 2}, 2, {"b": 2}),
         ({"a": 12, "b": 7, "c": 1}, 40, {"a": 8, "b": 13, "c": 19}),
-        ({name: 12 for name in "abcde"}, 256, {"a": 52, "b": 51, "c": 51, "d": 51, "e": 51}),
+        (dict.fromkeys("abcde", 12), 256, {"a": 52, "b": 51, "c": 51, "d": 51, "e": 51}),
     ],
 )
 def test_seeds_and_generated_pairs_approach_equal_shares(seeds_of: dict[str, int], count: int, wanted: dict[str, int]) -> None:

@@ -11,7 +11,7 @@ from selfalign.errors import RunFailed, UserError
 from selfalign.filters import RisingThreshold
 from selfalign.loop.align import Quiet
 from selfalign.models.classifier import outputs
-from selfalign.record.journal import journaled_work
+from selfalign.record.journal import Journal
 from selfalign.record.store import Store
 from selfalign.scorers import Reward
 from selfalign.types import Example
@@ -101,7 +101,7 @@ def test_what_is_scored_is_not_scored_again(reward_model: Path, tmp_path: Path, 
 
     monkeypatch.setattr("selfalign.models.classifier.outputs", failing)
     with Store.open(tmp_path, {"name": "reward"}) as store:
-        own = replace(context(), journal=journaled_work(store, 1, Quiet()))
+        own = replace(context(), journal=Journal(store, 1, None, Quiet()))
         with pytest.raises(RunFailed, match="no power"):
             scorer.score(own, rows)
         found = scorer.score(own, rows)

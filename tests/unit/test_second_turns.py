@@ -19,8 +19,8 @@ from selfalign.errors import UserError
 from selfalign.evaluators import HeldOut
 from selfalign.export.cards import data_card
 from selfalign.export.data import DataFormat, export_data, export_dropped
-from selfalign.loop.align import align, check_examples
-from selfalign.loop.steps import split_seeds
+from selfalign.loop.align import align
+from selfalign.loop.preflight import check_examples, split_seeds
 from selfalign.models.rendering import IGNORE, make_renderer
 from selfalign.proof.alarms import Alarms
 from selfalign.protocols import TrainJob

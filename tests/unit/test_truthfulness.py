@@ -20,7 +20,7 @@ from selfalign.evaluators._truthful_questions import read_questions
 from selfalign.evaluators.truthfulness import qa_text, rouge_l_sum
 from selfalign.protocols import Context
 from selfalign.types import Completion, Continuation, Example, Likelihood, Metric, Pool, Request, Sampling
-from tests.parts import foretold, seeds
+from tests.parts import Calls, foretold, seeds
 
 COLUMNS = ("Type", "Category", "Question", "Best Answer", "Correct Answers", "Incorrect Answers", "Source")
 ROWS = (
@@ -74,9 +74,7 @@ class Model:
                 pool=Pool((seeds(),)),
                 session=None,  # type: ignore[arg-type]  # not talked to
                 encode=encode,
-                generate=self.generate,
-                likelihood=self.likelihood,
-                continuation=self.continuation,
+                journal=Calls(self.generate, self.likelihood, self.continuation, None),  # type: ignore[arg-type]
                 open_model=None,  # type: ignore[arg-type]  # no other model is asked
             )
 
@@ -242,11 +240,11 @@ def test_the_own_form_is_the_question_alone_and_greedy(tmp_path: Path) -> None:
     assert len({one.id for one in model.examples}) == len(model.examples)
 
 
-def test_demonstrations_of_the_responder_are_shown_in_both_forms(tmp_path: Path) -> None:
+def test_demonstrations_of_the_eval_retriever_are_shown_in_both_forms(tmp_path: Path) -> None:
     file, first = table(tmp_path / "t.csv"), seeds()[:2]
     for form in ("own", "qa"):
         model = Model(REPLIES)
-        Truthfulness(file, prompt_form=form).evaluate(replace(model.context(), responder=ShowsTwo()), [])  # type: ignore[arg-type]
+        Truthfulness(file, prompt_form=form).evaluate(replace(model.context(), eval_retriever=ShowsTwo()), [])  # type: ignore[arg-type]
         if form == "own":
             assert model.requests[0].demonstrations == first
         else:

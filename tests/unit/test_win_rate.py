@@ -20,7 +20,7 @@ from selfalign.evaluators import HeldOut, WinRate
 from selfalign.evaluators.win_rate import PROMPT, flaws
 from selfalign.protocols import Context
 from selfalign.types import Completion, Example, Likelihood, Metric, ModelRef, Request, Sampling
-from tests.parts import context, foretold
+from tests.parts import calling, context, foretold
 from tests.tiny import END, REWARD_WINDOW, START, chat_ids, tiny_model, tiny_tokenizer
 
 SLOTS = "{prompt}|{first}|{second}"
@@ -60,7 +60,7 @@ def judged(judge: Judge, *texts: str, stages: list[str] | None = None, asked: li
     @contextmanager
     def open_model(model: str) -> Iterator[Context]:
         assert model == "judge"
-        yield replace(ours, session=FakeSession(), likelihood=likelihood)  # type: ignore[arg-type]
+        yield calling(replace(ours, session=FakeSession()), likelihood=likelihood)  # type: ignore[arg-type]
 
     replies = iter(texts)
     ours = context(write=lambda _: Completion(next(replies), "stop"), open_model=open_model)
@@ -219,7 +219,7 @@ def test_answers_are_those_that_other_evaluators_ask_for() -> None:
         return [(request, Completion("a", "stop")) for request in requests]
 
     for evaluator in (by_model(), HeldOut()):
-        evaluator.evaluate(replace(ctx, generate=generate), held_out())
+        evaluator.evaluate(calling(ctx, generate=generate), held_out())
     assert len(asked) == 2
     assert asked[0] == asked[1]
 
@@ -267,7 +267,7 @@ def really_judged(folder: Path, *texts: str) -> Context:
     def open_model(model: str) -> Iterator[Context]:
         with HF(device="cpu", dtype="float32").open(ModelRef(model), "auto") as session:
             scored = lambda stage, examples, shown=(): session.likelihood(examples, shown)  # noqa: E731
-            yield replace(ours, session=session, likelihood=scored)
+            yield calling(replace(ours, session=session), likelihood=scored)
 
     replies = iter(texts)
     ours = context(write=lambda _: Completion(next(replies), "stop"), open_model=open_model)

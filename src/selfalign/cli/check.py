@@ -14,8 +14,7 @@ from selfalign.types import ModelRef
 
 
 def main(arguments: Sequence[str]) -> int:
-    from selfalign.loop.align import check_brought, check_examples, seeds_needed
-    from selfalign.loop.steps import fewer_than_asked, split_seeds
+    from selfalign.loop.preflight import check_brought, check_examples, fewer_than_asked, seeds_needed, split_seeds
     from selfalign.proof.stats import too_few
     from selfalign.tracking.trackers import check_trackers
 
@@ -29,11 +28,11 @@ def main(arguments: Sequence[str]) -> int:
     check_trackers(options.report_to)
     seeds, held_out = read_examples(options.seeds, options.held_out)
     check_examples(seeds, held_out, recipe.allow_overlap, seeds_needed(recipe))
-    check_brought(recipe, seeds)
+    shown, validation = split_seeds(seeds, recipe.validation_share, recipe.seed)
+    check_brought(recipe, shown)
     if options.model is None:
         raise UserError("which model? give --model with a local folder, a hub name, or smollm2-135m for the bundled one")
     model = recipe.engine.check(ModelRef(options.model), (*seeds, *held_out), recipe.format)
-    shown, validation = split_seeds(seeds, recipe.validation_share, recipe.seed)
     few = too_few(len(validation), "validation seeds") if validation else ""
     extended = recipe.second_turns.share
     warning = f"warning: {fewer}\n" if (fewer := fewer_than_asked(recipe, shown)) else ""
@@ -48,6 +47,6 @@ def main(arguments: Sequence[str]) -> int:
         f"{f', and second turns of {extended:.0%} of those kept' if extended else ''}\n"
         f"{untrained}"
         f"{warning}"
-        "everything that can be known beforehand is in order\n"
+        "preflight passed: everything that can be known before a model runs is in order\n"
     )
     return 0

@@ -19,7 +19,7 @@ from selfalign.engines.openvino import undecodable
 from selfalign.errors import UserError
 from selfalign.models.device import choose_device
 from selfalign.models.names import resolve_ref
-from selfalign.protocols import AsksAnother
+from selfalign.protocols import Preflight, declared
 from selfalign.recipe import Recipe
 from selfalign.record.store import Store
 from selfalign.types import ModelRef
@@ -110,8 +110,8 @@ def _obstacle(planned: Planned, engines: Sequence[type]) -> str:
 def _judges(recipe: Recipe) -> Iterator[str]:
     """The other models that the recipe's engine runs."""
     for part in (*recipe.scorers, *recipe.evaluators):
-        if isinstance(part, AsksAnother) and part.other_model not in ("", "base"):
-            yield part.other_model
+        if (model := declared(part, Preflight).other_model) not in ("", "base"):
+            yield model
 
 
 def _recorded(folder: Path | None, engines: Sequence[type]) -> dict[str, Any] | None:

@@ -27,7 +27,7 @@ from selfalign.cli.options import new_parser, parse
 from selfalign.cli.recipe_help import full_help
 from selfalign.cli.recipe_options import add_options, build, choices, part_options, resolved
 from selfalign.errors import Interrupted, UserError
-from selfalign.protocols import no_such_metric, unknown_metric
+from selfalign.loop.preflight import no_such_metric, unknown_metric
 from selfalign.recipe import Recipe
 from selfalign.recipes import icl_knn, icl_random, pretrained
 from selfalign.record.finished import Finished, paired_metrics, run_costs
@@ -230,13 +230,13 @@ def _read(side: Side, folder: Path, kept: bool) -> tuple[dict[str, Any], Finishe
     with Store.read(folder) as store:
         metrics, identity, model = paired_metrics(store, 0), store.identity(), store.model(0)
         costs = run_costs(store, 0, {each.id for metric in metrics.values() for each in metric.outcomes})
-        responder = identity.get("responder") or {}
+        retriever = identity.get("eval_retriever") or {}
         told = {
             "name": side.name,
             **asdict(model),
             "folder": str(folder) if kept else None,
-            "retriever": str(responder.get("part", "")).rpartition(".")[2] or None,
-            "demonstrations": responder.get("demonstrations", 0),
+            "retriever": str(retriever.get("part", "")).rpartition(".")[2] or None,
+            "demonstrations": retriever.get("demonstrations", 0),
             "metrics": metric_table(store.metrics(0)),
             "prompt_tokens_per_answer": costs.prompt_tokens_per_answer,
             "seconds": costs.seconds,

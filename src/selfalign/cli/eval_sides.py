@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.errors import UserError
+from selfalign.loop.preflight import brought
 from selfalign.proof.overlap import Hit, overlap
-from selfalign.protocols import brought
 from selfalign.recipe import Recipe
 from selfalign.recipes.evaluations import bring_their_own
 from selfalign.record.model_rows import place

@@ -45,7 +45,7 @@ def common(recipe: Recipe) -> list[str]:
         names += ["ignore_calibration"] if recipe.scorers else []
     if recipe.rounds:
         names += TRAINING
-    if generates or recipe.responder is not None:
+    if generates or recipe.eval_retriever is not None:
         names.append("order")
     return names
 

@@ -41,7 +41,7 @@ def load_adapter(model: ModelRef, listed: Sequence[Listed]) -> list[Call[None]]:
 
 
 def check_models(reload: str, trained: Trained | None, beside: Sequence[str]) -> None:
-    """See `protocols.Limited`: whether this way of reloading can serve what a run trains and asks.
+    """See `protocols.EngineLimits`: whether this way of reloading can serve what a run trains and asks.
 
     Raises:
         UserError: it cannot.

@@ -123,11 +123,11 @@ class OpenAI:
         return resolved
 
     def check_models(self, trained: Trained | None, beside: Sequence[str]) -> None:
-        """See `protocols.Limited`; with reload=none the server may come to list any model, and is asked when it is needed."""
+        """See `protocols.EngineLimits`; with reload=none the server may yet list any model, and is asked when it is needed."""
         _server_weights.check_models(self.reload, trained, beside)
 
     def check_sampling(self, sampling: Sampling) -> None:
-        """See `protocols.Selective`."""
+        """See `protocols.EngineLimits`."""
         _server_requests.check_sampling(sampling, self.extras)
 
     @contextmanager

@@ -64,7 +64,7 @@ class OpenVINO:
         return resolved
 
     def check_sampling(self, sampling: Sampling) -> None:
-        """See `protocols.Selective`."""
+        """See `protocols.EngineLimits`."""
         if name := undecodable(sampling):
             raise UserError(f"engine OpenVINO does not decode with {name}; leave it out, or use --engine HF")
 

@@ -1,4 +1,4 @@
-"""The one responder: how a model answers held-out prompts, alone or with demonstrations chosen for each of them.
+"""How a model answers held-out prompts, alone or with demonstrations chosen for each of them.
 
 Answers are made once however many evaluators read them, and an in-context baseline is evaluated by the same code as a
 trained model.
@@ -16,7 +16,7 @@ GREEDY = Sampling(max_tokens=96, temperature=0.0)
 
 
 def answers(context: Context, held_out: Sequence[Example], sampling: Sampling, stage: str = "held_out") -> list[Completion]:
-    """Answers in order, with the demonstrations of `context.responder` where there is one.
+    """Answers in order, with the demonstrations of `context.eval_retriever` where there is one.
 
     The same stage and requests whoever asks, so the run's journal answers the second evaluator. Another way of decoding is
     another stage: it must not be given the answers of the first. `stage` names the set of prompts.
@@ -38,6 +38,6 @@ def answers(context: Context, held_out: Sequence[Example], sampling: Sampling, s
 
 def demonstrations(context: Context, held_out: Sequence[Example]) -> list[tuple[Example, ...]]:
     """What each held-out prompt is shown; nothing where the model answers alone."""
-    if context.responder is None:
+    if context.eval_retriever is None:
         return [()] * len(held_out)
-    return [tuple(example for example, _ in chosen) for chosen in context.responder.retrieve(context, held_out)]
+    return [tuple(example for example, _ in chosen) for chosen in context.eval_retriever.retrieve(context, held_out)]

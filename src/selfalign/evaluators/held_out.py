@@ -33,7 +33,7 @@ class HeldOut:
             return []
         completions = answers(context, held_out, self.sampling)
         references = [example for example in held_out if example.response]
-        shown = demonstrations(context, references) if context.responder is not None else ()
+        shown = demonstrations(context, references) if context.eval_retriever is not None else ()
         likelihoods = context.likelihood("held_out_likelihood", references, shown) if references else []
         answered = list(zip(held_out, completions, strict=True))
         scored = list(zip(references, likelihoods, strict=True))
@@ -45,7 +45,7 @@ class HeldOut:
         return [*_figures(("finished", "response_words", "log_likelihood"), answered, scored), *later]
 
     def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
-        """As `Naming`."""
+        """As `Preflight.metric_names`."""
         of_answers, of_references = ("finished", "response_words"), ("log_likelihood",)
         later = [example for example in held_out if example.history]
         names = (*(of_answers if held_out else ()), *(of_references if any(e.response for e in held_out) else ()))

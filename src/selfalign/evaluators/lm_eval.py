@@ -111,7 +111,7 @@ class LmEval:
         return metrics
 
     def prompts(self, seeds: Sequence[Example]) -> Sequence[Example]:
-        """As `Bringing`: IFEval's prompts, and those of tasks as they stand without few-shot examples.
+        """As `Preflight.prompts`: IFEval's prompts, and those of tasks as they stand without few-shot examples.
 
         Raises:
             UserError: as `check`.
@@ -128,7 +128,7 @@ class LmEval:
         return found
 
     def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
-        """As `Naming`; the harness's tasks tell theirs with their data alone."""
+        """As `Preflight.metric_names`; the harness's tasks tell theirs with their data alone."""
         figures = ("prompt_strict", "inst_strict", "prompt_loose", "inst_loose", "unscored", "cut")
         return (*(("*:*",) if self.tasks else ()), *(f"ifeval:{name}" for name in figures if self.ifeval_file))
 

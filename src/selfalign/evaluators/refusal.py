@@ -74,7 +74,7 @@ class Refusal:
         ]
 
     def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
-        """As `Naming`."""
+        """As `Preflight.metric_names`."""
         there = {self.harmful, self.harmless} <= {example.category for example in held_out}
         return ("refusal", "over_refusal", "balance") if there else ()
 

@@ -96,14 +96,14 @@ class Truthfulness:
         return metrics
 
     def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
-        """As `Naming`."""
+        """As `Preflight.metric_names`."""
         if not self.file:
             return ()
         figures = (f"truthfulness_{name}" for name in ("diff", "max", "acc", "words", "empty"))
         return (*figures, *(("mc1", "mc2") if self.multiple_choice else ()))
 
     def prompts(self, seeds: Sequence[Example]) -> Sequence[Example]:
-        """As `Bringing`.
+        """As `Preflight.prompts`.
 
         Raises:
             UserError: the file (see `read_questions`), or questions that are seeds.
@@ -157,7 +157,7 @@ class Truthfulness:
             examples = [
                 Example(f"{asked[row].id}/{place}", asked[row].prompt, answer) for place, (row, answer) in enumerate(rows)
             ]
-            behind = [shown[row] for row, _ in rows] if context.responder is not None else ()
+            behind = [shown[row] for row, _ in rows] if context.eval_retriever is not None else ()
             totals = [found.total for found in context.likelihood(stage, examples, behind)]
         scores: list[dict[str, float]] = [{} for _ in questions]
         for (row, answer), total in zip(rows, totals, strict=True):

@@ -17,7 +17,7 @@ def measures_the_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
     Never where demonstrations are shown at test time or an evaluator samples its answers: those depend on the random seed.
     """
-    alone = one.get("responder") is None and other.get("responder") is None
+    alone = one.get("eval_retriever") is None and other.get("eval_retriever") is None
     sampled = any((part.get("sampling") or {}).get("temperature", 0) for part in one.get("evaluators", ()))
     return alone and not sampled and all(dumps(one.get(key)) == dumps(other.get(key)) for key in _SAME)
 

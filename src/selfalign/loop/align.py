@@ -8,27 +8,28 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
 import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from selfalign.errors import RunFailed, UserError
-from selfalign.loop.guards import Verdict, choose, prove_judges, prove_weights, watch
-from selfalign.loop.steps import conserve, fewer_than_asked, make_context, make_round, split_seeds
+from selfalign.errors import RunFailed
+from selfalign.loop.context import Setup, opened
+from selfalign.loop.guards import Best, Verdict, calibrate_judges, check_training_data, choose, verify_weights
+from selfalign.loop.preflight import check_brought, check_examples, fewer_than_asked, seeds_needed, split_seeds
+from selfalign.loop.steps import conserve, make_round
 from selfalign.loop.vectors import RunVectors
 from selfalign.proof.diversity import GUARDS
-from selfalign.protocols import Context, Progress, TrainJob, brought
+from selfalign.protocols import Context, Progress, TrainJob
 from selfalign.recipe import Recipe
 from selfalign.record.checkpoints import read_manifest, write_synced
 from selfalign.record.exports import export_metrics, export_round
 from selfalign.record.store import Store
-from selfalign.text import counted, normalise
+from selfalign.text import counted
 from selfalign.types import Example, ModelRef, Pool, derive_seed
 
 _log = logging.getLogger(__name__)
@@ -79,12 +80,14 @@ def align(
     """
     recipe.check()
     held_out = check_examples(seeds, held_out, recipe.allow_overlap, seeds_needed(recipe))
-    asked = (*held_out, *check_brought(recipe, seeds))
-    start = recipe.engine.check(ModelRef(model), (*seeds, *held_out), recipe.format)
-    with Store.open(out, run_identity(recipe, start, seeds, held_out)) as store:
+    shown, validation = split_seeds(seeds, recipe.validation_share, recipe.seed)
+    asked = (*held_out, *check_brought(recipe, shown))
+    base = recipe.engine.check(ModelRef(model), (*seeds, *held_out), recipe.format)
+    vectors = RunVectors(recipe.encoder, asked)
+    with Store.open(out, run_identity(recipe, base, seeds, held_out)) as store:
         if options:
             write_synced(store.folder / "run.yaml", options.encode())
-        return _rounds(recipe, store, start, seeds, held_out, asked, progress or Quiet())
+        return _rounds(Setup(recipe, store, base, shown, validation, held_out, asked, vectors, progress or Quiet()))
 
 
 def run_identity(recipe: Recipe, start: ModelRef, seeds: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:
@@ -99,67 +102,89 @@ def run_identity(recipe: Recipe, start: ModelRef, seeds: Sequence[Example], held
     }
 
 
-def _rounds(
-    recipe: Recipe,
-    store: Store,
-    start: ModelRef,
-    seeds: Sequence[Example],
-    held_out: Sequence[Example],
-    asked: Sequence[Example],
-    progress: Progress,
-) -> Run:
-    shown, validation = split_seeds(seeds, recipe.validation_share, recipe.seed)
-    if (few := fewer_than_asked(recipe, shown)) and all(kind != "demonstrations" for _, kind, _ in store.events()):
-        _log.warning("%s: %s", recipe.name, few)
-        store.event("demonstrations", {"text": few})
-    store.add_seeds(shown, validation)
-    store.add_model(0, start)
-    pool, current, stop = Pool((shown,)), start, ""
+def hash_examples(examples: Sequence[Example]) -> str:
+    rows = [
+        [e.id, e.prompt, e.response, e.category, sorted(e.metadata.items()), *([e.history] if e.history else [])]
+        for e in examples
+    ]
+    return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()
+
+
+def _rounds(run: Setup) -> Run:
+    recipe, store = run.recipe, run.store
+    _record_seeds(run)
+    pool, model, stop = Pool((run.shown,)), run.base, ""
     verdict: Verdict | None = None
-    vectors = RunVectors(recipe.encoder, asked)
     for round in range(recipe.rounds + 1):
-        with recipe.engine.open(current, recipe.format) as session, vectors.open(session, pool) as encode:
-            if recipe.trains:
-                prove_weights(store, session, round, round - 1, shown)
-            context = make_context(recipe, store, round, pool, current, session, encode, progress)
-            if round == 0 or (recipe.evaluate == "every" and recipe.trains):
-                evaluate(recipe, store, context, held_out)
-            if round == 0 and recipe.rounds:
-                watch(recipe, store, context, pool, asked)
-            if verdict is None or recipe.trains:
-                verdict = choose(recipe, store, context, current, verdict, validation)
-            export_metrics(store, round)
+        with opened(run, model, pool) as context:
+            verdict = _measure(run, context(round), pool, model, verdict)
             if not verdict.go_on or round == recipe.rounds:
                 break
-            following = make_context(recipe, store, round + 1, pool, current, session, encode, progress)
-            prove_judges(recipe, store, following)
-            kept = generate(recipe, store, following, pool)
-            alarm = watch(recipe, store, following, pool, asked)
-        low, first = "", sum(not example.history for example in kept)
-        if recipe.per_round and first < (least := max(1.0, recipe.min_yield * recipe.per_round)):
-            why = f"below min_yield = {recipe.min_yield}" if least > 1 else "too few to train on"
-            low = f"round {round + 1} kept {first} of {counted(recipe.per_round, 'candidate')}, {why}"
-        if stop := "; ".join(filter(None, (low, alarm))):
+            kept, alarm = _next_examples(run, context(round + 1), pool)
+        if stop := "; ".join(filter(None, (_too_few_kept(recipe, round + 1, kept), alarm))):
             export_metrics(store, round + 1)
             break
         pool = pool.add(kept)
         if recipe.trains:
-            current = train(recipe, store, round + 1, start, current, pool, progress)
+            model = train(run, round + 1, model, pool)
         elif store.verified_model(round + 1) is None:
-            store.add_model(round + 1, current)
+            store.add_model(round + 1, model)
     assert verdict is not None  # round 0 has one
-    best = verdict.best
-    if store.stage(best.round, "evaluate") is None:
-        seen = Pool(pool.parts[: best.round + 1])
-        with recipe.engine.open(best.model, recipe.format) as session, vectors.open(session, seen) as encode:
-            prove_weights(store, session, best.round, round, shown)
-            context = make_context(recipe, store, best.round, seen, best.model, session, encode, progress)
-            evaluate(recipe, store, context, held_out)
-        export_metrics(store, best.round)
+    _evaluate_best(run, verdict.best, pool, served_last=round)
     if not stop:
         stop = "; ".join(filter(None, (_all_done(recipe), verdict.text))) if verdict.go_on else verdict.text
-    store.finish_run(best.round, stop)
-    return Run(store.folder, best.model, best.round, stop)
+    store.finish_run(verdict.best.round, stop)
+    return Run(store.folder, verdict.best.model, verdict.best.round, stop)
+
+
+def _record_seeds(run: Setup) -> None:
+    recipe, store = run.recipe, run.store
+    if (few := fewer_than_asked(recipe, run.shown)) and all(kind != "demonstrations" for _, kind, _ in store.events()):
+        _log.warning("%s: %s", recipe.name, few)
+        store.event("demonstrations", {"text": few})
+    store.add_seeds(run.shown, run.validation)
+    store.add_model(0, run.base)
+
+
+def _measure(run: Setup, context: Context, pool: Pool, model: ModelRef, last: Verdict | None) -> Verdict:
+    """What the round's model is worth; where nothing is trained, that of round 0 stands for all."""
+    recipe, round = run.recipe, context.round
+    if recipe.trains:
+        verify_weights(run, context, round - 1)
+    if round == 0 or (recipe.evaluate == "every" and recipe.trains):
+        evaluate(run, context)
+    if round == 0 and recipe.rounds:
+        check_training_data(run, context, pool)
+    verdict = choose(run, context, model, last) if last is None or recipe.trains else last
+    export_metrics(run.store, round)
+    return verdict
+
+
+def _next_examples(run: Setup, context: Context, pool: Pool) -> tuple[tuple[Example, ...], str]:
+    """(what the context's round trains on beside the seeds, why it must not; "" where it may)."""
+    calibrate_judges(run, context)
+    kept = generate(run, context, pool)
+    return kept, check_training_data(run, context, pool)
+
+
+def _too_few_kept(recipe: Recipe, round: int, kept: Sequence[Example]) -> str:
+    first, least = sum(not example.history for example in kept), max(1.0, recipe.min_yield * recipe.per_round)
+    if not recipe.per_round or first >= least:
+        return ""
+    why = f"below min_yield = {recipe.min_yield}" if least > 1 else "too few to train on"
+    return f"round {round} kept {first} of {counted(recipe.per_round, 'candidate')}, {why}"
+
+
+def _evaluate_best(run: Setup, best: Best, pool: Pool, served_last: int) -> None:
+    """Evaluates the model to ship where its round was not evaluated."""
+    if run.store.stage(best.round, "evaluate") is not None:
+        return
+    seen = Pool(pool.parts[: best.round + 1])
+    with opened(run, best.model, seen) as context:
+        best_context = context(best.round)
+        verify_weights(run, best_context, served_last)
+        evaluate(run, best_context)
+    export_metrics(run.store, best.round)
 
 
 def _all_done(recipe: Recipe) -> str:
@@ -167,8 +192,9 @@ def _all_done(recipe: Recipe) -> str:
     return done if recipe.trains or not recipe.rounds else f"{done}; nothing was trained"
 
 
-def generate(recipe: Recipe, store: Store, context: Context, pool: Pool) -> tuple[Example, ...]:
+def generate(run: Setup, context: Context, pool: Pool) -> tuple[Example, ...]:
     """The candidates of a round, made and filtered once and then read back."""
+    recipe, store = run.recipe, run.store
     if not recipe.per_round:
         return ()
     if store.stage(context.round, "filter") is None:
@@ -182,18 +208,30 @@ def generate(recipe: Recipe, store: Store, context: Context, pool: Pool) -> tupl
     return store.kept(context.round)
 
 
-def train(
-    recipe: Recipe, store: Store, round: int, base: ModelRef, current: ModelRef, pool: Pool, progress: Progress
-) -> ModelRef:
+def train(run: Setup, round: int, current: ModelRef, pool: Pool) -> ModelRef:
     """The model of a round: read back if its files verify, trained (on from its last good checkpoint) if not."""
+    store = run.store
     ready, folder = store.verified_model(round), store.round_folder(round)
     if ready is not None:
         shutil.rmtree(folder / "training", ignore_errors=True)
         return ready
     shutil.rmtree(folder / "model", ignore_errors=True)  # written, but the record of it was not: nobody vouches for it
-    job = TrainJob(
+    job = _job(run.recipe, round, run.base if run.recipe.start_from == "base" else current, pool, folder)
+    began = time.monotonic()
+    result = run.recipe.trainer.train(job, run.progress)
+    rows = (*job.seeds, *job.generated)
+    learnt = set(result.trained)
+    trained = [example for example in rows if example.id in learnt]
+    conserve(f"round {round}, training", rows, trained, result.dropped)
+    store.add_model(round, result.model, read_manifest(job.out), result, time.monotonic() - began)
+    shutil.rmtree(job.work, ignore_errors=True)
+    return store.model(round)
+
+
+def _job(recipe: Recipe, round: int, start: ModelRef, pool: Pool, folder: Path) -> TrainJob:
+    return TrainJob(
         round=round,
-        start=base if recipe.start_from == "base" else current,
+        start=start,
         seeds=pool.seeds if recipe.train_seeds else (),
         generated=pool.parts[round] if recipe.train_on == "latest" else tuple(chain.from_iterable(pool.parts[1:])),
         seed_weight=recipe.seed_weight,
@@ -204,83 +242,21 @@ def train(
         work=folder / "training",
         out=folder / "model",
     )
+
+
+def evaluate(run: Setup, context: Context) -> None:
+    """The recipe's evaluators on the model of the context's round, once.
+
+    Raises:
+        RunFailed: two metrics of one name, or one that is named as the guards' are.
+    """
+    recipe, store = run.recipe, run.store
+    if store.stage(context.round, "evaluate") is not None:
+        return
     began = time.monotonic()
-    result = recipe.trainer.train(job, progress)
-    rows = (*job.seeds, *job.generated)
-    learnt = set(result.trained)
-    trained = [example for example in rows if example.id in learnt]
-    conserve(f"round {round}, training", rows, trained, result.dropped)
-    store.add_model(round, result.model, read_manifest(job.out), result, time.monotonic() - began)
-    shutil.rmtree(job.work, ignore_errors=True)
-    return store.model(round)
-
-
-def evaluate(recipe: Recipe, store: Store, context: Context, held_out: Sequence[Example]) -> None:
-    if store.stage(context.round, "evaluate") is None:
-        began = time.monotonic()
-        metrics = [metric for part in recipe.evaluators for metric in part.evaluate(context, held_out)]
-        if taken := [metric.name for metric in metrics if metric.name.startswith(GUARDS)]:
-            raise RunFailed(f"an evaluator names a metric {taken[0]}; the guards' names begin so: {', '.join(GUARDS)}")
-        if twice := [name for name, count in Counter(metric.name for metric in metrics).items() if count > 1]:
-            raise RunFailed(f"two evaluators of recipe {recipe.name} give the metric {twice[0]}; one would replace the other")
-        store.finish_evaluation(context.round, metrics, time.monotonic() - began - store.seconds(context.round))
-
-
-def seeds_needed(recipe: Recipe) -> int:
-    """How many seeds a recipe cannot do without: none where it neither trains on any nor shows any."""
-    return 2 if recipe.rounds or recipe.responder is not None else 0
-
-
-def check_examples(
-    seeds: Sequence[Example], held_out: Sequence[Example], allow_overlap: bool, needed: int
-) -> tuple[Example, ...]:
-    """The held-out examples, with ids that no seed has: files without ids both count from 1.
-
-    Args:
-        needed: how many seeds there must be at least (`seeds_needed`).
-
-    Raises:
-        UserError: too few seeds, an id that the run would give to a sample, a held-out prompt that is among the seeds (it
-            would be trained on), unless `allow_overlap`.
-    """
-    if (single := sum(not seed.history for seed in seeds)) < needed:
-        what = "" if single == len(seeds) else " without earlier turns"
-        raise UserError(f"{counted(single, 'seed example')}{what}: at least {needed} are needed, 20 to 100 make sense")
-    taken = [seed.id for seed in seeds if re.fullmatch(r"r\d{2,}-\d{5,}(\.2)?", seed.id)]
-    if taken:
-        raise UserError(f"seed id {taken[0]!r} looks like the id of a generated sample; rename it")
-    same = _asked_by_both(held_out, seeds)
-    if same and not allow_overlap:
-        more = f" ({len(same)} such examples)" if len(same) > 1 else ""
-        raise UserError(f"held-out example {same[0][0]} asks the same as seed {same[0][1]}{more}; take one of them out")
-    if {seed.id for seed in seeds} & {example.id for example in held_out}:
-        return tuple(replace(example, id=f"held-out/{example.id}") for example in held_out)
-    return tuple(held_out)
-
-
-def check_brought(recipe: Recipe, seeds: Sequence[Example]) -> tuple[Example, ...]:
-    """The prompts that the recipe's evaluators bring.
-
-    Raises:
-        UserError: what is wrong with them, or one that asks the same as a seed that is shown and trained on, unless
-            `allow_overlap`.
-    """
-    shown, _ = split_seeds(seeds, recipe.validation_share, recipe.seed)
-    prompts = brought(recipe.evaluators, shown)
-    if (same := _asked_by_both(prompts, shown)) and not recipe.allow_overlap:
-        raise UserError(f"prompt {same[0][0]} of an evaluator asks the same as seed {same[0][1]}; take one of them out")
-    return prompts
-
-
-def _asked_by_both(prompts: Sequence[Example], seeds: Sequence[Example]) -> list[tuple[str, str]]:
-    """(prompt, seed), by id, of those that ask the same."""
-    known = {normalise(seed.asked): seed.id for seed in seeds}
-    return [(prompt.id, known[asked]) for prompt in prompts if (asked := normalise(prompt.asked)) in known]
-
-
-def hash_examples(examples: Sequence[Example]) -> str:
-    rows = [
-        [e.id, e.prompt, e.response, e.category, sorted(e.metadata.items()), *([e.history] if e.history else [])]
-        for e in examples
-    ]
-    return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()
+    metrics = [metric for part in recipe.evaluators for metric in part.evaluate(context, run.held_out)]
+    if taken := [metric.name for metric in metrics if metric.name.startswith(GUARDS)]:
+        raise RunFailed(f"an evaluator names a metric {taken[0]}; the guards' names begin so: {', '.join(GUARDS)}")
+    if twice := [name for name, count in Counter(metric.name for metric in metrics).items() if count > 1]:
+        raise RunFailed(f"two evaluators of recipe {recipe.name} give the metric {twice[0]}; one would replace the other")
+    store.finish_evaluation(context.round, metrics, time.monotonic() - began - store.seconds(context.round))

@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from selfalign.errors import RunFailed
-from selfalign.proof.calibration import Calibrated
+from selfalign.loop.context import Setup
+from selfalign.proof.alarms import Alarm
+from selfalign.proof.calibration import Calibrated, Calibration
 from selfalign.proof.diversity import OF_THE_JUDGES, SECOND_TURN, diversity, saturation
 from selfalign.proof.overlap import Hit, overlap
 from selfalign.proof.stats import LEAST, Difference, mean_interval, paired_difference, too_few
-from selfalign.protocols import Context, Served, Session
-from selfalign.recipe import Recipe
-from selfalign.record.store import Store
+from selfalign.protocols import Context, Served
 from selfalign.text import counted
 from selfalign.types import Example, Metric, ModelRef, Pool
 
@@ -48,10 +48,8 @@ class Verdict:
     text: str = ""
 
 
-def choose(
-    recipe: Recipe, store: Store, context: Context, current: ModelRef, last: Verdict | None, seeds: Sequence[Example]
-) -> Verdict:
-    """Which round to ship after this one, measured on the validation `seeds`; one to be rolled back ends the run.
+def choose(run: Setup, context: Context, current: ModelRef, last: Verdict | None) -> Verdict:
+    """Which round to ship after this one, measured on the validation seeds; one to be rolled back ends the run.
 
     The measure is the mean log-likelihood per token of their responses: it needs no judge and moves with every weight
     (our own choice; the authors' code trains a fixed number of rounds and its best round was picked on the test set). With
@@ -59,7 +57,8 @@ def choose(
     small change, and going by the sign of one drops every second good round; fewer than six can see none, and nothing falls by
     the test. A round must still beat the model as it came by its mean: what is no better than that is not worth shipping.
     """
-    round = context.round
+    round, store = context.round, run.store
+    seeds = run.validation
     values = tuple(each.per_token for each in context.likelihood("validation", seeds)) if seeds else ()
     new = Best(round, current, values)
     if not seeds:
@@ -71,7 +70,7 @@ def choose(
     against = last.highest
     change = paired_difference(values, against.values)
     clear = change.p_value < SIGNIFICANT
-    kept = change.value > 0 or (recipe.roll_back == "worse" and against.round > 0 and not clear)
+    kept = change.value > 0 or (run.recipe.roll_back == "worse" and against.round > 0 and not clear)
     kind, text = compare(round, against.round, change, len(values), kept)
     if len(values) >= LEAST:
         metrics.append(Metric("validation_change", change.value, change.low, change.high, len(values)))
@@ -101,45 +100,50 @@ def compare(round: int, against: int, change: Difference, n: int, kept: bool) ->
     return "no better within noise", f"round {round} is no better than round {against} (within noise) {figures}; {done}"
 
 
-def prove_weights(store: Store, session: Session, round: int, before: int, seeds: Sequence[Example]) -> None:
+def verify_weights(run: Setup, context: Context, before: int) -> None:
     """Has a session on a server prove, before its first answer, that it serves the round's weights and not older ones.
 
-    Older are those of round `before`, which was served last, of the round before this one and of the model as it came. Each
-    opening is proven anew: a run that goes on may meet another server.
+    Older are those of round `before`, which was served last, of the round before this one and of the base model. Each opening
+    is verified anew: a run that goes on may meet another server.
     """
+    round, session = context.round, context.session
     if round == 0 or not isinstance(session, Served):
         return
     older = sorted({0, round - 1, before} - {round})
-    others = {f"round {other}" if other else "the model as it came": store.model(other) for other in older}
-    session.prove(f"round {round}", seeds, others, lambda found: store.event("verify_weights", {"round": round, **found}))
+    others = {f"round {other}" if other else "the model as it came": run.store.model(other) for other in older}
+    session.prove(f"round {round}", run.shown, others, lambda found: run.store.event("verify_weights", {"round": round, **found}))
 
 
-def prove_judges(recipe: Recipe, store: Store, context: Context) -> None:
+def calibrate_judges(run: Setup, context: Context) -> None:
     """Calibrates the recipe's judges on the seeds shown, before the round pays for a candidate that they would filter.
 
     Raises:
         RunFailed: one of them cannot tell good from bad; not with `ignore_calibration`.
     """
-    judges = [scorer for scorer in recipe.scorers if isinstance(scorer, Calibrated)]
-    if not judges or not recipe.per_round:
+    judges = [scorer for scorer in run.recipe.scorers if isinstance(scorer, Calibrated)]
+    if not judges or not run.recipe.per_round:
         return
-    if (done := store.stage(context.round, "calibrate")) is None:
+    if (done := run.store.stage(context.round, "calibrate")) is None:
         began = time.monotonic()
         found = [each for judge in judges if (each := judge.calibrate(context, context.pool.seeds)) is not None]
-        done = {"refusals": [each.refusal for each in found if each.refusal]}
-        with store.transaction("calibrate"):
-            metrics = [metric for each in found for metric in each.metrics()]
-            store.add_metrics(context.round, [replace(each, name=f"{OF_THE_JUDGES[0]}{each.name}") for each in metrics])
-            for each in found:
-                told = {"name": each.name, "verdict": each.verdict, "text": f"{each.name} is {each.verdict}: {each.text}"}
-                store.event("calibration", {"round": context.round, **told})
-            seconds = time.monotonic() - began - store.seconds(context.round)
-            store.finish_stage(context.round, "calibrate", done, seconds)
-    if done["refusals"] and not recipe.ignore_calibration:
+        done = _store_calibrations(run, context.round, found, began)
+    if done["refusals"] and not run.recipe.ignore_calibration:
         raise RunFailed("; ".join(done["refusals"]))
 
 
-def watch(recipe: Recipe, store: Store, context: Context, pool: Pool, asked: Sequence[Example]) -> str:
+def _store_calibrations(run: Setup, round: int, found: Sequence[Calibration], began: float) -> dict[str, Any]:
+    done = {"refusals": [each.refusal for each in found if each.refusal]}
+    with run.store.transaction("calibrate"):
+        metrics = [metric for each in found for metric in each.metrics()]
+        run.store.add_metrics(round, [replace(each, name=f"{OF_THE_JUDGES[0]}{each.name}") for each in metrics])
+        for each in found:
+            told = {"name": each.name, "verdict": each.verdict, "text": f"{each.name} is {each.verdict}: {each.text}"}
+            run.store.event("calibration", {"round": round, **told})
+        run.store.finish_stage(round, "calibrate", done, time.monotonic() - began - run.store.seconds(round))
+    return done
+
+
+def check_training_data(run: Setup, context: Context, pool: Pool) -> str:
     """Measures what the context's round trains on (round 0: the seeds) and tells why to stop before it does, if so.
 
     Diversity, alarms and overlap with the prompts that models are measured on; embeddings only for recipes that generate, whose
@@ -147,49 +151,65 @@ def watch(recipe: Recipe, store: Store, context: Context, pool: Pool, asked: Seq
 
     Args:
         pool: the seeds and what the rounds before kept.
-        asked: the held-out prompts, and those that evaluators bring.
     """
     round = context.round
-    if round and not recipe.per_round:
+    if round and not run.recipe.per_round:
         return ""
-    if (done := store.stage(round, "guards")) is None:
+    if (done := run.store.stage(round, "guards")) is None:
         began = time.monotonic()
-        examples = store.kept(round) if round else pool.seeds
-        metrics: list[Metric] = []
-        if recipe.per_round:
-            earlier = pool.examples if round else ()
-            for turn in ("", SECOND_TURN):
-                if these := [example for example in examples if bool(example.history) is bool(turn)]:
-                    metrics += diversity(these, earlier, context.encode([example.prompt for example in these]), turn)
-        if round:
-            metrics += saturation((*examples, *(drop.example for drop in store.dropped(round))))
-        alarms = recipe.alarms.check({**{k: store.metrics(k) for k in range(round)}, round: metrics})
-        alarms = [alarm for alarm in alarms if alarm.round == round]
-        if round and recipe.alarms.action != "off" and len(examples) >= recipe.alarms.min_examples:
+        examples = run.store.kept(round) if round else pool.seeds
+        metrics = _diversity(run, context, pool, examples)
+        alarms = _alarms(run, round, metrics)
+        if round and run.recipe.alarms.action != "off" and len(examples) >= run.recipe.alarms.min_examples:
             metrics.append(_count("alarms", len(alarms), len(examples)))
-        hits = _overlap(recipe, context, examples, asked)
-        if asked:
+        hits = _overlap(run, context, examples)
+        if run.asked:
             same, near = ({hit.training for hit in hits if hit.same is wanted} for wanted in (True, False))
             metrics += [_count("overlap_exact", len(same), len(examples)), _count("overlap_near", len(near), len(examples))]
-        same_prompt = next((_named(hit) for hit in hits if hit.same), "")
-        collapse = "; ".join(alarm.text for alarm in alarms) if recipe.alarms.action == "stop" else ""
-        done = {"stop": f"alarm in {collapse}" if collapse else "", "overlap": same_prompt}
-        with store.transaction("guards"):
-            store.add_metrics(round, metrics)
-            for alarm in alarms:
-                store.event("alarm", {**asdict(alarm), "action": recipe.alarms.action})
-            if hits:
-                store.event("overlap", _told(round, hits))
-            store.finish_stage(round, "guards", done, time.monotonic() - began)
-    overlapping = "" if recipe.allow_overlap else done.get("overlap", "")
+        done = _store_findings(run, round, metrics, alarms, hits, began)
+    overlapping = "" if run.recipe.allow_overlap else done.get("overlap", "")
     return "; ".join(filter(None, (overlapping, done["stop"])))
 
 
-def _overlap(recipe: Recipe, context: Context, examples: Sequence[Example], asked: Sequence[Example]) -> list[Hit]:
-    if not recipe.per_round or not examples or not asked:
-        return overlap(examples, asked)
-    ours, theirs = (context.encode([example.asked for example in side]) for side in (examples, asked))
-    return overlap(examples, asked, (ours, theirs))
+def _diversity(run: Setup, context: Context, pool: Pool, examples: Sequence[Example]) -> list[Metric]:
+    metrics: list[Metric] = []
+    if run.recipe.per_round:
+        earlier = pool.examples if context.round else ()
+        for turn in ("", SECOND_TURN):
+            if these := [example for example in examples if bool(example.history) is bool(turn)]:
+                metrics += diversity(these, earlier, context.encode([example.prompt for example in these]), turn)
+    if context.round:
+        metrics += saturation((*examples, *(drop.example for drop in run.store.dropped(context.round))))
+    return metrics
+
+
+def _alarms(run: Setup, round: int, metrics: Sequence[Metric]) -> list[Alarm]:
+    series = {**{earlier: run.store.metrics(earlier) for earlier in range(round)}, round: metrics}
+    return [alarm for alarm in run.recipe.alarms.check(series) if alarm.round == round]
+
+
+def _overlap(run: Setup, context: Context, examples: Sequence[Example]) -> list[Hit]:
+    if not run.recipe.per_round or not examples or not run.asked:
+        return overlap(examples, run.asked)
+    ours, theirs = (context.encode([example.asked for example in side]) for side in (examples, run.asked))
+    return overlap(examples, run.asked, (ours, theirs))
+
+
+def _store_findings(
+    run: Setup, round: int, metrics: Sequence[Metric], alarms: Sequence[Alarm], hits: Sequence[Hit], began: float
+) -> dict[str, Any]:
+    action = run.recipe.alarms.action
+    collapse = "; ".join(alarm.text for alarm in alarms) if action == "stop" else ""
+    overlapping = next((_named(hit) for hit in hits if hit.same), "")
+    done = {"stop": f"alarm in {collapse}" if collapse else "", "overlap": overlapping}
+    with run.store.transaction("guards"):
+        run.store.add_metrics(round, metrics)
+        for alarm in alarms:
+            run.store.event("alarm", {**asdict(alarm), "action": action})
+        if hits:
+            run.store.event("overlap", _told(round, hits))
+        run.store.finish_stage(round, "guards", done, time.monotonic() - began)
+    return done
 
 
 def _named(hit: Hit) -> str:

@@ -1,76 +1,15 @@
-"""The steps of a round, as glue over the protocols: proposing, answering, filtering that loses nothing, validation."""
+"""The steps of a round, as glue over the protocols: proposing, answering, filtering that loses nothing."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
-
-import numpy as np
 
 from selfalign.errors import RunFailed
-from selfalign.loop.vectors import remember
-from selfalign.protocols import Aiming, Context, Encode, Filter, Progress, Session, Showing
+from selfalign.protocols import Context, Filter
 from selfalign.recipe import Recipe
-from selfalign.record.journal import journaled_continuation, journaled_generate, journaled_likelihood, journaled_work
-from selfalign.record.store import Store
-from selfalign.types import (
-    Demonstration,
-    Dropped,
-    Example,
-    FilterResult,
-    ModelRef,
-    Pool,
-    Request,
-    derive_seed,
-    in_pool_order,
-)
-
-
-def make_context(
-    recipe: Recipe,
-    store: Store,
-    round: int,
-    pool: Pool,
-    current: ModelRef,
-    session: Session,
-    encode: Encode,
-    progress: Progress,
-) -> Context:
-    """What the parts of a round may use; `session` is open on `current`."""
-
-    arrange = in_pool_order if recipe.order == "shared" else tuple
-
-    def journaled(session: Session) -> dict[str, Any]:
-        return {
-            "session": session,
-            "generate": journaled_generate(store, round, session, progress, arrange),
-            "likelihood": journaled_likelihood(store, round, session, progress, arrange),
-            "continuation": journaled_continuation(store, round, session, progress),
-        }
-
-    @contextmanager
-    def open_model(model: str) -> Iterator[Context]:
-        resolved = store.model(0) if model == "base" else recipe.engine.check(ModelRef(model), (), recipe.format)
-        if resolved == current:  # open already; a second copy would take its memory, and time to load
-            yield context
-            return
-        with recipe.engine.open(resolved, recipe.format) as other:
-            yield replace(context, **journaled(other))
-
-    context = Context(
-        round=round,
-        seed=recipe.seed,
-        pool=pool.single_turns(),
-        encode=remember(encode),
-        open_model=open_model,
-        responder=recipe.responder,
-        journal=journaled_work(store, round, progress),
-        **journaled(session),
-    )
-    return context
+from selfalign.types import Demonstration, Dropped, Example, FilterResult, Pool, Request, derive_seed
 
 
 def make_round(recipe: Recipe, context: Context, pool: Pool) -> FilterResult:
@@ -176,37 +115,3 @@ def conserve(where: str, before: Sequence[Example], kept: Sequence[Example], dro
     nameless = [drop.example.id for drop in dropped if not drop.rule]
     if nameless:
         raise RunFailed(f"{where}: dropped without a named rule: {nameless[:3]}")
-
-
-def split_seeds(seeds: Sequence[Example], share: float, seed: int) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    """(to show and train on, held out for validation): drawn by category where the seeds have one, order kept.
-
-    The turns of a conversation stay together: a row held out stands in the history of none that is trained on.
-    """
-    conversations: dict[str, list[Example]] = {}
-    for example in seeds:
-        conversations.setdefault(example.history[0][0] if example.history else example.prompt, []).append(example)
-    by_category: dict[str, list[list[Example]]] = {}
-    for rows in conversations.values():
-        by_category.setdefault(rows[0].category, []).append(rows)
-    held: set[str] = set()
-    for category, members in by_category.items():
-        order = np.random.default_rng(derive_seed(seed, "validation", category)).permutation(len(members))
-        held.update(example.id for i in order[: round(share * len(members))] for example in members[i])
-    return tuple(e for e in seeds if e.id not in held), tuple(e for e in seeds if e.id in held)
-
-
-def fewer_than_asked(recipe: Recipe, seeds: Sequence[Example]) -> str:
-    """Which prompts of round 1 are shown fewer examples than asked for, because the seeds to show are fewer; "" for none.
-
-    No error: the published recipes bring the numbers of their papers, which small files of seeds cannot fill.
-    """
-    single = [seed for seed in seeds if not seed.history]
-    aiming = recipe.proposer if isinstance(recipe.proposer, Aiming) else None
-    aims = set(aiming.aims(single, recipe.per_round)) if aiming is not None else {""}
-    making = [("a new prompt", recipe.proposer, aims), ("an answer", recipe.retriever, aims)]
-    places = [*(making if recipe.rounds * recipe.per_round else ()), ("a held-out prompt", recipe.responder, {""})]
-    counts = [(what, *part.shown(single, kinds)) for what, part, kinds in places if isinstance(part, Showing)]
-    short = [f"{shown} of {asked} to {what}" for what, asked, shown in counts if shown < asked]
-    remedy = "give more seeds, or ask for fewer"
-    return f"the seeds to show ({len(single)}) give fewer examples than asked for: {', '.join(short)}; {remedy}" if short else ""

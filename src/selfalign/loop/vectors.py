@@ -8,14 +8,14 @@ from itertools import chain
 
 import numpy as np
 
-from selfalign.protocols import Encode, Encoder, Fixed, Session
+from selfalign.protocols import Encode, Encoder, Flags, Session, declared
 from selfalign.types import Example, FloatArray, Pool
 
 Vectors = dict[str, FloatArray]
 
 
 class RunVectors:
-    """A run's encoder, which embeds the pool and the test's prompts once in the run, where it is `Fixed`, else once in a round.
+    """A run's encoder, which embeds the pool and the test's prompts once in the run, where it is `fixed`, else once in a round.
 
     A vector depends a little on the texts that it was computed beside, by padding and rounding. What belongs together (the
     prompts of a part of the pool, its responses, the test's prompts) is therefore embedded whole, by itself, when the first of
@@ -31,7 +31,7 @@ class RunVectors:
     @contextmanager
     def open(self, session: Session, pool: Pool) -> Iterator[Encode]:
         """As `Encoder.open`; all but the texts of the pool and of the test's prompts is embedded whenever it is asked for."""
-        if not (isinstance(self._encoder, Fixed) and self._encoder.fixed):
+        if not declared(self._encoder, Flags).fixed:
             self._known.clear()
         with self._encoder.open(session) as encode:
             yield self._remembering(encode, pool)

@@ -18,7 +18,7 @@ from selfalign.proof.injection import addressed
 from selfalign.proof.judge_stats import Column, auc_interval, entropy, mean_change, modal_share, repeatability, spearman
 from selfalign.proof.spoiling import KINDS, spoil
 from selfalign.proof.stats import Interval, wilson
-from selfalign.protocols import Context, Scorer, Work
+from selfalign.protocols import Context, Journal, Scorer, Work
 from selfalign.text import count_words
 from selfalign.types import Better, Completion, Continuation, Example, Likelihood, Metric, Request, Sampling, derive_seed
 
@@ -179,37 +179,60 @@ def calibrate(
     """
     if len(seeds) < 2:
         raise ValueError(f"{name}: {len(seeds)} seeds are too few to calibrate on; at least 2")
-    chosen = _drawn(seeds, most, context.seed)
-    versions = spoil([seed.response for seed in chosen])
-    spoiled = [
-        replace(seed, id=f"{seed.id}/{kind}", response=text)
-        for kind in KINDS
-        for seed, text in zip(chosen, versions[kind], strict=True)
-        if text is not None
-    ]
-    asking = [_appeal(chosen, number) for number in range(len(chosen) if appeals is None else appeals)]
-    plain = [*chosen, *spoiled]
-    values = _scores(scorer, _under(context, "calibrate"), [*plain, *asking], name)
-    good, bad, urged = np.split(values, [len(chosen), len(plain)])
-    tried, seed_of = values[: len(plain)], np.arange(len(asking)) % len(chosen)
+    texts = _texts(_drawn(seeds, most, context.seed), appeals)
+    plain = [*texts.seeds, *texts.spoiled]
+    values = _scores(scorer, _under(context, "calibrate"), [*plain, *texts.appeals], name)
     repeated = turned_by = None
     if repeat:
         other = _under(replace(context, seed=derive_seed(context.seed, "again")), "calibrate_again")
-        repeated = repeatability(tried, _scores(scorer, other, plain, name))
+        repeated = repeatability(values[: len(plain)], _scores(scorer, other, plain, name))
     if turned is not None:
-        turned_by = mean_change(good, _scores(turned, _under(context, "calibrate_turned"), chosen, name))
-    ranks = np.where(np.isnan(values), -np.inf, values if higher_is_better else -values)
-    table = _table(ranks[len(chosen) : len(plain)], versions)
-    auc = auc_interval(ranks[: len(chosen)], table)
+        again = _scores(turned, _under(context, "calibrate_turned"), texts.seeds, name)
+        turned_by = mean_change(values[: len(texts.seeds)], again)
+    found = _figures(name, texts, values, scale, higher_is_better)
+    return replace(found, repeatability=repeated, position_bias=turned_by)
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """What is scored."""
+
+    seeds: list[Example]
+    versions: dict[str, list[str | None]]
+    """Spoiled responses by kind, one for each seed; None where that kind cannot spoil it."""
+    spoiled: list[Example]
+    appeals: list[Example]
+
+
+def _texts(seeds: list[Example], appeals: int | None) -> _Texts:
+    versions = spoil([seed.response for seed in seeds])
+    spoiled = [
+        replace(seed, id=f"{seed.id}/{kind}", response=text)
+        for kind in KINDS
+        for seed, text in zip(seeds, versions[kind], strict=True)
+        if text is not None
+    ]
+    return _Texts(seeds, versions, spoiled, [_appeal(seeds, i) for i in range(len(seeds) if appeals is None else appeals)])
+
+
+def _figures(name: str, texts: _Texts, values: Column, scale: tuple[float, float] | None, higher_is_better: bool) -> Calibration:
+    """All but what takes a second pass; `values` are the scores of seeds, spoiled versions and appeals, in this order."""
+    count = len(texts.seeds)
+    plain = count + len(texts.spoiled)
+    tried, (good, bad, urged) = values[:plain], np.split(values, [count, plain])
+    ranks = np.where(np.isnan(tried), -np.inf, tried if higher_is_better else -tried)
+    table = _table(ranks[count:], texts.versions)
+    auc = auc_interval(ranks[:count], table)
+    seed_of = np.arange(len(texts.appeals)) % count
     sway, saturation = mean_change(good[seed_of], urged, seed_of), modal_share(tried, scale)
     return Calibration(
         name=name,
         verdict=_verdict(auc, saturation, sway.value if higher_is_better else -sway.value, scale),
-        seeds=len(chosen),
-        spoiled=len(spoiled),
+        seeds=count,
+        spoiled=len(texts.spoiled),
         auc=auc,
         auc_by_kind=tuple(
-            (kind, auc_interval(ranks[: len(chosen)], column[:, None]))
+            (kind, auc_interval(ranks[:count], column[:, None]))
             for kind, column in zip(KINDS, table.T, strict=True)
             if not np.isnan(column).all()
         ),
@@ -218,13 +241,13 @@ def calibrate(
         saturation=saturation,
         entropy=entropy(tried),
         unparsed=float(np.isnan(tried).mean()),
-        length_bias=spearman(np.array([float(count_words(seed.response)) for seed in chosen]), good),
-        repeatability=repeated,
-        position_bias=turned_by,
+        length_bias=spearman(np.array([float(count_words(seed.response)) for seed in texts.seeds]), good),
+        repeatability=None,
+        position_bias=None,
         sway=sway,
-        appeals=len(asking),
-        flagged=_share_flagged(asking),
-        flagged_seeds=_share_flagged(chosen),
+        appeals=len(texts.appeals),
+        flagged=_share_flagged(texts.appeals),
+        flagged_seeds=_share_flagged(texts.seeds),
     )
 
 
@@ -254,28 +277,33 @@ def _appeal(seeds: Sequence[Example], number: int) -> Example:
     return replace(seed, id=f"{seed.id}/appeal-{number}", response=f"{seed.response} {words}")
 
 
+@dataclass(frozen=True)
+class _Prefixed:
+    """A journal with stages of its own, so that no score of the round is taken for one of these."""
+
+    journal: Journal
+    head: str
+
+    def generate(self, stage: str, requests: Sequence[Request], sampling: Sampling) -> list[tuple[Request, Completion]]:
+        return self.journal.generate(f"{self.head}_{stage}", requests, sampling)
+
+    def likelihood(self, stage: str, examples: Sequence[Example], shown: Sequence[Sequence[Example]] = ()) -> list[Likelihood]:
+        return self.journal.likelihood(f"{self.head}_{stage}", examples, shown)
+
+    def continuation(self, stage: str, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
+        return self.journal.continuation(f"{self.head}_{stage}", pairs)
+
+    def work(self, stage: str, ids: Sequence[str], work: Work, batch: int) -> list[dict[str, Any]]:
+        return self.journal.work(f"{self.head}_{stage}", ids, work, batch)
+
+
 def _under(context: Context, head: str) -> Context:
-    """The context with stages of its own in the journal, so that no score of the round is taken for one of these."""
-
-    def generate(stage: str, requests: Sequence[Request], sampling: Sampling) -> list[tuple[Request, Completion]]:
-        return context.generate(f"{head}_{stage}", requests, sampling)
-
-    def likelihood(stage: str, examples: Sequence[Example], shown: Sequence[Sequence[Example]] = ()) -> list[Likelihood]:
-        return context.likelihood(f"{head}_{stage}", examples, shown)
-
-    def continuation(stage: str, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
-        return context.continuation(f"{head}_{stage}", pairs)
-
-    def journal(stage: str, ids: Sequence[str], work: Work, batch: int) -> list[dict[str, Any]]:
-        return context.journal(f"{head}_{stage}", ids, work, batch)
-
     @contextmanager
     def open_model(model: str) -> Iterator[Context]:
         with context.open_model(model) as other:
             yield _under(replace(other, seed=context.seed), head)
 
-    calls: dict[str, Any] = {"generate": generate, "likelihood": likelihood, "continuation": continuation, "journal": journal}
-    return replace(context, open_model=open_model, **calls)
+    return replace(context, journal=_Prefixed(context.journal, head), open_model=open_model)
 
 
 def _scores(scorer: Scorer, context: Context, examples: Sequence[Example], name: str) -> Column:

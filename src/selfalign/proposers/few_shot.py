@@ -68,15 +68,15 @@ class FewShot:
         aims: list[str] = []
         have = Counter(there) if self.aim == "balanced" else Counter(dict.fromkeys(there, 0))
         for slot in range(1, count + 1):
-            # Ties go to the category that the seeds name first.
             due = {name: 0.0 if self.aim == "balanced" else slot * of / there.total() for name, of in there.items()}
-            chosen = max(there, key=lambda name, due=due: due[name] - have[name])
+            behind = {name: due[name] - have[name] for name in there}  # of equals the first that the seeds name
+            chosen = max(behind, key=behind.__getitem__)
             have[chosen] += 1
             aims.append(chosen)
         return aims
 
     def shown(self, seeds: Sequence[Example], categories: Collection[str]) -> tuple[int, int]:
-        """As `Showing`; the seeds of other categories fill a prompt up."""
+        """As `SeedUse.shown`; the seeds of other categories fill a prompt up."""
         return self.demonstrations, min(self.demonstrations, len(seeds))
 
     def _request(self, context: Context, slot: int, aimed: Pool, others: Sequence[Example]) -> Request:

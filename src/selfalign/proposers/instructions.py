@@ -78,7 +78,7 @@ class Instructions:
         return ask(context, wanted, self.per_request, self.sampling, lambda block: self._text(context, block), read)
 
     def shown(self, seeds: Sequence[Example], categories: Collection[str]) -> tuple[int, int]:
-        """As `Showing`; seeds stand in for what no round has kept yet."""
+        """As `SeedUse.shown`; seeds stand in for what no round has kept yet."""
         return (asked := self.human + self.generated), min(asked, len(seeds))
 
     def _text(self, context: Context, block: Block) -> str:

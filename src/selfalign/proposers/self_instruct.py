@@ -69,7 +69,7 @@ class SelfInstruct:
         return [whole.get(draft.id, draft) for draft in found]
 
     def shown(self, seeds: Sequence[Example], categories: Collection[str]) -> tuple[int, int]:
-        """As `Showing`; seeds stand in for what no round has kept yet."""
+        """As `SeedUse.shown`; seeds stand in for what no round has kept yet."""
         return (asked := self.human + self.generated), min(asked, len(seeds))
 
     def _classify(self, context: Context, named: Sequence[Example]) -> list[Example]:

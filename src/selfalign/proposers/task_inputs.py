@@ -49,7 +49,7 @@ class TaskInputs:
         ]
 
     def shown(self, seeds: Sequence[Example], categories: Collection[str]) -> tuple[int, int]:
-        """As `Showing`."""
+        """As `SeedUse.shown`."""
         return self.demonstrations, min(self.demonstrations, len(seeds))
 
     def _request(self, context: Context, slot: int, instruction: str) -> Request:

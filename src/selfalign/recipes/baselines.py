@@ -45,7 +45,7 @@ def icl_knn(*, demonstrations: int = 8) -> Recipe:
         demonstrations: C, seed examples shown before each prompt; fewer where the model's window is too small.
     """
     shown = Knn(demonstrations=demonstrations)
-    return Recipe(name="icl_knn", rounds=0, retriever=shown, responder=shown)
+    return Recipe(name="icl_knn", rounds=0, retriever=shown, eval_retriever=shown)
 
 
 def icl_random(*, demonstrations: int = 8) -> Recipe:
@@ -57,7 +57,7 @@ def icl_random(*, demonstrations: int = 8) -> Recipe:
         demonstrations: C, seed examples shown before each prompt; fewer where the model's window is too small.
     """
     shown = Uniform(demonstrations=demonstrations)
-    return Recipe(name="icl_random", rounds=0, retriever=shown, responder=shown)
+    return Recipe(name="icl_random", rounds=0, retriever=shown, eval_retriever=shown)
 
 
 def sft() -> Recipe:

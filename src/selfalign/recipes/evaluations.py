@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from selfalign.errors import UserError
 from selfalign.evaluators import Harmfulness, LmEval, Truthfulness, WinRate
-from selfalign.protocols import Bringing, Evaluator
+from selfalign.protocols import Evaluator
 from selfalign.recipe import Recipe
 
 TOLD_BY = {"truthfulness": ("file",), "harmfulness": ("classifier",), "win_rate": ("judge",), "lm_eval": ("tasks", "ifeval_file")}
@@ -52,4 +52,4 @@ def measured_by(
 
 def bring_their_own(evaluators: Sequence[Evaluator]) -> bool:
     """Whether there is something to measure without held-out examples: an evaluator with questions of its own."""
-    return any(isinstance(part, Bringing) for part in evaluators)
+    return any(hasattr(part, "prompts") for part in evaluators)  # see `protocols.Preflight.prompts`

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from selfalign.errors import RunFailed
-from selfalign.protocols import Continuations, Generate, Journal, Likelihoods, Progress, Session, Work
+from selfalign.protocols import Progress, Session, Work
 from selfalign.record.store import Store
-from selfalign.types import Completion, Continuation, Example, Likelihood, Request, Sampling, Turns
+from selfalign.types import Completion, Continuation, Example, Likelihood, Request, Sampling
 
 Arrange = Callable[[Sequence[Example]], tuple[Example, ...]]
 """The order in which a prompt shows its demonstrations."""
@@ -21,126 +22,92 @@ one pair. The HF engine puts texts with a common beginning into one row and cuts
 first; fewer texts would cut a judge's ten apart and leave most of those batches empty."""
 
 
-def journaled_generate(store: Store, round: int, session: Session, progress: Progress, arrange: Arrange = tuple) -> Generate:
-    """Planned batches, each committed whole: a run that is killed repeats one of them at most, and writes the same bytes."""
+@dataclass(frozen=True)
+class Journal:
+    """A session's work in one round through the run's record (see `protocols.Journal`).
 
-    def generate(stage: str, requests: Sequence[Request], sampling: Sampling) -> list[tuple[Request, Completion]]:
-        done = store.done_batches(round, stage)
+    A batch is committed whole: a run that is killed repeats one at most, and writes the same bytes.
+    """
+
+    store: Store
+    round: int
+    session: Session
+    progress: Progress
+    arrange: Arrange = tuple
+
+    def generate(self, stage: str, requests: Sequence[Request], sampling: Sampling) -> list[tuple[Request, Completion]]:
+        """In the batches that the session plans; see `protocols.Journal.generate`."""
+        done = self.store.done_batches(self.round, stage)
         if len(done) < len(requests):
-            fitted = [_fitted(session, request, sampling.max_tokens, arrange) for request in requests]
-            roomless: dict[int, dict[str, Any]] = {
-                slot: {
-                    "id": requests[slot].id,
-                    "text": "",
-                    "finish": "context",
-                    "demonstrations": [],
-                    "prompt": requests[slot].prompt,
-                    **_told(requests[slot].history),
-                }
-                for slot, request in enumerate(fitted)
-                if request is None and slot not in done
-            }
+            fitted = [_fitted(self.session, request, sampling.max_tokens, self.arrange) for request in requests]
+            sent = {slot: request for slot, request in enumerate(fitted) if request is not None}
+            roomless = {slot: _roomless(requests[slot]) for slot in range(len(requests)) if slot not in sent and slot not in done}
             if roomless:  # in no batch of the plan, but in the record like all others: exports and reports are made from it
-                store.add_batch(round, stage, -1, roomless, 0.0)
+                self.store.add_batch(self.round, stage, -1, roomless, 0.0)
                 done.update(roomless)
-            places = [slot for slot, request in enumerate(fitted) if request is not None]
-            sent = [request for request in fitted if request is not None]
-
-            def run(batch: tuple[int, ...]) -> dict[int, Any]:
-                rows = [sent[i] for i in batch]
-                return {
-                    places[i]: {
-                        "id": row.id,
-                        "text": completion.text,
-                        "finish": completion.finish,
-                        "prompt_tokens": completion.prompt_tokens,
-                        "generated_tokens": completion.generated_tokens,
-                        "demonstrations": [example.id for example in row.demonstrations],
-                        "prompt": row.prompt,
-                        **_told(row.history),
-                        "prompt_text": session.render(row),
-                    }
-                    for i, row, completion in zip(batch, rows, session.generate(rows, sampling), strict=True)
-                }
-
-            _run_batches(store, round, stage, session.plan(sent), places, done, run, progress)
+            slots = list(sent)
+            plan = [tuple(slots[i] for i in batch) for batch in self.session.plan(list(sent.values()))]
+            self._run(stage, plan, done, partial(self._answers, sent, sampling))
         return [_read_back(request, done[slot], stage) for slot, request in enumerate(requests)]
 
-    return generate
+    def likelihood(self, stage: str, examples: Sequence[Example], shown: Sequence[Sequence[Example]] = ()) -> list[Likelihood]:
+        ids = [example.id for example in examples]
+        rows = self.work(stage, ids, partial(self._likelihoods, examples, shown), SCORED_AT_ONCE)
+        return [Likelihood(row["total"], row["tokens"]) for row in rows]
 
+    def continuation(self, stage: str, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
+        rows = self._rows(stage, len(pairs), partial(self._continuations, pairs), SCORED_AT_ONCE)
+        return [Continuation(row["total"], row["tokens"], row["greedy"]) for row in rows]
 
-def journaled_likelihood(store: Store, round: int, session: Session, progress: Progress, arrange: Arrange = tuple) -> Likelihoods:
-    def likelihood(stage: str, examples: Sequence[Example], shown: Sequence[Sequence[Example]] = ()) -> list[Likelihood]:
-        def score(places: Sequence[int]) -> list[dict[str, Any]]:
-            before = [arrange(shown[i]) for i in places] if shown else ()
-            values = session.likelihood([examples[i] for i in places], before)
-            return [{"id": examples[i].id, "total": v.total, "tokens": v.tokens} for i, v in zip(places, values, strict=True)]
+    def work(self, stage: str, ids: Sequence[str], work: Work, batch: int) -> list[dict[str, Any]]:
+        rows = self._rows(stage, len(ids), partial(_with_ids, ids, work), batch)
+        for id, row in zip(ids, rows, strict=True):
+            _same(row["id"], id, stage)
+        return rows
 
-        done = _worked(store, round, stage, len(examples), score, SCORED_AT_ONCE, progress)
-        for example, row in zip(examples, done, strict=True):
-            _same(row["id"], example.id, stage)
-        return [Likelihood(row["total"], row["tokens"]) for row in done]
+    def _answers(self, sent: Mapping[int, Request], sampling: Sampling, batch: Sequence[int]) -> list[dict[str, Any]]:
+        requests = [sent[slot] for slot in batch]
+        completions = self.session.generate(requests, sampling)
+        return [
+            {
+                "id": request.id,
+                **asdict(completion),
+                "demonstrations": [example.id for example in request.demonstrations],
+                **_asked(request),
+                "prompt_text": self.session.render(request),
+            }
+            for request, completion in zip(requests, completions, strict=True)
+        ]
 
-    return likelihood
+    def _likelihoods(
+        self, examples: Sequence[Example], shown: Sequence[Sequence[Example]], places: Sequence[int]
+    ) -> list[dict[str, Any]]:
+        before = [self.arrange(shown[i]) for i in places] if shown else ()
+        return [asdict(value) for value in self.session.likelihood([examples[i] for i in places], before)]
 
+    def _continuations(self, pairs: Sequence[tuple[str, str]], places: Sequence[int]) -> list[dict[str, Any]]:
+        return [asdict(value) for value in self.session.continuation([pairs[i] for i in places])]
 
-def journaled_continuation(store: Store, round: int, session: Session, progress: Progress) -> Continuations:
-    def continuation(stage: str, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
-        def score(places: Sequence[int]) -> list[dict[str, Any]]:
-            values = session.continuation([pairs[i] for i in places])
-            return [{"total": v.total, "tokens": v.tokens, "greedy": v.greedy} for v in values]
+    def _rows(self, stage: str, count: int, work: Work, size: int) -> list[dict[str, Any]]:
+        """What `work` makes of each of `count` positions, `size` of them committed together."""
+        done = self.store.done_batches(self.round, stage)
+        self._run(stage, [tuple(range(start, min(start + size, count))) for start in range(0, count, size)], done, work)
+        return [done[slot] for slot in range(count)]
 
-        done = _worked(store, round, stage, len(pairs), score, SCORED_AT_ONCE, progress)
-        return [Continuation(row["total"], row["tokens"], row["greedy"]) for row in done]
-
-    return continuation
-
-
-def journaled_work(store: Store, round: int, progress: Progress) -> Journal:
-    def journal(stage: str, ids: Sequence[str], work: Work, batch: int) -> list[dict[str, Any]]:
-        def named(places: Sequence[int]) -> list[dict[str, Any]]:
-            return [{"id": ids[i], **row} for i, row in zip(places, work(places), strict=True)]
-
-        done = _worked(store, round, stage, len(ids), named, batch, progress)
-        for name, row in zip(ids, done, strict=True):
-            _same(row["id"], name, stage)
-        return done
-
-    return journal
-
-
-def _worked(store: Store, round: int, stage: str, count: int, work: Work, size: int, progress: Progress) -> list[dict[str, Any]]:
-    """What `work` makes of each of `count` positions, `size` of them committed together."""
-    done = store.done_batches(round, stage)
-    places = list(range(count))
-    plan = [tuple(places[i : i + size]) for i in range(0, count, size)]
-    run = lambda batch: dict(zip(batch, work(batch), strict=True))  # noqa: E731
-    _run_batches(store, round, stage, plan, places, done, run, progress)
-    return [done[slot] for slot in places]
-
-
-def _run_batches(
-    store: Store,
-    round: int,
-    stage: str,
-    plan: Sequence[tuple[int, ...]],
-    places: Sequence[int],
-    done: dict[int, Any],
-    run: Callable[[tuple[int, ...]], dict[int, Any]],
-    progress: Progress,
-) -> None:
-    """Run what the journal does not hold yet and add it to `done`; a batch is in the journal whole or not at all."""
-    waiting = [(number, batch) for number, batch in enumerate(plan) if places[batch[0]] not in done]
-    if not waiting:
-        return
-    progress.start(f"round {round}: {stage}", sum(map(len, plan)), sum(map(len, plan)) - sum(len(b) for _, b in waiting))
-    for number, batch in waiting:
-        began = time.monotonic()
-        rows = run(batch)
-        store.add_batch(round, stage, number, rows, time.monotonic() - began)
-        done.update(rows)
-        progress.advance(len(batch))
-    progress.finish()
+    def _run(self, stage: str, plan: Sequence[tuple[int, ...]], done: dict[int, Any], work: Work) -> None:
+        """Makes the batches of slots that the record does not hold yet and adds them to `done`."""
+        waiting = [(number, batch) for number, batch in enumerate(plan) if batch[0] not in done]
+        if not waiting:
+            return
+        total, left = sum(map(len, plan)), sum(len(batch) for _, batch in waiting)
+        self.progress.start(f"round {self.round}: {stage}", total, total - left)
+        for number, batch in waiting:
+            began = time.monotonic()
+            rows = dict(zip(batch, work(batch), strict=True))
+            self.store.add_batch(self.round, stage, number, rows, time.monotonic() - began)
+            done.update(rows)
+            self.progress.advance(len(batch))
+        self.progress.finish()
 
 
 def _fitted(session: Session, request: Request, max_tokens: int, arrange: Arrange) -> Request | None:
@@ -151,9 +118,18 @@ def _fitted(session: Session, request: Request, max_tokens: int, arrange: Arrang
     return session.fit(replace(fitted, demonstrations=shown), max_tokens)  # a join of two texts may take a token more
 
 
-def _told(history: Turns) -> dict[str, Any]:
-    """Only where there is one: most requests have none."""
-    return {"history": history} if history else {}
+def _asked(request: Request) -> dict[str, Any]:
+    """The history only where there is one: most requests have none."""
+    return {"prompt": request.prompt, **({"history": request.history} if request.history else {})}
+
+
+def _roomless(request: Request) -> dict[str, Any]:
+    """The row of a request that does not fit the model's window."""
+    return {"id": request.id, "text": "", "finish": "context", "demonstrations": [], **_asked(request)}
+
+
+def _with_ids(ids: Sequence[str], work: Work, places: Sequence[int]) -> list[dict[str, Any]]:
+    return [{"id": ids[i], **row} for i, row in zip(places, work(places), strict=True)]
 
 
 def _read_back(request: Request, row: dict[str, Any], stage: str) -> tuple[Request, Completion]:

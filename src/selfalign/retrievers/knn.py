@@ -48,7 +48,7 @@ class Knn:
         return [self._ordered(neighbours) for neighbours in found]
 
     def shown(self, seeds: Sequence[Example], categories: Collection[str]) -> tuple[int, int]:
-        """As `Showing`."""
+        """As `SeedUse.shown`."""
         limited = [kind for kind in categories if self.by_category and kind]
         least = min((sum(seed.category == kind for seed in seeds) for kind in limited), default=len(seeds))
         return self.demonstrations, min(self.demonstrations, least)

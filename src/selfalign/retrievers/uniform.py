@@ -34,7 +34,7 @@ class Uniform:
         return [self._draw(context, draft, parts) for draft in drafts]
 
     def shown(self, seeds: Sequence[Example], categories: Collection[str]) -> tuple[int, int]:
-        """As `Showing`."""
+        """As `SeedUse.shown`."""
         return self.demonstrations, min(self.demonstrations, len(seeds))
 
     def _draw(

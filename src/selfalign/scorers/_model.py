@@ -34,7 +34,7 @@ def obstacle(session: Session, request: Request, room: int, whose: str) -> str:
 
 
 def another(model: str) -> str:
-    """As `AsksAnother` names it: "" for the model of the round itself."""
+    """As `Preflight.other_model`: "" for the model of the round itself."""
     return "" if model == "current" else model
 
 

@@ -79,7 +79,7 @@ class Reward:
                 return [{"reward": value} for value in read([pairs[i] for i in places])]
 
             key, ids = stage(self.score_name, self, pairs), [example.id for example in examples]
-            found = [row["reward"] for row in context.journal(key, ids, rows, _BATCHES * self.batch_size)]
+            found = [row["reward"] for row in context.journal.work(key, ids, rows, _BATCHES * self.batch_size)]
         return [
             without_score(example, self.score_name, value)
             if isinstance(value, str)

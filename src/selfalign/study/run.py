@@ -14,9 +14,10 @@ from typing import Any
 
 from selfalign.errors import RunFailed, UserError
 from selfalign.loop.adopt import adopt_answers, measures_the_same
-from selfalign.loop.align import Quiet, align, check_examples, run_identity, seeds_needed
+from selfalign.loop.align import Quiet, align, run_identity
+from selfalign.loop.preflight import check_examples, no_such_metric, seeds_needed, unknown_metric
 from selfalign.proof.verdicts import conclude
-from selfalign.protocols import Progress, no_such_metric, unknown_metric
+from selfalign.protocols import Progress
 from selfalign.recipe import Recipe
 from selfalign.recipes.evaluations import bring_their_own
 from selfalign.record.checkpoints import write_synced
@@ -103,7 +104,7 @@ def depends_on_seed(arm: Arm) -> bool:
     if recipe.rounds:
         return True
     sampled = any(part.sampling.temperature > 0 for part in recipe.evaluators if hasattr(part, "sampling"))
-    drawn = recipe.responder is not None and (not isinstance(recipe.responder, Knn) or recipe.validation_share > 0)
+    drawn = recipe.eval_retriever is not None and (not isinstance(recipe.eval_retriever, Knn) or recipe.validation_share > 0)
     return sampled or drawn
 
 

@@ -1,0 +1,68 @@
+"""What a run is made of, and what the parts of one of its rounds may use of that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+
+from selfalign.loop.vectors import RunVectors, remember
+from selfalign.protocols import Context, Encode, Progress, Session
+from selfalign.recipe import Recipe
+from selfalign.record.journal import Journal
+from selfalign.record.store import Store
+from selfalign.types import Example, ModelRef, Pool, in_pool_order
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run is made of: the same from its first round to its last."""
+
+    recipe: Recipe
+    store: Store
+    base: ModelRef
+    """The model of round 0."""
+    shown: tuple[Example, ...]
+    """The seeds to show and train on."""
+    validation: tuple[Example, ...]
+    """The seeds that choose the round."""
+    held_out: tuple[Example, ...]
+    asked: tuple[Example, ...]
+    """The held-out prompts, and those that evaluators bring."""
+    vectors: RunVectors
+    progress: Progress
+
+
+@contextmanager
+def opened(run: Setup, model: ModelRef, pool: Pool) -> Iterator[Callable[[int], Context]]:
+    """Opens a model of the run; the block is given a function from a round, the model's or the next one, to its context."""
+    with run.recipe.engine.open(model, run.recipe.format) as session, run.vectors.open(session, pool) as encode:
+        yield partial(_make_context, run, model, pool, session, encode)
+
+
+def _make_context(run: Setup, current: ModelRef, pool: Pool, session: Session, encode: Encode, round: int) -> Context:
+    recipe, store = run.recipe, run.store
+    arrange = in_pool_order if recipe.order == "shared" else tuple
+    journal = Journal(store, round, session, run.progress, arrange)
+
+    @contextmanager
+    def open_model(model: str) -> Iterator[Context]:
+        other = store.model(0) if model == "base" else recipe.engine.check(ModelRef(model), (), recipe.format)
+        if other == current:  # open already; a second copy would take its memory, and time to load
+            yield context
+            return
+        with recipe.engine.open(other, recipe.format) as its_session:
+            yield replace(context, session=its_session, journal=replace(journal, session=its_session))
+
+    context = Context(
+        round=round,
+        seed=recipe.seed,
+        pool=pool.single_turns(),
+        session=session,
+        encode=remember(encode),
+        journal=journal,
+        open_model=open_model,
+        eval_retriever=recipe.eval_retriever,
+    )
+    return context

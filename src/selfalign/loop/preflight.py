@@ -1,0 +1,128 @@
+"""Preflight: all that can be known of a run's examples before a model loads, for `align`, `check`, studies and evaluations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from selfalign.errors import UserError
+from selfalign.protocols import Preflight, SeedUse, declared
+from selfalign.recipe import Recipe
+from selfalign.text import counted, normalise
+from selfalign.types import Example, derive_seed
+
+
+def split_seeds(seeds: Sequence[Example], share: float, seed: int) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """(to show and train on, held out for validation): drawn by category where the seeds have one, order kept.
+
+    The turns of a conversation stay together: a row held out stands in the history of none that is trained on.
+    """
+    conversations: dict[str, list[Example]] = {}
+    for example in seeds:
+        conversations.setdefault(example.history[0][0] if example.history else example.prompt, []).append(example)
+    by_category: dict[str, list[list[Example]]] = {}
+    for rows in conversations.values():
+        by_category.setdefault(rows[0].category, []).append(rows)
+    held: set[str] = set()
+    for category, members in by_category.items():
+        order = np.random.default_rng(derive_seed(seed, "validation", category)).permutation(len(members))
+        held.update(example.id for i in order[: round(share * len(members))] for example in members[i])
+    return tuple(e for e in seeds if e.id not in held), tuple(e for e in seeds if e.id in held)
+
+
+def seeds_needed(recipe: Recipe) -> int:
+    """How many seeds a recipe cannot do without: none where it neither trains on any nor shows any."""
+    return 2 if recipe.rounds or recipe.eval_retriever is not None else 0
+
+
+def check_examples(
+    seeds: Sequence[Example], held_out: Sequence[Example], allow_overlap: bool, needed: int
+) -> tuple[Example, ...]:
+    """The held-out examples, with ids that no seed has: files without ids both count from 1.
+
+    Args:
+        needed: how many seeds there must be at least (`seeds_needed`).
+
+    Raises:
+        UserError: too few seeds, an id that the run would give to a sample, a held-out prompt that is among the seeds (it
+            would be trained on), unless `allow_overlap`.
+    """
+    if (single := sum(not seed.history for seed in seeds)) < needed:
+        what = "" if single == len(seeds) else " without earlier turns"
+        raise UserError(f"{counted(single, 'seed example')}{what}: at least {needed} are needed, 20 to 100 make sense")
+    taken = [seed.id for seed in seeds if re.fullmatch(r"r\d{2,}-\d{5,}(\.2)?", seed.id)]
+    if taken:
+        raise UserError(f"seed id {taken[0]!r} looks like the id of a generated sample; rename it")
+    same = _asked_by_both(held_out, seeds)
+    if same and not allow_overlap:
+        more = f" ({len(same)} such examples)" if len(same) > 1 else ""
+        raise UserError(f"held-out example {same[0][0]} asks the same as seed {same[0][1]}{more}; take one of them out")
+    if {seed.id for seed in seeds} & {example.id for example in held_out}:
+        return tuple(replace(example, id=f"held-out/{example.id}") for example in held_out)
+    return tuple(held_out)
+
+
+def brought(evaluators: Sequence[object], seeds: Sequence[Example]) -> tuple[Example, ...]:
+    """The prompts that evaluators bring, of all of them."""
+    return tuple(prompt for part in evaluators for prompt in declared(part, Preflight).prompts(seeds))
+
+
+def check_brought(recipe: Recipe, shown: Sequence[Example]) -> tuple[Example, ...]:
+    """The prompts that the recipe's evaluators bring.
+
+    Args:
+        shown: the seeds that are shown and trained on.
+
+    Raises:
+        UserError: what is wrong with them, or one that asks the same as one of the seeds, unless `allow_overlap`.
+    """
+    prompts = brought(recipe.evaluators, shown)
+    if (same := _asked_by_both(prompts, shown)) and not recipe.allow_overlap:
+        raise UserError(f"prompt {same[0][0]} of an evaluator asks the same as seed {same[0][1]}; take one of them out")
+    return prompts
+
+
+def _asked_by_both(prompts: Sequence[Example], seeds: Sequence[Example]) -> list[tuple[str, str]]:
+    """(prompt, seed), by id, of those that ask the same."""
+    known = {normalise(seed.asked): seed.id for seed in seeds}
+    return [(prompt.id, known[asked]) for prompt in prompts if (asked := normalise(prompt.asked)) in known]
+
+
+def fewer_than_asked(recipe: Recipe, seeds: Sequence[Example]) -> str:
+    """Which prompts of round 1 are shown fewer examples than asked for, because the seeds to show are fewer; "" for none.
+
+    No error: the published recipes bring the numbers of their papers, which small files of seeds cannot fill.
+    """
+    single = [seed for seed in seeds if not seed.history]
+    generating = recipe.rounds * recipe.per_round > 0
+    aims = set(declared(recipe.proposer, SeedUse).aims(single, recipe.per_round)) if generating else set()
+    making = [("a new prompt", recipe.proposer, aims), ("an answer", recipe.retriever, aims)] if generating else []
+    counts = [
+        (what, *declared(part, SeedUse).shown(single, kinds))
+        for what, part, kinds in (*making, ("a held-out prompt", recipe.eval_retriever, {""}))
+    ]
+    short = [f"{shown} of {asked} to {what}" for what, asked, shown in counts if shown < asked]
+    remedy = "give more seeds, or ask for fewer"
+    return f"the seeds to show ({len(single)}) give fewer examples than asked for: {', '.join(short)}; {remedy}" if short else ""
+
+
+def unknown_metric(metric: str, evaluators: Sequence[object], held_out: Sequence[Example]) -> str:
+    """What is wrong with a metric that none of the evaluators can give; "" where one can, or one does not tell its names."""
+    names: list[str] = []
+    for part in evaluators:
+        if (given := declared(part, Preflight).metric_names(held_out)) is None:
+            return ""
+        names += given
+    return "" if any(fnmatchcase(metric, name) for name in names) else no_such_metric(metric, names)
+
+
+def no_such_metric(metric: str, names: Collection[str]) -> str:
+    """In words, with the nearest one there is."""
+    near = get_close_matches(metric, names, 1)
+    hint = f"did you mean {near[0]}? It has" if near else "it has"
+    return f"no such metric on these held-out prompts; {hint} {', '.join(names) or 'none'}"
