@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from selfalign.encoders import Hashed
 from selfalign.engines import Scripted
 from selfalign.loop.align import align
+from selfalign.loop.preflight import split_seeds
 from selfalign.proposers import Instructions
 from selfalign.recipe import Recipe
 from selfalign.recipes import isara, self_guide, self_instruct
@@ -21,6 +23,7 @@ from selfalign.record.store import Store
 from selfalign.retrievers import Uniform
 from selfalign.seeds.read import read_seeds
 from selfalign.trainers import NullTrainer
+from selfalign.types import Example
 from tests.conftest import SCRIPTED, Run
 
 SMALL = ("--rounds", 1, "--per_round", 8, "--min_yield", 0, "--quiet")
@@ -91,3 +94,42 @@ def test_what_is_told_is_what_is_shown(
     asked["respond"] = options.get("demonstrations", 0)
     short = {STAGES[stage]: (min(shown[stage]), asked[stage]) for stage in STAGES if min(shown[stage]) < asked[stage]}
     assert told == short
+
+
+def kinds(counts: dict[str, int]) -> tuple[Example, ...]:
+    names = [name for name, count in counts.items() for _ in range(count)]
+    return tuple(
+        Example(f"s{row}", f"Prompt {row}?", f"Response {row}.", slot=row, category=name) for row, name in enumerate(names)
+    )
+
+
+@pytest.mark.parametrize(
+    ("counts", "share", "wanted"),
+    [
+        ({"harmful": 34, "harmless": 30}, 0.2, {"harmful": 7, "harmless": 6}),
+        ({f"kind {n}": 1 for n in range(40)}, 0.2, 8),
+        ({f"kind {n}": 2 for n in range(12)}, 0.2, 6),
+        ({"a": 24}, 0.2, {"a": 6}),
+        ({"": 20, "a": 4}, 0.2, {"": 5, "a": 1}),
+        ({"a": 12}, 0.2, {"a": 2}),
+        ({"a": 40, "b": 40}, 0.0, {}),
+    ],
+)
+def test_validation_has_six_seeds_wherever_there_are_enough(counts: dict[str, int], share: float, wanted: Any) -> None:
+    shown, validation = split_seeds(kinds(counts), share, seed=0)
+    taken = Counter(example.category for example in validation)
+    assert (taken if isinstance(wanted, dict) else sum(taken.values())) == wanted
+    assert len(shown) + len(validation) == sum(counts.values())
+    if max(counts.values()) > 1:
+        assert {example.category for example in shown} == set(counts), "every kind keeps a seed to show"
+
+
+def test_a_round_that_nothing_chose_is_not_called_the_best_one(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
+    run = ("run", "isara", seeds_file, *SCRIPTED[:-2], "--rounds", 1, "--per_round", 4, "--min_yield", 0, "--quiet")
+    trained = ("--trainer", "NullTrainer")  # with the scripted engine that counts as training
+    few = cli(*run, *trained, "--out", tmp_path / "few").stdout
+    assert "the newest round is shipped unchecked: fewer than 6 validation seeds" in few.replace("\n", " ")
+    assert "newest round: 1, model" in few and "best round" not in few
+    seeds_file.write_text(seeds_file.read_text() + seeds_file.read_text().replace("old house", "new barn"))
+    enough = cli(*run, *trained, "--out", tmp_path / "enough").stdout
+    assert "unchecked" not in enough and "best round: " in enough

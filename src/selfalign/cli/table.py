@@ -42,7 +42,8 @@ def print_status(status: Mapping[str, Any], console: Console | None = None, warn
     best = status["rounds"][status["best_round"]] if status["best_round"] is not None and status["rounds"] else None
     console.print(Text(_ended(status["state"], status["stopped_because"])))
     if best is not None and status["state"] == "done":
-        console.print(Text(f"best round: {status['best_round']}, model: {best['model']}"), soft_wrap=True)
+        name = "newest round" if "shipped unchecked" in (status["stopped_because"] or "") else "best round"
+        console.print(Text(f"{name}: {status['best_round']}, model: {best['model']}"), soft_wrap=True)
 
 
 def _ended(state: str, why: str | None) -> str:

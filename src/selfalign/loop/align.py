@@ -24,6 +24,7 @@ from selfalign.loop.preflight import check_brought, check_examples, fewer_than_a
 from selfalign.loop.steps import conserve, make_round
 from selfalign.loop.vectors import RunVectors
 from selfalign.proof.diversity import GUARDS
+from selfalign.proof.stats import LEAST, too_few
 from selfalign.protocols import Context, Progress, TrainJob
 from selfalign.recipe import Recipe
 from selfalign.record.checkpoints import read_manifest, write_synced
@@ -132,7 +133,7 @@ def _rounds(run: Setup) -> Run:
     assert verdict is not None  # round 0 has one
     _evaluate_best(run, verdict.best, pool, served_last=round)
     if not stop:
-        stop = "; ".join(filter(None, (_all_done(recipe), verdict.text))) if verdict.go_on else verdict.text
+        stop = "; ".join(filter(None, (_all_done(recipe), verdict.text, _unchecked(run)))) if verdict.go_on else verdict.text
     store.finish_run(verdict.best.round, stop)
     return Run(store.folder, verdict.best.model, verdict.best.round, stop)
 
@@ -190,6 +191,13 @@ def _evaluate_best(run: Setup, best: Best, pool: Pool, served_last: int) -> None
 def _all_done(recipe: Recipe) -> str:
     done = {0: "no rounds to run", 1: "the one round is done"}.get(recipe.rounds, f"all {recipe.rounds} rounds done")
     return done if recipe.trains or not recipe.rounds else f"{done}; nothing was trained"
+
+
+def _unchecked(run: Setup) -> str:
+    """What has to be said of the round to ship where no round was chosen; "" where one was, or none is trained."""
+    if not run.recipe.rounds or not run.recipe.trains or len(run.validation) >= LEAST:
+        return ""
+    return f"the newest round is shipped unchecked: {too_few(len(run.validation), 'validation seeds')}"
 
 
 def generate(run: Setup, context: Context, pool: Pool) -> tuple[Example, ...]:

@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from selfalign.errors import UserError
+from selfalign.proof.stats import LEAST
 from selfalign.protocols import Preflight, SeedUse, declared
 from selfalign.recipe import Recipe
 from selfalign.text import counted, normalise
@@ -18,9 +19,11 @@ from selfalign.types import Example, derive_seed
 
 
 def split_seeds(seeds: Sequence[Example], share: float, seed: int) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    """(to show and train on, held out for validation): drawn by category where the seeds have one, order kept.
+    """(to show and train on, held out for validation): in the categories' proportions where the seeds have some, order kept.
 
-    The turns of a conversation stay together: a row held out stands in the history of none that is trained on.
+    At least `LEAST` are held out where that leaves twice as many to train on, for with fewer no test can tell two rounds apart (a
+    share of each category alone rounds to nothing where there are many). Every category keeps a seed to show, and the turns of
+    a conversation stay together: a row held out stands in the history of none that is trained on.
     """
     conversations: dict[str, list[Example]] = {}
     for example in seeds:
@@ -29,10 +32,31 @@ def split_seeds(seeds: Sequence[Example], share: float, seed: int) -> tuple[tupl
     for rows in conversations.values():
         by_category.setdefault(rows[0].category, []).append(rows)
     held: set[str] = set()
+    counts = _apportioned(
+        {name: len(members) for name, members in by_category.items()}, _validation_size(len(conversations), share)
+    )
     for category, members in by_category.items():
         order = np.random.default_rng(derive_seed(seed, "validation", category)).permutation(len(members))
-        held.update(example.id for i in order[: round(share * len(members))] for example in members[i])
+        held.update(example.id for i in order[: counts[category]] for example in members[i])
     return tuple(e for e in seeds if e.id not in held), tuple(e for e in seeds if e.id in held)
+
+
+def _validation_size(seeds: int, share: float) -> int:
+    wanted = round(share * seeds)
+    return LEAST if share > 0 and wanted < LEAST and seeds >= 3 * LEAST else wanted
+
+
+def _apportioned(sizes: dict[str, int], total: int) -> dict[str, int]:
+    """`total` cut into whole numbers by size, the largest remainders first; a category gives its last one only where no other has
+    one to give."""
+    whole = sum(sizes.values())
+    given = {name: total * size // whole for name, size in sizes.items()}
+    left = sorted(sizes, key=lambda name: total * sizes[name] / whole - given[name], reverse=True)  # stable: seeds' order
+    for kept in (1, 0):
+        while sum(given.values()) < total and (open_to := [name for name in left if given[name] < sizes[name] - kept]):
+            for name in open_to[: total - sum(given.values())]:
+                given[name] += 1
+    return given
 
 
 def seeds_needed(recipe: Recipe) -> int:
