@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from selfalign.types import (
+    GREEDY,
     Completion,
     Continuation,
     Dropped,
@@ -226,6 +227,8 @@ class Context:
     responder: Retriever | None = None
     """Chooses the demonstrations that held-out prompts are answered with (in-context baselines); None: the model alone."""
     journal: Journal = _unrecorded
+    eval_sampling: Sampling = GREEDY
+    """How held-out prompts are answered, for evaluators that have no sampling of their own."""
 
 
 class Proposer(Protocol):
@@ -279,6 +282,15 @@ class Checked(Protocol):
         Raises:
             UserError: what would fail at the first evaluation; this is called before a model loads.
         """
+        ...
+
+
+@runtime_checkable
+class Cautious(Protocol):
+    """An evaluator that cannot be right on all seeds."""
+
+    def preflight(self, seeds: Sequence[Example], held_out: Sequence[Example]) -> str:
+        """Why it gives no figures on these examples, or what a reader must know of them; "" for nothing."""
         ...
 
 

@@ -28,7 +28,7 @@ from selfalign.protocols import (
     Trainer,
     pretends,
 )
-from selfalign.types import Demonstration, Example, Format, Request, Sampling, derive_seed
+from selfalign.types import GREEDY, Demonstration, Example, Format, Request, Sampling, derive_seed
 
 StartFrom = Literal["previous", "base"]
 TrainOn = Literal["latest", "all"]
@@ -118,6 +118,8 @@ class Recipe:
     second_turns: SecondTurns = NONE
     """How many of the pairs that pass get a second turn, which goes the same way through retriever, scorers and filters."""
     evaluators: tuple[Evaluator, ...] = ()
+    eval_sampling: Sampling = GREEDY
+    """How models answer held-out prompts, for evaluators that have no sampling of their own."""
     evaluate: Evaluate = "every"
     """Which models they measure: those of every round, or only the model as it came and the one to be shipped."""
     rounds: int = 2

@@ -23,7 +23,7 @@ from selfalign.loop.guards import Verdict, choose, prove_judges, prove_weights, 
 from selfalign.loop.steps import conserve, fewer_than_asked, make_context, make_round, split_seeds
 from selfalign.loop.vectors import RunVectors
 from selfalign.proof.diversity import GUARDS
-from selfalign.protocols import Context, Progress, TrainJob, brought
+from selfalign.protocols import Cautious, Context, Progress, TrainJob, brought
 from selfalign.recipe import Recipe
 from selfalign.record.checkpoints import read_manifest, write_synced
 from selfalign.record.exports import export_metrics, export_round
@@ -223,7 +223,12 @@ def evaluate(recipe: Recipe, store: Store, context: Context, held_out: Sequence[
             raise RunFailed(f"an evaluator names a metric {taken[0]}; the guards' names begin so: {', '.join(GUARDS)}")
         if twice := [name for name, count in Counter(metric.name for metric in metrics).items() if count > 1]:
             raise RunFailed(f"two evaluators of recipe {recipe.name} give the metric {twice[0]}; one would replace the other")
-        store.finish_evaluation(context.round, metrics, time.monotonic() - began - store.seconds(context.round))
+        cautious = [part for part in recipe.evaluators if isinstance(part, Cautious) and context.round == 0]
+        with store.transaction("evaluate"):
+            for text in filter(None, (part.preflight(context.pool.seeds, held_out) for part in cautious)):
+                _log.warning("%s", text)
+                store.event("evaluation", {"text": text})
+            store.finish_evaluation(context.round, metrics, time.monotonic() - began - store.seconds(context.round))
 
 
 def seeds_needed(recipe: Recipe) -> int:

@@ -67,6 +67,7 @@ def make_context(
         encode=remember(encode),
         open_model=open_model,
         responder=recipe.responder,
+        eval_sampling=recipe.eval_sampling,
         journal=journaled_work(store, round, progress),
         **journaled(session),
     )
