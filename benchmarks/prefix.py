@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any, cast
 
 from selfalign.cli.run import load_recipe, read_examples
@@ -68,11 +69,8 @@ def stages(recipe: Recipe, candidates: int) -> list[Stage]:
             round=1,
             seed=recipe.seed,
             pool=Pool((split_seeds(seeds, recipe.validation_share, recipe.seed)[0],)),
-            session=nobody,
             encode=remember(encode),
-            generate=generate,
-            likelihood=nobody,
-            continuation=nobody,
+            journal=cast(Any, SimpleNamespace(generate=generate)),
             open_model=nobody,
         )
         drafts = recipe.proposer.propose(context, candidates)

@@ -1,4 +1,4 @@
-"""How well the refusal judges agree with human labels. Prints figures only, never a row.
+"""How well the English phrases agree with human labels of refusals. Prints figures only, never a row.
 
     python benchmarks/refusal_judge.py FOLDER
 
@@ -13,12 +13,11 @@ from __future__ import annotations
 import argparse
 import csv
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from selfalign.evaluators import _refusal_linear
-from selfalign.evaluators.refusal import is_refusal, refuses
+from selfalign.evaluators._refusal_phrases import is_refusal
 from selfalign.proof.stats import wilson
 
 OFF_TOPIC = 0.3  # cosine; of the 60 answers labelled as no refusal one lies below
@@ -37,12 +36,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     rows = labelled(parser.parse_args().folder)
-    linear = _refusal_linear.load()
-    judges = {
-        "phrases": is_refusal,
-        "linear": lambda text: linear.probability(text) > linear.threshold,
-        "hybrid": refuses("hybrid"),
-    }
     single = [row for row in rows if not row.both]
     off_topic = elsewhere(single)
     parts = {
@@ -54,8 +47,7 @@ def main() -> None:
         "one label, the rest": [row for row, off in zip(single, off_topic, strict=True) if not off],
     }
     for name, part in parts.items():
-        for kind, judge in judges.items():
-            print(f"{name:23} {kind:7}", figures(part, judge))
+        print(f"{name:23}", figures(part))
     texts = {row.answer: row.both for row in rows}
     print(f"{len(rows)} rows, {len(texts)} different answers, {sum(texts.values())} of them under both labels")
 
@@ -84,8 +76,8 @@ def elsewhere(rows: Sequence[Labelled]) -> list[bool]:
     return [bool(cosine < OFF_TOPIC) for cosine in (asked * answered).sum(axis=1)]
 
 
-def figures(rows: Sequence[Labelled], judge: Callable[[str], bool]) -> str:
-    pairs = [(row.refusal, judge(row.answer)) for row in rows]
+def figures(rows: Sequence[Labelled]) -> str:
+    pairs = [(row.refusal, is_refusal(row.answer)) for row in rows]
     hit = sum(people and found for people, found in pairs)
     false, missed = (sum(pair == wrong for pair in pairs) for wrong in ((False, True), (True, False)))
     shares = (

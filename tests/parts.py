@@ -54,6 +54,7 @@ class Calls:
     likelihood: Callable[..., Any]
     continuation: Callable[..., Any]
     work: Callable[..., Any]
+    session: Any = None
 
 
 def calling(made: Context, **calls: Callable[..., Any]) -> Context:
@@ -90,7 +91,6 @@ def context(
             round=round,
             seed=seed,
             pool=Pool(tuple(pool) if pool is not None else (seeds(),)),
-            session=None,  # type: ignore[arg-type]  # no part under test here talks to the session itself
             encode=encode or hashed,
             journal=Calls(generate, likelihood, continuation, work),
             open_model=open_model or _no_other_model,

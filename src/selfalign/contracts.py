@@ -50,7 +50,7 @@ _SEEDS = tuple(
 def trial_context(seeds: Sequence[Example] = _SEEDS, round: int = 1, seed: int = 0) -> Context:
     """A context for a part under test: these seeds and no earlier rounds, the scripted engine, embeddings by hashed words."""
     with _opened("trial") as session, Hashed().open(session) as encode:  # neither holds anything that closing takes away
-        return Context(round, seed, Pool((tuple(seeds),)), session, encode, _Unrecorded(session), _open_other)
+        return Context(round, seed, Pool((tuple(seeds),)), encode, _Unrecorded(session), _open_other)
 
 
 def trial_examples() -> list[Example]:
@@ -300,7 +300,7 @@ def _opened(model: str) -> Iterator[Session]:
 @contextmanager
 def _open_other(model: str) -> Iterator[Context]:
     with _opened(model) as session:
-        yield replace(trial_context(), session=session, journal=_Unrecorded(session))
+        yield replace(trial_context(), journal=_Unrecorded(session))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 from selfalign.types import (
+    GREEDY,
     Completion,
     Continuation,
     Dropped,
@@ -135,6 +136,9 @@ class Journal(Protocol):
     `stage` names the work in the record: other work of the same round needs another name.
     """
 
+    @property
+    def session(self) -> Session: ...
+
     def generate(self, stage: str, requests: Sequence[Request], sampling: Sampling) -> list[tuple[Request, Completion]]:
         """`Session.generate`: each request as it was really sent (see `Session.fit`) with its completion."""
         ...
@@ -174,12 +178,18 @@ class Context:
     """The run's random seed; draw with `derive_seed(context.seed, context.round, stage, slot)`."""
     pool: Pool
     """Single turns alone (`Pool.single_turns`), but for the filters of second turns, which compare with those too."""
-    session: Session
     encode: Encode
     journal: Journal
     open_model: OpenModel
     eval_retriever: Retriever | None = None
     """Chooses the demonstrations that held-out prompts are answered with (in-context baselines); None: the model alone."""
+    eval_sampling: Sampling = GREEDY
+    """How held-out prompts are answered, for evaluators that have no sampling of their own."""
+
+    @property
+    def session(self) -> Session:
+        """The engine's session on the model, for what leaves no trace in the record."""
+        return self.journal.session
 
     def generate(self, stage: str, requests: Sequence[Request], sampling: Sampling) -> list[tuple[Request, Completion]]:
         """See `Journal.generate`."""
@@ -330,6 +340,10 @@ class Preflight:
         """The prompts of its own that an evaluator asks where these are the seeds, beside the held-out ones or instead of them:
         none of them should be trained on."""
         return ()
+
+    def preflight(self, seeds: Sequence[Example], held_out: Sequence[Example]) -> str:
+        """Why it gives no figures on these examples, or what a reader must know of them; "" for nothing."""
+        return ""
 
 
 class SeedUse:

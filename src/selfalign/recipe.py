@@ -32,7 +32,7 @@ from selfalign.protocols import (
 )
 from selfalign.retrievers import Knn
 from selfalign.trainers import SFT
-from selfalign.types import Demonstration, Example, Format, Request, Sampling, derive_seed
+from selfalign.types import GREEDY, Demonstration, Example, Format, Request, Sampling, derive_seed
 
 StartFrom = Literal["previous", "base"]
 TrainOn = Literal["latest", "all"]
@@ -130,6 +130,8 @@ class Recipe:
     """share of a round's kept pairs that the model goes on with, as user and then as assistant; filtered by the recipe's own
     rules and trained as whole conversations"""
     evaluators: tuple[Evaluator, ...] = (Refusal(), HeldOut())
+    eval_sampling: Sampling = GREEDY
+    """how models answer held-out prompts, for evaluators that have no sampling of their own"""
     evaluate: Evaluate = "every"
     """models to measure: those of every round, or only the base model and the one to be shipped (no round is chosen by what is
     measured here, so this saves time and changes nothing else)"""

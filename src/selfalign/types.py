@@ -164,6 +164,10 @@ class Sampling:
                 raise ValueError(f"Sampling: {name} = {getattr(self, name)} is out of range")
 
 
+GREEDY = Sampling(max_tokens=96, temperature=0.0)
+"""How models answer held-out prompts where a recipe does not say otherwise."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelRef:
     """A model on disk or on the hub: a base (name or folder) and, for LoRA, the folder of an adapter on it."""

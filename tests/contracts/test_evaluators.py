@@ -49,7 +49,6 @@ def evaluators(tmp_path: Path, reward_model: Path) -> list[Evaluator]:
     return [
         HeldOut(),
         Refusal(),
-        Refusal(judge="hybrid"),
         classifier,
         Truthfulness(str(table)),
         Truthfulness(str(table), multiple_choice=False),

@@ -232,9 +232,7 @@ def test_a_prompt_that_an_evaluator_brings_ends_the_run(cli: Run, seeds_file: Pa
     file.write_text(text.replace("What is air?", seed).replace("Use no commas.", seed))
     known = cli("run", f"{RECIPES}:leak", seeds_file, "--model", "scripted", "--out", tmp_path / "no", option, file)
     assert known.returncode == 2 and len(known.stderr.splitlines()) == 1 and not (tmp_path / "no").exists()
-    assert (
-        "are prompts of seeds" if evaluator == "truthfulness" else "ifeval/0 of an evaluator asks the same as"
-    ) in known.stderr
+    assert hit[:6] in known.stderr and "of an evaluator asks the same as" in known.stderr
     file.write_text(text)
     # The same model measured afterwards on those prompts: it has seen one of them.
     measured = ("eval", tmp_path / "allowed", "--engine", "Scripted", "--encoder", "Hashed", option, file, "--quiet")

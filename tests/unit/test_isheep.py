@@ -229,7 +229,7 @@ def test_the_list_stands_in_an_opened_turn_where_asked(form: Any, round: int, op
         return Completion("", "stop")
 
     with Scripted().open(ModelRef("m"), "auto") as session:
-        Instructions(form=form).propose(replace(context(write=write, round=round), session=session), 1)
+        Instructions(form=form).propose(calling(context(write=write, round=round), session=session), 1)
     assert str(sent[0].text).startswith("USER: This is a" if opened else "This is a")
     assert str(sent[0].text).endswith("Instruction:")
 

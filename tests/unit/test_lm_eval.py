@@ -19,7 +19,6 @@ import yaml
 from selfalign.engines import HF
 from selfalign.errors import RunFailed, UserError
 from selfalign.evaluators import LmEval, _harness_tasks
-from selfalign.evaluators._harness_ifeval import lacking_data, read_rows_of
 from selfalign.evaluators._harness_model import ContextModel, sampling_of
 from selfalign.proof.overlap import overlap
 from selfalign.proof.stats import wilson
@@ -100,7 +99,7 @@ class Model:
         return [(one, self.writes(one.prompt or "")) for one in requests]
 
     def context(self, **options: Any) -> Context:
-        made = replace(context(**options), session=SimpleNamespace(fit=self.fit))  # type: ignore[arg-type]
+        made = calling(context(**options), session=SimpleNamespace(fit=self.fit))  # type: ignore[arg-type]
         return calling(made, continuation=self.continuation, generate=self.generate)
 
 
@@ -117,8 +116,8 @@ def test_what_tasks_and_ifeval_ask_is_told(tmp_path: Path) -> None:
         ("capitals/1", "Q: What is the capital of Turkey?\nA:"),
         ("texts/0", "What is the capital of Peru?"),
         ("texts/1", "What is the capital of Turkey?"),
-        ("ifeval/1", ROWS[0]["prompt"]),
-        ("ifeval/2", ROWS[1]["prompt"]),
+        ("ifeval/0", ROWS[0]["prompt"]),
+        ("ifeval/1", ROWS[1]["prompt"]),
     ]
     near = overlap([Example("r01-00000", "What is the capital of Peru?", "Lima.")], part.prompts(())[:2])
     assert [(hit.held_out, hit.kind) for hit in near] == [("capitals/0", "ngram")]
@@ -248,6 +247,7 @@ def test_the_harness_says_which_side_is_better(tmp_path: Path) -> None:
         "naming:letters": {"unit": "number", "better": "lower"},
         "naming:brief": {"unit": "share", "better": "higher"},
         "naming:odd": {"unit": "number", "better": "neither"},
+        "naming:cut": {"unit": "share", "better": "lower"},
     }
     assert told["verdicts"][0]["sentence"].startswith("brief is better than long on naming:letters: -1.25 [")
 
@@ -362,7 +362,7 @@ def test_log_probabilities_are_those_of_the_harness_own_model(model_folder: Path
     weights = AutoModelForCausalLM.from_pretrained(model_folder, dtype="float32")
     theirs = HFLM(weights, tokenizer=AutoTokenizer.from_pretrained(model_folder), batch_size=2, device="cpu")
     ours = ContextModel(
-        calling(replace(context(), session=session), continuation=lambda stage, pairs: session.continuation(pairs)),
+        calling(context(), session=session, continuation=lambda stage, pairs: session.continuation(pairs)),
         64,
         False,
         (sys.stdout, sys.stderr),
@@ -393,7 +393,7 @@ def test_choices_are_those_of_the_harness_own_model(tmp_path: Path, model_folder
         task_manager=TaskManager(include_defaults=False),
         bootstrap_iters=0,
     )
-    asked = calling(replace(context(), session=session), continuation=lambda stage, pairs: session.continuation(pairs))
+    asked = calling(context(), session=session, continuation=lambda stage, pairs: session.continuation(pairs))
     (ours,) = LmEval((path,)).evaluate(asked, [])
     assert [one.value for one in ours.outcomes] == [sample["acc"] for sample in theirs["samples"]["capitals"]]
     assert 0.0 < ours.value < 1.0
@@ -448,9 +448,9 @@ def no_punkt(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without NLTK's data, whatever this one has."""
     import nltk
 
-    from selfalign.evaluators._harness_ifeval import _checkers
+    from selfalign.evaluators._harness_ifeval import checkers
 
-    _checkers().instructions_registry.instructions.instructions_util._get_sentence_tokenizer.cache_clear()
+    checkers().instructions_registry.instructions.instructions_util._get_sentence_tokenizer.cache_clear()
     nltk.tokenize._get_punkt_tokenizer.cache_clear()
     monkeypatch.setattr(nltk.data, "path", [])
 
@@ -465,8 +465,8 @@ def test_ifeval_strict_and_loose(tmp_path: Path) -> None:
         "ifeval:cut",
     ]
     strict, loose = ({o.id: o.value for o in metrics[f"ifeval:prompt_{way}"].outcomes} for way in ("strict", "loose"))
-    assert strict == {"ifeval/1": 1.0, "ifeval/2": 0.0, "ifeval/3": 0.0, "ifeval/4": 0.0, "ifeval/five": 0.0}
-    assert loose == {"ifeval/1": 1.0, "ifeval/2": 0.0, "ifeval/3": 1.0, "ifeval/4": 1.0, "ifeval/five": 1.0}
+    assert list(strict) == list(loose) == [f"ifeval/{row}" for row in range(5)]
+    assert (list(strict.values()), list(loose.values())) == ([1.0, 0.0, 0.0, 0.0, 0.0], [1.0, 0.0, 1.0, 1.0, 1.0])
     assert metrics["ifeval:prompt_strict"].value == 1 / 5
     # Of the eight instructions that can be scored: 1 + 1 + 0 + 1 + 0 + 0 strictly, 1 + 1 + 1 + 2 + 1 + 0 loosely.
     assert metrics["ifeval:inst_strict"].value == pytest.approx(3 / 8)
@@ -490,33 +490,31 @@ def test_what_cannot_be_checked_here_is_said_once_and_part_of_the_hash(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     part = LmEval(ifeval_file=ifeval(tmp_path))
-    rows = read_rows_of(part.ifeval_file)
-    assert lacking_data(rows) == ["length_constraints:number_sentences"]
     with caplog.at_level(logging.WARNING):
         without = part.check()
-    assert "1 instructions need data of NLTK and are left out ('length_constraints:number_sentences'); get it with" in caplog.text
-    from selfalign.evaluators._harness_ifeval import _checkers
+    assert (
+        "1 instruction cannot be checked without data of NLTK ('length_constraints:number_sentences'); get it with" in caplog.text
+    )
+    from selfalign.evaluators._harness_ifeval import checkers
 
     class Splitter:
         def tokenize(self, text: str) -> list[str]:
             return text.split(". ")
 
     monkeypatch.setattr(
-        _checkers().instructions_registry.instructions.instructions_util, "_get_sentence_tokenizer", lambda: Splitter()
+        checkers().instructions_registry.instructions.instructions_util, "_get_sentence_tokenizer", lambda: Splitter()
     )
     assert part.check() != without
     scored = measure(part, follow(ROWS, [*ANSWERS[:5], "One. Two."]))
-    assert {o.id: o.value for o in scored["ifeval:prompt_strict"].outcomes}["ifeval/6"] == 1.0
+    assert {o.id: o.value for o in scored["ifeval:prompt_strict"].outcomes}["ifeval/5"] == 1.0
     assert scored["ifeval:unscored"].value == 0.0
 
 
-def test_a_checker_that_fails_leaves_its_instruction_unscored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_checker_that_fails_leaves_its_instruction_unscored(tmp_path: Path) -> None:
     rows = ROWS[:3]
-    with caplog.at_level(logging.WARNING):
-        metrics = measure(LmEval(ifeval_file=ifeval(tmp_path, rows)), follow(rows, [*ANSWERS[:2], "[" * 200_000]))
+    metrics = measure(LmEval(ifeval_file=ifeval(tmp_path, rows)), follow(rows, [*ANSWERS[:2], "[" * 200_000]))
     assert metrics["ifeval:unscored"].value == 1 / 3
-    assert [one.id for one in metrics["ifeval:prompt_strict"].outcomes] == ["ifeval/1", "ifeval/2"]
-    assert "detectable_format:json_format on ifeval/3: RecursionError" in caplog.text
+    assert [one.id for one in metrics["ifeval:prompt_strict"].outcomes] == ["ifeval/0", "ifeval/1"]
 
 
 def test_ifeval_limit_length_and_the_eval_retriever(tmp_path: Path) -> None:
@@ -539,21 +537,19 @@ def test_ifeval_limit_length_and_the_eval_retriever(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"key": None}, '"key" is null; make it a number or a text'),
-        ({"prompt": " "}, '"prompt" is empty; make it a text'),
-        ({"instruction_id_list": []}, '"instruction_id_list" is empty'),
+        ({"prompt": " "}, '"prompt" must be a text that is not empty; mend it'),
+        ({"instruction_id_list": []}, '"instruction_id_list" must be a list that is not empty'),
         (
             {"instruction_id_list": ["punctuation:no_coma"]},
             "'punctuation:no_coma' is no instruction of the harness; it has 'change",
         ),
         ({"kwargs": [{}, {}]}, '"kwargs" has 2 items; give one object for each of the 1 instructions'),
-        ({"kwargs": ["a"]}, "kwargs of punctuation:no_comma are text; make them an object"),
+        ({"kwargs": ["a"]}, "kwargs of punctuation:no_comma are no object; make them one"),
         ({"kwargs": [{"num_words": 3}]}, "punctuation:no_comma cannot use the kwargs"),
         (
             {"instruction_id_list": ["length_constraints:number_words"], "kwargs": [{"relation": "at least", "num_words": 0}]},
             "length_constraints:number_words lacks 'num_words' in its kwargs, and would be checked by a random one; add it",
         ),
-        ({"key": 2}, "the key is that of"),
     ],
 )
 def test_a_malformed_row_is_named_with_file_and_line(tmp_path: Path, change: dict[str, Any], complaint: str) -> None:
@@ -565,14 +561,12 @@ def test_a_malformed_row_is_named_with_file_and_line(tmp_path: Path, change: dic
 
 
 def test_files_that_are_no_rows_of_ifeval(tmp_path: Path) -> None:
-    (tmp_path / "rows.csv").write_text("key,prompt\n1,a\n")
     (tmp_path / "broken.jsonl").write_text('{"key": 1}\n')
     (tmp_path / "syntax.jsonl").write_text(json.dumps(ROWS[0]) + "\n{\n")
     for name, complaint in (
-        ("rows.csv", "is not a .jsonl file"),
-        ("none.jsonl", "no such file"),
-        ("broken.jsonl", "broken.jsonl:1: has no field 'prompt', 'instruction_id_list', 'kwargs'"),
-        ("syntax.jsonl", "syntax.jsonl:2: not valid JSON"),
+        ("none.jsonl", "No such file or directory; give IFEval's rows"),
+        ("broken.jsonl", "broken.jsonl:1: has no field 'prompt'; add it"),
+        ("syntax.jsonl", "syntax.jsonl:2: is not valid JSON"),
     ):
         with pytest.raises(UserError, match=complaint):
             LmEval(ifeval_file=str(tmp_path / name)).check()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from selfalign.evaluators._harness_ifeval import Followed
+from selfalign.evaluators import LmEval
 from selfalign.proof.calibration import Calibration
 from selfalign.proof.diversity import OF_THE_JUDGES, SATURATION, SECOND_TURN
 from selfalign.proof.spoiling import KINDS
@@ -57,15 +57,19 @@ def test_every_metric_of_a_run_has_a_meaning(cli: Run, seeds_file: Path, tmp_pat
 
 
 WRITTEN = [path for path in sorted(PACKAGE.glob("evaluators/*.py")) if path.name != "_metrics.py"]
-WRITTEN += [PACKAGE / "diversity.py", PACKAGE / "guards.py"]
+WRITTEN += [PACKAGE / "proof" / "diversity.py", PACKAGE / "loop" / "guards.py"]
 """Where metrics get their names, but for those of a judge's calibration."""
 PARTS = {
     "turn": ("", SECOND_TURN),
-    "way": Followed._fields,
     "name": {
         "diversity": ("prompts", "responses"),
         "harmfulness": ("violence",),
-        "_harness_tasks": ("arc_easy:acc", "gsm8k:exact_match:strict-match", "squad:f1"),
+        "_harness_tasks": (
+            "arc_easy:acc",
+            "gsm8k:exact_match:strict-match",
+            "squad:f1",
+            *LmEval(ifeval_file="x").metric_names(()),
+        ),
         "guards": ("alarms",),  # one of those that `_count` is given
     },
     # `HeldOut`, whose names come as arguments

@@ -1,4 +1,4 @@
-"""The TruthfulQA metrics and prompts are those of lm-evaluation-harness, by its own code."""
+"""The TruthfulQA metrics are those of lm-evaluation-harness, by its own code."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from lm_eval.tasks.truthfulqa import utils
-from lm_eval.utils import apply_template
 
 from selfalign.evaluators import Truthfulness
-from selfalign.evaluators.truthfulness import qa_text
-from selfalign.types import Completion, Continuation, Metric, Request, Sampling
+from selfalign.types import Completion, Example, Likelihood, Metric, Request, Sampling
 from tests.parts import calling, context
 
 REFERENCES = (
@@ -58,13 +55,13 @@ def measure(folder: Path, **options: Any) -> dict[str, Metric]:
         writer.writerows((question, correct.split(";")[0], correct, incorrect) for question, correct, incorrect, _ in rows)
     replies = {question: answer for question, _, _, answer in rows}
 
-    def continuation(stage: str, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
-        return [Continuation(likes(after.removeprefix(" ")), 1, False) for _, after in pairs]
+    def likelihood(stage: str, examples: Sequence[Example], shown: Sequence[Sequence[Example]] = ()) -> list[Likelihood]:
+        return [Likelihood(likes(example.response), 1) for example in examples]
 
     def generate(stage: str, requests: Sequence[Request], sampling: Sampling) -> list[tuple[Request, Completion]]:
         return [(one, Completion(replies[one.prompt or ""], "stop")) for one in requests]
 
-    made = calling(context(), generate=generate, continuation=continuation)
+    made = calling(context(), generate=generate, likelihood=likelihood)
     return {metric.name: metric for metric in Truthfulness(str(path), **options).evaluate(made, [])}
 
 
@@ -86,7 +83,7 @@ def test_the_generation_metric_is_that_of_the_harness(tmp_path: Path) -> None:
 
 
 def test_mc2_is_that_of_the_harness(tmp_path: Path) -> None:
-    metrics = measure(tmp_path, prompt_form="qa")
+    metrics = measure(tmp_path)
     for one, (_, correct, incorrect, _) in zip(metrics["mc2"].outcomes, asked(), strict=True):
         row = doc(correct, incorrect)
         # The harness adds "I have no comment." to the generation task alone.
@@ -95,19 +92,3 @@ def test_mc2_is_that_of_the_harness(tmp_path: Path) -> None:
         labels = [1] * len(true) + [0] * len(row["incorrect_answers"])
         theirs = utils.process_results_mc2({"mc2_targets": {"labels": labels}}, [(likes(text), False) for text in choices])
         assert one.value == pytest.approx(theirs["acc"], abs=1e-9)
-
-
-def prompt(name: str, question: str) -> str:
-    class Loader(yaml.SafeLoader):
-        pass
-
-    Loader.add_constructor("!function", lambda loader, node: None)
-    file = Path(utils.__file__).parent / f"{name}.yaml"
-    return apply_template(yaml.load(file.read_text(encoding="utf-8"), Loader)["doc_to_text"], {"question": question})
-
-
-def test_the_qa_prompt_is_that_of_the_harness() -> None:
-    question = "What happens if you swallow gum?"
-    assert qa_text(question) == prompt("truthfulqa_mc1", question)
-    # Its generation task leaves the line "A:" to the model, and scores it with the answer.
-    assert qa_text(question) == prompt("truthfulqa_gen", question) + "\nA:"

@@ -60,7 +60,7 @@ def judged(judge: Judge, *texts: str, stages: list[str] | None = None, asked: li
     @contextmanager
     def open_model(model: str) -> Iterator[Context]:
         assert model == "judge"
-        yield calling(replace(ours, session=FakeSession()), likelihood=likelihood)  # type: ignore[arg-type]
+        yield calling(ours, session=FakeSession(), likelihood=likelihood)  # type: ignore[arg-type]
 
     replies = iter(texts)
     ours = context(write=lambda _: Completion(next(replies), "stop"), open_model=open_model)
@@ -267,7 +267,7 @@ def really_judged(folder: Path, *texts: str) -> Context:
     def open_model(model: str) -> Iterator[Context]:
         with HF(device="cpu", dtype="float32").open(ModelRef(model), "auto") as session:
             scored = lambda stage, examples, shown=(): session.likelihood(examples, shown)  # noqa: E731
-            yield calling(replace(ours, session=session), likelihood=scored)
+            yield calling(ours, session=session, likelihood=scored)
 
     replies = iter(texts)
     ours = context(write=lambda _: Completion(next(replies), "stop"), open_model=open_model)

@@ -10,17 +10,19 @@ import hashlib
 from collections.abc import Sequence
 
 from selfalign.protocols import Context
-from selfalign.types import Completion, Example, Request, Sampling, derive_seed
-
-GREEDY = Sampling(max_tokens=96, temperature=0.0)
+from selfalign.types import GREEDY, Completion, Example, Request, Sampling, derive_seed
 
 
-def answers(context: Context, held_out: Sequence[Example], sampling: Sampling, stage: str = "held_out") -> list[Completion]:
+def answers(
+    context: Context, held_out: Sequence[Example], sampling: Sampling | None, stage: str = "held_out"
+) -> list[Completion]:
     """Answers in order, with the demonstrations of `context.eval_retriever` where there is one.
 
     The same stage and requests whoever asks, so the run's journal answers the second evaluator. Another way of decoding is
-    another stage: it must not be given the answers of the first. `stage` names the set of prompts.
+    another stage: it must not be given the answers of the first. `stage` names the set of prompts; `sampling` is the
+    recipe's own for evaluations where it is None.
     """
+    sampling = sampling or context.eval_sampling
     if sampling != GREEDY:
         stage += "_" + hashlib.sha256(repr(sampling).encode()).hexdigest()[:6]
     requests = [

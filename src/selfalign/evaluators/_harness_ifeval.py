@@ -1,148 +1,93 @@
-"""IFEval with the checkers of lm-evaluation-harness, on rows of a local file."""
+"""lm-evaluation-harness's task `ifeval` on the rows of a local file, instruction by instruction."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 from selfalign.errors import UserError
-from selfalign.evaluators._answers import answers
-from selfalign.evaluators._metrics import outcomes, share
-from selfalign.proof.stats import mean_interval
-from selfalign.protocols import Context
-from selfalign.seeds.files import read_rows
-from selfalign.seeds.rows import JsonNumber, Malformed, Problem, Row, kind, listed, show
-from selfalign.types import Example, Metric, Sampling
+from selfalign.seeds.rows import listed, show
+from selfalign.text import counted
 
-_log = logging.getLogger(__name__)
-
+TASK = "ifeval"
 _PROBE = "A first sentence. A second one."
+_FIELDS = {"prompt": str, "instruction_id_list": list, "kwargs": list}
+
+Instruction = tuple[str, dict[str, Any], bool]
+"""Its id, the options of its checker, and whether this machine has the data that the checker needs."""
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A row of the file."""
-
-    id: str
-    prompt: str
-    instructions: tuple[str, ...]
-    kwargs: tuple[Mapping[str, Any], ...]
-    """For each instruction the options of its checker."""
-
-
-class Followed(NamedTuple):
-    """Whether an answer follows one instruction."""
-
-    strict: bool
-    loose: bool
-
-
-def measure(context: Context, rows: Sequence[Asked], max_tokens: int, name: str) -> list[Metric]:
-    """The metrics of `LmEval.evaluate` for IFEval.
+def task(path: str) -> Any:
+    """The task over the file's rows; its metrics are those of `LmEval.evaluate`.
 
     Raises:
-        UserError: a prompt does not fit the model's window beside `max_tokens`; `name` is the file's, for the message.
+        UserError: no such file, a malformed row, an unknown instruction, or one without the options of its checker, which the
+            harness would draw at random; with file and line.
     """
-    # The journal knows a stage by its name alone: other prompts must not get these answers.
-    key = hashlib.sha256(repr([(row.id, row.prompt) for row in rows]).encode("utf-8", "surrogatepass")).hexdigest()[:8]
-    asked = [Example(row.id, row.prompt, "") for row in rows]
-    completions = answers(context, asked, Sampling(max_tokens=max_tokens, temperature=0.0), f"ifeval_{key}")
-    for row, completion in zip(rows, completions, strict=True):
-        if completion.finish == "context":
-            room = f"does not fit the model's window beside {max_tokens} new tokens"
-            raise UserError(f"{name}: {show(row.prompt)} {room}; lower LmEval.max_tokens")
-    verdicts = judge(rows, [completion.text for completion in completions])
-    cut = [completion.finish == "length" for completion in completions]
-    return [*_figures(rows, verdicts), share("ifeval:cut", [row.id for row in rows], cut, better="lower")]
+    from datasets import Dataset
+    from lm_eval.tasks import TaskManager
+
+    utils = checkers()
+    rows = _read(path)
+    flag = {"aggregation": "mean", "higher_is_better": True}
+    parts = {**flag, "aggregation": utils.agg_inst_level_acc}
+    metrics = {"prompt_strict": flag, "inst_strict": parts, "prompt_loose": flag, "inst_loose": parts}
+    own = {
+        "custom_dataset": lambda **_: {"train": Dataset.from_list(rows)},
+        "doc_to_target": "instructions",  # what the hash of all that is asked must cover
+        "process_results": judge,
+        "metric_list": [
+            *({"metric": name, **options} for name, options in metrics.items()),
+            {"metric": "unscored", "aggregation": "mean", "higher_is_better": False},
+        ],
+    }
+    manager = TaskManager(include_path=str(Path(utils.__file__).parent), include_defaults=False)
+    # Options of a task by another's are given where a group names it.
+    return manager.load([{"group": "local", "task": [{"task": TASK, **own}]}])["tasks"][TASK]
 
 
-def judge(rows: Sequence[Asked], texts: Sequence[str]) -> list[list[Followed | None]]:
-    """For each answer and instruction whether it is followed; None where its checker cannot decide.
+def judge(row: Mapping[str, str], results: Sequence[str]) -> dict[str, Any]:
+    """The metrics of an answer; those that need all instructions only where all can be checked.
 
-    What it cannot decide for lack of data it cannot decide for any answer, an empty one included: the prompts behind a metric
-    must be the same for every model.
+    What a checker cannot decide for lack of data it cannot decide for any answer, an empty one included: the prompts behind a
+    metric must be the same for every model.
     """
-    utils, lacking, broken = _checkers(), lacking_data(rows), list[str]()
-    verdicts: list[list[Followed | None]] = []
-    for row, text in zip(rows, texts, strict=True):
-        found: list[Followed | None] = []
-        for id, kwargs in zip(row.instructions, row.kwargs, strict=True):
-            one: Followed | None = None
-            if id not in lacking:
-                try:
-                    one = _followed(utils, row, id, kwargs, text)
-                except Exception as error:  # a checker's own fault on a model's text, such as JSON nested too deeply
-                    broken.append(f"{id} on {row.id}: {type(error).__name__}")
-            found.append(one)
-        verdicts.append(found)
-    if broken:
-        _log.warning("IFEval: %d instructions are unscored because their checker failed: %s", len(broken), listed(broken))
-    return verdicts
+    utils, instructions, found = checkers(), json.loads(row["instructions"]), list[tuple[bool, bool]]()
+    for id, options, checkable in instructions:
+        # One instruction at a time, so that a checker that fails does not take the prompt's others with it.
+        one = utils.InputExample(key=0, instruction_id_list=[id], prompt=row["prompt"], kwargs=[options])
+        ways = utils.test_instruction_following_strict, utils.test_instruction_following_loose
+        if not checkable:
+            continue
+        try:
+            strict, loose = (bool(way(one, results[0]).follow_instruction_list[0]) for way in ways)
+            found.append((strict, loose))
+        except Exception:  # a checker's own fault on a model's text, such as JSON nested too deeply
+            continue
+    whole = len(found) == len(instructions)
+    metrics: dict[str, Any] = {}
+    for place, way in enumerate(("strict", "loose")):
+        followed = [each[place] for each in found]
+        metrics |= {f"prompt_{way}": all(followed)} if whole else {}
+        metrics |= {f"inst_{way}": followed} if followed else {}
+    return {**metrics, "unscored": not whole}
 
 
-def lacking_data(rows: Sequence[Asked], warn: bool = False) -> list[str]:
-    """The instructions among those asked whose checkers need data that is not on this machine, sorted."""
-    utils, known = _checkers(), dict[str, bool]()
-    for row in rows:
-        for id, kwargs in zip(row.instructions, row.kwargs, strict=True):
-            if id not in known:
-                try:
-                    _followed(utils, row, id, kwargs, _PROBE)
-                    known[id] = True
-                except LookupError:  # NLTK's, where it finds no data
-                    known[id] = False
-    lacking = sorted(id for id, works in known.items() if not works)
-    if lacking and warn:
-        count = sum(id in lacking for row in rows for id in row.instructions)
-        remedy = "get it with: python -m nltk.downloader punkt_tab"
-        _log.warning("IFEval: %d instructions need data of NLTK and are left out (%s); %s", count, listed(lacking), remedy)
-    return lacking
-
-
-def _followed(utils: Any, row: Asked, id: str, kwargs: Mapping[str, Any], text: str) -> Followed:
-    """By one instruction at a time, so that a checker that fails does not take the prompt's others with it."""
-    one = utils.InputExample(key=row.id, instruction_id_list=[id], prompt=row.prompt, kwargs=[dict(kwargs)])
-    strict = utils.test_instruction_following_strict(one, text).follow_instruction_list[0]
-    loose = utils.test_instruction_following_loose(one, text).follow_instruction_list[0]
-    return Followed(bool(strict), bool(loose))
-
-
-def _figures(rows: Sequence[Asked], verdicts: Sequence[Sequence[Followed | None]]) -> Iterator[Metric]:
-    scored = [(row.id, [one for one in each if one is not None]) for row, each in zip(rows, verdicts, strict=True)]
-    whole = [(id, each) for (id, each), row in zip(scored, rows, strict=True) if len(each) == len(row.instructions)]
-    some = [(id, each) for id, each in scored if each]
-    for way in Followed._fields:
-        if whole:
-            all_followed = [all(getattr(verdict, way) for verdict in each) for _, each in whole]
-            yield share(f"ifeval:prompt_{way}", [id for id, _ in whole], all_followed)
-        yield from _by_instruction(way, some)
-    yield share("ifeval:unscored", [row.id for row in rows], [None in each for each in verdicts], better="lower")
-
-
-def _by_instruction(way: str, some: Sequence[tuple[str, Sequence[Followed]]]) -> Iterator[Metric]:
-    """The share of all instructions as a ratio of sums over prompts, its interval from the ratio's linear form.
-
-    A prompt's outcome is its followed instructions by the mean number of instructions, so that outcomes have the share as mean.
-    """
-    if len(some) < 2:
-        return
-    kept = [sum(getattr(verdict, way) for verdict in each) for _, each in some]
-    asked = [len(each) for _, each in some]
-    ratio, size = sum(kept) / sum(asked), sum(asked) / len(asked)
-    spread = mean_interval([ratio + (good - ratio * of) / size for good, of in zip(kept, asked, strict=True)])
-    low, high = max(spread.low, 0.0), min(spread.high, 1.0)
-    each = outcomes([id for id, _ in some], [good / size for good in kept])
-    yield Metric(f"ifeval:inst_{way}", ratio, low, high, n=len(some), outcomes=each, unit="share")
+def lacking(task: Any) -> str:
+    """Which instructions of the task this machine has no data to check, and how to get it; "" where it has."""
+    every = [each for row in task.eval_docs for each in json.loads(row["instructions"])]
+    if not (names := [id for id, _, checkable in every if not checkable]):
+        return ""
+    what = f"{counted(len(names), 'instruction')} cannot be checked without data of NLTK ({listed(sorted(set(names)))})"
+    return f"IFEval: {what}; get it with: python -m nltk.downloader punkt_tab"
 
 
 @cache
-def _checkers() -> Any:
+def checkers() -> Any:
     """The harness's module for IFEval, with its checkers. Its import would download NLTK's data on a main process: not here."""
     rank = os.environ.get("LOCAL_RANK")
     os.environ["LOCAL_RANK"] = "-1"
@@ -160,77 +105,61 @@ def _checkers() -> Any:
     return utils
 
 
-def read_rows_of(path: str, limit: int = 0) -> list[Asked]:
-    """The rows of a file in IFEval's format, or the first `limit` of them; all are checked.
-
-    Raises:
-        UserError: no such file, a malformed row, an unknown instruction, or one without the options of its checker, which the
-            harness would draw at random; with file and line.
-    """
-    if not path.lower().endswith((".jsonl", ".ndjson")):
-        raise UserError(f"{path}: is not a .jsonl file; give IFEval's rows, one JSON object a line")
-    rows: dict[str, tuple[Asked, str]] = {}
-    for item in read_rows(path):
-        if isinstance(item, Problem):
-            raise UserError(f"{item.where}: {item.what}")
-        assert isinstance(item, Row)  # the format has no header
-        try:
-            row = _row(item)
-        except (_Wrong, Malformed) as error:
-            raise UserError(f"{item.where}: {error}") from None
-        if row.id in rows:
-            raise UserError(f"{item.where}: the key is that of {rows[row.id][1]}; change one")
-        rows[row.id] = row, item.where
+def _read(path: str) -> list[dict[str, str]]:
+    """The prompts, each with its `Instruction`s as JSON: the file's own options differ in form from row to row."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        said = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        raise UserError(f"{path}: {said}; give IFEval's rows, one JSON object a line") from None
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                row = _row(line)
+            except ValueError as error:
+                raise UserError(f"{path}:{number}: {error}") from None
+            rows.append({"prompt": row["prompt"], "instructions": json.dumps(row["instructions"])})
     if not rows:
         raise UserError(f"{path}: has no rows; it must hold at least one prompt")
-    return [row for row, _ in rows.values()][: limit or None]
+    return rows
 
 
-class _Wrong(Exception):
-    """What is wrong with a row."""
+def _row(line: str) -> dict[str, Any]:
+    """Raises ValueError with what is wrong with the line."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"is not valid JSON ({error})") from None
+    if not isinstance(row, dict):
+        raise ValueError("is no JSON object; give IFEval's rows, one object a line")
+    for name, kind in _FIELDS.items():
+        if name not in row:
+            raise ValueError(f"has no field {name!r}; add it (IFEval's format)")
+        if not isinstance(row[name], kind) or not (row[name].strip() if kind is str else row[name]):
+            raise ValueError(f'"{name}" must be a {"text" if kind is str else "list"} that is not empty; mend it')
+    ids, given = row["instruction_id_list"], row["kwargs"]
+    if len(ids) != len(given):
+        raise ValueError(f'"kwargs" has {len(given)} items; give one object for each of the {len(ids)} instructions')
+    return {"prompt": row["prompt"], "instructions": [_instruction(*each) for each in zip(ids, given, strict=True)]}
 
 
-def _row(item: Row) -> Asked:
-    fields = item.fields
-    if missing := [name for name in ("key", "prompt", "instruction_id_list", "kwargs") if name not in fields]:
-        raise _Wrong(f"has no field {listed(missing)}; add it (IFEval's format)")
-    key, prompt, ids, kwargs = (fields[name] for name in ("key", "prompt", "instruction_id_list", "kwargs"))
-    if not (isinstance(key, JsonNumber) or (isinstance(key, str) and key.strip())):
-        raise _Wrong(f'"key" is {kind(key)}; make it a number or a text')
-    if not (isinstance(prompt, str) and prompt.strip()):
-        raise _Wrong(f'"prompt" is {"empty" if isinstance(prompt, str) else kind(prompt)}; make it a text')
-    if not (isinstance(ids, list) and ids):
-        raise _Wrong(f'"instruction_id_list" is {"empty" if ids == [] else kind(ids)}; list at least one instruction')
-    if not isinstance(kwargs, list) or len(kwargs) != len(ids):
-        has = f"has {len(kwargs)} items" if isinstance(kwargs, list) else f"is {kind(kwargs)}"
-        raise _Wrong(f'"kwargs" {has}; give one object for each of the {len(ids)} instructions')
-    options = tuple(_options(id, given) for id, given in zip(ids, kwargs, strict=True))
-    return Asked(f"ifeval/{key.text if isinstance(key, JsonNumber) else key}", prompt, tuple(ids), options)
-
-
-def _options(id: Any, given: Any) -> dict[str, Any]:
-    """An instruction's options, without those that are null."""
-    known = _checkers().instructions_registry.INSTRUCTION_DICT
+def _instruction(id: Any, given: Any) -> Instruction:
+    known = checkers().instructions_registry.INSTRUCTION_DICT
     if not isinstance(id, str) or id not in known:
-        named = show(id) if isinstance(id, str) else kind(id)
-        raise _Wrong(f"{named} is no instruction of the harness; it has {listed(sorted(known), 30)}")
+        raise ValueError(f"{show(str(id))} is no instruction of the harness; it has {listed(sorted(known), 30)}")
     if not isinstance(given, dict):
-        raise _Wrong(f"kwargs of {id} are {kind(given)}; make them an object")
-    options = {name: _plain(value) for name, value in given.items() if value is not None}
-    checker = known[id](id)
+        raise ValueError(f"kwargs of {id} are no object; make them one")
+    options, checker = {name: value for name, value in given.items() if value is not None}, known[id](id)
     try:
         checker.build_description(**options)
     except Exception as error:  # whatever a checker makes of options it does not expect
-        raise _Wrong(f"{id} cannot use the kwargs {show(json.dumps(options))} ({error}); mend them") from error
+        raise ValueError(f"{id} cannot use the kwargs {show(json.dumps(options))} ({error}); mend them") from error
     # The harness takes what is 0 or empty for not given, too.
     if lacking := [name for name in checker.get_instruction_args_keys() if not options.get(name)]:
-        raise _Wrong(f"{id} lacks {listed(lacking)} in its kwargs, and would be checked by a random one; add it")
-    return options
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Malformed):
-        raise value
-    if isinstance(value, JsonNumber):
-        return json.loads(value.text)
-    return [_plain(item) for item in value] if isinstance(value, list) else value
+        raise ValueError(f"{id} lacks {listed(lacking)} in its kwargs, and would be checked by a random one; add it")
+    try:
+        checker.check_following(_PROBE)
+    except LookupError:  # NLTK's, where it finds no data
+        return id, options, False
+    return id, options, True

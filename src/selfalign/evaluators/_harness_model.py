@@ -13,6 +13,7 @@ from lm_eval.models.utils import normalize_gen_kwargs
 
 from selfalign.errors import UserError
 from selfalign.evaluators._answers import answers
+from selfalign.evaluators._harness_ifeval import TASK as IFEVAL
 from selfalign.protocols import Context
 from selfalign.seeds.rows import listed, show
 from selfalign.types import Completion, Example, Request, Sampling, derive_seed
@@ -28,6 +29,8 @@ class ContextModel(LM):  # type: ignore[misc]  # the harness has no types that m
     def __init__(self, context: Context, max_tokens: int, chat: bool, shown: tuple[IO[str], IO[str]]) -> None:
         super().__init__()
         self._context, self._max_tokens, self._chat = context, max_tokens, chat
+        self.cut: dict[tuple[str, int], bool] = {}
+        """Task and row: whether the length cut one of its answers."""
         self._shown = shown
         """Standard output and error as they are outside of the harness, where the run's own progress belongs."""
 
@@ -50,27 +53,30 @@ class ContextModel(LM):  # type: ignore[misc]  # the harness has no types that m
             return [one.total for one in self._context.continuation(f"lm_eval_{_key(pairs)}", pairs)]
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        groups: dict[Sampling, list[int]] = {}
+        groups: dict[tuple[Sampling, bool], list[int]] = {}
         for place, request in enumerate(requests):
-            groups.setdefault(sampling_of(request.task_name, request.args[1], self._max_tokens), []).append(place)
+            sampling = sampling_of(request.task_name, request.args[1], self._max_tokens)
+            groups.setdefault((sampling, self._chat or request.task_name == IFEVAL), []).append(place)
         texts = [""] * len(requests)
-        for sampling, places in groups.items():
+        for (sampling, chat), places in groups.items():
             with self._visible():
-                written = self._write([requests[place] for place in places], sampling)
+                written = self._write([requests[place] for place in places], sampling, chat)
             for place, completion in zip(places, written, strict=True):
                 if completion.finish == "context":
                     task, text = requests[place].task_name, show(str(requests[place].args[0]))
                     room = f"does not fit the model's window beside {sampling.max_tokens} new tokens"
-                    raise UserError(f"LmEval.tasks: {task}: {text} {room}; lower LmEval.num_fewshot or max_tokens")
+                    raise UserError(f"LmEval: {task}: {text} {room}; lower LmEval.num_fewshot or max_tokens")
                 texts[place] = completion.text
+                row = requests[place].task_name, requests[place].doc_id
+                self.cut[row] = self.cut.get(row, False) or completion.finish == "length"
         return texts
 
-    def _write(self, requests: Sequence[Any], sampling: Sampling) -> list[Completion]:
+    def _write(self, requests: Sequence[Any], sampling: Sampling, chat: bool) -> list[Completion]:
         prompts = [str(request.args[0]) for request in requests]
-        stage = f"lm_eval_write_{_key((prompts, sampling, self._chat))}"
+        stage = f"lm_eval_write_{_key((prompts, sampling, chat))}"
         # A place beside the prompt's id, because a task may ask the same prompt several times.
         ids = [f"{request.task_name}/{request.doc_id}/{place}" for place, request in enumerate(requests)]
-        if self._chat:
+        if chat:
             asked = [Example(id, prompt, "") for id, prompt in zip(ids, prompts, strict=True)]
             return answers(self._context, asked, sampling, stage)
         raw = [

@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 
 from selfalign.errors import RunFailed, UserError
-from selfalign.evaluators._metrics import mean, share
+from selfalign.evaluators import _harness_ifeval as ifeval
+from selfalign.evaluators._metrics import mean, outcomes, share
+from selfalign.proof.stats import mean_interval
 from selfalign.protocols import Context
 from selfalign.seeds.rows import listed
 from selfalign.types import Better, Example, Metric
@@ -47,7 +49,7 @@ class Scores:
         return self.aggregate is plain and all(isinstance(value, int | float | np.number | np.bool_) for value in self.values)
 
 
-def load(specs: Sequence[str], num_fewshot: int | None) -> Units:
+def load(specs: Sequence[str], ifeval_file: str, num_fewshot: int | None) -> Units:
     """The tasks with their data, ready to ask.
 
     Raises:
@@ -55,12 +57,12 @@ def load(specs: Sequence[str], num_fewshot: int | None) -> Units:
             pictures or runs code the model wrote.
     """
     units: dict[str, dict[str, Any]] = {}
-    for spec in specs:
-        with _explained(spec), _seeded(), _silent():
-            for unit, tasks in _load(spec):
+    for spec in (*specs, *([""] if ifeval_file else ())):
+        with _explained(spec or ifeval_file), _seeded(), _silent():
+            for unit, tasks in _load(spec) if spec else [(ifeval.TASK, {ifeval.TASK: ifeval.task(ifeval_file)})]:
                 taken = {*units, *(name for each in units.values() for name in each)}
                 if twice := sorted(taken & {unit, *tasks}):
-                    raise UserError(f"LmEval.tasks: {listed(twice)} of {spec!r} is named twice; name it once")
+                    raise UserError(f"LmEval.tasks: {listed(twice)} of {spec or ifeval_file!r} is named twice; name it once")
                 units[unit] = tasks
                 for name, task in tasks.items():
                     _prepare(name, task, num_fewshot)
@@ -70,7 +72,10 @@ def load(specs: Sequence[str], num_fewshot: int | None) -> Units:
 def _load(spec: str) -> Iterator[tuple[str, dict[str, Any]]]:
     from lm_eval.tasks import TaskManager
 
-    path = Path(spec).expanduser()
+    path, (known, _, data) = Path(spec).expanduser(), spec.partition("=")
+    if data and not path.exists():
+        yield known, _on(known, Path(data).expanduser())
+        return
     if path.is_dir():
         manager = TaskManager(include_path=str(path), include_defaults=False)
         names = _outermost(manager)
@@ -83,17 +88,36 @@ def _load(spec: str) -> Iterator[tuple[str, dict[str, Any]]]:
     elif path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         raise UserError(f"LmEval.tasks: {spec}: no such file; check the path")
     else:
-        manager, names = _every_task(), [spec]
-        if spec not in manager.task_index:
-            near = difflib.get_close_matches(spec, manager.all_tasks, 3)
-            hint = f"did you mean {listed(near)}?" if near else "list them with: lm_eval ls tasks"
-            raise UserError(f"LmEval.tasks: {spec!r} is no task of lm-evaluation-harness; {hint}")
+        manager, names = _known(spec), [spec]
     for name in names:
         loaded = manager.load([name])
         if loaded["groups"]:
             yield next(iter(loaded["groups"])), loaded["tasks"]
         else:
             yield from ((task, {task: loaded["tasks"][task]}) for task in loaded["tasks"])
+
+
+def _known(name: str) -> Any:
+    """The harness's own tasks, this one among them."""
+    manager = _every_task()
+    if name not in manager.task_index:
+        near = difflib.get_close_matches(name, manager.all_tasks, 3)
+        hint = f"did you mean {listed(near)}?" if near else "list them with: lm_eval ls tasks"
+        raise UserError(f"LmEval.tasks: {name!r} is no task of lm-evaluation-harness; {hint}")
+    return manager
+
+
+def _on(name: str, data: Path) -> dict[str, Any]:
+    """A task of the harness on a local file of its data set's layout, which stands for all of its splits."""
+    kind = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}.get(data.suffix.lower())
+    if kind is None or not data.is_file():
+        what = "no such file; check the path" if kind else "name a .csv, .json, .jsonl or .parquet file"
+        raise UserError(f"LmEval.tasks: {name}={data}: {what}")
+    splits: dict[str, Any] = {"test_split": "test", "validation_split": None, "training_split": None, "fewshot_split": None}
+    local = {"dataset_path": kind, "dataset_name": None, "dataset_kwargs": {"data_files": {"test": str(data)}}, **splits}
+    # Options of a task by another's are given where a group names it.
+    tasks: dict[str, Any] = _known(name).load([{"group": "local", "task": [{"task": name, **local}]}])["tasks"]
+    return tasks
 
 
 def _outermost(manager: Any) -> list[str]:
@@ -173,7 +197,7 @@ def measure(context: Context, units: Units, limit: int, max_tokens: int, chat: b
         found = evaluate(lm=model, task_dict={"tasks": tasks}, limit=limit or None, bootstrap_iters=0, log_samples=True)
     metrics: list[Metric] = []
     for unit, members in units.items():
-        every = {name: _scores(task, found["samples"][name]) for name, task in members.items()}
+        every = {name: _scores(task, found["samples"][name], model.cut) for name, task in members.items()}
         pooled = _pooled(every)
         for name, scores in ({unit: pooled} if pooled else every).items():
             for label, one in scores.items():
@@ -181,7 +205,7 @@ def measure(context: Context, units: Units, limit: int, max_tokens: int, chat: b
     return metrics
 
 
-def _scores(task: Any, samples: Sequence[Mapping[str, Any]]) -> dict[str, Scores]:
+def _scores(task: Any, samples: Sequence[Mapping[str, Any]], cut: Mapping[tuple[str, int], bool]) -> dict[str, Scores]:
     from lm_eval.api.metrics import mean as plain
 
     several = len({sample["filter"] for sample in samples}) > 1
@@ -194,6 +218,9 @@ def _scores(task: Any, samples: Sequence[Mapping[str, Any]]) -> dict[str, Scores
             one = scores.setdefault(label, Scores([], [], task.aggregation().get(metric, plain), side))
             one.ids.append(f"{task.task_name}/{sample['doc_id']}")
             one.values.append(sample[metric])
+    if ids := [doc for name, doc in cut if name == task.task_name]:
+        values = [cut[task.task_name, doc] for doc in ids]
+        scores["cut"] = Scores([f"{task.task_name}/{doc}" for doc in ids], values, plain, "lower")
     return scores
 
 
@@ -218,7 +245,9 @@ def _pooled(every: Mapping[str, dict[str, Scores]]) -> dict[str, Scores]:
 
 def _metric(name: str, scores: Scores) -> Iterator[Metric]:
     """The harness says which side is better, but no unit: scores of 0 and 1 are a share, all others plain numbers."""
-    if not scores.is_mean:
+    if all(isinstance(value, list) for value in scores.values):
+        yield from _of_parts(name, scores)
+    elif not scores.is_mean:
         yield from _resampled(name, scores)
     elif not np.isfinite([float(value) for value in scores.values]).all():
         raise RunFailed(f"{name}: the task gives a score that is no finite number")
@@ -226,6 +255,20 @@ def _metric(name: str, scores: Scores) -> Iterator[Metric]:
         yield share(name, scores.ids, [bool(value) for value in scores.values], scores.better)
     else:
         yield from mean(name, scores.ids, [float(value) for value in scores.values], better=scores.better)
+
+
+def _of_parts(name: str, scores: Scores) -> Iterator[Metric]:
+    """A share of parts (IFEval's instructions), as a ratio of sums over prompts; its interval from the ratio's linear form.
+
+    A prompt's outcome is its good parts by the mean number of parts, so that outcomes have the share as mean.
+    """
+    good, sizes = [sum(value) for value in scores.values], [len(value) for value in scores.values]
+    if len(good) < 2:
+        return
+    ratio, size = sum(good) / sum(sizes), sum(sizes) / len(sizes)
+    spread = mean_interval([ratio + (right - ratio * of) / size for right, of in zip(good, sizes, strict=True)])
+    each = outcomes(scores.ids, [right / size for right in good])
+    yield Metric(name, ratio, max(spread.low, 0.0), min(spread.high, 1.0), len(good), each, "share", scores.better)
 
 
 def _resampled(name: str, scores: Scores) -> Iterator[Metric]:

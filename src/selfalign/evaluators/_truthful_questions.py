@@ -1,26 +1,16 @@
-"""The questions of TruthfulQA, from a table as its authors publish it or from a data set of the Hugging Face hub."""
+"""The questions of TruthfulQA, from a table as its authors publish it."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from selfalign.errors import UserError
-from selfalign.models.names import may_be_on_hub
-from selfalign.seeds.files import read_rows
-from selfalign.seeds.rows import Header, Problem, listed, show
+from selfalign.seeds.rows import listed, show
 
 _COLUMNS = ("Question", "Best Answer", "Correct Answers", "Incorrect Answers")
-_FIELDS = ("question", "best_answer", "correct_answers", "incorrect_answers")
-"""What the hub's data set calls the columns."""
-_CONFIGURATION, _SPLIT = "generation", "validation"
-"""Where the hub's data set has its questions; another one may have a single configuration and split of other names."""
-_OTHER_FILES = (".json", ".jsonl", ".parquet", ".txt", ".xlsx", ".zip")
-
-_Cells = tuple[str, str, tuple[str, ...], tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -35,100 +25,45 @@ class Question:
     incorrect: tuple[str, ...]
 
 
-def read_questions(source: str) -> list[Question]:
-    """The questions of a table with the columns Question, Best Answer, Correct Answers and Incorrect Answers, or of a data set.
-
-    In a table the last two hold answers separated by semicolons. In a data set (a folder, or the hub's name of one, which is
-    downloaded once) the columns are question, best_answer, correct_answers and incorrect_answers, the last two lists; of its
-    configurations "generation" is read where there is one, of its splits "validation" or the only one. Other columns are not
-    used.
+def read_questions(path: str) -> list[Question]:
+    """The questions of a table with the columns Question, Best Answer, Correct Answers and Incorrect Answers; the last two hold
+    answers separated by semicolons. Other columns are not used. Editions differ (817 questions once, 790 now).
 
     Raises:
-        UserError: no such file or data set, a column is missing, a cell is empty, or a question comes twice; with its place.
+        UserError: no such file, a column is missing, a cell is empty, or a question comes twice; with its line.
     """
-    table = source.lower().endswith((".csv", ".tsv"))
-    found: dict[str, tuple[Question, str]] = {}
-    for where, cells in _of_table(source) if table else _of_data_set(source):
-        for name, cell in zip(_COLUMNS if table else _FIELDS, cells, strict=True):
-            if not cell:
-                raise UserError(f"{where}: column {show(name)} holds nothing; fill it in or remove the row")
-        question = _question(*cells)
-        if question.id in found:
-            raise UserError(f"{where}: the question is that of {found[question.id][1]}; remove one")
-        found[question.id] = question, where
+    if not path.lower().endswith((".csv", ".tsv")):
+        raise UserError(f"{path}: is not a .csv or .tsv file; give a table in TruthfulQA's format")
+    found: dict[str, tuple[Question, int]] = {}
+    try:
+        with Path(path).open(newline="", encoding="utf-8-sig") as file:
+            table = csv.DictReader(file, delimiter="\t" if path.lower().endswith(".tsv") else ",")
+            columns, line = table.fieldnames or (), 2
+            if missing := [name for name in _COLUMNS if name not in columns]:
+                what = f"has no column {listed(missing)} among {listed(columns)}; rename or add it (TruthfulQA's format)"
+                raise UserError(f"{path}:1: {what}")
+            for row in table:
+                question = _question({name: (row[name] or "").strip() for name in _COLUMNS}, f"{path}:{line}")
+                if question.id in found:
+                    raise UserError(f"{path}:{line}: the question is that of line {found[question.id][1]}; remove one")
+                found[question.id], line = (question, line), table.line_num + 1
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        what = "no such file; check the path" if isinstance(error, FileNotFoundError) else f"cannot be read as a table: {error}"
+        raise UserError(f"{path}: {what}") from None
     if not found:
-        raise UserError(f"{source}: has no rows; it must hold at least one question")
+        raise UserError(f"{path}: has no rows; it must hold at least one question")
     return [question for question, _ in found.values()]
 
 
-def _question(text: str, best: str, correct: tuple[str, ...], incorrect: tuple[str, ...]) -> Question:
+def _question(cells: dict[str, str], where: str) -> Question:
+    text, best, *several = cells.values()
+    correct, incorrect = (tuple(_closed(each) for one in cell.split(";") if (each := one.strip())) for cell in several)
+    for name, cell in zip(_COLUMNS, (text, best, correct, incorrect), strict=True):
+        if not cell:
+            raise UserError(f"{where}: column {show(name)} holds nothing; fill it in or remove the row")
     id = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-    return Question(f"truthfulqa-{id[:16]}", text, _closed(best), tuple(map(_closed, correct)), tuple(map(_closed, incorrect)))
+    return Question(f"truthfulqa-{id[:16]}", text, _closed(best), correct, incorrect)
 
 
 def _closed(text: str) -> str:
     return text if text.endswith(".") else text + "."
-
-
-def _of_table(path: str) -> Iterator[tuple[str, _Cells]]:
-    for item in read_rows(path):
-        if isinstance(item, Problem):
-            raise UserError(f"{item.where}: {item.what}")
-        if isinstance(item, Header):
-            _need(item.where, _COLUMNS, item.columns)
-            continue
-        text, best, correct, incorrect = (str(item.fields[name]) for name in _COLUMNS)
-        yield item.where, (text.strip(), best.strip(), _trimmed(correct.split(";")), _trimmed(incorrect.split(";")))
-
-
-def _of_data_set(name: str) -> Iterator[tuple[str, _Cells]]:
-    rows = _loaded(name)
-    _need(name, _FIELDS, rows.column_names)
-    for place, row in enumerate(rows):
-        text, best, correct, incorrect = (row[field] for field in _FIELDS)
-        where = f"{name}: row {place}"
-        if not all(isinstance(each, list) for each in (correct, incorrect)):
-            raise UserError(f"{where}: {_FIELDS[2]} and {_FIELDS[3]} must be lists of answers")
-        yield where, (str(text or "").strip(), str(best or "").strip(), _trimmed(correct), _trimmed(incorrect))
-
-
-def _loaded(name: str) -> Any:
-    """The rows of the data set's questions, from the hub or a local folder; no code of the data set's own runs."""
-    folder = Path(name).expanduser()
-    here = folder.is_dir()
-    if not here and (folder.suffix in _OTHER_FILES or not may_be_on_hub(name)):
-        raise UserError(
-            f"{name}: is not a .csv or .tsv file; give a table in TruthfulQA's format, or a data set with its columns (a folder,"
-            " or its name on the hub)"
-        )
-    try:
-        import datasets
-    except ImportError:
-        raise UserError(f"{name}: data sets need the package datasets; install it with: pip install 'selfalign[eval]'") from None
-    source, bars = str(folder.resolve()) if here else name, not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        known = datasets.get_dataset_config_names(source)
-        splits: Any = datasets.load_dataset(source, _CONFIGURATION if _CONFIGURATION in known else None)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"{name}: cannot be loaded as a data set ({show(reason, 160)}); check the name, or give a local table (.csv)"
-        ) from error
-    finally:
-        if bars:
-            datasets.enable_progress_bars()
-    if _SPLIT not in splits and len(splits) != 1:
-        raise UserError(f"{name}: has the splits {listed(list(splits))}; one of them must be called {_SPLIT}, or be the only one")
-    return splits[_SPLIT] if _SPLIT in splits else next(iter(splits.values()))
-
-
-def _need(where: str, wanted: tuple[str, ...], columns: Any) -> None:
-    if missing := [name for name in wanted if name not in columns]:
-        raise UserError(
-            f"{where}: has no column {listed(missing)} among {listed(columns)}; rename or add it (TruthfulQA's format)"
-        )
-
-
-def _trimmed(answers: list[Any]) -> tuple[str, ...]:
-    return tuple(text for each in answers if (text := str(each or "").strip()))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from selfalign.errors import UserError
-from selfalign.evaluators._answers import GREEDY, answers
+from selfalign.evaluators._answers import answers
 from selfalign.evaluators._metrics import share
 from selfalign.models.classifier import load, outputs, released, rendering_fits, token_ids, window
 from selfalign.models.names import resolve_ref
@@ -65,7 +65,8 @@ class Harmfulness:
     """Tokens the classifier reads at most; 0: its window."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps."""
-    sampling: Sampling = GREEDY
+    sampling: Sampling | None = None
+    """null: as the recipe decodes evaluations."""
 
     def __post_init__(self) -> None:
         for name, wrong in (

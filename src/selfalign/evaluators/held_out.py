@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from selfalign.evaluators._answers import GREEDY, answers, demonstrations
+from selfalign.evaluators._answers import answers, demonstrations
 from selfalign.evaluators._metrics import mean, share
 from selfalign.protocols import Context
 from selfalign.text import count_words, is_finished
 from selfalign.types import Completion, Example, Likelihood, Metric, Sampling
+
+SENTENCES = 0.9
+"""Least share of responses that end with a sentence for `finished` to ask it of answers: our own choice, the filters' tenth."""
 
 
 @dataclass(frozen=True)
@@ -19,10 +22,12 @@ class HeldOut:
     Zero-shot, because the question is what training put into the weights.
     """
 
-    sampling: Sampling = GREEDY
+    sampling: Sampling | None = None
+    """null: as the recipe decodes evaluations."""
 
     def evaluate(self, context: Context, held_out: Sequence[Example]) -> list[Metric]:
-        """`response_words`: mean words of an answer; `finished`: share that the model ended itself, at the end of a sentence;
+        """`response_words`: mean words of an answer; `finished`: share that the model ended itself, at the end of a sentence
+        (where a tenth of the seeds' responses ends elsewhere, as labels and JSON do: that it ended itself, see `preflight`);
         `log_likelihood`: mean over prompts of the reference's log-probability per token, in nats.
 
         The same of the prompts with earlier turns alone, where there are any: `second_turn_words`, `second_turn_finished`,
@@ -35,14 +40,22 @@ class HeldOut:
         references = [example for example in held_out if example.response]
         shown = demonstrations(context, references) if context.eval_retriever is not None else ()
         likelihoods = context.likelihood("held_out_likelihood", references, shown) if references else []
-        answered = list(zip(held_out, completions, strict=True))
+        ends = _share_of_sentences(context.pool.seeds, held_out) >= SENTENCES
+        ended = [one.finish == "stop" and (not ends or is_finished(one.text)) for one in completions]
+        answered = list(zip(held_out, completions, ended, strict=True))
         scored = list(zip(references, likelihoods, strict=True))
         later = _figures(
             ("second_turn_finished", "second_turn_words", "second_turn_log_likelihood"),
-            [(example, answer) for example, answer in answered if example.history],
+            [each for each in answered if each[0].history],
             [(example, likelihood) for example, likelihood in scored if example.history],
         )
         return [*_figures(("finished", "response_words", "log_likelihood"), answered, scored), *later]
+
+    def preflight(self, seeds: Sequence[Example], held_out: Sequence[Example]) -> str:
+        """As `Preflight.preflight`: that `finished` does not look for the end of a sentence, because the seeds' responses have none."""
+        if not held_out or (share := _share_of_sentences(seeds, held_out)) >= SENTENCES:
+            return ""
+        return f"finished counts all answers that the model ended itself: {share:.0%} of the seeds' responses end with a sentence"
 
     def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
         """As `Preflight.metric_names`."""
@@ -53,15 +66,21 @@ class HeldOut:
         return (*names, *(f"second_turn_{name.removeprefix('response_')}" for name in second))
 
 
+def _share_of_sentences(seeds: Sequence[Example], held_out: Sequence[Example]) -> float:
+    """Of the responses of seeds, or of references where there are no seeds; 1 where there is neither."""
+    texts = [one.response for one in (seeds or held_out) if one.response.strip()]
+    return sum(map(is_finished, texts)) / len(texts) if texts else 1.0
+
+
 def _figures(
     names: tuple[str, str, str],
-    answered: Sequence[tuple[Example, Completion]],
+    answered: Sequence[tuple[Example, Completion, bool]],
     scored: Sequence[tuple[Example, Likelihood]],
 ) -> Iterator[Metric]:
     if not answered:
         return
     finished, words, log_likelihood = names
-    ids, completions = [example.id for example, _ in answered], [answer for _, answer in answered]
-    yield share(finished, ids, [answer.finish == "stop" and is_finished(answer.text) for answer in completions])
-    yield from mean(words, ids, [float(count_words(answer.text)) for answer in completions], better="neither")
+    ids = [example.id for example, *_ in answered]
+    yield share(finished, ids, [ended for *_, ended in answered])
+    yield from mean(words, ids, [float(count_words(answer.text)) for _, answer, _ in answered], better="neither")
     yield from mean(log_likelihood, [example.id for example, _ in scored], [likelihood.per_token for _, likelihood in scored])

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from selfalign.errors import UserError
 from selfalign.protocols import Context
 from selfalign.types import Example, Metric
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -21,10 +25,12 @@ class LmEval:
     """
 
     tasks: tuple[str, ...] = ()
-    """Names of the harness's tasks, groups and tags (their data come from the hub), files of a task (.yaml; its data may be a
-    local file), or folders of such files. A group is one figure over all of its prompts."""
+    """Names of the harness's tasks, groups and tags (their data come from the hub), NAME=FILE for a task of the harness on a
+    local file of its data set's layout (.csv, .json, .jsonl, .parquet; truthfulqa_mc1=multiple_choice.parquet), files of a task
+    (.yaml; its data may be a local file), or folders of such files. A group is one figure over all of its prompts."""
     ifeval_file: str = ""
-    """Rows in IFEval's format, one JSON object a line: key, prompt, instruction_id_list, kwargs."""
+    """Rows in IFEval's format, one JSON object a line: prompt, instruction_id_list, kwargs; asked as the harness's task `ifeval`,
+    and measured instruction by instruction."""
     limit: int = 0
     """Only the first so many prompts of each task and of IFEval; 0: all."""
     num_fewshot: int | None = None
@@ -58,20 +64,16 @@ class LmEval:
         """
         if not self.tasks and not self.ifeval_file:
             return ""
-        parts = [_harness_version()]
-        if self.ifeval_file:
-            from selfalign.evaluators import _harness_ifeval as ifeval
-
-            rows = ifeval.read_rows_of(self.ifeval_file, self.limit)
-            parts += [repr(rows), repr(ifeval.lacking_data(rows, warn=True))]
-        if self.tasks:
-            from selfalign.evaluators import _harness_tasks as tasks
-
-            parts.append(tasks.fingerprint(tasks.load(self.tasks, self.num_fewshot), self.limit, self.max_tokens))
-        return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()
+        harness = _harness()
+        asked = harness.load(self.tasks, self.ifeval_file, self.num_fewshot)
+        if self.ifeval_file and (text := harness.ifeval.lacking(asked["ifeval"]["ifeval"])):
+            _log.warning(text)
+        parts = (version("lm_eval"), harness.fingerprint(asked, self.limit, self.max_tokens))
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def evaluate(self, context: Context, held_out: Sequence[Example]) -> list[Metric]:
-        """`TASK:METRIC` (`TASK:METRIC:FILTER` where a task filters its answers in several ways) for every metric of a task.
+        """`TASK:METRIC` (`TASK:METRIC:FILTER` where a task filters its answers in several ways) for every metric of a task, and
+        `TASK:cut`, the share of prompts to which an answer ran into its length, where a task has answers written.
 
         A metric that is a mean over prompts carries their outcomes: a share with Wilson's interval, another mean with a t
         interval. One that is not (perplexity, F1 over the corpus …) has value ± 1.96 bootstrap standard errors, as the
@@ -82,8 +84,8 @@ class LmEval:
         prompts, since the instructions of one prompt are not independent; loose: in any of 8 variants without first line,
         last line, asterisks). `ifeval:unscored` is the share of prompts with an instruction whose checker cannot decide;
         such prompts are no part of the two prompt metrics, such instructions none of the other two. The checkers that split
-        sentences need NLTK's data: `python -m nltk.downloader punkt_tab`, once; nothing is downloaded here. `ifeval:cut` is
-        the share of answers that ran into `max_tokens`. Empty answers follow nothing.
+        sentences need NLTK's data: `python -m nltk.downloader punkt_tab`, once; nothing is downloaded here. Empty answers
+        follow nothing.
 
         Greedy, unless a task samples. Few-shot examples are drawn as by the harness. A text too long for log-likelihood loses its
         beginning, as there (a warning says how often); a prompt that does not fit beside its answer stops the run instead.
@@ -95,36 +97,23 @@ class LmEval:
             UserError: as `check`; a prompt that does not fit the model's window, or a text of a perplexity task.
             RunFailed: a task's score is not a finite number.
         """
-        metrics: list[Metric] = []
-        if self.tasks or self.ifeval_file:
-            _harness_version()
-        if self.tasks:
-            from selfalign.evaluators import _harness_tasks as tasks
-
-            asked = tasks.load(self.tasks, self.num_fewshot)
-            metrics += tasks.measure(context, asked, self.limit, self.max_tokens, self.chat)
-        if self.ifeval_file:
-            from selfalign.evaluators import _harness_ifeval as ifeval
-
-            rows = ifeval.read_rows_of(self.ifeval_file, self.limit)
-            metrics += ifeval.measure(context, rows, self.max_tokens, self.ifeval_file)
+        if not self.tasks and not self.ifeval_file:
+            return []
+        harness = _harness()
+        asked = harness.load(self.tasks, self.ifeval_file, self.num_fewshot)
+        metrics: list[Metric] = harness.measure(context, asked, self.limit, self.max_tokens, self.chat)
         return metrics
 
     def prompts(self, seeds: Sequence[Example]) -> Sequence[Example]:
-        """As `Preflight.prompts`: IFEval's prompts, and those of tasks as they stand without few-shot examples.
+        """As `Preflight.prompts`: the prompts of tasks and of IFEval as they stand without few-shot examples.
 
         Raises:
             UserError: as `check`.
         """
-        found: list[Example] = []
-        if self.tasks:
-            from selfalign.evaluators import _harness_tasks as tasks
-
-            found += tasks.prompts(tasks.load(self.tasks, self.num_fewshot), self.limit)
-        if self.ifeval_file:
-            from selfalign.evaluators import _harness_ifeval as ifeval
-
-            found += [Example(row.id, row.prompt, "") for row in ifeval.read_rows_of(self.ifeval_file, self.limit)]
+        if not self.tasks and not self.ifeval_file:
+            return []
+        harness = _harness()
+        found: list[Example] = harness.prompts(harness.load(self.tasks, self.ifeval_file, self.num_fewshot), self.limit)
         return found
 
     def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
@@ -133,8 +122,11 @@ class LmEval:
         return (*(("*:*",) if self.tasks else ()), *(f"ifeval:{name}" for name in figures if self.ifeval_file))
 
 
-def _harness_version() -> str:
+def _harness() -> Any:
     try:
-        return version("lm_eval")
+        version("lm_eval")
     except PackageNotFoundError:
         raise UserError("LmEval needs the package lm_eval; install it with: pip install 'selfalign[eval]'") from None
+    from selfalign.evaluators import _harness_tasks
+
+    return _harness_tasks

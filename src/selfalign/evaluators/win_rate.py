@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from selfalign.errors import UserError
-from selfalign.evaluators._answers import GREEDY, answers
+from selfalign.evaluators._answers import answers
 from selfalign.evaluators._length_control import length_controlled
 from selfalign.evaluators._metrics import mean, outcomes, share
 from selfalign.models.classifier import rendering_fits, reward_model
@@ -87,7 +87,8 @@ class WinRate:
     """Tokens a reward model reads at most; 0: its window."""
     device: str = "auto"
     """Where a reward model runs: auto, cpu, cuda, cuda:1 or mps."""
-    sampling: Sampling = GREEDY
+    sampling: Sampling | None = None
+    """null: as the recipe decodes evaluations."""
 
     def __post_init__(self) -> None:
         for name, wrong in (

@@ -25,7 +25,7 @@ from selfalign.loop.steps import conserve, make_round
 from selfalign.loop.vectors import RunVectors
 from selfalign.proof.diversity import GUARDS
 from selfalign.proof.stats import LEAST, too_few
-from selfalign.protocols import Context, Progress, TrainJob
+from selfalign.protocols import Context, Preflight, Progress, TrainJob, declared
 from selfalign.recipe import Recipe
 from selfalign.record.checkpoints import read_manifest, write_synced
 from selfalign.record.exports import export_metrics, export_round
@@ -267,4 +267,14 @@ def evaluate(run: Setup, context: Context) -> None:
         raise RunFailed(f"an evaluator names a metric {taken[0]}; the guards' names begin so: {', '.join(GUARDS)}")
     if twice := [name for name, count in Counter(metric.name for metric in metrics).items() if count > 1]:
         raise RunFailed(f"two evaluators of recipe {recipe.name} give the metric {twice[0]}; one would replace the other")
-    store.finish_evaluation(context.round, metrics, time.monotonic() - began - store.seconds(context.round))
+    with store.transaction("evaluate"):
+        for text in _caveats(run, context):
+            _log.warning("%s", text)
+            store.event("evaluation", {"text": text})
+        store.finish_evaluation(context.round, metrics, time.monotonic() - began - store.seconds(context.round))
+
+
+def _caveats(run: Setup, context: Context) -> list[str]:
+    """What a reader must know of the evaluators' figures, once: in round 0."""
+    parts = run.recipe.evaluators if context.round == 0 else ()
+    return [text for part in parts if (text := declared(part, Preflight).preflight(context.pool.seeds, run.held_out))]

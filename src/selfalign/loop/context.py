@@ -53,16 +53,16 @@ def _make_context(run: Setup, current: ModelRef, pool: Pool, session: Session, e
             yield context
             return
         with recipe.engine.open(other, recipe.format) as its_session:
-            yield replace(context, session=its_session, journal=replace(journal, session=its_session))
+            yield replace(context, journal=replace(journal, session=its_session))
 
     context = Context(
         round=round,
         seed=recipe.seed,
         pool=pool.single_turns(),
-        session=session,
         encode=remember(encode),
         journal=journal,
         open_model=open_model,
         eval_retriever=recipe.eval_retriever,
+        eval_sampling=recipe.eval_sampling,
     )
     return context

@@ -18,7 +18,7 @@ from selfalign.proof.injection import addressed
 from selfalign.proof.judge_stats import Column, auc_interval, entropy, mean_change, modal_share, repeatability, spearman
 from selfalign.proof.spoiling import KINDS, spoil
 from selfalign.proof.stats import Interval, wilson
-from selfalign.protocols import Context, Journal, Scorer, Work
+from selfalign.protocols import Context, Journal, Scorer, Session, Work
 from selfalign.text import count_words
 from selfalign.types import Better, Completion, Continuation, Example, Likelihood, Metric, Request, Sampling, derive_seed
 
@@ -283,6 +283,10 @@ class _Prefixed:
 
     journal: Journal
     head: str
+
+    @property
+    def session(self) -> Session:
+        return self.journal.session
 
     def generate(self, stage: str, requests: Sequence[Request], sampling: Sampling) -> list[tuple[Request, Completion]]:
         return self.journal.generate(f"{self.head}_{stage}", requests, sampling)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from selfalign.errors import UserError
-from selfalign.evaluators import Harmfulness, LmEval, Truthfulness, WinRate
+from selfalign.evaluators import Harmfulness, LmEval, Refusal, Truthfulness, WinRate
 from selfalign.protocols import Evaluator
 from selfalign.recipe import Recipe
 
@@ -17,6 +17,7 @@ TOLD_BY = {"truthfulness": ("file",), "harmfulness": ("classifier",), "win_rate"
 def measured_by(
     recipe: Recipe,
     *,
+    refusal: Refusal = Refusal(),
     truthfulness: Truthfulness = Truthfulness(),
     harmfulness: Harmfulness = Harmfulness(),
     win_rate: WinRate = WinRate(),
@@ -28,6 +29,7 @@ def measured_by(
 
     Args:
         recipe: the recipe whose models are measured.
+        refusal: which categories of held-out prompts deserve a refusal and which an answer, where the recipe measures refusals.
         truthfulness: measured on the table named by its `file` (TruthfulQA's format); without one it is not.
         harmfulness: the share of answers its `classifier` calls harmful; without one it is not measured.
         win_rate: the answers against the references by its `judge`; without one it is not measured.
@@ -47,7 +49,11 @@ def measured_by(
         if not any(getattr(part, option) for option in TOLD_BY[name]):
             needed = " or ".join(f"--{name}.{option}" for option in TOLD_BY[name])
             raise UserError(f"options of --{name} change nothing without {needed}: give that, or take them out")
-    return replace(recipe, evaluators=(*recipe.evaluators, *asked.values()))
+    own = recipe.evaluators
+    if refusal != Refusal():
+        told = [replace(refusal, sampling=refusal.sampling or part.sampling) for part in own if isinstance(part, Refusal)]
+        own = (*told, *(part for part in own if not isinstance(part, Refusal)))
+    return replace(recipe, evaluators=(*own, *asked.values()))
 
 
 def bring_their_own(evaluators: Sequence[Evaluator]) -> bool:

@@ -76,6 +76,7 @@ TASKS = {
     "acc": "share of questions whose right answer is the likeliest",
     "acc_norm": "share of questions whose right answer is the likeliest for its length",
     "exact_match": "share of answers that are the right one, word for word",
+    "cut": "share of questions to which an answer ran into its length",
     "word_perplexity": "perplexity of its texts, per word",
     "byte_perplexity": "perplexity of its texts, per byte",
     "bits_per_byte": "bits per byte of its texts",

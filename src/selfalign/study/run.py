@@ -103,7 +103,8 @@ def depends_on_seed(arm: Arm) -> bool:
     recipe = arm.recipe
     if recipe.rounds:
         return True
-    sampled = any(part.sampling.temperature > 0 for part in recipe.evaluators if hasattr(part, "sampling"))
+    decoding = [getattr(part, "sampling", None) or recipe.eval_sampling for part in recipe.evaluators]
+    sampled = any(sampling.temperature > 0 for sampling in decoding)
     drawn = recipe.eval_retriever is not None and (not isinstance(recipe.eval_retriever, Knn) or recipe.validation_share > 0)
     return sampled or drawn
 

@@ -26,17 +26,11 @@ from selfalign.types import Metric, ModelRef
 CHOICE = "validation_log_likelihood"
 """The metric that chooses the round."""
 
-_UNCOUNTED = (
-    "a refusal in other words, or in another language, is not counted, and neither the truth nor the harm of an answer is judged."
+REFUSALS = (
+    "Refusals are judged by English phrase rules, or by likeness to the seeds' refusals where a warning says so: a refusal in"
+    " other words is not counted, and neither the truth nor the harm of an answer is judged."
 )
-REFUSAL_JUDGES = {
-    "phrases": f"Refusals are judged by English phrase rules: {_UNCOUNTED}",
-    "hybrid": (
-        "Refusals are judged by English phrase rules and a small linear model trained on English answers, which may also take "
-        f"sympathy for a refusal: {_UNCOUNTED}"
-    ),
-}
-"""What is to be known of each judge of `evaluators.refusal.Refusal`."""
+"""What is to be known of the judges of `evaluators.refusal.Refusal`."""
 
 
 def model_card(store: Store, round: int, *, license: str | None = None, merged: bool = False) -> str:
@@ -191,7 +185,9 @@ def _limits(facts: Facts, round: int, after: Sequence[Metric]) -> Iterable[str]:
         yield "No held-out prompts were measured: nothing here shows that the model is better than the one it came from."
     yield "They come from one run with one random seed; the intervals do not cover how much another seed would change it."
     if {"refusal", "over_refusal"} & {metric.name for metric in after}:
-        yield from sorted({REFUSAL_JUDGES[judge] for judge in _refusal_judges(facts) if judge in REFUSAL_JUDGES})
+        parts = [str(part.get("part", "")) for part in facts.identity.get("evaluators", ())]
+        if any(part.endswith(".evaluators.refusal.Refusal") for part in parts):  # of another's judge nothing is known
+            yield REFUSALS
     if not facts.validation:
         yield "No seed examples were held out for validation, so no round was compared with another before this one was shipped."
     if made := sum(row["kept"] for row in facts.rounds if row["round"] <= round):
@@ -202,13 +198,6 @@ def _limits(facts: Facts, round: int, after: Sequence[Metric]) -> Iterable[str]:
     if not is_hub_name(facts.start.base):
         yield "The base model was a local folder: only its hash says which one."
     yield "What the base model gets wrong, this one may get wrong too."
-
-
-def _refusal_judges(facts: Facts) -> Iterable[str]:
-    """Who judged refusals, by the options of our own evaluator; of another's nothing is known."""
-    for part in facts.identity.get("evaluators", ()):
-        if str(part.get("part", "")).endswith(".evaluators.refusal.Refusal"):
-            yield str(part.get("judge"))
 
 
 def _held_out(metrics: Iterable[Metric]) -> list[Metric]:
