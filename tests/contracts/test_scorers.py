@@ -56,8 +56,9 @@ def scoring_context(**changes: Any) -> Context:
     def open_model(model: str) -> Iterator[Context]:
         yield made
 
-    calls = {name: changes.pop(name) for name in ("generate", "likelihood", "continuation") if name in changes}
-    made = calling(dataclasses.replace(context(open_model=open_model), **{"session": Window(), **changes}), **calls)
+    names = ("generate", "likelihood", "continuation", "session")
+    calls = {"session": Window(), **{name: changes.pop(name) for name in names if name in changes}}
+    made = calling(dataclasses.replace(context(open_model=open_model), **changes), **calls)
     return made
 
 

@@ -52,7 +52,7 @@ class HeldOut:
         return [*_figures(("finished", "response_words", "log_likelihood"), answered, scored), *later]
 
     def preflight(self, seeds: Sequence[Example], held_out: Sequence[Example]) -> str:
-        """As `Preflight.preflight`: that `finished` does not look for the end of a sentence, because the seeds' responses have none."""
+        """As `Preflight.preflight`: that `finished` asks for no end of a sentence, because the seeds' responses have none."""
         if not held_out or (share := _share_of_sentences(seeds, held_out)) >= SENTENCES:
             return ""
         return f"finished counts all answers that the model ended itself: {share:.0%} of the seeds' responses end with a sentence"
