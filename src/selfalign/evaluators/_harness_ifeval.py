@@ -17,7 +17,7 @@ from selfalign.evaluators._metrics import outcomes, share
 from selfalign.proof.stats import mean_interval
 from selfalign.protocols import Context
 from selfalign.seeds.files import read_rows
-from selfalign.seeds.rows import JsonNumber, Malformed, Problem, Row, kind, listed, show
+from selfalign.seeds.rows import Problem, Row, kind, listed, show
 from selfalign.types import Example, Metric, Sampling
 
 _log = logging.getLogger(__name__)
@@ -173,10 +173,9 @@ def read_rows_of(path: str, limit: int = 0) -> list[Asked]:
     for item in read_rows(path):
         if isinstance(item, Problem):
             raise UserError(f"{item.where}: {item.what}")
-        assert isinstance(item, Row)  # the format has no header
         try:
             row = _row(item)
-        except (_Wrong, Malformed) as error:
+        except _Wrong as error:
             raise UserError(f"{item.where}: {error}") from None
         if row.id in rows:
             raise UserError(f"{item.where}: the key is that of {rows[row.id][1]}; change one")
@@ -195,7 +194,7 @@ def _row(item: Row) -> Asked:
     if missing := [name for name in ("key", "prompt", "instruction_id_list", "kwargs") if name not in fields]:
         raise _Wrong(f"has no field {listed(missing)}; add it (IFEval's format)")
     key, prompt, ids, kwargs = (fields[name] for name in ("key", "prompt", "instruction_id_list", "kwargs"))
-    if not (isinstance(key, JsonNumber) or (isinstance(key, str) and key.strip())):
+    if not (isinstance(key, (int, float)) or (isinstance(key, str) and key.strip())):
         raise _Wrong(f'"key" is {kind(key)}; make it a number or a text')
     if not (isinstance(prompt, str) and prompt.strip()):
         raise _Wrong(f'"prompt" is {"empty" if isinstance(prompt, str) else kind(prompt)}; make it a text')
@@ -205,7 +204,7 @@ def _row(item: Row) -> Asked:
         has = f"has {len(kwargs)} items" if isinstance(kwargs, list) else f"is {kind(kwargs)}"
         raise _Wrong(f'"kwargs" {has}; give one object for each of the {len(ids)} instructions')
     options = tuple(_options(id, given) for id, given in zip(ids, kwargs, strict=True))
-    return Asked(f"ifeval/{key.text if isinstance(key, JsonNumber) else key}", prompt, tuple(ids), options)
+    return Asked(f"ifeval/{key}", prompt, tuple(ids), options)
 
 
 def _options(id: Any, given: Any) -> dict[str, Any]:
@@ -216,7 +215,7 @@ def _options(id: Any, given: Any) -> dict[str, Any]:
         raise _Wrong(f"{named} is no instruction of the harness; it has {listed(sorted(known), 30)}")
     if not isinstance(given, dict):
         raise _Wrong(f"kwargs of {id} are {kind(given)}; make them an object")
-    options = {name: _plain(value) for name, value in given.items() if value is not None}
+    options = {name: value for name, value in given.items() if value is not None}
     checker = known[id](id)
     try:
         checker.build_description(**options)
@@ -226,11 +225,3 @@ def _options(id: Any, given: Any) -> dict[str, Any]:
     if lacking := [name for name in checker.get_instruction_args_keys() if not options.get(name)]:
         raise _Wrong(f"{id} lacks {listed(lacking)} in its kwargs, and would be checked by a random one; add it")
     return options
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Malformed):
-        raise value
-    if isinstance(value, JsonNumber):
-        return json.loads(value.text)
-    return [_plain(item) for item in value] if isinstance(value, list) else value

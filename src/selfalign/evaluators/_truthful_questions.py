@@ -11,7 +11,7 @@ from typing import Any
 from selfalign.errors import UserError
 from selfalign.models.names import may_be_on_hub
 from selfalign.seeds.files import read_rows
-from selfalign.seeds.rows import Header, Problem, listed, show
+from selfalign.seeds.rows import Problem, listed, show
 
 _COLUMNS = ("Question", "Best Answer", "Correct Answers", "Incorrect Answers")
 _FIELDS = ("question", "best_answer", "correct_answers", "incorrect_answers")
@@ -74,9 +74,7 @@ def _of_table(path: str) -> Iterator[tuple[str, _Cells]]:
     for item in read_rows(path):
         if isinstance(item, Problem):
             raise UserError(f"{item.where}: {item.what}")
-        if isinstance(item, Header):
-            _need(item.where, _COLUMNS, item.columns)
-            continue
+        _need(item.where, _COLUMNS, list(item.fields))
         text, best, correct, incorrect = (str(item.fields[name]) for name in _COLUMNS)
         yield item.where, (text.strip(), best.strip(), _trimmed(correct.split(";")), _trimmed(incorrect.split(";")))
 

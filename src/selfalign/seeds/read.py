@@ -9,54 +9,22 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from selfalign.errors import SeedError
 from selfalign.seeds.files import read_rows
-from selfalign.seeds.rows import MAX_FIELD, Header, Malformed, Problem, Row, json_text, kind, listed, show
+from selfalign.seeds.rows import MAX_FIELD, Malformed, Problem, Row, json_text, kind, listed, show
 from selfalign.types import Example
-
-_MAX_PROBLEMS = 100
-"""Reading stops here: who has 100 wrong rows has one fault in whatever wrote them."""
 
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
 _FORBIDDEN_IN_NAME = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _CATEGORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_FORMS = {"prompt": "response", "question": "answer", "instruction": "output", "messages": "messages"}
+"""The names under which a row may hold its prompt and its response."""
+_KNOWN = sorted({*_FORMS, *_FORMS.values()})
 _EXPECTED = "prompt + response, question + answer, instruction (+ input) + output, instruction + instances, or messages"
-
-
-@dataclass(frozen=True, slots=True)
-class _Form:
-    """The names under which a row may hold its prompt and its response."""
-
-    prompt: str
-    response: str
-    input: str | None = None
-
-
-_MESSAGES = _Form("messages", "messages")
-_TASK = _Form("instruction", "output", "input")
-_FORMS = (_Form("prompt", "response"), _Form("question", "answer"), _TASK, _MESSAGES)
 _BY_TURNS = "write user and assistant turns by turns, the user's first and the assistant's last"
-_KNOWN = sorted({name for form in _FORMS for name in (form.prompt, form.response)})
-
-
-@dataclass(slots=True)
-class _Seen:
-    """Where ids and prompts have stood so far in the file."""
-
-    ids: dict[str, str] = field(default_factory=dict)
-    prompts: dict[str, str] = field(default_factory=dict)
-
-    def add(self, example: Example, where: str) -> None:
-        before = self.ids.setdefault(example.id, where)
-        if before != where:
-            raise Malformed(f"field 'id': {show(example.id)} is also the id of {before}; give each row its own")
-        before = self.prompts.setdefault(" ".join(example.asked.casefold().split()), where)
-        if before != where:
-            raise Malformed(f"the prompt {show(example.prompt)} is the same as that of {before}; remove one of the two")
 
 
 def read_seeds(path: str | Path, *, response_required: bool = True) -> tuple[Example, ...]:
@@ -80,32 +48,30 @@ def read_seeds(path: str | Path, *, response_required: bool = True) -> tuple[Exa
         SeedError: one line with the first problem, its file and line (or row), the field and the remedy, and how many
             more rows have one.
     """
-    seen = _Seen()
     examples: list[Example] = []
     problems: list[Problem] = []
+    ids: dict[str, str] = {}
+    prompts: dict[str, str] = {}
     for item in read_rows(path):
         where = item.where
         try:
             if isinstance(item, Problem):
                 problems.append(item)
-            elif isinstance(item, Header):
-                _choose_form(item.columns, response_required)
-            else:
-                for row in _instances(item):
-                    where = row.where
-                    example = _example(row, len(examples) + len(problems), response_required)
-                    seen.add(example, where)
-                    examples.append(example)
+                continue
+            for row in _instances(item):
+                where = row.where
+                example = _example(row.fields, len(examples) + len(problems), response_required)
+                if (first := ids.setdefault(example.id, where)) != where:
+                    raise Malformed(f"field 'id': {show(example.id)} is also the id of {first}; give each row its own")
+                if (first := prompts.setdefault(" ".join(example.asked.casefold().split()), where)) != where:
+                    what = f"the prompt {show(example.prompt)} is the same as that of {first}"
+                    raise Malformed(f"{what}; remove one of the two")
+                examples.append(example)
         except Malformed as error:
             problems.append(Problem(where, str(error)))
-            if isinstance(item, Header):
-                break
-        if len(problems) == _MAX_PROBLEMS:
-            break
     if problems:
-        first, more = problems[0], len(problems) - 1
-        at_least = "at least " if len(problems) == _MAX_PROBLEMS else ""
-        raise SeedError(f"{first.where}: {first.what}" + (f" (and {at_least}{more} more)" if more else ""))
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise SeedError(f"{problems[0].where}: {problems[0].what}{more}")
     if not examples:
         raise SeedError(f"{show(str(path), 500)[1:-1]}: has no rows; it must hold at least one example")
     return tuple(examples)
@@ -113,14 +79,16 @@ def read_seeds(path: str | Path, *, response_required: bool = True) -> tuple[Exa
 
 def _instances(row: Row) -> list[Row]:
     """A row of Self-Instruct's format as rows of instruction, input and output; any other row as it is."""
-    if not _holds_instances(row.fields):
+    if not {"instruction", "instances"} <= set(row.fields):
         return [row]
-    found = row.fields["instances"]
+    shared, found = dict(row.fields), row.fields["instances"]
+    del shared["instances"]
+    if mixed := [name for name in (*_KNOWN, "input") if name in shared and name != "instruction"]:
+        raise Malformed(f"mixes {listed(['instances', *mixed])}; keep one pair of fields and rename the others")
     if not isinstance(found, list):
         raise Malformed(f"field 'instances': is {kind(found)}, not a list; write one of objects with input and output")
     if not found:
         raise Malformed("field 'instances': is empty; write at least one instance or remove the row")
-    shared = {name: value for name, value in row.fields.items() if name != "instances"}
     rows = []
     for number, instance in enumerate(found, start=1):
         if not isinstance(instance, dict):
@@ -133,49 +101,36 @@ def _instances(row: Row) -> list[Row]:
     return rows
 
 
-def _example(row: Row, slot: int, response_required: bool) -> Example:
-    form = _choose_form(row.fields, response_required)
+def _example(fields: Mapping[str, Any], slot: int, response_required: bool) -> Example:
+    prompt_name, response_name = _form(fields, response_required)
+    rest = {name: value for name, value in fields.items() if name not in (prompt_name, response_name)}
     earlier: list[tuple[str, str]] = []
-    if form is _MESSAGES:
-        *earlier, (prompt, response) = _turns(row.fields["messages"], response_required)
+    if prompt_name == "messages":
+        *earlier, (prompt, response) = _turns(fields["messages"], response_required)
     else:
-        prompt = _text(row.fields, form.prompt)
-        response = _text(row.fields, form.response, required=response_required)
-        if form.input and (context := _text(row.fields, form.input, required=False)):
-            prompt = f"{prompt}\n\n{context}"
-    rest = {name: value for name, value in row.fields.items() if name not in (form.prompt, form.response, form.input)}
+        prompt = _text(fields, prompt_name)
+        response = _text(fields, response_name, required=response_required)
+    if prompt_name == "instruction" and (context := _text({"input": rest.pop("input", None)}, "input", required=False)):
+        prompt = f"{prompt}\n\n{context}"
     identity = _id(rest) if "id" in rest else f"seed-{slot + 1:04}"
     category = _category(rest)
     metadata = {name: _metadata(name, value) for name, value in rest.items() if name not in ("id", "category")}
     return Example(identity, prompt, response, slot=slot, category=category, metadata=metadata, history=tuple(earlier))
 
 
-def _choose_form(names: Collection[str], response_required: bool) -> _Form:
-    if _holds_instances(names):
-        return _TASK
-    present = [form for form in _FORMS if form.prompt in names or form.response in names]
+def _form(names: Collection[str], response_required: bool) -> tuple[str, str]:
+    present = [pair for pair in _FORMS.items() if set(pair) & set(names)]
     if len(present) > 1:
-        found = [name for form in present for name in dict.fromkeys((form.prompt, form.response)) if name in names]
+        found = [name for pair in present for name in dict.fromkeys(pair) if name in names]
         raise Malformed(f"mixes {listed(found)}; keep one pair of fields and rename the others")
     if not present:
-        raise Malformed(
-            f"has no prompt among its fields ({listed(names) or 'none'}); expected {_EXPECTED}{_nearest(names, _KNOWN)}"
-        )
-    form = present[0]
-    for name in (form.prompt, form.response) if response_required else (form.prompt,):
+        what = f"has no prompt among its fields ({listed(names) or 'none'})"
+        raise Malformed(f"{what}; expected {_EXPECTED}{_nearest(names, _KNOWN)}")
+    for name in present[0] if response_required else present[0][:1]:
         if name not in names:
             what = f"field {show(name)}: is missing among {listed(names)}"
             raise Malformed(f"{what}; expected {_EXPECTED}{_nearest(names, [name])}")
-    return form
-
-
-def _holds_instances(names: Collection[str]) -> bool:
-    """Whether inputs and outputs stand in a list, as in Self-Instruct's seed tasks."""
-    if not {"instruction", "instances"} <= set(names):
-        return False
-    if mixed := [name for name in (*_KNOWN, "input") if name in names and name != "instruction"]:
-        raise Malformed(f"mixes {listed(['instances', *mixed])}; keep one pair of fields and rename the others")
-    return True
+    return present[0]
 
 
 def _nearest(names: Collection[str], wanted: list[str]) -> str:
@@ -211,18 +166,14 @@ def _turns(messages: Any, response_required: bool) -> list[tuple[str, str]]:
 def _text(fields: Mapping[str, Any], name: str, *, required: bool = True) -> str:
     """The text of a field exactly as it stands; not required, a missing, null or blank one is ""."""
     value = fields.get(name)
+    if not required and (value is None or (isinstance(value, str) and not value.strip())):
+        return ""
+    if name not in fields:
+        raise Malformed(f"field {show(name)}: is missing; add it")
     if not isinstance(value, str):
-        if value is None and not required:
-            return ""
-        if value is None and name not in fields:
-            raise Malformed(f"field {show(name)}: is missing; add it")
-        if isinstance(value, Malformed):
-            raise Malformed(f"field {show(name)}: {value}")
         remedy = "fill it in or remove the row" if value is None else "write it as text in quotes"
         raise Malformed(f"field {show(name)}: is {kind(value)} where text must stand; {remedy}")
     if not value.strip():
-        if not required:
-            return ""
         raise Malformed(f"field {show(name)}: is empty; fill it in or remove the row")
     return _checked(name, value)
 
@@ -256,10 +207,4 @@ def _category(fields: Mapping[str, Any]) -> str:
 def _metadata(name: str, value: Any) -> str:
     if not name or len(name) > 128 or _FORBIDDEN_IN_NAME.search(name):
         raise Malformed(f"field {show(name)}: has no usable name; use 1 to 128 characters without control characters")
-    if isinstance(value, str):
-        return _checked(name, value)
-    try:
-        text = json_text(value)
-    except Malformed as error:
-        raise Malformed(f"field {show(name)}: {error}") from None
-    return _checked(name, text)
+    return _checked(name, value if isinstance(value, str) else json_text(value))
