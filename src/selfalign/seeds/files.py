@@ -6,44 +6,58 @@ business of `read`.
 
 from __future__ import annotations
 
-import csv
+import gzip
 import io
 import json
+import os
+import re
 import stat
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from selfalign.errors import SeedError
+from selfalign.seeds.data_sets import read_data_set
 from selfalign.seeds.parquet import read_parquet
-from selfalign.seeds.rows import MAX_COLUMNS, MAX_FILE, MAX_ROWS, Malformed, Problem, Row, as_row, show
-from selfalign.text import counted
+from selfalign.seeds.rows import MAX_FILE, MAX_ROWS, Malformed, Problem, Row, as_row, plain, show
+from selfalign.seeds.separated import read_separated
 
 _OTHER_CONTENT = {
-    b"\x1f\x8b": "is compressed (gzip); unpack it first",
+    b"\x1f\x8b": "is compressed (gzip); name it .gz, as in seeds.jsonl.gz",
     b"PK\x03\x04": "is a zip archive or a spreadsheet; unpack it, or export the sheet as CSV (UTF-8)",
     b"\x28\xb5\x2f\xfd": "is compressed (zstd); unpack it first",
     b"PAR1": "is a Parquet file; name it .parquet",
     b"\xff\xfe": "is UTF-16 text; save it as UTF-8",
     b"\xfe\xff": "is UTF-16 text; save it as UTF-8",
 }
+_MAX_YAML = 4 * 2**20
+_ON_HUB = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(?::[\w./-]+)?", re.ASCII)
 
 
 def read_rows(path: str | Path) -> Iterator[Row | Problem]:
-    """Rows and problems of one file, in the file's order.
+    """Rows and problems of one file or data set, in its order.
 
     Raises:
-        SeedError: the file as a whole cannot be read: missing, too large, of another format …
+        SeedError: it cannot be read as a whole: missing, too large, of another format …
     """
-    path = Path(path)
-    name = str(path) if str(path).isprintable() else repr(str(path))
-    suffix = path.suffix.lower()
+    source = str(path)
+    name = source if source.isprintable() else repr(source)
+    suffixes = [suffix.lower() for suffix in Path(source).suffixes]
+    packed = suffixes[-1:] == [".gz"]
+    suffix = "".join(suffixes[-2:-1] if packed else suffixes[-1:])
+    folder, _, split = (source, "", "") if os.path.isdir(source) else source.rpartition(":")  # noqa: PTH112 (a name may be no path)
+    if os.path.isdir(folder):  # noqa: PTH112
+        return read_data_set(name, folder, split)
+    if suffix not in _TEXTS and suffix != ".parquet" and not packed and not os.path.lexists(source) and _ON_HUB.fullmatch(source):
+        return read_data_set(name, *source.partition(":")[::2])
     if suffix not in (*_TEXTS, ".parquet"):
-        several = ", ".join((*_TEXTS, ".parquet"))
-        hint = "unpack it first" if suffix in (".gz", ".zip", ".zst", ".bz2", ".xz") else f"use one of {several}"
+        hint = f"use one of {', '.join((*_TEXTS, '.parquet'))}, .gz behind it, or a folder or name of a data set"
+        hint = "unpack it first" if suffix in (".zip", ".zst", ".bz2", ".xz") else hint
         raise SeedError(f"{name}: {f'unknown suffix {show(suffix)}' if suffix else 'a name without a suffix'}; {hint}")
-    raw = _read(path, name)
+    raw = _read(Path(source), name)
+    raw = _unpacked(raw, name) if packed else raw
     if not raw.strip():
         raise SeedError(f"{name}: the file is empty; it must hold at least one example")
     if suffix == ".parquet":
@@ -54,8 +68,6 @@ def read_rows(path: str | Path) -> Iterator[Row | Problem]:
 def _read(path: Path, name: str) -> bytes:
     try:
         info = path.stat()
-        if stat.S_ISDIR(info.st_mode):
-            raise SeedError(f"{name}: is a folder; name one file in it")
         if not stat.S_ISREG(info.st_mode):  # opening a pipe could wait for ever
             raise SeedError(f"{name}: is not a regular file; save the rows to a file first")
         if info.st_size > MAX_FILE:
@@ -68,6 +80,17 @@ def _read(path: Path, name: str) -> bytes:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a possible path"
         raise SeedError(f"{name}: cannot be read ({reason}); check the path and its permissions") from None
+
+
+def _unpacked(raw: bytes, name: str) -> bytes:
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(raw)) as file:
+            found = file.read(MAX_FILE + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise SeedError(f"{name}: cannot be unpacked as gzip ({error}); pack it anew") from None
+    if len(found) > MAX_FILE:
+        raise SeedError(f"{name}: unpacks to more than {MAX_FILE // 2**20} MiB; keep fewer rows")
+    return found
 
 
 def _decoded(name: str, raw: bytes) -> str:
@@ -127,64 +150,60 @@ def _jsonl(name: str, text: str) -> Iterator[Row | Problem]:
 
 
 def _json(name: str, text: str) -> Iterator[Row | Problem]:
-    value = _parsed(name, text, "mend it there; a file with one object a line is named .jsonl")
+    return _table(name, _parsed(name, text, "mend it there; a file with one object a line is named .jsonl"))
+
+
+def _yaml(name: str, text: str) -> Iterator[Row | Problem]:
+    """YAML with a list of examples, such as InstructLab's qna.yaml. What is not text there must be put in quotes."""
+    import yaml
+
+    if len(text) > _MAX_YAML:
+        return iter([Problem(name, f"is larger than {_MAX_YAML // 2**20} MiB, which takes long to read; write it as JSONL")])
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            return iter([Problem(name, "repeats a part by its name (*name), which a few bytes can blow up; write it out")])
+        value = plain(yaml.safe_load(text))
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        what = getattr(error, "problem", None) or "it cannot be parsed"
+        return iter([Problem(f"{name}:{mark.line + 1}" if mark else name, f"not valid YAML ({what}); mend it there")])
+    return _table(name, value)
+
+
+def _table(name: str, value: Any) -> Iterator[Row | Problem]:
+    """The rows of a parsed file: an array of objects, an object that holds one array, or columns as pandas writes them."""
+    if isinstance(value, dict):
+        value = _from_columns(value)
     if isinstance(value, dict):
         arrays = [item for item in value.values() if isinstance(item, list)]
-        if len(arrays) != 1:
-            value = Problem(name, f"is an object with {len(arrays)} arrays; write one array of objects: [{{…}}, {{…}}]")
-        else:
-            value = arrays[0]
+        what = f"is an object with {len(arrays)} arrays; write one array of objects: [{{…}}, {{…}}]"
+        value = arrays[0] if len(arrays) == 1 else Problem(name, what)
     if isinstance(value, list):
         yield from (as_row(f"{name} row {number}", item) for number, item in enumerate(value, start=1))
     else:
         yield value if isinstance(value, Problem) else as_row(name, value)
 
 
-def _separated(separator: str) -> Callable[[str, str], Iterator[Row | Problem]]:
-    """A reader of RFC 4180: fields in quotes or without any, quotes inside doubled, line breaks inside quotes kept."""
-
-    def rows(name: str, text: str) -> Iterator[Row | Problem]:
-        csv.field_size_limit(MAX_FILE)  # the module's own limit is 128 KiB; `read` has one that names the field
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-        header, where = list[str](), f"{name}:1"
-        try:
-            for cells in reader:
-                if not cells:
-                    pass
-                elif not header:
-                    header = cells
-                    if what := _unusable(header, separator):
-                        yield Problem(where, what)
-                        return
-                elif len(cells) != len(header):
-                    has = f"has {counted(len(cells), 'field')} where the header has {len(header)}"
-                    yield Problem(where, f"{has}; quote fields that hold the separator")
-                else:
-                    yield Row(where, dict(zip(header, cells, strict=True)))
-                where = f"{name}:{reader.line_num + 1}"
-        except csv.Error as error:
-            what = "is not valid CSV ({})".format(str(error).replace("\t", "\\t"))
-            yield Problem(where, f"{what}; close each quote, and double the quotes inside a quoted field")
-
-    return rows
-
-
-def _unusable(header: list[str], separator: str) -> str:
-    if len(header) == 1 and (other := next((mark for mark in ";,|\t" if mark in header[0]), "")):
-        return f"has the single column {show(header[0])}; separate columns by {separator!r} instead of {other!r}"
-    if len(header) > MAX_COLUMNS:
-        return f"has {len(header)} columns; at most {MAX_COLUMNS} are read, so drop some"
-    if "" in header:
-        return f"column {header.index('') + 1} has no name; name it or remove it"
-    if twice := next((column for column in header if header.count(column) > 1), None):
-        return f"the column {show(twice)} stands twice in the header; remove or rename one"
-    return ""
+def _from_columns(table: dict[str, Any]) -> Any:
+    """Rows out of {"prompt": {"0": …}}, {"prompt": […]} or {"columns": …, "data": …}; any other object as it is."""
+    columns, several = list(table.values()), len(table) > 1
+    if isinstance(names := table.get("columns"), list) and isinstance(data := table.get("data"), list):
+        rectangular = all(isinstance(cells, list) and len(cells) == len(names) for cells in data)
+        return [dict(zip(map(str, names), cells, strict=True)) for cells in data] if rectangular else table
+    if several and all(isinstance(column, dict) and column.keys() == columns[0].keys() for column in columns):
+        return [{name: column[key] for name, column in table.items()} for key in columns[0]]
+    texts = several and all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns)
+    if texts and not any(isinstance(cell, dict) for column in columns for cell in column):
+        return [dict(zip(table, cells, strict=True)) for cells in zip(*columns, strict=True)]
+    return table
 
 
 _TEXTS: dict[str, Callable[[str, str], Iterator[Row | Problem]]] = {
     ".jsonl": _jsonl,
     ".ndjson": _jsonl,
     ".json": _json,
-    ".csv": _separated(","),
-    ".tsv": _separated("\t"),
+    ".csv": read_separated,
+    ".tsv": read_separated,
+    ".yaml": _yaml,
+    ".yml": _yaml,
 }

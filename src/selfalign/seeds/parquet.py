@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from selfalign.seeds.rows import MAX_COLUMNS, MAX_FILE, MAX_ROWS, Problem, Row, as_row, show
+from selfalign.seeds.rows import MAX_COLUMNS, MAX_FILE, MAX_ROWS, Problem, Row, as_row, plain, show
 
 _BATCH = 32  # rows unpacked at a time
 _MAX_GROUPS = 10_000
@@ -51,13 +50,13 @@ def arrow_rows(name: str, batches: Iterable[Any]) -> Iterator[Row | Problem]:
     for batch in batches:
         where = f"{name} rows {number + 1} to {number + batch.num_rows}"
         # A small file can hold a long text once and point to it from every row.
-        plain = [each.dictionary_decode() if isinstance(each, pa.DictionaryArray) else each for each in batch.columns]
-        size += sum(values.nbytes for values in plain)
+        dense = [each.dictionary_decode() if isinstance(each, pa.DictionaryArray) else each for each in batch.columns]
+        size += sum(values.nbytes for values in dense)
         if size > MAX_FILE:
             yield Problem(where, f"unpacks to more than {MAX_FILE // 2**20} MiB; keep fewer rows")
             return
         columns = []
-        for column, values in zip(batch.schema.names, plain, strict=True):
+        for column, values in zip(batch.schema.names, dense, strict=True):
             try:
                 columns.append(values.to_pylist())
             except UnicodeDecodeError:
@@ -65,21 +64,5 @@ def arrow_rows(name: str, batches: Iterable[Any]) -> Iterator[Row | Problem]:
                 return
         for cells in zip(*columns, strict=True):
             number += 1
-            fields = {column: _json_value(cell) for column, cell in zip(batch.schema.names, cells, strict=True)}
+            fields = {column: plain(cell) for column, cell in zip(batch.schema.names, cells, strict=True)}
             yield as_row(f"{name} row {number}", fields)
-
-
-def _json_value(value: Any) -> Any:
-    """What Arrow holds as JSON would: a time or a decimal as its text, bytes as the text that they are, NaN as null."""
-    if isinstance(value, dict):
-        return {name: _json_value(each) for name, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_json_value(each) for each in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    if isinstance(value, bytes):
-        try:
-            return value.decode("utf-8")
-        except UnicodeDecodeError:
-            return f"({len(value)} bytes)"
-    return value if value is None or isinstance(value, (str, bool, int, float)) else str(value)

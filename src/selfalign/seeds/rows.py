@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ MAX_FIELD = 2**20
 MAX_ROWS = 200_000
 MAX_COLUMNS = 64
 _MAX_DEPTH = 32
+_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,61 @@ def kind(value: Any) -> str:
 def json_text(value: Any) -> str:
     """A JSON value as compact text."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def nothing(value: Any) -> bool:
+    """Whether a value says nothing: null, blank text, an empty list or object."""
+    return value is None or value in ([], {}) or (isinstance(value, str) and not value.strip())
+
+
+def text_of(fields: Mapping[str, Any], name: str, *, required: bool = True) -> str:
+    """The text of a field exactly as it stands; not required, one that says nothing is "".
+
+    Raises:
+        Malformed: it is missing, blank, no text, or holds what no text may hold.
+    """
+    value = fields.get(name)
+    if not required and nothing(value):
+        return ""
+    if name not in fields:
+        raise Malformed(f"field {show(name)}: is missing; add it")
+    if not isinstance(value, str):
+        remedy = "fill it in or remove the row" if value is None else "write it as text in quotes"
+        raise Malformed(f"field {show(name)}: is {kind(value)} where text must stand; {remedy}")
+    if not value.strip():
+        raise Malformed(f"field {show(name)}: is empty; fill it in or remove the row")
+    return checked(name, value)
+
+
+def checked(name: str, text: str) -> str:
+    """The text, if a file may hold it.
+
+    Raises:
+        Malformed: it is too long, or has a control character or half a surrogate pair.
+    """
+    if len(text) > MAX_FIELD:
+        raise Malformed(f"field {show(name)}: is longer than {MAX_FIELD:,} characters; shorten it")
+    if match := _FORBIDDEN.search(text):
+        code = ord(match.group())
+        what = "half a surrogate pair" if code >= 0xD800 else "the control character"
+        raise Malformed(f"field {show(name)}: holds {what} U+{code:04X} at character {match.start() + 1}; remove it")
+    return text
+
+
+def plain(value: Any) -> Any:
+    """What Arrow or YAML holds as JSON would: a time or a decimal as its text, bytes as the text that they are, NaN as null."""
+    if isinstance(value, dict):
+        return {str(name): plain(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            return f"({len(value)} bytes)"
+    return value if value is None or isinstance(value, (str, bool, int, float)) else str(value)
 
 
 def as_row(where: str, value: Any) -> Row | Problem:
