@@ -124,7 +124,7 @@ def test_ids_and_categories_in_any_form(tmp_path: Path) -> None:
         ("tab.csv", "prompt\tresponse\nWhy?\tSo, so.\n", {}),
         ("sep.csv", "sep=;\r\nprompt;response\r\nWhy?;So, so.\r\n", {}),
         ("pandas.csv", ',prompt,response\n5,Why?,"So, so."\n', {"Unnamed: 0": "5"}),
-        ("excel.csv", 'prompt,response,,\nWhy?,"So, so.",,\n,,,\n,,,,,\n\n', {}),
+        ("excel.csv", 'prompt,response,,\nWhy?,"So, so.",,,,\n,,,\n,,,,,\n\n', {}),
         ("spaced.csv", 'Prompt, Response\nWhy?, "So, so."\n', {}),
         ("mac.csv", 'prompt,response\rWhy?,"So, so."\r', {}),
         ("columns.json", '{"prompt": {"0": "Why?"}, "response": {"0": "So, so."}}', {}),
