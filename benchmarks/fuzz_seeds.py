@@ -21,11 +21,13 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 
 from selfalign.errors import SeedError
 from selfalign.seeds.read import read_seeds
@@ -38,7 +40,7 @@ WORDS = [
 
 
 def valid_rows(rng: random.Random) -> Rows:
-    names = rng.choice([("prompt", "response"), ("question", "answer"), ("instruction", "output")])
+    names = rng.choice([("prompt", "response"), ("question", "answer"), ("instruction", "output"), ("prompt", "completion")])
     rows: Rows = []
     for index in range(rng.randint(1, 12)):
         prompt, response = (" ".join(rng.choices(WORDS, k=rng.randint(1, 12))) for _ in range(2))
@@ -58,6 +60,27 @@ def wrong_type(rng: random.Random, rows: Rows) -> None:
 def blank(rng: random.Random, rows: Rows) -> None:
     row = rng.choice(rows)
     row[rng.choice(list(row))] = rng.choice(["", " ", "\t\n", "\u3000"])
+
+
+def chat(rng: random.Random, rows: Rows) -> None:
+    """A valid conversation in one of the usual forms, with more turns, parts, or a mistake in some."""
+    role, text = rng.choice([("role", "content"), ("from", "value")])
+    for index, row in enumerate(rows):
+        turns = [{role: side, text: f"{index} {side}"} for side in ["user", "assistant"] * rng.randint(1, 2)]
+        turns[:0] = [{role: "system", text: "Be brief."}] * rng.randint(0, 1)
+        if rng.random() < 0.2:
+            rng.choice(turns)[rng.choice([role, text, "weight", "tool_calls"])] = rng.choice([None, [], "x", 0, {"a": 1}])
+        if rng.random() < 0.2:
+            turns[0][text] = [{"type": rng.choice(["text", "image"]), "text": f"{index} part"}]
+        row.clear()
+        row[rng.choice(["messages", "conversations"])] = turns
+
+
+def beside(rng: random.Random, rows: Rows) -> None:
+    name = rng.choice(["history", "context", "input", "system", "tools", "choices", "image", "metadata", "validation", "id"])
+    value = rng.choice(["a text", "", None, [], [["a", "b"]], [["a"]], {"a": "b"}, 7, True, "[1]"])
+    for index, row in enumerate(rows):
+        row[name] = f"r01-0000{index}" if name == "id" else value
 
 
 def missing_field(rng: random.Random, rows: Rows) -> None:
@@ -195,6 +218,7 @@ def other_file(rng: random.Random, raw: bytes) -> bytes:
 
 ROW_MUTATIONS: list[Callable[[random.Random, Rows], None]] = [
     *(wrong_type, blank, missing_field, misspelt_field, extra_field, duplicate_row, no_rows, bad_character, messages),
+    *(chat, beside),
 ]
 BYTE_MUTATIONS: list[Callable[[random.Random, bytes], bytes]] = [
     *(flip, flip, flip_end, cut, drop_piece, repeat_piece, insert, insert, encoding, line_ends, deep, other_file),
@@ -222,7 +246,13 @@ def written(rng: random.Random, rows: Rows, suffix: str) -> bytes:
         writer.writeheader()
         writer.writerows(rows)
         return text.getvalue().encode("utf-8", "surrogatepass")
+    if suffix == ".yaml":
+        return yaml.safe_dump({"version": 2, "seed_examples": rows}, allow_unicode=rng.random() < 0.5).encode(
+            "utf-8", "surrogatepass"
+        )
     lines = [json.dumps(row, ensure_ascii=rng.random() < 0.5) for row in rows]
+    if suffix == ".jsonl.gz":
+        return gzip.compress("".join(line + "\n" for line in lines).encode("utf-8", "surrogatepass"), mtime=0)
     if suffix == ".jsonl":
         return "".join(line + "\n" for line in lines).encode("utf-8", "surrogatepass")
     array = "[" + ",\n".join(lines) + "]"
@@ -232,7 +262,7 @@ def written(rng: random.Random, rows: Rows, suffix: str) -> bytes:
 def mutant(seed: int, index: int) -> tuple[str, str, bytes]:
     """The suffix, the first mutation's name and the bytes of file `index`."""
     rng = random.Random(f"{seed}/{index}")
-    suffix = rng.choice([".jsonl", ".json", ".csv", ".tsv", ".parquet"])
+    suffix = rng.choice([".jsonl", ".json", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".yaml"])
     rows, names = valid_rows(rng), []
     choice = rng.random()
     if 0.05 <= choice < 0.5:
@@ -258,7 +288,8 @@ def attempt(path: Path) -> str:
     except (Exception, RecursionError) as error:
         return f"{type(error).__name__}: {error}"
     for example in examples:
-        texts = [example.id, example.prompt, example.response, *example.metadata, *example.metadata.values()]
+        texts = [example.id, example.system, example.prompt, example.response, *chain(*example.history)]
+        texts += [*example.metadata, *example.metadata.values()]
         if not (example.prompt.strip() and example.response.strip() and "\0" not in "".join(texts)):
             return f"a bad example was accepted: {example!r}"
         "".join(texts).encode()  # a lone surrogate would stop the run much later

@@ -67,6 +67,8 @@ class Example:
     scores: Mapping[str, float] = field(default_factory=dict)
     metadata: Metadata = field(default_factory=dict)
     history: Turns = ()
+    system: str = ""
+    """Instructions that stand before the whole conversation, as a system turn; "" where there are none."""
 
     def __hash__(self) -> int:
         return hash(self.id)

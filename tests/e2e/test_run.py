@@ -51,7 +51,7 @@ def test_export_holds_seeds_and_kept_samples(cli: Run, run_folder: Path, seeds_f
     done = cli("export", run_folder, "--data", tmp_path / "all.jsonl", "--dropped", tmp_path / "dropped.jsonl")
     assert done.returncode == 0, done.stderr
     pairs, dropped = rows(tmp_path / "all.jsonl"), rows(tmp_path / "dropped.jsonl")
-    assert all(set(row) == {"id", "round", "prompt", "response"} for row in pairs)
+    assert all(set(row) >= {"id", "round", "category", "validation", "prompt", "response"} for row in pairs)
     assert [row["prompt"] for row in pairs if row["round"] == 0] == [row["prompt"] for row in rows(seeds_file)]
     status = json.loads(cli("status", run_folder, "--json").stdout)
     for number, row in enumerate(status["rounds"]):
@@ -59,6 +59,8 @@ def test_export_holds_seeds_and_kept_samples(cli: Run, run_folder: Path, seeds_f
             assert sum(pair["round"] == number for pair in pairs) == row["kept"]
             assert sum(drop["round"] == number for drop in dropped) == sum(row["dropped"].values())
     assert all(drop["rule"] and drop["evidence"] for drop in dropped)
+    again = cli("check", "isara", tmp_path / "all.jsonl", "--model", "scripted", "--engine", "Scripted", "--encoder", "Hashed")
+    assert f"seeds: {len(pairs)} (" in again.stdout, again.stderr  # what a run made may be looked through and grown again
     for name, key in (("messages", "messages"), ("prompt-completion", "completion"), ("alpaca", "instruction")):
         assert cli("export", run_folder, "--data", tmp_path / name, "--format", name).returncode == 0
         assert key in rows(tmp_path / name)[0]

@@ -6,8 +6,9 @@ import json
 import math
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow.parquet as pq
 import pytest
@@ -19,7 +20,9 @@ from selfalign.export.model import export_model
 from selfalign.record.checkpoints import read_manifest
 from selfalign.record.disk import require_space, whole_file
 from selfalign.record.exports import export_metrics, export_round
+from selfalign.record.lineage import passport, passport_text
 from selfalign.record.store import Store
+from selfalign.seeds.read import read_with_notes
 from selfalign.types import Demonstration, Dropped, Example, Metric, ModelRef
 
 AWKWARD = 'line\u2028break\x85, "quotes", \t, \x00, 007, 2024-01-02, null, مرحبا 🙂\r\n'
@@ -29,8 +32,14 @@ MADE = [
     for i in range(4)
 ]
 PLAIN = [
-    *({"id": f"s{i}", "round": 0, "prompt": AWKWARD, "response": f"response {i}"} for i in range(3)),
-    *({"id": f"r1-{i}", "round": 1, "prompt": f"prompt {i}", "response": AWKWARD} for i in range(2)),
+    *(
+        {"id": f"s{i}", "round": 0, "category": "", "validation": i == 0, "prompt": AWKWARD, "response": f"response {i}"}
+        for i in range(3)
+    ),
+    *(
+        {"id": f"r1-{i}", "round": 1, "category": "", "validation": False, "prompt": f"prompt {i}", "response": AWKWARD}
+        for i in range(2)
+    ),
 ]
 
 
@@ -62,14 +71,40 @@ def test_plain_data(store: Store, tmp_path: Path) -> None:
         ("messages", {"messages": [{"role": "user", "content": "prompt 0"}, {"role": "assistant", "content": AWKWARD}]}),
         ("prompt-completion", {"prompt": "prompt 0", "completion": AWKWARD}),
         ("alpaca", {"instruction": "prompt 0", "input": "", "output": AWKWARD}),
+        ("sharegpt", {"conversations": [{"from": "human", "value": "prompt 0"}, {"from": "gpt", "value": AWKWARD}]}),
     ],
 )
 def test_the_forms_of_training_data(store: Store, tmp_path: Path, format: DataFormat, shape: dict[str, Any]) -> None:
     export_data(store, tmp_path / "data.jsonl", format)
     export_data(store, tmp_path / "data.parquet", format)
-    expected = {"id": "r1-0", "round": 1, **shape}
+    expected = {"id": "r1-0", "round": 1, "category": "", "validation": False, **shape}
     assert lines(tmp_path / "data.jsonl")[3] == expected
     assert pq.read_table(tmp_path / "data.parquet").to_pylist()[3] == expected
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("format", get_args(DataFormat))
+@pytest.mark.parametrize("before", [False, True], ids=["pairs", "conversations"])
+def test_what_is_exported_is_read_back_as_seeds(tmp_path: Path, format: DataFormat, suffix: str, before: bool) -> None:
+    said = {"system": "Be brief.", "history": (("Hi.", "Hello."), ("One?", "Two."))} if before else {}
+    own = Example("s1", "Why?", "So.", slot=0, category="日常 life", metadata={"topic": "x", "round": "7"}, **said)  # type: ignore[arg-type]
+    seeds = [own, Example("seed-r01-00000", "How?", " Thus.\n", slot=1), Example("s3", "Who?", "We.", slot=2)]
+    made = [
+        Example("r01-00000", "When?", "Now.", 1, 0, category="日常 life"),
+        Example("r01-00000.2", "And then?", "Later.", 1, 1, history=(("When?", "Now."),) if before else ()),
+    ]
+    with Store.open(tmp_path / "run", {"name": "test"}) as store:
+        store.add_seeds(seeds[:2], seeds[2:])
+        store.finish_round_samples(1, made, [], 2)
+        file = tmp_path / f"data{suffix}"
+        export_data(store, file, format)
+        ids = ("s1", "seed-r01-00000", "s3", "seed-seed-r01-00000", "seed-r01-00000.2")
+        expected = [replace(e, id=id, round=0, slot=at) for at, (e, id) in enumerate(zip([*seeds, *made], ids, strict=True))]
+        read, notes = read_with_notes(file)
+        assert list(read) == expected
+        assert len(notes) == 1 and "2 ids of generated samples" in notes[0]
+        assert list(store.seeds()) == seeds[:2]
+        assert ("system text\n  Be brief." in passport_text(passport(store, "s1"))) is before
 
 
 def test_dropped_samples_with_their_evidence(store: Store, tmp_path: Path) -> None:

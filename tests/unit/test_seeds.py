@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import os
 from pathlib import Path
@@ -67,11 +68,13 @@ def test_json_object_that_holds_one_array(tmp_path: Path) -> None:
 
 
 def test_ids_categories_slots_and_metadata(tmp_path: Path) -> None:
-    first = '{"id": "x", "prompt": "a", "response": "b", "category": "c-1.2", "n": 1.50, "big": 1e400, "tags": ["é", 2, null]}'
+    first = '{"id": "x", "prompt": "a", "response": "b", "category": "c-1.2", "n": 1.5, "big": %s, "tags": ["é", 2, null]}' % (
+        10**20
+    )
     second = '{"prompt": "c", "response": "d", "category": null, "note": " kept "}'
     one, two = read_seeds(write(tmp_path, "s.jsonl", f"{first}\n\n{second}\n"))
     assert (one.id, one.category, one.slot) == ("x", "c-1.2", 0)
-    assert one.metadata == {"n": "1.50", "big": "1e400", "tags": '["é",2,null]'}
+    assert one.metadata == {"n": "1.5", "big": f"1{0:020}", "tags": '["é",2,null]'}
     assert (two.id, two.category, two.slot) == ("seed-0002", "", 1)
     assert two.metadata == {"note": " kept "}
 
@@ -148,8 +151,12 @@ REFUSED: list[tuple[str, str | bytes, str, str]] = [
     # whole files
     ("s.txt", PAIR, ": unknown suffix '.txt'", ".parquet"),
     ("seeds", PAIR, ": a name without a suffix", ".jsonl"),
-    ("s.jsonl.gz", b"\x1f\x8b\x08\x00", ": unknown suffix '.gz'", "unpack"),
-    ("s.jsonl", b"\x1f\x8b\x08\x00", ": is compressed", "unpack"),
+    ("s.jsonl.gz", b"\x1f\x8b\x08\x00", ": cannot be unpacked as gzip", "pack it anew"),
+    ("s.csv.gz", PAIR, ": cannot be unpacked as gzip", "pack it anew"),
+    ("s.jsonl.gz", gzip.compress(b" " * (65 * 2**20)), ": unpacks to more than 64 MiB", "keep fewer"),
+    ("s.txt.gz", gzip.compress(PAIR.encode()), ": unknown suffix '.txt'", ".jsonl"),
+    ("s.zip", b"PK", ": unknown suffix '.zip'", "unpack it first"),
+    ("s.jsonl", b"\x1f\x8b\x08\x00", ": is compressed", "name it .gz"),
     ("s.csv", b"PK\x03\x04abc", ": is a zip archive or a spreadsheet", "export the sheet as CSV"),
     ("s.jsonl", "", ": the file is empty", "at least one"),
     ("s.csv", " \n\n", ": the file is empty", "at least one"),
@@ -165,7 +172,7 @@ REFUSED: list[tuple[str, str | bytes, str, str]] = [
     ("s.jsonl", "[\n" + PAIR + "]", ":1: not valid JSON", "named .json"),
     ("s.json", PAIR + PAIR, ":2: not valid JSON at column 1", "named .jsonl"),
     ("s.json", PAIR, ": is an object with 0 arrays", "write one array"),
-    ("s.json", '{"a": [], "b": []}', ": is an object with 2 arrays", "write one array"),
+    ("s.json", '{"a": [{}], "b": [{}]}', ": is an object with 2 arrays", "write one array"),
     ("s.json", "7", ": is the number 7, not an object", '{"prompt"'),
     ("s.json", f"[{PAIR}, [1]]", " row 2: is a list, not an object", '{"prompt"'),
     ("s.jsonl", PAIR + "null\n", ":2: is null, not an object", '{"prompt"'),
@@ -176,7 +183,6 @@ REFUSED: list[tuple[str, str | bytes, str, str]] = [
         ":1: field 'x': is nested more than 32 deep",
         "flatten",
     ),
-    ("s.json", "[" + "1," * 2_000_001 + "1]", ": may hold more than 2,000,000 values", "split"),
     ("s.jsonl", '{"prompt": "p", "prompt": "q", "response": "r"}', ":1: has the key 'prompt' twice", "remove or rename"),
     (
         "s.json",
@@ -184,9 +190,14 @@ REFUSED: list[tuple[str, str | bytes, str, str]] = [
         " row 2: has the key 'response' twice",
         "remove",
     ),
-    ("s.jsonl", '{"prompt": "p", "response": NaN}', ":1: field 'response': holds NaN", "quotes"),
-    ("s.jsonl", '{"prompt": "p", "response": "r", "x": [-Infinity]}', ":1: field 'x': holds -Infinity", "quotes"),
-    ("s.jsonl", '{"prompt": "' + "x" * 5_000_000 + '"}', ":1: the line is longer than 4 MiB", "shorten"),
+    ("s.jsonl", '{"prompt": "p", "response": NaN}', ":1: field 'response': is null", "fill it in"),
+    (
+        "s.jsonl",
+        '{"prompt": "p", "response": "r", "x": [-Infinity]}',
+        ":1: field 'x': holds a number without a finite value",
+        "quotes",
+    ),
+    ("s.json", "[" + "1" * 5000 + "]", ": holds a number of thousands of digits", "quotes"),
     # fields
     ("s.jsonl", '{"prompt": "p", "response": 42}', ":1: field 'response': is the number 42 where text must stand", "quotes"),
     ("s.jsonl", '{"prompt": true, "response": "r"}', ":1: field 'prompt': is true where text must stand", "quotes"),
@@ -208,8 +219,6 @@ REFUSED: list[tuple[str, str | bytes, str, str]] = [
     ),
     ("s.jsonl", '{"prompt": "p", "response": "r", "\\ud83d": ""}', ":1: field '\\ud83d': has no usable name", "1 to 128"),
     ("s.jsonl", '{"prompt": "' + "x" * 2**20 + 'x", "response": "r"}', ":1: field 'prompt': is longer than 1,048,576", "shorten"),
-    ("s.jsonl", '{"id": 7, "prompt": "p", "response": "r"}', ":1: field 'id': is the number 7", "quotes"),
-    ("s.jsonl", '{"id": "", "prompt": "p", "response": "r"}', ":1: field 'id': is empty", "fill it in"),
     (
         "s.jsonl",
         '{"id": "a\\nb", "prompt": "p", "response": "r"}',
@@ -217,51 +226,33 @@ REFUSED: list[tuple[str, str | bytes, str, str]] = [
         "plain id",
     ),
     ("s.jsonl", json.dumps({"id": "x" * 129, "prompt": "p", "response": "r"}), ":1: field 'id': 'xxx", "plain id"),
-    (
-        "s.jsonl",
-        '{"prompt": "p", "response": "r", "category": "../x"}',
-        ":1: field 'category': '../x' is not a plain name",
-        "letter or digit",
-    ),
     # forms
-    (
-        "s.jsonl",
-        '{"Prompt": "p", "Response": "r"}',
-        ":1: has no prompt among its fields ('Prompt', 'Response')",
-        "rename 'Prompt' to 'prompt'?",
-    ),
     ("s.jsonl", '{"prompt": "p", "respones": "r"}', ":1: field 'response': is missing", "rename 'respones' to 'response'?"),
-    ("s.jsonl", '{"prompt": "p", "answer": "r"}', ":1: mixes 'prompt', 'answer'", "rename the others"),
     (
         "s.jsonl",
         '{"prompt": "p", "response": "r", "messages": []}',
         ":1: mixes 'prompt', 'response', 'messages'",
         "rename the others",
     ),
+    (
+        "s.jsonl",
+        '{"prompt": "p", "response": "r", "answer": "s"}',
+        ":1: mixes 'prompt', 'response', 'answer'",
+        "rename the others",
+    ),
+    ("s.jsonl", '{"prompt": "p", "Prompt": "q", "response": "r"}', ":1: has the field 'prompt' twice", "rename one"),
+    ("s.jsonl", '{"prompt": "p", "chosen": "r", "rejected": "s"}', ":1: field 'response': is missing", "rename 'chosen'"),
+    ("s.jsonl", '{"instrucion": "p", "input": "q", "output": "r"}', ":1: has no prompt", "rename 'instrucion' to 'instruction'?"),
+    ("s.jsonl", '{"category": "%s", "prompt": "p", "response": "r"}' % ("x" * 65), ":1: field 'category'", "up to 64"),
+    ("s.jsonl", '{"id": true, "prompt": "p", "response": "r"}', ":1: field 'id': is true", "quotes"),
+    ("s.jsonl", '{"metadata": {"a": "b"}, "a": "c", "prompt": "p", "response": "r"}', ":1: field 'metadata': has 'a'", "rename"),
+    ("s.yaml", "a: [b\nc: d", ":2: not valid YAML", "mend it"),
+    ("s.yaml", "- {question: p, answer: yes}", " row 1: field 'answer': is true where text must stand", "quotes"),
     ("s.jsonl", "{}", ":1: has no prompt among its fields (none)", "prompt + response"),
     ("s.jsonl", json.dumps({f"c{i}": "" for i in range(65)}), ":1: has 65 fields", "drop some"),
     ("s.jsonl", '{"messages": "hi"}', ":1: field 'messages': is text, not a list", "by turns, the user's first"),
     ("s.jsonl", '{"messages": []}', ":1: field 'messages': has the turns none", "by turns, the user's first"),
-    ("s.jsonl", '{"messages": [["user", "hi"]]}', ":1: field 'messages': a turn is a list", "role"),
-    (
-        "s.jsonl",
-        '{"messages": [{"role": "user"}, {"role": "assistant", "content": "r"}]}',
-        ":1: field 'content': is missing",
-        "add it",
-    ),
-    ("s.jsonl", '{"messages": [{"role": "system", "content": "x"}]}', ":1: field 'messages': has a system turn", "remove it"),
-    (
-        "s.jsonl",
-        '{"messages": [{"role": "user", "content": "x", "tool": 1}]}',
-        ":1: field 'messages': a turn has 'tool'",
-        "remove it",
-    ),
-    (
-        "s.jsonl",
-        '{"messages": [{"role": "user", "content": "x"}, {"role": "user", "content": "y"}]}',
-        ":1: field 'messages': has the turns 'user', 'user';",
-        "by turns, the user's first",
-    ),
+    ("s.jsonl", '{"messages": [["user", "hi"]]}', ":1: field 'messages': a turn is a list, not an object", "role"),
     # duplicates
     (
         "s.jsonl",
@@ -282,25 +273,16 @@ REFUSED: list[tuple[str, str | bytes, str, str]] = [
         "its own",
     ),
     # CSV
-    ("s.csv", "prompt;response\na;b\n", ":1: has the single column 'prompt;response'", "by ',' instead of ';'"),
-    ("s.csv", "prompt,text\na,b\n", ":1: field 'response': is missing among 'prompt', 'text'", "expected prompt + response"),
-    ("s.csv", "prompt, response\na,b\n", ":1: field 'response': is missing", "rename ' response' to 'response'?"),
+    ("s.csv", "prompt,text\na,b\n", ":2: field 'response': is missing among 'prompt', 'text'", "expected prompt + response"),
     ("s.csv", "prompt,response,prompt\na,b,c\n", ":1: the column 'prompt' stands twice", "rename"),
-    ("s.csv", ",prompt,response\n0,a,b\n", ":1: column 1 has no name", "name it or remove it"),
     ("s.csv", 'prompt,response\n"a\nb",c\nd,e,f\n', ":4: has 3 fields where the header has 2", "quote"),
     ("s.csv", "prompt,response\na\n", ":2: has 1 field where the header has 2", "quote"),
-    ("s.csv", 'prompt,response\na,b\nc,"d\ne,f\n', ":3: a quote opened in this record is not closed", "double the quotes"),
-    ("s.csv", 'prompt,response\na,"b"c\n', ":2: a quote stands amid a field", "quote the whole field"),
-    ("s.csv", 'prompt,response\na, "b"\n', ":2: a quote stands amid a field", "quote the whole field"),
-    ("s.csv", "prompt,response\ra,b\r", ":1: a bare carriage return", "LF or CRLF"),
-    ("s.csv", "prompt,response\n" + "," * 1_000_000, ":2: has more than 64 columns", "drop some"),
-    (
-        "s.csv",
-        'prompt,response\n"' + "a\n" * 2_200_000 + '",r\n',
-        ":2: a quote opened in this record is not closed within 4 MiB",
-        "close it",
-    ),
-    ("s.tsv", "prompt,response\na,b\n", ":1: has the single column 'prompt,response'", "by '\\t' instead of ','"),
+    ("s.csv", 'prompt,response\na,b\nc,"d\ne,f\n', ":3: is not valid CSV (unexpected end of data)", "close each quote"),
+    ("s.csv", 'prompt,response\na,"b"c\n', ":2: is not valid CSV (',' expected", "double the quotes"),
+    ("s.csv", "," * 1_000_000, ":1: has 1000001 columns", "drop some"),
+    ("s.csv", "prompt,response\n" + "," * 1_000_000 + "x", ":2: has 1000001 fields where the header has 2", "quote"),
+    ("s.csv", "prompt,,response\na,,b\nc,x,d\n", ":3: column 2 holds 'x' and has no name", "name it or remove it"),
+    ("s.csv", "sep=;\r\nprompt;text\r\na;b\r\n", ":3: field 'response': is missing", "expected prompt + response"),
     ("s.csv", b"prompt,response\na,b\x00\n", ":2: holds a NUL byte", "UTF-8"),
     ("s.csv", b"prompt,response\na,\x07b\n", ":2: field 'response': holds the control character U+0007", "remove it"),
     # Parquet
@@ -322,13 +304,10 @@ def test_first_problem_is_told_and_the_others_are_counted(tmp_path: Path) -> Non
     path = write(tmp_path, "s.jsonl", PAIR + "7\n" + '{"prompt": "q", "response": ""}\n' + PAIR)
     assert refusal(path).startswith(":2: is the number 7")
     assert refusal(path).endswith("(and 2 more)")
-    assert refusal(write(tmp_path, "t.jsonl", "7\n" * 1000)).endswith("(and at least 99 more)")
 
 
 def test_paths_that_are_no_readable_file(tmp_path: Path) -> None:
     assert "no such file" in refusal(tmp_path / "none.jsonl")
-    (tmp_path / "folder.jsonl").mkdir()
-    assert "is a folder" in refusal(tmp_path / "folder.jsonl")
     os.mkfifo(tmp_path / "pipe.jsonl")
     assert "is not a regular file" in refusal(tmp_path / "pipe.jsonl")
     with pytest.raises(SeedError, match="cannot be read"):

@@ -70,14 +70,14 @@ def test_texts_stay_as_they_stand(tmp_path: Path) -> None:
     [
         ({"instances": "none"}, (":1:", "'instances'", "text", "not a list")),
         ({"instances": []}, (":1:", "'instances'", "empty")),
-        ({"instances": ["x"]}, (":1:", "instance 1", "text")),
+        ({"instances": ["x"]}, (":1:", "'instances[1]'", "text", "object")),
         ({"instances": [{"input": "x"}]}, (":1:", "'output'", "missing")),
         ({"instances": [{"input": 7, "output": "x"}]}, (":1:", "'input'", "number 7")),
         ({"instances": [{"input": "", "output": "a"}, {"input": "x", "output": " "}]}, (":1, instance 2:", "'output'", "empty")),
         ({"instances": [{"input": "x", "output": "a"}] * 2}, (":1, instance 2:", "same", "instance 1")),
-        ({"instances": [{"output": "a", "label": "x"}]}, (":1:", "'label'", "remove")),
+        ({"instances": [{"output": "a", "name": "x"}]}, (":1:", "'name'", "keep one")),
         ({"output": "x"}, (":1:", "mixes", "'instances'", "'output'")),
-        ({"instruction": ...}, (":1:", "no prompt", "instruction + instances")),
+        ({"instruction": ..., "instances": [{"output": "a"}]}, (":1:", "no prompt")),
         ({"instruction": "  "}, (":1:", "'instruction'", "empty")),
     ],
 )

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Literal
 
 from selfalign.cli.options import new_parser, parse
 from selfalign.errors import UserError
 from selfalign.export.answers import export_answers
 from selfalign.export.cards import check_license
-from selfalign.export.data import export_data, export_data_card, export_dropped
+from selfalign.export.data import DataFormat, export_data, export_data_card, export_dropped
 from selfalign.export.model import export_model
 from selfalign.record.store import Store
 from selfalign.text import counted
@@ -22,10 +21,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--data", type=str, help="file for seeds and kept samples: JSONL, or Parquet by suffix")
     parser.add_argument(
         "--format",
-        type=Literal["plain", "messages", "prompt-completion", "alpaca"],
+        type=DataFormat,
         default="plain",
-        help="form of the rows; plain is {id, round, prompt, response}; where any row has earlier turns, plain and alpaca get a"
-        " field history, and prompt-completion lists of messages",
+        help="form of the rows; plain is {id, round, category, validation, prompt, response}; where any row has a system text or"
+        " earlier turns, plain and alpaca get fields for them, and prompt-completion lists of messages",
     )
     parser.add_argument("--dropped", type=str, help="file for dropped samples with rule and evidence")
     parser.add_argument("--answers", type=str, help="file for answers to the held-out prompts, as AlpacaEval reads them (.json)")

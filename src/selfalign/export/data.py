@@ -2,44 +2,60 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from selfalign.errors import UserError
 from selfalign.export.cards import data_card
 from selfalign.record import rows
 from selfalign.record.disk import whole_file
-from selfalign.record.exports import history_column, write_lines
+from selfalign.record.exports import before_columns, write_lines
 from selfalign.record.store import Store
 from selfalign.types import Turns
 
-DataFormat = Literal["plain", "messages", "prompt-completion", "alpaca"]
-
-Shape = Callable[[str, str, Turns], dict[str, Any]]
-"""A row's own fields from its prompt, response and history."""
+DataFormat = Literal["plain", "messages", "prompt-completion", "alpaca", "sharegpt"]
 
 
-def _messages(prompt: str, response: str, history: Turns) -> list[dict[str, str]]:
-    turns = (*history, (prompt, response))
-    return [{"role": role, "content": text} for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True)]
+class _Said(NamedTuple):
+    system: str
+    history: Turns
+    prompt: str
+    response: str
+
+    def turns(self, system: str, user: str, assistant: str) -> list[tuple[str, str]]:
+        """(role, text) in order, under the names that a format has for the roles."""
+        pairs = [pair for asked, said in (*self.history, self[2:]) for pair in ((user, asked), (assistant, said))]
+        return [(system, self.system), *pairs] if self.system else pairs
 
 
-_SHAPES: Mapping[DataFormat, Shape] = {
-    "plain": lambda prompt, response, _: {"prompt": prompt, "response": response},
-    "messages": lambda *row: {"messages": _messages(*row)},
-    "prompt-completion": lambda prompt, response, _: {"prompt": prompt, "completion": response},
-    "alpaca": lambda prompt, response, _: {"instruction": prompt, "input": "", "output": response},
+class _Before(NamedTuple):
+    """What any row of the file has before its prompt. A trainer takes the first row's form for that of all (TRL does), so that
+    every row has a place for it."""
+
+    system: bool
+    history: bool
+
+
+def _messages(said: _Said) -> list[dict[str, str]]:
+    return [{"role": role, "content": text} for role, text in said.turns("system", "user", "assistant")]
+
+
+def _prompt_completion(said: _Said, before: _Before) -> dict[str, Any]:
+    if any(before):
+        return {"prompt": _messages(said)[:-1], "completion": _messages(said)[-1:]}
+    return {"prompt": said.prompt, "completion": said.response}
+
+
+_SHAPES: Mapping[DataFormat, Callable[[_Said, _Before], dict[str, Any]]] = {
+    "plain": lambda s, before: {"prompt": s.prompt, "response": s.response, **before_columns(*s[:2], *before)},
+    "messages": lambda s, _: {"messages": _messages(s)},
+    "prompt-completion": _prompt_completion,
+    "alpaca": lambda s, before: {"instruction": s.prompt, "input": "", "output": s.response, **before_columns(*s[:2], *before)},
+    "sharegpt": lambda s, _: {"conversations": [{"from": f, "value": text} for f, text in s.turns("system", "human", "gpt")]},
 }
-
-_CONVERSATIONS: Mapping[DataFormat, Shape] = {
-    "plain": lambda *row: {**_SHAPES["plain"](*row), **history_column(row[2], True)},
-    "messages": _SHAPES["messages"],
-    "prompt-completion": lambda *row: {"prompt": _messages(*row)[:-1], "completion": _messages(*row)[-1:]},
-    "alpaca": lambda *row: {**_SHAPES["alpaca"](*row), **history_column(row[2], True)},
-}
-"""Of every row where any has earlier turns. A trainer takes the first row's form for that of all (TRL does), so none differs."""
 
 _ROWS_AT_ONCE = 10_000
 
@@ -47,9 +63,11 @@ _ROWS_AT_ONCE = 10_000
 def export_data(store: Store, file: str | Path, format: DataFormat = "plain", rounds: Sequence[int] | None = None) -> int:
     """Writes kept samples, and the seeds as round 0, oldest round first; `rounds` chooses some of them.
 
-    JSON lines of {"id", "round"} and the format's own fields; Parquet where the name ends in `.parquet`. Earlier turns stand in
-    the messages. Where any row has some, every row of the other formats has a place for them: in prompt-completion both fields
-    are lists of messages (TRL's conversational form), plain and alpaca have a field `history`, a list of [prompt, response].
+    JSON lines of {"id", "round", "category", "validation"}, `metadata` where any row has some, and the format's own fields;
+    Parquet where the name ends in `.parquet`. `read_seeds` reads all of them back. System texts and earlier turns stand in the
+    messages. Where any row has some, every row of the other formats has a place for them: in prompt-completion both fields are
+    lists of messages (TRL's conversational form), plain and alpaca have fields `system` and `history`, a list of
+    [prompt, response].
 
     Returns:
         The number of rows written.
@@ -62,13 +80,21 @@ def export_data(store: Store, file: str | Path, format: DataFormat = "plain", ro
     with store.snapshot() as connection:
         chosen = _rounds(store, rounds)
         where = f"verdict != 'dropped' AND round IN ({', '.join('?' * len(chosen))})"
-        shape = (_CONVERSATIONS if rows.has_later_turn(connection, where, chosen) else _SHAPES)[format]
-        query = f"SELECT id, round, prompt, response, history FROM samples WHERE {where} ORDER BY round, slot, number"
-        written = (
-            {"id": id, "round": round, **shape(prompt, response, rows.turns(history))}
-            for id, round, prompt, response, history in connection.execute(query, chosen)
-        )
-        return _write_rows(Path(file), written, {"id": "", "round": 0, **shape("", "", (("", ""),))})
+        before = _Before(rows.has_system(connection, where, chosen), rows.has_later_turn(connection, where, chosen))
+        keys = f"SELECT DISTINCT key FROM samples, json_each(samples.metadata) WHERE {where} ORDER BY key"
+        names = [key for (key,) in connection.execute(keys, chosen)]
+        columns = "id, round, category, verdict = 'validation', metadata, history, prompt, response"
+        found = connection.execute(f"SELECT {columns} FROM samples WHERE {where} ORDER BY round, slot, number", chosen)
+
+        def row(values: Sequence[Any]) -> dict[str, Any]:
+            id, round, category, validation, metadata, history, prompt, response = values
+            own = {"id": id, "round": round, "category": category, "validation": bool(validation)}
+            known = json.loads(metadata)
+            extra = {"metadata": {name: known.get(name) for name in names}} if names else {}
+            return {**own, **extra, **_SHAPES[format](_Said(*rows.said_before(history), prompt, response), before)}
+
+        sample = row(("", 0, "", 0, json.dumps(dict.fromkeys(names, "")), '[["", ""]]', "", ""))
+        return _write_rows(Path(file), map(row, found), sample)
 
 
 def export_dropped(store: Store, file: str | Path) -> int:
@@ -76,12 +102,13 @@ def export_dropped(store: Store, file: str | Path) -> int:
     with store.snapshot() as connection:
         names = ("id", "round", "prompt", "response", "rule", "evidence")
         where = "verdict = 'dropped'"
-        later = rows.has_later_turn(connection, where)
+        before = _Before(rows.has_system(connection, where), rows.has_later_turn(connection, where))
         found = connection.execute(f"SELECT history, {', '.join(names)} FROM samples WHERE {where} ORDER BY round, slot, number")
         written = (
-            {**dict(zip(names, row, strict=True)), **history_column(rows.turns(history), later)} for history, *row in found
+            {**dict(zip(names, row, strict=True)), **before_columns(*rows.said_before(history), *before)}
+            for history, *row in found
         )
-        sample = {**{name: 0 if name == "round" else "" for name in names}, **history_column((("", ""),), later)}
+        sample = {**{name: 0 if name == "round" else "" for name in names}, **before_columns("", (("", ""),), *before)}
         return _write_rows(Path(file), written, sample)
 
 

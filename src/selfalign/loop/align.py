@@ -105,7 +105,7 @@ def run_identity(recipe: Recipe, start: ModelRef, seeds: Sequence[Example], held
 
 def hash_examples(examples: Sequence[Example]) -> str:
     rows = [
-        [e.id, e.prompt, e.response, e.category, sorted(e.metadata.items()), *([e.history] if e.history else [])]
+        [e.id, e.prompt, e.response, e.category, sorted(e.metadata.items()), *filter(None, (e.history, e.system))]
         for e in examples
     ]
     return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()

@@ -66,7 +66,7 @@ def _everything(example: Example) -> dict[str, Any]:
         "round": e.round,
         "slot": e.slot,
         "category": e.category,
-        **history_column(e.history, e.history),
+        **before_columns(e.system, e.history, bool(e.system), bool(e.history)),
         "prompt": e.prompt,
         "response": e.response,
         "prompt_finish": e.prompt_finish,
@@ -78,8 +78,10 @@ def _everything(example: Example) -> dict[str, Any]:
     }
 
 
-def history_column(history: Turns, wanted: object) -> dict[str, Any]:
-    return {"history": [list(turn) for turn in history]} if wanted else {}
+def before_columns(system: str, history: Turns, with_system: bool, with_history: bool) -> dict[str, Any]:
+    """What stands before a pair, in columns of a table where any pair has it."""
+    own = {"system": system} if with_system else {}
+    return {**own, "history": [list(turn) for turn in history]} if with_history else own
 
 
 def _link(demonstration: Demonstration) -> dict[str, Any]:

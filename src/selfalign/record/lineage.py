@@ -69,6 +69,7 @@ def passport_text(passport: Mapping[str, Any]) -> str:
     parts = [
         f"{p['id']} ({origin})",
         _block("verdict", p["verdict"] if p["rule"] is None else f"dropped by {p['rule']}: {p['evidence']}"),
+        _block("system text", p.get("system")),
         _block(
             f"earlier turns ({firsts})" if firsts else "earlier turns",
             "\n".join(f"{prompt}\n→ {response}" for prompt, response in p["history"]),
@@ -125,6 +126,7 @@ def _own(example: Example) -> dict[str, Any]:
         "slot": example.slot,
         "category": example.category,
         "metadata": dict(example.metadata),
+        **({"system": example.system} if example.system else {}),
         "history": [list(turn) for turn in example.history],
         "prompt": example.prompt,
         "response": example.response,

@@ -163,7 +163,8 @@ def _real(value: float | None) -> float:
 def _columns(example: Example, verdict: str, rule: str | None, evidence: str | None) -> tuple[Any, ...]:
     e = example
     head = (e.id, e.round, e.slot, e.prompt, e.response, e.category, e.prompt_finish, e.response_finish)
-    return (*head, dumps(dict(e.metadata)), dumps(e.history), verdict, rule, evidence)
+    said = {"system": e.system, "turns": e.history} if e.system else e.history
+    return (*head, dumps(dict(e.metadata)), dumps(said), verdict, rule, evidence)
 
 
 def _shown(example: Example) -> tuple[Demonstration, ...]:
@@ -171,7 +172,8 @@ def _shown(example: Example) -> tuple[Demonstration, ...]:
 
 
 def _example(columns: Sequence[Any], links: Sequence[tuple[Any, ...]], scores: Sequence[tuple[Any, ...]]) -> Example:
-    id, round, slot, prompt, response, category, prompt_finish, response_finish, metadata, history = columns
+    id, round, slot, prompt, response, category, prompt_finish, response_finish, metadata, before = columns
+    system, history = said_before(before)
     return Example(
         id=id,
         prompt=prompt,
@@ -185,16 +187,27 @@ def _example(columns: Sequence[Any], links: Sequence[tuple[Any, ...]], scores: S
         response_demonstrations=tuple(Demonstration(name, near) for _, part, _, near, name in links if part == "response"),
         scores={name: _real(value) for _, name, value in scores},
         metadata=json.loads(metadata),
-        history=turns(history),
+        history=history,
+        system=system,
     )
 
 
 def has_later_turn(connection: sqlite3.Connection, where: str, values: Sequence[Any] = ()) -> bool:
     """Whether any of the samples that meet a condition has earlier turns."""
-    found = connection.execute(f"SELECT 1 FROM samples WHERE {where} AND history != '[]' LIMIT 1", values)
-    return found.fetchone() is not None
+    return _any(connection, f"""{where} AND history != '[]' AND history NOT LIKE '{{%"turns":[]}}'""", values)
 
 
-def turns(history: str) -> Turns:
-    """The column `history` as it was in the example."""
-    return tuple((prompt, response) for prompt, response in json.loads(history))
+def has_system(connection: sqlite3.Connection, where: str, values: Sequence[Any] = ()) -> bool:
+    """Whether any of the samples that meet a condition has a system text."""
+    return _any(connection, f"{where} AND history LIKE '{{%'", values)
+
+
+def _any(connection: sqlite3.Connection, where: str, values: Sequence[Any]) -> bool:
+    return connection.execute(f"SELECT 1 FROM samples WHERE {where} LIMIT 1", values).fetchone() is not None
+
+
+def said_before(history: str) -> tuple[str, Turns]:
+    """(system, history) of the example, from the column `history`."""
+    found = json.loads(history)
+    system, turns = (found["system"], found["turns"]) if isinstance(found, dict) else ("", found)
+    return system, tuple((prompt, response) for prompt, response in turns)

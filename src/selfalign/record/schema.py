@@ -19,7 +19,8 @@ TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE events (id INTEGER PRIMARY KEY, at TEXT NOT NULL, kind TEXT NOT NULL, data TEXT NOT NULL);
 
--- Seeds (round 0) and candidates. verdict: seed, validation, kept, dropped. `number` gives the order of writing.
+-- Seeds (round 0) and candidates. verdict: seed, validation, kept, dropped. `number` gives the order of writing. history:
+-- [[prompt, response], …]; of a sample with a system text {"system": …, "turns": [[prompt, response], …]}.
 CREATE TABLE samples (
   number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, round INTEGER NOT NULL, slot INTEGER NOT NULL,
   verdict TEXT NOT NULL CHECK (verdict IN ('seed', 'validation', 'kept', 'dropped')), rule TEXT, evidence TEXT,

@@ -1,78 +1,75 @@
-"""The strict reader of seed files and held-out files: JSONL, JSON, CSV, TSV and Parquet.
+"""The strict reader of seed files and held-out files.
 
-Strict because a seed is multiplied: one wrong row of 64 becomes hundreds of wrong samples. A text is kept byte by byte
-as it stands in the file, or the file is refused; nothing is repaired, skipped or converted.
+Strict because a seed is multiplied: one wrong row of 64 becomes hundreds of wrong samples. A text is kept byte by byte as it
+stands in the file, or the file is refused; what an answer depends on is never left out in silence.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+import unicodedata
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from selfalign.errors import SeedError
 from selfalign.seeds.files import read_rows
-from selfalign.seeds.rows import MAX_FIELD, Header, Malformed, Problem, Row, json_text, kind, listed, show
+from selfalign.seeds.rows import Malformed, Problem, Row, checked, json_text, kind, listed, nothing, show, text_of
+from selfalign.seeds.turns import Conversation, Turn, conversation, read_turns
+from selfalign.text import counted, join_task, normalise
 from selfalign.types import Example
 
-_MAX_PROBLEMS = 100
-"""Reading stops here: who has 100 wrong rows has one fault in whatever wrote them."""
-
-_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
+_FORMS = {"prompt": "response", "question": "answer", "instruction": "output", "query": "response"}
+"""Names of a prompt with the response that mostly goes with it; any response may go with any prompt."""
+_RESPONSES = ("response", "answer", "output", "completion")
+_CHATS = ("messages", "conversations", "conversation")
+_PASSAGES = ("input", "context", "passage")
+"""Texts that a prompt is about; they follow it behind a blank line, as in Alpaca's own prompts."""
+_SYSTEMS = ("system", "system_prompt", "system_message")
+_NESTED = ("instances", "questions_and_answers")
+"""Lists of inputs or questions with their answers, as in Self-Instruct's seed tasks and InstructLab's qna.yaml."""
+_UNUSABLE = {
+    **dict.fromkeys(("tools", "functions"), "calls of tools are not learned; remove the rows that need them"),
+    **dict.fromkeys(("choices", "options"), "a choice is not shown to the model; write it into the prompt"),
+    **dict.fromkeys(
+        ("image", "images", "image_path", "image_url", "audio", "audios", "video", "videos"),
+        "only texts are learned; remove the rows that need it",
+    ),
+}
+_KNOWN = sorted({*_FORMS, *_RESPONSES, *_CHATS})
+_NAMES = frozenset({*_KNOWN, *_PASSAGES, *_SYSTEMS, *_NESTED, *_UNUSABLE, "id", "category", "history"})
+_EXPECTED = (
+    "prompt + response, question + answer, instruction (+ input) + output, prompt + completion, messages, or conversations"
+)
 _FORBIDDEN_IN_NAME = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_CATEGORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_EXPECTED = "prompt + response, question + answer, instruction (+ input) + output, instruction + instances, or messages"
-
-
-@dataclass(frozen=True, slots=True)
-class _Form:
-    """The names under which a row may hold its prompt and its response."""
-
-    prompt: str
-    response: str
-    input: str | None = None
-
-
-_MESSAGES = _Form("messages", "messages")
-_TASK = _Form("instruction", "output", "input")
-_FORMS = (_Form("prompt", "response"), _Form("question", "answer"), _TASK, _MESSAGES)
-_BY_TURNS = "write user and assistant turns by turns, the user's first and the assistant's last"
-_KNOWN = sorted({name for form in _FORMS for name in (form.prompt, form.response)})
-
-
-@dataclass(slots=True)
-class _Seen:
-    """Where ids and prompts have stood so far in the file."""
-
-    ids: dict[str, str] = field(default_factory=dict)
-    prompts: dict[str, str] = field(default_factory=dict)
-
-    def add(self, example: Example, where: str) -> None:
-        before = self.ids.setdefault(example.id, where)
-        if before != where:
-            raise Malformed(f"field 'id': {show(example.id)} is also the id of {before}; give each row its own")
-        before = self.prompts.setdefault(" ".join(example.asked.casefold().split()), where)
-        if before != where:
-            raise Malformed(f"the prompt {show(example.prompt)} is the same as that of {before}; remove one of the two")
+_GENERATED = re.compile(r"r\d{2,}-\d{5,}(\.2)?")
 
 
 def read_seeds(path: str | Path, *, response_required: bool = True) -> tuple[Example, ...]:
     """The examples of a seed file or a held-out file, round 0, `slot` counting them from 0.
 
-    The format goes by the suffix: .jsonl, .ndjson, .json (an array of objects, or an object that holds one), .csv, .tsv
-    (UTF-8, with a header, quoted as RFC 4180 says), .parquet. A row holds `prompt` and `response`; or `question` and
-    `answer`; or `instruction` (an `input` that is not empty follows it after a blank line) and `output`; or, as in
-    Self-Instruct's seed tasks, `instruction` and `instances`, a list of `input` and `output`, each of them an example (where
-    a row has several, `.1`, `.2` … follow its id); or `messages`, a list of user and assistant turns by turns: the last two are
-    the prompt and its response, those before them its history. `id` and `category` are optional; an example without an id is
-    called seed-0001 and so on, by its place. Other columns become metadata: text as it stands, any other value as its JSON
-    text. Prompts that differ in case or white space alone count as duplicates, where the same was said before them.
+    The format goes by the suffix: .jsonl, .ndjson, .json (an array of objects, an object that holds one, or columns as pandas
+    writes them), .csv, .tsv, .yaml, .parquet, each also as .gz; a folder that the library `datasets` saved, or a data set of
+    the Hugging Face hub by its name, `:split` behind either (for hub data sets also `:configuration/split`).
 
-    The turns of a history are no examples by themselves: a first turn that shall be shown, learned or measured too needs a row
-    of its own.
+    A row holds a prompt (`prompt`, `question`, `instruction` or `query`) and a response (`response`, `answer`, `output` or
+    `completion`). An `input`, `context` or `passage` that is not empty follows the prompt after a blank line; `system` becomes
+    the pair's system text; `history` (pairs or turns) its earlier turns. Or a row holds `messages` or `conversations`, a list of
+    {"role", "content"} or {"from", "value"}: the last two turns are the prompt and its response, those before them its history;
+    turns of one side in a row become one. Prompt and completion may be such lists too. Or, as in Self-Instruct's seed tasks, it
+    holds `instances`, or, as in InstructLab's, `questions_and_answers`: each is an example (where a row has several, `.1`, `.2`
+    … follow its id).
+
+    `id` (text or a number) and `category` are optional; an example without an id is called seed-0001 and so on, by its place.
+    Ids that a run could give to a sample, as in the exports of an earlier run, get `seed-` before them. Other columns become
+    metadata, and are not learned: text as it stands, any other value as its JSON text. Of a run's exports `round` and
+    `validation` are left out, and `metadata` is what it was. Prompts that differ in case or white space alone count as
+    duplicates, where the same was said before them.
+
+    The turns of a history are no examples by themselves, but where most rows have earlier turns: there the first turn of each
+    conversation becomes an example too, `.1` behind its id, as nothing else shows how a conversation begins (our own choice).
 
     With `response_required=False` a response may be missing, null or blank, and then is "".
 
@@ -80,105 +77,183 @@ def read_seeds(path: str | Path, *, response_required: bool = True) -> tuple[Exa
         SeedError: one line with the first problem, its file and line (or row), the field and the remedy, and how many
             more rows have one.
     """
-    seen = _Seen()
+    return read_with_notes(path, response_required=response_required)[0]
+
+
+def read_with_notes(path: str | Path, *, response_required: bool = True) -> tuple[tuple[Example, ...], tuple[str, ...]]:
+    """As `read_seeds`, and what reading did to the rows, a sentence each; `notes` has what stands out in the examples."""
     examples: list[Example] = []
     problems: list[Problem] = []
+    first_alone: set[str] = set()
+    ids: dict[str, str] = {}
+    prompts: dict[tuple[str, str], str] = {}
     for item in read_rows(path):
         where = item.where
         try:
             if isinstance(item, Problem):
                 problems.append(item)
-            elif isinstance(item, Header):
-                _choose_form(item.columns, response_required)
-            else:
-                for row in _instances(item):
-                    where = row.where
-                    example = _example(row, len(examples) + len(problems), response_required)
-                    seen.add(example, where)
-                    examples.append(example)
+                continue
+            for row in _instances(item):
+                where = row.where
+                said, example = _example(row.fields, len(examples) + len(problems), response_required)
+                if (first := ids.setdefault(example.id, where)) != where:
+                    raise Malformed(f"field 'id': {show(example.id)} is also the id of {first}; give each row its own")
+                if (first := prompts.setdefault((example.system, normalise(example.asked)), where)) != where:
+                    what = f"the prompt {show(example.prompt)} is the same as that of {first}"
+                    raise Malformed(f"{what}; remove one of the two")
+                examples.append(example)
+                first_alone |= {example.id} if said.first_is_learnable else set()
         except Malformed as error:
             problems.append(Problem(where, str(error)))
-            if isinstance(item, Header):
-                break
-        if len(problems) == _MAX_PROBLEMS:
-            break
     if problems:
-        first, more = problems[0], len(problems) - 1
-        at_least = "at least " if len(problems) == _MAX_PROBLEMS else ""
-        raise SeedError(f"{first.where}: {first.what}" + (f" (and {at_least}{more} more)" if more else ""))
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise SeedError(f"{problems[0].where}: {problems[0].what}{more}")
     if not examples:
         raise SeedError(f"{show(str(path), 500)[1:-1]}: has no rows; it must hold at least one example")
-    return tuple(examples)
+    begun = list(_with_first_turns(examples, first_alone))
+    renamed = list(_with_own_ids(begun))
+    return tuple(renamed), tuple(_told(examples, begun, renamed))
 
 
-def _instances(row: Row) -> list[Row]:
-    """A row of Self-Instruct's format as rows of instruction, input and output; any other row as it is."""
-    if not _holds_instances(row.fields):
-        return [row]
-    found = row.fields["instances"]
-    if not isinstance(found, list):
-        raise Malformed(f"field 'instances': is {kind(found)}, not a list; write one of objects with input and output")
-    if not found:
-        raise Malformed("field 'instances': is empty; write at least one instance or remove the row")
-    shared = {name: value for name, value in row.fields.items() if name != "instances"}
-    rows = []
+def _told(examples: Sequence[Example], begun: Sequence[Example], renamed: Sequence[Example]) -> Iterator[str]:
+    if added := len(begun) - len(examples):
+        yield f"most rows have earlier turns: {counted(added, 'first turn')} became examples too, .1 behind their ids"
+    if changed := [(old.id, new.id) for old, new in zip(begun, renamed, strict=True) if old.id != new.id]:
+        yield f"{counted(len(changed), 'id')} of generated samples got seed- before them ({changed[0][0]} is {changed[0][1]})"
+
+
+def _with_first_turns(examples: Sequence[Example], alone: Collection[str]) -> Iterator[Example]:
+    """The examples, and where most have earlier turns the first turn of each conversation before it, if no row asks it alone."""
+    is_chat = 2 * sum(bool(example.history) for example in examples) > len(examples)
+    asked = {(example.system, normalise(example.prompt)) for example in examples if not example.history}
+    ids, slot = {example.id for example in examples}, 0
+    for example in examples:
+        if is_chat and example.history and example.id in alone:
+            prompt, response = example.history[0]
+            id, key = f"{example.id}.1", (example.system, normalise(prompt))
+            if key not in asked and id not in ids:
+                asked.add(key)
+                yield replace(example, id=id, prompt=prompt, response=response, history=(), slot=slot)
+                slot += 1
+        yield replace(example, slot=slot)
+        slot += 1
+
+
+def _with_own_ids(examples: Iterable[Example]) -> Iterator[Example]:
+    every = list(examples)
+    taken = {example.id for example in every}
+    for example in every:
+        id = example.id
+        while _GENERATED.fullmatch(example.id) and id in taken:
+            id = f"seed-{id}"
+        taken.add(id)
+        yield replace(example, id=id)
+
+
+def _instances(row: Row) -> Iterator[Row]:
+    """A row with a list of inputs or questions as rows of one each; any other row as it is. Names as the reader knows them."""
+    shared: dict[str, Any] = {}
+    for name, value in row.fields.items():
+        plain = name.strip().casefold()
+        known = plain if plain in _NAMES else name
+        if known in shared:
+            raise Malformed(f"has the field {show(known)} twice; rename one")
+        shared[known] = value
+    nested = next((name for name in _NESTED if name in shared), "")
+    found, beside = shared.get(nested), [name for name in (*_RESPONSES, *_CHATS) if name in shared]
+    are_objects = isinstance(found, list) and all(isinstance(instance, dict) for instance in found)
+    if not nested or (beside and not are_objects):
+        yield Row(row.where, shared)
+        return
+    if beside:
+        raise Malformed(f"mixes {listed([nested, *beside])}; keep one pair of fields and rename the others")
+    if not isinstance(found, list) or not found:
+        what = "is empty" if found == [] else f"is {kind(found)}, not a list"
+        raise Malformed(f"field {show(nested)}: {what}; write objects with input and output into it, or remove the row")
+    del shared[nested]
+    several = len(found) > 1
     for number, instance in enumerate(found, start=1):
+        where = f"{nested}[{number}]"
         if not isinstance(instance, dict):
-            raise Malformed(f"field 'instances': instance {number} is {kind(instance)}, not an object with input and output")
-        if extra := [name for name in instance if name not in ("input", "output")]:
-            raise Malformed(f"field 'instances': instance {number} has {listed(extra)} beside input and output; remove it")
-        several = len(found) > 1
-        own = {"id": f"{_id(shared)}.{number}"} if several and "id" in shared else {}
-        rows.append(Row(f"{row.where}, instance {number}" if several else row.where, {**shared, **instance, **own}))
-    return rows
+            raise Malformed(f"field {show(where)}: is {kind(instance)}, not an object with input and output")
+        if twice := [name for name in instance if name in shared]:
+            raise Malformed(f"field {show(where)}: has {listed(twice)}, and so has its row; keep one of them")
+        own = {"id": f"{shared['id']}.{number}"} if several and not nothing(shared.get("id")) else {}
+        yield Row(f"{row.where}, instance {number}" if several else row.where, {**shared, **instance, **own})
 
 
-def _example(row: Row, slot: int, response_required: bool) -> Example:
-    form = _choose_form(row.fields, response_required)
-    earlier: list[tuple[str, str]] = []
-    if form is _MESSAGES:
-        *earlier, (prompt, response) = _turns(row.fields["messages"], response_required)
-    else:
-        prompt = _text(row.fields, form.prompt)
-        response = _text(row.fields, form.response, required=response_required)
-        if form.input and (context := _text(row.fields, form.input, required=False)):
-            prompt = f"{prompt}\n\n{context}"
-    rest = {name: value for name, value in row.fields.items() if name not in (form.prompt, form.response, form.input)}
-    identity = _id(rest) if "id" in rest else f"seed-{slot + 1:04}"
-    category = _category(rest)
-    metadata = {name: _metadata(name, value) for name, value in rest.items() if name not in ("id", "category")}
-    return Example(identity, prompt, response, slot=slot, category=category, metadata=metadata, history=tuple(earlier))
+def _example(fields: Mapping[str, Any], slot: int, response_required: bool) -> tuple[Conversation, Example]:
+    rest = dict(fields)
+    for name, why in _UNUSABLE.items():
+        if not nothing(rest.pop(name, None)):
+            raise Malformed(f"field {show(name)}: {why}")
+    said = _conversation(rest, response_required)
+    id = _id(rest.pop("id", None)) or f"seed-{slot + 1:04}"
+    category = _category(rest.pop("category", None))
+    if isinstance(rest.get("validation"), bool) and isinstance(rest.get("round"), int):
+        del rest["validation"], rest["round"]
+    if isinstance(rest.get("metadata"), dict):
+        exported = {name: value for name, value in rest.pop("metadata").items() if value is not None}
+        if twice := sorted(exported.keys() & rest.keys()):
+            raise Malformed(f"field 'metadata': has {listed(twice)}, and so has its row; rename one of them")
+        rest |= exported
+    metadata = {name: _metadata(name, value) for name, value in rest.items()}
+    example = Example(id, said.prompt, said.response, slot=slot, category=category, metadata=metadata)
+    return said, replace(example, history=said.history, system=said.system)
 
 
-def _choose_form(names: Collection[str], response_required: bool) -> _Form:
-    if _holds_instances(names):
-        return _TASK
-    present = [form for form in _FORMS if form.prompt in names or form.response in names]
-    if len(present) > 1:
-        found = [name for form in present for name in dict.fromkeys((form.prompt, form.response)) if name in names]
-        raise Malformed(f"mixes {listed(found)}; keep one pair of fields and rename the others")
-    if not present:
-        raise Malformed(
-            f"has no prompt among its fields ({listed(names) or 'none'}); expected {_EXPECTED}{_nearest(names, _KNOWN)}"
-        )
-    form = present[0]
-    for name in (form.prompt, form.response) if response_required else (form.prompt,):
-        if name not in names:
-            what = f"field {show(name)}: is missing among {listed(names)}"
-            raise Malformed(f"{what}; expected {_EXPECTED}{_nearest(names, [name])}")
-    return form
+def _conversation(rest: dict[str, Any], response_required: bool) -> Conversation:
+    """All that is said in a row; takes the fields that it uses out of `rest`."""
+    asking, answering = _form(rest, response_required)
+    systems = [text_of({name: rest.pop(name, None)}, name, required=False) for name in _SYSTEMS]
+    turns = [Turn("system", text) for text in systems if text]
+    if not nothing(history := rest.pop("history", None)):
+        turns += read_turns("history", history)
+    turns += _side(rest, asking, "user", blank_end=not answering and not response_required)
+    for name in _PASSAGES:
+        if passage := text_of({name: rest.pop(name, None)}, name, required=False):
+            if turns[-1].role != "user":
+                raise Malformed(f"field {show(name)}: stands beside {show(asking)}; write it into the turn that it belongs to")
+            turns[-1] = Turn("user", join_task(turns[-1].text, passage))
+    if answering:
+        turns += _side(rest, answering, "assistant", blank_end=not response_required)
+    return conversation(asking, turns, response_required=response_required)
 
 
-def _holds_instances(names: Collection[str]) -> bool:
-    """Whether inputs and outputs stand in a list, as in Self-Instruct's seed tasks."""
-    if not {"instruction", "instances"} <= set(names):
-        return False
-    if mixed := [name for name in (*_KNOWN, "input") if name in names and name != "instruction"]:
-        raise Malformed(f"mixes {listed(['instances', *mixed])}; keep one pair of fields and rename the others")
-    return True
+def _side(rest: dict[str, Any], name: str, role: str, *, blank_end: bool) -> list[Turn]:
+    value = rest.pop(name, None)
+    if isinstance(value, list) and any(names := [turn.get("name") for turn in value if isinstance(turn, dict)]):
+        rest[f"{name}.name"] = names
+    if isinstance(value, list) or name in _CHATS:
+        return read_turns(name, value, blank_end=blank_end)
+    return [Turn(role, text_of({name: value}, name, required=role == "user" or not blank_end))]
 
 
-def _nearest(names: Collection[str], wanted: list[str]) -> str:
+def _form(fields: Mapping[str, Any], response_required: bool) -> tuple[str, str]:
+    """The names of the fields with the prompt and the response; no second one where turns hold both."""
+    chats = [name for name in _CHATS if name in fields]
+    asking = [name for name in _FORMS if name in fields]
+    answering = [name for name in _RESPONSES if name in fields]
+    if chats and not answering:  # some sets repeat the first prompt beside the turns
+        asking = [name for name in asking if json_text(fields[name]) not in json_text(fields[chats[0]])]
+    if not asking and not chats and answering and "input" in fields and not _nearest(fields, _FORMS):
+        asking = ["input"]
+    if len(asking) > 1 or len(answering) > 1 or len(chats) > 1 or (chats and (asking or answering)):
+        raise Malformed(f"mixes {listed([*asking, *answering, *chats])}; keep one pair of fields and rename the others")
+    if chats:
+        return chats[0], ""
+    if not asking:
+        what = f"has no prompt among its fields ({listed(fields) or 'none'})"
+        raise Malformed(f"{what}; expected {_EXPECTED}{_nearest(fields, _KNOWN)}")
+    usual = _FORMS.get(asking[0], "response")
+    if not answering and response_required:
+        hint = "; rename 'chosen' to 'response'? What was rejected is not learned" if "chosen" in fields else ""
+        what = f"field {show(usual)}: is missing among {listed(fields)}; expected {_EXPECTED}"
+        raise Malformed(f"{what}{hint or _nearest(fields, _RESPONSES)}")
+    return asking[0], answering[0] if answering else usual
+
+
+def _nearest(names: Collection[str], wanted: Collection[str]) -> str:
     for name in names:
         match = difflib.get_close_matches(name[:40].strip().casefold(), wanted, n=1, cutoff=0.7)
         if match and name not in _KNOWN:
@@ -186,80 +261,26 @@ def _nearest(names: Collection[str], wanted: list[str]) -> str:
     return ""
 
 
-def _turns(messages: Any, response_required: bool) -> list[tuple[str, str]]:
-    """(prompt, response) of each turn, the last one's response "" where it is not required and missing."""
-    if not isinstance(messages, list):
-        raise Malformed(f"field 'messages': is {kind(messages)}, not a list; {_BY_TURNS}")
-    roles = []
-    for turn in messages:
-        if not isinstance(turn, dict):
-            raise Malformed(f'field \'messages\': a turn is {kind(turn)}, not an object; write {{"role": …, "content": …}}')
-        if extra := [name for name, value in turn.items() if name not in ("role", "content") and value is not None]:
-            raise Malformed(f"field 'messages': a turn has {listed(extra)} beside role and content; remove it")
-        roles.append(_text(turn, "role"))
-    if "system" in roles:
-        raise Malformed("field 'messages': has a system turn, but no instructions are written in the loop; remove it")
-    unanswered = len(roles) % 2 == 1
-    if not roles or roles != [("user", "assistant")[at % 2] for at in range(len(roles))] or (unanswered and response_required):
-        raise Malformed(f"field 'messages': has the turns {listed(roles) or 'none'}; {_BY_TURNS}")
-    texts = [_text(turn, "content") for turn in messages[:-1]]
-    texts.append(_text(messages[-1], "content", required=unanswered or response_required))
-    texts += [""] if unanswered else []
-    return list(zip(texts[::2], texts[1::2], strict=True))
-
-
-def _text(fields: Mapping[str, Any], name: str, *, required: bool = True) -> str:
-    """The text of a field exactly as it stands; not required, a missing, null or blank one is ""."""
-    value = fields.get(name)
-    if not isinstance(value, str):
-        if value is None and not required:
-            return ""
-        if value is None and name not in fields:
-            raise Malformed(f"field {show(name)}: is missing; add it")
-        if isinstance(value, Malformed):
-            raise Malformed(f"field {show(name)}: {value}")
-        remedy = "fill it in or remove the row" if value is None else "write it as text in quotes"
-        raise Malformed(f"field {show(name)}: is {kind(value)} where text must stand; {remedy}")
-    if not value.strip():
-        if not required:
-            return ""
-        raise Malformed(f"field {show(name)}: is empty; fill it in or remove the row")
-    return _checked(name, value)
-
-
-def _checked(name: str, text: str) -> str:
-    if len(text) > MAX_FIELD:
-        raise Malformed(f"field {show(name)}: is longer than {MAX_FIELD:,} characters; shorten it")
-    if match := _FORBIDDEN.search(text):
-        code = ord(match.group())
-        what = "half a surrogate pair" if code >= 0xD800 else "the control character"
-        raise Malformed(f"field {show(name)}: holds {what} U+{code:04X} at character {match.start() + 1}; remove it")
-    return text
-
-
-def _id(fields: Mapping[str, Any]) -> str:
-    text = _text(fields, "id")
+def _id(value: Any) -> str:
+    """An id as text; "" where none is given."""
+    text = str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+    text = text_of({"id": text}, "id", required=False)
     if len(text) > 128 or _FORBIDDEN_IN_NAME.search(text):
         what = "is longer than 128 characters" if len(text) > 128 else "holds a control character"
         raise Malformed(f"field 'id': {show(text)} {what}; write a short plain id")
     return text
 
 
-def _category(fields: Mapping[str, Any]) -> str:
-    text = _text(fields, "category", required=False)
-    if text and not _CATEGORY.fullmatch(text):
-        remedy = "use up to 64 of A-Z a-z 0-9 . _ - with a letter or digit first"
-        raise Malformed(f"field 'category': {show(text)} is not a plain name; {remedy}")
+def _category(value: Any) -> str:
+    """A category of any script, without white space at its ends and composed (NFC), so that what looks equal is equal."""
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    text = unicodedata.normalize("NFC", text_of({"category": text}, "category", required=False)).strip()
+    if len(text) > 64 or _FORBIDDEN_IN_NAME.search(text):
+        raise Malformed(f"field 'category': {show(text)} is no name; use up to 64 characters on one line")
     return text
 
 
 def _metadata(name: str, value: Any) -> str:
     if not name or len(name) > 128 or _FORBIDDEN_IN_NAME.search(name):
         raise Malformed(f"field {show(name)}: has no usable name; use 1 to 128 characters without control characters")
-    if isinstance(value, str):
-        return _checked(name, value)
-    try:
-        text = json_text(value)
-    except Malformed as error:
-        raise Malformed(f"field {show(name)}: {error}") from None
-    return _checked(name, text)
+    return checked(name, value if isinstance(value, str) else json_text(value))

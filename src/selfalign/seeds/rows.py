@@ -6,35 +6,20 @@ Also the limits of a file, and how a piece of it is named in a message.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import math
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 MAX_FILE = 64 * 2**20
-"""Bytes of a file, and of a Parquet file's values once unpacked."""
-MAX_RECORD = 4 * 2**20
-"""Bytes of one JSON line or one CSV record."""
+"""Bytes of a file, and of its rows once unpacked."""
 MAX_FIELD = 2**20
 """Characters of one text."""
 MAX_ROWS = 200_000
-MAX_VALUES = 2_000_000
-"""Values of one JSON text: small ones take 50 times the memory of their text."""
 MAX_COLUMNS = 64
-
-
-@dataclass(frozen=True, slots=True)
-class JsonNumber:
-    """A JSON number as it was written: never rounded, never mistaken for text."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """The columns of a tabular file, which every row has; comes before the rows."""
-
-    where: str
-    columns: tuple[str, ...]
+_MAX_DEPTH = 32
+_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +28,7 @@ class Row:
 
     where: str
     fields: dict[str, Any]
-    """Values: str, JsonNumber, bool, None, list or dict."""
+    """Values as JSON knows them; no number is NaN or infinite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +40,10 @@ class Problem:
 
 
 class Malformed(Exception):
-    """A piece of a file that cannot be parsed; the message says why.
+    """A piece of a file that cannot be used; the message says why.
 
-    Inside a parsed JSON value one may stand in a value's place, so that it is reported with the row and field it belongs to.
+    Inside a parsed JSON value one may stand in an object's place, so that it is reported with the row it belongs to.
     """
-
-    def __init__(self, what: str, line: int = 0) -> None:
-        super().__init__(what)
-        self.line = line
-
-
-Item = Header | Row | Problem
 
 
 def show(text: str, limit: int = 60) -> str:
@@ -81,45 +59,94 @@ def listed(names: Iterable[str], limit: int = 8) -> str:
 
 
 def kind(value: Any) -> str:
-    """What a JSON value is, for a message.
-
-    Raises:
-        Malformed: it is none.
-    """
-    if isinstance(value, Malformed):
-        raise value
-    if isinstance(value, JsonNumber):
-        return f"the number {show(value.text, 20)[1:-1]}"
+    """What a JSON value is, for a message."""
     if isinstance(value, bool) or value is None:
         return json.dumps(value)
+    if isinstance(value, (int, float)):
+        return f"the number {show(str(value), 20)[1:-1]}"
     return "text" if isinstance(value, str) else "a list" if isinstance(value, list) else "an object"
 
 
-def json_text(value: Any, depth: int = 0) -> str:
-    """A JSON value as compact text, numbers as they were written.
+def json_text(value: Any) -> str:
+    """A JSON value as compact text."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def nothing(value: Any) -> bool:
+    """Whether a value says nothing: null, blank text, an empty list or object."""
+    return value is None or value in ([], {}) or (isinstance(value, str) and not value.strip())
+
+
+def text_of(fields: Mapping[str, Any], name: str, *, required: bool = True) -> str:
+    """The text of a field exactly as it stands; not required, one that says nothing is "".
 
     Raises:
-        Malformed: nested more than 32 deep, or a part of it is malformed.
+        Malformed: it is missing, blank, no text, or holds what no text may hold.
     """
-    if isinstance(value, Malformed):
-        raise value
-    if depth > 32:
-        raise Malformed("is nested more than 32 deep; flatten it")
-    if isinstance(value, JsonNumber):
-        return value.text
-    if isinstance(value, list):
-        return "[" + ",".join([json_text(item, depth + 1) for item in value]) + "]"
+    value = fields.get(name)
+    if not required and nothing(value):
+        return ""
+    if name not in fields:
+        raise Malformed(f"field {show(name)}: is missing; add it")
+    if not isinstance(value, str):
+        remedy = "fill it in or remove the row" if value is None else "write it as text in quotes"
+        raise Malformed(f"field {show(name)}: is {kind(value)} where text must stand; {remedy}")
+    if not value.strip():
+        raise Malformed(f"field {show(name)}: is empty; fill it in or remove the row")
+    return checked(name, value)
+
+
+def checked(name: str, text: str) -> str:
+    """The text, if a file may hold it.
+
+    Raises:
+        Malformed: it is too long, or has a control character or half a surrogate pair.
+    """
+    if len(text) > MAX_FIELD:
+        raise Malformed(f"field {show(name)}: is longer than {MAX_FIELD:,} characters; shorten it")
+    if match := _FORBIDDEN.search(text):
+        code = ord(match.group())
+        what = "half a surrogate pair" if code >= 0xD800 else "the control character"
+        raise Malformed(f"field {show(name)}: holds {what} U+{code:04X} at character {match.start() + 1}; remove it")
+    return text
+
+
+def plain(value: Any) -> Any:
+    """What Arrow or YAML holds as JSON would: a time or a decimal as its text, bytes as the text that they are, NaN as null."""
     if isinstance(value, dict):
-        pairs = [f"{json.dumps(key, ensure_ascii=False)}:{json_text(item, depth + 1)}" for key, item in value.items()]
-        return "{" + ",".join(pairs) + "}"
-    return json.dumps(value, ensure_ascii=False)
+        return {str(name): plain(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            return f"({len(value)} bytes)"
+    return value if value is None or isinstance(value, (str, bool, int, float)) else str(value)
 
 
-def checked_header(where: str, columns: list[str]) -> Header | Problem:
-    """The header of a tabular file, or what is wrong with its names."""
-    if "" in columns:
-        return Problem(where, f"column {columns.index('') + 1} has no name; name it or remove it")
-    if len(set(columns)) < len(columns):
-        twice = next(column for column in columns if columns.count(column) > 1)
-        return Problem(where, f"the column {show(twice)} stands twice in the header; remove or rename one")
-    return Header(where, tuple(columns))
+def as_row(where: str, value: Any) -> Row | Problem:
+    """A parsed JSON value as a row, or what is wrong with it."""
+    if isinstance(value, Malformed):
+        return Problem(where, str(value))
+    if not isinstance(value, dict):
+        return Problem(where, f'is {kind(value)}, not an object; write {{"prompt": …, "response": …}}')
+    if len(value) > MAX_COLUMNS:
+        return Problem(where, f"has {len(value)} fields; at most {MAX_COLUMNS} are read, so drop some")
+    for name, each in value.items():
+        if found := _flaw(each):
+            return Problem(where, f"field {show(name)}: {found}")
+    return Row(where, value)
+
+
+def _flaw(value: Any, depth: int = 0) -> str:
+    if isinstance(value, Malformed):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return "holds a number without a finite value; write null or put it in quotes"
+    if depth > _MAX_DEPTH:
+        return f"is nested more than {_MAX_DEPTH} deep; flatten it"
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next((found for each in inside if (found := _flaw(each, depth + 1))), "")

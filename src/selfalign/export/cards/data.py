@@ -20,14 +20,23 @@ from selfalign.text import counted
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (math.inf, "1M<n<10M"))
 _CATEGORIES_AT_MOST = 30
+_SYSTEM = ("system", "instructions before the whole conversation; empty for rows without any")
 _HISTORY = ("history", "earlier turns of the conversation, [prompt, response] each; empty for most rows")
 _CONVERSATIONAL = (
-    ("prompt", "messages: the earlier turns of the conversation, where it has some, and the prompt"),
+    ("prompt", "messages: the system text and the earlier turns, where there are some, and the prompt"),
     ("completion", "one message: the response"),
+)
+_FOR_ALL = (
+    ("id", "names the pair in its run"),
+    ("round", "0: a seed example; k: generated in round k"),
+    ("category", "the kind of prompt, where the seeds have categories"),
+    ("validation", "whether the seed example was held out to choose the best round"),
+    ("metadata", "other columns of the seed file, and notes on generated pairs; there where any pair has some"),
 )
 _FIELDS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "plain": (("prompt", "the prompt"), ("response", "the response")),
-    "messages": (("messages", "user and assistant turns; the last two are the prompt and its response"),),
+    "messages": (("messages", "system, user and assistant turns; the last two are the prompt and its response"),),
+    "sharegpt": (("conversations", "system, human and gpt turns; the last two are the prompt and its response"),),
     "prompt-completion": (("prompt", "the prompt"), ("completion", "the response")),
     "alpaca": (("instruction", "the prompt"), ("input", "always empty"), ("output", "the response")),
 }
@@ -44,7 +53,8 @@ def data_card(store: Store, *, license: str | None = None, file: str = "data.jso
         raise UserError(f"no data format {format!r}: use one of {', '.join(_FIELDS)}")
     with store.snapshot() as connection:
         facts, categories = Facts.of(store), _categories(store)
-        later = rows.has_later_turn(connection, "verdict != 'dropped'")
+        in_data = "verdict != 'dropped'"
+        told, later = rows.has_system(connection, in_data), rows.has_later_turn(connection, in_data)
     pairs = facts.seeds + facts.validation + facts.kept
     data = hub.DatasetCardData(
         license=chosen,
@@ -61,9 +71,10 @@ def data_card(store: Store, *, license: str | None = None, file: str = "data.jso
         f"validation) and {counted(facts.kept, 'pair')} that a model wrote itself and that passed every filter. Written by "
         f"selfalign {version('selfalign')}."
     )
-    own = _CONVERSATIONAL if later and format == "prompt-completion" else _FIELDS[format]
-    own += (_HISTORY,) if later and format in ("plain", "alpaca") else ()
-    fields = (("id", "names the pair in its run"), ("round", "0: a seed example; k: generated in round k"), *own)
+    own = _CONVERSATIONAL if (told or later) and format == "prompt-completion" else _FIELDS[format]
+    if format in ("plain", "alpaca"):
+        own += (*((_SYSTEM,) if told else ()), *((_HISTORY,) if later else ()))
+    fields = (*_FOR_ALL, *own)
     return document(
         data.to_yaml(),
         f"# Pairs of {code(facts.recipe)}",

@@ -1,0 +1,64 @@
+"""The reader of CSV and TSV files, as programs and people write them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator
+
+from selfalign.seeds.rows import MAX_COLUMNS, MAX_FILE, Problem, Row, show
+from selfalign.text import counted
+
+_INDEX = "Unnamed: 0"
+"""What pandas calls the index column that it wrote without a name."""
+
+
+def read_separated(name: str, text: str) -> Iterator[Row | Problem]:
+    """Rows and problems of a table as RFC 4180 describes it: quotes inside quoted fields doubled, their line breaks kept.
+
+    The separator is the one of comma, semicolon, tab and bar that cuts the header into most columns, or what Excel's first line
+    `sep=;` says. Rows of empty cells alone are skipped, as are columns without a name or any content: Excel writes both. Where
+    the header has a space behind its separators, those of the rows are no part of the text either.
+    """
+    csv.field_size_limit(MAX_FILE)  # the module's own limit is 128 KiB; `read` has one that names the field
+    said = re.match(r"sep=(.)\r?\n", text)
+    head = text[said.end() :].lstrip("\r\n") if said else text.lstrip("\r\n")
+    first_line = re.split(r"[\r\n]", head, maxsplit=1)[0]
+    mark = said[1] if said else max(",;\t|", key=lambda each: len(next(csv.reader([first_line], delimiter=each), [])))
+    spaced = mark + " " in first_line and mark != "\t"
+    skipped = text.count("\n", 0, len(text) - len(head))
+    reader = csv.reader(io.StringIO(head, newline=""), delimiter=mark, strict=True, skipinitialspace=spaced)
+    header, where = list[str](), f"{name}:{skipped + 1}"
+    try:
+        for cells in reader:
+            if not header:
+                header = [_INDEX if number == 0 and not cell else cell for number, cell in enumerate(cells)]
+                if what := _unusable(header):
+                    yield Problem(where, what)
+                    return
+            elif any(map(str.strip, cells)):
+                yield _row(where, header, cells)
+            where = f"{name}:{skipped + reader.line_num + 1}"
+    except csv.Error as error:
+        what = "is not valid CSV ({})".format(str(error).replace("\t", "\\t"))
+        yield Problem(where, f"{what}; close each quote, and double the quotes inside a quoted field")
+
+
+def _row(where: str, header: list[str], cells: list[str]) -> Row | Problem:
+    while len(cells) > len(header) and not cells[-1]:
+        cells.pop()
+    if len(cells) != len(header):
+        has = f"has {counted(len(cells), 'field')} where the header has {len(header)}"
+        return Problem(where, f"{has}; quote fields that hold the separator or a line break")
+    if nameless := next((at for at, cell in enumerate(cells) if cell and not header[at]), None):
+        return Problem(where, f"column {nameless + 1} holds {show(cells[nameless])} and has no name; name it or remove it")
+    return Row(where, {column: cell for column, cell in zip(header, cells, strict=True) if column})
+
+
+def _unusable(header: list[str]) -> str:
+    if len(header) > MAX_COLUMNS:
+        return f"has {len(header)} columns; at most {MAX_COLUMNS} are read, so drop some"
+    if twice := next((column for column in header if column and header.count(column) > 1), None):
+        return f"the column {show(twice)} stands twice in the header; remove or rename one"
+    return ""

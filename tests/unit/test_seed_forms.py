@@ -1,0 +1,299 @@
+"""Seeds as people have them: every usual form is read with all that an answer depends on, or refused with the remedy."""
+
+from __future__ import annotations
+
+import datetime
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from selfalign.loop.align import hash_examples
+from selfalign.seeds.notes import ignored_columns, seed_notes
+from selfalign.seeds.read import read_seeds, read_with_notes
+from selfalign.types import Example
+from tests.unit.test_seeds import refusal, write
+
+PAIR = ("", (), "Why?", "So.")
+TURNS = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
+SHAREGPT = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+
+def said(example: Example) -> tuple[str, Any, str, str]:
+    return example.system, example.history, example.prompt, example.response
+
+
+def one(folder: Path, row: dict[str, Any]) -> Example:
+    return read_seeds(write(folder, "s.jsonl", json.dumps(row)))[-1]
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"prompt": "Why?", "completion": "So."}, PAIR),
+        ({"instruction": "Why?", "response": "So."}, PAIR),
+        ({"question": "Why?", "response": "So."}, PAIR),
+        ({"query": "Why?", "response": "So."}, PAIR),
+        ({"input": "Why?", "output": "So."}, PAIR),
+        ({" Prompt": "Why?", "RESPONSE ": "So."}, PAIR),
+        ({"prompt": TURNS[:1], "completion": TURNS[1:]}, PAIR),
+        ({"prompt": TURNS[:1], "completion": "So."}, PAIR),
+        ({"prompt": [SYSTEM, *TURNS, *TURNS[:1]], "completion": TURNS[1:]}, ("Be brief.", (PAIR[2:],), "Why?", "So.")),
+        ({"conversations": SHAREGPT}, PAIR),
+        ({"conversations": TURNS}, PAIR),
+        ({"conversations": SHAREGPT, "system": "", "tools": "", "images": []}, PAIR),
+        ({"conversations": [{"from": "system", "value": "Be brief."}, *SHAREGPT]}, ("Be brief.", *PAIR[1:])),
+        ({"conversations": SHAREGPT, "system": "Be brief."}, ("Be brief.", *PAIR[1:])),
+        ({"messages": [SYSTEM, *TURNS], "system": "Be brief."}, ("Be brief.", *PAIR[1:])),
+        ({"messages": json.dumps(TURNS)}, PAIR),
+        ({"prompt": "Why?", "messages": TURNS}, PAIR),
+        ({"messages": [{"role": "developer", "content": "Be brief."}, *TURNS]}, ("Be brief.", *PAIR[1:])),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "text", "text": "W"}, {"type": "text", "text": "hy?"}]},
+                    TURNS[1],
+                ]
+            },
+            PAIR,
+        ),
+        ({"messages": [{"role": "user", "content": "Hi."}, *TURNS]}, ("", (), "Hi.\n\nWhy?", "So.")),
+        ({"messages": [TURNS[0], {**TURNS[1], "weight": 1, "tool_calls": None, "refusal": ""}]}, PAIR),
+        ({"prompt": "Why?", "response": "So.", "history": [["Hi.", "Yes?"]]}, ("", (("Hi.", "Yes?"),), "Why?", "So.")),
+        (
+            {"instruction": "Why?", "output": "So.", "history": TURNS, "system": "Be brief."},
+            ("Be brief.", (PAIR[2:],), "Why?", "So."),
+        ),
+        ({"question": "Why?", "context": "It rains.", "answer": "So."}, ("", (), "Why?\n\nIt rains.", "So.")),
+        ({"prompt": "Why?", "input": "It rains.", "response": "So."}, ("", (), "Why?\n\nIt rains.", "So.")),
+    ],
+    ids=lambda value: json.dumps(value)[:70] if isinstance(value, dict) else "",
+)
+def test_forms_of_rows(tmp_path: Path, row: dict[str, Any], expected: tuple[Any, ...]) -> None:
+    example = one(tmp_path, row)
+    assert said(example) == expected
+    assert not set(example.metadata) - {"prompt"}  # where turns repeat it
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"choices": ["a", "b"], "question": "Why?", "answer": "a"}, ("'choices'", "write it into the prompt")),
+        ({"tools": "[{}]", "messages": TURNS}, ("'tools'", "remove the rows")),
+        ({"image": {"path": "a.png", "bytes": None}, "conversations": SHAREGPT}, ("'image'", "only texts")),
+        ({"context": "It rains.", "messages": TURNS}, ("'context'", "beside 'messages'", "write it into the turn")),
+        ({"context": ["It rains."], "prompt": "Why?", "response": "So."}, ("'context'", "a list where text must stand")),
+        ({"history": "Hi.", "prompt": "Why?", "response": "So."}, ("'history'", "text, not a list")),
+        ({"history": [["user", "Hi."]], "prompt": "Why?", "response": "So."}, ("'history'", "a turn is a list")),
+        ({"messages": [*TURNS, {"role": "tool", "content": "7"}]}, ("'messages[3]'", "'tool'", "remove the row")),
+        ({"messages": [TURNS[0], {"role": "assistant", "content": "a", "tool_calls": [{}]}]}, ("'messages[2]'", "'tool_calls'")),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, TURNS[1]]}, ("'image_url'", "only texts")),
+        ({"messages": [TURNS[0], {"role": "assistant"}]}, ("'messages[2].content'", "null")),
+        ({"messages": [*TURNS, SYSTEM, *TURNS]}, ("'system'", "first")),
+        ({"messages": TURNS[1:] + TURNS}, ("'assistant', 'user', 'assistant'", "the user's first")),
+        ({"messages": [TURNS[0], {**TURNS[1], "weight": 0}]}, ("weight 0", "remove the row")),
+        ({"messages": [TURNS[0], {**TURNS[1], "weight": 0.5}]}, ("weight '0.5'", "0 or 1")),
+        ({"prompt": "How?", "messages": TURNS}, ("mixes 'prompt', 'messages'", "rename")),
+        ({"messages": "[oops"}, ("'messages'", "no JSON list")),
+    ],
+)
+def test_what_an_answer_depends_on_is_never_metadata_in_silence(
+    tmp_path: Path, row: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    message = refusal(write(tmp_path, "s.jsonl", json.dumps(row)))
+    assert message.startswith(":1: ") and all(word in message for word in words), message
+
+
+def test_ids_and_categories_in_any_form(tmp_path: Path) -> None:
+    rows = [{"id": 7, "category": "Daily life / home"}, {"id": None, "category": " de\u0301jà vu "}, {"id": "", "category": 3}]
+    lines = [json.dumps({**row, "prompt": f"p{at}", "response": "r"}) for at, row in enumerate(rows)]
+    examples = read_seeds(write(tmp_path, "s.jsonl", "\n".join(lines)))
+    assert [(e.id, e.category) for e in examples] == [("7", "Daily life / home"), ("seed-0002", "déjà vu"), ("seed-0003", "3")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "index"),
+    [
+        ("comma.csv", 'prompt,response\nWhy?,"So, so."\n', {}),
+        ("semicolon.csv", "\ufeffprompt;response\r\nWhy?;So, so.\r\n", {}),
+        ("tab.csv", "prompt\tresponse\nWhy?\tSo, so.\n", {}),
+        ("sep.csv", "sep=;\r\nprompt;response\r\nWhy?;So, so.\r\n", {}),
+        ("pandas.csv", ',prompt,response\n5,Why?,"So, so."\n', {"Unnamed: 0": "5"}),
+        ("excel.csv", 'prompt,response,,\nWhy?,"So, so.",,,,\n,,,\n,,,,,\n\n', {}),
+        ("spaced.csv", 'Prompt, Response\nWhy?, "So, so."\n', {}),
+        ("mac.csv", 'prompt,response\rWhy?,"So, so."\r', {}),
+        ("columns.json", '{"prompt": {"0": "Why?"}, "response": {"0": "So, so."}}', {}),
+        ("lists.json", '{"prompt": ["Why?"], "response": ["So, so."]}', {}),
+        ("split.json", '{"columns": ["prompt", "response"], "index": [0], "data": [["Why?", "So, so."]]}', {}),
+        ("nan.jsonl", '{"prompt": "Why?", "response": "So, so.", "category": NaN, "n": NaN}', {"n": "null"}),
+        (
+            "qna.yaml",
+            "version: 2\nseed_examples:\n  - question: Why?\n    answer: So, so.\n    n: 2026-01-02\n",
+            {"n": "2026-01-02"},
+        ),
+    ],
+)
+def test_tables_as_programs_write_them(tmp_path: Path, name: str, text: str, index: dict[str, str]) -> None:
+    write(tmp_path, name + ".gz", gzip.compress(text.encode()))
+    for path in (write(tmp_path, name, text), tmp_path / (name + ".gz")):
+        (example,) = read_seeds(path)
+        assert (example.prompt, example.response, example.metadata) == ("Why?", "So, so.", index)
+
+
+def test_nested_questions_of_instruct_lab(tmp_path: Path) -> None:
+    text = """
+    version: 3
+    domain: cleaning
+    seed_examples:
+      - context: It rains.
+        questions_and_answers:
+          - question: Why?
+            answer: So.
+          - question: How?
+            answer: Thus.
+    document: {repo: x, patterns: [y]}
+    """
+    examples = read_seeds(write(tmp_path, "qna.yaml", text))
+    assert [(e.prompt, e.response) for e in examples] == [("Why?\n\nIt rains.", "So."), ("How?\n\nIt rains.", "Thus.")]
+
+
+def test_parquet_columns_of_any_type(tmp_path: Path) -> None:
+    columns = {
+        "conversations": [SHAREGPT],
+        "id": [7],
+        "score": [float("nan")],
+        "when": [datetime.datetime(2026, 1, 2)],
+        "raw": [b"\xff\x00"],
+        "tags": [["a", "b"]],
+        "inside": [{"a": 1, "b": None}],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "s.parquet")
+    (example,) = read_seeds(tmp_path / "s.parquet")
+    assert (example.id, *said(example)) == ("7", *PAIR)
+    assert dict(example.metadata) == {
+        "score": "null",
+        "when": "2026-01-02 00:00:00",
+        "raw": "(2 bytes)",
+        "tags": '["a","b"]',
+        "inside": '{"a":1,"b":null}',
+    }
+    assert ignored_columns([example]) == ("score", "when", "raw", "tags", "inside")
+
+
+def test_saved_data_sets_and_folders_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    rows = datasets.Dataset.from_list(
+        [{"messages": [{"role": t["role"], "content": f"{t['content']}{n}"} for t in TURNS]} for n in range(40)]
+    )
+    rows.save_to_disk(tmp_path / "saved")
+    assert [e.prompt for e in read_seeds(tmp_path / "saved")] == [f"Why?{n}" for n in range(40)]
+    datasets.DatasetDict({"train": rows.select([1]), "test": rows.select([2])}).save_to_disk(tmp_path / "both")
+    assert [read_seeds(f"{tmp_path}/both{part}")[0].prompt for part in ("", ":test")] == ["Why?1", "Why?2"]
+    assert "no split 'x'; write one of 'train', 'test' behind a colon" in refusal(Path(f"{tmp_path}/both:x"))
+    (tmp_path / "folder").mkdir()
+    write(tmp_path / "folder", "train.jsonl", '{"prompt": "Why?", "response": "So."}\n')
+    assert read_seeds(tmp_path / "folder")[0].prompt == "Why?"
+    (tmp_path / "saved" / "data-00000-of-00001.arrow").write_bytes(b"x" * 50)
+    assert "cannot be read as a saved data set" in refusal(tmp_path / "saved")
+    (tmp_path / "saved" / "state.json").write_text("[]")
+    assert "state.json is not that of a saved data set" in refusal(tmp_path / "saved")
+    (tmp_path / "empty").mkdir()
+    assert "is a folder that is no data set" in refusal(tmp_path / "empty")
+
+
+def test_a_data_set_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    asked: list[tuple[str, str | None]] = []
+
+    def load(name: str, configuration: str | None) -> Any:
+        asked.append((name, configuration))
+        splits = ("train", "test") if configuration is None else ("a", "b")
+        return datasets.DatasetDict({s: datasets.Dataset.from_list([{"question": f"Why {s}?", "answer": "So."}]) for s in splits})
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    names = ("org/name", "org/name:test", "org/name:main/b")
+    assert [read_seeds(name)[0].prompt for name in names] == ["Why train?", "Why test?", "Why b?"]
+    assert asked == [("org/name", None), ("org/name", None), ("org/name", "main")]
+    assert "has several splits" not in refusal(Path("org/name:x"))
+    monkeypatch.undo()
+    assert "no such file, and no data set that the hub gives" in refusal(Path("no-such-org/no-such-name"))
+    assert ": no such file; check the path" in refusal(Path("folder/seeds.jsonl"))
+
+
+def test_first_turns_of_a_chat_set_are_examples_too(tmp_path: Path) -> None:
+    def chat(number: int, **more: Any) -> dict[str, Any]:
+        first = [{"role": "user", "content": f"Hi {number}."}, {"role": "assistant", "content": f"Yes {number}?", **more}]
+        return {"id": f"c{number}", "messages": [SYSTEM, *first, {"role": "user", "content": f"Why {number}?"}, TURNS[1]]}
+
+    alone = {"messages": [SYSTEM, {"role": "user", "content": "hi 2."}, TURNS[1]]}
+    path = write(tmp_path, "s.jsonl", "\n".join(map(json.dumps, [chat(1), alone, chat(2), chat(3, weight=0)])))
+    examples, notes = read_with_notes(path)
+    assert [e.id for e in examples] == [
+        "c1.1",
+        "c1",
+        "seed-0002",
+        "c2",
+        "c3",
+    ]  # c2 begins as a row does; c3's is not to be learned
+    assert [e.slot for e in examples] == list(range(5))
+    assert said(examples[0]) == ("Be brief.", (), "Hi 1.", "Yes 1?")
+    assert len(notes) == 1 and "1 first turn" in notes[0]
+
+
+def test_a_system_text_is_part_of_what_is_asked(tmp_path: Path) -> None:
+    rows = [{"system": system, "prompt": "Why?", "response": "So."} for system in ("A.", "B.")]
+    examples = read_seeds(write(tmp_path, "s.jsonl", "\n".join(map(json.dumps, rows))))
+    assert hash_examples(examples[:1]) != hash_examples([Example("seed-0001", "Why?", "So.")]) != hash_examples(examples[1:])
+    assert "the same as that of" in refusal(write(tmp_path, "t.jsonl", "\n".join(map(json.dumps, [rows[0], rows[0]]))))
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        (("WofÃ¼r ist das?", "FÃ¼r die TÃ¼r."), ("wrong encoding", "WofÃ¼r", "UTF-8")),
+        (("Was ist los?", "Es heiÃŸt â€žjaâ€œ."), ("wrong encoding",)),
+        (("Что это?", "РџСЂРёРІРµС‚, РјРёСЂ"), ("wrong encoding",)),
+        (("Why?", "caf\ufffd"), ("wrong encoding",)),
+        (("Why?", "Wipe it.\\nThen dry it."), ("a line break written as \\n", "Wipe it.")),
+        (("Why?", "Tom &amp; Ann"), ("HTML", "&amp;")),
+    ],
+)
+def test_spoilt_texts_are_told_with_an_example(texts: tuple[str, str], words: tuple[str, ...]) -> None:
+    seeds = [Example(f"s{at}", f"{texts[0]} {at}", texts[1]) for at in range(10)]
+    (note,) = seed_notes(seeds)
+    assert note.startswith("10 of 10 seeds have") and all(word in note for word in words), note
+    assert not seed_notes([*seeds[:1], *(Example(f"t{at}", f"Why {at}?", "So.") for at in range(40))])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Größe: „ja“ – ça va, naïve…",
+        "Привет, как дела?",
+        "Γειά σου Κόσμε",
+        "你好，世界",
+        "½ × ±",
+        "Ã la carte",
+        "ÂÃ",
+        "print('a\\nb')\nis code",
+        "C:\\new",
+    ],
+)
+def test_sound_texts_are_not_told_as_spoilt(text: str) -> None:
+    assert not seed_notes([Example(f"s{at}", f"{text} {at}", f"{text}\n{text}") for at in range(10)])
+
+
+def test_few_seeds_and_small_categories_are_told() -> None:
+    def seeds(*categories: str) -> list[Example]:
+        return [Example(f"s{at}", f"Why {at}?", "So.", category=kind) for at, kind in enumerate(categories)]
+
+    assert "5 seeds: too few to hold some out" in seed_notes(seeds(*[""] * 5))[0]
+    assert not seed_notes(seeds(*[""] * 6)) and not seed_notes(seeds(*"aaabbb"))
+    assert "24 of 24 categories have one seed" in seed_notes(seeds(*map(str, range(24))))[0]
+    assert "1 of 7 seeds have no category" in seed_notes(seeds(*"aaabbb", ""))[0]
