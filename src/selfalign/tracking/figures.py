@@ -22,7 +22,7 @@ from selfalign.record.checkpoints import write_synced
 from selfalign.record.plain import flat, portable
 from selfalign.record.store import Store
 from selfalign.text import printable
-from selfalign.tracking.trackers import OPEN, Point, TrackedRun, Tracker
+from selfalign.tracking.trackers import TRACKERS, Point, Tracker
 
 NOTE = "tracking.json"
 LONGEST = 500
@@ -123,7 +123,7 @@ class _Reporter:
 
     def _opened(self, name: str, note: dict[str, Any], options: Mapping[str, str]) -> Tracker:
         if name not in self._open:
-            self._open[name] = OPEN[name](TrackedRun(self.folder, self.run_name, note["run"], options))
+            self._open[name] = TRACKERS[name][0](self.folder, self.run_name, note["run"], options)
             note["run"] = self._open[name].id
             self._write_notes()
         return self._open[name]
