@@ -217,10 +217,10 @@ def run_folder(folder: Path, before: Sequence[float], after: Sequence[float], be
         (
             [0.0] * 40,
             [1.0] * 30 + [0.0] * 10,
-            "Round 1 is better than the pretrained model",
+            "Round 1 is better than the base model",
             "refusal 0 % → 75 %, +75 points [+61,",
         ),
-        ([1.0] * 40, [1.0] * 10 + [0.0] * 30, "Round 1 is worse than the pretrained model", "refusal 100 % → 25 %, −75 points"),
+        ([1.0] * 40, [1.0] * 10 + [0.0] * 30, "Round 1 is worse than the base model", "refusal 100 % → 25 %, −75 points"),
         ([0.0, 1.0] * 20, [1.0, 0.0] * 20, "Cannot tell whether round 1 is better", "would go unseen"),
         ([0.0], [1.0], "Cannot tell whether round 1 is better", "[−100, +100]"),
         (
@@ -241,7 +241,7 @@ def test_the_verdict_follows_from_the_figures(
 
 def test_the_verdict_says_what_it_is_not(tmp_path: Path) -> None:
     kept = read_run(run_folder(tmp_path / "a", [0.0] * 9, [0.0] * 9, best=0))["verdict"]
-    assert kept["title"] == "No round was better than the pretrained model"
+    assert kept["title"] == "No round was better than the base model"
     with Store.open(tmp_path / "data", {}) as store:
         store.add_seeds([Example("s0", "A?", "B")], ())
         store.finish_evaluation(0, [Metric("finished", 0.5, 0.2, 0.8, 9, (), "share")], 0.0)
@@ -261,7 +261,7 @@ def test_a_run_that_failed_says_so_first(tmp_path: Path) -> None:
     outcomes = tuple(Outcome(f"h{i}", 1.0) for i in range(9))
     folder, judge = tmp_path / "run", Metric("calibration_judge_quality_auc", 0.5, 0.4, 0.6, 12)
     measured = [Metric("refusal", 1.0, 0.7, 1.0, 9, outcomes, "share")]
-    for metrics, told in (([], "No round of this run"), (measured, "Only the pretrained model")):
+    for metrics, told in (([], "No round of this run"), (measured, "Only the base model")):
         with pytest.raises(UserError), Store.open(folder, {"name": "isheep"}) as store:
             store.add_seeds([Example("s0", "A?", "B")], ())
             store.add_metrics(0, metrics)

@@ -28,7 +28,7 @@ from selfalign.recipe import Recipe, SecondTurns, extended_by
 from selfalign.recipes.isara import isara
 from selfalign.recipes.isheep import isheep
 from selfalign.recipes.pretrained import pretrained
-from selfalign.record.lineage import passport, passport_text
+from selfalign.record.lineage import lineage, lineage_text
 from selfalign.record.store import Store
 from selfalign.report.data import read_run
 from selfalign.seeds.read import read_seeds
@@ -149,11 +149,11 @@ def test_exports_hold_the_whole_conversation(folder: Path, tmp_path: Path) -> No
     }
 
 
-def test_passport_and_report_show_the_first_turn(folder: Path) -> None:
+def test_lineage_and_report_show_the_first_turn(folder: Path) -> None:
     with Store.read(folder) as store:
         later = next(example for example in store.kept(1) if example.history)
-        told, first = passport(store, later.id), passport(store, later.id.removesuffix(".2"))
-        text = passport_text(told)
+        told, first = lineage(store, later.id), lineage(store, later.id.removesuffix(".2"))
+        text = lineage_text(told)
     assert told["history"] == [list(later.history[0])] and told["sampling"]["prompt"]["max_tokens"] == 48
     assert later.history[0][1] in told["prompt_texts"]["propose_second_turn"]
     assert told["prompt_texts"]["respond_second_turn"].endswith(f"{later.history[0][1]}\n\nUSER: {later.prompt}\nASSISTANT:")

@@ -53,7 +53,9 @@ def metrics_table(model: Mapping[str, Any], other: Mapping[str, Any] | None) -> 
 
 def differences_table(differences: Mapping[str, Any]) -> Table:
     """Of the shares in points."""
-    table = _table("model minus other, prompt by prompt; p of each metric by itself", "difference", "p", "unseen\nbelow")
+    table = _table(
+        "model minus other, prompt by prompt; p of each metric by itself", "difference", "p", "minimum\ndetectable\neffect"
+    )
     for name, row in differences.items():
         share = row["unit"] in BOUNDS
         scaled = {key: None if row[key] is None else (100 if share else 1) * row[key] for key in _FIGURES}

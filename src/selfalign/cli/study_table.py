@@ -21,7 +21,9 @@ def print_study(study: Mapping[str, Any], console: Console | None = None) -> Non
     for metric in (*others, study["metric"]):  # what the verdict is about stands next to it
         console.print(metric_table(study, metric))
     console.print(costs_table(study))
-    console.print(Text("p after Holm's correction over the arms compared; unseen below: what 80 % power would take"))
+    console.print(
+        Text("p after Holm's correction over the arms compared; minimum detectable effect: the difference that 80 % power finds")
+    )
     for name, reason in study["left_out"].items():
         console.print(Text(f"not compared: {name} ({reason})"))
     for verdict in study["verdicts"]:
@@ -37,7 +39,7 @@ def metric_table(study: Mapping[str, Any], metric: str) -> Table:
         f"{metric.replace('_', ' ')}{' in points' if share else ''}{side}: {counted(prompts, 'prompt')}, 95 % intervals"
     )
     table.add_column("arm", overflow="fold")
-    for name in ("seeds", "value", f"{main}\nminus arm", "p", "unseen\nbelow"):
+    for name in ("seeds", "value", f"{main}\nminus arm", "p", "minimum\ndetectable\neffect"):
         table.add_column(name, justify="right", no_wrap=True)
     for arm, row in study["arms"].items():
         figure = row["metrics"][metric]
@@ -46,8 +48,8 @@ def metric_table(study: Mapping[str, Any], metric: str) -> Table:
             cells += ["–"] * 3
         else:
             digits = decimals(each["difference"], each["low"], each["high"])
-            unseen = _number(each["minimum_detectable"], share, digits)
-            cells += [_interval(each, "difference", share, digits), _p(each["p_holm"]), unseen]
+            detectable = _number(each["minimum_detectable"], share, digits)
+            cells += [_interval(each, "difference", share, digits), _p(each["p_holm"]), detectable]
         table.add_row(arm, *cells)
     return table
 

@@ -27,7 +27,7 @@ def stdout_console() -> Console:
 def print_status(status: Mapping[str, Any], console: Console | None = None, warnings: Sequence[str] = ()) -> None:
     """
     Args:
-        warnings: what the guards told (`status.warnings`).
+        warnings: those of the guards (`status.warnings`).
     """
     console = console or stdout_console()
     console.print(rounds_table(status))
@@ -75,7 +75,7 @@ def rounds_table(status: Mapping[str, Any]) -> Table:
 
 def metrics_table(rounds: Sequence[Mapping[str, Any]], best: int | None) -> Table:
     names = list(dict.fromkeys(name for row in rounds for name in row["metrics"]))
-    table = Table(title="metrics with 95 % intervals (round 0: the model as it came)", title_justify="left")
+    table = Table(title="metrics with 95 % intervals (round 0: the base model)", title_justify="left")
     table.add_column("metric")
     for row in rounds:
         table.add_column(f"round {row['round']}" + (" *" if row["round"] == best else ""), justify="right")

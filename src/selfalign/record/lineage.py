@@ -1,4 +1,4 @@
-"""The passport of a sample: where it came from, what was decided about it, and what became of it."""
+"""The lineage of a sample: where it came from, what was decided about it, and what became of it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _UNANSWERED = """SELECT id FROM samples WHERE round > 0 AND response = '' AND (r
   SELECT 1 FROM outputs o WHERE o.id = samples.id AND o.round = samples.round AND o.stage LIKE 'respond%'))"""
 
 
-def passport(store: Store, id: str) -> dict[str, Any]:
+def lineage(store: Store, id: str) -> dict[str, Any]:
     """Everything the record knows of one sample, as plain data.
 
     `written_by` is the model that wrote it: that of the round before, and behind which finding about a server's weights its
@@ -61,9 +61,9 @@ def unanswered(connection: sqlite3.Connection, id: str | None = None) -> set[str
     return {found for (found,) in connection.execute(_UNANSWERED + one, values)}
 
 
-def passport_text(passport: Mapping[str, Any]) -> str:
-    """The passport for a terminal, with nothing in it that a terminal would obey."""
-    p = passport
+def lineage_text(lineage: Mapping[str, Any]) -> str:
+    """The lineage for a terminal, with nothing in it that a terminal would obey."""
+    p = lineage
     firsts = ", ".join(d["id"] for d in p["prompt_demonstrations"]) if p["history"] else ""
     origin = f"round {p['round']}, slot {p['slot']}" + (f", category {p['category']}" if p["category"] else "")
     parts = [

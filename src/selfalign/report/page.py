@@ -21,9 +21,9 @@ OTHER = "other rules"
 GROUPS = (
     (
         "Held-out metrics by round",
-        "pretrained",
+        "base model",
         "Intervals are 95 %. ↑\u00a0higher is better, ↓\u00a0lower is better.",
-        "The bars are the intervals, the large point is the best round, the dashed line the pretrained model.",
+        "The bars are the intervals, the large point is the best round, the dashed line the base model.",
         (),
     ),
     (
@@ -42,7 +42,7 @@ GROUPS = (
     ),
     (
         "The choice of the round",
-        "pretrained",
+        "base model",
         "On the seeds held out for it; the change is that against the best round before.",
         "",
         OF_THE_CHOICE,

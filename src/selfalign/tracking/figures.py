@@ -38,10 +38,10 @@ def reporting(
     Args:
         folder: the run folder; need not exist yet.
         trackers: as `check_trackers` gives them; without any, `progress` comes back as it is.
-        progress: told of stages and batches as before.
+        progress: hears of stages and batches as before.
         name: of the run, for people; the folder's without it.
 
-    A tracker that fails is told of on standard error and left alone until the next call; the run goes on.
+    A tracker that fails is reported on standard error and left alone until the next call; the run goes on.
     """
     if not trackers:
         yield progress
@@ -133,7 +133,7 @@ class _Reporter:
 
     @contextmanager
     def _guarded(self, name: str) -> Iterator[None]:
-        """Whatever a tracker or its server comes up with is no reason to end a run of hours: told once, and then let be.
+        """No error of a tracker or its server ends a run of hours: it is reported once, and the tracker left alone.
 
         What it prints goes to standard error: standard output is for our tables and JSON.
         """

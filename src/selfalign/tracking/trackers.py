@@ -162,7 +162,7 @@ def check_trackers(names: str | None) -> tuple[str, ...]:
     """The trackers named, commas between; none for None or "".
 
     Raises:
-        UserError: one that does not exist, or whose package is not installed; so that it is told before a model loads.
+        UserError: one that does not exist, or whose package is not installed; raised before a model loads.
     """
     chosen = tuple(dict.fromkeys(filter(None, (name.strip() for name in (names or "").split(",")))))
     for name in chosen:
