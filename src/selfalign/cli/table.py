@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -95,3 +96,26 @@ def figure(metric: Mapping[str, Any] | None) -> str:
     value, low, high = ("–" if metric[key] is None else f"{scale * metric[key]:.{digits}f}" for key in ("value", "low", "high"))
     value += "%" if share else ""
     return value if metric["low"] == metric["high"] == metric["value"] else f"{value} [{low}, {high}]"
+
+
+def wide_table(title: str, first: str, *columns: str) -> Table:
+    """Names on the left, which may fold; figures on the right, which may not."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column(first, overflow="fold", min_width=10)
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+COMPARED = ("p", "minimum\ndetectable\neffect")
+
+
+def compared(row: Mapping[str, Any], share: bool, p_value: float | None) -> tuple[str, str, str]:
+    """The cells of a difference: with its interval (of shares in points), p, and what 80 % power would find."""
+    digits, scale = (0, 100) if share else (decimals(row["difference"], row["low"], row["high"]), 1)
+    signs = {"difference": "+", "low": "", "high": "", "minimum_detectable": ""}
+    value, low, high, detectable = (
+        "–" if row[name] is None else f"{scale * row[name]:{sign}.{digits}f}" for name, sign in signs.items()
+    )
+    p = "–" if p_value is None else "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
+    return f"{value} [{low}, {high}]", p, detectable
