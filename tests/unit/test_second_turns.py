@@ -160,7 +160,7 @@ def test_lineage_and_report_show_the_first_turn(folder: Path) -> None:
     assert {"id": later.id, "round": 1, "part": "prompt", "similarity": None} in first["shown_in"]["samples"]
     assert f"earlier turns ({first['id']})\n  {later.history[0][0]}\n  → {later.history[0][1]}" in text
     shown = {sample["id"]: sample.get("history") for sample in read_run(folder)["samples"]}
-    assert shown[later.id] == later.history and shown["s3"] is None
+    assert shown[later.id] == [list(turn) for turn in later.history] and shown["s3"] is None
 
 
 @pytest.mark.parametrize("made", [isheep, isara])

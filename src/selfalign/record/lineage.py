@@ -10,9 +10,10 @@ from typing import Any
 from selfalign.errors import UserError
 from selfalign.protocols import NOT_TOLD_APART, PROVEN
 from selfalign.record import model_rows, rows
+from selfalign.record.exports import everything
 from selfalign.record.status import canaries
 from selfalign.record.store import Store
-from selfalign.text import counted, finite, printable
+from selfalign.text import counted, printable
 from selfalign.types import Example
 
 SHOWN_AT_MOST = 100
@@ -40,7 +41,8 @@ def lineage(store: Store, id: str) -> dict[str, Any]:
         number, verdict = found
         example, rule, evidence = next(rows.read(connection, "number = ?", (number,)))
         return {
-            **_own(example),
+            **everything(example),
+            "history": [list(turn) for turn in example.history],
             "answered": not unanswered(connection, id),
             "verdict": verdict,
             "rule": rule or None,
@@ -116,22 +118,6 @@ def _shown(demonstration: Mapping[str, Any]) -> str:
 def _where(sample: Mapping[str, Any]) -> str:
     near = "" if sample["similarity"] is None else f", similarity {sample['similarity']:.3f}"
     return f"{sample['id']} (for its {sample['part']}{near})"
-
-
-def _own(example: Example) -> dict[str, Any]:
-    return {
-        "id": example.id,
-        "round": example.round,
-        "slot": example.slot,
-        "category": example.category,
-        "metadata": dict(example.metadata),
-        "history": [list(turn) for turn in example.history],
-        "prompt": example.prompt,
-        "response": example.response,
-        "prompt_finish": example.prompt_finish,
-        "response_finish": example.response_finish,
-        "scores": {name: finite(value) for name, value in sorted(example.scores.items())},
-    }
 
 
 def _example_ids(connection: sqlite3.Connection) -> str:

@@ -162,8 +162,8 @@ function lineage(s) {
   const earlier = turns(s.history), first = s.prompt_demonstrations.filter(([id]) => byId.has(id)).map(([id]) => sampleLink(id));
   const parts = [part("verdict", metaLine(s), ...(s.evidence ? [said("", s.evidence)] : [])),
     ...(earlier.length ? [part("earlier turns", ...earlier, ...first)] : []),
-    part("prompt (ended by " + s.finish[0] + ")", said("", s.prompt)),
-    part(s.answered ? "response (ended by " + s.finish[1] + ")" : "response", answer("", s))];
+    part("prompt (ended by " + s.prompt_finish + ")", said("", s.prompt)),
+    part(s.answered ? "response (ended by " + s.response_finish + ")" : "response", answer("", s))];
   const scores = Object.entries(s.scores).map(([name, value]) => [name, value === null ? "not a number" : value]);
   if (scores.length) parts.push(part("scores", pairs(scores)));
   if (Object.keys(s.metadata).length) parts.push(part("metadata", pairs(Object.entries(s.metadata))));
