@@ -70,7 +70,7 @@ class Session(Protocol):
         ...
 
     def render(self, request: Request) -> str:
-        """The exact text the model is given, special tokens included, for a sample's passport."""
+        """The exact text the model is given, special tokens included, for a sample's lineage."""
         ...
 
 

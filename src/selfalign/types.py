@@ -177,7 +177,7 @@ class ModelRef:
     base: str
     adapter: str | None = None
     hash: str = ""
-    """SHA-256 over the manifest of its files where we made or could read them; part of every sample's passport."""
+    """SHA-256 over the manifest of its files where we made or could read them; part of every sample's lineage."""
 
 
 @dataclass(frozen=True, slots=True)

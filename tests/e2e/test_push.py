@@ -126,7 +126,7 @@ def test_what_is_wrong_is_told_before_anything_is_sent(cli: Run, hub: Hub, run_f
         ("no name of a repository", (run_folder, "--repo", "user/../name"), TOKEN),
         ("the run is not done", (tmp_path / "undone", "--repo", "user/name"), TOKEN),
         ("the run is not done", (tmp_path / "undone", "--repo", "user/name", "--data"), TOKEN),
-        ("the model as it came", (run_folder, "--repo", "user/name", "--round", 0), TOKEN),
+        ("is the base model", (run_folder, "--repo", "user/name", "--round", 0), TOKEN),
         ("has no model", (run_folder, "--repo", "user/name", "--round", 7), TOKEN),
         ("does not go with --data", (run_folder, "--repo", "user/name", "--round", 1, "--data"), TOKEN),
         ("no identifier", (run_folder, "--repo", "user/name", "--license", "My Own"), TOKEN),

@@ -91,9 +91,9 @@ def test_hostile_output_runs_no_script(browser: Any, tmp_path: Path) -> None:
     assert set(shown) == set(payloads())
     opened = page.evaluate("""() => [...document.querySelectorAll('#samples .row')].map((row) => {
         row.click();
-        document.querySelector('#passport .demo')?.click();
-        document.getElementById('passport').close();
-        return document.getElementById('passport-id').textContent;
+        document.querySelector('#lineage .demo')?.click();
+        document.getElementById('lineage').close();
+        return document.getElementById('lineage-id').textContent;
     })""")
     assert len(set(opened)) >= len(payloads())
     assert page.locator("main img, main iframe, main script, main form, main base, main a").count() == 0
@@ -132,7 +132,7 @@ def test_the_policy_stops_what_would_get_through(browser: Any, tmp_path: Path) -
     assert len([each for each in watched.trouble if "Content Security Policy" in each]) == 2
 
 
-def test_search_filters_and_passport(browser: Any, tmp_path: Path) -> None:
+def test_search_filters_and_lineage(browser: Any, tmp_path: Path) -> None:
     watched = Watched(browser, plain_run(tmp_path / "run", 120))
     page = watched.page
     assert watched.count() == "125 of 125 samples"
@@ -147,15 +147,15 @@ def test_search_filters_and_passport(browser: Any, tmp_path: Path) -> None:
     page.fill("#sample-search", "ZEBRA answer")
     assert watched.count() == "1 of 125 samples"
     page.click("#samples .row")
-    text = page.text_content("#passport")
+    text = page.text_content("#lineage")
     for expected in ("r01-00007", "kept", "Question number 7?", "judge", "s3", "similarity 0.250", "Seed question 3?"):
         assert expected in text
-    page.click("#passport .demo")
-    assert page.text_content("#passport-id") == "s3"
-    page.click("#passport-back")
-    assert page.text_content("#passport-id") == "r01-00007"
-    page.click("#passport-close")
-    assert not page.is_visible("#passport")
+    page.click("#lineage .demo")
+    assert page.text_content("#lineage-id") == "s3"
+    page.click("#lineage-back")
+    assert page.text_content("#lineage-id") == "r01-00007"
+    page.click("#lineage-close")
+    assert not page.is_visible("#lineage")
     watched.check()
 
 
@@ -168,7 +168,7 @@ def test_what_was_never_answered_does_not_look_like_an_empty_answer(browser: Any
     watched = Watched(browser, write_report(tmp_path / "run"))
     assert watched.page.locator("#samples .answer").all_text_contents() == ["(empty)", "(not answered)"]
     watched.page.locator("#samples .row").last.click()
-    assert "response(not answered)" in (watched.page.text_content("#passport-body") or "")
+    assert "response(not answered)" in (watched.page.text_content("#lineage-body") or "")
     watched.check()
 
 
@@ -310,7 +310,7 @@ def test_nothing_is_cut_off_or_faint(browser: Any, full_pages: dict[str, Path], 
         watched.page.click("#samples .row >> nth=1")
         assert watched.page.evaluate(FAINT) == []
         inside = watched.page.evaluate(
-            "(() => { const d = document.getElementById('passport'); return d.scrollWidth - d.clientWidth; })()"
+            "(() => { const d = document.getElementById('lineage'); return d.scrollWidth - d.clientWidth; })()"
         )
         assert inside <= 0
     watched.check()
@@ -325,9 +325,9 @@ def test_a_conversation_is_found_and_read_by_its_earlier_turns(browser: Any, ful
     page.fill("#sample-search", "wombat r01-00000.2")
     assert watched.count() == "1 of 142 samples"
     page.click("#samples .row")
-    assert page.locator("#passport .turn").all_inner_texts() == [f"user\n{FIRST}", "assistant\nWombat."]
+    assert page.locator("#lineage .turn").all_inner_texts() == [f"user\n{FIRST}", "assistant\nWombat."]
     page.click("text=open r01-00000")
-    assert page.text_content("#passport-id") == "r01-00000"
+    assert page.text_content("#lineage-id") == "r01-00000"
     page.keyboard.press("Escape")
     page.fill("#held-search", "quokka-blue")
     page.wait_for_timeout(250)
@@ -353,13 +353,13 @@ def test_the_keyboard_is_enough(browser: Any, full_pages: dict[str, Path]) -> No
         assert page.evaluate(FOCUS) == [expected, "solid"]
     opened = page.evaluate("document.activeElement.textContent")
     page.keyboard.press("Enter")
-    assert page.text_content("#passport-id") == "r01-00000.2"
+    assert page.text_content("#lineage-id") == "r01-00000.2"
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "open r01-00000"
-    page.keyboard.press("Enter")  # the button is gone with the passport it stood in
-    assert page.text_content("#passport-id") == "r01-00000" and page.evaluate(FOCUS) == ["passport-back", "solid"]
+    page.keyboard.press("Enter")  # the button is gone with the lineage it stood in
+    assert page.text_content("#lineage-id") == "r01-00000" and page.evaluate(FOCUS) == ["lineage-back", "solid"]
     page.keyboard.press("Enter")
-    assert page.text_content("#passport-id") == "r01-00000.2" and page.evaluate(FOCUS) == ["passport-close", "solid"]
+    assert page.text_content("#lineage-id") == "r01-00000.2" and page.evaluate(FOCUS) == ["lineage-close", "solid"]
     page.keyboard.press("Escape")
     assert page.evaluate("document.activeElement.textContent") == opened
     page.focus("#sample-more")

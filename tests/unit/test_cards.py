@@ -14,7 +14,6 @@ from huggingface_hub import DatasetCard, ModelCard
 from selfalign.errors import UserError
 from selfalign.evaluators import Refusal
 from selfalign.export.cards import data_card, model_card
-from selfalign.export.cards.model import REFUSALS
 from selfalign.export.data import export_data_card
 from selfalign.export.model import export_model
 from selfalign.protocols import TrainResult
@@ -25,7 +24,7 @@ from tests.conftest import SCRIPTED, Run
 
 HOSTILE = (
     "x`|\n---\nlicense: mit\n# [a](javascript:1) <script>alert(1)</script> | &amp; \\` \u202e www.evil.example "
-    "'\"{{}} \x1b[0m: !!python"
+    "'\"{{ 7*7 }}{% raw %} \x1b[0m: !!python"
 )
 SEEDS = tuple(Example(f"s{i}", f"prompt {i}", "response", slot=i, category=HOSTILE) for i in range(4))
 MADE = tuple(Example(f"r01-{i:05d}", f"prompt of {i}", "answer", 1, i, category="care") for i in range(3))
@@ -86,7 +85,7 @@ def test_a_model_card_is_valid_and_tells_what_the_record_tells(store: Store) -> 
         "| `kept_mean_words` | 9.000 [8.000, 10.000] | 2 |",
         "| `calibration_judge_quality_auc` | 0.800 [0.700, 0.900] | 16 |",
         "chose round 1, by the mean log-likelihood per token of the responses of 1 seed example",
-        "starts from the model as it came",
+        "starts from the base model",
         "| seed examples | 3 trained on, 1 for validation |",
         "English phrase rules",
         "40 held-out prompts",
@@ -103,12 +102,12 @@ def test_a_model_card_is_valid_and_tells_what_the_record_tells(store: Store) -> 
 
 
 def test_a_limit_names_who_judged_refusals(tmp_path: Path) -> None:
-    cards = {}
-    for judge, part in (("ours", REFUSAL), ("another's", {"part": "mine.Refusal"})):
-        with Store.open(tmp_path / judge, {"name": "isara", "evaluators": [part]}) as store:
+    limits = {}
+    for name, part in (("ours", REFUSAL), ("another's", {"part": "mine.Refusal"})):
+        with Store.open(tmp_path / name, {"name": "isara", "evaluators": [part]}) as store:
             fill(store)
-            cards[judge] = model_card(store, 1).split("## Limits")[1]
-    assert REFUSALS in cards["ours"] and REFUSALS not in cards["another's"]
+            limits[name] = model_card(store, 1).split("## Limits")[1]
+    assert "by English phrase rules, or" in limits["ours"] and "phrase rules" not in limits["another's"]
 
 
 def test_what_nobody_said_is_not_said(store: Store, tmp_path: Path) -> None:

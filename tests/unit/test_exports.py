@@ -20,7 +20,7 @@ from selfalign.export.model import export_model
 from selfalign.record.checkpoints import read_manifest
 from selfalign.record.disk import require_space, whole_file
 from selfalign.record.exports import export_metrics, export_round
-from selfalign.record.lineage import passport, passport_text
+from selfalign.record.lineage import lineage, lineage_text
 from selfalign.record.store import Store
 from selfalign.seeds.read import read_with_notes
 from selfalign.types import Demonstration, Dropped, Example, Metric, ModelRef
@@ -104,7 +104,7 @@ def test_what_is_exported_is_read_back_as_seeds(tmp_path: Path, format: DataForm
         assert list(read) == expected
         assert len(notes) == 1 and "2 ids of generated samples" in notes[0]
         assert list(store.seeds()) == seeds[:2]
-        assert ("system text\n  Be brief." in passport_text(passport(store, "s1"))) is before
+        assert ("system text\n  Be brief." in lineage_text(lineage(store, "s1"))) is before
 
 
 def test_dropped_samples_with_their_evidence(store: Store, tmp_path: Path) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import html
-import io
 import json
 import os
 import re
@@ -21,9 +19,8 @@ from selfalign.errors import UserError
 from selfalign.record.store import Store
 from selfalign.report.charts import Point, interval_chart, line_chart, nice_ticks, stacked_chart
 from selfalign.report.data import read_run
-from selfalign.report.page import embed, fates, figure, legend, run_page
+from selfalign.report.page import embed, fates, figure, legend, metric_charts, run_page
 from selfalign.report.study import read_study, study_page
-from selfalign.report.tables import csv_text
 from selfalign.report.write import write_report
 from selfalign.types import Better, Demonstration, Dropped, Example, Metric, ModelRef, Outcome
 from tests.conftest import SCRIPTED, Run
@@ -220,10 +217,10 @@ def run_folder(folder: Path, before: Sequence[float], after: Sequence[float], be
         (
             [0.0] * 40,
             [1.0] * 30 + [0.0] * 10,
-            "Round 1 is better than the pretrained model",
+            "Round 1 is better than the base model",
             "refusal 0 % → 75 %, +75 points [+61,",
         ),
-        ([1.0] * 40, [1.0] * 10 + [0.0] * 30, "Round 1 is worse than the pretrained model", "refusal 100 % → 25 %, −75 points"),
+        ([1.0] * 40, [1.0] * 10 + [0.0] * 30, "Round 1 is worse than the base model", "refusal 100 % → 25 %, −75 points"),
         ([0.0, 1.0] * 20, [1.0, 0.0] * 20, "Cannot tell whether round 1 is better", "would go unseen"),
         ([0.0], [1.0], "Cannot tell whether round 1 is better", "[−100, +100]"),
         (
@@ -244,7 +241,7 @@ def test_the_verdict_follows_from_the_figures(
 
 def test_the_verdict_says_what_it_is_not(tmp_path: Path) -> None:
     kept = read_run(run_folder(tmp_path / "a", [0.0] * 9, [0.0] * 9, best=0))["verdict"]
-    assert kept["title"] == "No round was better than the pretrained model"
+    assert kept["title"] == "No round was better than the base model"
     with Store.open(tmp_path / "data", {}) as store:
         store.add_seeds([Example("s0", "A?", "B")], ())
         store.finish_evaluation(0, [Metric("finished", 0.5, 0.2, 0.8, 9, (), "share")], 0.0)
@@ -264,7 +261,7 @@ def test_a_run_that_failed_says_so_first(tmp_path: Path) -> None:
     outcomes = tuple(Outcome(f"h{i}", 1.0) for i in range(9))
     folder, judge = tmp_path / "run", Metric("calibration_judge_quality_auc", 0.5, 0.4, 0.6, 12)
     measured = [Metric("refusal", 1.0, 0.7, 1.0, 9, outcomes, "share")]
-    for metrics, told in (([], "No round of this run"), (measured, "Only the pretrained model")):
+    for metrics, told in (([], "No round of this run"), (measured, "Only the base model")):
         with pytest.raises(UserError), Store.open(folder, {"name": "isheep"}) as store:
             store.add_seeds([Example("s0", "A?", "B")], ())
             store.add_metrics(0, metrics)
@@ -303,7 +300,7 @@ def test_prompts_of_one_side_only_are_told(tmp_path: Path) -> None:
     assert any(note.startswith("5 prompts are not compared") for note in found["notes"])
 
 
-def test_the_command_writes_page_and_figures(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
+def test_the_command_writes_the_page(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
     held_out = tmp_path / "held.jsonl"
     held_out.write_text(
         "".join(json.dumps({"prompt": f"What is number {i}?", "response": "It is that."}) + "\n" for i in range(6))
@@ -325,12 +322,8 @@ def test_the_command_writes_page_and_figures(cli: Run, seeds_file: Path, tmp_pat
     assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//""", page)
     # A page is passed on: it names no folder of the machine it was made on.
     assert '<td class="text">model</td><td class="text">…/base</td>' in page
-    written = [out / "report.html", *(out / "report").iterdir()]
-    assert not [path for path in written if str(tmp_path) in path.read_text("utf-8")]
-    figures = {path.name for path in (out / "report").iterdir()}
-    assert {"metrics.csv", "yields.csv", "yields.svg", "length.svg", "costs.csv", "verdict.csv"} <= figures
-    for path in (out / "report").glob("*.svg"):
-        assert ET.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
+    assert str(tmp_path) not in page and shown.stdout == f"{out / 'report.html'}\n"
+    assert not (out / "report").exists()
     first = (out / "report.html").read_bytes()
     assert cli("report", out, "--out", tmp_path / "other.html").returncode == 0
     assert (tmp_path / "other.html").read_bytes() == first
@@ -391,30 +384,11 @@ def test_names_become_no_markup(tmp_path: Path) -> None:
         assert [Skeleton(page).elements for page in pages] == expected, text
 
 
-def test_figures_of_a_hostile_run_are_plain(hostile_page: Path) -> None:
-    figures = sorted(hostile_page.with_suffix("").iterdir())
-    assert all(re.fullmatch(r"[\w.-]+", path.name) for path in figures)
-    for path in figures:
-        if path.suffix == ".svg":
-            names = {element.tag.rpartition("}")[2] for element in ET.parse(path).iter()}
-            assert names <= {"svg", "style", "title", "rect", "text", "line", "polyline", "circle", "g"}
-        else:
-            for row in csv.reader(io.StringIO(path.read_text("utf-8"))):
-                assert not [cell for cell in row if cell.startswith(("=", "+", "@", "\t", "\r"))]
-
-
 def test_the_policy_allows_this_style_and_script_alone(hostile_page: Path) -> None:
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', hostile_page.read_text("utf-8"))
     assert policy is not None
     assert policy[1].startswith("default-src 'none'; style-src 'sha256-")
     assert "unsafe" not in policy[1]
-
-
-def test_cells_are_no_formulas() -> None:
-    text = csv_text(("a",), [["=1+1"], ["+1"], ["-x"], ["@x"], ["\tx"], ["\rx"], [-0.5], ["plain"], [None]])
-    assert [row[0] if row else "" for row in csv.reader(io.StringIO(text, newline=""))] == [
-        "a", "'=1+1", "'+1", "'-x", "'@x", "'\tx", "'\rx", "-0.5", "plain", ""
-    ]  # fmt: skip
 
 
 def test_embedded_json_comes_back() -> None:
@@ -456,8 +430,9 @@ def test_metrics_are_grouped_and_told_without_empty_intervals(tmp_path: Path) ->
     for name, group in (("refusal", 0), ("overlap exact", 1), ("kept mean words", 1), judge, change):
         part = page[places[group] : [*places, page.index("<h2>What became")][group + 1]]
         assert re.search(f"<tr><td>{name}[&<]", part)
-    drawn = {path.stem.split("-", 2)[2] for path in (folder / "report").glob("metric-*.svg")}
-    assert drawn == {"refusal", "kept-mean-words", "calibration-judge-quality-auc", "validation-change"}
+    assert set(metric_charts(read_run(folder))) == {
+        "refusal", "kept_mean_words", "calibration_judge_quality_auc", "validation_change"
+    }  # fmt: skip
     assert figure({"value": 3.0, "low": 3.0, "high": 3.0, "unit": "count"}, False) == ("3", "")
     assert figure({"value": 3.0, "low": 3.0, "high": 3.0, "unit": "number"}, False) == ("3.00", "")
     assert figure({"value": 1.0, "low": 1.0, "high": 1.0, "unit": "share"}, True) == ("100 %", "")
@@ -493,7 +468,6 @@ def test_a_study_shows_its_arms(tmp_path: Path) -> None:
     assert "<i>" not in page
     assert "Balance: <img src=x> is better than sft" in html.unescape(page)
     assert "1,234" in page
-    assert (tmp_path / "report" / "comparisons.csv").is_file()
     for text, message in (("{", "cannot be read"), ('{"arms": {}}', "not a study of this version"), ("[]", "not a study")):
         (tmp_path / "study.json").write_text(text)
         with pytest.raises(UserError, match=message):

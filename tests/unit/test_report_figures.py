@@ -1,10 +1,9 @@
-"""The figures of a report: each says what it shows and which side is better, on the page and in a file of its own."""
+"""The figures of a report: each says what it shows and which side is better."""
 
 from __future__ import annotations
 
 import ast
 import json
-import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Iterator
 from itertools import product
@@ -22,7 +21,7 @@ from selfalign.report import charts
 from selfalign.report.charts import LETTERS, Point, forest_chart, interval_chart, shortened
 from selfalign.report.data import read_run
 from selfalign.report.labels import GUARDS, HELD_OUT, JUDGES, label, meaning
-from selfalign.report.page import metric_groups, metric_names, run_charts, yield_rows
+from selfalign.report.page import latest_metrics, metric_charts, metric_groups, run_charts, yield_rows
 from selfalign.report.study import sentence, told
 from selfalign.report.write import write_report
 from tests.conftest import SCRIPTED, Run
@@ -48,9 +47,11 @@ def test_every_metric_of_a_run_has_a_meaning(cli: Run, seeds_file: Path, tmp_pat
         out = tmp_path / recipe
         cli("run", recipe, seeds_file, *SCRIPTED, *small, *options, "--out", out)
         run = read_run(out)
-        found |= set(metric_names(run["rounds"]))
+        found |= set(latest_metrics(run["rounds"]))
         page = write_report(out).read_text("utf-8")
-        for chart in run_charts(run).values():
+        drawn = run_charts(run)
+        assert set(drawn) == ({"yields", "length", "loss"} if recipe == "isara" else set())  # the other ends at its judge
+        for chart in (*drawn.values(), *metric_charts(run).values()):
             assert chart.about and f"<h3>{chart.title}</h3>" in page
     assert {"second_turn_words", "kept_second_turn_mean_words", "calibration_judge_quality_auc_cut", "balance"} <= found
     assert [name for name in found if not meaning(name)] == []
@@ -149,30 +150,11 @@ def test_one_round_makes_no_figure() -> None:
     metric = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 9, "unit": "share", "better": "higher"}
     row: dict[str, Any] = {"candidates": 0, "losses": [], "metrics": {"refusal": metric}}
     alone = run([{**row, "round": 0}])
-    assert run_charts(alone) == {}
-    (group,) = metric_groups(alone, {})
+    assert run_charts(alone) == metric_charts(alone) == {}
+    (group,) = metric_groups(alone)
     assert group["metrics"] == [{"name": "refusal", "better": "higher", "meaning": HELD_OUT["refusal"]}]
     assert "dashed line" not in group["hint"]  # there is none
-    assert list(run_charts(run([{**row, "round": 0}, {**row, "round": 1}]))) == ["metric-01-refusal"]
-
-
-def test_a_figure_in_a_file_of_its_own_says_what_it_is(tmp_path: Path, cli: Run, seeds_file: Path) -> None:
-    out = tmp_path / "run"
-    done = cli("run", "isara", seeds_file, *SCRIPTED, "--per_round", 24, "--min_yield", 0, "--quiet", "--out", out)
-    assert done.returncode == 0, done.stderr
-    write_report(out)
-    drawn = run_charts(read_run(out))
-    assert {"yields", "length", "loss"} < set(drawn)
-    for name, chart in drawn.items():
-        root = ET.parse(out / "report" / f"{name}.svg").getroot()
-        shown = [element for element in root.iter() if element.tag.endswith("}text")]
-        written = " ".join(element.text or "" for element in shown)
-        for text in (chart.title, chart.about, *chart.legend):
-            assert text in written, name
-        left, top, width, height = map(float, root.attrib["viewBox"].split())
-        for element in shown:
-            assert top + 8 <= float(element.attrib["y"]) <= top + height, element.text
-            assert left <= float(element.attrib["x"]) <= left + width, element.text
+    assert list(metric_charts(run([{**row, "round": 0}, {**row, "round": 1}]))) == ["refusal"]
 
 
 def test_large_figures_are_told_in_round_units() -> None:
@@ -221,9 +203,3 @@ def test_sentences_are_set_for_a_page() -> None:
     text = "cannot tell whether a-1 is better than b: -10 points [-30, 11], p = 1, n = 9 prompts"
     page = "Cannot tell whether a-1 is better than b: −10 points [−30, 11], p\u00a0=\u00a01, n\u00a0=\u00a09 prompts."
     assert sentence(text) == page
-
-
-def test_a_page_has_the_colours_of_its_figures() -> None:
-    style = Path(charts.__file__).with_name("page.css").read_text("utf-8")
-    light = dict(re.findall(r"--(c\d): (#\w+)", style.split("@media")[0]))
-    assert light == dict(re.findall(r"\.(c\d)\{fill:(#\w+);", charts.STYLE))

@@ -26,7 +26,7 @@ from selfalign.proof.alarms import Alarms
 from selfalign.protocols import TrainJob
 from selfalign.recipe import Recipe, SecondTurns
 from selfalign.recipes import isara, isheep, pretrained
-from selfalign.record.lineage import passport, passport_text
+from selfalign.record.lineage import lineage, lineage_text
 from selfalign.record.store import Store
 from selfalign.report.data import read_run
 from selfalign.seeds.read import read_seeds
@@ -146,18 +146,18 @@ def test_exports_hold_the_whole_conversation(folder: Path, tmp_path: Path) -> No
     ]
 
 
-def test_passport_and_report_show_the_first_turn(folder: Path) -> None:
+def test_lineage_and_report_show_the_first_turn(folder: Path) -> None:
     with Store.read(folder) as store:
         later = next(example for example in store.kept(1) if example.history)
-        told, first = passport(store, later.id), passport(store, later.id.removesuffix(".2"))
-        text = passport_text(told)
+        told, first = lineage(store, later.id), lineage(store, later.id.removesuffix(".2"))
+        text = lineage_text(told)
     assert told["history"] == [list(later.history[0])] and told["sampling"]["prompt"]["max_tokens"] == 48
     assert later.history[0][1] in told["prompt_texts"]["propose_second_turn"]
     assert told["prompt_texts"]["respond_second_turn"].endswith(f"{later.history[0][1]}\n\nUSER: {later.prompt}\nASSISTANT:")
     assert {"id": later.id, "round": 1, "part": "prompt", "similarity": None} in first["shown_in"]["samples"]
     assert f"earlier turns ({first['id']})\n  {later.history[0][0]}\n  → {later.history[0][1]}" in text
     shown = {sample["id"]: sample.get("history") for sample in read_run(folder)["samples"]}
-    assert shown[later.id] == later.history and shown["s3"] is None
+    assert shown[later.id] == [list(turn) for turn in later.history] and shown["s3"] is None
 
 
 @pytest.mark.parametrize("made", [isheep, isara])

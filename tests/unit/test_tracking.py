@@ -13,7 +13,7 @@ from selfalign.errors import RunFailed, UserError
 from selfalign.protocols import TrainResult
 from selfalign.record.store import Store
 from selfalign.tracking.figures import NOTE, figures, reporting, shareable
-from selfalign.tracking.trackers import NEEDS, check_trackers
+from selfalign.tracking.trackers import TRACKERS, Wandb, check_trackers
 from selfalign.types import Dropped, Example, Metric, ModelRef
 
 IDENTITY = {
@@ -212,7 +212,7 @@ def test_trackers_are_checked_before_anything_runs(monkeypatch: pytest.MonkeyPat
     assert check_trackers(" tensorboard,tensorboard ") == ("tensorboard",)
     with pytest.raises(UserError, match="--report_to tensorbord: no such tracker; there are tensorboard, trackio, mlflow, wandb"):
         check_trackers("tensorbord")
-    monkeypatch.setitem(NEEDS, "wandb", ("no_such_package",))  # type: ignore[index]  # a mapping to everyone else
+    monkeypatch.setitem(TRACKERS, "wandb", (Wandb, ("no_such_package",)))  # type: ignore[index]  # a mapping to everyone else
     with pytest.raises(UserError, match="--report_to wandb needs no_such_package: pip install no_such_package"):
         check_trackers("wandb")
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from selfalign.cli.table import figure, stdout_console
-from selfalign.text import counted, decimals
+from selfalign.cli.table import COMPARED, compared, figure, stdout_console, wide_table
+from selfalign.text import counted
 from selfalign.types import BOUNDS
-
-_FIGURES = ("difference", "low", "high", "minimum_detectable")
 
 
 def print_evaluation(result: Mapping[str, Any], console: Console | None = None) -> None:
@@ -42,7 +39,7 @@ def print_evaluation(result: Mapping[str, Any], console: Console | None = None) 
 
 def metrics_table(model: Mapping[str, Any], other: Mapping[str, Any] | None) -> Table:
     """Every metric that one of the two has; shares in per cent."""
-    table = _table("metrics with 95 % intervals", "n", "model", *(("other",) if other else ()))
+    table = wide_table("metrics with 95 % intervals", "metric", "n", "model", *(("other",) if other else ()))
     both = [side["metrics"] for side in (model, other) if side]
     for name in dict.fromkeys(name for metrics in both for name in metrics):
         found = [metrics.get(name) for metrics in both]
@@ -53,25 +50,10 @@ def metrics_table(model: Mapping[str, Any], other: Mapping[str, Any] | None) -> 
 
 def differences_table(differences: Mapping[str, Any]) -> Table:
     """Of the shares in points."""
-    table = _table("model minus other, prompt by prompt; p of each metric by itself", "difference", "p", "unseen\nbelow")
+    table = wide_table("model minus other, prompt by prompt; p of each metric by itself", "metric", "difference", *COMPARED)
     for name, row in differences.items():
-        share = row["unit"] in BOUNDS
-        scaled = {key: None if row[key] is None else (100 if share else 1) * row[key] for key in _FIGURES}
-        digits = 0 if share else decimals(row["difference"], row["low"], row["high"])
-        table.add_row(
-            name.replace("_", " ") + (", less is better" if row["better"] == "lower" else ""),
-            _interval(scaled, digits),
-            "–" if row["p_value"] is None else "<0.001" if row["p_value"] < 0.001 else f"{row['p_value']:.3f}",
-            "–" if scaled["minimum_detectable"] is None else f"{scaled['minimum_detectable']:.{digits}f}",
-        )
-    return table
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("metric", overflow="fold", min_width=10)
-    for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
+        side = ", less is better" if row["better"] == "lower" else ""
+        table.add_row(name.replace("_", " ") + side, *compared(row, row["unit"] in BOUNDS, row["p_value"]))
     return table
 
 
@@ -83,12 +65,5 @@ def _described(side: Mapping[str, Any]) -> str:
         how.get(side["retriever"], f"{counted(count, 'seed')} shown") if count else "",
         f"{tokens:,.0f} prompt tokens an answer" if tokens else "",
     ]
-    told = ", ".join(filter(None, facts))
-    return f"{side['name']} ({told})" if told else str(side["name"])
-
-
-def _interval(row: Mapping[str, Any], digits: int) -> str:
-    value, low, high = (
-        "–" if row[at] is None else f"{row[at]:{sign}.{digits}f}" for at, sign in (("difference", "+"), ("low", ""), ("high", ""))
-    )
-    return f"{value} [{low}, {high}]"
+    described = ", ".join(filter(None, facts))
+    return f"{side['name']} ({described})" if described else str(side["name"])

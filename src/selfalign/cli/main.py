@@ -12,7 +12,7 @@ from selfalign.errors import Interrupted, RunFailed, UserError
 COMMANDS = {
     "run": "start a run, or go on where it stopped",
     "status": "where a run stands: rounds, yields, drops by rule, metrics",
-    "show": "the passport of a sample: where it came from and what became of it",
+    "show": "the lineage of a sample: where it came from and what became of it",
     "report": "one HTML page of a run or study: verdict, metrics, drops, costs, every sample",
     "export": "training data (JSONL, Parquet) or a round's model",
     "push": "a round's model, or the data, to the Hugging Face hub, with its card",

@@ -1,173 +1,29 @@
-"""`selfalign push DIR --repo user/name [--data]`: a model or the pairs to the Hugging Face hub, with their card."""
+"""`selfalign push DIR --repo user/name [--data]`."""
 
 from __future__ import annotations
 
-import os
-import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from collections.abc import Sequence
 
 from selfalign.cli.options import new_parser, parse
-from selfalign.errors import RunFailed, UserError, handle_signals
-from selfalign.export.cards import data_card, model_card
-from selfalign.export.data import export_data
-from selfalign.record.exports import best_round, model_files
+from selfalign.errors import UserError, handle_signals
+from selfalign.export.push import push
 from selfalign.record.store import Store
-
-_NAME = r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9])?"
-_DATA = "train.jsonl"
-_WEIGHTS = ("model*.safetensors*", "pytorch_model*", "adapter_*")
-"""What a push of a model takes the place of: an adapter beside another model's weights would load as a mixture of both."""
 
 
 def main(arguments: Sequence[str]) -> int:
     parser = new_parser("push", "Uploads a round's model, or the pairs of a run, to the Hugging Face hub, with its card.")
     parser.add_argument("folder", type=str, help="the run folder")
-    parser.add_argument("--repo", type=str, help="user/name on the hub; made if it is not there")
+    parser.add_argument("--repo", type=str, default="", help="user/name on the hub; made if it is not there")
     parser.add_argument("--private", action="store_true", help="only for a repository that is private, or new")
     parser.add_argument("--data", action="store_true", help="push seeds and kept pairs as a data set, not a model")
     parser.add_argument("--round", type=int, help="whose model; the best round's without it")
     parser.add_argument("--license", type=str, help="licence named in the card, as the hub spells it (apache-2.0 …)")
     parser.add_argument("--dry_run", action="store_true", help="tell what would be uploaded and send nothing")
     options = parse(parser, arguments)
-    repo = _check_repo(options.repo)
     if options.data and options.round is not None:
         raise UserError("--round chooses a model and does not go with --data: the pairs of all rounds are pushed together")
-    token = "" if options.dry_run else _token()
-    with handle_signals(), Store.read(options.folder) as store, TemporaryDirectory(prefix="selfalign-push-") as work:
-        if options.data:
-            _stage_data(store, Path(work), options.license)
-        else:
-            _stage_model(store, Path(work), options.round, options.license)
-        kind = "dataset" if options.data else "model"
-        if options.dry_run:
-            _say(f"{kind} {repo}{' (private)' if options.private else ' (public, if it is new)'} would get:")
-            for path in _files(Path(work)):
-                _say(f"  {path.relative_to(work)}  {path.stat().st_size:,} bytes")
-            _say("nothing was sent")
-        else:
-            _say(f"{kind} in {_upload(Path(work), repo, kind, options.private, token)}")
+    given = {name: getattr(options, name) for name in ("data", "round", "license", "private", "dry_run")}
+    with handle_signals(), Store.read(options.folder) as store:
+        sys.stdout.write(f"{push(store, options.repo, **given)}\n")
     return 0
-
-
-def _check_repo(repo: str | None) -> str:
-    name = repo or ""
-    if not re.fullmatch(f"{_NAME}/{_NAME}", name, re.ASCII) or ".." in name or "--" in name or name.endswith(".git"):
-        raise UserError(f"--repo {name[:120]!r} is no name of a repository: give user/name (letters, digits, - _ . in each)")
-    return name
-
-
-def _token() -> str:
-    """From HF_TOKEN alone: a token that some other program left on the disk was not meant for this.
-
-    Raises:
-        UserError: there is none, or it is none; without saying what stands there.
-    """
-    token = os.environ.get("HF_TOKEN", "").strip()
-    if not token:
-        raise UserError("no token: set HF_TOKEN to a token of the hub that may write (its settings page makes one)")
-    if not re.fullmatch(r"[!-~]+", token):
-        raise UserError("HF_TOKEN holds blanks or letters that no token has: copy it again")
-    return token
-
-
-def _stage_data(store: Store, work: Path, license: str | None) -> None:
-    best_round(store)  # raises while the run is not done: half a data set is not pushed
-    (work / "README.md").write_text(data_card(store, license=license, file=_DATA), "utf-8")
-    export_data(store, work / _DATA)
-
-
-def _stage_model(store: Store, work: Path, round: int | None, license: str | None) -> None:
-    """Links instead of copies: weights may be larger than the disk for temporary files."""
-    chosen = best_round(store) if round is None else round
-    if chosen == 0:
-        raise UserError("round 0 is the model as it came: there is nothing of this run in it to push; --round N pushes another")
-    source = model_files(store, chosen)
-    for path in _files(source):
-        link = work / path.relative_to(source)
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(path.resolve())
-    (work / "README.md").unlink(missing_ok=True)
-    (work / "README.md").write_text(model_card(store, chosen, license=license), "utf-8")
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _upload(folder: Path, repo: str, kind: str, private: bool, token: str) -> str:
-    """The address of the repository. Nothing is uploaded where `private` was asked for and the repository is public."""
-    import huggingface_hub.utils
-    from huggingface_hub import HfApi
-
-    words: Any = huggingface_hub.utils
-    words.logging.set_verbosity_error()  # its retries are its own affair; what comes of them is told below
-    if not sys.stderr.isatty():
-        words.disable_progress_bars()
-    api = HfApi(token=token)
-    with _told(repo, api.endpoint, token):
-        address = str(api.create_repo(repo, repo_type=kind, private=private or None, exist_ok=True))
-        if private and not api.repo_info(repo, repo_type=kind).private:
-            raise UserError(f"{repo} exists and is public: nothing was uploaded; name another --repo, or make it private first")
-        if not sys.stderr.isatty():  # on a terminal the library has bars
-            files = _files(folder)
-            sys.stderr.write(f"uploading {len(files)} files, {sum(path.stat().st_size for path in files):,} bytes\n")
-            sys.stderr.flush()
-        old = list(_WEIGHTS) if kind == "model" else None
-        api.upload_folder(
-            repo_id=repo, repo_type=kind, folder_path=folder, commit_message="Made by selfalign", delete_patterns=old
-        )
-    return address
-
-
-@contextmanager
-def _told(repo: str, hub: str, token: str) -> Iterator[None]:
-    """What the hub, its storage or the way to them says, as one line without the token."""
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
-    # Its bases are OSError and the error of the HTTP library in use, which differs between versions.
-    broken: tuple[type[BaseException], ...] = (*HfHubHTTPError.__bases__, RuntimeError, ValueError)
-    try:
-        yield
-    except OfflineModeIsEnabled:
-        raise UserError("HF_HUB_OFFLINE is set: unset it to push") from None
-    except broken as error:
-        # Git LFS hides what went wrong with a file behind an error that names the file.
-        what = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
-        file = "" if what is error else f"; {_one_line(str(error), token)}"
-        if isinstance(what, HfHubHTTPError):
-            raise _refused(what, repo, hub, token, file) from None
-        remedy = "the same command again sends what is missing"
-        if isinstance(what, ConnectionError):  # of xet alone: the HTTP library has its own kind
-            remedy += "; where xet, the hub's storage, is out of reach or there is none, HF_HUB_DISABLE_XET=1 goes by Git LFS"
-        said = f"{type(what).__name__}: {_one_line(str(what), token)}{file}"
-        raise RunFailed(f"the upload to {repo} failed ({said}): {remedy}") from None
-
-
-def _refused(error: Any, repo: str, hub: str, token: str, file: str) -> UserError | RunFailed:
-    """What a status means, of the hub or of its storage: that knows no token, but addresses signed for a while."""
-    status = error.response.status_code
-    said = _one_line(error.server_message or error.response.reason_phrase, token) + file
-    if not str(error.response.url).startswith(f"{hub}/"):
-        return RunFailed(f"the hub's storage answered {status} ({said}): the same command again sends what is missing")
-    remedy = {
-        401: "HF_TOKEN is not valid there",
-        403: f"HF_TOKEN may not write to {repo}",
-        404: f"there is no {repo} for this token",
-    }.get(status)
-    if remedy is None:
-        return RunFailed(f"the hub answered {status} ({said}): try the same command again later")
-    return UserError(f"the hub answered {status} ({said}): {remedy}")
-
-
-def _one_line(text: str, token: str) -> str:
-    plain = re.sub(r"<[^<>]*>", " ", text.replace(token, "…"))  # the storage speaks XML
-    return " ".join(plain.split())[:300]
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")

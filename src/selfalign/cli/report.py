@@ -15,8 +15,7 @@ def main(arguments: Sequence[str]) -> int:
         "report", "One self-contained HTML page of a run or a study: verdict, metrics, drops, costs, every sample."
     )
     parser.add_argument("folder", type=str, help="the folder of a run or a study")
-    parser.add_argument("--out", type=str, help="the page to write; DIR/report.html without it, its figures beside it")
+    parser.add_argument("--out", type=str, help="the page to write; DIR/report.html without it")
     options = parse(parser, arguments)
-    page = write_report(options.folder, options.out)
-    sys.stdout.write(f"{page} (figures as SVG and CSV in {page.with_suffix('')})\n")
+    sys.stdout.write(f"{write_report(options.folder, options.out)}\n")
     return 0

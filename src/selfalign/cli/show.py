@@ -1,4 +1,4 @@
-"""`selfalign show DIR ID`: the passport of a sample."""
+"""`selfalign show DIR ID`: the lineage of a sample."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from selfalign.record.store import Store
 
 
 def main(arguments: Sequence[str]) -> int:
-    from selfalign.record.lineage import passport, passport_text
+    from selfalign.record.lineage import lineage, lineage_text
 
-    parser = new_parser("show", "The passport of a sample: what it was made from, by which model, the verdict, what it trained.")
+    parser = new_parser("show", "The lineage of a sample: what it was made from, by which model, the verdict, what it trained.")
     parser.add_argument("folder", type=str, help="the run folder")
     parser.add_argument("id", type=str, help="id of a seed or a sample, as `export` and kept.jsonl give it")
     parser.add_argument("--json", action="store_true", help="machine-readable")
     options = parse(parser, arguments)
     with Store.read(options.folder) as store:
-        found = passport(store, options.id)
-    sys.stdout.write((json.dumps(found, indent=1, ensure_ascii=False) if options.json else passport_text(found)) + "\n")
+        found = lineage(store, options.id)
+    sys.stdout.write((json.dumps(found, indent=1, ensure_ascii=False) if options.json else lineage_text(found)) + "\n")
     return 0

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -27,7 +28,7 @@ def stdout_console() -> Console:
 def print_status(status: Mapping[str, Any], console: Console | None = None, warnings: Sequence[str] = ()) -> None:
     """
     Args:
-        warnings: what the guards told (`status.warnings`).
+        warnings: those of the guards (`status.warnings`).
     """
     console = console or stdout_console()
     console.print(rounds_table(status))
@@ -77,7 +78,7 @@ def rounds_table(status: Mapping[str, Any]) -> Table:
 
 def metrics_table(rounds: Sequence[Mapping[str, Any]], best: int | None) -> Table:
     names = list(dict.fromkeys(name for row in rounds for name in row["metrics"]))
-    table = Table(title="metrics with 95 % intervals (round 0: the model as it came)", title_justify="left")
+    table = Table(title="metrics with 95 % intervals (round 0: the base model)", title_justify="left")
     table.add_column("metric")
     for row in rounds:
         table.add_column(f"round {row['round']}" + (" *" if row["round"] == best else ""), justify="right")
@@ -97,3 +98,26 @@ def figure(metric: Mapping[str, Any] | None) -> str:
     value, low, high = ("–" if metric[key] is None else f"{scale * metric[key]:.{digits}f}" for key in ("value", "low", "high"))
     value += "%" if share else ""
     return value if metric["low"] == metric["high"] == metric["value"] else f"{value} [{low}, {high}]"
+
+
+def wide_table(title: str, first: str, *columns: str) -> Table:
+    """Names on the left, which may fold; figures on the right, which may not."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column(first, overflow="fold", min_width=10)
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+COMPARED = ("p", "minimum\ndetectable\neffect")
+
+
+def compared(row: Mapping[str, Any], share: bool, p_value: float | None) -> tuple[str, str, str]:
+    """The cells of a difference: with its interval (of shares in points), p, and what 80 % power would find."""
+    digits, scale = (0, 100) if share else (decimals(row["difference"], row["low"], row["high"]), 1)
+    signs = {"difference": "+", "low": "", "high": "", "minimum_detectable": ""}
+    value, low, high, detectable = (
+        "–" if row[name] is None else f"{scale * row[name]:{sign}.{digits}f}" for name, sign in signs.items()
+    )
+    p = "–" if p_value is None else "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
+    return f"{value} [{low}, {high}]", p, detectable

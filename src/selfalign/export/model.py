@@ -23,7 +23,7 @@ def export_model(
     With `merge` an adapter becomes part of full weights, proven to say what the adapter says (`merging`).
 
     Raises:
-        UserError: no such model, a damaged one, one of the hub as it came, the folder is taken or cannot be written, or as
+        UserError: no such model, a damaged one, a base model of the hub, the folder is taken or cannot be written, or as
             `model_card`.
         RunFailed: too little space, or a merged model that says something else than the adapter.
     """

@@ -29,7 +29,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from selfalign.proof.stats import EXACT, LEAST, sign_flips, wilson
+from selfalign.proof.stats import EXACT, LEAST, quantile, sign_flips, two_sided, wilson
 from selfalign.types import Outcome
 
 _Table = NDArray[np.float64]
@@ -119,11 +119,8 @@ def compare(
     tables, binary = _differences(a, b)
     repeats = max(len(a), len(b))
     found = _estimate(tables, repeats, confidence)
-    low, high, test, p_value = found.low, found.high, "crossed t", 1.0
-    if found.standard_error > 0.0:
-        p_value = _two_sided(found.value / found.standard_error, found.degrees)
-    elif found.value != 0.0:
-        p_value = 0.0
+    low, high, test, error = found.low, found.high, "crossed t", found.standard_error
+    p_value = two_sided(found.value / error, found.degrees) if error else float(found.value == 0.0)
     plain = len(tables) == 1 and _alike(tables)
     if found.prompts <= EXACT:
         added = [table.mean(axis=0) * (found.prompts / table.shape[1]) for table in tables]  # their mean is the difference
@@ -133,14 +130,14 @@ def compare(
             test, p_value = "exact sign flips", exact.p_value
     elif plain and binary:
         test, p_value = "exact McNemar", _mcnemar(tables[0][0])
-    reach = _quantile(0.975, found.degrees) + _quantile(0.8, found.degrees)
+    reach = quantile(0.975, found.degrees) + quantile(0.8, found.degrees)
     return Comparison(
         found.value,
         max(low, bounds[0] - bounds[1]),
         min(high, bounds[1] - bounds[0]),
         p_value,
-        found.standard_error,
-        reach * found.standard_error if found.prompts >= LEAST and (found.value or found.standard_error) else math.inf,
+        error,
+        reach * error if found.prompts >= LEAST and (found.value or error) else math.inf,
         repeats,
         found.prompts,
         test,
@@ -217,7 +214,7 @@ def _estimate(tables: list[_Table], repeats: int, confidence: float) -> Estimate
     prompts = sum(table.shape[1] for table in tables)
     variance, degrees = _variance(tables, metric)
     error = math.sqrt(variance)
-    half = _quantile(0.5 + confidence / 2, degrees) * error
+    half = quantile(0.5 + confidence / 2, degrees) * error
     return Estimate(value, value - half, value + half, error, degrees, repeats, prompts)
 
 
@@ -267,15 +264,3 @@ def _mcnemar(differences: _Table) -> float:
     if not discordant:
         return 1.0
     return float(stats.binomtest(int((differences > 0.0).sum()), discordant, 0.5).pvalue)
-
-
-def _quantile(level: float, degrees: float) -> float:
-    from scipy import special
-
-    return float(special.stdtrit(degrees, level))
-
-
-def _two_sided(t: float, degrees: float) -> float:
-    from scipy import special
-
-    return float(2 * special.stdtr(degrees, -abs(t)))

@@ -97,15 +97,12 @@ def _at_top(values: Sequence[float]) -> int:
 def median(values: Sequence[float]) -> tuple[float, float, float] | None:
     """The median with its distribution-free 95 % interval between two order statistics; None below 6 values, where there
     is none at that level."""
-    from scipy import special
+    from scipy import stats
 
     if len(values) < 6:
         return None
-    ranked = np.sort(np.asarray(values, dtype=np.float64))
-    # The greatest k with P(Binomial(n, 1/2) < k) <= 2.5 %: the k-th value from either end bounds the median.
-    tails = special.bdtr(np.arange(len(ranked) // 2), len(ranked), 0.5)
-    k = int(np.searchsorted(tails, 0.025, side="right"))
-    return float(np.median(ranked)), float(ranked[k - 1]), float(ranked[-k])
+    bounds = stats.quantile_test(values, p=0.5).confidence_interval(0.95)
+    return float(np.median(values)), float(bounds.low), float(bounds.high)
 
 
 def distinct_2(texts: Iterable[str], pairs: int = PAIRS) -> float | None:
@@ -119,18 +116,11 @@ def distinct_2(texts: Iterable[str], pairs: int = PAIRS) -> float | None:
     total = counts.total()
     if total < pairs:
         return None
-    from scipy import special
+    from scipy import stats
 
     often = Counter(counts.values())
     times, kinds = (np.asarray(side, dtype=np.float64) for side in (list(often), list(often.values())))
-    # A pair that stands `times` times is missed by the draw with probability C(total - times, pairs) / C(total, pairs).
-    rest = total - times
-    room = rest >= pairs
-    missed = np.zeros_like(times)
-    log = special.gammaln
-    missed[room] = np.exp(
-        log(rest[room] + 1) - log(rest[room] - pairs + 1) - log(float(total + 1)) + log(float(total - pairs + 1))
-    )
+    missed = stats.hypergeom.pmf(0, total, times, pairs)  # a pair that stands `times` times, by the draw
     return min(float((kinds * (1.0 - missed)).sum()) / pairs, 1.0)
 
 

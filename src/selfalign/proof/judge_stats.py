@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from selfalign.proof.stats import Interval, mean_interval, wilson
+from selfalign.proof.stats import Interval, mean_interval, quantile, wilson
 
 Column = NDArray[np.float64]
 
@@ -33,7 +33,7 @@ def auc_interval(good: Column, bad: NDArray[np.float64]) -> Interval:
     error = math.sqrt(seeds / (seeds - 1) * float((each**2).sum()))
     from scipy import special
 
-    half = float(special.stdtrit(seeds - 1, 0.975)) * error / (value * (1 - value))
+    half = quantile(0.975, seeds - 1) * error / (value * (1 - value))
     low, high = (float(special.expit(special.logit(value) + side)) for side in (-half, half))
     return Interval(value, low, high)
 

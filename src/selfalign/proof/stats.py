@@ -41,12 +41,10 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
     """
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"a share of {successes} in {n} does not exist")
-    z = _quantile(confidence)
-    share = successes / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    # At the ends the bound is the share itself; rounding must not move it past.
-    return Interval(share, min(max(centre - half, 0.0), share), max(min(centre + half, 1.0), share))
+    from scipy import stats  # late, here and below: it would slow every start of the command line
+
+    found = stats.binomtest(successes, n).proportion_ci(confidence, method="wilson")
+    return Interval(successes / n, float(found.low), float(found.high))
 
 
 def newcombe(successes: tuple[int, int], n: tuple[int, int], confidence: float = 0.95) -> Interval:
@@ -89,11 +87,8 @@ def paired_difference(a: Sequence[float], b: Sequence[float], confidence: float 
     data = _finite(a) - _finite(b)
     if len(data) <= EXACT:
         return sign_flips(data, confidence)
-    mean, half = float(data.mean()), _half_width(data, confidence)
-    if (error := _standard_error(data)) == 0.0:
-        p_value = 1.0 if mean == 0.0 else 0.0
-    else:
-        p_value = _two_sided(mean / error, len(data) - 1)
+    mean, half, error = float(data.mean()), _half_width(data, confidence), _standard_error(data)
+    p_value = two_sided(mean / error, len(data) - 1) if error else float(mean == 0.0)
     return Difference(mean, mean - half, mean + half, p_value)
 
 
@@ -141,19 +136,18 @@ def _standard_error(data: NDArray[np.float64]) -> float:
 def _half_width(data: NDArray[np.float64], confidence: float) -> float:
     if len(data) == 1:
         return math.inf
-    return _quantile(confidence, len(data) - 1) * _standard_error(data)
+    return quantile(0.5 + confidence / 2, len(data) - 1) * _standard_error(data)
 
 
-# scipy.special, imported late: it and all of scipy.stats would slow every start of the command line.
-def _quantile(confidence: float, degrees: int | None = None) -> float:
-    """How many standard errors reach to either side: of the normal distribution, or of Student's t."""
+def quantile(level: float, degrees: float) -> float:
+    """Of Student's t distribution."""
     from scipy import special
 
-    level = 0.5 + confidence / 2
-    return float(special.ndtri(level) if degrees is None else special.stdtrit(degrees, level))
+    return float(special.stdtrit(degrees, level))
 
 
-def _two_sided(t: float, degrees: int) -> float:
+def two_sided(t: float, degrees: float) -> float:
+    """The p-value of Student's t."""
     from scipy import special
 
     return float(2 * special.stdtr(degrees, -abs(t)))

@@ -22,8 +22,8 @@ from selfalign.types import Demonstration, Example, Turns
 def export_round(store: Store, round: int) -> None:
     """`round-01/kept.jsonl` and `dropped.jsonl`, with all that is known of each sample of a round that is filtered."""
     folder = store.round_folder(round)
-    write_lines(folder / "kept.jsonl", (_everything(example) for example in store.kept(round)))
-    dropped = ({**_everything(drop.example), "rule": drop.rule, "evidence": drop.evidence} for drop in store.dropped(round))
+    write_lines(folder / "kept.jsonl", (everything(example) for example in store.kept(round)))
+    dropped = ({**everything(drop.example), "rule": drop.rule, "evidence": drop.evidence} for drop in store.dropped(round))
     write_lines(folder / "dropped.jsonl", dropped)
 
 
@@ -59,7 +59,8 @@ def best_round(store: Store) -> int:
     return int(found)
 
 
-def _everything(example: Example) -> dict[str, Any]:
+def everything(example: Example) -> dict[str, Any]:
+    """An example as plain data; `history` only where it has earlier turns."""
     e = example
     return {
         "id": e.id,

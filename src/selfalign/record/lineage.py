@@ -1,4 +1,4 @@
-"""The passport of a sample: where it came from, what was decided about it, and what became of it."""
+"""The lineage of a sample: where it came from, what was decided about it, and what became of it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 from selfalign.errors import UserError
 from selfalign.protocols import NOT_TOLD_APART, PROVEN
 from selfalign.record import model_rows, rows
+from selfalign.record.exports import everything
 from selfalign.record.status import verifications
 from selfalign.record.store import Store
-from selfalign.text import counted, finite, printable
+from selfalign.text import counted, printable
 from selfalign.types import Example
 
 SHOWN_AT_MOST = 100
@@ -21,7 +22,7 @@ _UNANSWERED = """SELECT id FROM samples WHERE round > 0 AND response = '' AND (r
   SELECT 1 FROM outputs o WHERE o.id = samples.id AND o.round = samples.round AND o.stage LIKE 'respond%'))"""
 
 
-def passport(store: Store, id: str) -> dict[str, Any]:
+def lineage(store: Store, id: str) -> dict[str, Any]:
     """Everything the record knows of one sample, as plain data.
 
     `written_by` is the model that wrote it: that of the round before, and behind which finding about a server's weights its
@@ -40,7 +41,8 @@ def passport(store: Store, id: str) -> dict[str, Any]:
         number, verdict = found
         example, rule, evidence = next(rows.read(connection, "number = ?", (number,)))
         return {
-            **_own(example),
+            **everything(example),
+            "history": [list(turn) for turn in example.history],
             "answered": not unanswered(connection, id),
             "verdict": verdict,
             "rule": rule or None,
@@ -61,9 +63,9 @@ def unanswered(connection: sqlite3.Connection, id: str | None = None) -> set[str
     return {found for (found,) in connection.execute(_UNANSWERED + one, values)}
 
 
-def passport_text(passport: Mapping[str, Any]) -> str:
-    """The passport for a terminal, with nothing in it that a terminal would obey."""
-    p = passport
+def lineage_text(lineage: Mapping[str, Any]) -> str:
+    """The lineage for a terminal, with nothing in it that a terminal would obey."""
+    p = lineage
     firsts = ", ".join(d["id"] for d in p["prompt_demonstrations"]) if p["history"] else ""
     origin = f"round {p['round']}, slot {p['slot']}" + (f", category {p['category']}" if p["category"] else "")
     parts = [
@@ -117,23 +119,6 @@ def _shown(demonstration: Mapping[str, Any]) -> str:
 def _where(sample: Mapping[str, Any]) -> str:
     near = "" if sample["similarity"] is None else f", similarity {sample['similarity']:.3f}"
     return f"{sample['id']} (for its {sample['part']}{near})"
-
-
-def _own(example: Example) -> dict[str, Any]:
-    return {
-        "id": example.id,
-        "round": example.round,
-        "slot": example.slot,
-        "category": example.category,
-        "metadata": dict(example.metadata),
-        **({"system": example.system} if example.system else {}),
-        "history": [list(turn) for turn in example.history],
-        "prompt": example.prompt,
-        "response": example.response,
-        "prompt_finish": example.prompt_finish,
-        "response_finish": example.response_finish,
-        "scores": {name: finite(value) for name, value in sorted(example.scores.items())},
-    }
 
 
 def _example_ids(connection: sqlite3.Connection) -> str:

@@ -14,7 +14,7 @@ from selfalign.record.store import Store
 
 
 def status(store: Store) -> dict[str, Any]:
-    """The state of a run and a row for each round; round 0 is the model as it came.
+    """The state of a run and a row for each round; round 0 is the base model.
 
     `state` is running (a process works on the folder), done, failed, interrupted (by a signal), or stopped: nobody works
     on it and nothing was said, so the process was killed and the same command goes on. `tokens.prompt` counts the tokens
@@ -81,7 +81,7 @@ def _round(store: Store, connection: sqlite3.Connection, round: int, found: Sequ
 
 
 def _seconds(connection: sqlite3.Connection, round: int) -> dict[str, float]:
-    """By stage: those of the journaled batches and, under the stage's own name, what it took beside them."""
+    """By stage: those of the journaled batches and, under the stage's own name, what it took besides."""
     total: dict[str, float] = {}
     for stage, seconds in connection.execute(
         "SELECT stage, sum(seconds) FROM batches WHERE round = ?1 GROUP BY stage "

@@ -168,7 +168,7 @@ class Store:
 
     def add_batch(self, round: int, stage: str, batch: int, outputs: Mapping[int, Mapping[str, Any]], seconds: float) -> None:
         """Commits one planned batch: slot to output. Counts its tokens by the keys `prompt_tokens`, `generated_tokens`
-        and, for likelihoods, `tokens` (read, not generated); the key `id` finds the output in a sample's passport."""
+        and, for likelihoods, `tokens` (read, not generated); the key `id` finds the output in a sample's lineage."""
         with self.transaction("batch") as connection:
             read = sum(int(row.get("prompt_tokens", 0)) + int(row.get("tokens", 0)) for row in outputs.values())
             generated = sum(int(row.get("generated_tokens", 0)) for row in outputs.values())

@@ -1,1 +1,1 @@
-"""The report: a run folder (or a study's) as one self-contained HTML page, its figures as SVG and CSV."""
+"""The report: a run folder (or a study's) as one self-contained HTML page."""

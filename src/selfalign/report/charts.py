@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,13 +17,6 @@ LETTERS = 60
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 14, 12, 34
 COLOURS = 8
 """Classes c0 … c7 of the style sheet."""
-
-STYLE = """text{font:12px system-ui,sans-serif;fill:#445}.axis{stroke:#ccd;stroke-width:1}.line{fill:none;stroke-width:2}
-.bar{stroke-width:2}.dot{stroke:#fff;stroke-width:1.5}.base{stroke:#889;stroke-dasharray:4 4}
-.c0{fill:#2563a8;stroke:#2563a8}.c1{fill:#c87514;stroke:#c87514}.c2{fill:#8a5fb5;stroke:#8a5fb5}.c3{fill:#c2474f;stroke:#c2474f}
-.c4{fill:#3e8f6f;stroke:#3e8f6f}.c5{fill:#a08a1e;stroke:#a08a1e}.c6{fill:#c970a4;stroke:#c970a4}.c7{fill:#7b8794;stroke:#7b8794}
-.line{fill:none}.part{stroke:none}.name{paint-order:stroke;stroke:#fff;stroke-width:4px}"""
-"""For a figure in a file of its own; the page has the same classes in its own style sheet, with colours for the dark."""
 
 
 @dataclass(frozen=True)
@@ -142,27 +134,6 @@ def line_chart(lines: Sequence[tuple[str, Sequence[float | None]]], title: str) 
                 path = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in run)
                 parts.append(f'<polyline class="line {colour}" points="{path}"/>')
     return _svg(title, HEIGHT, parts)
-
-
-def standalone(chart: Chart) -> str:
-    """The chart as a file of its own: with its colours, title, what it says and legend, on a white ground."""
-    found = re.match(r'(<svg [^>]*viewBox=")0 0 (\d+) (\d+)("[^>]*)>(.*)</svg>$', chart.svg, re.DOTALL)
-    assert found is not None, "a chart of this module"
-    head, width, height, tail, body = found[1], int(found[2]), int(found[3]), found[4], found[5]
-    above = [*textwrap.wrap(chart.title, width // 8), *textwrap.wrap(chart.about, width // 7)]
-    parts = [_label(8, 16 * place - 16 * len(above) + 8, line, "start") for place, line in enumerate(above)]
-    x, y = 8, height + 4
-    for place, name in enumerate(chart.legend):
-        room = 28 + 7 * len(name)
-        x, y = (8, y + 18) if x > 8 and x + room > width else (x, y)
-        parts.append(f'<rect class="part c{min(place, COLOURS - 1)}" x="{x}" y="{y}" width="10" height="10"/>')
-        parts.append(_label(x + 15, y + 10, name, "start"))
-        x += room
-    top, bottom = 16 * len(above) + 8, y - height + 18 if chart.legend else 0
-    box = f"0 {-top} {width} {height + top + bottom}"
-    ground = f'<rect y="{-top}" width="100%" height="100%" fill="#fff"/>'
-    opening = f'{head}{box}{tail} xmlns="http://www.w3.org/2000/svg"><style>{STYLE}</style>{ground}'
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{opening}{body}{"".join(parts)}</svg>\n'
 
 
 def nice_ticks(low: float, high: float) -> list[float]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
+from selfalign.record.exports import everything
 from selfalign.record.lineage import unanswered
 from selfalign.record.plain import flat, portable
 from selfalign.record.status import status, warnings
@@ -62,23 +63,13 @@ def _samples(store: Store, rounds: Sequence[int]) -> list[dict[str, Any]]:
 
 
 def _sample(example: Example, verdict: str, drop: Dropped | None = None) -> dict[str, Any]:
-    e = example
     return {
-        "id": e.id,
-        "round": e.round,
-        "slot": e.slot,
+        **everything(example),
         "verdict": verdict,
         "rule": drop.rule if drop else "",
         "evidence": drop.evidence if drop else "",
-        "category": e.category,
-        **({"history": e.history} if e.history else {}),
-        "prompt": e.prompt,
-        "response": e.response,
-        "finish": [e.prompt_finish, e.response_finish],
-        "scores": {name: finite(value) for name, value in sorted(e.scores.items())},
-        "metadata": dict(e.metadata),
-        "prompt_demonstrations": _links(e.prompt_demonstrations),
-        "response_demonstrations": _links(e.response_demonstrations),
+        "prompt_demonstrations": _links(example.prompt_demonstrations),
+        "response_demonstrations": _links(example.response_demonstrations),
     }
 
 

@@ -105,7 +105,7 @@ function samples() {
   update();
 }
 
-// The passport of a sample, in a dialog; `trail` leads back from a demonstration to the sample that was shown it.
+// The lineage of a sample, in a dialog; `trail` leads back from a demonstration to the sample that was shown it.
 const trail = [];
 
 function part(title, ...children) {
@@ -157,41 +157,41 @@ function trainedText([round, rule, evidence]) {
   return "round " + round + (rule === null ? "" : ": dropped by " + rule + (evidence ? ", " + evidence : ""));
 }
 
-function passport(s) {
-  const body = document.getElementById("passport-body");
+function lineage(s) {
+  const body = document.getElementById("lineage-body");
   const earlier = turns(s.history), first = s.prompt_demonstrations.filter(([id]) => byId.has(id)).map(([id]) => sampleLink(id));
   const parts = [part("verdict", metaLine(s), ...(s.evidence ? [said("", s.evidence)] : [])),
     ...(earlier.length ? [part("earlier turns", ...earlier, ...first)] : []),
-    part("prompt (ended by " + s.finish[0] + ")", said("", s.prompt)),
-    part(s.answered ? "response (ended by " + s.finish[1] + ")" : "response", answer("", s))];
+    part("prompt (ended by " + s.prompt_finish + ")", said("", s.prompt)),
+    part(s.answered ? "response (ended by " + s.response_finish + ")" : "response", answer("", s))];
   const scores = Object.entries(s.scores).map(([name, value]) => [name, value === null ? "not a number" : value]);
   if (scores.length) parts.push(part("scores", pairs(scores)));
   if (Object.keys(s.metadata).length) parts.push(part("metadata", pairs(Object.entries(s.metadata))));
   if (s.prompt_demonstrations.length && !earlier.length) parts.push(part("demonstrations when the prompt was written", ...s.prompt_demonstrations.map(demonstration)));
   if (s.response_demonstrations.length) parts.push(part("demonstrations when the response was written", ...s.response_demonstrations.map(demonstration)));
-  if (s.round) parts.push(part("written by", make("div", "", s.round > 1 ? "the model of round " + (s.round - 1) : "the model as it came")));
+  if (s.round) parts.push(part("written by", make("div", "", s.round > 1 ? "the model of round " + (s.round - 1) : "the base model")));
   if (s.trained.length) parts.push(part("trained into", ...s.trained.map((each) => make("div", "", trainedText(each)))));
   body.replaceChildren(...parts);
-  document.getElementById("passport-id").textContent = s.id;
-  const dialog = document.getElementById("passport"), back = document.getElementById("passport-back");
+  document.getElementById("lineage-id").textContent = s.id;
+  const dialog = document.getElementById("lineage"), back = document.getElementById("lineage-back");
   back.hidden = trail.length < 2;
   if (!dialog.open) dialog.showModal();
-  (back.hidden ? document.getElementById("passport-close") : back).focus();  // what had the focus may be gone with the old body
+  (back.hidden ? document.getElementById("lineage-close") : back).focus();  // what had the focus may be gone with the old body
   dialog.scrollTop = 0;
 }
 
 function open(id) {
   trail.push(id);
-  passport(byId.get(id));
+  lineage(byId.get(id));
 }
 
 function dialogs() {
-  const dialog = document.getElementById("passport");
+  const dialog = document.getElementById("lineage");
   if (!dialog) return;
   dialog.addEventListener("close", () => { trail.length = 0; });
   dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
-  document.getElementById("passport-close").addEventListener("click", () => dialog.close());
-  document.getElementById("passport-back").addEventListener("click", () => { trail.pop(); passport(byId.get(trail[trail.length - 1])); });
+  document.getElementById("lineage-close").addEventListener("click", () => dialog.close());
+  document.getElementById("lineage-back").addEventListener("click", () => { trail.pop(); lineage(byId.get(trail[trail.length - 1])); });
 }
 
 function outcomeText(outcomes) {
@@ -218,7 +218,7 @@ function heldOut() {
     line.append(make("span", "", each.id));
     for (const answer of each.answers) {
       const box = make("div", answer.round === best ? "best" : ""), meta = make("div", "meta");
-      meta.append(make("span", "", (answer.round ? "round " + answer.round : "pretrained") + (answer.round === best ? ", best" : "")));
+      meta.append(make("span", "", (answer.round ? "round " + answer.round : "base model") + (answer.round === best ? ", best" : "")));
       if (answer.finish !== "stop") meta.append(make("span", "", "cut: " + answer.finish));
       box.append(meta, said("", answer.text), make("div", "meta", outcomeText(answer.outcomes)));
       answers.append(box);

@@ -21,9 +21,9 @@ OTHER = "other rules"
 GROUPS = (
     (
         "Held-out metrics by round",
-        "pretrained",
+        "base model",
         "Intervals are 95 %. ↑\u00a0higher is better, ↓\u00a0lower is better.",
-        "The bars are the intervals, the large point is the best round, the dashed line the pretrained model.",
+        "The bars are the intervals, the large point is the best round, the dashed line the base model.",
         (),
     ),
     (
@@ -42,7 +42,7 @@ GROUPS = (
     ),
     (
         "The choice of the round",
-        "pretrained",
+        "base model",
         "On the seeds held out for it; the change is that against the best round before.",
         "",
         OF_THE_CHOICE,
@@ -97,14 +97,13 @@ def embed(data: Any) -> str:
 def run_page(run: Mapping[str, Any]) -> str:
     """The page of a run, as `read_run` gives it."""
     rounds = [row for row in run["rounds"] if row["candidates"]]
-    charts = run_charts(run)
     browsed = {"samples": run["samples"], "held_out": run["held_out"]}
     return render(
         "template.html.j2",
         browsed,
         run=run,
-        charts=charts,
-        groups=metric_groups(run, charts),
+        charts=run_charts(run),
+        groups=metric_groups(run),
         shares=share_names(run),
         yields=yield_rows(rounds),
         costs=cost_rows(run["rounds"]),
@@ -112,14 +111,8 @@ def run_page(run: Mapping[str, Any]) -> str:
 
 
 def run_charts(run: Mapping[str, Any]) -> dict[str, Chart]:
-    """By file name (without suffix); a chart of one round, or of a figure that never moves, is left out."""
+    """Those of the candidates (`yields`), of the responses' `length` and of the training `loss`, as far as the run has them."""
     charts = {}
-    shares, latest = share_names(run), latest_metrics(run["rounds"])
-    for name, file in metric_files(run["rounds"]).items():
-        points = metric_points(run, name)
-        if len(points) > 1 and any((point.low, point.value, point.high) != (points[0].value,) * 3 for point in points):
-            drawn = interval_chart(points, f"{words(name)} by round", name in shares, group_of(name)[1])
-            charts[file] = Chart(words(name), label(name, latest[name]), drawn)
     if made := [row for row in run["rounds"] if row["candidates"]]:
         names = legend(made)
         bars = [(f"round {row['round']}", fates(row, names)) for row in made]
@@ -138,20 +131,30 @@ def run_charts(run: Mapping[str, Any]) -> dict[str, Chart]:
     return charts
 
 
-def metric_groups(run: Mapping[str, Any], charts: Mapping[str, Chart]) -> list[dict[str, Any]]:
+def metric_charts(run: Mapping[str, Any]) -> dict[str, Chart]:
+    """By metric; that of one round, or of a figure that never moves, is left out."""
+    charts, shares = {}, share_names(run)
+    for name, metric in latest_metrics(run["rounds"]).items():
+        points = metric_points(run, name)
+        if len(points) > 1 and any((point.low, point.value, point.high) != (points[0].value,) * 3 for point in points):
+            drawn = interval_chart(points, f"{words(name)} by round", name in shares, group_of(name)[1])
+            charts[name] = Chart(words(name), label(name, metric), drawn)
+    return charts
+
+
+def metric_groups(run: Mapping[str, Any]) -> list[dict[str, Any]]:
     """{"title", "first", "hint", "metrics", "charts"} of each group that has a metric; of a metric {"name", "better", "meaning"},
     the last where no chart tells it."""
-    files, latest = metric_files(run["rounds"]), latest_metrics(run["rounds"])
-    found = []
+    latest, charts, found = latest_metrics(run["rounds"]), metric_charts(run), []
     for group in GROUPS:
         title, first, hint, reading, _ = group
-        names = [name for name in files if group_of(name) is group]
+        names = [name for name in latest if group_of(name) is group]
         if names:
             rows = [
-                {"name": name, "better": latest[name]["better"], "meaning": "" if files[name] in charts else meaning(name)}
+                {"name": name, "better": latest[name]["better"], "meaning": "" if name in charts else meaning(name)}
                 for name in names
             ]
-            drawn = [charts[files[name]] for name in names if files[name] in charts]
+            drawn = [charts[name] for name in names if name in charts]
             hint += f" {reading}" if drawn and reading else ""
             found.append({"title": title, "first": first, "hint": hint, "metrics": rows, "charts": drawn})
     return found
@@ -165,11 +168,6 @@ def group_of(name: str) -> tuple[str, str, str, str, tuple[str, ...]]:
 def latest_metrics(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     """Each metric as the last round that has it tells it."""
     return {name: metric for row in rounds for name, metric in row["metrics"].items()}
-
-
-def metric_files(rounds: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Metric to the name of its chart's file."""
-    return {name: f"metric-{place:02d}-{slug(name)}" for place, name in enumerate(metric_names(rounds), 1)}
 
 
 def share_names(run: Mapping[str, Any]) -> set[str]:
@@ -199,10 +197,6 @@ def metric_points(run: Mapping[str, Any], name: str) -> list[Point]:
         for round, metric in found
         if metric is not None and metric["value"] is not None
     ]
-
-
-def metric_names(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(name for row in rounds for name in row["metrics"]))
 
 
 def rule_names(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -251,12 +245,6 @@ def cost_rows(rounds: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str],
         tokens = [row["tokens"][kind] for row in rounds]
         found.append((told, [f"{each:,}" if each else "–" for each in tokens], f"{sum(tokens):,}"))
     return found
-
-
-def slug(name: str) -> str:
-    """Part of a file name: letters, digits and dashes of ASCII."""
-    kept = "".join(char if char.isascii() and char.isalnum() else "-" for char in name)
-    return kept.strip("-")[:40] or "unnamed"
 
 
 def _asset(name: str) -> str:

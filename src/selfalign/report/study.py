@@ -14,8 +14,7 @@ from selfalign.proof.verdicts import verdict
 from selfalign.record.plain import portable
 from selfalign.report.charts import Chart, forest_chart
 from selfalign.report.labels import label
-from selfalign.report.page import render, slug
-from selfalign.report.tables import Table
+from selfalign.report.page import render
 from selfalign.report.verdict import typeset, words
 from selfalign.types import BOUNDS, Metric
 
@@ -56,7 +55,7 @@ def study_page(study: Mapping[str, Any]) -> str:
         study=study,
         sentences=[sentence(each["sentence"]) for each in study["verdicts"]],
         shares=share_names(study),
-        files=metric_files(study),
+        metrics=_metrics(study),
         charts=study_charts(study),
         told={metric: {arm: told(study, metric, arm) for arm in row} for metric, row in study["comparisons"].items()},
         costs=COSTS,
@@ -88,9 +87,9 @@ def share_names(study: Mapping[str, Any]) -> set[str]:
 
 
 def study_charts(study: Mapping[str, Any]) -> dict[str, Chart]:
-    """By file name (without suffix), that of the verdict first; none of a metric without values."""
+    """By metric; none of a metric without values."""
     charts, shares = {}, share_names(study)
-    for metric, file in metric_files(study).items():
+    for metric in study["comparisons"]:
         rows = [
             (name, arm["metrics"][metric]["value"], arm["metrics"][metric]["low"], arm["metrics"][metric]["high"])
             for name, arm in study["arms"].items()
@@ -98,38 +97,12 @@ def study_charts(study: Mapping[str, Any]) -> dict[str, Chart]:
         ]
         if rows:
             drawn = forest_chart(rows, study["main"], f"{words(metric)} of each arm", metric in shares)
-            charts[file] = Chart(words(metric), label(metric, study["metrics"][metric]), drawn)
+            charts[metric] = Chart(words(metric), label(metric, study["metrics"][metric]), drawn)
     return charts
 
 
-def metric_files(study: Mapping[str, Any]) -> dict[str, str]:
-    """Metric to the name of its chart's file."""
-    return {metric: f"metric-{place:02d}-{slug(metric)}" for place, metric in enumerate(_metrics(study), 1)}
-
-
-def study_tables(study: Mapping[str, Any]) -> dict[str, Table]:
-    figures = ("value", "low", "high", "prompts", "repeats")
-    compared = ("difference", "low", "high", "p_value", "p_holm", "minimum_detectable", "prompts", "repeats", "test")
-    arms = study["arms"].items()
-    return {
-        "verdicts": (("arm", "metric", "verdict"), [[v["arm"], v["metric"], v["verdict"]] for v in study["verdicts"]]),
-        "metrics": (
-            ("arm", "metric", *figures),
-            [[name, metric, *(row.get(key) for key in figures)] for name, arm in arms for metric, row in arm["metrics"].items()],
-        ),
-        "comparisons": (
-            ("metric", "main", "arm", *compared),
-            [
-                [metric, study["main"], arm, *(row.get(key) for key in compared)]
-                for metric, by_arm in study["comparisons"].items()
-                for arm, row in by_arm.items()
-            ],
-        ),
-        "costs": (("arm", *COSTS), [[name, *(arm["costs"].get(key) for key in COSTS)] for name, arm in arms]),
-    }
-
-
 def _metrics(study: Mapping[str, Any]) -> list[str]:
+    """That of the verdict first."""
     return sorted(study["comparisons"], key=lambda metric: bool(metric != study["metric"]))
 
 

@@ -1,4 +1,4 @@
-"""The verdict of a run: its best round against the model as it came, paired prompt by prompt, and a sentence that follows."""
+"""The verdict of a run: its best round against the base model, paired prompt by prompt, and a sentence that follows."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def compare(store: Store, where: Mapping[str, Any], round: int, name: str) -> di
         "low": finite(found.low),
         "high": finite(found.high),
         "p": found.p_value,
-        "unseen": finite(found.minimum_detectable),
+        "detectable": finite(found.minimum_detectable),
         "n": len(paired),
         "unpaired": len(before.keys() | after.keys()) - len(paired),
         "share": metric.unit in BOUNDS,
@@ -79,7 +79,7 @@ def difference_text(row: Mapping[str, Any]) -> str:
 
 
 def size_text(row: Mapping[str, Any], value: float | None) -> str:
-    """The size of a difference that could have been beside that of `row`: "12 points"."""
+    """The size of a difference that could have been next to that of `row`: "12 points"."""
     digits = decimals(row["difference"], row["low"], row["high"])
     if row["share"] and value is not None:
         return counted(round(100 * value), "point")
@@ -119,7 +119,7 @@ def _sentence(
     where: Mapping[str, Any], evaluated: Sequence[int], chosen: int, rows: Sequence[Mapping[str, Any]]
 ) -> tuple[str, str]:
     if not chosen and where["best_round"] is None:
-        yet = "No round of this run has been evaluated" if not evaluated else "Only the pretrained model has been evaluated"
+        yet = "No round of this run has been evaluated" if not evaluated else "Only the base model has been evaluated"
         if where["state"] == "failed":
             return "The run failed", f"{yet}: nothing can be told."
         return ("Cannot tell yet", f"{yet} so far.") if evaluated else ("Cannot tell", f"{yet} yet.")
@@ -129,22 +129,22 @@ def _sentence(
         if len(evaluated) < 2 and not any(row["tokens"]["trained"] for row in where["rounds"]):
             return (
                 "No round was trained",
-                "The figures are those of the model as it came; the run made pairs alone.",
+                "The figures are those of the base model; the run made pairs alone.",
             )
-        return "No round was better than the pretrained model", "The run keeps the model as it came."
+        return "No round was better than the base model", "The run keeps the base model."
     if not rows:
         return "Cannot tell", (
-            f"Round {chosen} and the pretrained model have no held-out prompts in common: give the run some with --held_out."
+            f"Round {chosen} and the base model have no held-out prompts in common: give the run some with --held_out."
         )
     lead = rows[0]
     change = f"{words(lead['name'])} {number(lead['before'], lead['share'])} → {number(lead['after'], lead['share'])}"
     on = counted(lead["n"], "held-out prompt")
-    sentence = f"Round {chosen} against the pretrained model on {on}: {change}, {difference_text(lead)}."
+    sentence = f"Round {chosen} against the base model on {on}: {change}, {difference_text(lead)}."
     if lead["told"] == "cannot tell":
-        unseen = too_few(lead["n"], "prompts") or f"a difference below {size_text(lead, lead['unseen'])} would go unseen"
+        unseen = too_few(lead["n"], "prompts") or f"a difference below {size_text(lead, lead['detectable'])} would go unseen"
         return f"Cannot tell whether round {chosen} is better", f"{sentence} {unseen[0].upper()}{unseen[1:]}."
     if lead["told"] in ("better", "worse"):
-        return f"Round {chosen} is {lead['told']} than the pretrained model", sentence
+        return f"Round {chosen} is {lead['told']} than the base model", sentence
     return f"Round {chosen}: {words(lead['name'])} is {lead['told']}", f"{sentence} Whether that is better is for you to say."
 
 
@@ -167,7 +167,7 @@ def _notes(where: Mapping[str, Any], chosen: int, rows: Sequence[Mapping[str, An
     if rows:
         notes.append("Intervals are 95 %, paired by prompt; neither they nor p are corrected for the number of metrics.")
         notes.append(
-            "Unseen below: the smallest difference that four such comparisons in five would find. "
+            "The minimum detectable effect is the smallest difference that four such comparisons in five would find. "
             "↑\u00a0higher is better, ↓\u00a0lower is better."
         )
     return notes

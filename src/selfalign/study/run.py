@@ -1,4 +1,4 @@
-"""A study: a recipe beside its baselines over several random seeds, and what follows from the figures.
+"""A study: a recipe and its baselines over several random seeds, and what follows from the figures.
 
 Every arm on every random seed is an ordinary run folder, `OUT/ARM/seed-S`. A finished one is only read back.
 """
@@ -31,7 +31,7 @@ from selfalign.types import Example, ModelRef
 
 @dataclass(frozen=True)
 class Arm:
-    """One of the things compared; the first arm of a study is the one that the others stand beside."""
+    """One of the things compared; the first arm of a study is the one that the others are compared with."""
 
     name: str
     recipe: Recipe
@@ -64,7 +64,7 @@ def run_study(
         out: the study's folder.
         repeats: random seeds `first_seed` … `first_seed + repeats - 1`. An arm on which they have no effect runs once.
         metric: what the verdicts are about; without it `balance`, or else `log_likelihood`.
-        progress: told of stages and batches, with arm and random seed before the stage's name.
+        progress: hears of stages and batches, with arm and random seed before the stage's name.
         trackers: where each run's figures go, as `check_trackers` gives them; finished runs are reported too.
 
     Raises:
@@ -79,7 +79,7 @@ def run_study(
     seeds = range(first_seed, first_seed + repeats)
     found: dict[str, list[Finished]] = {arm.name: [] for arm in arms}
     result: dict[str, Any] = {}
-    # All arms on one random seed before the next: whoever stops a study early has a whole table.
+    # All arms on one random seed before the next: a study that is stopped early has a whole table.
     for position, seed in enumerate(seeds):
         for arm in arms:
             if position and not depends_on_seed(arm):
@@ -112,7 +112,7 @@ def depends_on_seed(arm: Arm) -> bool:
 def match_steps(recipe: Recipe, main: Finished) -> Recipe:
     """The recipe with the optimiser steps of the main arm's run, round by round up to its best one.
 
-    Where the main arm fell back on the model as it came, all it trained counts: an arm that trains nothing could not show
+    Where the main arm fell back on the base model, all it trained counts: an arm that trains nothing could not show
     that plain training would have helped.
     """
     steps = main.steps[: main.best_round] or main.steps
@@ -165,7 +165,7 @@ def _run(
 
 
 def _identity(arm: Arm, held_out: Sequence[Example]) -> dict[str, Any]:
-    """What `align` tells a run folder, as it is read back from one."""
+    """What `align` writes into a run folder, as it is read back from one."""
     start = arm.recipe.engine.check(ModelRef(arm.model), (*arm.seeds, *held_out), arm.recipe.format)
     plain: dict[str, Any] = json.loads(dumps(run_identity(arm.recipe, start, arm.seeds, held_out)))
     return plain

@@ -22,7 +22,7 @@ from selfalign.record.checkpoints import write_synced
 from selfalign.record.plain import flat, portable
 from selfalign.record.store import Store
 from selfalign.text import printable
-from selfalign.tracking.trackers import OPEN, Point, TrackedRun, Tracker
+from selfalign.tracking.trackers import TRACKERS, Point, Tracker
 
 NOTE = "tracking.json"
 LONGEST = 500
@@ -38,10 +38,10 @@ def reporting(
     Args:
         folder: the run folder; need not exist yet.
         trackers: as `check_trackers` gives them; without any, `progress` comes back as it is.
-        progress: told of stages and batches as before.
+        progress: hears of stages and batches as before.
         name: of the run, for people; the folder's without it.
 
-    A tracker that fails is told of on standard error and left alone until the next call; the run goes on.
+    A tracker that fails is reported on standard error and left alone until the next call; the run goes on.
     """
     if not trackers:
         yield progress
@@ -123,7 +123,7 @@ class _Reporter:
 
     def _opened(self, name: str, note: dict[str, Any], options: Mapping[str, str]) -> Tracker:
         if name not in self._open:
-            self._open[name] = OPEN[name](TrackedRun(self.folder, self.run_name, note["run"], options))
+            self._open[name] = TRACKERS[name][0](self.folder, self.run_name, note["run"], options)
             note["run"] = self._open[name].id
             self._write_notes()
         return self._open[name]
@@ -133,7 +133,7 @@ class _Reporter:
 
     @contextmanager
     def _guarded(self, name: str) -> Iterator[None]:
-        """Whatever a tracker or its server comes up with is no reason to end a run of hours: told once, and then let be.
+        """No error of a tracker or its server ends a run of hours: it is reported once, and the tracker left alone.
 
         What it prints goes to standard error: standard output is for our tables and JSON.
         """

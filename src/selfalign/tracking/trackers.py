@@ -1,7 +1,10 @@
-"""Experiment trackers that a run's figures can be sent to: four of them behind one small protocol, each an extra package.
+"""Experiment trackers that a run's figures can be sent to: four of them in one small form, each an extra package.
 
-What is sent: figures, names of metrics and of filter rules, the name of the run, and its options as text. Never a prompt, a
+They get figures, names of metrics and of filter rules, the name of the run, and its options as text. Never a prompt, a
 response, or what a tracker would gather about the machine by itself, as far as it lets that be switched off.
+
+Our own choice over `accelerate.tracking`: all four would need torch and a branch of their own there too, and its MLflow
+tracker sends a request for each step (500 losses to a local database took it 22 s, in batches 0.4 s).
 """
 
 from __future__ import annotations
@@ -9,12 +12,11 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from selfalign.errors import UserError
 
@@ -22,37 +24,24 @@ PROJECT = "selfalign"
 """Of wandb and trackio; the experiment of mlflow."""
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(NamedTuple):
     """One figure of a run."""
 
     name: str
     """With a group before a slash, as all four draw it: metrics/balance."""
     axis: Literal["round", "step"]
-    """What `step` counts: rounds (0: the model as it came), or optimiser steps over all rounds, from 1."""
+    """What `step` counts: rounds (0: the base model), or optimiser steps over all rounds, from 1."""
     step: int
     value: float
 
 
-@dataclass(frozen=True)
-class TrackedRun:
-    """What a tracker is told of a run before its figures."""
-
-    folder: Path
-    name: str
-    """For people; need not be unique."""
-    id: str
-    """What the tracker called the run when it was first opened; "" for a run it does not know yet."""
-    options: Mapping[str, str]
-
-
 class Tracker(Protocol):
-    """A tracker opened on one run."""
+    """A tracker opened on the run in `folder`: `name` is for people; `id` is what the tracker called the run when it was first
+    opened, "" for a run that it does not know yet."""
 
-    @property
-    def id(self) -> str:
-        """What opens the same run again, in a later process."""
-        ...
+    id: str
+
+    def __init__(self, folder: Path, name: str, id: str, options: Mapping[str, str]) -> None: ...
 
     def log(self, points: Sequence[Point]) -> None:
         """On return they are stored or queued where a crash of this process does not lose them, as far as the tracker can."""
@@ -66,12 +55,11 @@ class Tracker(Protocol):
 class TensorBoard:
     """Event files in `DIR/tensorboard`: `tensorboard --logdir DIR` shows them, those of a whole study too."""
 
-    id = "tensorboard"
-
-    def __init__(self, run: TrackedRun) -> None:
-        self._writer: Any = import_module("torch.utils.tensorboard").SummaryWriter(str(run.folder / "tensorboard"))
-        if not run.id:
-            self._writer.add_text("options", "\n".join(f"    {name}: {value}" for name, value in run.options.items()))
+    def __init__(self, folder: Path, name: str, id: str, options: Mapping[str, str]) -> None:
+        self.id = "tensorboard"
+        self._writer: Any = import_module("torch.utils.tensorboard").SummaryWriter(str(folder / "tensorboard"))
+        if not id:
+            self._writer.add_text("options", "\n".join(f"    {option}: {value}" for option, value in options.items()))
 
     def log(self, points: Sequence[Point]) -> None:
         for point in points:
@@ -91,31 +79,29 @@ class MLflow:
     _BATCH = 100
     """Parameters (at most this many) and metrics (at most ten times as many) of one request."""
 
-    def __init__(self, run: TrackedRun) -> None:
-        mlflow: Any = import_module("mlflow")
+    def __init__(self, folder: Path, name: str, id: str, options: Mapping[str, str]) -> None:
         self._entities: Any = import_module("mlflow.entities")
-        self._client = mlflow.MlflowClient()
-        self.id = run.id or self._create(run)
-        if run.id:
-            self._client.update_run(self.id, "RUNNING")
-
-    def _create(self, run: TrackedRun) -> str:
+        self._client: Any = import_module("mlflow").MlflowClient()
+        self.id = id
+        if id:
+            self._client.update_run(id, "RUNNING")
+            return
         experiment = self._client.get_experiment_by_name(PROJECT)
         place = experiment.experiment_id if experiment else self._client.create_experiment(PROJECT)
-        id: str = self._client.create_run(place, run_name=run.name).info.run_id
-        params = [self._entities.Param(_plain_name(name), value) for name, value in run.options.items()]
-        for start in range(0, len(params), self._BATCH):
-            self._client.log_batch(id, params=params[start : start + self._BATCH])
-        return id
+        self.id = self._client.create_run(place, run_name=name).info.run_id
+        self._send("params", [self._entities.Param(_plain_name(option), value) for option, value in options.items()])
 
     def log(self, points: Sequence[Point]) -> None:
         now = int(time.time() * 1000)
         metrics = [self._entities.Metric(_plain_name(point.name), point.value, now, point.step) for point in points]
-        for start in range(0, len(metrics), self._BATCH):
-            self._client.log_batch(self.id, metrics=metrics[start : start + self._BATCH])
+        self._send("metrics", metrics)
 
     def close(self, done: bool) -> None:
         self._client.set_terminated(self.id, "FINISHED" if done else "KILLED")
+
+    def _send(self, kind: str, rows: Sequence[Any]) -> None:
+        for start in range(0, len(rows), self._BATCH):
+            self._client.log_batch(self.id, **{kind: rows[start : start + self._BATCH]})
 
 
 class Wandb:
@@ -124,28 +110,15 @@ class Wandb:
     wandb would ask a person at the terminal to log in, which a run that goes on by itself must not.
     """
 
-    def __init__(self, run: TrackedRun) -> None:
+    def __init__(self, folder: Path, name: str, id: str, options: Mapping[str, str]) -> None:
         wandb: Any = import_module("wandb")
-        self.id = run.id or secrets.token_hex(4)
-        self._run = wandb.init(
-            project=PROJECT,
-            id=self.id,
-            name=run.name,
-            resume="allow",
-            dir=str(run.folder),
-            mode=os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline"),
-            config=dict(run.options),
-            # Host, user, command line, git state and hardware are nobody's business.
-            settings=wandb.Settings(
-                x_disable_meta=True,
-                x_disable_stats=True,
-                x_save_requirements=False,
-                disable_git=True,
-                save_code=False,
-                console="off",
-                silent=True,
-            ),
-        )
+        self.id = id or secrets.token_hex(4)
+        # Host, user, command line, git state and hardware are nobody's business.
+        private = {"x_disable_meta": True, "x_disable_stats": True, "x_save_requirements": False, "disable_git": True}
+        settings = wandb.Settings(**private, save_code=False, console="off", silent=True)
+        mode = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+        known = {"project": PROJECT, "id": self.id, "name": name, "resume": "allow", "config": dict(options)}
+        self._run = wandb.init(**known, dir=str(folder), mode=mode, settings=settings)
         for axis in ("round", "step"):
             self._run.define_metric(axis, hidden=True)
         self._run.define_metric("*", step_metric="round")
@@ -162,14 +135,11 @@ class Wandb:
 class Trackio:
     """A run of the project `selfalign` in trackio's local database: `trackio show` draws it."""
 
-    def __init__(self, run: TrackedRun) -> None:
-        # trackio knows a run by its name alone.
-        self.id = run.id or f"{run.name}-{secrets.token_hex(4)}"
+    def __init__(self, folder: Path, name: str, id: str, options: Mapping[str, str]) -> None:
+        self.id = id or f"{name}-{secrets.token_hex(4)}"  # trackio knows a run by its name alone
         self._trackio: Any = import_module("trackio")
-        options = dict(run.options)
-        self._run = self._trackio.init(
-            project=PROJECT, name=self.id, resume="allow", config=options, auto_log_gpu=False, auto_log_cpu=False
-        )
+        known = {"project": PROJECT, "name": self.id, "resume": "allow", "config": dict(options)}
+        self._run = self._trackio.init(**known, auto_log_gpu=False, auto_log_cpu=False)
 
     def log(self, points: Sequence[Point]) -> None:
         for (_, step), values in _by_step(points).items():
@@ -179,32 +149,26 @@ class Trackio:
         self._trackio.finish()  # not the run's own: that would be finished again when the process ends
 
 
-OPEN: Mapping[str, Callable[[TrackedRun], Tracker]] = {
-    "tensorboard": TensorBoard,
-    "trackio": Trackio,
-    "mlflow": MLflow,
-    "wandb": Wandb,
+TRACKERS: Mapping[str, tuple[type[Tracker], tuple[str, ...]]] = {
+    "tensorboard": (TensorBoard, ("tensorboard", "torch")),
+    "trackio": (Trackio, ("trackio",)),
+    "mlflow": (MLflow, ("mlflow",)),
+    "wandb": (Wandb, ("wandb",)),
 }
-NEEDS: Mapping[str, tuple[str, ...]] = {
-    "tensorboard": ("tensorboard", "torch"),
-    "trackio": ("trackio",),
-    "mlflow": ("mlflow",),
-    "wandb": ("wandb",),
-}
-"""Packages, by the name that they are imported and installed by."""
+"""With the packages they need, by the name that these are imported and installed by."""
 
 
 def check_trackers(names: str | None) -> tuple[str, ...]:
     """The trackers named, commas between; none for None or "".
 
     Raises:
-        UserError: one that does not exist, or whose package is not installed; so that it is told before a model loads.
+        UserError: one that does not exist, or whose package is not installed; raised before a model loads.
     """
     chosen = tuple(dict.fromkeys(filter(None, (name.strip() for name in (names or "").split(",")))))
     for name in chosen:
-        if name not in OPEN:
-            raise UserError(f"--report_to {name}: no such tracker; there are {', '.join(OPEN)}")
-        if missing := [package for package in NEEDS[name] if find_spec(package) is None]:
+        if name not in TRACKERS:
+            raise UserError(f"--report_to {name}: no such tracker; there are {', '.join(TRACKERS)}")
+        if missing := [package for package in TRACKERS[name][1] if find_spec(package) is None]:
             raise UserError(f"--report_to {name} needs {' and '.join(missing)}: pip install {' '.join(missing)}")
     return chosen
 

@@ -14,7 +14,7 @@ from selfalign.cli.main import main
 from selfalign.errors import UserError
 from selfalign.protocols import TrainResult
 from selfalign.record.checkpoints import read_manifest
-from selfalign.record.lineage import passport, passport_text
+from selfalign.record.lineage import lineage, lineage_text
 from selfalign.record.status import status, warnings
 from selfalign.record.store import Store
 from selfalign.report.data import read_run
@@ -93,8 +93,8 @@ def test_status(store: Store) -> None:
     }
 
 
-def test_the_passport_of_a_kept_sample(store: Store) -> None:
-    found = passport(store, "r1-0")
+def test_the_lineage_of_a_kept_sample(store: Store) -> None:
+    found = lineage(store, "r1-0")
     assert found["verdict"] == "kept" and found["rule"] is None and found["scores"] == {"length": 3.0}
     assert [(d["id"], d["similarity"], d["prompt"]) for d in found["response_demonstrations"]] == [
         ("s2", 0.5, "seed prompt 2"),
@@ -107,11 +107,11 @@ def test_the_passport_of_a_kept_sample(store: Store) -> None:
     assert [(m["round"], m["hash"], m["rule"]) for m in found["trained_into"]] == [(1, "h1", None)]
 
 
-def test_the_passport_of_a_dropped_sample_and_of_a_seed(store: Store) -> None:
-    found = passport(store, "r1-1")
+def test_the_lineage_of_a_dropped_sample_and_of_a_seed(store: Store) -> None:
+    found = lineage(store, "r1-1")
     assert (found["verdict"], found["rule"]) == ("dropped", "novelty") and "seed prompt 1" in found["evidence"]
     assert found["trained_into"] == []
-    found = passport(store, "s1")
+    found = lineage(store, "s1")
     assert found["verdict"] == "seed" and found["written_by"] is None and found["sampling"] is None
     assert found["shown_in"]["count"] == 2
     assert [(s["id"], s["part"], s["similarity"]) for s in found["shown_in"]["samples"]] == [
@@ -134,9 +134,9 @@ def bare_candidates(store: Store) -> list[Example]:
 
 def test_what_was_never_answered_is_told_apart_from_an_empty_answer(store: Store) -> None:
     empty, *others = bare_candidates(store)
-    assert "response (ended by stop)\n  (empty)" in passport_text(passport(store, empty.id))
+    assert "response (ended by stop)\n  (empty)" in lineage_text(lineage(store, empty.id))
     for each in others:
-        assert "response\n  (not answered)" in passport_text(passport(store, each.id))
+        assert "response\n  (not answered)" in lineage_text(lineage(store, each.id))
     without = [sample["id"] for sample in read_run(store.folder)["samples"] if not sample["answered"]]
     assert without == [each.id for each in others]
 
@@ -160,7 +160,7 @@ def test_the_finding_about_a_servers_weights_is_told(store: Store, capsys: pytes
     assert f"verify_weights: {proof}" in told("status") and warnings(store) == []
     assert json.loads(told("show", "r2-0", "--json"))["written_by"]["verify_weights"] == {"verdict": "proven", "text": proof}
     assert proof in told("show", "r2-0") and "verify_weights" not in told("show", "s1")
-    assert passport(store, "r1-0")["written_by"]["verify_weights"] is None
+    assert lineage(store, "r1-0")["written_by"]["verify_weights"] is None
     assert any("weights of round 1 (verify_weights" in note for note in read_run(store.folder)["verdict"]["notes"])
     store.event("verify_weights", {"round": 1, "verdict": "stale", "text": stale})
     assert status(store)["rounds"][1]["verify_weights"]["verdict"] == "stale" and warnings(store) == [f"verify_weights: {stale}"]
@@ -195,16 +195,16 @@ def test_a_table_that_no_terminal_shows_is_as_wide_as_it_needs(
 
 def test_no_such_sample(store: Store) -> None:
     with pytest.raises(UserError, match=r"no sample 'r9'.*called like s0 and r1-1"):
-        passport(store, "r9")
+        lineage(store, "r9")
 
 
-def test_a_passport_on_a_terminal(store: Store) -> None:
-    text = passport_text(passport(store, "r1-0"))
+def test_a_lineage_on_a_terminal(store: Store) -> None:
+    text = lineage_text(lineage(store, "r1-0"))
     assert "\x1b" not in text and "\u202e" not in text
     for wanted in ("a [31mred response", "s2 (round 0, similarity 0.500)", "drawn at random", "<r>", "h0", "kept"):
         assert wanted in text
-    assert "novelty: ROUGE-L 0.92" in passport_text(passport(store, "r1-1"))
-    assert "shown in 2 samples" in passport_text(passport(store, "s1"))
+    assert "novelty: ROUGE-L 0.92" in lineage_text(lineage(store, "r1-1"))
+    assert "shown in 2 samples" in lineage_text(lineage(store, "s1"))
 
 
 @pytest.mark.parametrize(
