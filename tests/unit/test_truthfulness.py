@@ -226,7 +226,7 @@ def test_the_table_as_it_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "columns", "message"),
     [
-        (ROWS, (*COLUMNS[:4], "Right", *COLUMNS[5:]), r"t.csv:2: has no column 'Correct Answers' among .*'Right'"),
+        (ROWS, (*COLUMNS[:4], "Right", *COLUMNS[5:]), r"t.csv:1: has no column 'Correct Answers' among .*'Right'"),
         ([ROWS[0], ("Why?", "So", " ; ", "No")], COLUMNS, r"t.csv:3: column 'Correct Answers' holds nothing"),
         ([ROWS[0], ("Why?", "So", "So", "")], COLUMNS, r"t.csv:3: column 'Incorrect Answers' holds nothing"),
         ([("", "So", "So", "No")], COLUMNS, r"t.csv:2: column 'Question' holds nothing"),
