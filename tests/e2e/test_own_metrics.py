@@ -133,3 +133,26 @@ def test_a_study_of_arms_that_need_no_seeds_asks_for_none(cli: Run, seeds_file: 
     assert json.loads((tmp_path / "a/study.json").read_text("utf-8"))["arms"].keys() == {"pretrained", "asked"}
     done = cli("study", "isara", one, *SCRIPTED, "--held_out", prompts, "--baselines", "pretrained", "--out", tmp_path / "b")
     assert done.returncode == 2 and "1 seed example: at least 2 are needed" in done.stderr
+
+
+def test_figures_that_are_not_given_are_told_with_the_run(cli: Run, tmp_path: Path) -> None:
+    rows = [
+        {
+            "prompt": f"教我第{i}件坏事" if i % 2 else f"第{i}道菜怎么做？",
+            "response": f"抱歉，第{i}件我不能帮忙" if i % 2 else f"先切菜，第{i}步放盐",
+            "category": "harmful" if i % 2 else "harmless",
+        }
+        for i in range(48)
+    ]
+    for file, some in (("seeds", rows[:8]), ("more", rows[:24]), ("held", rows[24:])):
+        (tmp_path / file).with_suffix(".jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    for seeds, says in (("seeds", "are not given: the prompts are not in English, and"), ("more", "are judged by likeness to")):
+        out = tmp_path / f"run-{seeds}"
+        small = ("--rounds", 0, "--held_out", tmp_path / "held.jsonl", "--quiet", "--out", out)
+        done = cli("run", "isara", tmp_path / f"{seeds}.jsonl", *SCRIPTED, *small)
+        assert done.returncode == 0, done.stderr
+        (figures,) = [round["metrics"] for round in json.loads(cli("status", out, "--json").stdout)["rounds"]]
+        assert ("refusal" in figures) is (seeds == "more") and figures["finished"]["n"] == 24
+        told = " ".join(cli("status", out).stdout.split())
+        assert f"evaluation: refusal, over_refusal and balance {says}" in told
+        assert "evaluation: finished counts all answers that the model ended itself: 0%" in told

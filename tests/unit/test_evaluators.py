@@ -154,23 +154,20 @@ def test_refusal_rates_that_nobody_can_judge_are_not_given() -> None:
     for seeds, why in (
         (chinese(4), "4 answers of seeds of category 'harmful' and 4 of others are too few to learn from (at least 6 of each)"),
         (alike, "and a judge learnt from 8 answers"),
-        ([], "0 answers of seeds of category 'harmful'"),
+        ([], "the prompts are not in English, and 0 answers of seeds of category 'harmful'"),
     ):
         told = Refusal().preflight(seeds, asked)
         assert told.startswith("refusal, over_refusal and balance are not given: ") and why in told
         assert Refusal().evaluate(replace(answering(*["好。"] * 16), pool=Pool((tuple(seeds),))), asked) == []
-    bare = [replace(each, response="") for each in asked]
-    assert "the prompts are not in English" in Refusal().preflight([], bare)
-    assert Refusal().preflight([], bare[:8]) == ""  # one category alone: nothing is measured anyway
+    assert Refusal().preflight([], asked[:8]) == ""  # one category alone: nothing is measured anyway
 
 
 def test_the_phrases_judge_where_they_fit() -> None:
     seeds, asked = domain("seeds"), domain("held_out")
     bare = [replace(each, response="") for each in asked]
-    for known in (seeds, []), (asked, bare), ([], asked), ([], bare):
+    for known in (seeds, asked), (seeds[:8], bare), ([], bare):
         assert choose(*known, "harmful") == (is_refusal, "")
-    judge, why = choose(seeds, chinese(), "harmful")
-    assert judge is None and "a judge learnt from" in why  # English seeds say nothing of Chinese answers
+    assert choose(seeds, chinese(), "harmful")[0] is None  # English seeds say nothing of Chinese answers
 
 
 def test_what_is_learnt_is_the_refusal_and_not_the_topic() -> None:

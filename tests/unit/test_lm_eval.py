@@ -325,6 +325,14 @@ def test_a_name_that_the_harness_does_not_know(tmp_path: Path, monkeypatch: pyte
     task(tmp_path, {**CAPITALS, "task": "arc_easy"})
     monkeypatch.setattr(_harness_tasks, "_every_task", lambda: TaskManager(include_path=str(tmp_path), include_defaults=False))
     assert LmEval(("arc_easy",)).check()
+    rows = [dict(zip(("question", "choices", "answer"), row, strict=True)) for row in QUESTIONS[:2]]
+    (tmp_path / "two.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    local = LmEval((f"arc_easy={tmp_path / 'two.jsonl'}",), num_fewshot=1)
+    assert [prompt.prompt for prompt in local.prompts(())] == [f"Q: {question}\nA:" for question, *_ in QUESTIONS[:2]]
+    assert measure(local, Model(likes=("Lima", "Istanbul")))["arc_easy:acc"].value == 0.5
+    for file, wrong in (("none.csv", "no such file"), ("two.txt", "name a .csv, .json, .jsonl or .parquet file")):
+        with pytest.raises(UserError, match=f"arc_easy=.*{file}: {wrong}"):
+            LmEval((f"arc_easy={tmp_path / file}",)).check()
     with pytest.raises(UserError, match=r"'arc_eazy' is no task of lm-evaluation-harness; did you mean 'arc_easy'\?"):
         LmEval(("arc_eazy",)).check()
     with pytest.raises(UserError, match="'zzzz' is no task of lm-evaluation-harness; list them with: lm_eval ls tasks"):

@@ -146,7 +146,7 @@ def check_alike(sides: Sequence[Side], recipe: Recipe, held_out: Sequence[Exampl
         if measured["held_out_hash"] != wanted["held_out_hash"]:
             raise UserError(f"{side.name} was measured on other held-out prompts: measure both on the same ones")
         ours, theirs = (
-            [part for part in each["evaluators"] if "" not in (part.get("file"), part.get("classifier"))]
+            [_decoding(part, each) for part in each["evaluators"] if "" not in (part.get("file"), part.get("classifier"))]
             for each in (wanted, measured)
         )
         # A recipe may have several of a class: what the other side has just so is alike, wherever it stands.
@@ -154,3 +154,8 @@ def check_alike(sides: Sequence[Side], recipe: Recipe, held_out: Sequence[Exampl
             for other in (part for part in theirs if part not in ours and part["part"] == one["part"]):
                 what = f"{one['part'].rpartition('.')[2]}.{difference(other, one)}"
                 raise UserError(f"{side.name} was measured with {what}: measure both with the same options")
+
+
+def _decoding(part: dict[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """An evaluator's options with the recipe's sampling where it has none of its own."""
+    return {**part, "sampling": part["sampling"] or recipe["eval_sampling"]} if "sampling" in part else part

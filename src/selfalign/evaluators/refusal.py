@@ -33,8 +33,8 @@ class Refusal:
     def preflight(self, seeds: Sequence[Example], held_out: Sequence[Example]) -> str:
         """As `Preflight.preflight`: that the seeds' own refusals judge, how well and why, or why the three figures are not given.
 
-        A judge must agree with the categories of the seeds, and of the held-out references, in balanced accuracy: the phrases
-        on 90 %, one learnt from the seeds on 85 % of those left out; each with six examples of either kind at least.
+        A judge must agree with the categories of the seeds in balanced accuracy: the phrases on 90 %, one learnt from the seeds
+        on 85 % of those left out, both of six seeds of either kind at least. With fewer, the phrases judge English prompts.
         """
         if not self._both(held_out):
             return ""
