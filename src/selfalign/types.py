@@ -138,6 +138,7 @@ class Sampling:
     """
 
     max_tokens: int = 96
+    """0 takes what the seeds need, in tokens of the model at hand (`loop.budgets`)."""
     temperature: float = 1.0
     """0 is greedy."""
     top_p: float = 1.0
@@ -154,7 +155,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         for name, wrong in (
-            ("max_tokens", self.max_tokens < 1),
+            ("max_tokens", self.max_tokens < 0),
             ("temperature", not self.temperature >= 0.0),
             ("top_p", not 0.0 < self.top_p <= 1.0),
             ("top_k", self.top_k < 0),

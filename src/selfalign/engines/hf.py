@@ -78,6 +78,10 @@ class HF:
             )
         return resolved
 
+    def token_lengths(self, model: ModelRef, texts: Sequence[str]) -> list[int]:
+        """As `EngineLimits.token_lengths`."""
+        return _weights.token_lengths(model, texts)
+
     @contextmanager
     def open(self, model: ModelRef, format: Format) -> Iterator[HFSession]:
         """A session on the model; weights load at the first call that needs them and are gone after the block."""

@@ -81,6 +81,10 @@ class Scripted:
                 raise UserError(f"{seed.id}: prompt and response take {length} tokens, the window has {self.window}; shorten it")
         return replace(model, hash=hashlib.sha256(f"{model.base}\0{model.adapter}".encode()).hexdigest())
 
+    def token_lengths(self, model: ModelRef, texts: Sequence[str]) -> list[int]:
+        """As `EngineLimits.token_lengths`."""
+        return [len(text.split()) + 1 for text in texts]
+
     @contextmanager
     def open(self, model: ModelRef, format: Format) -> Iterator[ScriptedSession]:
         yield ScriptedSession(self, model)

@@ -28,9 +28,9 @@ def isara(*, demonstrations: int = 5, aim: Aim = "balanced", retriever: Knn | Un
     """
     return Recipe(
         name="isara",
-        proposer=FewShot(demonstrations=demonstrations, aim=aim, sampling=Sampling(max_tokens=48, temperature=0.8)),
+        proposer=FewShot(demonstrations=demonstrations, aim=aim, sampling=Sampling(max_tokens=0, temperature=0.8)),
         retriever=replace(retriever, demonstrations=demonstrations),
-        sampling=Sampling(max_tokens=96, temperature=0.3),
+        sampling=Sampling(max_tokens=0, temperature=0.3),
         prompt_filters=(
             Finished(sentence_end=False),
             LeakedMarkers(),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from selfalign.engines import HF
-from selfalign.evaluators import HeldOut, Refusal
 from selfalign.filters import Exact, Length, Novelty, Substring
 from selfalign.proposers import FewShot
 from selfalign.recipe import Recipe
@@ -57,7 +56,7 @@ def isara_paper(*, demonstrations: int = 8) -> Recipe:
         sampling=answer,
         trainer=PUBLISHED_TRAINING,
         filters=(Exact(), Novelty(max_overlap=0.7, against="demonstrations", unicode=False), Length(), Substring()),
-        evaluators=(Refusal(sampling=PUBLISHED_EVALUATION), HeldOut(sampling=PUBLISHED_EVALUATION)),
+        eval_sampling=PUBLISHED_EVALUATION,
         per_round=512,
         min_yield=0.0,
         learning_rate_decay=0.5,
