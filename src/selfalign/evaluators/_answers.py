@@ -30,6 +30,7 @@ def answers(context: Context, held_out: Sequence[Example], sampling: Sampling, s
             prompt=example.prompt,
             seed=derive_seed(context.seed, stage, row),
             history=example.history,
+            system=example.system,
         )
         for row, (example, shown) in enumerate(zip(held_out, demonstrations(context, held_out), strict=True))
     ]
