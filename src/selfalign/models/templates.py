@@ -100,10 +100,11 @@ def read_template(tokenizer: Tokenizer, special: Mapping[str, int], given: Mappi
     end = seen.after.rstrip() if closing is None else seen.after[: seen.after.index(closing) + len(closing)]
     if not end and eos is None:
         raise UserError(f"the chat template closes no response and the model has no end token; {_PLAIN}")
-    # A model that opens a turn, or a new text, instead of closing its own turn has finished too.
+    # A model that opens a turn instead of closing its own turn has finished too.
     turns = {special[token] for token in _structure(special, seen.asked + seen.own + seen.after + seen.between)}
-    ids = frozenset(turns | {token for token in (eos, tokenizer.bos_token_id) if token is not None})
-    opens, answers = _line(seen.between, -1), _line(seen.own, 0)
+    ids = frozenset(turns if eos is None else {*turns, eos})
+    turn = _first(special, seen.own)
+    opens, answers = _line(seen.between, -1), _line(seen.own[: seen.own.index(turn)] if turn else seen.own, 0)
     return Template(
         tokenizer=tokenizer,
         arguments=arguments,
@@ -112,7 +113,7 @@ def read_template(tokenizer: Tokenizer, special: Mapping[str, int], given: Mappi
         lead=_lead(seen),
         end=end,
         end_id=eos if closing is None else None,
-        prompt_stops=Stops(ids, () if not answers or _first(special, seen.own) else (answers,)),
+        prompt_stops=Stops(ids, (answers,) if answers else ()),
         response_stops=Stops(ids, () if closing else tuple(mark for mark in (end.strip(), opens) if mark)),
         notes=(
             *_argument_notes(tokenizer, off, given),
