@@ -187,6 +187,11 @@ def test_kept_thoughts_are_trained_as_the_template_writes_them() -> None:
     learned = renderer.tokenizer.decode([token for token, label in zip(ids, labels, strict=True) if label != IGNORE])
     assert learned == f"<think>\nTwo and two.\n</think>\n\nFour.{END}"
     assert preflight(renderer, [*PAIRS, Example("t", "2 + 2?", answer)], 10_000) == []
+    inside = make_renderer(tokenizer_of(CHATML), "auto", {"keep_thinking": True})
+    assert inside.pair_text("2 + 2?", answer).endswith(f"{START}assistant\n{answer}{END}")
+    forgets = tokenizer_of(each(TURN, TURN.replace("m.content", "m.content.split('</think>')[-1]"), ASK))
+    with pytest.raises(UserError, match="leaves the thoughts before an answer away; take keep_thinking out"):
+        make_renderer(forgets, "auto", {"keep_thinking": True}).training_ids("2 + 2?", answer)
     opened = KINDS["thoughts open in the generation prompt, answers without them"]
     with pytest.raises(UserError, match="thoughts cannot be kept"):
         make_renderer(tokenizer_of(opened), "auto", {"keep_thinking": True})

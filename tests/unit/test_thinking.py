@@ -42,6 +42,8 @@ def test_a_completion_says_the_answer_without_its_thoughts(model_folder) -> None
     assert said(texts, thought, prompt=None) == (thought, "stop")  # a prompt that the model writes is nobody's thought
     kept = Texts(ModelRef(str(model_folder)), with_template_args("auto", {"keep_thinking": True}))
     assert said(kept, thought) == (thought, "stop")
+    assert said(kept, "[THINK]Two and two.[/THINK]Four.") == (thought, "stop")
+    assert said(kept, "<think>\nTwo and two are", ended=False) == ("<think>\nTwo and two are\n</think>\n\n", "length")
 
 
 def test_thoughts_are_told_by_marks_that_are_special_tokens(tmp_path) -> None:

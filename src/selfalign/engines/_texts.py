@@ -11,7 +11,7 @@ from selfalign.engines import _weights
 from selfalign.engines._decode import Stopper
 from selfalign.errors import UserError
 from selfalign.models.rendering import Renderer, make_renderer
-from selfalign.models.thinking import split_thinking
+from selfalign.models.thinking import join_thinking, split_thinking
 from selfalign.types import Completion, Example, FinishReason, Format, ModelRef, Request
 
 Kind = Literal["prompt", "response", "text"]
@@ -77,13 +77,13 @@ class Texts:
         shown = kind == "response" and self.renderer.marks_thinking
         raw = str(self.tokenizer.decode(list(ids), skip_special_tokens=not shown))
         raw = raw if kind == "text" else raw.lstrip()
-        text: str | None = raw[: min((at for mark in stop if (at := raw.find(mark)) >= 0), default=len(raw))]
+        text = raw[: min((at for mark in stop if (at := raw.find(mark)) >= 0), default=len(raw))]
         finish: FinishReason = "stop" if ended or text != raw else "length"
-        if kind == "response" and text is not None and not self.renderer.keeps_thinking:
-            _, text = split_thinking(text)
-        if text is None:
-            text, finish = "", "length"
-        text = text.strip() if kind == "text" else self.renderer.clean(text)
+        thoughts, answer = split_thinking(text) if kind == "response" else ("", text)
+        if answer is None:
+            answer, finish = "", "length"
+        answer = answer.strip() if kind == "text" else self.renderer.clean(answer)
+        text = join_thinking(thoughts, answer) if self.renderer.keeps_thinking else answer
         return Completion(text, finish, prompt_tokens=len(self.ids(request)), generated_tokens=len(ids))
 
     def context(self) -> int:

@@ -35,7 +35,7 @@ from typing import Any, Literal, get_args
 from selfalign.errors import UserError
 from selfalign.models.layouts import Stops, Style, Tokenizer, fold, layout
 from selfalign.models.templates import Template, read_template
-from selfalign.models.thinking import MARKERS
+from selfalign.models.thinking import MARKERS, split_thinking
 from selfalign.types import Example, Format, Turns
 
 __all__ = ["IGNORE", "Renderer", "Stops", "make_renderer", "preflight"]
@@ -138,6 +138,8 @@ class Renderer:
         """
         if isinstance(self.style, Template):
             own = self.style.whole(system, history, prompt, response)
+            if self.style.thoughts and split_thinking(response)[0] not in own:
+                raise UserError("the chat template leaves the thoughts before an answer away; take keep_thinking out")
             _compare(self.pair_text(prompt, response, history, system), own, self.end_id is None)
         return self.pair_ids(prompt, response, history, system)
 

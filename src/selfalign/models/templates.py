@@ -59,8 +59,12 @@ class Template:
     def whole(self, system: str, turns: Turns, prompt: str, response: str) -> str:
         """The template's own text of a conversation with its answer."""
         thoughts, answer = split_thinking(response) if self.thoughts else ("", response)
-        turn = _turn("assistant", answer or "", **({"reasoning_content": thoughts} if thoughts else {}))
-        return self._write([*self._messages(system, turns, prompt), turn])
+        messages = self._messages(system, turns, prompt)
+        if thoughts:  # most templates have a field for them, to others they are a part of the text
+            own = self._write([*messages, _turn("assistant", answer or "", reasoning_content=thoughts)])
+            if thoughts in own:
+                return own
+        return self._write([*messages, _turn("assistant", response)])
 
     def _before(self, messages: Sequence[Mapping[str, str]], last: str) -> str:
         return _cut(self._write(messages), last, sum(message["content"].count(last) for message in messages))[0]

@@ -38,6 +38,11 @@ def split_thinking(text: str) -> tuple[str, str | None]:
     return "\n\n".join(filter(None, thoughts)), rest
 
 
+def join_thinking(thoughts: str, answer: str) -> str:
+    """Both as one text that `split_thinking` takes apart again, whatever marks the model has for itself."""
+    return f"<think>\n{thoughts}\n</think>\n\n{answer}" if thoughts else answer
+
+
 def open_thoughts(text: str) -> str:
     """The mark that opens thoughts in a text and is not closed behind it, "" for none."""
     opened = [start for start, end in MARKERS if text.rfind(start) > text.rfind(end)]
