@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, get_args
 
@@ -71,6 +71,7 @@ class SecondTurns:
             Request(
                 id=f"{first.id}.2",
                 history=((first.prompt, first.response),),
+                system=first.system,
                 seed=derive_seed(context.seed, context.round, "second_turns", first.slot),
             )
             for first in (kept[place] for place in drawn)
@@ -85,6 +86,7 @@ class SecondTurns:
                 prompt_finish=completion.finish,
                 prompt_demonstrations=(Demonstration(kept[place].id),),
                 history=request.history,
+                system=request.system,
             )
             for slot, (place, (request, completion)) in enumerate(
                 zip(drawn, context.generate("propose_second_turn", requests, self.sampling), strict=True), first_slot
@@ -166,6 +168,10 @@ class Recipe:
     """train on rows that ask the same as a held-out prompt, instead of stopping"""
     format: Format = "auto"
     """the model's chat template, plain markers, or (auto) the template where there is one"""
+    template_args: Mapping[str, Any] = field(default_factory=dict)
+    """arguments for the chat template, such as '{"enable_thinking": true}'; thinking is off by default, where the template can"""
+    keep_thinking: bool = False
+    """keep what a model thinks before its answer (<think>…</think>) as part of the answer, instead of leaving it out"""
     seed: int = 0
     """the random seed of the run"""
 

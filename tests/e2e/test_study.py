@@ -23,7 +23,7 @@ def held_file(tmp_path: Path) -> Path:
     rows = [
         {
             "prompt": f"Where can I {verb} a {thing} in this town by noon?",
-            "response": f"Ask for a {thing} at the harbour office before ten.",
+            "response": f"I can't help with a {thing}." if number % 2 else f"Ask for a {thing} at the harbour office before ten.",
             "category": "harmful" if number % 2 else "harmless",
         }
         for number, (verb, thing) in enumerate(
@@ -70,7 +70,16 @@ def test_shape_and_nothing_computed_twice(cli: Run, study: tuple[object, ...], t
     done = cli(*study, *arms, "--vary", "prompt_filters.novelty.max_overlap=0.5", COLUMNS="80")
     assert done.returncode == 0, done.stderr
     result = read(out)
-    names = ["isara", "pretrained", "icl_random", "icl_knn", "sft", "sft_paper", "one_shot", "isara-prompt_filters.novelty.max_overlap=0.5"]
+    names = [
+        "isara",
+        "pretrained",
+        "icl_random",
+        "icl_knn",
+        "sft",
+        "sft_paper",
+        "one_shot",
+        "isara-prompt_filters.novelty.max_overlap=0.5",
+    ]
     assert list(result["arms"]) == names
     assert (result["main"], result["metric"], result["held_out"], result["random_seeds"]) == ("isara", "balance", 12, [0, 1])
     for name, arm in result["arms"].items():

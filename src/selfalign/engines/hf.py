@@ -70,7 +70,7 @@ class HF:
             _log.warning("%s: %s", model.base, note)
         rows = getattr(config.get_text_config(), "vocab_size", None)
         used = {*renderer.prompt_stops.ids, *renderer.response_stops.ids}
-        used.update(*(renderer.training_ids(seed.prompt, seed.response, seed.history)[0] for seed in seeds))
+        used.update(*(renderer.pair_ids(seed.prompt, seed.response, seed.history, seed.system)[0] for seed in seeds))
         if rows is not None and used and max(used) >= rows:
             raise UserError(
                 f"model {model.base!r}: its tokenizer gives the id {max(used)} but the model embeds {rows} tokens; "

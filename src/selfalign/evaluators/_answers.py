@@ -32,6 +32,7 @@ def answers(
             prompt=example.prompt,
             seed=derive_seed(context.seed, stage, row),
             history=example.history,
+            system=example.system,
         )
         for row, (example, shown) in enumerate(zip(held_out, demonstrations(context, held_out), strict=True))
     ]

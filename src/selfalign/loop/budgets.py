@@ -13,7 +13,7 @@ from typing import Any
 
 from selfalign.protocols import Engine, EngineLimits, declared
 from selfalign.recipe import Recipe
-from selfalign.types import Example, ModelRef, Sampling
+from selfalign.types import Example, ModelRef, Sampling, with_template_args
 
 FACTOR, EXTRA = 1.5, 16
 """A budget is FACTOR times the longest seed and EXTRA tokens: our own choice, so that a model that is wordier than the seeds is
@@ -44,11 +44,14 @@ def measure(engine: Engine, model: ModelRef, seeds: Sequence[Example]) -> Budget
 
 
 def settled(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequence[Example]) -> tuple[Recipe, ModelRef]:
-    """The recipe as it runs on this model and these seeds, and the model resolved.
+    """The recipe as it runs on this model and these seeds, and the model resolved: token budgets filled in, and what the chat
+    template is given made part of the format, which goes wherever prompts are rendered.
 
     Raises:
         UserError: as `Engine.check`.
     """
+    given = {**recipe.template_args, **({"keep_thinking": True} if recipe.keep_thinking else {})}
+    recipe = replace(recipe, format=with_template_args(recipe.format, given), template_args={}, keep_thinking=False)
     base = recipe.engine.check(ModelRef(model), (*seeds, *held_out), recipe.format)
     return with_budgets(recipe, measure(recipe.engine, base, seeds)), base
 
