@@ -1,4 +1,4 @@
-"""The filters of a recipe, tried on the seeds themselves: a rule that drops what it should learn from is named before anything is paid for."""
+"""The filters of a recipe, tried on the seeds themselves: a rule that drops what it should learn from is named at once."""
 
 from __future__ import annotations
 
