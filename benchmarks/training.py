@@ -231,7 +231,7 @@ def prepare(model: str, pairs: Sequence[dict[str, str]], most: int, batch: int, 
 
     tokenizer: Any = AutoTokenizer.from_pretrained(model)
     limit = min(LONGEST, tokenizer.model_max_length)
-    given = [{**pair, "history": (), "seed": True} for pair in pairs]
+    given = [{**pair, "history": (), "system": "", "seed": True} for pair in pairs]
     rows, lost = tokenise(given, make_renderer(tokenizer).training_ids, limit)
     rows = rows[: min(most, len(rows)) // batch * batch]
     if not rows:

@@ -45,6 +45,18 @@ def tiny_tokenizer(
     return tokenizer
 
 
+def sentencepiece_tokenizer(*merges: tuple[str, str]):
+    """Characters as SentencePiece spells them: U+2581 for a space, and one more before every text."""
+    from tokenizers import Tokenizer, decoders, models, normalizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = ["</s>", *(chr(code) for code in range(33, 127)), "\n", "\u2581", *("".join(merge) for merge in merges)]
+    inner = Tokenizer(models.BPE(vocab={letter: place for place, letter in enumerate(letters)}, merges=list(merges)))
+    inner.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    inner.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", clean_up_tokenization_spaces=False)
+
+
 def tiny_model(
     folder: Path,
     *,

@@ -251,8 +251,11 @@ def _check_figures(part: Engine, session: Session) -> None:
     text = session.render(Request("r", _SEEDS[:1], "And now?", history=(said,)))
     shown = [text.find(each) for each in (_SEEDS[0].response, *said, "And now?")]
     _hold(-1 not in shown and shown == sorted(shown), part, "render shows earlier turns between demonstrations and prompt")
-    alone, behind = session.likelihood([_SEEDS[0], replace(_SEEDS[0], history=(said,))])
-    _hold(alone != behind, part, "likelihood reads the history of an example")
+    text = session.render(Request("r", _SEEDS[:1], "And now?", system="Be brief."))
+    _hold(-1 < text.find("Be brief.") < text.find(_SEEDS[0].prompt), part, "render shows a system prompt before all turns")
+    first = _SEEDS[0]
+    alone, *others = session.likelihood([first, replace(first, history=(said,)), replace(first, system="Be brief.")])
+    _hold(alone not in others, part, "likelihood reads the history of an example, and its system prompt")
     own = Request("r", text="Once upon a time")
     _hold(session.render(own) == own.text, part, "a text of the caller's own is rendered as it stands")
     for name, found in (

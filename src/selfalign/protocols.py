@@ -317,6 +317,11 @@ class EngineLimits:
     def check_sampling(self, sampling: Sampling) -> None:
         """Called with every sampling of the run; raises for one that the engine does not offer."""
 
+    def token_lengths(self, model: ModelRef, texts: Sequence[str]) -> list[int]:
+        """How many tokens of the model each text has, its end included; where the engine cannot count, two bytes are taken for
+        one, which is rather too many tokens than too few."""
+        return [len(text.encode()) // 2 + 1 for text in texts]
+
 
 class Preflight:
     """What an evaluator or a scorer may have, to tell early what it needs and gives. Called before anything loads."""

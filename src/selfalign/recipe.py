@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, get_args
 
@@ -32,7 +32,7 @@ from selfalign.protocols import (
 )
 from selfalign.retrievers import Knn
 from selfalign.trainers import SFT
-from selfalign.types import GREEDY, Demonstration, Example, Format, Request, Sampling, derive_seed
+from selfalign.types import Demonstration, Example, Format, Request, Sampling, derive_seed
 
 StartFrom = Literal["previous", "base"]
 TrainOn = Literal["latest", "all"]
@@ -53,7 +53,7 @@ class SecondTurns:
 
     share: float = 0.0
     """Of a round's kept pairs, drawn at random; 0 extends none."""
-    sampling: Sampling = field(default_factory=lambda: Sampling(max_tokens=48, temperature=0.8))
+    sampling: Sampling = field(default_factory=lambda: Sampling(max_tokens=0, temperature=0.8))
     """How the user's messages are decoded."""
 
     def __post_init__(self) -> None:
@@ -71,6 +71,7 @@ class SecondTurns:
             Request(
                 id=f"{first.id}.2",
                 history=((first.prompt, first.response),),
+                system=first.system,
                 seed=derive_seed(context.seed, context.round, "second_turns", first.slot),
             )
             for first in (kept[place] for place in drawn)
@@ -85,6 +86,7 @@ class SecondTurns:
                 prompt_finish=completion.finish,
                 prompt_demonstrations=(Demonstration(kept[place].id),),
                 history=request.history,
+                system=request.system,
             )
             for slot, (place, (request, completion)) in enumerate(
                 zip(drawn, context.generate("propose_second_turn", requests, self.sampling), strict=True), first_slot
@@ -110,8 +112,8 @@ class Recipe:
     """what embeds texts for retrieval, near-duplicates and diversity; HiddenState needs no model beside the one aligned"""
     proposer: Proposer = FewShot()
     retriever: Retriever = Knn()
-    sampling: Sampling = Sampling()
-    """how responses are decoded"""
+    sampling: Sampling = Sampling(max_tokens=0)
+    """how responses are decoded; max_tokens 0 takes what the seeds need"""
     trainer: Trainer = SFT(learning_rate=5e-5, epochs=3)
     """what trains"""
     eval_retriever: Retriever | None = None
@@ -130,7 +132,7 @@ class Recipe:
     """share of a round's kept pairs that the model goes on with, as user and then as assistant; filtered by the recipe's own
     rules and trained as whole conversations"""
     evaluators: tuple[Evaluator, ...] = (Refusal(), HeldOut())
-    eval_sampling: Sampling = GREEDY
+    eval_sampling: Sampling = Sampling(max_tokens=0, temperature=0.0)
     """how models answer held-out prompts, for evaluators that have no sampling of their own"""
     evaluate: Evaluate = "every"
     """models to measure: those of every round, or only the base model and the one to be shipped (no round is chosen by what is
@@ -166,6 +168,10 @@ class Recipe:
     """train on rows that ask the same as a held-out prompt, instead of stopping"""
     format: Format = "auto"
     """the model's chat template, plain markers, or (auto) the template where there is one"""
+    template_args: Mapping[str, Any] = field(default_factory=dict)
+    """arguments for the chat template, such as '{"enable_thinking": true}'; thinking is off by default, where the template can"""
+    keep_thinking: bool = False
+    """keep what a model thinks before its answer (<think>…</think>) as part of the answer, instead of leaving it out"""
     seed: int = 0
     """the random seed of the run"""
 

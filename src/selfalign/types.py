@@ -6,11 +6,12 @@ Identity is by `id`, which never changes when a score or a verdict is added.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ FloatArray = NDArray[np.float32]
 
 Format = Literal["auto", "chat", "plain", "isara"]
 """How conversations become tokens: the model's chat template, plain lines, the published layout, or (auto) the template where
-there is one and plain lines where there is none."""
+there is one and plain lines where there is none. It may carry arguments of the template, see `with_template_args`."""
 
 Turns = tuple[tuple[str, str], ...]
 """Earlier turns of a conversation, the oldest first: (prompt, response) each."""
@@ -96,6 +97,8 @@ class Request:
     """The exact text to go on from, in place of anything rendered: for prompt forms that an evaluation prescribes."""
     history: Turns = ()
     """Turns that stand between the demonstrations and the prompt; like the prompt, never cut."""
+    system: str = ""
+    """The system prompt of the conversation, "" for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +141,7 @@ class Sampling:
     """
 
     max_tokens: int = 96
+    """0 takes what the seeds need, in tokens of the model at hand (`loop.budgets`)."""
     temperature: float = 1.0
     """0 is greedy."""
     top_p: float = 1.0
@@ -154,7 +158,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         for name, wrong in (
-            ("max_tokens", self.max_tokens < 1),
+            ("max_tokens", self.max_tokens < 0),
             ("temperature", not self.temperature >= 0.0),
             ("top_p", not 0.0 < self.top_p <= 1.0),
             ("top_k", self.top_k < 0),
@@ -235,6 +239,20 @@ class Metric:
             raise ValueError(
                 f"Metric: {self.name} = {self.value} is outside {low:g} … {high:g}, where its unit, {self.unit}, lies"
             )
+
+
+def with_template_args(format: Format, args: Mapping[str, Any]) -> Format:
+    """A format that carries arguments for the chat template, as one string that every record can hold: `auto {"thinking": true}`.
+
+    Wherever a format goes (engines, training, merging) the arguments go with it; `models.rendering` takes them apart again.
+    """
+    return cast(Format, f"{format} {json.dumps(dict(args), sort_keys=True)}") if args else format
+
+
+def shared_system(examples: Sequence[Example]) -> str:
+    """The system prompt that all of these examples have, "" where they differ."""
+    systems = {example.system for example in examples}
+    return systems.pop() if len(systems) == 1 else ""
 
 
 def transcript(history: Turns, prompt: str) -> str:

@@ -23,7 +23,7 @@ def held_file(tmp_path: Path) -> Path:
     rows = [
         {
             "prompt": f"Where can I {verb} a {thing} in this town by noon?",
-            "response": f"Ask for a {thing} at the harbour office before ten.",
+            "response": f"I can't help with a {thing}." if number % 2 else f"Ask for a {thing} at the harbour office before ten.",
             "category": "harmful" if number % 2 else "harmless",
         }
         for number, (verb, thing) in enumerate(
@@ -67,10 +67,19 @@ def record(out: Path) -> dict[str, Any]:
 def test_shape_and_nothing_computed_twice(cli: Run, study: tuple[object, ...], tmp_path: Path) -> None:
     out = tmp_path / "study"
     arms = ("--baselines", "pretrained,icl_random,icl_knn,sft,sft_paper,one_shot", "--repeats", 2, "--out", out)
-    done = cli(*study, *arms, "--vary", "max_overlap=0.5", COLUMNS="80")
+    done = cli(*study, *arms, "--vary", "prompt_filters.novelty.max_overlap=0.5", COLUMNS="80")
     assert done.returncode == 0, done.stderr
     result = read(out)
-    names = ["isara", "pretrained", "icl_random", "icl_knn", "sft", "sft_paper", "one_shot", "isara-max_overlap=0.5"]
+    names = [
+        "isara",
+        "pretrained",
+        "icl_random",
+        "icl_knn",
+        "sft",
+        "sft_paper",
+        "one_shot",
+        "isara-prompt_filters.novelty.max_overlap=0.5",
+    ]
     assert list(result["arms"]) == names
     assert (result["main"], result["metric"], result["held_out"], result["random_seeds"]) == ("isara", "balance", 12, [0, 1])
     for name, arm in result["arms"].items():
@@ -96,7 +105,7 @@ def test_shape_and_nothing_computed_twice(cli: Run, study: tuple[object, ...], t
     assert "…" not in done.stdout and max(map(len, done.stdout.partition("cannot tell")[0].splitlines())) <= 80
 
     before, text = record(out), (out / "study.json").read_bytes()
-    again = cli(*study, *arms, "--vary", "max_overlap=0.5", "--json")
+    again = cli(*study, *arms, "--vary", "prompt_filters.novelty.max_overlap=0.5", "--json")
     assert again.returncode == 0 and json.loads(again.stdout) == result
     assert record(out) == before and (out / "study.json").read_bytes() == text
     repeated = cli("study", "--config", out / "study.yaml", "--json")

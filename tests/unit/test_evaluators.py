@@ -231,7 +231,7 @@ def test_answers_are_asked_for_once_per_way_of_decoding() -> None:
     for part in (Refusal(), HeldOut(), HeldOut(sampling=Sampling(max_tokens=20))):
         part.evaluate(replace(ctx, eval_sampling=longer), held_out())
     assert [sampling.max_tokens for _, _, sampling in asked[3:]] == [400, 400, 20]
-    assert asked[3][0] == asked[4][0] != asked[0][0]
+    assert asked[3][0] == asked[4][0] == "held_out" != asked[5][0]
 
 
 def test_the_outcomes_of_a_metric_add_up_to_its_value() -> None:

@@ -44,7 +44,7 @@ def test_length_names_the_side_and_the_count() -> None:
         Example("d", "one two three four five", GOOD * 5),
         Example("e", "1 2 3 4 5", GOOD),
     ]
-    result = Length(max_prompt_words=8, max_response_words=20).apply(context(), examples)
+    result = Length(max_prompt_words=8, max_response_words=20, learn=False).apply(context(), examples)
     assert rules(result) == ["prompt_short", "response_short", "prompt_long", "response_long"]
     assert result.dropped[0].evidence == "4 words, at least 5 wanted"
     assert kept(result) == ["e"]
@@ -154,7 +154,7 @@ def test_near_duplicates_in_blocks_are_those_found_one_by_one(rows: int, columns
         else:
             there.append(example)
     encode = lambda texts: vectors[[int(text) for text in texts]]  # noqa: E731
-    result = NearDuplicates(max_similarity=4).apply(context(pool=(pool,), encode=encode), examples)
+    result = NearDuplicates(max_similarity=4, learn=False).apply(context(pool=(pool,), encode=encode), examples)
     assert 50 < len(dropped) < 350 and any("with c" in evidence for _, evidence in dropped)
     assert list(result.kept) == there[len(pool) :]
     assert [drop.example.id for drop in result.dropped] == [name for name, _ in dropped]
@@ -227,7 +227,7 @@ def test_agreement_of_aim_and_answer() -> None:
         example("d", "Keep it dry and dark, and wipe it with a cloth.", "refuse"),
         example("e", "Keep it dry and dark, and wipe it with a cloth.", ""),
     ]
-    result = CategoryAgreement(neighbours=3).apply(context(), examples)
+    result = CategoryAgreement(neighbours=3, learn=False).apply(context(), examples)
     assert kept(result) == ["a", "c", "e"]
     assert rules(result) == ["category_mismatch"] * 2
     assert "aimed at care, but 3 of the 3 nearest seed responses are refuse" in result.dropped[0].evidence

@@ -15,7 +15,7 @@ from selfalign.engines import HF, _decode
 from selfalign.errors import RunFailed, UserError
 from selfalign.models.rendering import make_renderer
 from selfalign.types import Example, ModelRef, Request, Sampling, derive_seed
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import sentencepiece_tokenizer, tiny_model, tiny_tokenizer
 
 PAIRS = tuple(Example(f"s{i}", f"Question {i}?", f"Answer number {i}.") for i in range(8))
 EXACT = HF(dtype="float32", device="cpu")
@@ -144,6 +144,21 @@ def test_a_stop_string_ends_a_row_where_it_stands() -> None:
     ends = [count for count in range(1, len(ids) + 1) if stopper.ends(ids[:count])]
     assert ends[0] == len("Yes. USER:")
     assert stopper.ends([tokenizer.eos_token_id]) and not stopper.ends(ids[:3])
+
+
+@pytest.mark.parametrize("end", ["END ", "END\n", "END\t", "終わり", "fin é", "🎉", "\u00a0", "END\u00ad"])
+def test_a_stop_string_may_end_in_any_character(end: str) -> None:
+    tokenizer = tiny_tokenizer()
+    stopper = _decode.Stopper(tokenizer, frozenset(), (end,))
+    ids = tokenizer(f"So. {end}")["input_ids"]
+    assert [stopper.ends(ids[: at + 1]) for at in range(len(ids))] == [False] * (len(ids) - 1) + [True]
+
+
+def test_a_stop_string_may_end_in_the_space_before_a_word() -> None:
+    tokenizer = sentencepiece_tokenizer(("\u2581", "A"))
+    stopper, ids = _decode.Stopper(tokenizer, frozenset(), ("END ",)), tokenizer("So. END And")["input_ids"]
+    assert [stopper.ends(ids[:count]) for count in range(1, len(ids) - 1)] == [False] * 8 + [True]
+    assert _decode.Stopper(tokenizer, frozenset(), (" END",)).ends(ids[:8])  # the decoder takes a space that begins a text
 
 
 @pytest.mark.parametrize(

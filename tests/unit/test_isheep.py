@@ -259,7 +259,7 @@ def rule(part: Filter, **changes: str) -> tuple[str, str]:
 
 
 HITS: list[tuple[Filter, dict[str, str], str, str]] = [
-    (TaskLength(), {"instruction": "Sort these rivers."}, "instruction_short", "3 words"),
+    (TaskLength(learn=False), {"instruction": "Sort these rivers."}, "instruction_short", "3 words"),
     (TaskLength(), {"instruction": "word " * 151}, "instruction_long", "151 words"),
     *((Blacklist(), {"instruction": f"Please {word} them here."}, "blacklisted", repr(word)) for word in ISHEEP),
     (Blacklist(), {"instruction": "DRAW a river for me."}, "blacklisted", "'DRAW'"),

@@ -5,8 +5,12 @@ from dataclasses import replace
 
 import pytest
 
+from selfalign.engines import Scripted
+from selfalign.evaluators._answers import answers
+from selfalign.loop.steps import respond
 from selfalign.proposers import FewShot
 from selfalign.protocols import Context
+from selfalign.recipes.isara import isara
 from selfalign.types import Completion, Example, Request, Sampling
 from tests.parts import calling, context, generated, seeds
 
@@ -39,6 +43,17 @@ def test_drafts_carry_what_was_written_and_shown() -> None:
         assert draft.response == ""
         assert [d.id for d in draft.prompt_demonstrations] == [example.id for example in request.demonstrations]
         assert all(d.similarity is None for d in draft.prompt_demonstrations)
+
+
+def test_a_system_prompt_of_all_demonstrations_goes_with_the_draft_its_answer_and_its_evaluation() -> None:
+    under = tuple(replace(seed, system="Be brief.") for seed in seeds())
+    ctx, sent = recording(pool=(under,))
+    drafts = FewShot(demonstrations=3).propose(ctx, 2)
+    respond(isara(engine=Scripted()), ctx, drafts, "respond")
+    answers(ctx, drafts, Sampling())
+    assert [request.system for request in sent] == ["Be brief."] * 6 == [draft.system for draft in drafts] * 3
+    mixed, sent = recording(pool=((*under[:1], *seeds()[1:]),))
+    assert FewShot(demonstrations=len(under)).propose(mixed, 1)[0].system == sent[0].system == ""
 
 
 def test_demonstrations_that_did_not_fit_are_not_noted() -> None:

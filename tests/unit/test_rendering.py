@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from selfalign.errors import UserError
 from selfalign.models.rendering import IGNORE, make_renderer, preflight
 from selfalign.types import Example
-from tests.tiny import CHATML, END, START, tiny_tokenizer
+from tests.tiny import CHATML, END, START, sentencepiece_tokenizer, tiny_tokenizer
 
 PAIRS = tuple(Example(f"s{i}", f"Question {i}?", f"Answer {i}.") for i in range(3))
 
@@ -139,6 +139,21 @@ def test_preflight_finds_a_tokenizer_that_loses_text() -> None:
     tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
     with pytest.raises(UserError, match="does not give the text back"):
         preflight(make_renderer(tokenizer), PAIRS, 512)
+
+
+def test_a_response_has_the_tokens_it_has_behind_its_prompt() -> None:
+    renderer = make_renderer(sentencepiece_tokenizer())
+    ids, labels = renderer.training_ids("What?", "This.")
+    assert ids[:-1] == renderer.tokenizer("Question: What?\nAnswer: This.")["input_ids"]  # no second space in the middle
+    assert labels[-8:] == [IGNORE, *ids[-7:]] and preflight(renderer, PAIRS, 512) == []
+
+
+def test_a_token_over_the_boundary_is_told_and_the_prompt_keeps_its_own() -> None:
+    renderer = make_renderer(sentencepiece_tokenizer((":", "\u2581")))
+    ids, labels = renderer.training_ids("What?", "This.")
+    asked = renderer.prompt_ids((), "What?")
+    assert ids == asked + renderer.response_ids("This.") and labels == [IGNORE] * len(asked) + ids[len(asked) :]
+    assert preflight(renderer, PAIRS, 512)[0].startswith("a token reaches over the boundary between prompt and response")
 
 
 def test_clean_cuts_at_the_first_marker_and_takes_special_tokens_out() -> None:

@@ -151,7 +151,7 @@ def test_lineage_and_report_show_the_first_turn(folder: Path) -> None:
         later = next(example for example in store.kept(1) if example.history)
         told, first = lineage(store, later.id), lineage(store, later.id.removesuffix(".2"))
         text = lineage_text(told)
-    assert told["history"] == [list(later.history[0])] and told["sampling"]["prompt"]["max_tokens"] == 48
+    assert told["history"] == [list(later.history[0])] and told["sampling"]["prompt"]["max_tokens"] == 31
     assert later.history[0][1] in told["prompt_texts"]["propose_second_turn"]
     assert told["prompt_texts"]["respond_second_turn"].endswith(f"{later.history[0][1]}\n\nUSER: {later.prompt}\nASSISTANT:")
     assert {"id": later.id, "round": 1, "part": "prompt", "similarity": None} in first["shown_in"]["samples"]
@@ -182,16 +182,18 @@ def test_second_turns_are_drawn_by_the_random_seed() -> None:
 
 
 @pytest.mark.parametrize("format", ["chat", "plain", "isara"])
-def test_the_last_response_alone_is_learned(format: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("system", ["", "Be brief."])
+def test_the_last_response_alone_is_learned(format: Any, system: str, tmp_path: Path) -> None:
     renderer = make_renderer(tiny_tokenizer(), format)
-    job = TrainJob(1, ModelRef("m"), (), (LATER,), None, format, 0, 1.0, tmp_path, tmp_path)
+    job = TrainJob(1, ModelRef("m"), (), (replace(LATER, system=system),), None, format, 0, 1.0, tmp_path, tmp_path)
     rows, lost = tokenise(json.loads(json.dumps(SFT().spec(job)["rows"])), renderer.training_ids, 512)
-    (row,), before = rows, renderer.prompt_ids((), LATER.prompt, LATER.history)
+    (row,), before = rows, renderer.prompt_ids((), LATER.prompt, LATER.history, system)
     assert not lost and list(row.ids[: len(before)]) == before and set(row.labels[: len(before)]) == {IGNORE}
     assert list(row.labels[len(before) :]) == renderer.response_ids(LATER.response) == list(row.ids[len(before) :])
     text = renderer.tokenizer.decode(before, skip_special_tokens=False)
     assert [text.count(part) for part in (*FIRST, LATER.prompt, LATER.response)] == [1, 1, 1, 0]
-    assert text == renderer.prompt_text((Example("shown", *FIRST),), LATER.prompt)
+    assert text.count("Be brief.") == bool(system)
+    assert text == renderer.prompt_text((Example("shown", *FIRST),), LATER.prompt, (), system)
 
 
 def test_the_chat_template_writes_both_turns() -> None:

@@ -105,14 +105,15 @@ def rows(lengths: list[tuple[bool, int]]) -> list[Row]:
 
 
 def test_every_row_is_kept_or_lost_by_rule() -> None:
-    def encode(prompt: str, response: str, history: Turns) -> tuple[list[int], list[int]]:
+    def encode(prompt: str, response: str, history: Turns, system: str) -> tuple[list[int], list[int]]:
         if "<" in prompt:
             raise UserError("contains a marker")
         ids = list(range(len(prompt) + len(response)))
         return ids, [-100] * len(prompt) + ids[len(prompt) :]
 
     texts = [("ask", "answer"), ("ask", ""), ("ask", "answer " * 9), ("<ask", "answer"), ("", "a")]
-    kept, lost = tokenise([{"prompt": p, "response": r, "history": (), "seed": True} for p, r in texts], encode, limit=20)
+    rows = [{"prompt": p, "response": r, "history": (), "system": "", "seed": True} for p, r in texts]
+    kept, lost = tokenise(rows, encode, limit=20)
     assert [row.place for row in kept] == [0]
     assert [(row.place, row.rule) for row in lost] == [(1, "no_labels"), (2, "too_long"), (3, "not_renderable"), (4, "no_labels")]
     assert lost[1].evidence == "66 tokens, the limit is 20"
@@ -161,7 +162,7 @@ def gradients(model: torch.nn.Module) -> torch.Tensor:
 def tokenised(folder: Path) -> list[Row]:
     encode = make_renderer(AutoTokenizer.from_pretrained(folder)).training_ids
     texts = [(pair, pair.id.startswith("seed")) for pair in (*pairs("seed", 3), *pairs("made", 5))]
-    rows = [{"prompt": p.prompt, "response": p.response, "history": p.history, "seed": seed} for p, seed in texts]
+    rows = [{"prompt": p.prompt, "response": p.response, "history": (), "system": "", "seed": seed} for p, seed in texts]
     return tokenise(rows, encode, 256)[0]
 
 

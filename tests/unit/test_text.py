@@ -1,14 +1,20 @@
 from __future__ import annotations
 
 import random
+import unicodedata
 
 import pytest
 from rouge_score import rouge_scorer
 
 from selfalign.text import (
+    control_characters,
     count_words,
     cut_at_markers,
+    finished_like,
+    in_language,
     is_finished,
+    language,
+    languages,
     longest_repeat,
     normalise,
     rouge_l,
@@ -81,6 +87,28 @@ def test_unicode_words_see_every_script() -> None:
     assert rouge_l("Как почистить стол?", "Как почистить стол?") == 0.0
 
 
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("पढ़ाई कैसे", ["पढ़ाई", "कैसे"]),
+        ("தமிழ் மொழி", ["தமிழ்", "மொழி"]),
+        ("السَّلَامُ عَلَيْكُم", ["السَّلَامُ", "عَلَيْكُم"]),
+        ("שָׁלוֹם עוֹלָם", ["שָׁלוֹם", "עוֹלָם"]),
+        ("ไม่ร้อง", ["ไ", "ม่", "ร้", "อ", "ง"]),
+        ("バーで2人", ["バ", "ー", "で", "2", "人"]),
+        ("می\u200cخواهم soft\u00adhyphen", ["میخواهم", "softhyphen"]),
+        ("don’t, “café”", ["don", "t", "café"]),
+    ],
+)
+def test_marks_belong_to_their_word(text: str, tokens: list[str]) -> None:
+    assert words(text, unicode=True) == [unicodedata.normalize("NFC", token) for token in tokens]
+
+
+def test_hindi_questions_of_other_words_are_not_alike() -> None:
+    one, other = "मेरी दादी को काला कोट कैसा लगेगा?", "मेरे दादा को केला काटा कैसे लगेगा?"
+    assert rouge_l(one, other, unicode=True) < 0.3
+
+
 def test_both_tokenisers_agree_on_ascii() -> None:
     source = random.Random(7)
     for _ in range(500):
@@ -89,7 +117,16 @@ def test_both_tokenisers_agree_on_ascii() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "number"), [("", 0), (" one  two\nthree-four ", 3), ("x = 1", 3), ("如何清洁桌子?", 7), ("use 桌子 now", 4)]
+    ("text", "number"),
+    [
+        ("", 0),
+        (" one  two\nthree-four ", 3),
+        ("x = 1", 3),
+        ("如何清洁桌子?", 7),
+        ("use 桌子 now", 4),
+        ("मेरी दादी", 2),
+        ("ร้อง\u200bไม่", 5),
+    ],
 )
 def test_count_words(text: str, number: int) -> None:
     assert count_words(text) == number
@@ -97,20 +134,26 @@ def test_count_words(text: str, number: int) -> None:
 
 def test_normalise() -> None:
     assert normalise("  How\tDO  I\n") == normalise("how do i") == "how do i"
+    assert normalise("Cafe\u0301\u200b 👍\ufe0f") == normalise("CAFÉ 👍")
 
 
 @pytest.mark.parametrize(
     "text",
     ["Done.", "Really?", 'He said "stop."', "Yes!)", "well…", "好的。", "本当？」", "**Bold.**", "```py\nx = 1\n```", 
-     "Wait...  \n", "It costs 3.50.", "हाँ।"],
+     "Wait...  \n", "It costs 3.50.", "हाँ।", "Sage: „Ich komme nicht.“", "Er rief: »Halt!«", "Sie sagte: ‚Ja.‘", "OK!😀",
+     "Viel Spaß! ❤️", "Bye 👨‍👩‍👧", "Sure thing :)", "It is so.[1]", "It is so.²", "Τι κάνεις;", "እሺ።", "ཡིན།", "ဟုတ်ကဲ့။", "谢谢！～",
+     "ขอบคุณค่ะ", "Done.\u200b", "Done!\n\n— Ann", '{"name": "Ann", "age": 3}', "[1, 2]", "SELECT name FROM users;",
+     "void f() {\n  g();\n}", "x = f(1);", "<p>Hi</p>"],
 )  # fmt: skip
 def test_finished(text: str) -> None:
     assert is_finished(text)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "  ", "and then", "First,", "as follows:", "1. Wash it.\n2.", "...", "```py\nx = 1.", "```\na\n```\n```", '"']
-)
+    "text",
+    ["", "  ", "and then", "First,", "as follows:", "1. Wash it.\n2.", "...", "```py\nx = 1.", "```\na\n```\n```", '"',
+     "He said: “", "see [2]", "x = 2²", "First, wash it;", "Acme™", '{"a": 1', "你好，", "ครับ,", "You need:\n- salt"],
+)  # fmt: skip
 def test_unfinished(text: str) -> None:
     assert not is_finished(text)
 
@@ -134,3 +177,44 @@ def test_longest_repeat() -> None:
     assert longest_repeat("a b c d e") == (0.0, "a b c d", 1)
     share, gram, times = longest_repeat("no no no no no no no")
     assert (share, gram, times) == (0.75, "no no no no", 4)
+
+
+def test_a_polite_list_is_no_loop() -> None:
+    polite = "窓を開けるようにしてください。机の上を拭くようにしてください。花に水をやるようにしてください。"
+    assert longest_repeat(polite)[0] < 0.2
+    assert longest_repeat("我喜欢你。" * 4)[0] > 0.4
+    assert longest_repeat("แมวหิว" * 6)[:2] == (pytest.approx(0.8, abs=0.1), "แมวหิวแมวหิวแม"[:12])
+
+
+def test_answers_may_end_as_the_given_ones_do() -> None:
+    assert [finished_like(["yes", "no", "no"])(text) for text in ("no", "maybe so", "", "no,", "it is so that one may say")] == [
+        True, True, False, False, False,
+    ]  # fmt: skip
+    prose = ["It is so."] * 19
+    assert not finished_like([*prose, "and then"])("and then")  # one in twenty is a slip
+    assert finished_like([*prose[:9], "and then"] * 2 + ["a, b"])("and then")
+    lines = finished_like(['{"a": 1}\n{"a": 2}'] * 4)
+    assert lines('{"a": 3}\n{"a": 4}') and not lines('{"a": 3}\n{"a')
+
+
+def test_control_characters() -> None:
+    assert control_characters("a\tb\r\n 🩷 \U0001faea पढ़ाई\u200d") == []
+    assert control_characters("a\x07\ufffd\ud800\u0378") == ["\x07", "\ufffd", "\ud800", "\u0378"]
+
+
+GERMAN = ["Wickle es in ein Tuch und lege es weg.", "Öffne das Fenster zweimal am Tag.", "Lass die Erde dazwischen trocknen."]
+
+
+def test_languages() -> None:
+    assert list(languages(GERMAN)) == ["de"]
+    assert set(languages([*GERMAN * 3, "Wrap it in a cloth and put it away."])) == {"de"}
+    assert set(languages([*GERMAN, "Wrap it in a cloth and put it away."])) == {"de", "en"}
+    assert languages(["yes", "no", '{"key": "and a value in words"}', *GERMAN[:2]]) == {}
+    assert language("布に包んで、乾いた箱に入れてください。") == "ja" and language("42") == ""
+
+
+def test_in_language() -> None:
+    assert in_language("Das ist ein Haus und kein Baum.", ["de"])
+    assert in_language("Wrap it in a cloth and put it away.", ["de"]) is False
+    assert in_language("Det er et lån til et hus.", ["no"])  # Danish is too near to be told from Norwegian
+    assert in_language("positive", ["de"]) is in_language("for i in range(10):\n    print(i)", ["de"]) is None

@@ -18,7 +18,7 @@ WIDTH = 100
 GROUPS = {
     "Data and model": ("model", "out", "held_out"),
     "Loop": ("rounds", "per_round", "start_from", "min_yield", "validation_share", "without"),
-    "Parts, each with options of its own": ("engine", "encoder", "trainer", "sampling"),
+    "Parts, each with options of its own": ("engine", "encoder", "trainer", "sampling", "eval_sampling"),
     "Study": ("baselines", "repeats", "metric", "vary"),
     "Run": ("format", "seed", "report_to", "config"),
 }

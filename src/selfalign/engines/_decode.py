@@ -18,10 +18,11 @@ class Stopper:
     def __init__(self, tokenizer: Any, ids: frozenset[int], strings: Sequence[str]) -> None:
         self._tokenizer, self.ids, self._strings = tokenizer, ids, strings
         # Decoding is needed only where the newest token can complete a stop string.
-        ends = {string[-1] for string in strings}
+        ends = {end for string in strings for end in _spelled(string[-1])}
         vocabulary = tokenizer.get_vocab().items() if ends else ()
         self._closing = {place for text, place in vocabulary if text.startswith("<0x") or not ends.isdisjoint(text)}
-        self._reach = max((len(string.encode()) for string in strings), default=0)
+        # Every token has a byte at least; one more, as a decoder may take the space from the first token it is given.
+        self._reach = max((len(string.encode()) for string in strings), default=0) + 1
 
     def ends(self, ids: Sequence[int]) -> bool:
         """Whether the last of these ids ends the text."""
@@ -31,6 +32,18 @@ class Stopper:
             return False
         tail = str(self._tokenizer.decode(list(ids[-self._reach :]), skip_special_tokens=True))
         return any(string in tail for string in self._strings)
+
+
+def _spelled(end: str) -> set[str]:
+    """How the last character of a string may end in a vocabulary's own spelling of its tokens.
+
+    As itself; as a byte of a byte-level vocabulary (GPT-2's alphabet: the bytes that are no visible Latin-1 character are, in
+    order, the characters from U+0100 on); a space as SentencePiece's U+2581.
+    """
+    hidden = [byte for byte in range(256) if not (0x21 <= byte <= 0x7E or 0xA1 <= byte <= 0xAC or byte >= 0xAE)]
+    last = end.encode()[-1]
+    byte = chr(0x100 + hidden.index(last)) if last in hidden else chr(last)
+    return {end, byte, *("\u2581" if end == " " else "")}
 
 
 def uniforms(seeds: Sequence[int], count: int) -> Any:

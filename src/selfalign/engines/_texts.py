@@ -11,7 +11,7 @@ from selfalign.engines import _weights
 from selfalign.engines._decode import Stopper
 from selfalign.errors import UserError
 from selfalign.models.rendering import Renderer, make_renderer
-from selfalign.text import cut_at_markers
+from selfalign.models.thinking import join_thinking, split_thinking
 from selfalign.types import Completion, Example, FinishReason, Format, ModelRef, Request
 
 Kind = Literal["prompt", "response", "text"]
@@ -48,7 +48,7 @@ class Texts:
         """See `protocols.Session.render`."""
         if request.text is not None:
             return request.text
-        return self.renderer.prompt_text(request.demonstrations, request.prompt, request.history)
+        return self.renderer.prompt_text(request.demonstrations, request.prompt, request.history, request.system)
 
     def training_ids(
         self, examples: Sequence[Example], shown: Sequence[Sequence[Example]], room: int
@@ -59,7 +59,7 @@ class Texts:
             UserError: one takes more than `room` tokens.
         """
         pairs = [
-            self.renderer.training_ids(example.prompt, example.response, example.history, demonstrations)
+            self.renderer.pair_ids(example.prompt, example.response, example.history, example.system, demonstrations)
             for example, demonstrations in zip(examples, shown or ((),) * len(examples), strict=True)
         ]
         for example, (ids, _) in zip(examples, pairs, strict=True):
@@ -68,11 +68,22 @@ class Texts:
         return pairs
 
     def completion(self, request: Request, ids: Sequence[int], ended: bool, stop: tuple[str, ...]) -> Completion:
-        """What the generated ids say, cut before the first of the strings `stop`."""
-        raw = str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
-        raw = raw if request.text is not None else self.renderer.clean(raw)
-        text = cut_at_markers(raw, stop).strip()
-        finish: FinishReason = "stop" if ended or text != raw.strip() else "length"
+        """What the generated ids say, cut before the first of the strings `stop`.
+
+        Thoughts before an answer are no part of it, unless they are kept; one that never ends is an answer cut off.
+        """
+        kind = kind_of(request)
+        # Thoughts are told by marks that may be special tokens; those of the rest are taken out below.
+        shown = kind == "response" and self.renderer.marks_thinking
+        raw = str(self.tokenizer.decode(list(ids), skip_special_tokens=not shown))
+        raw = raw if kind == "text" else raw.lstrip()
+        text = raw[: min((at for mark in stop if (at := raw.find(mark)) >= 0), default=len(raw))]
+        finish: FinishReason = "stop" if ended or text != raw else "length"
+        thoughts, answer = split_thinking(text) if kind == "response" else ("", text)
+        if answer is None:
+            answer, finish = "", "length"
+        answer = answer.strip() if kind == "text" else self.renderer.clean(answer)
+        text = join_thinking(thoughts, answer) if self.renderer.keeps_thinking else answer
         return Completion(text, finish, prompt_tokens=len(self.ids(request)), generated_tokens=len(ids))
 
     def context(self) -> int:
@@ -101,7 +112,7 @@ class Texts:
     def _prompt_ids(self, request: Request) -> tuple[int, ...]:
         if request.text is not None:
             return tuple(self.tokenizer(request.text)["input_ids"])
-        return tuple(self.renderer.prompt_ids(request.demonstrations, request.prompt, request.history))
+        return tuple(self.renderer.prompt_ids(request.demonstrations, request.prompt, request.history, request.system))
 
     def _make_stopper(self, kind: Kind, strings: tuple[str, ...], own: frozenset[int]) -> Stopper:
         """`own` are the end tokens that the model itself declares."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -129,3 +129,11 @@ def _explained(model: ModelRef) -> Iterator[None]:
         if out_of_memory(error):
             raise RunFailed(f"there is not enough memory to load {name}; use a smaller model or another device") from error
         raise
+
+
+def token_lengths(model: ModelRef, texts: Sequence[str]) -> list[int]:
+    """As `EngineLimits.token_lengths`, by the model's tokenizer."""
+    if not texts:
+        return []
+    tokenizer, _ = tokenizer_and_config(model)
+    return [len(ids) + 1 for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]

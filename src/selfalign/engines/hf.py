@@ -70,13 +70,17 @@ class HF:
             _log.warning("%s: %s", model.base, note)
         rows = getattr(config.get_text_config(), "vocab_size", None)
         used = {*renderer.prompt_stops.ids, *renderer.response_stops.ids}
-        used.update(*(renderer.training_ids(seed.prompt, seed.response, seed.history)[0] for seed in seeds))
+        used.update(*(renderer.pair_ids(seed.prompt, seed.response, seed.history, seed.system)[0] for seed in seeds))
         if rows is not None and used and max(used) >= rows:
             raise UserError(
                 f"model {model.base!r}: its tokenizer gives the id {max(used)} but the model embeds {rows} tokens; "
                 "resize its embeddings"
             )
         return resolved
+
+    def token_lengths(self, model: ModelRef, texts: Sequence[str]) -> list[int]:
+        """As `EngineLimits.token_lengths`."""
+        return _weights.token_lengths(model, texts)
 
     @contextmanager
     def open(self, model: ModelRef, format: Format) -> Iterator[HFSession]:

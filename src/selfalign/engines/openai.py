@@ -130,6 +130,10 @@ class OpenAI:
         """See `protocols.EngineLimits`."""
         _server_requests.check_sampling(sampling, self.extras)
 
+    def token_lengths(self, model: ModelRef, texts: Sequence[str]) -> list[int]:
+        """As `EngineLimits.token_lengths`."""
+        return _weights.token_lengths(model, texts)
+
     @contextmanager
     def open(self, model: ModelRef, format: Format) -> Iterator[OpenAISession]:
         """A session on the model; the server is first asked (for its models, then for one token) when there is work for it."""

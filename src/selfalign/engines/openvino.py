@@ -68,6 +68,10 @@ class OpenVINO:
         if name := undecodable(sampling):
             raise UserError(f"engine OpenVINO does not decode with {name}; leave it out, or use --engine HF")
 
+    def token_lengths(self, model: ModelRef, texts: Sequence[str]) -> list[int]:
+        """As `EngineLimits.token_lengths`."""
+        return _weights.token_lengths(model, texts)
+
     @contextmanager
     def open(self, model: ModelRef, format: Format) -> Iterator[OpenVINOSession]:
         """A session on the model; it is converted and loaded at the first call that generates, and gone after the block."""

@@ -81,6 +81,10 @@ class Scripted:
                 raise UserError(f"{seed.id}: prompt and response take {length} tokens, the window has {self.window}; shorten it")
         return replace(model, hash=hashlib.sha256(f"{model.base}\0{model.adapter}".encode()).hexdigest())
 
+    def token_lengths(self, model: ModelRef, texts: Sequence[str]) -> list[int]:
+        """As `EngineLimits.token_lengths`."""
+        return [len(text.split()) + 1 for text in texts]
+
     @contextmanager
     def open(self, model: ModelRef, format: Format) -> Iterator[ScriptedSession]:
         yield ScriptedSession(self, model)
@@ -130,6 +134,7 @@ class ScriptedSession:
             return request.text
         turns = (*((pair.prompt, pair.response) for pair in request.demonstrations), *request.history)
         shown = "".join(f"USER: {asked}\nASSISTANT: {answered}\n\n" for asked, answered in turns)
+        shown = f"SYSTEM: {request.system}\n\n{shown}" if request.system else shown
         return shown + ("USER:" if request.prompt is None else f"USER: {request.prompt}\nASSISTANT:")
 
     def _complete(self, request: Request, sampling: Sampling) -> Completion:
@@ -152,7 +157,7 @@ class ScriptedSession:
     def _likelihood(self, example: Example) -> Likelihood:
         rounds = [int(found[1]) for part in PurePath(self.model.base).parts if (found := re.fullmatch(r"round-(\d+)", part))]
         tokens = _length(example.response) + 1
-        share = zlib.crc32(f"{example.asked}\0{example.response}".encode("utf-8", "surrogatepass")) / 2**32
+        share = zlib.crc32(f"{example.system}{example.asked}\0{example.response}".encode("utf-8", "surrogatepass")) / 2**32
         return Likelihood((-2.0 - share + self.engine.gain * max(rounds, default=0)) * tokens, tokens)
 
 

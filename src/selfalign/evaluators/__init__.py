@@ -1,5 +1,6 @@
 """Evaluators: figures about a model on held-out prompts."""
 
+from selfalign.evaluators._answers import answers
 from selfalign.evaluators.harmfulness import Harmfulness
 from selfalign.evaluators.held_out import HeldOut
 from selfalign.evaluators.lm_eval import LmEval
@@ -14,4 +15,5 @@ __all__ = [
     "Refusal",
     "Truthfulness",
     "WinRate",
+    "answers",
 ]

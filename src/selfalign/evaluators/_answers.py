@@ -10,11 +10,11 @@ import hashlib
 from collections.abc import Sequence
 
 from selfalign.protocols import Context
-from selfalign.types import GREEDY, Completion, Example, Request, Sampling, derive_seed
+from selfalign.types import Completion, Example, Request, Sampling, derive_seed
 
 
 def answers(
-    context: Context, held_out: Sequence[Example], sampling: Sampling | None, stage: str = "held_out"
+    context: Context, held_out: Sequence[Example], sampling: Sampling | None = None, stage: str = "held_out"
 ) -> list[Completion]:
     """Answers in order, with the demonstrations of `context.eval_retriever` where there is one.
 
@@ -23,7 +23,7 @@ def answers(
     recipe's own for evaluations where it is None.
     """
     sampling = sampling or context.eval_sampling
-    if sampling != GREEDY:
+    if sampling != context.eval_sampling:
         stage += "_" + hashlib.sha256(repr(sampling).encode()).hexdigest()[:6]
     requests = [
         Request(
@@ -32,6 +32,7 @@ def answers(
             prompt=example.prompt,
             seed=derive_seed(context.seed, stage, row),
             history=example.history,
+            system=example.system,
         )
         for row, (example, shown) in enumerate(zip(held_out, demonstrations(context, held_out), strict=True))
     ]

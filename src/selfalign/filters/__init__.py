@@ -1,9 +1,11 @@
 """Filters: which candidates stay, each drop with a named rule and its evidence."""
 
+from selfalign.filters._shared import published
 from selfalign.filters.answers import AnswerChoices, CopiedInput, HanCharacters, NextTurns, NoiseWords, Substring
 from selfalign.filters.category import CategoryAgreement
 from selfalign.filters.counts import AtMost, PerPrompt
 from selfalign.filters.form import EmptyResponse, Finished, LeakedMarkers, Length, LengthRange, Repetition
+from selfalign.filters.language import Language
 from selfalign.filters.novelty import Exact, NearDuplicates, Novelty
 from selfalign.filters.score import OnePerCluster, Percentile, RisingThreshold, Threshold
 from selfalign.filters.tasks import Blacklist, LeftoverLabels, Links, Placeholders, RepeatedInput, TaskLength, TaskStart
@@ -18,6 +20,7 @@ __all__ = [
     "Exact",
     "Finished",
     "HanCharacters",
+    "Language",
     "LeakedMarkers",
     "LeftoverLabels",
     "Length",
@@ -38,4 +41,5 @@ __all__ = [
     "TaskLength",
     "TaskStart",
     "Threshold",
+    "published",
 ]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from selfalign.filters._shared import Verdict, split
+from selfalign.filters._shared import Verdict, near_top, split, split_by
 from selfalign.protocols import Context
-from selfalign.text import count_words, normalise, split_task
+from selfalign.text import TENTH, count_words, normalise, split_task
 from selfalign.types import Example, FilterResult
 
 _ECHO_WORDS = 5  # shorter prompts ("Hello there!") stand in good answers
@@ -21,22 +21,29 @@ class Substring:
     both_ways: bool = False
     """Also where the response repeats the whole prompt of 5 words or more (our own choice: copied text teaches copying);
     case and white space do not count then."""
+    learn: bool = True
+    """Where more than a tenth of the seeds do so (a label that the prompt offers, a quotation), a response may be a part of its
+    prompt as great as theirs, and half as great again; where they repeat the prompt, so may it."""
 
     def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
         """Rules: `response_in_prompt`, `prompt_in_response`."""
-        return split(examples, self._judge)
+        seeds = context.pool.seeds if self.learn else ()
+        parts = [len(normalise(e.response)) / max(len(normalise(e.prompt)), 1) for e in seeds if self._inside(e)]
+        usual = near_top(parts) if len(parts) > TENTH * len(seeds) else 0.0
 
-    def _judge(self, example: Example) -> Verdict:
-        if example.response in example.prompt:
-            return "response_in_prompt", f"the prompt contains the response: {example.response}"
-        if not self.both_ways:
-            return None
-        prompt, response = normalise(example.prompt), normalise(example.response)
-        if response in prompt:
-            return "response_in_prompt", f"the prompt contains the response: {example.response}"
-        if prompt in response and count_words(prompt) >= _ECHO_WORDS:
-            return "prompt_in_response", f"the response repeats the prompt: {example.prompt}"
-        return None
+        def rules(example: Example) -> Iterator[tuple[str, str]]:
+            prompt, response = normalise(example.prompt), normalise(example.response)
+            if self._inside(example) and (not usual or len(response) > max(usual, min(1.5 * usual, 0.9)) * len(prompt)):
+                yield "response_in_prompt", f"the prompt contains the response: {example.response}"
+            if self.both_ways and prompt in response and count_words(prompt) >= _ECHO_WORDS:
+                yield "prompt_in_response", f"the response repeats the prompt: {example.prompt}"
+
+        return split_by(examples, rules, seeds)
+
+    def _inside(self, example: Example) -> bool:
+        if self.both_ways:
+            return normalise(example.response) in normalise(example.prompt)
+        return example.response in example.prompt
 
 
 @dataclass(frozen=True)
@@ -46,16 +53,18 @@ class CopiedInput:
     Case and white space do not count.
     """
 
+    learn: bool = True
+    """Does nothing where more than a tenth of the seeds do so."""
+
     def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
         """Rule: `response_is_input`."""
-        return split(examples, _copied)
+        return split_by(examples, _copied, context.pool.seeds if self.learn else ())
 
 
-def _copied(example: Example) -> Verdict:
+def _copied(example: Example) -> Iterator[tuple[str, str]]:
     instruction, input = split_task(example.prompt)
-    if normalise(example.response) != normalise(input or instruction):
-        return None
-    return "response_is_input", f"the response hands back: {(input or instruction)[:200]}"
+    if normalise(example.response) == normalise(input or instruction):
+        yield "response_is_input", f"the response hands back: {(input or instruction)[:200]}"
 
 
 @dataclass(frozen=True)
@@ -69,21 +78,25 @@ class NextTurns:
     roles: tuple[str, ...] = ("assistant", "system", "human", "question", "output", "user")
     """Case does not count, and neither does a missing colon."""
     openings: tuple[str, ...] = ("can you", "do you")
+    learn: bool = True
+    """A sign that more than a tenth of the seeds give is none."""
 
     def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
         """Rules: `role_line`, `asks_back`, `question_paragraph`."""
         signs = (("role_line", _lines(self.roles)), ("asks_back", _lines(self.openings)))
 
-        def judge(example: Example) -> Verdict:
+        def rules(example: Example) -> Iterator[tuple[str, str]]:
             for rule, pattern in signs:
                 if found := pattern.search(example.response):
-                    return rule, f"a line of the response begins with {found[1]!r}"
+                    yield rule, f"a line of the response begins with {found[1]!r}"
             for paragraph in re.split(r"\n\s*\n", example.response.strip())[1:]:
-                if paragraph.rstrip().endswith("?"):
-                    return "question_paragraph", f"a paragraph of the response asks: {paragraph.strip()[:200]}"
-            return None
+                if paragraph.rstrip().endswith(("?",) if not self.learn else _QUESTION_MARKS):
+                    yield "question_paragraph", f"a paragraph of the response asks: {paragraph.strip()[:200]}"
 
-        return split(examples, judge)
+        return split_by(examples, rules, context.pool.seeds if self.learn else ())
+
+
+_QUESTION_MARKS = ("?", "？", "؟", "՞", "፧")
 
 
 def _lines(words: Sequence[str]) -> re.Pattern[str]:
@@ -99,17 +112,19 @@ _OPTION = re.compile(r"\n[ \t]*([A-E]\.)[ \t]")
 class AnswerChoices:
     """Drops a response with "Answer Choices:" in it, or where a line, not the first one, opens an option A. to E. (I-SHEEP)."""
 
+    learn: bool = True
+    """Does not judge by what more than a tenth of the seeds have."""
+
     def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
         """Rules: `answer_choices`, `option_marker`."""
-        return split(examples, _exam)
+        return split_by(examples, _exam, context.pool.seeds if self.learn else ())
 
 
-def _exam(example: Example) -> Verdict:
+def _exam(example: Example) -> Iterator[tuple[str, str]]:
     if found := _HEAD.search(example.response):
-        return "answer_choices", f"the response contains {found[0]!r} at character {found.start()}"
+        yield "answer_choices", f"the response contains {found[0]!r} at character {found.start()}"
     if found := _OPTION.search(example.response):
-        return "option_marker", f"a line of the response begins with {found[1]!r}"
-    return None
+        yield "option_marker", f"a line of the response begins with {found[1]!r}"
 
 
 NOISE = (

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from selfalign.filters._shared import categories, split
+from selfalign.filters._shared import Verdict, categories, split
 from selfalign.protocols import Context
-from selfalign.types import Example, FilterResult
+from selfalign.text import TENTH
+from selfalign.types import Example, FilterResult, FloatArray
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class CategoryAgreement:
     unanimous: bool = False
     """Drop only where all the neighbours are of one other category. Embeddings see the topic more than the kind of answer: by
     majority a third of a bundled-domain round was dropped, all of it wrongly when read by eye."""
+    learn: bool = True
+    """Does nothing where the rule, with each seed judged by the others, would drop more than a tenth of the seeds (and two)."""
 
     def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
         """Rule: `category_mismatch`; evidence: both categories and the nearest seed response."""
@@ -35,17 +38,27 @@ class CategoryAgreement:
         if not examples or len(categories(seeds)) < 2:
             return FilterResult(tuple(examples), ())
         known = context.encode([seed.response for seed in seeds])
+        if self.learn:
+            among = known @ known.T
+            np.fill_diagonal(among, -np.inf)
+            size = Counter(seed.category for seed in seeds)  # a seed is not among its own neighbours: fewer can be of its kind
+            pairs = zip(seeds, self._nearest(among, seeds), strict=True)
+            wrong = [self._judge(seed, near[: max(2 * size[seed.category] - 3, 1)]) for seed, near in pairs]
+            if sum(map(bool, wrong)) > max(1, TENTH * len(seeds)):
+                return FilterResult(tuple(examples), ())
         similarity = context.encode([example.response for example in examples]) @ known.T
+        found = iter(self._nearest(similarity, seeds))
+        return split(examples, lambda example: self._judge(example, next(found)))
+
+    def _nearest(self, similarity: FloatArray, seeds: Sequence[Example]) -> list[list[Example]]:
         order = np.argsort(-similarity, axis=1, kind="stable")[:, : self.neighbours]
-        found = iter([[seeds[column] for column in row] for row in order])
-        return split(examples, lambda example: _verdict(example, next(found), self.unanimous))
+        return [[seeds[column] for column in row] for row in order]
 
-
-def _verdict(example: Example, nearest: Sequence[Example], unanimous: bool) -> tuple[str, str] | None:
-    votes = Counter(seed.category for seed in nearest)  # most_common keeps first-seen order among equals: the nearest wins
-    (category, count), *_ = votes.most_common(1)
-    if not example.category or category == example.category or (unanimous and count < len(nearest)):
-        return None
-    seed = nearest[0]
-    seen = f"aimed at {example.category}, but {count} of the {len(nearest)} nearest seed responses are {category}"
-    return "category_mismatch", f"{seen}; nearest is {seed.id} ({seed.category}): {seed.response}"
+    def _judge(self, example: Example, nearest: Sequence[Example]) -> Verdict:
+        votes = Counter(seed.category for seed in nearest)  # most_common keeps first-seen order among equals: the nearest wins
+        (category, count), *_ = votes.most_common(1)
+        if not example.category or category == example.category or (self.unanimous and count < len(nearest)):
+            return None
+        seed = nearest[0]
+        seen = f"aimed at {example.category}, but {count} of the {len(nearest)} nearest seed responses are {category}"
+        return "category_mismatch", f"{seen}; nearest is {seed.id} ({seed.category}): {seed.response}"

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-from selfalign.filters._shared import Verdict, split
+from selfalign.filters._shared import Verdict, above, near_top, split, split_by
 from selfalign.protocols import Context
-from selfalign.text import count_words, counted, is_finished, longest_repeat
+from selfalign.text import control_characters, count_words, counted, finished_like, is_finished, longest_repeat
 from selfalign.types import Example, FilterResult
+
+MARGIN = 2
+"""How many times as long as the seeds' longest text, or as short as their shortest, one may be; our own choice."""
 
 
 @dataclass(frozen=True)
@@ -23,24 +25,28 @@ class Finished:
     """
 
     sentence_end: bool = True
-    """Whether a response must end with a final mark or a closed code block; a prompt need not."""
+    """Whether a response must end with a final mark, or as whole code does; a prompt need not."""
+    learn: bool = True
+    """Endings that more than a tenth of the seeds' responses have are final too: see `text.finished_like`."""
 
     def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
         """Rules: `no_room` (no window left to begin), `cut_off` (ran into max_tokens), `unfinished` (no final mark)."""
-        return split(examples, self._judge)
+        finished = finished_like([seed.response for seed in context.pool.seeds]) if self.learn else is_finished
 
-    def _judge(self, example: Example) -> Verdict:
-        for name, finish, text in (
-            ("prompt", example.prompt_finish, example.prompt),
-            ("response", example.response_finish, example.response),
-        ):
-            if finish == "context":
-                return "no_room", f"the model's window left no room to begin the {name}"
-            if finish == "length":
-                return "cut_off", f"the {name} ran into max_tokens: …{text[-80:]}"
-        if self.sentence_end and not is_finished(example.response):
-            return "unfinished", f"the response ends: …{example.response[-80:]}"
-        return None
+        def judge(example: Example) -> Verdict:
+            for name, finish, text in (
+                ("prompt", example.prompt_finish, example.prompt),
+                ("response", example.response_finish, example.response),
+            ):
+                if finish == "context":
+                    return "no_room", f"the model's window left no room to begin the {name}"
+                if finish == "length":
+                    return "cut_off", f"the {name} ran into max_tokens: …{text[-80:]}"
+            if self.sentence_end and not finished(example.response):
+                return "unfinished", f"the response ends: …{example.response[-80:]}"
+            return None
+
+        return split(examples, judge)
 
 
 @dataclass(frozen=True)
@@ -69,27 +75,35 @@ class Length:
     max_prompt_words: int | None = None
     min_response_words: int = 5
     max_response_words: int | None = None
+    learn: bool = True
+    """No limit lies within the seeds' lengths or near: the lower ones are at most half of the shortest seed, the upper ones at
+    least twice the longest."""
 
     def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
         """Rules: `prompt_short`, `prompt_long`, `response_short`, `response_long`."""
-        return split(examples, self._judge)
+        seeds = context.pool.seeds if self.learn else ()
+        limits = {
+            "prompt": length_limits(self.min_prompt_words, self.max_prompt_words, [seed.prompt for seed in seeds]),
+            "response": length_limits(self.min_response_words, self.max_response_words, [seed.response for seed in seeds]),
+        }
 
-    def _judge(self, example: Example) -> Verdict:
-        prompt, response = count_words(example.prompt), count_words(example.response)
-        for rule, number, limit, wrong in (
-            ("prompt_short", prompt, self.min_prompt_words, prompt < self.min_prompt_words),
-            ("prompt_long", prompt, self.max_prompt_words, self.max_prompt_words is not None and prompt > self.max_prompt_words),
-            ("response_short", response, self.min_response_words, response < self.min_response_words),
-            (
-                "response_long",
-                response,
-                self.max_response_words,
-                self.max_response_words is not None and response > self.max_response_words,
-            ),
-        ):
-            if wrong:
-                return rule, f"{counted(number, 'word')}, {'at least' if rule.endswith('short') else 'at most'} {limit} wanted"
-        return None
+        def judge(example: Example) -> Verdict:
+            for name, text in (("prompt", example.prompt), ("response", example.response)):
+                number, (least, most) = count_words(text), limits[name]
+                if number < least:
+                    return f"{name}_short", f"{counted(number, 'word')}, at least {least} wanted"
+                if most is not None and number > most:
+                    return f"{name}_long", f"{counted(number, 'word')}, at most {most} wanted"
+            return None
+
+        return split(examples, judge)
+
+
+def length_limits(least: int, most: int | None, seeds: Sequence[str]) -> tuple[int, int | None]:
+    """The limits in words, moved where they lie within the lengths of the seeds' texts (none: as they are) and their margin."""
+    lengths = [count_words(text) for text in seeds] or [least * MARGIN]
+    least = min(least, max(min(lengths) // MARGIN, 1))
+    return least, None if most is None else max(most, max(lengths) * MARGIN if seeds else 0)
 
 
 @dataclass(frozen=True)
@@ -102,6 +116,8 @@ class LengthRange:
     deviations: float = 2.0
     responses_only: bool = False
     """Judge responses alone, for prompts that may be as long as they like."""
+    learn: bool = True
+    """No length between the seeds' shortest and longest is far."""
 
     def __post_init__(self) -> None:
         if not self.deviations > 0.0:
@@ -130,7 +146,8 @@ class LengthRange:
 
     def _limits(self, lengths: Sequence[int]) -> tuple[float, float]:
         middle, spread = mean(lengths), self.deviations * stdev(lengths)
-        return middle - spread, middle + spread
+        low, high = middle - spread, middle + spread
+        return (min(low, *lengths), max(high, *lengths)) if self.learn else (low, high)
 
 
 @dataclass(frozen=True)
@@ -144,18 +161,31 @@ class Repetition:
     """In [0, 1]: 0 forbids every repeat."""
     size: int = 4
     """Words in an n-gram."""
+    learn: bool = True
+    """The bound is at least half as high again as the seeds' own share (lists, poems, tables): what one in twenty of them
+    exceeds."""
 
     def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
         """Rule: `repetition`."""
-        return split(examples, self._judge)
+        seeds = context.pool.seeds if self.learn else ()
+        bounds = {
+            "prompt": self._bound([seed.prompt for seed in seeds]),
+            "response": self._bound([seed.response for seed in seeds]),
+        }
 
-    def _judge(self, example: Example) -> Verdict:
-        for name, text in (("prompt", example.prompt), ("response", example.response)):
-            share, gram, times = longest_repeat(text, self.size)
-            if share > self.max_share:
-                repeats = f"{share:.0%} of the {name}'s {self.size}-grams repeat, {self.max_share:.0%} allowed"
-                return "repetition", f'{repeats}; "{gram}" stands there {times} times'
-        return None
+        def judge(example: Example) -> Verdict:
+            for name, text in (("prompt", example.prompt), ("response", example.response)):
+                share, gram, times = longest_repeat(text, self.size)
+                if share > bounds[name]:
+                    repeats = f"{share:.0%} of the {name}'s {self.size}-grams repeat, {bounds[name]:.0%} allowed"
+                    return "repetition", f'{repeats}; "{gram}" stands there {times} times'
+            return None
+
+        return split(examples, judge)
+
+    def _bound(self, seeds: Sequence[str]) -> float:
+        usual = near_top([longest_repeat(text, self.size)[0] for text in seeds])
+        return max(self.max_share, min(1.5 * usual, above(0.0, usual)))
 
 
 MARKERS = (
@@ -173,8 +203,8 @@ class LeakedMarkers:
     """Drops a prompt or response with conversation markers, U+FFFD or control characters in it.
 
     ISARA cuts at upper-case markers only, and lower-case ones leak: 2 of 16 answers in its published safety examples. We drop
-    the sample instead, as what stands before a marker is often half a thought. A marker the seeds use themselves belongs to
-    the domain and is not judged.
+    the sample instead, as what stands before a marker is often half a thought. What the seeds use themselves belongs to the
+    domain and is not judged, nor is in a response what its prompt has.
     """
 
     markers: tuple[str, ...] = MARKERS
@@ -184,16 +214,17 @@ class LeakedMarkers:
         """Rules: `marker`, `control_character`."""
         seeds = [text for seed in context.pool.seeds for text in (seed.prompt, seed.response)]
         patterns = [pattern for pattern in self._patterns() if not any(map(pattern.search, seeds))]
+        known = {character for text in seeds for character in control_characters(text)}
 
-        def judge(example: Example) -> Verdict:
+        def rules(example: Example) -> Iterator[tuple[str, str]]:
             for name, text in (("prompt", example.prompt), ("response", example.response)):
-                if found := next(filter(None, (pattern.search(text) for pattern in patterns)), None):
-                    return "marker", f"the {name} contains {found.group().strip()!r} at character {found.start()}"
-                if wrong := next(filter(_is_control, text), None):
-                    return "control_character", f"the {name} contains U+{ord(wrong):04X} at character {text.index(wrong)}"
-            return None
+                for found in filter(None, (pattern.search(text) for pattern in patterns)):
+                    if name == "prompt" or not found.re.search(example.prompt):
+                        yield "marker", f"the {name} contains {found.group().strip()!r} at character {found.start()}"
+                if wrong := [character for character in control_characters(text) if character not in known]:
+                    yield "control_character", f"the {name} contains U+{ord(wrong[0]):04X} at character {text.index(wrong[0])}"
 
-        return split(examples, judge)
+        return split_by(examples, rules)
 
     def _patterns(self) -> list[re.Pattern[str]]:
         anywhere = [re.compile(re.escape(marker), re.IGNORECASE) for marker in self.markers]
@@ -201,7 +232,3 @@ class LeakedMarkers:
         # In capitals a turn's name gives itself away in the middle of a line too ("… USER: what").
         inside = [re.compile(rf"\b{re.escape(role.upper())}\b[ \t]*:") for role in self.roles if len(role) > 1]
         return anywhere + turns + inside
-
-
-def _is_control(character: str) -> bool:
-    return character == "\ufffd" or (character not in "\n\t\r" and unicodedata.category(character) in ("Cc", "Cs", "Cn"))

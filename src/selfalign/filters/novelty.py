@@ -8,10 +8,13 @@ from typing import Literal
 
 import numpy as np
 
-from selfalign.filters._shared import Field, Verdict, split, text_of
+from selfalign.filters._shared import Field, Verdict, above, near_top, split, text_of
 from selfalign.protocols import Context
-from selfalign.text import Overlap, normalise, rouge_l_growing, rouge_l_max
+from selfalign.text import TENTH, Overlap, normalise, rouge_l_growing, rouge_l_matrix, rouge_l_max, words
 from selfalign.types import Example, FilterResult, FloatArray
+
+_SAMPLE = 256
+"""Seeds whose nearest other seed is looked for, evenly drawn where there are more."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,10 @@ class Novelty:
     field: Field = "prompt"
     unicode: bool = True
     """Count words of every script; False counts a-z and 0-9 alone, as ISARA's ROUGE does. No difference for ASCII text."""
+    learn: bool = True
+    """The bound is at least a third of the way from the seeds' own overlap to 1: what one in twenty of them exceeds with its
+    nearest (prompts of one pattern are alike). Where that is above 0.99, copies alone are dropped; where more than a tenth
+    have the `field` in common, whole prompts are compared."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.max_overlap <= 1.0:
@@ -62,29 +69,76 @@ class Novelty:
         Raises:
             KeyError: against="demonstrations" and a demonstration is not in the pool.
         """
-        pool = context.pool.examples
+        pool, seeds, field = context.pool.examples, context.pool.seeds if self.learn else (), self.field
+        if len({normalise(text_of(seed, field)) for seed in seeds}) < (1.0 - TENTH) * len(seeds):
+            field = "prompt"
+        usual = self._usual([text_of(seed, field) for seed in seeds])
+        bound = min(above(self.max_overlap, usual), max(self.max_overlap, 0.99))
+        if usual > bound:
+            return _without_copies("not_novel", examples, pool, field)
         if self.against == "pool":
-            texts = [text_of(example, self.field) for example in examples]
-            references = [text_of(example, self.field) for example in pool]
-            nearest = rouge_l_growing(texts, references, self.max_overlap, unicode=self.unicode)
+            texts = [text_of(example, field) for example in examples]
+            references = [text_of(example, field) for example in pool]
+            nearest = rouge_l_growing(texts, references, bound, unicode=self.unicode)
             known: Sequence[Example] = (*pool, *examples)
             found = [(overlap, known[overlap.position] if overlap.position >= 0 else None) for overlap in nearest]
         else:
             by_id = {example.id: example for example in pool}
-            found = [self._among_demonstrations(example, by_id) for example in examples]
-        verdicts = iter([self._verdict(*pair) for pair in found])
+            found = [self._among_demonstrations(example, by_id, field) for example in examples]
+
+        def verdict(overlap: Overlap, other: Example | None) -> Verdict:
+            if other is None or overlap.score <= bound:
+                return None
+            return "not_novel", f"ROUGE-L {overlap.score:.3f} > {bound:.3g} with {other.id}: {text_of(other, field)}"
+
+        verdicts = iter([verdict(*pair) for pair in found])
         return split(examples, lambda _: next(verdicts))
 
-    def _among_demonstrations(self, example: Example, by_id: dict[str, Example]) -> tuple[Overlap, Example | None]:
+    def void(self, seeds: Sequence[Example]) -> str:
+        """As `proof.seed_rules.Voidable`."""
+        texts = [text_of(seed, self.field) for seed in seeds]
+        blind = [text for text in texts if 2 * len(words(text, unicode=self.unicode)) < len(words(text, unicode=True))]
+        if len(blind) <= TENTH * len(texts):
+            return ""
+        return (
+            f"counts words of a-z and 0-9 alone, which {len(blind)} of {len(texts)} seeds are not written in: copies pass as new"
+        )
+
+    def _usual(self, texts: Sequence[str]) -> float:
+        rows, different = _drawn(texts)
+        scores = rouge_l_matrix([different[i] for i in rows], different, unicode=self.unicode)
+        return _nearest_other(scores, rows)
+
+    def _among_demonstrations(self, example: Example, by_id: dict[str, Example], field: Field) -> tuple[Overlap, Example | None]:
         shown = [by_id[demonstration.id] for demonstration in example.prompt_demonstrations]
-        texts = [text_of(other, self.field) for other in shown]
-        (overlap,) = rouge_l_max([text_of(example, self.field)], texts, unicode=self.unicode)
+        texts = [text_of(other, field) for other in shown]
+        (overlap,) = rouge_l_max([text_of(example, field)], texts, unicode=self.unicode)
         return overlap, shown[overlap.position] if shown else None
 
-    def _verdict(self, overlap: Overlap, other: Example | None) -> Verdict:
-        if other is None or overlap.score <= self.max_overlap:
-            return None
-        return "not_novel", f"ROUGE-L {overlap.score:.3f} > {self.max_overlap} with {other.id}: {text_of(other, self.field)}"
+
+def _drawn(texts: Sequence[str]) -> tuple[list[int], list[str]]:
+    """(positions of a sample among them, the different ones of the texts)."""
+    different = list({normalise(text): text for text in texts}.values())
+    return list(range(len(different)))[:: -(-len(different) // _SAMPLE) or 1], different
+
+
+def _nearest_other(scores: np.ndarray[tuple[int, int], np.dtype[np.floating]], rows: Sequence[int]) -> float:
+    """What one in twenty of the rows exceeds with its nearest other column; row i is the text of column `rows[i]`."""
+    if scores.shape[1] < 2:
+        return 0.0
+    scores[np.arange(len(rows)), rows] = -np.inf
+    return near_top(scores.max(axis=1).tolist())
+
+
+def _without_copies(rule: str, examples: Sequence[Example], pool: Sequence[Example], field: Field) -> FilterResult:
+    """Where the measure cannot tell the seeds from one another, the text itself still can."""
+    seen = {normalise(text_of(other, field)): other.id for other in pool}
+
+    def judge(example: Example) -> Verdict:
+        first = seen.setdefault(normalise(text_of(example, field)), example.id)
+        return None if first == example.id else (rule, f"the same text as {first}: {text_of(example, field)}")
+
+    return split(examples, judge)
 
 
 _ROWS, _COLUMNS = 256, 2048  # candidates and pool rows compared at once, so that many of either cost no large matrix
@@ -101,6 +155,9 @@ class NearDuplicates:
     max_similarity: float = 0.95
     """Cosine in [-1, 1]; what is near depends on the encoder. Above 1 nothing is dropped."""
     field: Field = "prompt"
+    learn: bool = True
+    """The bound is at least a third of the way from the seeds' own cosine to 1: what one in twenty of them exceeds with its
+    nearest (one pattern, another encoder). Where that is above 0.999, copies alone are dropped."""
 
     def __post_init__(self) -> None:
         if not self.max_similarity >= -1.0:
@@ -110,17 +167,29 @@ class NearDuplicates:
         """Rule: `near_duplicate`; evidence: cosine, id and text of the nearest one."""
         if not examples:
             return FilterResult((), ())
-        pool = context.pool.examples
+        pool, usual = context.pool.examples, self._usual(context) if self.learn else -1.0
+        bound = min(above(self.max_similarity, usual), max(self.max_similarity, 0.999))
+        if usual > bound:
+            return _without_copies("near_duplicate", examples, pool, self.field)
         rows = context.encode([text_of(example, self.field) for example in examples])
-        nearest = _nearest_growing(rows, context.encode([text_of(example, self.field) for example in pool]), self.max_similarity)
+        nearest = _nearest_growing(rows, context.encode([text_of(example, self.field) for example in pool]), bound)
         known: Sequence[Example] = (*pool, *examples)
-        verdicts = iter([self._verdict(score, known[place] if place >= 0 else None) for score, place in nearest])
+
+        def verdict(score: float, place: int) -> Verdict:
+            if place < 0 or score <= bound:
+                return None
+            return (
+                "near_duplicate",
+                f"cosine {score:.3f} > {bound:.3g} with {known[place].id}: {text_of(known[place], self.field)}",
+            )
+
+        verdicts = iter([verdict(*pair) for pair in nearest])
         return split(examples, lambda _: next(verdicts))
 
-    def _verdict(self, score: float, other: Example | None) -> Verdict:
-        if other is None or score <= self.max_similarity:
-            return None
-        return "near_duplicate", f"cosine {score:.3f} > {self.max_similarity} with {other.id}: {text_of(other, self.field)}"
+    def _usual(self, context: Context) -> float:
+        rows, different = _drawn([text_of(seed, self.field) for seed in context.pool.seeds])
+        vectors = context.encode(different)
+        return _nearest_other(vectors[rows] @ vectors.T, rows)
 
 
 def _nearest_growing(rows: FloatArray, pool: FloatArray, max_similarity: float) -> list[tuple[float, int]]:

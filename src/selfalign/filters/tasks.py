@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from selfalign.filters._shared import Verdict, split
+from selfalign.filters._shared import Verdict, split, split_by
+from selfalign.filters.form import length_limits
 from selfalign.protocols import Context
 from selfalign.text import count_words, counted, normalise, split_task
 from selfalign.types import Example, FilterResult
@@ -19,18 +20,23 @@ class TaskLength:
 
     min_words: int = 4
     max_words: int = 150
+    learn: bool = True
+    """No seed is too long or too short, as in `Length`."""
 
     def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
         """Rules: `instruction_short`, `instruction_long`."""
-        return split(examples, self._judge)
+        seeds = [split_task(seed.prompt)[0] for seed in context.pool.seeds] if self.learn else []
+        least, most = length_limits(self.min_words, self.max_words, seeds)
 
-    def _judge(self, example: Example) -> Verdict:
-        number = count_words(split_task(example.prompt)[0])
-        if number < self.min_words:
-            return "instruction_short", f"{counted(number, 'word')}, at least {self.min_words} wanted"
-        if number > self.max_words:
-            return "instruction_long", f"{counted(number, 'word')}, at most {self.max_words} wanted"
-        return None
+        def judge(example: Example) -> Verdict:
+            number = count_words(split_task(example.prompt)[0])
+            if number < least:
+                return "instruction_short", f"{counted(number, 'word')}, at least {least} wanted"
+            if most is not None and number > most:
+                return "instruction_long", f"{counted(number, 'word')}, at most {most} wanted"
+            return None
+
+        return split(examples, judge)
 
 
 @dataclass(frozen=True)
@@ -43,21 +49,22 @@ class TaskStart:
 
     phrases: tuple[str, ...] = ()
     """Case and white space do not count."""
+    learn: bool = True
+    """A beginning that more than a tenth of the seeds have is fine ("¿", Chinese)."""
 
     def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
         """Rules: `starts_with_punctuation`, `starts_outside_ascii`, `starts_with_phrase`."""
-        return split(examples, self._judge)
+        return split_by(examples, self._rules, context.pool.seeds if self.learn else ())
 
-    def _judge(self, example: Example) -> Verdict:
+    def _rules(self, example: Example) -> Iterator[tuple[str, str]]:
         text = example.prompt.lstrip()
         if text and text[0] in string.punctuation:
-            return "starts_with_punctuation", f"begins with {text[0]!r}: {text[:80]}"
+            yield "starts_with_punctuation", f"begins with {text[0]!r}: {text[:80]}"
         if text and not text[0].isascii():
-            return "starts_outside_ascii", f"begins with {text[0]!r}: {text[:80]}"
+            yield "starts_outside_ascii", f"begins with {text[0]!r}: {text[:80]}"
         for phrase in self.phrases:
             if normalise(text).startswith(normalise(phrase)):
-                return "starts_with_phrase", f"begins with {phrase!r}: {text[:80]}"
-        return None
+                yield "starts_with_phrase", f"begins with {phrase!r}: {text[:80]}"
 
 
 SELF_INSTRUCT = (
@@ -74,17 +81,25 @@ class Blacklist:
     """Drops an instruction with one of these words in it: as whole words, whatever their case."""
 
     words: tuple[str, ...] = ISHEEP
+    learn: bool = True
+    """A word that a seed's prompt has belongs to the domain and is not judged."""
 
     def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
         """Rule: `blacklisted`; evidence: the word and the instruction."""
-        pattern = re.compile(rf"\b(?:{'|'.join(map(re.escape, self.words))})\b", re.IGNORECASE)
+        known = "\n".join(seed.prompt for seed in context.pool.seeds) if self.learn else ""
+        words = [word for word in self.words if not _whole([word]).search(known)]
+        pattern = _whole(words)
 
         def judge(example: Example) -> Verdict:
             instruction = split_task(example.prompt)[0]
             found = pattern.search(instruction)
             return ("blacklisted", f"{found[0]!r} in: {instruction}") if found else None
 
-        return split(examples, judge) if self.words else FilterResult(tuple(examples), ())
+        return split(examples, judge) if words else FilterResult(tuple(examples), ())
+
+
+def _whole(words: Sequence[str]) -> re.Pattern[str]:
+    return re.compile(rf"\b(?:{'|'.join(map(re.escape, words))})\b", re.IGNORECASE)
 
 
 _BRACKETS = re.compile(r"<(?=\S)[^<>\n]{1,60}(?<=\S)>")
@@ -101,19 +116,23 @@ class Placeholders:
     """Whether the word "none" counts."""
     brackets: bool = True
     """Whether angle brackets count."""
+    learn: bool = True
+    """A kind of placeholder that a seed has is none."""
 
     def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
         """Rule: `placeholder`."""
-        patterns = [re.compile("noinput", re.IGNORECASE)]
-        patterns += [re.compile(r"\bnone\b", re.IGNORECASE)] if self.none else []
-        patterns += [_BRACKETS] if self.brackets else []
+        known = "\n".join(text for e in context.pool.seeds for text in (e.prompt, e.response)) if self.learn else ""
+        noinput = re.compile("noinput", re.IGNORECASE)
+        kinds = (noinput, *([_whole(["none"])] if self.none else []), *([_BRACKETS] if self.brackets else []))
+        patterns = [pattern for pattern in kinds if not pattern.search(known)]
+        of_responses = [pattern for pattern in patterns if pattern is noinput]
 
         def judge(example: Example) -> Verdict:
             instruction, input = split_task(example.prompt)
             for name, text, looked_for in (
                 ("instruction", instruction, patterns),
                 ("input", input, patterns),
-                ("response", example.response, patterns[:1]),
+                ("response", example.response, of_responses),
             ):
                 if found := next(filter(None, (pattern.search(text) for pattern in looked_for)), None):
                     return "placeholder", f"{found[0]!r} in the {name}: {text[:200]}"
@@ -127,13 +146,17 @@ class LeftoverLabels:
     """Drops a prompt with one of these labels and a colon in it (I-SHEEP); case counts."""
 
     labels: tuple[str, ...] = ("Instruction", "Input", "Output")
+    learn: bool = True
+    """A label that a seed's prompt has is not judged."""
 
     def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
         """Rule: `leftover_label`."""
-        pattern = re.compile(rf"\b(?:{'|'.join(map(re.escape, self.labels))})\s*:")
+        known = "\n".join(seed.prompt for seed in context.pool.seeds) if self.learn else ""
+        patterns = [re.compile(rf"\b{re.escape(label)}\s*:") for label in self.labels]
+        patterns = [pattern for pattern in patterns if not pattern.search(known)]
 
         def judge(example: Example) -> Verdict:
-            found = pattern.search(example.prompt)
+            found = min(filter(None, (p.search(example.prompt) for p in patterns)), key=re.Match.start, default=None)
             return ("leftover_label", f"{found[0]!r} at character {found.start()} of: {example.prompt[:200]}") if found else None
 
         return split(examples, judge)
@@ -148,29 +171,32 @@ class Links:
 
     responses: bool = False
     """Look at responses too (our own choice: a small model makes addresses up)."""
+    learn: bool = True
+    """Does nothing where more than a tenth of the seeds have one."""
 
     def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
         """Rule: `link`."""
-        return split(examples, self._judge)
+        return split_by(examples, self._rules, context.pool.seeds if self.learn else ())
 
-    def _judge(self, example: Example) -> Verdict:
+    def _rules(self, example: Example) -> Iterator[tuple[str, str]]:
         for name, text in (("prompt", example.prompt), *([("response", example.response)] if self.responses else [])):
             if found := _ADDRESS.search(text):
-                return "link", f"{found[0][:200]} in the {name}"
-        return None
+                yield "link", f"{found[0][:200]} in the {name}"
 
 
 @dataclass(frozen=True)
 class RepeatedInput:
     """Drops a task whose input stands in its instruction, as raw strings (I-SHEEP)."""
 
+    learn: bool = True
+    """Does nothing where more than a tenth of the seeds' prompts are so."""
+
     def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
         """Rule: `input_in_instruction`."""
-        return split(examples, _repeated)
+        return split_by(examples, _repeated, context.pool.seeds if self.learn else ())
 
 
-def _repeated(example: Example) -> Verdict:
+def _repeated(example: Example) -> Iterator[tuple[str, str]]:
     instruction, input = split_task(example.prompt)
     if input and input in instruction:
-        return "input_in_instruction", f"the instruction contains the input: {input}"
-    return None
+        yield "input_in_instruction", f"the instruction contains the input: {input}"

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.errors import RunFailed
+from selfalign.loop.budgets import settled
 from selfalign.loop.context import Setup, opened
 from selfalign.loop.guards import Best, Verdict, calibrate_judges, check_training_data, choose, verify_weights
 from selfalign.loop.preflight import check_brought, check_examples, fewer_than_asked, seeds_needed, split_seeds
@@ -83,7 +84,7 @@ def align(
     held_out = check_examples(seeds, held_out, recipe.allow_overlap, seeds_needed(recipe))
     shown, validation = split_seeds(seeds, recipe.validation_share, recipe.seed)
     asked = (*held_out, *check_brought(recipe, shown))
-    base = recipe.engine.check(ModelRef(model), (*seeds, *held_out), recipe.format)
+    recipe, base = settled(recipe, model, seeds, held_out)
     vectors = RunVectors(recipe.encoder, asked)
     with Store.open(out, run_identity(recipe, base, seeds, held_out)) as store:
         if options:

@@ -69,6 +69,7 @@ def respond(recipe: Recipe, context: Context, drafts: Sequence[Example], stage: 
             prompt=draft.prompt,
             seed=derive_seed(context.seed, context.round, "respond", draft.slot),
             history=draft.history,
+            system=draft.system,
         )
         for draft, shown in zip(waiting, chosen, strict=True)
     ]

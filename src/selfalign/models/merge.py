@@ -85,7 +85,7 @@ def _load(source: str) -> Any:
 
 
 def _say(model: Any, renderer: Renderer, asked: Sequence[Example]) -> list[_Said]:
-    prompts = [renderer.prompt_ids((), example.prompt, example.history) for example in asked]
+    prompts = [renderer.prompt_ids((), example.prompt, example.history, example.system) for example in asked]
     ends = renderer.response_stops.ids
     return [_Said(example, ids, *_greedy(model, ids, ends)) for example, ids in zip(asked, prompts, strict=True)]
 

@@ -1,11 +1,12 @@
 """Conversations to token ids: the one place, for generation, training and evaluation.
 
-A prompt rendered one way for training and another way for generation is the quietest fault of this field, so prompt and
-response are tokenised apart and joined, always: what a model is trained on is, token for token, what it is asked with.
+A prompt rendered one way for training and another way for generation is the quietest fault of this field, so what a model is
+trained on is, token for token, what it is asked with; and with a chat template it is what the template itself would write.
 
 The formats:
 
-* `chat`: the model's own chat template; demonstrations are earlier turns, and a default system prompt of the template stays.
+* `chat`: the model's own chat template (`models.templates`); demonstrations are earlier turns, and a default system prompt of the
+  template stays.
 * `plain`: lines `Question: q` and `Answer: a`, a blank line between pairs (our own choice: shown eight pairs, the bundled
   model finishes 23 of 24 answers within 96 tokens, in the published layout 3 of 24).
 * `isara`: the layout of ISARA's released code (that of Safe-RLHF), `BEGINNING OF CONVERSATION: USER: q ASSISTANT: a END OF
@@ -13,69 +14,34 @@ The formats:
 
 The last two train on the model's end token behind the response, or, where it has none, on the text that would follow.
 
-Prompts and responses are stripped of white space at both ends before they are rendered, in both formats.
+Texts are stripped of white space at both ends before they are rendered, in all formats.
+
+System prompts: the one of the conversation asked about stands once, at its beginning, where the template puts it; without a
+template, or without a place in it, it is a paragraph of its own in front of the first turn. A demonstration with another system
+prompt has that in front of its own prompt, for its answer depends on it; not where the next prompt is to be written, as the model
+would write such texts into its prompts.
+
+Tokens at the boundary: the ids of a response are those that prompt and response have together, wherever the prompt keeps its own
+ids in them. Where a token would reach over the boundary the two are tokenised apart, as in use, and `preflight` says so.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 from selfalign.errors import UserError
+from selfalign.models.layouts import Stops, Style, Tokenizer, fold, layout
+from selfalign.models.templates import Template, read_template
+from selfalign.models.thinking import MARKERS, split_thinking
 from selfalign.types import Example, Format, Turns
+
+__all__ = ["IGNORE", "Renderer", "Stops", "make_renderer", "preflight"]
 
 IGNORE = -100
 """The label of a position that is not trained on."""
-
-_SENTINEL = "qzv7sentinel7vzq"
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Markers of a format without a template."""
-
-    user: str
-    assistant: str
-    end: str
-    stops: tuple[str, ...]
-
-    def ask(self, prompt: str) -> str:
-        return f"{self.user} {prompt.strip()}{self.assistant}"
-
-
-LAYOUTS = {
-    "plain": Layout("Question:", "\nAnswer:", "", ("\nQuestion:", "\nAnswer:")),
-    "isara": Layout(
-        "BEGINNING OF CONVERSATION: USER:",
-        " ASSISTANT:",
-        " END OF CONVERSATION",
-        ("BEGINNING OF CONVERSATION:", "USER:", "ASSISTANT:", "END OF CONVERSATION"),
-    ),
-}
-_BETWEEN = "\n\n"
-
-
-class Tokenizer(Protocol):
-    """What is used of a Hugging Face tokenizer."""
-
-    eos_token_id: int | None
-    bos_token_id: int | None
-    chat_template: Any
-
-    @property
-    def added_tokens_decoder(self) -> Mapping[int, Any]: ...
-    def __call__(self, text: str, **options: Any) -> Any: ...
-    def decode(self, ids: Any, **options: Any) -> Any: ...
-    def apply_chat_template(self, conversation: Any, **options: Any) -> Any: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Stops:
-    """What ends a text: any of these token ids, or any of these strings in its text."""
-
-    ids: frozenset[int]
-    strings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -86,16 +52,31 @@ class Renderer:
     format: Literal["chat", "plain", "isara"]
     special: Mapping[str, int]
     """The tokenizer's special tokens by their text."""
-    end: str
-    """The text that closes a response (in `chat` up to and including the template's end-of-turn token)."""
-    end_id: int | None
-    """The end token put behind `end`, where `end` does not finish with a special token itself."""
-    prompt_stops: Stops
-    """What ends a prompt that the model writes."""
-    response_stops: Stops
-    """What ends a response."""
+    style: Style
 
-    def prompt_text(self, demonstrations: Sequence[Example], prompt: str | None, history: Turns = ()) -> str:
+    @property
+    def end_id(self) -> int | None:
+        return self.style.end_id
+
+    @property
+    def prompt_stops(self) -> Stops:
+        return self.style.prompt_stops
+
+    @property
+    def response_stops(self) -> Stops:
+        return self.style.response_stops
+
+    @property
+    def keeps_thinking(self) -> bool:
+        """Whether thoughts are a part of the answers."""
+        return isinstance(self.style, Template) and self.style.thoughts
+
+    @property
+    def marks_thinking(self) -> bool:
+        """Whether marks of thoughts are special tokens here, which decoding may leave away."""
+        return any(mark in self.special for pair in MARKERS for mark in pair)
+
+    def prompt_text(self, demonstrations: Sequence[Example], prompt: str | None, history: Turns = (), system: str = "") -> str:
         """The text up to where the model writes; `prompt=None` opens the user's turn and leaves it to the model.
 
         The turns of the history stand before the prompt in the form of demonstrations, behind those.
@@ -103,43 +84,64 @@ class Renderer:
         Raises:
             UserError: the template cannot render this conversation, or a text contains one of its special tokens.
         """
-        turns = (*((pair.prompt, pair.response) for pair in demonstrations), *history)
-        if layout := LAYOUTS.get(self.format):
-            pairs = (f"{layout.ask(asked)} {answered.strip()}{layout.end}{_BETWEEN}" for asked, answered in turns)
-            return "".join(pairs) + (layout.user if prompt is None else layout.ask(prompt))
-        texts = [text for turn in turns for text in turn]
-        texts += [] if prompt is None else [prompt]
-        for text in texts:
+        turns = [(pair.prompt if prompt is None else _under(system, pair), pair.response) for pair in demonstrations]
+        texts = [system, *(text for turn in (*turns, *history) for text in turn), prompt or ""]
+        for text in texts if self.format == "chat" else ():
             if found := self.markers_in(text):
                 raise UserError(f"the text {text[:60]!r} contains {found[0]!r}, which means a turn to this model; take it out")
-        if prompt is not None:
-            return str(_render(self.tokenizer, texts, generate=True))
-        return _cut(_render(self.tokenizer, [*texts, _SENTINEL]))[0].rstrip(" ")
+        return self.style.ask(system, (*turns, *history), prompt)
 
-    def prompt_ids(self, demonstrations: Sequence[Example], prompt: str | None, history: Turns = ()) -> list[int]:
+    def prompt_ids(
+        self, demonstrations: Sequence[Example], prompt: str | None, history: Turns = (), system: str = ""
+    ) -> list[int]:
         """Token ids of `prompt_text`, with the beginning-of-text token where the model wants one."""
-        ids = _tokens(self.tokenizer, self.prompt_text(demonstrations, prompt, history), self.format)
+        ids = self.tokens(self.prompt_text(demonstrations, prompt, history, system))
         return [*_beginning(self.tokenizer, self.format), *ids]
 
     def response_ids(self, response: str) -> list[int]:
-        """Token ids of a response behind its prompt, the end token included."""
-        ids = _tokens(self.tokenizer, self.response_text(response), self.format)
+        """Token ids of a response by itself, the end token included."""
+        ids = self.tokens(self.response_text(response))
         return ids if self.end_id is None else [*ids, self.end_id]
 
     def response_text(self, response: str) -> str:
         """The text behind a prompt's, without the `end_id`."""
-        return ("" if self.format == "chat" else " ") + response.strip() + self.end
+        return self.style.lead + response.strip() + self.style.end
 
-    def training_ids(
-        self, prompt: str, response: str, history: Turns = (), demonstrations: Sequence[Example] = ()
+    def pair_text(
+        self, prompt: str, response: str, history: Turns = (), system: str = "", demonstrations: Sequence[Example] = ()
+    ) -> str:
+        """Prompt and response as one text, without the `end_id`."""
+        asked = self.prompt_text(demonstrations, prompt, history, system)
+        return asked + self._answer(asked, prompt, response, history, system)
+
+    def pair_ids(
+        self, prompt: str, response: str, history: Turns = (), system: str = "", demonstrations: Sequence[Example] = ()
     ) -> tuple[list[int], list[int]]:
         """(ids, labels) of one pair; labels are -100 on all before the response, the end token has its label.
 
         The boundary comes from the lengths, never from a token's value: a model whose padding token is its end token
         still learns to stop.
         """
-        before, after = self.prompt_ids(demonstrations, prompt, history), self.response_ids(response)
+        asked = self.prompt_text(demonstrations, prompt, history, system)
+        answer = self._answer(asked, prompt, response, history, system)
+        before, together = self.tokens(asked), self.tokens(asked + answer)
+        after = together[len(before) :] if together[: len(before)] == before else self.tokens(answer)
+        before = [*_beginning(self.tokenizer, self.format), *before]
+        after = after if self.end_id is None else [*after, self.end_id]
         return before + after, [IGNORE] * len(before) + after
+
+    def training_ids(self, prompt: str, response: str, history: Turns = (), system: str = "") -> tuple[list[int], list[int]]:
+        """The same for training.
+
+        Raises:
+            UserError: the template itself would write this conversation otherwise.
+        """
+        if isinstance(self.style, Template):
+            own = self.style.whole(system, history, prompt, response)
+            if self.style.thoughts and split_thinking(response)[0] not in own:
+                raise UserError("the chat template leaves the thoughts before an answer away; take keep_thinking out")
+            _compare(self.pair_text(prompt, response, history, system), own, self.end_id is None)
+        return self.pair_ids(prompt, response, history, system)
 
     def stops(self, prompt: str | None) -> Stops:
         """What ends the text that `prompt_ids(…, prompt)` asks for."""
@@ -159,158 +161,157 @@ class Renderer:
         marks = {*self.prompt_stops.strings, *self.response_stops.strings, *(self.special if self.format == "chat" else ())}
         return sorted(mark.strip() for mark in marks if mark in "\n" + text.strip())
 
+    def _answer(self, asked: str, prompt: str, response: str, history: Turns, system: str) -> str:
+        """The text of a response behind its prompt's."""
+        if not (isinstance(self.style, Template) and self.style.thoughts):
+            return self.response_text(response)
+        own = self.style.whole(system, history, prompt, response).removeprefix(asked)
+        return own[: own.rindex(self.style.end) + len(self.style.end)] if self.style.end in own else own
 
-def make_renderer(tokenizer: Tokenizer, format: Format = "auto") -> Renderer:
+    def tokens(self, text: str) -> list[int]:
+        """Token ids of a text in this format.
+
+        Only a template may write special tokens; without one, a special token's name in a text is text like any other.
+        """
+        split = self.format != "chat"
+        ids: list[int] = list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=split)["input_ids"])
+        return ids
+
+
+def make_renderer(tokenizer: Tokenizer, format: Format = "auto", template_args: Mapping[str, Any] | None = None) -> Renderer:
     """The renderer of a tokenizer.
 
+    Args:
+        format: one of `Format`, which may carry arguments of the template (see `with_template_args`).
+        template_args: more of them: what the chat template reads beside the conversation, such as enable_thinking; and
+            `keep_thinking`, with which thoughts are not switched off and are a part of the answers.
+
     Raises:
-        UserError: `chat` without a chat template, or a template that cannot open a user's turn or never ends one.
+        UserError: `chat` without a chat template, arguments without one, or a template that cannot open a user's turn, never
+            ends an answer or has it inside thoughts.
     """
-    if format not in get_args(Format):
-        raise UserError(f"format {format!r} is unknown; it is one of {', '.join(get_args(Format))}")
+    name, given = _split(format, template_args or {})
     special = {str(token): place for place, token in tokenizer.added_tokens_decoder.items() if getattr(token, "special", True)}
-    if format == "plain" or format == "isara" or (format == "auto" and not tokenizer.chat_template):
-        return _marked_renderer(tokenizer, special, "isara" if format == "isara" else "plain")
+    if name == "plain" or name == "isara" or (name == "auto" and not tokenizer.chat_template):
+        if given:
+            raise UserError(
+                f"template_args: there is no chat template to read {', '.join(given)} (format {name}); leave them out"
+            )
+        kind: Literal["plain", "isara"] = "isara" if name == "isara" else "plain"
+        return Renderer(tokenizer, kind, special, layout(kind, tokenizer.eos_token_id))
     if not tokenizer.chat_template:
         raise UserError("the model has no chat template; use format plain (or auto)")
-    return _chat_renderer(tokenizer, special)
+    thoughts = bool(given.pop("keep_thinking", False))
+    return Renderer(tokenizer, "chat", special, read_template(tokenizer, special, given, thoughts))
 
 
 def preflight(renderer: Renderer, examples: Sequence[Example], context_length: int) -> list[str]:
     """Prove for the model at hand that these examples train and generate as they should; returns notes worth showing.
 
-    For every example: its prompt has the same ids in training and in use (with the model's own template too), the
-    boundary is stable (the joined ids decode to the text), the end token has a label and ends a generation, no marker of the
-    format stands inside its texts, and prompt and response fit `context_length` tokens.
+    For every example: its prompt has the same ids in training and in use, prompt and response are what the model's own template
+    writes, the boundary is stable (the joined ids decode to the text), the end token has a label and ends a generation, no marker
+    of the format stands inside its texts, and prompt and response fit `context_length` tokens.
 
     Raises:
         UserError: naming the example, what is wrong, and the remedy.
     """
-    notes = _format_notes(renderer)
+    notes = list(renderer.style.notes)
     for example in examples:
         earlier = [("history", text) for turn in example.history for text in turn]
-        for name, text in (*earlier, ("prompt", example.prompt), ("response", example.response)):
+        for name, text in (
+            ("system prompt", example.system),
+            *earlier,
+            ("prompt", example.prompt),
+            ("response", example.response),
+        ):
             if found := renderer.markers_in(text):
                 raise UserError(
                     f"{example.id}: its {name} contains {found[0]!r}, which this model's {renderer.format} format reads as a "
                     "marker; take it out, or choose another format"
                 )
         notes += [note for note in _check_pair(renderer, example, context_length) if note not in notes]
+    if isinstance(renderer.style, Template) and not renderer.style.system_role and any(example.system for example in examples):
+        notes.append("the chat template has no place for a system prompt: it stands in front of the first user turn")
     return notes
 
 
 def _check_pair(renderer: Renderer, example: Example, context_length: int) -> list[str]:
-    ids, labels = renderer.training_ids(example.prompt, example.response, example.history)
+    try:
+        ids, labels = renderer.training_ids(example.prompt, example.response, example.history, example.system)
+    except UserError as error:
+        raise UserError(f"{example.id}: {error}") from None
     if len(ids) > context_length:
         whole = "prompt and response" if not example.history else "history, prompt and response"
         raise UserError(
             f"{example.id}: {whole} take {len(ids)} tokens but the model's window has {context_length}; "
             "shorten it or leave it out"
         )
-    asked = renderer.prompt_ids((), example.prompt, example.history)
+    asked = renderer.prompt_ids((), example.prompt, example.history, example.system)
     boundary = len(asked)
     if ids[:boundary] != asked or labels != [IGNORE] * boundary + ids[boundary:]:
         raise UserError(f"{example.id}: its prompt has other tokens in training than in use; choose another format")
-    if renderer.format == "chat":
-        texts = [text for turn in example.history for text in turn]
-        own = _render(renderer.tokenizer, [*texts, example.prompt], generate=True, tokenize=True)
-        if list(own) != asked:
-            raise UserError(f"{example.id}: the chat template gives other tokens when asked for them directly; use format plain")
     stops = renderer.response_stops
     text = renderer.tokenizer.decode(ids[boundary:], skip_special_tokens=False)
     if ids[-1] not in stops.ids and not any(stop in text for stop in stops.strings):
         raise UserError(f"{example.id}: the last token it trains is not one that ends a generation; choose another format")
-    return _check_boundary(renderer, example, asked, ids[boundary:])
-
-
-def _check_boundary(renderer: Renderer, example: Example, asked: list[int], answered: list[int]) -> list[str]:
     beginning = len(_beginning(renderer.tokenizer, renderer.format))
-    joined = (asked + answered)[beginning : None if renderer.end_id is None else -1]
-    text = renderer.prompt_text((), example.prompt, example.history) + renderer.response_text(example.response)
+    shown = renderer.prompt_text((), example.prompt, example.history, example.system)
+    texts = [example.system, *(text for turn in example.history for text in turn), example.prompt]
+    changed = ["the chat template changes texts of prompts"] if any(text.strip() not in shown for text in texts) else []
+    return changed + _check_boundary(renderer, example, ids[beginning : None if renderer.end_id is None else -1])
+
+
+def _check_boundary(renderer: Renderer, example: Example, joined: list[int]) -> list[str]:
+    text = renderer.pair_text(example.prompt, example.response, example.history, example.system)
+    notes = ["a token reaches over the boundary between prompt and response: they are tokenised apart, as in use"]
+    if renderer.tokens(text) == joined:
+        notes = []
     decoded = str(renderer.tokenizer.decode(joined, skip_special_tokens=False, clean_up_tokenization_spaces=False))
     if decoded == text:
-        return []
+        return notes
     if "".join(decoded.split()) == "".join(text.split()):
-        return ["the tokenizer changes white space (decoded text differs from what was encoded in spaces only)"]
-    place = next((at for at, (a, b) in enumerate(zip(decoded, text, strict=False)) if a != b), min(len(decoded), len(text)))
+        return [*notes, "the tokenizer changes white space (decoded text differs from what was encoded in spaces only)"]
+    place = _apart(decoded, text)
     raise UserError(
         f"{example.id}: the tokenizer does not give the text back ({text[place : place + 20]!r} becomes "
         f"{decoded[place : place + 20]!r}); remove those characters or use another model"
     )
 
 
-def _format_notes(renderer: Renderer) -> list[str]:
-    if renderer.format != "chat" and renderer.tokenizer.eos_token_id is None:
-        return [f"the model has no end token; it learns to stop by writing {renderer.end.strip()!r}"]
-    if renderer.format == "chat" and "strftime_now" in str(renderer.tokenizer.chat_template):
-        return ["the chat template writes today's date into every prompt: a run that crosses midnight changes its prompts"]
-    return []
+def _split(format: str, more: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    name, _, carried = format.partition(" ")
+    if name not in get_args(Format):
+        raise UserError(f"format {name!r} is unknown; it is one of {', '.join(get_args(Format))}")
+    try:
+        given = json.loads(carried or "{}")
+    except ValueError as error:
+        raise UserError(f"format {name}: its template arguments {carried!r} are no JSON ({error})") from None
+    if not isinstance(given, dict):
+        raise UserError(
+            f'format {name}: its template arguments {carried!r} are no JSON object, such as {{"enable_thinking": true}}'
+        )
+    return name, {**given, **more}
 
 
-def _marked_renderer(tokenizer: Tokenizer, special: Mapping[str, int], format: Literal["plain", "isara"]) -> Renderer:
-    layout, eos = LAYOUTS[format], tokenizer.eos_token_id
-    stops = Stops(frozenset(() if eos is None else (eos,)), layout.stops)
-    # Without an end token the model learns to open the next question, which is a stop string.
-    end = layout.end or ("" if eos is not None else _BETWEEN + layout.user)
-    return Renderer(tokenizer, format, special, end=end, end_id=eos, prompt_stops=stops, response_stops=stops)
+def _under(system: str, pair: Example) -> str:
+    """A demonstration's prompt in a conversation with this system prompt."""
+    return pair.prompt if pair.system.strip() == system.strip() else fold(pair.system, pair.prompt)
 
 
-def _chat_renderer(tokenizer: Tokenizer, special: Mapping[str, int]) -> Renderer:
-    header, asked = _cut(_render(tokenizer, [_SENTINEL], generate=True))
-    after = _cut(_render(tokenizer, ["Hi", _SENTINEL]))[1]
-    eos = frozenset(() if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,))
-    closing, turn = _first(special, after), _first(special, asked)
-    # A model that opens a turn instead of closing its own has finished too.
-    opening = frozenset(special[token] for token in (_last(special, header), _last(special, asked)) if token)
-    if closing is None and tokenizer.eos_token_id is None:
-        raise UserError("the chat template closes no response and the model has no end token; use format plain")
-    mark = header.strip().splitlines()[-1].strip() if header.strip() else ""
-    return Renderer(
-        tokenizer=tokenizer,
-        format="chat",
-        special=special,
-        end="" if closing is None else after[: after.index(closing) + len(closing)],
-        end_id=tokenizer.eos_token_id if closing is None else None,
-        prompt_stops=Stops(
-            eos | opening | ({special[turn]} if turn else frozenset()), () if turn or not asked.strip() else (asked.strip(),)
-        ),
-        response_stops=Stops(
-            eos | opening | ({special[closing]} if closing else frozenset()), () if closing or not mark else (mark,)
-        ),
+def _compare(ours: str, own: str, closed: bool) -> None:
+    """What is trained is what the template writes; behind a closing token it may write what it likes, else only white space."""
+    if own.startswith(ours) and (closed or not own[len(ours) :].strip()):
+        return
+    place = _apart(ours, own)
+    raise UserError(
+        f"the chat template writes {own[place : place + 40]!r} where this conversation has {ours[place : place + 40]!r} "
+        f"(behind {ours[max(0, place - 20) : place]!r}); take that out, or use format plain"
     )
 
 
-def _first(special: Mapping[str, int], text: str) -> str | None:
-    found = [(text.index(token), -len(token), token) for token in special if token in text]
-    return min(found)[2] if found else None
-
-
-def _last(special: Mapping[str, int], text: str) -> str | None:
-    found = [(text.rindex(token), token) for token in special if token in text]
-    return max(found)[1] if found else None
-
-
-def _render(tokenizer: Tokenizer, texts: Sequence[str], *, generate: bool = False, tokenize: bool = False) -> Any:
-    """Texts as alternating turns, the user's first, through the model's own template."""
-    turns = [{"role": "assistant" if place % 2 else "user", "content": text.strip()} for place, text in enumerate(texts)]
-    options = {"return_dict": False} if tokenize else {}
-    try:
-        return tokenizer.apply_chat_template(turns, tokenize=tokenize, add_generation_prompt=generate, **options)
-    except Exception as error:  # the template is the model author's program: it may raise anything
-        raise UserError(f"the model's chat template fails on {len(turns)} turns ({error}); use format plain") from error
-
-
-def _cut(rendered: str) -> tuple[str, str]:
-    if rendered.count(_SENTINEL) != 1:
-        raise UserError("the model's chat template does not show each turn's text once, unchanged; use format plain")
-    before, _, after = rendered.partition(_SENTINEL)
-    return before, after
-
-
-def _tokens(tokenizer: Tokenizer, text: str, format: str) -> list[int]:
-    # Only a template may write special tokens; without one, a special token's name in a text is text like any other.
-    ids: list[int] = list(tokenizer(text, add_special_tokens=False, split_special_tokens=format != "chat")["input_ids"])
-    return ids
+def _apart(a: str, b: str) -> int:
+    """Where two texts begin to differ."""
+    return next((at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _beginning(tokenizer: Tokenizer, format: str) -> list[int]:

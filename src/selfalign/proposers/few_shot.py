@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from selfalign.protocols import Context
-from selfalign.types import Demonstration, Example, Pool, Request, Sampling, derive_seed
+from selfalign.types import Demonstration, Example, Pool, Request, Sampling, derive_seed, shared_system
 
 Aim = Literal["balanced", "seeds", "any"]
 
@@ -20,7 +20,7 @@ class FewShot:
     """ISARA's question step: C pairs drawn uniformly without replacement, seeds first, then one of each generated round.
 
     No instruction is given, only the pairs and an opened user turn. Demonstrations that do not fit the model's window are left
-    away from the end.
+    away from the end. A system prompt that all of them have is the draft's too.
     """
 
     demonstrations: int = 8
@@ -56,6 +56,7 @@ class FewShot:
                 category=aim,
                 prompt_finish=completion.finish,
                 prompt_demonstrations=tuple(Demonstration(example.id) for example in request.demonstrations),
+                system=request.system,
             )
             for slot, (aim, (request, completion)) in enumerate(zip(aims, answers, strict=True))
         ]
@@ -81,10 +82,12 @@ class FewShot:
 
     def _request(self, context: Context, slot: int, aimed: Pool, others: Sequence[Example]) -> Request:
         random = np.random.default_rng(derive_seed(context.seed, context.round, "propose", slot))
+        drawn = self._draw(aimed, others, random)
         return Request(
             id=f"r{context.round:02d}-{slot:05d}",
-            demonstrations=self._draw(aimed, others, random),
+            demonstrations=drawn,
             seed=derive_seed(context.seed, context.round, "propose-draw", slot),
+            system=shared_system(drawn),
         )
 
     def _draw(self, aimed: Pool, others: Sequence[Example], random: np.random.Generator) -> tuple[Example, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from selfalign.engines import HF
-from selfalign.evaluators import HeldOut, Refusal
 from selfalign.recipe import Recipe
 from selfalign.retrievers import Knn, Uniform
 from selfalign.trainers import SFT
@@ -81,7 +80,7 @@ def sft_paper() -> Recipe:
         name="sft_paper",
         engine=HF(batch_size=4),
         trainer=PUBLISHED_TRAINING,
-        evaluators=(Refusal(sampling=PUBLISHED_EVALUATION), HeldOut(sampling=PUBLISHED_EVALUATION)),
+        eval_sampling=PUBLISHED_EVALUATION,
         per_round=0,
         learning_rate_decay=0.5,
         format="isara",

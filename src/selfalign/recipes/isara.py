@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from selfalign.filters import CategoryAgreement, Finished, LeakedMarkers, Length, NearDuplicates, Novelty, Repetition, Substring
+from selfalign.filters import (
+    CategoryAgreement,
+    Finished,
+    Language,
+    LeakedMarkers,
+    Length,
+    NearDuplicates,
+    Novelty,
+    Repetition,
+    Substring,
+)
 from selfalign.proposers import FewShot
 from selfalign.proposers.few_shot import Aim
 from selfalign.recipe import Recipe
@@ -28,13 +38,14 @@ def isara(*, demonstrations: int = 5, aim: Aim = "balanced", retriever: Knn | Un
     """
     return Recipe(
         name="isara",
-        proposer=FewShot(demonstrations=demonstrations, aim=aim, sampling=Sampling(max_tokens=48, temperature=0.8)),
+        proposer=FewShot(demonstrations=demonstrations, aim=aim, sampling=Sampling(max_tokens=0, temperature=0.8)),
         retriever=replace(retriever, demonstrations=demonstrations),
-        sampling=Sampling(max_tokens=96, temperature=0.3),
+        sampling=Sampling(max_tokens=0, temperature=0.3),
         prompt_filters=(
             Finished(sentence_end=False),
             LeakedMarkers(),
             Length(min_prompt_words=4, max_prompt_words=60, min_response_words=0),
+            Language(field="prompt"),
             Novelty(max_overlap=0.7, against="pool"),
             NearDuplicates(max_similarity=0.92),
         ),
@@ -42,6 +53,7 @@ def isara(*, demonstrations: int = 5, aim: Aim = "balanced", retriever: Knn | Un
             Finished(),
             LeakedMarkers(),
             Length(min_prompt_words=0, min_response_words=5),
+            Language(),
             Repetition(),
             Substring(both_ways=True),
             CategoryAgreement(unanimous=True),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from selfalign.engines import HF
-from selfalign.evaluators import HeldOut, Refusal
-from selfalign.filters import Exact, Length, Novelty, Substring
+from selfalign.filters import Exact, Length, Novelty, Substring, published
 from selfalign.proposers import FewShot
 from selfalign.recipe import Recipe
 from selfalign.recipes.baselines import PUBLISHED_EVALUATION, PUBLISHED_TRAINING
@@ -56,8 +55,8 @@ def isara_paper(*, demonstrations: int = 8) -> Recipe:
         retriever=Knn(demonstrations=demonstrations),
         sampling=answer,
         trainer=PUBLISHED_TRAINING,
-        filters=(Exact(), Novelty(max_overlap=0.7, against="demonstrations", unicode=False), Length(), Substring()),
-        evaluators=(Refusal(sampling=PUBLISHED_EVALUATION), HeldOut(sampling=PUBLISHED_EVALUATION)),
+        filters=published(Exact(), Novelty(max_overlap=0.7, against="demonstrations", unicode=False), Length(), Substring()),
+        eval_sampling=PUBLISHED_EVALUATION,
         per_round=512,
         min_yield=0.0,
         learning_rate_decay=0.5,

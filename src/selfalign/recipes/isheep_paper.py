@@ -20,6 +20,7 @@ from selfalign.filters import (
     TaskLength,
     TaskStart,
     Threshold,
+    published,
 )
 from selfalign.proof.alarms import Alarms
 from selfalign.proposers import Instructions
@@ -83,7 +84,7 @@ def isheep_paper(
         retriever=Uniform(demonstrations=0),
         sampling=Sampling(max_tokens=1000, top_p=0.95),
         trainer=PUBLISHED_TRAINING,
-        prompt_filters=(
+        prompt_filters=published(
             TaskLength(),
             Blacklist(),
             TaskStart(),
@@ -93,7 +94,7 @@ def isheep_paper(
             LeakedMarkers(roles=()),
             Novelty(max_overlap=0.7, field="instruction", unicode=False),
         ),
-        pair_filters=(NextTurns(), AnswerChoices(), HanCharacters(), Placeholders(), RepeatedInput(), EmptyResponse()),
+        pair_filters=published(NextTurns(), AnswerChoices(), HanCharacters(), Placeholders(), RepeatedInput(), EmptyResponse()),
         scorers=judges,
         filters=(*(Threshold(each.score_name, above=score_above) for each in judges), AtMost(3000)),
         rounds=3,

@@ -23,9 +23,9 @@ def self_guide(*, demonstrations: int = 4) -> Recipe:
     """
     return Recipe(
         name="self_guide",
-        proposer=TaskInputs(demonstrations=demonstrations, sampling=Sampling(max_tokens=256)),
+        proposer=TaskInputs(demonstrations=demonstrations, sampling=Sampling(max_tokens=0)),
         retriever=Uniform(demonstrations=demonstrations, generated=0),
-        sampling=Sampling(max_tokens=128, temperature=0.0),
+        sampling=Sampling(max_tokens=0, temperature=0.0),
         prompt_filters=(Finished(sentence_end=False), LeakedMarkers(roles=()), Novelty(max_overlap=0.99)),
         pair_filters=(
             Finished(sentence_end=False),

@@ -12,6 +12,7 @@ from selfalign.filters import (
     Novelty,
     TaskLength,
     TaskStart,
+    published,
 )
 from selfalign.filters.tasks import SELF_INSTRUCT
 from selfalign.proposers import SelfInstruct
@@ -41,16 +42,16 @@ def self_instruct(*, human: int = 6, generated: int = 2, demonstrations: int = 4
         name="self_instruct",
         proposer=SelfInstruct(human=human, generated=generated, sampling=Sampling(max_tokens=512, temperature=0.7, top_p=0.5)),
         retriever=Uniform(demonstrations=demonstrations, generated=0),
-        sampling=Sampling(max_tokens=128, temperature=0.0),
+        sampling=Sampling(max_tokens=0, temperature=0.0),
         trainer=SFT(learning_rate=5e-5, epochs=2),
-        prompt_filters=(
+        prompt_filters=published(
             TaskLength(),
             Blacklist(words=SELF_INSTRUCT),
             TaskStart(phrases=("Write a program",)),
             LeakedMarkers(roles=()),
             Novelty(max_overlap=0.7, field="instruction", unicode=False),
         ),
-        pair_filters=(Finished(sentence_end=False), EmptyResponse(), CopiedInput(), Exact(ignore_case=True)),
+        pair_filters=published(Finished(sentence_end=False), EmptyResponse(), CopiedInput(), Exact(ignore_case=True)),
         per_round=200,
         start_from="base",
         train_on="all",

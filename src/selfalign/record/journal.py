@@ -37,6 +37,8 @@ class Journal:
 
     def generate(self, stage: str, requests: Sequence[Request], sampling: Sampling) -> list[tuple[Request, Completion]]:
         """In the batches that the session plans; see `protocols.Journal.generate`."""
+        if not sampling.max_tokens:
+            raise ValueError(f"stage {stage}: a sampling without tokens; `align` fills in those that the seeds need")
         done = self.store.done_batches(self.round, stage)
         if len(done) < len(requests):
             fitted = [_fitted(self.session, request, sampling.max_tokens, self.arrange) for request in requests]

@@ -15,6 +15,7 @@ from typing import Any
 from selfalign.errors import RunFailed, UserError
 from selfalign.loop.adopt import adopt_answers, measures_the_same
 from selfalign.loop.align import Quiet, align, run_identity
+from selfalign.loop.budgets import settled
 from selfalign.loop.preflight import check_examples, no_such_metric, seeds_needed, unknown_metric
 from selfalign.proof.verdicts import conclude
 from selfalign.protocols import Progress
@@ -26,7 +27,7 @@ from selfalign.record.plain import difference, dumps, granted, in_words
 from selfalign.record.store import Store
 from selfalign.retrievers import Knn
 from selfalign.tracking.figures import reporting
-from selfalign.types import Example, ModelRef
+from selfalign.types import Example
 
 
 @dataclass(frozen=True)
@@ -166,8 +167,8 @@ def _run(
 
 def _identity(arm: Arm, held_out: Sequence[Example]) -> dict[str, Any]:
     """What `align` writes into a run folder, as it is read back from one."""
-    start = arm.recipe.engine.check(ModelRef(arm.model), (*arm.seeds, *held_out), arm.recipe.format)
-    plain: dict[str, Any] = json.loads(dumps(run_identity(arm.recipe, start, arm.seeds, held_out)))
+    recipe, start = settled(arm.recipe, arm.model, arm.seeds, held_out)
+    plain: dict[str, Any] = json.loads(dumps(run_identity(recipe, start, arm.seeds, held_out)))
     return plain
 
 

@@ -14,8 +14,8 @@ from selfalign.types import Turns, derive_seed
 IGNORE = -100
 """The label of a token that is not learned (the prompt's)."""
 
-Encoder = Callable[[str, str, Turns], tuple[list[int], list[int]]]
-"""(prompt, response, history) to (token ids, labels); see `Renderer.training_ids`."""
+Encoder = Callable[[str, str, Turns, str], tuple[list[int], list[int]]]
+"""(prompt, response, history, system) to (token ids, labels); see `Renderer.training_ids`."""
 
 Step = tuple[tuple[int, ...], ...]
 """One optimiser step: its micro-batches, each the positions of its rows."""
@@ -60,13 +60,13 @@ def tokenise(rows: Sequence[dict[str, Any]], encode: Encoder, limit: int) -> tup
     """Every row as tokens or as lost; nothing is ever cut.
 
     Args:
-        rows: {"prompt", "response", "history", "seed"} each.
+        rows: {"prompt", "response", "history", "system", "seed"} each.
         limit: the most tokens a row may have.
     """
     kept, lost = [], []
     for place, row in enumerate(rows):
         try:
-            ids, labels = encode(row["prompt"], row["response"], row["history"])
+            ids, labels = encode(row["prompt"], row["response"], row["history"], row["system"])
         except UserError as error:
             lost.append(Lost(place, "not_renderable", str(error)))
             continue

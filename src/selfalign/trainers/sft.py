@@ -105,7 +105,13 @@ class SFT:
         content = {
             "options": {**asdict(self), **({"max_steps": job.steps} if job.steps else {})},
             "rows": [
-                {"prompt": example.prompt, "response": example.response, "history": example.history, "seed": seed}
+                {
+                    "prompt": example.prompt,
+                    "response": example.response,
+                    "history": example.history,
+                    "system": example.system,
+                    "seed": seed,
+                }
                 for examples, seed in ((job.seeds, True), (job.generated, False))
                 for example in examples
             ],

@@ -1,0 +1,78 @@
+"""Token budgets from the seeds: a text may be as long as theirs and half as long again, in tokens of the model at hand.
+
+A sampling whose `max_tokens` is 0 asks for that. A fixed number is wrong as soon as the seeds are others: at 96 tokens
+answers of a paragraph are all cut, and for labels of one word they are paid for nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+from selfalign.protocols import Engine, EngineLimits, declared
+from selfalign.recipe import Recipe
+from selfalign.types import Example, ModelRef, Sampling, with_template_args
+
+FACTOR, EXTRA = 1.5, 16
+"""A budget is FACTOR times the longest seed and EXTRA tokens: our own choice, so that a model that is wordier than the seeds is
+still seen to end, and is not paid for page after page."""
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """In tokens: the longest prompt and response of the seeds, and what a new one may have."""
+
+    longest_prompt: int
+    longest_response: int
+
+    @property
+    def prompt(self) -> int:
+        return math.ceil(FACTOR * self.longest_prompt) + EXTRA
+
+    @property
+    def response(self) -> int:
+        return math.ceil(FACTOR * self.longest_response) + EXTRA
+
+
+def measure(engine: Engine, model: ModelRef, seeds: Sequence[Example]) -> Budgets:
+    """The longest of the seeds in the model's tokens, as the engine counts them."""
+    count = declared(engine, EngineLimits).token_lengths
+    prompts, responses = (count(model, texts) for texts in ([e.prompt for e in seeds], [e.response for e in seeds]))
+    return Budgets(max(prompts, default=0), max(responses, default=0))
+
+
+def settled(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequence[Example]) -> tuple[Recipe, ModelRef]:
+    """The recipe as it runs on this model and these seeds, and the model resolved: token budgets filled in, and what the chat
+    template is given made part of the format, which goes wherever prompts are rendered.
+
+    Raises:
+        UserError: as `Engine.check`.
+    """
+    given = {**recipe.template_args, **({"keep_thinking": True} if recipe.keep_thinking else {})}
+    recipe = replace(recipe, format=with_template_args(recipe.format, given), template_args={}, keep_thinking=False)
+    base = recipe.engine.check(ModelRef(model), (*seeds, *held_out), recipe.format)
+    return with_budgets(recipe, measure(recipe.engine, base, seeds)), base
+
+
+def with_budgets(recipe: Recipe, budgets: Budgets) -> Recipe:
+    """The recipe with a number of tokens in every sampling that asks for one from the seeds: that of prompts in the proposer and
+    the second turns, that of responses everywhere else."""
+    changed = {}
+    for slot in fields(recipe):
+        tokens = budgets.prompt if slot.name in ("proposer", "second_turns") else budgets.response
+        changed[slot.name] = _filled(getattr(recipe, slot.name), tokens)
+    return replace(recipe, **changed)
+
+
+def _filled(part: Any, tokens: int) -> Any:
+    if isinstance(part, Sampling):
+        return part if part.max_tokens else replace(part, max_tokens=tokens)
+    if isinstance(part, tuple):
+        return tuple(_filled(each, tokens) for each in part)
+    if is_dataclass(part) and not isinstance(part, type):
+        inner = {each.name: _filled(getattr(part, each.name), tokens) for each in fields(part) if each.init}
+        changed = {name: value for name, value in inner.items() if value is not getattr(part, name)}
+        return replace(part, **changed) if changed else part
+    return part

@@ -1,0 +1,133 @@
+"""The filters of a recipe, tried on the seeds themselves: a rule that drops what it should learn from is named at once."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from types import SimpleNamespace
+from typing import Any, NoReturn, Protocol, cast, runtime_checkable
+
+from selfalign.protocols import Context, Encode, Filter
+from selfalign.text import TENTH, counted, languages
+from selfalign.types import Dropped, Example, Pool
+
+_FOLDS = 16
+"""So many groups of seeds are judged by the others where there are more than four times as many; else each seed by itself."""
+_NO_RULE = ("unscored", "unparsed")  # seeds have no scores
+_FIELDS = {
+    "prompt_short": "min_prompt_words", "prompt_long": "max_prompt_words", "response_short": "min_response_words",
+    "response_long": "max_response_words", "instruction_short": "min_words", "instruction_long": "max_words",
+    "not_novel": "max_overlap", "near_duplicate": "max_similarity", "repetition": "max_share", "unfinished": "sentence_end",
+    "marker": "markers", "prompt_in_response": "both_ways", "role_line": "roles", "asks_back": "openings",
+    "blacklisted": "words", "noise": "phrases", "leftover_label": "labels", "prompt_length": "deviations",
+    "response_length": "deviations", "starts_with_phrase": "phrases",
+}  # fmt: skip
+"""Which field of its filter a rule goes by."""
+
+
+@runtime_checkable
+class Voidable(Protocol):
+    """A filter that can say that it sees nothing in texts such as the seeds'."""
+
+    def void(self, seeds: Sequence[Example]) -> str:
+        """Why, as the end of a sentence that begins with the filter; "" where it works."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SeedRule:
+    """A rule that drops seeds, each judged by the others."""
+
+    filter: str
+    """Its name as an option: `filters.length`."""
+    rule: str
+    dropped: int
+    of: int
+    example: str
+    """The id of the first seed that it drops."""
+    evidence: str
+    option: str
+    """What would change it, as the command line has it."""
+
+    @property
+    def share(self) -> float:
+        return self.dropped / self.of
+
+    @property
+    def text(self) -> str:
+        what = f"{self.filter} would drop {self.dropped} of the {counted(self.of, 'seed')} ({self.share:.0%}) as {self.rule}"
+        return f"{what}, such as {self.example}: {self.evidence[:200]}; change it by {self.option}"
+
+
+def rules_on_seeds(named: Iterable[tuple[str, Any]], encode: Encode | None, seeds: Sequence[Example]) -> list[SeedRule]:
+    """Every rule that drops at least one of the seeds, the greatest number first.
+
+    Each seed (of many seeds each sixteenth of them) is judged with the others as the pool, so that rules which compare find
+    them, and what a rule learns does not come from the seed judged. Prompt filters see prompts alone, as in a round. A filter
+    that asks a model is not tried.
+
+    Args:
+        named: the filters by their options' names, `filters.length`.
+        encode: asked for the same texts again and again: one that remembers. None leaves out the filters that need it.
+        seeds: those that are shown.
+    """
+    groups = [seeds[start::_FOLDS] for start in range(_FOLDS)] if len(seeds) > 4 * _FOLDS else [[seed] for seed in seeds]
+    found: list[SeedRule] = []
+    for name, part in named:
+        dropped: dict[str, list[Dropped]] = defaultdict(list)
+        for group in groups:
+            judged = {seed.id for seed in group}
+            context = _alone(encode, tuple(seed for seed in seeds if seed.id not in judged))
+            try:
+                result = part.apply(context, [_as_candidate(seed, name) for seed in group])
+            except NotImplementedError:
+                break
+            for drop in result.dropped:
+                dropped[drop.rule].append(drop)
+        found += [
+            SeedRule(name, rule, len(drops), len(seeds), drops[0].example.id, drops[0].evidence, _option(name, part, rule))
+            for rule, drops in dropped.items()
+            if rule not in _NO_RULE
+        ]
+    return sorted(found, key=lambda each: -each.dropped)
+
+
+def _alone(encode: Encode | None, seeds: tuple[Example, ...]) -> Context:
+    def absent(*_: Any, **__: Any) -> NoReturn:
+        raise NotImplementedError
+
+    journal = SimpleNamespace(session=None, generate=absent, likelihood=absent, continuation=absent, work=absent)
+    return Context(1, 0, Pool((seeds,)), encode or absent, cast(Any, journal), absent)
+
+
+def harmful(rules: Sequence[SeedRule]) -> list[SeedRule]:
+    """Those that drop more than a tenth of the seeds; one seed alone, of a few, is no share."""
+    return [each for each in rules if each.dropped > max(1, TENTH * each.of)]
+
+
+def void_on_seeds(named: Iterable[tuple[str, Any]], seeds: Sequence[Example]) -> list[str]:
+    """What the filters cannot see in texts such as the seeds', a sentence each.
+
+    Those that can tell do (`Voidable`); lists of English words find nothing where neither prompts nor responses are English.
+    """
+    told = [f"{name} {why}" for name, part in named if isinstance(part, Voidable) and (why := part.void(seeds))]
+    spoken = {**languages([seed.prompt for seed in seeds]), **languages([seed.response for seed in seeds])}
+    words = [name for name, part in named if type(part).__name__ in _ENGLISH] if spoken and "en" not in spoken else []
+    if words:
+        told.append(f"{', '.join(words)}: lists of English words, which say nothing of texts in {', '.join(spoken)}")
+    return told
+
+
+_ENGLISH = ("AnswerChoices", "Blacklist", "LeftoverLabels", "NextTurns", "NoiseWords", "Placeholders")
+
+
+def _as_candidate(seed: Example, name: str) -> Example:
+    return replace(seed, response="") if name.startswith("prompt_filters.") else seed
+
+
+def _option(name: str, part: Filter, rule: str) -> str:
+    there = {field.name for field in fields(part)}  # type: ignore[arg-type]
+    options = [f"--{name}.learn true"] if getattr(part, "learn", True) is False else []
+    options += [f"--{name}.{_FIELDS[rule]}"] if _FIELDS.get(rule) in there else []
+    return " or ".join([*options, f"--without {name}"])
