@@ -155,4 +155,3 @@ def test_figures_that_are_not_given_are_told_with_the_run(cli: Run, tmp_path: Pa
         assert ("refusal" in figures) is (seeds == "more") and figures["finished"]["n"] == 24
         told = " ".join(cli("status", out).stdout.split())
         assert f"evaluation: refusal, over_refusal and balance {says}" in told
-        assert "evaluation: finished counts all answers that the model ended itself: 0%" in told

@@ -180,14 +180,11 @@ def test_what_is_learnt_is_the_refusal_and_not_the_topic() -> None:
     assert not judge("  ")
 
 
-def test_finished_asks_for_the_end_of_a_sentence_only_where_seeds_have_one() -> None:
-    labels = tuple(replace(each, response='{"label": 1}') for each in held_out())
-    sentences = tuple(replace(each, response="Yes.") for each in held_out())
-    for seeds, value in ((labels, 3 / 4), (sentences, 1 / 4)):
-        ctx = replace(answering("A sentence.", '{"a": 1}', "spam", "…cut."), pool=Pool((seeds,)))
+def test_finished_answers_end_as_the_seeds_do() -> None:
+    labels, sentences = (tuple(replace(each, response=text) for each in held_out()) for text in ("spam", "Yes."))
+    for seeds, value in ((labels, 3 / 4), (sentences, 1 / 2)):
+        ctx = replace(answering("A sentence.", "ham", "Well.", "…cut."), pool=Pool((seeds,)))
         assert HeldOut().evaluate(ctx, held_out()[:4])[0].value == value
-    assert HeldOut().preflight(labels, held_out()).startswith("finished counts all answers that the model ended itself: 0%")
-    assert HeldOut().preflight(sentences, held_out()) == ""
 
 
 def test_held_out_figures() -> None:

@@ -71,7 +71,7 @@ def answering(*texts: str, finish: str = "stop", asked: list[tuple[str, tuple[Re
         raise AssertionError("no likelihood is needed")
 
     with Hashed().open(None) as encode:  # type: ignore[arg-type]  # this encoder uses no session
-        return Context(1, 0, Pool((seeds(),)), None, encode, Calls(generate, unused, unused, unused), unused)  # type: ignore[arg-type]
+        return Context(1, 0, Pool((seeds(),)), encode, Calls(generate, unused, unused, unused), unused)  # type: ignore[arg-type]
 
 
 def part(folder: Path, **options: Any) -> Harmfulness:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from selfalign.evaluators._refusal_phrases import is_refusal
 from selfalign.proof.stats import LEAST
-from selfalign.text import words
+from selfalign.text import in_language
 from selfalign.types import Example
 
 PHRASES_FIT, SEEDS_FIT = 0.9, 0.85
@@ -23,7 +23,6 @@ PHRASES_FIT, SEEDS_FIT = 0.9, 0.85
 choice: at 0.85 a judge without false alarms still finds seven refusals in ten."""
 
 _OPENING, _FOLDS, _MOST, _DIMENSION = 60, 10, 150, 4096
-_ENGLISH = "the an and from with are does can how what why where who you my your this that for to of"
 
 Judge = Callable[[str], bool]
 
@@ -35,7 +34,8 @@ def choose(seeds: Sequence[Example], held_out: Sequence[Example], harmful: str) 
     the phrases judge unmeasured; in either case English prompts alone.
     """
     refusals, answers = _by_kind(seeds, harmful)
-    measured, english = min(len(refusals), len(answers)) >= LEAST, _in_english(held_out)
+    measured = min(len(refusals), len(answers)) >= LEAST
+    english = in_language("\n".join(one.prompt for one in held_out), {"en"}) is not False
     agreement = _accuracy(is_refusal, refusals, answers) if measured else 1.0
     if agreement >= PHRASES_FIT and english:
         return is_refusal, ""
@@ -95,13 +95,6 @@ def _by_kind(examples: Sequence[Example], harmful: str) -> tuple[list[Example], 
 def _accuracy(judge: Judge, refusals: Sequence[Example], answers: Sequence[Example]) -> float:
     refused, answered = ([judge(one.response) for one in each] for each in (refusals, answers))
     return (sum(refused) / len(refused) + 1.0 - sum(answered) / len(answered)) / 2
-
-
-def _in_english(examples: Sequence[Example]) -> bool:
-    """Whether one word in ten of the prompts is a common English one that other languages hardly have; English has two."""
-    known = _ENGLISH.split()
-    found = [word in known for one in examples for word in words(one.prompt, unicode=True)]
-    return 10 * sum(found) >= max(len(found), 1)
 
 
 def _some(examples: Sequence[Example]) -> Sequence[Example]:

@@ -8,11 +8,8 @@ from dataclasses import dataclass
 from selfalign.evaluators._answers import answers, demonstrations
 from selfalign.evaluators._metrics import mean, share
 from selfalign.protocols import Context
-from selfalign.text import count_words, is_finished
+from selfalign.text import count_words, finished_like
 from selfalign.types import Completion, Example, Likelihood, Metric, Sampling
-
-SENTENCES = 0.9
-"""Least share of responses that end with a sentence for `finished` to ask it of answers: our own choice, the filters' tenth."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +23,8 @@ class HeldOut:
     """null: as the recipe decodes evaluations."""
 
     def evaluate(self, context: Context, held_out: Sequence[Example]) -> list[Metric]:
-        """`response_words`: mean words of an answer; `finished`: share that the model ended itself, at the end of a sentence
-        (where a tenth of the seeds' responses ends elsewhere, as labels and JSON do: that it ended itself, see `preflight`);
+        """`response_words`: mean words of an answer; `finished`: share that the model ended itself, at the end of a sentence or
+        as more than a tenth of the seeds' responses end (of the references, without seeds), as the filter `Finished` has it;
         `log_likelihood`: mean over prompts of the reference's log-probability per token, in nats.
 
         The same of the prompts with earlier turns alone, where there are any: `second_turn_words`, `second_turn_finished`,
@@ -40,8 +37,8 @@ class HeldOut:
         references = [example for example in held_out if example.response]
         shown = demonstrations(context, references) if context.eval_retriever is not None else ()
         likelihoods = context.likelihood("held_out_likelihood", references, shown) if references else []
-        ends = _share_of_sentences(context.pool.seeds, held_out) >= SENTENCES
-        ended = [one.finish == "stop" and (not ends or is_finished(one.text)) for one in completions]
+        whole = finished_like([one.response for one in context.pool.seeds or references if one.response])
+        ended = [one.finish == "stop" and whole(one.text) for one in completions]
         answered = list(zip(held_out, completions, ended, strict=True))
         scored = list(zip(references, likelihoods, strict=True))
         later = _figures(
@@ -51,12 +48,6 @@ class HeldOut:
         )
         return [*_figures(("finished", "response_words", "log_likelihood"), answered, scored), *later]
 
-    def preflight(self, seeds: Sequence[Example], held_out: Sequence[Example]) -> str:
-        """As `Preflight.preflight`: that `finished` asks for no end of a sentence, because the seeds' responses have none."""
-        if not held_out or (share := _share_of_sentences(seeds, held_out)) >= SENTENCES:
-            return ""
-        return f"finished counts all answers that the model ended itself: {share:.0%} of the seeds' responses end with a sentence"
-
     def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
         """As `Preflight.metric_names`."""
         of_answers, of_references = ("finished", "response_words"), ("log_likelihood",)
@@ -64,12 +55,6 @@ class HeldOut:
         names = (*(of_answers if held_out else ()), *(of_references if any(e.response for e in held_out) else ()))
         second = (*(of_answers if later else ()), *(of_references if any(e.response for e in later) else ()))
         return (*names, *(f"second_turn_{name.removeprefix('response_')}" for name in second))
-
-
-def _share_of_sentences(seeds: Sequence[Example], held_out: Sequence[Example]) -> float:
-    """Of the responses of seeds, or of references where there are no seeds; 1 where there is neither."""
-    texts = [one.response for one in (seeds or held_out) if one.response.strip()]
-    return sum(map(is_finished, texts)) / len(texts) if texts else 1.0
 
 
 def _figures(
