@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, get_args
@@ -39,6 +40,8 @@ TrainOn = Literal["latest", "all"]
 RollBack = Literal["worse", "no_better"]
 Evaluate = Literal["every", "shipped"]
 Order = Literal["chosen", "shared"]
+FILTERS = ("prompt_filters", "pair_filters", "filters")
+"""The slots that hold filters, in the order in which they are applied."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,8 @@ class Recipe:
     """when answers that grow shorter or prompts that grow alike warn or stop, threshold by threshold (null: none)"""
     ignore_calibration: bool = False
     """filter by a judge that cannot tell the seeds from spoiled versions of them, instead of stopping"""
+    ignore_seed_rules: bool = False
+    """go on where a filter would drop more than a tenth of the seeds themselves, instead of stopping"""
     allow_overlap: bool = False
     """train on rows that ask the same as a held-out prompt, instead of stopping"""
     format: Format = "auto"
@@ -212,6 +217,15 @@ class Recipe:
     def trains(self) -> bool:
         """Whether a round ends with another model; not with a trainer that only pretends and an engine that needs real ones."""
         return not declared(self.trainer, Flags).pretends or declared(self.engine, Flags).pretends
+
+    def named_filters(self) -> Iterator[tuple[str, Any]]:
+        """(name as an option, filter): slot and class, `filters.length`; a second one of a class is `filters.length_2`."""
+        for slot in FILTERS:
+            met: dict[str, int] = {}
+            for part in getattr(self, slot):
+                name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(part).__name__).lower()
+                met[name] = met.get(name, 0) + 1
+                yield f"{slot}.{name}" + (f"_{met[name]}" if met[name] > 1 else ""), part
 
     def samplings(self) -> Iterator[tuple[str, Sampling]]:
         """How the run decodes, each with its place in the recipe; what makes and scores candidates counts where some are made."""

@@ -17,7 +17,8 @@ from selfalign import recipes
 from selfalign.cli.options import given
 from selfalign.errors import RunFailed, UserError
 from selfalign.recipe import Recipe
-from selfalign.seeds.read import read_seeds
+from selfalign.seeds.notes import seed_notes
+from selfalign.seeds.read import read_seeds, read_with_notes
 from selfalign.types import Example
 
 
@@ -94,7 +95,14 @@ def _function(name: str) -> str:
 
 def read_examples(seeds: str, held_out: str | None) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     """Seeds and held-out pairs from files; the name of a bundled domain stands for its two files."""
+    return examples_with_notes(seeds, held_out)[:2]
+
+
+def examples_with_notes(seeds: str, held_out: str | None) -> tuple[tuple[Example, ...], tuple[Example, ...], tuple[str, ...]]:
+    """As `read_examples`, and what reading did to the seeds and what stands out in them, a sentence each."""
     bundled = files("selfalign") / "data" / seeds
     if "/" not in seeds and not Path(seeds).exists() and (bundled / "seeds.jsonl").is_file():
         seeds, held_out = str(bundled / "seeds.jsonl"), held_out or str(bundled / "held_out.jsonl")
-    return read_seeds(seeds), read_seeds(held_out, response_required=False) if held_out else ()
+    examples, notes = read_with_notes(seeds)
+    prompts = read_seeds(held_out, response_required=False) if held_out else ()
+    return examples, prompts, (*notes, *seed_notes(examples))

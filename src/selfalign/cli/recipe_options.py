@@ -7,7 +7,6 @@ filter in its own fields. Their defaults are those of the recipe that the functi
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
@@ -21,7 +20,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from selfalign import encoders, engines, trainers
 from selfalign.cli.options import explain_part
 from selfalign.errors import UserError
-from selfalign.recipe import Recipe
+from selfalign.recipe import FILTERS, Recipe
 from selfalign.recipes.evaluations import measured_by
 from selfalign.types import Sampling
 
@@ -31,9 +30,6 @@ ANY = ("engine", "encoder", "format", "template_args", "keep_thinking", "seed", 
 TRAINING = ("rounds", "trainer", "steps", "start_from", "learning_rate_decay", "validation_share", "roll_back")
 GENERATING = ("per_round", "sampling", "min_yield", "seed_weight", "train_on", "train_seeds", "alarms", "second_turns")
 PROMPTS = "prompt_sampling"
-FILTERS = ("prompt_filters", "pair_filters", "filters")
-"""The slots of a recipe that hold filters, in the order in which they are applied."""
-
 Make = Callable[..., Recipe]
 
 
@@ -43,6 +39,7 @@ def common(recipe: Recipe) -> list[str]:
     if generates := recipe.rounds * recipe.per_round > 0:
         names += GENERATING
         names += ["ignore_calibration"] if recipe.scorers else []
+        names += ["ignore_seed_rules"] if any(True for _ in recipe.named_filters()) else []
     if recipe.rounds:
         names += TRAINING
     if generates or recipe.eval_retriever is not None:
@@ -73,7 +70,7 @@ def add_options(parser: ArgumentParser, make: Make, command: str, skip: Collecti
     if _writes_prompts(recipe) and PROMPTS not in own:
         sampling = getattr(recipe.proposer, "sampling")  # noqa: B009  # a proposer need not have one
         parser.add_argument(f"--{PROMPTS}", type=Sampling, default=sampling, help="how new prompts are decoded")
-    there = dict(named_filters(recipe))
+    there = dict(recipe.named_filters())
     if there:
         text = "filters to leave out, by name: novelty, prompt_filters.length …"
         parser.add_argument("--without", type=str, nargs="+", default=[], help=text)
@@ -109,8 +106,8 @@ def build(make: Make, parser: ArgumentParser, options: Namespace) -> Recipe:
 
 def _filtered(recipe: Recipe, plain: Recipe, made: Namespace) -> Recipe:
     """The recipe with the fields of its filters that were changed, and without those that shall be left out."""
-    there = dict(named_filters(recipe))
-    for name, before in named_filters(plain):
+    there = dict(recipe.named_filters())
+    for name, before in plain.named_filters():
         after = made.get(name, before)
         changed = {each.name: new for each in fields(before) if (new := getattr(after, each.name)) != getattr(before, each.name)}
         if changed and name not in there:
@@ -126,16 +123,6 @@ def _filtered(recipe: Recipe, plain: Recipe, made: Namespace) -> Recipe:
         slot: tuple(part for name, part in there.items() if name.partition(".")[0] == slot) for slot in FILTERS
     }
     return replace(recipe, **slots)
-
-
-def named_filters(recipe: Recipe) -> Iterator[tuple[str, Any]]:
-    """(name of the option, filter): its slot and its class, `filters.length`; a second one of the class is `filters.length_2`."""
-    for slot in FILTERS:
-        met: dict[str, int] = {}
-        for part in getattr(recipe, slot):
-            name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(part).__name__).lower()
-            met[name] = met.get(name, 0) + 1
-            yield f"{slot}.{name}" + (f"_{met[name]}" if met[name] > 1 else ""), part
 
 
 @cache

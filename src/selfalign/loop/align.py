@@ -17,10 +17,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from selfalign.encoders.blind import encoder_blind
 from selfalign.errors import RunFailed
 from selfalign.loop.budgets import settled
 from selfalign.loop.context import Setup, opened
-from selfalign.loop.guards import Best, Verdict, calibrate_judges, check_training_data, choose, verify_weights
+from selfalign.loop.guards import Best, Verdict, calibrate_judges, check_training_data, choose, try_rules, verify_weights
 from selfalign.loop.preflight import check_brought, check_examples, fewer_than_asked, seeds_needed, split_seeds
 from selfalign.loop.steps import conserve, make_round
 from selfalign.loop.vectors import RunVectors
@@ -84,7 +85,10 @@ def align(
     held_out = check_examples(seeds, held_out, recipe.allow_overlap, seeds_needed(recipe))
     shown, validation = split_seeds(seeds, recipe.validation_share, recipe.seed)
     asked = (*held_out, *check_brought(recipe, shown))
+    chosen = recipe.encoder
     recipe, base = settled(recipe, model, seeds, held_out)
+    if recipe.encoder != chosen:
+        _log.warning("%s; the model's own hidden states are used instead", encoder_blind(chosen, seeds))
     vectors = RunVectors(recipe.encoder, asked)
     with Store.open(out, run_identity(recipe, base, seeds, held_out)) as store:
         if options:
@@ -153,6 +157,8 @@ def _measure(run: Setup, context: Context, pool: Pool, model: ModelRef, last: Ve
     recipe, round = run.recipe, context.round
     if recipe.trains:
         verify_weights(run, context, round - 1)
+    if round == 0:
+        try_rules(run, context)
     if round == 0 or (recipe.evaluate == "every" and recipe.trains):
         evaluate(run, context)
     if round == 0 and recipe.rounds:

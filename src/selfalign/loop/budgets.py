@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
+from selfalign.encoders import HiddenState
+from selfalign.encoders.blind import encoder_blind
 from selfalign.protocols import Engine, EngineLimits, declared
 from selfalign.recipe import Recipe
 from selfalign.types import Example, ModelRef, Sampling, with_template_args
@@ -44,14 +46,17 @@ def measure(engine: Engine, model: ModelRef, seeds: Sequence[Example]) -> Budget
 
 
 def settled(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequence[Example]) -> tuple[Recipe, ModelRef]:
-    """The recipe as it runs on this model and these seeds, and the model resolved: token budgets filled in, and what the chat
-    template is given made part of the format, which goes wherever prompts are rendered.
+    """The recipe as it runs on this model and these seeds, and the model resolved: token budgets filled in, the model's own
+    hidden states in place of an encoder that cannot read the seeds, and what the chat template is given made part of the format,
+    which goes wherever prompts are rendered.
 
     Raises:
         UserError: as `Engine.check`.
     """
     given = {**recipe.template_args, **({"keep_thinking": True} if recipe.keep_thinking else {})}
     recipe = replace(recipe, format=with_template_args(recipe.format, given), template_args={}, keep_thinking=False)
+    if (recipe.rounds * recipe.per_round or recipe.eval_retriever is not None) and encoder_blind(recipe.encoder, seeds):
+        recipe = replace(recipe, encoder=HiddenState())
     base = recipe.engine.check(ModelRef(model), (*seeds, *held_out), recipe.format)
     return with_budgets(recipe, measure(recipe.engine, base, seeds)), base
 

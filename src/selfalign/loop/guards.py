@@ -16,6 +16,7 @@ from selfalign.proof.alarms import Alarm
 from selfalign.proof.calibration import Calibrated, Calibration
 from selfalign.proof.diversity import OF_THE_JUDGES, SECOND_TURN, diversity, saturation
 from selfalign.proof.overlap import Hit, overlap
+from selfalign.proof.seed_rules import harmful, rules_on_seeds, void_on_seeds
 from selfalign.proof.stats import LEAST, Difference, mean_interval, paired_difference, too_few
 from selfalign.protocols import Context, Served
 from selfalign.text import counted
@@ -112,6 +113,29 @@ def verify_weights(run: Setup, context: Context, before: int) -> None:
     older = sorted({0, round - 1, before} - {round})
     others = {f"round {other}" if other else "the model as it came": run.store.model(other) for other in older}
     session.prove(f"round {round}", run.shown, others, lambda found: run.store.event("verify_weights", {"round": round, **found}))
+
+
+def try_rules(run: Setup, context: Context) -> None:
+    """Tries the recipe's filters on the seeds shown, before anything is paid for: what the seeds do is not to be punished.
+
+    Raises:
+        RunFailed: a rule would drop more than a tenth of them; not with `ignore_seed_rules`.
+    """
+    named = list(run.recipe.named_filters())
+    if not named or not run.recipe.rounds * run.recipe.per_round:
+        return
+    if (done := run.store.stage(0, "seed_rules")) is None:
+        began = time.monotonic()
+        rules = rules_on_seeds(named, context.encode, context.pool.seeds)
+        stops = [each.text for each in harmful(rules)]
+        told = [*stops, *void_on_seeds(named, context.pool.seeds)]
+        done = {"stops": stops}
+        with run.store.transaction("seed_rules"):
+            for text in told:
+                run.store.event("seed_rule", {"text": text})
+            run.store.finish_stage(0, "seed_rules", done, time.monotonic() - began)
+    if done["stops"] and not run.recipe.ignore_seed_rules:
+        raise RunFailed("; ".join(done["stops"]) + "; --ignore_seed_rules true goes on all the same")
 
 
 def calibrate_judges(run: Setup, context: Context) -> None:

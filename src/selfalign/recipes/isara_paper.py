@@ -58,6 +58,7 @@ def isara_paper(*, demonstrations: int = 8) -> Recipe:
         filters=published(Exact(), Novelty(max_overlap=0.7, against="demonstrations", unicode=False), Length(), Substring()),
         eval_sampling=PUBLISHED_EVALUATION,
         per_round=512,
+        ignore_seed_rules=True,
         min_yield=0.0,
         learning_rate_decay=0.5,
         format="isara",

@@ -103,6 +103,7 @@ def isheep_paper(
         start_from="base",
         train_seeds=False,
         ignore_calibration=True,
+        ignore_seed_rules=True,
         alarms=Alarms(action="off"),
         seed=42,
     )

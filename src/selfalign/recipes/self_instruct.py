@@ -53,6 +53,7 @@ def self_instruct(*, human: int = 6, generated: int = 2, demonstrations: int = 4
         ),
         pair_filters=published(Finished(sentence_end=False), EmptyResponse(), CopiedInput(), Exact(ignore_case=True)),
         per_round=200,
+        ignore_seed_rules=True,
         start_from="base",
         train_on="all",
         validation_share=0.2,

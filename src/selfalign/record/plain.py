@@ -101,7 +101,7 @@ def in_words(change: str) -> str:
     return CONTENTS.get(change.partition(" = ")[0], change)
 
 
-PERMISSIONS = ("ignore_calibration", "allow_overlap")
+PERMISSIONS = ("ignore_calibration", "ignore_seed_rules", "allow_overlap")
 """Options that change nothing but whether a run ends where it would otherwise: one that ended there can be gone on with."""
 
 

@@ -37,7 +37,7 @@ def warnings(store: Store) -> list[str]:
     """What the run had to report, oldest first: fewer demonstrations than asked for, figures not given or got another way than
     usual, collapse alarms, training rows that overlap with held-out prompts, models whose files were damaged and were trained
     again; then the rounds whose weights a server was not verified to serve."""
-    kinds = ("demonstrations", "evaluation", "alarm", "overlap", "damaged-model")
+    kinds = ("demonstrations", "seed_rule", "evaluation", "alarm", "overlap", "damaged-model")
     told = [(kind, data) for _, kind, data in store.events() if kind in kinds]
     told += [("verify_weights", found[-1]) for found in verifications(store).values() if found[-1]["verdict"] != PROVEN]
     return [f"{kind}: {data['text']}" for kind, data in told]

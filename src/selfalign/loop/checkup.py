@@ -1,0 +1,126 @@
+"""Everything that can be known of a recipe, seeds and a model before the model generates, as plain data and as text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+from selfalign.encoders.blind import encoder_blind
+from selfalign.loop.budgets import measure, settled
+from selfalign.loop.preflight import check_brought, check_examples, fewer_than_asked, seeds_needed, split_seeds
+from selfalign.proof.seed_rules import harmful, rules_on_seeds, void_on_seeds
+from selfalign.proof.stats import too_few
+from selfalign.protocols import Flags, Preflight, declared
+from selfalign.recipe import Recipe
+from selfalign.text import counted
+from selfalign.types import Example
+
+
+def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:
+    """What `selfalign check` shows; `stops` has what would end a run, and is empty where it could begin.
+
+    Opens the recipe's encoder where that needs no model, and no model.
+
+    Raises:
+        UserError: options, seeds or a model that cannot work.
+    """
+    recipe.check()
+    recipe.identity()  # evaluators with a file or a model of their own say here what is wrong with it
+    check_examples(seeds, held_out, recipe.allow_overlap, seeds_needed(recipe))
+    shown, validation = split_seeds(seeds, recipe.validation_share, recipe.seed)
+    check_brought(recipe, shown)
+    chosen = recipe.encoder
+    generates = recipe.rounds * recipe.per_round > 0
+    recipe, base = settled(recipe, model, seeds, held_out)
+    named = list(recipe.named_filters()) if generates else []
+    fixed = declared(recipe.encoder, Flags).fixed
+    with recipe.encoder.open(None) if named and fixed else nullcontext(None) as encode:  # type: ignore[arg-type]  # it asks no model
+        rules = rules_on_seeds(named, encode, shown)
+        blind = encoder_blind(chosen, seeds) or (encoder_blind(recipe.encoder, shown, encode) if encode is not None else "")
+    budgets = measure(recipe.engine, base, seeds)
+    parts = [declared(part, Preflight) for part in recipe.evaluators]
+    texts = {
+        "encoder": f"{blind}; the model's own hidden states are used instead" if recipe.encoder != chosen else blind,
+        "demonstrations": fewer_than_asked(recipe, shown),
+        "validation": too_few(len(validation), "validation seeds") if recipe.rounds and recipe.trains else "",
+        "training": "" if recipe.trains or not recipe.rounds else "nothing is trained: each round goes on with the base model",
+    }
+    stopping = [each.text for each in harmful(rules)]
+    return {
+        "recipe": recipe.name,
+        "model": base.base,
+        "adapter": base.adapter,
+        "seeds": len(seeds),
+        "to_train_on": len(shown),
+        "validation": len(validation),
+        "held_out": len(held_out),
+        "categories": dict(Counter(seed.category for seed in seeds if seed.category)),
+        "without_category": sum(not seed.category for seed in seeds),
+        "rounds": recipe.rounds,
+        "per_round": recipe.per_round,
+        "second_turns": recipe.second_turns.share,
+        "longest_tokens": {"prompt": budgets.longest_prompt, "response": budgets.longest_response},
+        "max_tokens": {
+            **({"prompt": _prompt_tokens(recipe), "response": recipe.sampling.max_tokens} if generates else {}),
+            "evaluation": recipe.eval_sampling.max_tokens,
+        },
+        "encoder": type(recipe.encoder).__name__,
+        "rules_on_seeds": [
+            {"filter": each.filter, "rule": each.rule, "dropped": each.dropped, "of": each.of, "example": each.example,
+             "evidence": each.evidence, "option": each.option}
+            for each in rules
+        ],
+        "stops": [] if recipe.ignore_seed_rules else stopping,
+        "warnings": [
+            *(text for text in texts.values() if text),
+            *(stopping if recipe.ignore_seed_rules else []),
+            *void_on_seeds(named, shown),
+            *(text for part in parts if (text := part.preflight(shown, held_out))),
+        ],
+    }  # fmt: skip
+
+
+def _prompt_tokens(recipe: Recipe) -> int | None:
+    return getattr(getattr(recipe.proposer, "sampling", None), "max_tokens", None)
+
+
+def checkup_text(found: dict[str, Any], notes: Sequence[str]) -> str:
+    """The same on one screen; `notes` are those of the seed file."""
+    return "\n".join([*_facts(found), *_rules(found), *(f"note: {note}" for note in notes), *_verdict(found)]) + "\n"
+
+
+def _facts(found: dict[str, Any]) -> Iterator[str]:
+    yield (
+        f"seeds: {found['seeds']} ({found['to_train_on']} to show and train on, {found['validation']} for validation), "
+        f"held out: {found['held_out']}"
+    )
+    if kinds := found["categories"]:
+        most = sorted(kinds.items(), key=lambda kind: -kind[1])
+        more = f" and {len(most) - 12} more" if len(most) > 12 else ""
+        unnamed = f"; {found['without_category']} without one, which no prompt aims at" if found["without_category"] else ""
+        yield f"categories: {', '.join(f'{name} {count}' for name, count in most[:12])}{more}{unnamed}"
+    yield f"model: {found['model']}" + (f" with adapter {found['adapter']}" if found["adapter"] else "")
+    turns = f", and second turns of {found['second_turns']:.0%} of those kept" if found["second_turns"] else ""
+    yield f"generated at most: {counted(found['rounds'], 'round')} of {counted(found['per_round'], 'candidate')}{turns}"
+    longest, most_tokens = found["longest_tokens"], found["max_tokens"]
+    limits = ", ".join(f"{name} {count}" for name, count in most_tokens.items() if count)
+    yield f"tokens: longest seed prompt {longest['prompt']}, response {longest['response']}; at most {limits}"
+    if found["rounds"] * found["per_round"]:
+        yield f"encoder: {found['encoder']}"
+
+
+def _rules(found: dict[str, Any]) -> Iterator[str]:
+    if found["rounds"] * found["per_round"]:
+        rules = [f"{each['filter']} {each['rule']} {each['dropped']}" for each in found["rules_on_seeds"]]
+        yield f"filters tried on the seeds: {', '.join(rules) if rules else 'none of them drops any'}"
+
+
+def _verdict(found: dict[str, Any]) -> Iterator[str]:
+    yield from (f"warning: {text}" for text in found["warnings"])
+    yield from (f"stop: {text}" for text in found["stops"])
+    if found["stops"]:
+        yield "preflight failed: a run would stop before it generates; --ignore_seed_rules true goes on all the same"
+    else:
+        yield "preflight passed: everything that can be known before a model runs is in order"
