@@ -251,10 +251,10 @@ def test_only_like_is_compared_with_like(cli: Run, run_folder: Path, held_file: 
     assert done.returncode == 2 and "other held-out prompts" in done.stderr
     with sqlite3.connect(out / "run.sqlite") as connection:
         (identity,) = connection.execute("SELECT value FROM meta WHERE key = 'identity'").fetchone()
-        changed = identity.replace('"max_tokens":96', '"max_tokens":95')
-        connection.execute("UPDATE meta SET value = ? WHERE key = 'identity'", (changed,))
-    done = cli("eval", run_folder, *ENGINE, "--held_out", held_file, "--compare", out)
-    assert done.returncode == 2 and "max_tokens = 95, now 96" in done.stderr and len(done.stderr.splitlines()) == 1
+        used = json.loads(identity)["eval_sampling"]["max_tokens"]
+    other = ("eval", run_folder, *ENGINE, "--held_out", held_file, "--compare", out, "--eval_sampling.max_tokens", 95)
+    done = cli(*other)
+    assert done.returncode == 2 and f"max_tokens = {used}, now 95" in done.stderr and len(done.stderr.splitlines()) == 1
     done = cli("eval", out, "--round", 1)
     assert done.returncode == 2 and "has no rounds" in done.stderr
 

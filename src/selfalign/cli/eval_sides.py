@@ -146,8 +146,8 @@ def check_alike(sides: Sequence[Side], recipe: Recipe, held_out: Sequence[Exampl
         if measured["held_out_hash"] != wanted["held_out_hash"]:
             raise UserError(f"{side.name} was measured on other held-out prompts: measure both on the same ones")
         ours, theirs = (
-            [_decoding(part, each) for part in each["evaluators"] if "" not in (part.get("file"), part.get("classifier"))]
-            for each in (wanted, measured)
+            [_decoding(part, sampling) for part in each["evaluators"] if "" not in (part.get("file"), part.get("classifier"))]
+            for each, sampling in ((wanted, _at_most(wanted, measured)), (measured, measured["eval_sampling"]))
         )
         # A recipe may have several of a class: what the other side has just so is alike, wherever it stands.
         for one in (part for part in ours if part not in theirs):
@@ -156,6 +156,12 @@ def check_alike(sides: Sequence[Side], recipe: Recipe, held_out: Sequence[Exampl
                 raise UserError(f"{side.name} was measured with {what}: measure both with the same options")
 
 
-def _decoding(part: dict[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:
+def _decoding(part: dict[str, Any], sampling: Mapping[str, Any]) -> dict[str, Any]:
     """An evaluator's options with the recipe's sampling where it has none of its own."""
-    return {**part, "sampling": part["sampling"] or recipe["eval_sampling"]} if "sampling" in part else part
+    return {**part, "sampling": part["sampling"] or sampling} if "sampling" in part else part
+
+
+def _at_most(wanted: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, Any]:
+    """How answers are wanted; where their length is still to come from the prompts, it is that which these gave already."""
+    sampling: dict[str, Any] = wanted["eval_sampling"]
+    return {**sampling, "max_tokens": sampling["max_tokens"] or measured["eval_sampling"]["max_tokens"]}

@@ -15,7 +15,7 @@ from selfalign.encoders import HiddenState
 from selfalign.encoders.blind import encoder_blind
 from selfalign.protocols import Engine, EngineLimits, declared
 from selfalign.recipe import Recipe
-from selfalign.types import Example, ModelRef, Sampling, with_template_args
+from selfalign.types import GREEDY, Example, ModelRef, Sampling, with_template_args
 
 FACTOR, EXTRA = 1.5, 16
 """A budget is FACTOR times the longest seed and EXTRA tokens: our own choice, so that a model that is wordier than the seeds is
@@ -35,7 +35,7 @@ class Budgets:
 
     @property
     def response(self) -> int:
-        return math.ceil(FACTOR * self.longest_response) + EXTRA
+        return math.ceil(FACTOR * self.longest_response) + EXTRA if self.longest_response else GREEDY.max_tokens
 
 
 def measure(engine: Engine, model: ModelRef, seeds: Sequence[Example]) -> Budgets:
@@ -58,17 +58,23 @@ def settled(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
     if (recipe.rounds * recipe.per_round or recipe.eval_retriever is not None) and encoder_blind(recipe.encoder, seeds):
         recipe = replace(recipe, encoder=HiddenState())
     base = recipe.engine.check(ModelRef(model), (*seeds, *held_out), recipe.format)
-    return with_budgets(recipe, measure(recipe.engine, base, seeds)), base
+    references = [example for example in held_out if example.response.strip()]
+    found = measure(recipe.engine, base, seeds)
+    return with_budgets(recipe, found, measure(recipe.engine, base, references) if references else found), base
 
 
-def with_budgets(recipe: Recipe, budgets: Budgets) -> Recipe:
+def with_budgets(recipe: Recipe, budgets: Budgets, evaluation: Budgets) -> Recipe:
     """The recipe with a number of tokens in every sampling that asks for one from the seeds: that of prompts in the proposer and
-    the second turns, that of responses everywhere else."""
-    changed = {}
-    for slot in fields(recipe):
-        tokens = budgets.prompt if slot.name in ("proposer", "second_turns") else budgets.response
-        changed[slot.name] = _filled(getattr(recipe, slot.name), tokens)
-    return replace(recipe, **changed)
+    the second turns, that of responses everywhere else.
+
+    Args:
+        evaluation: of the held-out references, where there are any: a model is given the same room by a run, by a study and by
+            an evaluation without seeds.
+    """
+    named = {"proposer": budgets.prompt, "second_turns": budgets.prompt}
+    named |= dict.fromkeys(("eval_sampling", "evaluators"), evaluation.response)
+    slots = {slot.name: getattr(recipe, slot.name) for slot in fields(recipe)}
+    return replace(recipe, **{name: _filled(part, named.get(name, budgets.response)) for name, part in slots.items()})
 
 
 def _filled(part: Any, tokens: int) -> Any:
