@@ -125,7 +125,7 @@ def seeds_of(*prompts: str) -> list[Example]:
 @pytest.mark.parametrize(
     ("prompts", "share"),
     [
-        (["怎样给猫洗澡？", "怎样炒鸡蛋？"], "82%"),
+        (["怎样给猫洗澡？", "怎样炒鸡蛋？"], "100%"),
         (["ทำไมแมวร้องตอนกลางคืน"], "100%"),
         (["मेरे टमाटर के पत्ते पीले क्यों हो रहे हैं?"], "3"),
         (["Wie schärfe ich das Küchenmesser? 😀🩷", "¿Cómo conservo el pan fresco?", "Jak wyczyścić srebrne łyżki?"], ""),
