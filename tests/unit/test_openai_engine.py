@@ -356,10 +356,10 @@ def test_the_server_renders_a_chat_as_the_template_does_here(tmp_path: Path, cap
     thinks = CHATML.replace(own, f"('<think></think>' if loop.last and message.role == 'assistant' else '') + {own}")
     thinks = thinks.replace(ask, "assistant\n' + ('' if enable_thinking | default(true) else '<think></think>') }}")
     no_system = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
-    turn, folded = ("system", "Be brief."), ("user", "Be brief.\n\nWhere?")
+    system, folded = ("system", "Be brief."), ("user", "Be brief.\n\nWhere?")
     for name, template, kwargs, first in (
-        ("as it is", CHATML, None, turn),
-        ("thinks", thinks, {"enable_thinking": False}, turn),
+        ("as it is", CHATML, None, system),
+        ("thinks", thinks, {"enable_thinking": False}, system),
         ("no system", no_system, None, folded),
     ):
         tokenizer = tiny_tokenizer(template=template)
@@ -374,50 +374,52 @@ def test_the_server_renders_a_chat_as_the_template_does_here(tmp_path: Path, cap
         with loopback(answer) as server, opened(server, written(tmp_path / name, tokenizer), prompts="chat") as session:
             assert session.generate([request], SAMPLING)[0].text == "Now."
         body = server.seen[-1][1]
-        said = [(turn["role"], turn["content"]) for turn in body["messages"]]
-        assert said[0] == first and ("user", "Say I.\n\nWho?") in said and body.get("chat_template_kwargs") == kwargs
+        turns = [(turn["role"], turn["content"]) for turn in body["messages"]]
+        assert turns[0] == first and ("user", "Say I.\n\nWho?") in turns and body.get("chat_template_kwargs") == kwargs
     assert "thinks: the chat template can have the model think first" in caplog.text
 
 
-def test_thoughts_are_no_part_of_an_answer_and_stop_strings_cut_before_white_space_is_stripped(
-    folder: str, tmp_path: Path
-) -> None:
+def said(model: str, text: str, reason: str, stop: tuple[str, ...] = ()) -> tuple[str, str, Any]:
+    """Text and finish of a completion of which the server says this, and whether it was to leave special tokens away."""
+
+    def answer(path: str, body: Mapping[str, Any]) -> Any:
+        return listing("tiny") if path == "/models" else completion(text, reason, len(body["prompt"]), 1)
+
+    with loopback(answer) as server, opened(server, model) as session:
+        found = session.generate(rows(1), replace(SAMPLING, stop=stop))[0]
+    return found.text, found.finish, server.seen[-1][1].get("skip_special_tokens")
+
+
+def test_thoughts_are_no_part_of_an_answer(folder: str, tmp_path: Path) -> None:
+    assert said(folder, "<think>\nTwo and two.\n</think>\n\nFour.", "stop") == ("Four.", "stop", None)
+    assert said(folder, "<think>\nTwo and", "length") == ("", "length", None)
+    assert said(folder, "<think>\nTwo and", "stop") == ("", "length", None)  # ended, but no answer
     marked = tiny_tokenizer()
     marked.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]"]})
     special = written(tmp_path / "special", marked)
-    for model, text, reason, stop, expected in (
-        (folder, "<think>\nTwo and two.\n</think>\n\nFour.", "stop", (), ("Four.", "stop")),
-        (folder, "<think>\nTwo and", "length", (), ("", "length")),
-        (folder, "<think>\nTwo and", "stop", (), ("", "length")),  # ended, but no answer
-        (folder, "\nFour.\nFive.", "length", ("\n",), ("Four.", "stop")),
-        (folder, "Four. END ", "length", ("END ",), ("Four.", "stop")),
-        (folder, "Four. END", "length", ("END ",), ("Four. END", "length")),
-        (special, "[THINK]Two and two.[/THINK]Four.", "stop", (), ("Four.", "stop")),
-    ):
+    assert said(special, "[THINK]Two and two.[/THINK]Four.", "stop") == ("Four.", "stop", False)
 
-        def answer(path: str, body: Mapping[str, Any], text: str = text, reason: str = reason) -> Any:
-            return listing("tiny") if path == "/models" else completion(text, reason, len(body["prompt"]), 1)
 
-        with loopback(answer) as server, opened(server, model) as session:
-            found = session.generate(rows(1), replace(SAMPLING, stop=stop))[0]
-        assert (found.text, found.finish) == expected, text
-        assert server.seen[-1][1].get("skip_special_tokens") is (False if model == special else None)
+def test_a_stop_string_cuts_before_white_space_is_stripped(folder: str) -> None:
+    assert said(folder, "\nFour.\nFive.", "length", ("\n",))[:2] == ("Four.", "stop")
+    assert said(folder, "Four. END ", "length", ("END ",))[:2] == ("Four.", "stop")
+    assert said(folder, "Four. END", "length", ("END ",))[:2] == ("Four. END", "length")
 
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
 def test_thoughts_that_a_server_takes_out_are_told_too(folder: str, field: str) -> None:
-    said: dict[str, Any] = {}
+    message: dict[str, Any] = {}
     thought = "<think>\nTwo.\n</think>\n\n"
 
     def answer(path: str, body: Mapping[str, Any]) -> Any:
         reply = words(path, body)
         if path != "/models":
-            reply["choices"][0].update(message=said, finish_reason="length")
+            reply["choices"][0].update(message=message, finish_reason="length")
         return reply
 
     with loopback(answer) as server:
         for text, kept, cut in (("Four.", f"{thought}Four.", "Four."), (None, thought, "")):
-            said.update({"role": "assistant", "content": text, field: "Two."})
+            message.update({"role": "assistant", "content": text, field: "Two."})
             for format, expected in (("auto", cut), (with_template_args("auto", {"keep_thinking": True}), kept)):
                 engine = OpenAI(url=server.url, names={folder: "tiny"}, prompts="chat", **QUICK)
                 with engine.open(engine.check(ModelRef(folder), (), format), format) as session:
