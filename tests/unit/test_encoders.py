@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from selfalign.encoders import Hashed, HiddenState, SentenceEncoder
+from selfalign.encoders.blind import encoder_blind
 from selfalign.errors import UserError
-from selfalign.types import FloatArray
+from selfalign.types import Example, FloatArray
 
 TEXTS = [
     "How do I clean a wooden table?",
@@ -113,3 +116,41 @@ def test_missing_package_names_the_remedy() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "pip install 'selfalign[demo]'" in result.stderr.strip().splitlines()[-1]
+
+
+def seeds_of(*prompts: str) -> list[Example]:
+    return [Example(f"s{i}", prompt, "") for i, prompt in enumerate(prompts)]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "share"),
+    [
+        (["怎样给猫洗澡？", "怎样炒鸡蛋？"], "100%"),
+        (["ทำไมแมวร้องตอนกลางคืน"], "100%"),
+        (["मेरे टमाटर के पत्ते पीले क्यों हो रहे हैं?"], "3"),
+        (["Wie schärfe ich das Küchenmesser? 😀🩷", "¿Cómo conservo el pan fresco?", "Jak wyczyścić srebrne łyżki?"], ""),
+    ],
+)
+def test_an_encoder_that_cannot_read_the_seeds_is_told(bundled: SentenceEncoder, prompts: list[str], share: str) -> None:
+    told = encoder_blind(bundled, seeds_of(*prompts))
+    assert bool(told) is bool(share)
+    assert not share or told.startswith(f"SentenceEncoder cannot read {share}")
+
+
+@dataclasses.dataclass(frozen=True)
+class FirstWord:
+    fixed: ClassVar[bool] = True
+
+    def encode(self, texts: Sequence[str]) -> FloatArray:
+        return encode(Hashed(), [text.split()[0] for text in texts])
+
+
+def test_an_encoder_that_takes_prompts_for_one_another_is_told() -> None:
+    part, prompts = FirstWord(), ("How does bread stay fresh?", "How is a bicycle mended well?", "What does a mortgage cost?")
+    told = encoder_blind(part, seeds_of(*prompts), part.encode)
+    assert told.startswith("FirstWord takes 2 of 3 prompts of the seeds for another one in other words (cosine of at least 0.98)")
+    assert told.endswith(f"such as {prompts[0]!r} for {prompts[1]!r}")
+    assert encoder_blind(part, seeds_of(*prompts)) == "", "not opened, nothing is known"
+    assert encoder_blind(HiddenState(), seeds_of(*prompts), part.encode) == "", "of the model itself nothing is said"
+    alike = seeds_of("How much is a kettle?", "How much is a garden gate?", "How much is a violin?")
+    assert encoder_blind(part, alike, part.encode) == "", "prompts of one pattern are alike"

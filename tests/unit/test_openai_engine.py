@@ -27,9 +27,9 @@ from selfalign.errors import Interrupted, RunFailed, UserError, handle_signals
 from selfalign.loop.align import Quiet
 from selfalign.record.journal import Journal
 from selfalign.record.store import Store
-from selfalign.types import Example, ModelRef, Request, Sampling, derive_seed
+from selfalign.types import Example, ModelRef, Request, Sampling, derive_seed, with_template_args
 from tests.server import BODIES, CHANGES, RETRY_AFTER, STATUSES, Loopback, completion, listing, loopback, model_server
-from tests.tiny import tiny_tokenizer
+from tests.tiny import CHATML, tiny_tokenizer
 
 QUICK = {"backoff": 0.001, "patience": 120.0, "timeout": 20.0}
 SAMPLING = Sampling(max_tokens=24)
@@ -39,12 +39,15 @@ SHORT_LIVED = ("reset", "half body", *BODIES, *CHANGES, *STATUSES, "429 negative
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return written(tmp_path_factory.mktemp("served") / "model", tiny_tokenizer())
+
+
+def written(path: Path, tokenizer: Any) -> str:
     """What this engine reads of a model: tokenizer and configuration (its weights are the server's)."""
     from transformers import LlamaConfig
 
-    path = tmp_path_factory.mktemp("served") / "model"
-    tiny_tokenizer().save_pretrained(path)
-    LlamaConfig(vocab_size=260, hidden_size=4, num_attention_heads=2, max_position_embeddings=512).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    LlamaConfig(vocab_size=264, hidden_size=4, num_attention_heads=2, max_position_embeddings=512).save_pretrained(path)
     (path / "model.safetensors").write_bytes(b"")
     return str(path)
 
@@ -343,6 +346,85 @@ def test_prompts_go_as_ids_as_text_or_as_a_chat(folder: str) -> None:
     assert all(body["seed"] == 7 and body["stop"] == ["\n\n"] for body in bodies)
     assert bodies[0]["top_k"] == -1 and bodies[0]["stop_token_ids"] and "top_k" not in bodies[1]
     assert bodies[0]["samplers"] == ["temperature", "top_k", "top_p"] and "samplers" not in bodies[1]
+
+
+def test_the_server_renders_a_chat_as_the_template_does_here(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A server that calls the template with what it is sent counts the tokens of our own rendering; another count is refused."""
+    shown = (Example("s", "Where?", "Here."), Example("t", "Who?", "Me.", system="Say I."))
+    request = Request("r", shown, "And when?", 7, system="Be brief.")
+    ask, own = "assistant\n' }}", "message['content']"
+    thinks = CHATML.replace(own, f"('<think></think>' if loop.last and message.role == 'assistant' else '') + {own}")
+    thinks = thinks.replace(ask, "assistant\n' + ('' if enable_thinking | default(true) else '<think></think>') }}")
+    no_system = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
+    system, folded = ("system", "Be brief."), ("user", "Be brief.\n\nWhere?")
+    for name, template, kwargs, first in (
+        ("as it is", CHATML, None, system),
+        ("thinks", thinks, {"enable_thinking": False}, system),
+        ("no system", no_system, None, folded),
+    ):
+        tokenizer = tiny_tokenizer(template=template)
+
+        def answer(path: str, body: Mapping[str, Any], tokenizer: Any = tokenizer) -> Any:
+            if path == "/models":
+                return listing("tiny")
+            more = body.get("chat_template_kwargs", {})
+            text = tokenizer.apply_chat_template(body["messages"], tokenize=False, add_generation_prompt=True, **more)
+            return completion("Now.", "stop", len(tokenizer(text)["input_ids"]), 1, chat=True)
+
+        with loopback(answer) as server, opened(server, written(tmp_path / name, tokenizer), prompts="chat") as session:
+            assert session.generate([request], SAMPLING)[0].text == "Now."
+        body = server.seen[-1][1]
+        turns = [(turn["role"], turn["content"]) for turn in body["messages"]]
+        assert turns[0] == first and ("user", "Say I.\n\nWho?") in turns and body.get("chat_template_kwargs") == kwargs
+    assert "thinks: the chat template can have the model think first" in caplog.text
+
+
+def said(model: str, text: str, reason: str, stop: tuple[str, ...] = ()) -> tuple[str, str, Any]:
+    """Text and finish of a completion of which the server says this, and whether it was to leave special tokens away."""
+
+    def answer(path: str, body: Mapping[str, Any]) -> Any:
+        return listing("tiny") if path == "/models" else completion(text, reason, len(body["prompt"]), 1)
+
+    with loopback(answer) as server, opened(server, model) as session:
+        found = session.generate(rows(1), replace(SAMPLING, stop=stop))[0]
+    return found.text, found.finish, server.seen[-1][1].get("skip_special_tokens")
+
+
+def test_thoughts_are_no_part_of_an_answer(folder: str, tmp_path: Path) -> None:
+    assert said(folder, "<think>\nTwo and two.\n</think>\n\nFour.", "stop") == ("Four.", "stop", None)
+    assert said(folder, "<think>\nTwo and", "length") == ("", "length", None)
+    assert said(folder, "<think>\nTwo and", "stop") == ("", "length", None)  # ended, but no answer
+    marked = tiny_tokenizer()
+    marked.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]"]})
+    special = written(tmp_path / "special", marked)
+    assert said(special, "[THINK]Two and two.[/THINK]Four.", "stop") == ("Four.", "stop", False)
+
+
+def test_a_stop_string_cuts_before_white_space_is_stripped(folder: str) -> None:
+    assert said(folder, "\nFour.\nFive.", "length", ("\n",))[:2] == ("Four.", "stop")
+    assert said(folder, "Four. END ", "length", ("END ",))[:2] == ("Four.", "stop")
+    assert said(folder, "Four. END", "length", ("END ",))[:2] == ("Four. END", "length")
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_thoughts_that_a_server_takes_out_are_told_too(folder: str, field: str) -> None:
+    message: dict[str, Any] = {}
+    thought = "<think>\nTwo.\n</think>\n\n"
+
+    def answer(path: str, body: Mapping[str, Any]) -> Any:
+        reply = words(path, body)
+        if path != "/models":
+            reply["choices"][0].update(message=message, finish_reason="length")
+        return reply
+
+    with loopback(answer) as server:
+        for text, kept, cut in (("Four.", f"{thought}Four.", "Four."), (None, thought, "")):
+            message.update({"role": "assistant", "content": text, field: "Two."})
+            for format, expected in (("auto", cut), (with_template_args("auto", {"keep_thinking": True}), kept)):
+                engine = OpenAI(url=server.url, names={folder: "tiny"}, prompts="chat", **QUICK)
+                with engine.open(engine.check(ModelRef(folder), (), format), format) as session:
+                    found = session.generate(rows(1), SAMPLING)[0]
+                assert (found.text, found.finish) == (expected, "length")
 
 
 def test_a_generation_config_says_that_and_how_to_sample(folder: str) -> None:

@@ -47,6 +47,14 @@ def test_the_score_is_the_output_of_the_model(reward_model: Path) -> None:
     assert good > fair + 0.5 > poor + 1.0
 
 
+def test_a_system_prompt_stands_in_front_of_the_prompt(reward_model: Path) -> None:
+    (row,) = pairs("This is fair")
+    told, folded = replace(row, system="Be kind."), replace(row, prompt=f"Be kind.\n\n{row.prompt}")
+    found = part(reward_model).score(context(), [told, folded, row])
+    told_score, folded_score, bare = (example.scores["reward"] for example in found)
+    assert told_score == pytest.approx(folded_score, abs=1e-5) != pytest.approx(bare, abs=1e-5)
+
+
 def test_what_the_model_cannot_read_has_no_score_and_a_reason(reward_model: Path) -> None:
     rows = pairs("I say good", f"I say {END} good", "I say good " * 100)
     found = part(reward_model).score(context(), rows)

@@ -131,6 +131,30 @@ def test_a_perplexity_given_the_prompt_counts_the_formats_own_tokens() -> None:
     assert [(request.prompt is None, request.text is None) for request in sent] == [(False, True), (True, False)]
 
 
+def test_a_system_prompt_is_a_part_of_what_was_asked() -> None:
+    """The judge reads it in front of the instruction, and a perplexity given the prompt is given it too."""
+    sent: list[Request] = []
+    stages: list[str] = []
+
+    class Seen(Window):
+        def fit(self, request: Request, max_tokens: int) -> Request | None:
+            sent.append(request)
+            return super().fit(request, max_tokens)
+
+    def likelihood(stage: str, examples: Sequence[Example], shown: Sequence[Sequence[Example]] = ()) -> list[Likelihood]:
+        stages.append(stage)
+        return [Likelihood(-6.0, 3) for _ in examples]
+
+    own = scoring_context(session=Seen(), likelihood=likelihood)
+    rows = [dataclasses.replace(generated(1, 1)[0], system=system) for system in ("", "Answer in French.")]
+    for part in (Judge(), Perplexity(model="current")):
+        for row in rows:
+            part.score(own, [row])
+    bare, judged, _, perplexity = sent
+    assert judged.text == str(bare.text).replace("\nQuestion 0", "\nAnswer in French.\n\nQuestion 0") != bare.text
+    assert perplexity.system == "Answer in French." and len(set(stages)) == 2, "not the score of the same pair without it"
+
+
 def test_stages_differ_by_settings_and_texts() -> None:
     stages: list[str] = []
 

@@ -211,6 +211,12 @@ def test_another_number_type_stays_within_the_tolerance(rounds: list[str]) -> No
     assert 0.0 < distance(found[0], found[1]) < NATS < distance(found[0], found[2]) / 2
 
 
+def test_a_model_is_known_by_its_answers_under_the_seeds_system_prompt(rounds: list[str]) -> None:
+    with HF(dtype="float32", device="cpu").open(ModelRef(rounds[0]), "auto") as session:
+        bare, under = (figures(session, [replace(SEEDS[0], system=each)], scored=False) for each in ("", "Write in verse."))
+    assert bare != under
+
+
 @pytest.mark.parametrize(
     "options", [{"reload": "command"}, {"reload": "command", "command": "vllm serve"}, {"command": "x {model}"}]
 )

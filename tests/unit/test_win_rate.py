@@ -118,8 +118,9 @@ def test_a_win_rate_by_hand() -> None:
 
 def test_both_letters_are_scored_in_both_orders_and_braces_stay() -> None:
     asked: list[Example] = []
-    measure(by_model(), judged(lambda *_: 0.0, "my {first} answer", asked=asked), held_out(1))
-    texts = ["prompt 0|my {first} answer|reference 0", "prompt 0|reference 0|my {first} answer"]
+    measure(by_model(), judged(lambda *_: 0.0, "my {first} answer", asked=asked), [replace(held_out(1)[0], system="In verse.")])
+    request = "In verse.\n\nprompt 0"
+    texts = [f"{request}|my {{first}} answer|reference 0", f"{request}|reference 0|my {{first}} answer"]
     assert [(one.prompt, one.response) for one in asked] == [(text, letter) for text in texts for letter in "AB"]
     assert len({one.id for one in asked}) == 4
 

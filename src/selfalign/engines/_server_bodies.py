@@ -13,6 +13,7 @@ from typing import Any
 
 from selfalign.engines._server_client import Trouble, Unfit
 from selfalign.errors import RunFailed
+from selfalign.models.thinking import MARKERS, join_thinking
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def completion(body: bytes, *, sent: int, max_tokens: int, chat: bool, must_coun
     if reason not in ("stop", "length"):
         raise Trouble(f"finish reason {str(reason)[:40]!r}")
     message = choice.get("message")
-    text = (message.get("content") if isinstance(message, dict) else None) if chat else choice.get("text")
+    text = (_said(message) if isinstance(message, dict) else None) if chat else choice.get("text")
     if not isinstance(text, str):
         raise Trouble("a choice without a text")
     if any("\ud800" <= letter <= "\udfff" for letter in text):
@@ -97,6 +98,14 @@ def completion(body: bytes, *, sent: int, max_tokens: int, chat: bool, must_coun
     if not text.strip() and reason == "stop":
         raise Unfit("wrote nothing", reply)
     return reply
+
+
+def _said(message: dict[str, Any]) -> Any:
+    """A message's text, behind the thoughts that a server took out of it (vLLM, llama.cpp)."""
+    text, thoughts = message.get("content"), message.get("reasoning_content") or message.get("reasoning")
+    if not isinstance(thoughts, str) or not isinstance(text, str | None):
+        return text
+    return join_thinking(thoughts, text) if text else f"{MARKERS[0][0]}{thoughts}"  # these never ended
 
 
 def echoed(body: bytes, ids: Sequence[int]) -> list[Scored]:

@@ -15,7 +15,8 @@ from selfalign.engines._server_bodies import Listed, Reply, Scored, echoed, mode
 from selfalign.engines._server_client import Call, Client, Rejected
 from selfalign.errors import RunFailed, UserError
 from selfalign.models.names import resolve_model
-from selfalign.models.rendering import Stops
+from selfalign.models.rendering import Renderer, Stops, under
+from selfalign.models.templates import Template
 from selfalign.text import printable
 from selfalign.types import ModelRef, Request, Sampling
 
@@ -23,15 +24,18 @@ MODELS: Call[list[Listed]] = Call("/models", None, models, broken=[])
 """What the server lists; nothing where that fails, as it does for transformers serve without its cache of downloads."""
 
 
-def messages(request: Request) -> list[dict[str, str]]:
+def chat(request: Request, renderer: Renderer) -> dict[str, Any]:
+    """The fields of a body that have the server render: the messages that the template is given here, and its arguments."""
+    style = renderer.style
+    assert isinstance(style, Template)  # `OpenAI.check` came before
     if request.prompt is None or request.text is not None:
         raise UserError(
             f"{request.id}: a chat can ask for an answer only, not for a new prompt or how a text goes on;"
             " use engine.prompts=ids or text, with a server that has the completions endpoint"
         )
-    turns = (*((pair.prompt, pair.response) for pair in request.demonstrations), *request.history)
-    texts = [*(text for turn in turns for text in turn), request.prompt]
-    return [{"role": "assistant" if at % 2 else "user", "content": text.strip()} for at, text in enumerate(texts)]
+    turns = (*((under(request.system, pair), pair.response) for pair in request.demonstrations), *request.history)
+    asked = {"messages": style.messages(request.system, turns, request.prompt)}
+    return {**asked, "chat_template_kwargs": dict(style.arguments)} if style.arguments else asked
 
 
 Extras = Literal["fields", "generation_config", "none"]

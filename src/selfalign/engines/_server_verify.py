@@ -72,7 +72,7 @@ def figures(session: Session, seeds: Sequence[Example], scored: bool) -> Figures
     """Log-probabilities of the seeds' responses, which training moves most; greedy answers where a server gives none."""
     if scored:
         return [one.per_token for one in session.likelihood(seeds)]
-    requests = [Request(f"verify/{seed.id}", prompt=seed.prompt, history=seed.history) for seed in seeds]
+    requests = [Request(f"verify/{seed.id}", prompt=seed.prompt, history=seed.history, system=seed.system) for seed in seeds]
     return [one.text for one in session.generate(requests, Sampling(max_tokens=TOKENS, temperature=0.0))]
 
 

@@ -68,14 +68,20 @@ class Texts:
         return pairs
 
     def completion(self, request: Request, ids: Sequence[int], ended: bool, stop: tuple[str, ...]) -> Completion:
-        """What the generated ids say, cut before the first of the strings `stop`.
+        """What the generated ids say, read by `completed`."""
+        raw = str(self.tokenizer.decode(list(ids), skip_special_tokens=not self.shows_special(request)))
+        return self.completed(request, raw, len(ids), ended, stop)
+
+    def shows_special(self, request: Request) -> bool:
+        """Whether special tokens must stand in the generated text: thoughts are told by marks that may be special tokens."""
+        return kind_of(request) == "response" and self.renderer.marks_thinking
+
+    def completed(self, request: Request, raw: str, tokens: int, ended: bool, stop: tuple[str, ...]) -> Completion:
+        """A generated text of so many tokens, cut before the first of the strings `stop`.
 
         Thoughts before an answer are no part of it, unless they are kept; one that never ends is an answer cut off.
         """
         kind = kind_of(request)
-        # Thoughts are told by marks that may be special tokens; those of the rest are taken out below.
-        shown = kind == "response" and self.renderer.marks_thinking
-        raw = str(self.tokenizer.decode(list(ids), skip_special_tokens=not shown))
         raw = raw if kind == "text" else raw.lstrip()
         text = raw[: min((at for mark in stop if (at := raw.find(mark)) >= 0), default=len(raw))]
         finish: FinishReason = "stop" if ended or text != raw else "length"
@@ -84,7 +90,7 @@ class Texts:
             answer, finish = "", "length"
         answer = answer.strip() if kind == "text" else self.renderer.clean(answer)
         text = join_thinking(thoughts, answer) if self.renderer.keeps_thinking else answer
-        return Completion(text, finish, prompt_tokens=len(self.ids(request)), generated_tokens=len(ids))
+        return Completion(text, finish, prompt_tokens=len(self.ids(request)), generated_tokens=tokens)
 
     def context(self) -> int:
         """Tokens in the window."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from selfalign.models.rendering import IGNORE, Stops, make_renderer, preflight
 from selfalign.protocols import Trained
 from selfalign.types import Completion, Continuation, Example, FloatArray, Format, Likelihood, ModelRef, Request, Sampling
 
+_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 Prompts = Literal["ids", "text", "chat"]
@@ -50,15 +52,16 @@ class OpenAI:
     """The server's name for a model's folder or hub name, where it has another one: {model: name on the server}."""
     prompts: Prompts = "ids"
     """How prompts are sent: as token ids (vLLM, SGLang, llama.cpp), as text (transformers serve), or as a chat's messages, where
-    a server offers nothing else; a chat has no way to ask for a new prompt, only for answers."""
+    a server offers nothing else: with the template's arguments as chat_template_kwargs, and no way to ask for a new prompt, only
+    for answers."""
     scores: Scores = "echo"
     """Where log-probabilities of given texts come from: `echo` with `logprobs` (vLLM, SGLang), vLLM's `prompt_logprobs`, or none
     (llama.cpp, transformers serve). Judges, perplexity and validation need them."""
     extras: Extras = "fields"
     """How decoding is asked for that OpenAI's own fields cannot say, so that no default of the server's changes it: as the
-    fields top_k, min_p, repetition_penalty and stop_token_ids (vLLM, SGLang) and samplers (llama.cpp), as a generation_config
-    (transformers serve, which decodes greedily without one), or not at all, where a server refuses both; then such defaults
-    hold."""
+    fields top_k, min_p, repetition_penalty, stop_token_ids and skip_special_tokens, so that marks of thoughts are seen (vLLM,
+    SGLang), and samplers (llama.cpp), as a generation_config (transformers serve, which decodes greedily without one), or not at
+    all, where a server refuses both; then such defaults hold."""
     context: int | None = None
     """Tokens of prompt and answer together, where the server has fewer than the model; None: as many as the model."""
     reload: Reload = "none"
@@ -118,7 +121,8 @@ class OpenAI:
         renderer = make_renderer(tokenizer, format)
         if self.prompts == "chat" and renderer.format != "chat":
             raise UserError("engine.prompts=chat needs format chat: a server's chat endpoint knows no other; use ids or text")
-        preflight(renderer, seeds, min(_weights.context_length(config, tokenizer), self.context or 10**9))
+        for note in preflight(renderer, seeds, min(_weights.context_length(config, tokenizer), self.context or 10**9)):
+            _log.warning("%s: %s", model.base, note)
         _server_requests.key_in(self.key_variable)
         return resolved
 
@@ -266,13 +270,15 @@ class OpenAISession:
         prompts, stops = self._engine.prompts, self._stops(request)
         body = {"model": self._name, **_server_requests.decoding(sampling, request.seed, stops, self._engine.extras)}
         if prompts == "chat":
-            body["messages"] = _server_requests.messages(request)
+            body |= _server_requests.chat(request, self._texts.renderer)
         else:
             body["prompt"] = (
                 list(self._texts.ids(request))
                 if prompts == "ids"
                 else _server_requests.text_for(self._texts.tokenizer, self.render(request))
             )
+        if self._engine.extras == "fields" and self._texts.shows_special(request):
+            body["skip_special_tokens"] = False
         read = partial(
             bodies.completion,
             sent=len(self._texts.ids(request)),
@@ -283,20 +289,13 @@ class OpenAISession:
         return Call("/chat/completions" if prompts == "chat" else "/completions", body, read)
 
     def _completion(self, request: Request, reply: bodies.Reply, sampling: Sampling) -> Completion:
-        raw, ends = reply.text, (*self._stops(request).strings, *sampling.stop)
-        # A server may not know a stop string: the text ends there all the same. One can begin the text, as a line.
-        text = raw if request.text is not None else "\n" + raw.lstrip()
-        place = min((at for end in ends if (at := text.find(end)) >= 0), default=-1)
-        cut = text if place < 0 else text[:place]
+        raw, marks = reply.text, self._stops(request).strings
+        # A server may not know a stop string: the text ends there all the same. The format's can begin it, as a line.
+        ended = reply.reason == "stop" or any(mark in "\n" + raw.lstrip() for mark in marks)
         generated = reply.generated_tokens
         if generated is None:
             generated = len(self._texts.tokenizer(raw, add_special_tokens=False)["input_ids"]) + (reply.reason == "stop")
-        return Completion(
-            text=cut.strip() if request.text is not None else self._texts.renderer.clean(cut),
-            finish="stop" if place >= 0 or reply.reason == "stop" else "length",
-            prompt_tokens=len(self._texts.ids(request)),
-            generated_tokens=generated,
-        )
+        return self._texts.completed(request, raw, generated, ended, sampling.stop)
 
     def _scored(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[Continuation]:
         """The labelled tokens of each (ids, labels), all at once from one call for each pair."""

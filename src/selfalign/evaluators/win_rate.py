@@ -16,6 +16,7 @@ from selfalign.evaluators._answers import answers
 from selfalign.evaluators._length_control import length_controlled
 from selfalign.evaluators._metrics import mean, outcomes, share
 from selfalign.models.classifier import rendering_fits, reward_model
+from selfalign.models.layouts import fold
 from selfalign.models.names import resolve_ref
 from selfalign.protocols import Context, Session
 from selfalign.types import Example, Metric, ModelRef, Request, Sampling
@@ -195,7 +196,7 @@ class WinRate:
 
     def _orders(self, example: Example, text: str) -> tuple[str, str]:
         """The question with the text first, and with the reference first."""
-        asked, reference = example.asked, example.response
+        asked, reference = _asked(example), example.response
         return self._question(asked, text, reference), self._question(asked, reference, text)
 
     def _question(self, prompt: str, first: str, second: str) -> str:
@@ -214,7 +215,7 @@ class WinRate:
         """By a reward model: the higher score wins."""
         found = [_settled(example, text) for example, text in pairs]
         wanted = [each for each, settled in zip(pairs, found, strict=True) if settled is None]
-        texts = list(dict.fromkeys(pair for one, text in wanted for pair in ((one.asked, text), (one.asked, one.response))))
+        texts = list(dict.fromkeys(pair for one, text in wanted for pair in ((_asked(one), text), (_asked(one), one.response))))
         with reward_model(
             self.judge,
             "WinRate.judge",
@@ -226,7 +227,7 @@ class WinRate:
             given = read(texts)
         scores = {pair: value for pair, value in zip(texts, given, strict=True) if isinstance(value, float)}
         for place, (example, text) in enumerate(pairs):
-            mine, other = scores.get((example.asked, text)), scores.get((example.asked, example.response))
+            mine, other = scores.get((_asked(example), text)), scores.get((_asked(example), example.response))
             if found[place] is None and mine is not None and other is not None:
                 found[place] = Preference(0.5 if abs(mine - other) <= self.ties else float(mine > other))
         return found
@@ -243,6 +244,11 @@ def flaws(figures: Mapping[str, float]) -> list[str]:
             " it goes by the place of an answer more than by its content"
         )
     return found
+
+
+def _asked(example: Example) -> str:
+    """The request as judges are shown it: a system prompt is its first paragraph, for the answer had to follow it."""
+    return fold(example.system, example.asked)
 
 
 def _settled(example: Example, text: str) -> Preference | None:

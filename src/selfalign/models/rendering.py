@@ -38,7 +38,7 @@ from selfalign.models.templates import Template, read_template
 from selfalign.models.thinking import MARKERS, split_thinking
 from selfalign.types import Example, Format, Turns
 
-__all__ = ["IGNORE", "Renderer", "Stops", "make_renderer", "preflight"]
+__all__ = ["IGNORE", "Renderer", "Stops", "make_renderer", "preflight", "under"]
 
 IGNORE = -100
 """The label of a position that is not trained on."""
@@ -84,7 +84,7 @@ class Renderer:
         Raises:
             UserError: the template cannot render this conversation, or a text contains one of its special tokens.
         """
-        turns = [(pair.prompt if prompt is None else _under(system, pair), pair.response) for pair in demonstrations]
+        turns = [(pair.prompt if prompt is None else under(system, pair), pair.response) for pair in demonstrations]
         texts = [system, *(text for turn in (*turns, *history) for text in turn), prompt or ""]
         for text in texts if self.format == "chat" else ():
             if found := self.markers_in(text):
@@ -293,7 +293,7 @@ def _split(format: str, more: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return name, {**given, **more}
 
 
-def _under(system: str, pair: Example) -> str:
+def under(system: str, pair: Example) -> str:
     """A demonstration's prompt in a conversation with this system prompt."""
     return pair.prompt if pair.system.strip() == system.strip() else fold(pair.system, pair.prompt)
 

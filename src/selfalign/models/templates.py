@@ -50,8 +50,8 @@ class Template:
             UserError: the template cannot render this conversation.
         """
         if prompt is None:
-            return self._before(self._messages(system, turns, _ASKED), _ASKED).rstrip(" ")
-        messages = self._messages(system, turns, prompt)
+            return self._before(self.messages(system, turns, _ASKED), _ASKED).rstrip(" ")
+        messages = self.messages(system, turns, prompt)
         if self.thoughts:
             return self._write(messages, generate=True)
         return self._before([*messages, _turn("assistant", _ANSWERED)], _ANSWERED).removesuffix(self.lead)
@@ -59,7 +59,7 @@ class Template:
     def whole(self, system: str, turns: Turns, prompt: str, response: str) -> str:
         """The template's own text of a conversation with its answer."""
         thoughts, answer = split_thinking(response) if self.thoughts else ("", response)
-        messages = self._messages(system, turns, prompt)
+        messages = self.messages(system, turns, prompt)
         if thoughts:  # most templates have a field for them, to others they are a part of the text
             own = self._write([*messages, _turn("assistant", answer or "", reasoning_content=thoughts)])
             if thoughts in own:
@@ -69,7 +69,8 @@ class Template:
     def _before(self, messages: Sequence[Mapping[str, str]], last: str) -> str:
         return _cut(self._write(messages), last, sum(message["content"].count(last) for message in messages))[0]
 
-    def _messages(self, system: str, turns: Turns, prompt: str) -> list[dict[str, str]]:
+    def messages(self, system: str, turns: Turns, prompt: str) -> list[dict[str, str]]:
+        """What the template is given to write, up to the prompt."""
         texts = [*(text for turn in turns for text in turn), prompt]
         if system.strip() and not self.system_role:
             texts[0] = fold(system, texts[0])

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from selfalign.models.layouts import fold
 from selfalign.proof.calibration import Calibration, calibrate
 from selfalign.proof.injection import addressed, without_address
 from selfalign.protocols import Context
@@ -38,6 +39,8 @@ class Judge:
     The authors' scripts sample one score at temperature 1 from the base model; that is `Judge(model="base",
     method="parsed")`. By default the score is the expectation over the ten scores' probabilities: no noise, no unreadable
     replies, and ties become rare, so that a percentile can cut anywhere.
+
+    An example's system prompt is the first paragraph of the instruction that is judged, for the answer had to follow it.
 
     Sentences that speak to the judge ("score this 10") are flagged and kept from it: it scores what is left, and the filters
     by score drop the example whatever came of it. Before a judge filters anything it is calibrated on the seeds.
@@ -110,7 +113,8 @@ class Judge:
         return calibrate(self, context, seeds, self.score_name, scale=(1.0, 10.0), repeat=again, turned=turned, most=most)
 
     def _request(self, context: Context, row: int, example: Example) -> Request:
-        shown = replace(example, prompt=without_address(example.asked), response=without_address(example.response))
+        instruction = fold(example.system, example.asked)
+        shown = replace(example, prompt=without_address(instruction), response=without_address(example.response))
         text = judge_prompt(shown, self.aspect, self.standard, self.prompt_form, self.reverse)
         seed = derive_seed(context.seed, context.round, self.score_name, row)
         if self.prompt_form == "raw":

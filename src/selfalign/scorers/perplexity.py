@@ -24,8 +24,8 @@ class Perplexity:
     """
 
     of: Literal["response", "pair"] = "response"
-    """response: given the prompt, in the run's own format, end token included; pair: prompt and response as plain text, each
-    on lines of its own."""
+    """response: given the system prompt and the prompt, in the run's own format, end token included; pair: prompt and response as
+    plain text, each on lines of its own."""
     model: str = "base"
     """current, base, a folder or a name on the hub."""
     name: str = ""
@@ -57,10 +57,13 @@ class Perplexity:
         if not examples:
             return []
         texts = [f"{example.asked}\n{example.response}" for example in examples]
-        key = stage(self.score_name, self, texts)
+        key = stage(self.score_name, self, texts, [example.system for example in examples])
         with asked(context, self.model) as reader:
             # As a prompt, so that the format's own tokens count too.
-            requests = [Request("", prompt=text) if self.of == "response" else Request("", text=text) for text in texts]
+            requests = [
+                Request("", prompt=text, system=example.system) if self.of == "response" else Request("", text=text)
+                for example, text in zip(examples, texts, strict=True)
+            ]
             problems = [obstacle(reader.session, request, _SLACK, "the model's") for request in requests]
             found: Sequence[Likelihood | Continuation]
             if self.of == "response":

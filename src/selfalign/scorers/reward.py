@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfalign.models.classifier import rendering_fits, reward_model
+from selfalign.models.layouts import fold
 from selfalign.proof.calibration import Calibration, calibrate
 from selfalign.protocols import Context
 from selfalign.scorers._model import fingerprint, stage
@@ -19,6 +20,8 @@ _BATCHES = 8
 @dataclass(frozen=True)
 class Reward:
     """The output of a reward model for each prompt with its response, as it stands: its scale and its zero are the model's own.
+
+    A system prompt is shown as the first paragraph of the prompt, for many reward models have no other place for one.
 
     Loaded beside the model being aligned for each round and dropped again (safetensors, no code of its own). Like a judge it
     is calibrated on the seeds before anything is filtered by it, once, as it never changes; unlike one it is shown everything.
@@ -65,7 +68,7 @@ class Reward:
             UserError: the model cannot be loaded, has no trained head, or has more than one output.
             RunFailed: not enough memory for it, or it gives something that is no number.
         """
-        pairs = [(example.asked, example.response) for example in examples]
+        pairs = [(fold(example.system, example.asked), example.response) for example in examples]
         with reward_model(
             self.model,
             "Reward.model",
