@@ -12,8 +12,9 @@ from selfalign.protocols import Context, Encode, Filter
 from selfalign.text import TENTH, counted, languages
 from selfalign.types import Dropped, Example, Pool
 
-_FOLDS = 16
-"""So many groups of seeds are judged by the others where there are more than four times as many; else each seed by itself."""
+_FOLDS, _MOST = 16, 512
+"""So many groups of seeds are judged by the others where there are more than twice as many, else each seed by itself; and so
+many seeds are tried, evenly drawn."""
 _NO_RULE = ("unscored", "unparsed")  # seeds have no scores
 _FIELDS = {
     "prompt_short": "min_prompt_words", "prompt_long": "max_prompt_words", "response_short": "min_response_words",
@@ -72,7 +73,8 @@ def rules_on_seeds(named: Iterable[tuple[str, Any]], encode: Encode | None, seed
         encode: asked for the same texts again and again: one that remembers. None leaves out the filters that need it.
         seeds: those that are shown.
     """
-    groups = [seeds[start::_FOLDS] for start in range(_FOLDS)] if len(seeds) > 4 * _FOLDS else [[seed] for seed in seeds]
+    seeds = seeds[:: -(-len(seeds) // _MOST) or 1]
+    groups = [seeds[start::_FOLDS] for start in range(_FOLDS)] if len(seeds) > 2 * _FOLDS else [[seed] for seed in seeds]
     found: list[SeedRule] = []
     for name, part in named:
         dropped: dict[str, list[Dropped]] = defaultdict(list)
