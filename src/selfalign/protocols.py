@@ -74,21 +74,21 @@ class Session(Protocol):
         ...
 
 
-PROVEN, NOT_TOLD_APART = "proven", "not told apart"
-"""Verdicts of `Served.prove` that let answers through: the server has the weights, or these or others that hardly differ."""
+VERIFIED, INDISTINCT = "verified", "indistinguishable"
+"""Verdicts of `Served.verify_weights` that let answers pass: the server has the weights, or hardly different ones."""
 
 
 @runtime_checkable
 class Served(Protocol):
     """A session whose model runs on a server, where another one may answer under its name."""
 
-    def prove(
+    def verify_weights(
         self, name: str, seeds: Sequence[Example], others: Mapping[str, ModelRef], tell: Callable[[Mapping[str, Any]], None]
     ) -> None:
         """From now on no answer is taken before the server has shown, on some of the seeds, that it has the weights of this
         session's model, here called `name`, and not those of the run's `others`, by their names.
 
-        `tell` is given the finding, {"verdict", "text"}; with another verdict than PROVEN and NOT_TOLD_APART the call that needs
+        `tell` is given the finding, {"verdict", "text"}; with another verdict than VERIFIED and INDISTINCT the call that needs
         the first answer raises RunFailed.
         """
         ...

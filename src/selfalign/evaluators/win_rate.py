@@ -195,7 +195,7 @@ class WinRate:
 
     def _orders(self, example: Example, text: str) -> tuple[str, str]:
         """The question with the text first, and with the reference first."""
-        asked, reference = example.asked, example.response
+        asked, reference = example.full_prompt, example.response
         return self._question(asked, text, reference), self._question(asked, reference, text)
 
     def _question(self, prompt: str, first: str, second: str) -> str:
@@ -214,7 +214,8 @@ class WinRate:
         """By a reward model: the higher score wins."""
         found = [_settled(example, text) for example, text in pairs]
         wanted = [each for each, settled in zip(pairs, found, strict=True) if settled is None]
-        texts = list(dict.fromkeys(pair for one, text in wanted for pair in ((one.asked, text), (one.asked, one.response))))
+        both = ((one.full_prompt, answer) for one, text in wanted for answer in (text, one.response))
+        texts = list(dict.fromkeys(both))
         with reward_model(
             self.judge,
             "WinRate.judge",
@@ -226,7 +227,7 @@ class WinRate:
             given = read(texts)
         scores = {pair: value for pair, value in zip(texts, given, strict=True) if isinstance(value, float)}
         for place, (example, text) in enumerate(pairs):
-            mine, other = scores.get((example.asked, text)), scores.get((example.asked, example.response))
+            mine, other = scores.get((example.full_prompt, text)), scores.get((example.full_prompt, example.response))
             if found[place] is None and mine is not None and other is not None:
                 found[place] = Preference(0.5 if abs(mine - other) <= self.ties else float(mine > other))
         return found

@@ -111,7 +111,9 @@ def verify_weights(run: Setup, context: Context, before: int) -> None:
         return
     older = sorted({0, round - 1, before} - {round})
     others = {f"round {other}" if other else "the model as it came": run.store.model(other) for other in older}
-    session.prove(f"round {round}", run.shown, others, lambda found: run.store.event("verify_weights", {"round": round, **found}))
+    session.verify_weights(
+        f"round {round}", run.shown, others, lambda found: run.store.event("verify_weights", {"round": round, **found})
+    )
 
 
 def calibrate_judges(run: Setup, context: Context) -> None:
@@ -191,7 +193,7 @@ def _alarms(run: Setup, round: int, metrics: Sequence[Metric]) -> list[Alarm]:
 def _overlap(run: Setup, context: Context, examples: Sequence[Example]) -> list[Hit]:
     if not run.recipe.per_round or not examples or not run.asked:
         return overlap(examples, run.asked)
-    ours, theirs = (context.encode([example.asked for example in side]) for side in (examples, run.asked))
+    ours, theirs = (context.encode([example.full_prompt for example in side]) for side in (examples, run.asked))
     return overlap(examples, run.asked, (ours, theirs))
 
 

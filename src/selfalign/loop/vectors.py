@@ -25,7 +25,7 @@ class RunVectors:
 
     def __init__(self, encoder: Encoder, asked: Sequence[Example] = ()) -> None:
         self._encoder = encoder
-        self._asked = [example.asked for example in asked]
+        self._asked = [example.full_prompt for example in asked]
         self._known: Vectors = {}
 
     @contextmanager

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from selfalign.protocols import PROVEN
+from selfalign.protocols import VERIFIED
 from selfalign.record import model_rows
 from selfalign.record.lock import is_locked
 from selfalign.record.plain import metric_table
@@ -39,7 +39,7 @@ def warnings(store: Store) -> list[str]:
     again; then the rounds whose weights a server was not verified to serve."""
     kinds = ("demonstrations", "evaluation", "alarm", "overlap", "damaged-model")
     told = [(kind, data) for _, kind, data in store.events() if kind in kinds]
-    told += [("verify_weights", found[-1]) for found in verifications(store).values() if found[-1]["verdict"] != PROVEN]
+    told += [("verify_weights", found[-1]) for found in verifications(store).values() if found[-1]["verdict"] != VERIFIED]
     return [f"{kind}: {data['text']}" for kind, data in told]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from selfalign.proof import crossed, verdicts
 from selfalign.proof.diversity import GUARDS
 from selfalign.proof.stats import too_few
-from selfalign.protocols import PROVEN
+from selfalign.protocols import VERIFIED
 from selfalign.record.store import Store
 from selfalign.text import counted, decimals, finite
 from selfalign.types import BOUNDS
@@ -161,7 +161,7 @@ def _notes(where: Mapping[str, Any], chosen: int, rows: Sequence[Mapping[str, An
         these = f"{counted(most, 'prompt')} {'is' if most == 1 else 'are'}"
         notes.append(f"{these} not compared: only one of the two models has a figure there.")
     findings = [(row["round"], row["verify_weights"]) for row in where["rounds"]]
-    if verified := [str(round) for round, found in findings if found and found["verdict"] == PROVEN]:
+    if verified := [str(round) for round, found in findings if found and found["verdict"] == VERIFIED]:
         serves = f"The server was verified to serve the weights of round {', '.join(verified)}"
         notes.append(f"{serves} (verify_weights, see the events).")
     if rows:

@@ -110,7 +110,7 @@ class Judge:
         return calibrate(self, context, seeds, self.score_name, scale=(1.0, 10.0), repeat=again, turned=turned, most=most)
 
     def _request(self, context: Context, row: int, example: Example) -> Request:
-        shown = replace(example, prompt=without_address(example.asked), response=without_address(example.response))
+        shown = replace(example, prompt=without_address(example.full_prompt), response=without_address(example.response))
         text = judge_prompt(shown, self.aspect, self.standard, self.prompt_form, self.reverse)
         seed = derive_seed(context.seed, context.round, self.score_name, row)
         if self.prompt_form == "raw":

@@ -65,7 +65,7 @@ class Reward:
             UserError: the model cannot be loaded, has no trained head, or has more than one output.
             RunFailed: not enough memory for it, or it gives something that is no number.
         """
-        pairs = [(example.asked, example.response) for example in examples]
+        pairs = [(example.full_prompt, example.response) for example in examples]
         with reward_model(
             self.model,
             "Reward.model",

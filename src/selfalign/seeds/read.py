@@ -98,7 +98,7 @@ def read_with_notes(path: str | Path, *, response_required: bool = True) -> tupl
                 said, example = _example(row.fields, len(examples) + len(problems), response_required)
                 if (first := ids.setdefault(example.id, where)) != where:
                     raise Malformed(f"field 'id': {show(example.id)} is also the id of {first}; give each row its own")
-                if (first := prompts.setdefault((example.system, normalise(example.asked)), where)) != where:
+                if (first := prompts.setdefault((example.system, normalise(example.full_prompt)), where)) != where:
                     what = f"the prompt {show(example.prompt)} is the same as that of {first}"
                     raise Malformed(f"{what}; remove one of the two")
                 examples.append(example)
