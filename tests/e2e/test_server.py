@@ -59,7 +59,7 @@ def test_each_round_is_served_its_own_adapter_or_the_run_stops(
 
     with model_server(model_folder, seconds=3000) as server:
         server.stale = True
-        with pytest.raises(RunFailed, match="does not serve round 1 but still the model as it came: on 6 seeds"):
+        with pytest.raises(RunFailed, match="does not serve round 1 but still the base model: on 6 seeds"):
             go(server.url)
         assert server.paths()["/load_lora_adapter"] == 1
         assert main(["status", str(tmp_path / "run")]) == 0

@@ -143,7 +143,7 @@ def test_what_was_never_answered_is_told_apart_from_an_empty_answer(store: Store
 
 def test_the_finding_about_a_servers_weights_is_told(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     """The last finding of a round tells where it stands; what was written before a bad one was written behind a good one."""
-    proof, stale = "the server serves round 1: on 6 seeds", "the server does not serve round 1 but still the model as it came"
+    proof, stale = "the server serves round 1: on 6 seeds", "the server does not serve round 1 but still the base model"
     store.finish_round_samples(2, [Example("r2-0", "a later prompt", "a later response", 2, 0)], [], 1)
     store.event("verify_weights", {"round": 1, "verdict": "stale", "text": stale})
     store.event("verify_weights", {"round": 1, "verdict": "verified", "text": proof})
