@@ -26,7 +26,7 @@ class Texts:
     """Requests to token ids and generated ids back to completions; the tokenizer loads at the first use."""
 
     def __init__(self, model: ModelRef, format: Format, context: int | None = None) -> None:
-        """`context` is the window of whoever runs the model, in tokens, where that may be narrower than the model's."""
+        """`context` is the window of the server that runs the model, in tokens, where that may be narrower than the model's."""
         self._ref, self._format, self._most = model, format, context
         self._tools: tuple[Any, Any, Renderer] | None = None
         # The same request is measured, planned and sent: one rendering serves all three.
@@ -73,7 +73,7 @@ class Texts:
         Thoughts before an answer are no part of it, unless they are kept; one that never ends is an answer cut off.
         """
         kind = kind_of(request)
-        # Thoughts are told by marks that may be special tokens; those of the rest are taken out below.
+        # Thoughts stand between marks that may be special tokens; those of the rest are taken out below.
         shown = kind == "response" and self.renderer.marks_thinking
         raw = str(self.tokenizer.decode(list(ids), skip_special_tokens=not shown))
         raw = raw if kind == "text" else raw.lstrip()
