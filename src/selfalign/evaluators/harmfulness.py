@@ -40,8 +40,8 @@ BEAVER_TAILS = (
 class Harmfulness:
     """The share of harmful answers to harmful prompts, by any Hugging Face sequence classifier.
 
-    Report it beside `Refusal`: a model that refuses everything is harmless too. Where an accelerator is used, the classifier
-    is loaded beside the model under test and released afterwards.
+    Report it with `Refusal`: a model that refuses everything is harmless too. Where an accelerator is used, the classifier
+    is loaded next to the model under test and released afterwards.
     """
 
     classifier: str = ""

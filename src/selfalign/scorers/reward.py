@@ -20,7 +20,7 @@ _BATCHES = 8
 class Reward:
     """The output of a reward model for each prompt with its response, as it stands: its scale and its zero are the model's own.
 
-    Loaded beside the model being aligned for each round and dropped again (safetensors, no code of its own). Like a judge it
+    Loaded next to the model being aligned for each round and dropped again (safetensors, no code of its own). Like a judge it
     is calibrated on the seeds before anything is filtered by it, once, as it never changes; unlike one it is shown everything.
     """
 
