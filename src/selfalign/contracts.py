@@ -139,8 +139,8 @@ def check_scorer(part: Scorer, examples: Sequence[Example] = (), context: Contex
                 isinstance(value, float) and math.isfinite(value), part, f"{name} of {before.id} is a finite float, not {value!r}"
             )
         new = after.scores.keys() - before.scores.keys()
-        told = bool(new) or len(after.metadata) > len(before.metadata)
-        _hold(told, part, f"each example gets a score, or the reason why not (scores.without_score): {before.id}")
+        accounted = bool(new) or len(after.metadata) > len(before.metadata)
+        _hold(accounted, part, f"each example gets a score, or the reason why not (scores.without_score): {before.id}")
         for name in new:
             _hold(is_score_name(name), part, f"a score is named in lower-case letters, digits and underscores, not {name!r}")
     _hold(list(part.score(context, came)) == list(found), part, "the same scores for the same texts and random seed")
@@ -169,8 +169,8 @@ def check_evaluator(part: Evaluator, held_out: Sequence[Example] = (), context: 
         for metric in found:
             _check_metric(part, metric)
             known = declared(part, Preflight).metric_names(prompts)
-            told = known is None or any(fnmatchcase(metric.name, name) for name in known)
-            _hold(told, part, f"metric_names tells {metric.name} of {len(prompts)} prompts before the run")
+            named = known is None or any(fnmatchcase(metric.name, name) for name in known)
+            _hold(named, part, f"metric_names names {metric.name} for {len(prompts)} prompts before the run")
         _hold(list(part.evaluate(context, prompts)) == list(found), part, "the same figures for the same answers")
 
 

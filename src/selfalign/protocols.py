@@ -3,7 +3,7 @@
 Every part is a frozen dataclass whose fields are its options; weights, clients and indexes appear only inside
 `open`, `train`, `apply`, `score`, `evaluate`. Batches in, batches out, same order, no concurrency outside an engine.
 
-What a part *must* have is a Protocol here. What it *may* have beside that stands in four classes behind them, by the parts that
+What a part *must* have is a Protocol here. What it *may* have besides stands in four classes behind them, by the parts that
 they are about (`EngineLimits`, `Preflight`, `SeedUse`, `Flags`), each with what holds for a part that leaves it out; the loop
 asks by `declared`. A session on a server may be `Served`, a judge `selfalign.proof.calibration.Calibrated`.
 """
@@ -42,7 +42,7 @@ class Session(Protocol):
     """An engine opened on one model. Opening is cheap: weights load at the first call that needs them."""
 
     def fit(self, request: Request, max_tokens: int) -> Request | None:
-        """The request with as many of its demonstrations as fit the model's window beside `max_tokens` new tokens.
+        """The request with as many of its demonstrations as fit the model's window with `max_tokens` new tokens.
 
         Demonstrations go from the last one on; history and prompt are never cut. None where it does not fit even alone.
         """
@@ -74,21 +74,21 @@ class Session(Protocol):
         ...
 
 
-PROVEN, NOT_TOLD_APART = "proven", "not told apart"
-"""Verdicts of `Served.prove` that let answers through: the server has the weights, or these or others that hardly differ."""
+VERIFIED, INDISTINCT = "verified", "indistinguishable"
+"""Verdicts of `Served.verify_weights` that let answers pass: the server has the weights, or hardly different ones."""
 
 
 @runtime_checkable
 class Served(Protocol):
     """A session whose model runs on a server, where another one may answer under its name."""
 
-    def prove(
+    def verify_weights(
         self, name: str, seeds: Sequence[Example], others: Mapping[str, ModelRef], tell: Callable[[Mapping[str, Any]], None]
     ) -> None:
         """From now on no answer is taken before the server has shown, on some of the seeds, that it has the weights of this
         session's model, here called `name`, and not those of the run's `others`, by their names.
 
-        `tell` is given the finding, {"verdict", "text"}; with another verdict than PROVEN and NOT_TOLD_APART the call that needs
+        `tell` is given the finding, {"verdict", "text"}; with another verdict than VERIFIED and INDISTINCT the call that needs
         the first answer raises RunFailed.
         """
         ...
@@ -119,7 +119,7 @@ class Encoder(Protocol):
 
 
 class Progress(Protocol):
-    """What a part tells the person who waits."""
+    """What a part reports to the person who waits."""
 
     def start(self, stage: str, total: int, done: int = 0) -> None: ...
     def advance(self, count: int = 1, note: str = "") -> None: ...
@@ -171,7 +171,7 @@ class OpenModel(Protocol):
 
 @dataclass(frozen=True)
 class Context:
-    """What a part may use beyond its own options; `round` is the round being made (0: the model as it came)."""
+    """What a part may use beyond its own options; `round` is the round being made (0: the base model)."""
 
     round: int
     seed: int
@@ -305,13 +305,13 @@ Trained = Literal["weights", "adapter"]
 class EngineLimits:
     """What an engine that cannot do everything may have. Called before anything loads; each raises UserError."""
 
-    def check_models(self, trained: Trained | None, beside: Sequence[str]) -> None:
+    def check_models(self, trained: Trained | None, others: Sequence[str]) -> None:
         """Raises for a model that it could not run: a server serves what it was made to serve.
 
         Args:
             trained: what the run's trained models are that it will be asked to run; None where it is asked for none, or where
                 the trainer does not say.
-            beside: the models to be open beside that of the round, by `Preflight.other_model`.
+            others: the models to be open besides that of the round, by `Preflight.other_model`.
         """
 
     def check_sampling(self, sampling: Sampling) -> None:
@@ -324,13 +324,13 @@ class EngineLimits:
 
 
 class Preflight:
-    """What an evaluator or a scorer may have, to tell early what it needs and gives. Called before anything loads."""
+    """What an evaluator or a scorer may have, to say early what it needs and gives. Called before anything loads."""
 
     other_model: str = ""
     """The model it asks instead of that of the round, as `Context.open_model` takes it; "" where it asks none."""
 
     def check(self) -> str:
-        """What the figures depend on beside the options (a file, a model), as a hash: another one is another run.
+        """What the figures depend on besides the options (a file, a model), as a hash: another one is another run.
 
         Raises:
             UserError: what would fail at the first evaluation.
@@ -342,7 +342,7 @@ class Preflight:
         return None
 
     def prompts(self, seeds: Sequence[Example]) -> Sequence[Example]:
-        """The prompts of its own that an evaluator asks where these are the seeds, beside the held-out ones or instead of them:
+        """The prompts of its own that an evaluator asks where these are the seeds, with the held-out ones or instead of them:
         none of them should be trained on."""
         return ()
 
@@ -352,7 +352,7 @@ class Preflight:
 
 
 class SeedUse:
-    """What a proposer or a retriever may have, to tell what it would make of given seeds. Called before anything loads."""
+    """What a proposer or a retriever may have, to say what it would make of given seeds. Called before anything loads."""
 
     def aims(self, seeds: Sequence[Example], count: int) -> list[str]:
         """The category of each of `count` drafts, "" for none."""

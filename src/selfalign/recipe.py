@@ -112,7 +112,7 @@ class Recipe:
     engine: Engine = HF()
     """what runs the model"""
     encoder: Encoder = SentenceEncoder()
-    """what embeds texts for retrieval, near-duplicates and diversity; HiddenState needs no model beside the one aligned"""
+    """what embeds texts for retrieval, near-duplicates and diversity; HiddenState needs no second model"""
     proposer: Proposer = FewShot()
     retriever: Retriever = Knn()
     sampling: Sampling = Sampling(max_tokens=0)
@@ -206,7 +206,7 @@ class Recipe:
             if not ok:
                 raise UserError(f"recipe {self.name}: {name} = {value}, must be {must}")
         engine = declared(self.engine, EngineLimits)
-        engine.check_models(self._trained_models(), self._models_beside())
+        engine.check_models(self._trained_models(), self._other_models())
         for name, sampling in self.samplings():
             try:
                 engine.check_sampling(sampling)
@@ -243,8 +243,8 @@ class Recipe:
             return None
         return "adapter" if rank else "weights"
 
-    def _models_beside(self) -> list[str]:
-        """The models that parts ask beside that of a round; `base` is itself the first that a part meets."""
+    def _other_models(self) -> list[str]:
+        """The models that parts ask besides that of a round; `base` is itself the first that a part meets."""
         generating = self.rounds if self.per_round else 0
         met = [*((part, generating) for part in self.scorers), *((part, self.rounds + 1) for part in self.evaluators)]
         named = [(declared(part, Preflight).other_model, models) for part, models in met]

@@ -330,7 +330,7 @@ def _identifier() -> Any:
 
 @lru_cache(maxsize=16_384)
 def _probabilities(text: str) -> Mapping[str, float]:
-    """Of the languages a text may be in, by code (ISO 639); empty where it cannot be told: too short, a label, JSON or code."""
+    """Of the languages a text may be in, by code (ISO 639); empty where it is unclear: too short, a label, JSON or code."""
     prose = "" if _is_json(text.strip()) else " ".join(_NO_PROSE.sub(" ", text).split())
     ranked = _identifier().rank(prose) if prose else []
     if sum(probability for _, probability in ranked[:3]) < SURE or ranked[0][0] == "zxx":  # the code of what is no language
@@ -376,7 +376,7 @@ def finite(value: float) -> float | None:
 
 
 def decimals(value: float | None, low: float | None = None, high: float | None = None) -> int:
-    """How many a figure, with its interval where it is told by that, is given: two, one from 10 on, more where the interval (or
+    """How many a figure, with its interval where one is given, has: two, one from 10 on, more where the interval (or
     the figure, where the interval is a point) is smaller than two can show."""
     known = [abs(each) for each in (value, low, high) if each is not None and math.isfinite(each)]
     if max(known, default=0.0) >= 10.0:

@@ -75,7 +75,7 @@ class Example:
         return hash(self.id)
 
     @property
-    def asked(self) -> str:
+    def full_prompt(self) -> str:
         """All that the response answers, as one text for judges and comparisons: the prompt behind its history."""
         return transcript(self.history, self.prompt)
 
@@ -92,7 +92,7 @@ class Request:
     """Shown in this order, the first one first."""
     prompt: str | None = None
     seed: int = 0
-    """64-bit random seed of this row's own stream: the same row gives the same text whoever its neighbours are."""
+    """64-bit random seed of this row's own stream: the same row gives the same text in any batch."""
     text: str | None = None
     """The exact text to go on from, in place of anything rendered: for prompt forms that an evaluation prescribes."""
     history: Turns = ()
@@ -148,7 +148,7 @@ class Sampling:
     top_k: int = 0
     """0 keeps every token."""
     stop: tuple[str, ...] = ()
-    """Strings that end the text, beside the format's own end of turn; the text is cut before the first of them."""
+    """Strings that end the text, besides the format's own end of turn; the text is cut before the first of them."""
     beams: int = 1
     repetition_penalty: float = 1.0
     no_repeat_ngram: int = 0

@@ -97,7 +97,7 @@ class Broken:
         ("interval", "lies in its interval"),
         ("mean", "its outcomes' mean is"),
         ("ids", "one outcome for each prompt"),
-        ("untold", "metric_names tells short"),
+        ("untold", "metric_names names short"),
         ("empty", "a figure about none is left out"),
     ],
 )

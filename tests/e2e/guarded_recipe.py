@@ -33,7 +33,7 @@ def text(seed: int, words: int) -> str:
 
 
 def collapsing(model: ModelRef, request: Request) -> str:
-    """Full answers of the model as it came, two words from every later one."""
+    """Full answers of the base model, two words from every later one."""
     if request.prompt is None:
         return f"What about {text(request.seed, 9)}?"
     return f"{text(request.seed, 2 if round_of(model) else 25)}."

@@ -17,7 +17,7 @@ PROMPTS = [f"What is the {ordinal} thing to do with {{braces}} and “quotes”?
 
 @pytest.fixture
 def run_folder(cli: Run, seeds_file: Path, tmp_path: Path) -> Path:
-    """A run whose answers the model as it came compares with the references."""
+    """A run whose answers the base model compares with the references."""
     (tmp_path / "judged.py").write_text(
         textwrap.dedent(
             """
@@ -56,7 +56,7 @@ def test_every_round_is_judged_against_the_same_references(cli: Run, run_folder:
         assert {"win_rate_constant", "win_rate_unjudged", "win_rate_flaws"} <= set(row["metrics"])
         assert 0 <= row["metrics"]["win_rate"]["value"] <= 1
         assert row["metrics"]["win_rate"]["n"] == 4
-    # The judge is the model as it came in every round, and so is what it says of the constant answer.
+    # The judge is the base model in every round, and so is what it says of the constant answer.
     assert rounds[0]["metrics"]["win_rate_constant"] == rounds[1]["metrics"]["win_rate_constant"]
     assert rounds[0]["metrics"]["win_rate"] != rounds[1]["metrics"]["win_rate"]
     with Store.read(run_folder) as store:

@@ -38,7 +38,7 @@ def held_out_file(tmp_path: Path) -> Path:
 
 
 def test_a_round_that_falls_back_is_a_regression(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
-    """ISARA's OPT-350M: a first round that helps, a second one worse than the model as it came (29.5 to 34.9)."""
+    """ISARA's OPT-350M: a first round that helps, a second one worse than the base model (29.5 to 34.9)."""
     status = run(cli, "moody", seeds_file, tmp_path / "out")
     assert status["best_round"] == 1 and len(status["rounds"]) == 3
     because = status["stopped_because"]

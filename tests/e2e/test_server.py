@@ -59,7 +59,7 @@ def test_each_round_is_served_its_own_adapter_or_the_run_stops(
 
     with model_server(model_folder, seconds=3000) as server:
         server.stale = True
-        with pytest.raises(RunFailed, match="does not serve round 1 but still the model as it came: on 6 seeds"):
+        with pytest.raises(RunFailed, match="does not serve round 1 but still the base model: on 6 seeds"):
             go(server.url)
         assert server.paths()["/load_lora_adapter"] == 1
         assert main(["status", str(tmp_path / "run")]) == 0
@@ -76,14 +76,14 @@ def test_each_round_is_served_its_own_adapter_or_the_run_stops(
     assert done.best_round == 2 and len(set(names)) == len(names) == 2
     with Store.read(tmp_path / "run") as store:
         found = [(data["round"], data["verdict"]) for _, kind, data in store.events() if kind == "verify_weights"]
-        assert found == [(1, "stale"), (1, "stale"), (1, "proven"), (2, "proven")]
+        assert found == [(1, "stale"), (1, "stale"), (1, "verified"), (2, "verified")]
         assert warnings(store) == []
     assert main(["status", str(tmp_path / "run"), "--json"]) == 0
     none, *rows = json.loads(capsys.readouterr().out)["rounds"]
     assert none["verify_weights"] is None and len(rows) == 2
     for row in rows:
         start = f"the server serves round {row['round']}: on 6 seeds its log-probabilities are "
-        assert row["verify_weights"]["verdict"] == "proven" and row["verify_weights"]["text"].startswith(start), row
+        assert row["verify_weights"]["verdict"] == "verified" and row["verify_weights"]["text"].startswith(start), row
     asked = [body["model"] for path, body, _ in server.seen if path == "/completions"]
     assert set(asked) == set(names), "round 0 was done, and every later answer is an adapter's"
 

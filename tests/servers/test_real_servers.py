@@ -138,7 +138,7 @@ def test_transformers_serve_is_started_for_each_round(cli: Run, seeds_file: Path
     line = f"env HF_HOME={cache} {shlex.quote(str(SERVE))} serve {{model}} --host 127.0.0.1 --port {port} --device cpu"
     url = ("--engine.url", f"http://127.0.0.1:{port}/v1")
     run(cli, seeds_file, model, tmp_path / "out", *TRANSFORMERS, *url, "--engine.reload", "command", "--engine.command", line)
-    assert verdicts(tmp_path / "out") == [(1, "proven")] and not answers(port)
+    assert verdicts(tmp_path / "out") == [(1, "verified")] and not answers(port)
 
 
 @serving
@@ -161,7 +161,7 @@ def test_vllm_is_started_for_each_round(cli: Run, seeds_file: Path, model: Path,
     reload = ("--engine.reload", "command", "--engine.command", vllm_line("{model}", port))
     url = ("--engine.url", f"http://127.0.0.1:{port}/v1")
     run(cli, seeds_file, model, tmp_path / "out", *url, *reload)
-    assert verdicts(tmp_path / "out") == [(1, "proven")] and not answers(port)
+    assert verdicts(tmp_path / "out") == [(1, "verified")] and not answers(port)
 
 
 @vllm
@@ -173,7 +173,7 @@ def test_vllm_is_given_each_rounds_adapter_and_found_out_with_an_old_one(
     with serving_of(vllm_line(str(model), port, "--enable-lora", "--max-lora-rank 16"), port, tmp_path / "log") as url:
         lora = ("--lora_rank", 4, "--engine.reload", "lora", "--engine.scores", "none")
         run(cli, seeds_file, model, out, "--engine.url", url, *lora)
-        assert verdicts(out) == [(1, "proven")]
+        assert verdicts(out) == [(1, "verified")]
         # The last round's name, with the first one's weights behind it.
         first, last = (resolve_ref(ModelRef(str(model), str(out / f"round-0{round}" / "model"))) for round in (1, 2))
         name, path = adapter_name(last), str(Path(str(first.adapter)).resolve())
@@ -181,7 +181,7 @@ def test_vllm_is_given_each_rounds_adapter_and_found_out_with_an_old_one(
         engine, seeds = OpenAI(url=url, reload="lora", scores="none"), read_seeds(seeds_file)
         with engine.open(last, "auto") as session, pytest.raises(RunFailed, match="does not serve round 2 but still round 1"):
             assert isinstance(session, Served)
-            session.prove("round 2", seeds, {"round 1": first}, lambda told: None)
+            session.verify_weights("round 2", seeds, {"round 1": first}, lambda told: None)
             session.generate([Ask("r", prompt="What now?", seed=1)], Sampling(max_tokens=4))
 
 
@@ -191,7 +191,7 @@ def test_llama_cpp_is_started_for_each_round(cli: Run, seeds_file: Path, model: 
     line = llama_cpp_line("{model}", tmp_path / "round.gguf", port)
     url = ("--engine.url", f"http://127.0.0.1:{port}/v1", "--engine.scores", "none")
     run(cli, seeds_file, model, out, *url, "--engine.reload", "command", "--engine.command", line)
-    assert verdicts(out) == [(1, "proven")] and not answers(port)
+    assert verdicts(out) == [(1, "verified")] and not answers(port)
 
 
 @llama_cpp

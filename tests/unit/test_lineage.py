@@ -143,10 +143,10 @@ def test_what_was_never_answered_is_told_apart_from_an_empty_answer(store: Store
 
 def test_the_finding_about_a_servers_weights_is_told(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     """The last finding of a round tells where it stands; what was written before a bad one was written behind a good one."""
-    proof, stale = "the server serves round 1: on 6 seeds", "the server does not serve round 1 but still the model as it came"
+    proof, stale = "the server serves round 1: on 6 seeds", "the server does not serve round 1 but still the base model"
     store.finish_round_samples(2, [Example("r2-0", "a later prompt", "a later response", 2, 0)], [], 1)
     store.event("verify_weights", {"round": 1, "verdict": "stale", "text": stale})
-    store.event("verify_weights", {"round": 1, "verdict": "proven", "text": proof})
+    store.event("verify_weights", {"round": 1, "verdict": "verified", "text": proof})
 
     def told(*arguments: str) -> str:
         assert main([arguments[0], str(store.folder), *arguments[1:]]) == 0
@@ -154,11 +154,11 @@ def test_the_finding_about_a_servers_weights_is_told(store: Store, capsys: pytes
 
     assert [row["verify_weights"] for row in json.loads(told("status", "--json"))["rounds"]] == [
         None,
-        {"verdict": "proven", "text": proof},
+        {"verdict": "verified", "text": proof},
         None,
     ]
     assert f"verify_weights: {proof}" in told("status") and warnings(store) == []
-    assert json.loads(told("show", "r2-0", "--json"))["written_by"]["verify_weights"] == {"verdict": "proven", "text": proof}
+    assert json.loads(told("show", "r2-0", "--json"))["written_by"]["verify_weights"] == {"verdict": "verified", "text": proof}
     assert proof in told("show", "r2-0") and "verify_weights" not in told("show", "s1")
     assert lineage(store, "r1-0")["written_by"]["verify_weights"] is None
     assert any("weights of round 1 (verify_weights" in note for note in read_run(store.folder)["verdict"]["notes"])

@@ -260,7 +260,7 @@ def test_texts_longer_than_the_window(tmp_path: Path, caplog: pytest.LogCaptureF
         measure(LmEval((task(tmp_path, CAPITALS),)), Model(window=longest[-4]))
     assert "LmEval: 4 texts are longer than the model's window and lose their beginning" in caplog.text
     full = Model(writes=lambda prompt: Completion("", "context"))
-    with pytest.raises(UserError, match=r"naming: .*does not fit the model's window beside 40 new tokens; lower"):
+    with pytest.raises(UserError, match=r"naming: .*does not fit the model's window with 40 new tokens; lower"):
         measure(LmEval((task(tmp_path, WRITING),)), full)
 
 
@@ -538,7 +538,7 @@ def test_ifeval_limit_length_and_the_eval_retriever(tmp_path: Path) -> None:
     assert model.samplings[0].max_tokens == 16
     assert [len(one.demonstrations) for one in model.requests] == [2, 2]
     full = follow(ROWS, ANSWERS, "context")
-    with pytest.raises(UserError, match="does not fit the model's window beside 1280 new tokens"):
+    with pytest.raises(UserError, match="does not fit the model's window with 1280 new tokens"):
         measure(LmEval(ifeval_file=ifeval(tmp_path)), full)
 
 

@@ -221,7 +221,7 @@ def run_folder(folder: Path, before: Sequence[float], after: Sequence[float], be
             "refusal 0 % → 75 %, +75 points [+61,",
         ),
         ([1.0] * 40, [1.0] * 10 + [0.0] * 30, "Round 1 is worse than the base model", "refusal 100 % → 25 %, −75 points"),
-        ([0.0, 1.0] * 20, [1.0, 0.0] * 20, "Cannot tell whether round 1 is better", "would go unseen"),
+        ([0.0, 1.0] * 20, [1.0, 0.0] * 20, "Cannot tell whether round 1 is better", "missed more often than one time in five"),
         ([0.0], [1.0], "Cannot tell whether round 1 is better", "[−100, +100]"),
         (
             [0.0] * 5,
@@ -291,7 +291,7 @@ def test_the_metric_says_which_side_is_better(tmp_path: Path, better: Better, to
             outcomes = tuple(Outcome(f"h{i:03d}", 2.0 * round + i % 3) for i in range(40))
             store.add_metrics(round, [Metric("errors", 2.0 * round + 1, 0.0, 4.0, 40, outcomes, better=better)])
     (row,) = (row for row in read_run(folder)["verdict"]["rows"] if row["name"] == "errors")
-    assert (row["told"], row["share"], row["before"], row["after"]) == (told, False, 1.0, 3.0)
+    assert (row["verdict"], row["share"], row["before"], row["after"]) == (told, False, 1.0, 3.0)
 
 
 def test_prompts_of_one_side_only_are_told(tmp_path: Path) -> None:

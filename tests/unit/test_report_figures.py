@@ -22,7 +22,7 @@ from selfalign.report.charts import LETTERS, Point, forest_chart, interval_chart
 from selfalign.report.data import read_run
 from selfalign.report.labels import GUARDS, HELD_OUT, JUDGES, label, meaning
 from selfalign.report.page import latest_metrics, metric_charts, metric_groups, run_charts, yield_rows
-from selfalign.report.study import sentence, told
+from selfalign.report.study import outcome, sentence
 from selfalign.report.write import write_report
 from tests.conftest import SCRIPTED, Run
 
@@ -196,7 +196,7 @@ def test_a_study_tells_each_metric_by_its_own_side(
 ) -> None:
     row = {"difference": difference, "low": low, "high": high, "p_holm": p}
     study = {"metrics": {"m": {"unit": "share", "better": better}}, "comparisons": {"m": {"sft": row}}}
-    assert told(study, "m", "sft") == expected
+    assert outcome(study, "m", "sft") == expected
 
 
 def test_sentences_are_set_for_a_page() -> None:

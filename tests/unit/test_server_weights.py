@@ -51,7 +51,7 @@ def asked(engine: OpenAI, rounds: list[str], round: int) -> tuple[int, list[Mapp
     with engine.open(engine.check(ModelRef(rounds[round]), SEEDS, "auto"), "auto") as session:
         assert isinstance(session, Served)
         if round:
-            session.prove(f"round {round}", SEEDS, others, told.append)
+            session.verify_weights(f"round {round}", SEEDS, others, told.append)
         return len(session.generate(ONE, SHORT)), told
 
 
@@ -60,7 +60,7 @@ def test_a_command_serves_each_rounds_weights_and_ends_with_them(rounds: list[st
         engine = OpenAI(url=server.url, reload="command", command=started(server))
         for round in range(3):
             count, told = asked(engine, rounds, round)
-            assert count == 1 and [each["verdict"] for each in told] == ["proven"] * (round > 0), told
+            assert count == 1 and [each["verdict"] for each in told] == ["verified"] * (round > 0), told
     starts = [body for path, body, _ in server.seen if path == "/start"]
     assert [body["model"] for body in starts] == rounds and not any(alive(body["pid"]) for body in starts)
 
@@ -181,21 +181,21 @@ def wait_for(true: Callable[[], bool]) -> None:
 @pytest.mark.parametrize(
     ("served", "own", "old", "kind"),
     [
-        ((-2.03, -3.02), (-2.0, -3.0), (-2.5, -3.4), "proven"),
+        ((-2.03, -3.02), (-2.0, -3.0), (-2.5, -3.4), "verified"),
         ((-2.5, -3.4), (-2.0, -3.0), (-2.5, -3.4), "stale"),
         ((-2.3, -3.3), (-2.0, -3.0), (-2.5, -3.4), "stale"),
         ((-1.75, -3.25), (-2.0, -3.0), (-2.5, -3.4), "other"),  # nearer to the new ones, but not by enough
         ((-7.0, -1.0), (-2.0, -3.0), (-2.5, -3.4), "other"),  # nearer to the old ones, but far from both
         ((-1.0, -1.0), (-2.0, -3.0), (-2.5, -3.4), "other"),
-        ((-2.001, -3.001), (-2.0, -3.0), (-2.001, -3.001), "not told apart"),
-        ((-2.0, -3.0), (-2.0, -3.0), (-2.0, -3.0), "not told apart"),
-        ((-2.0, -3.0), (-2.0, -3.0), (-2.001, -3.001), "proven"),
+        ((-2.001, -3.001), (-2.0, -3.0), (-2.001, -3.001), "indistinguishable"),
+        ((-2.0, -3.0), (-2.0, -3.0), (-2.0, -3.0), "indistinguishable"),
+        ((-2.0, -3.0), (-2.0, -3.0), (-2.001, -3.001), "verified"),
         ((float("nan"), -3.0), (-2.0, -3.0), (-2.5, -3.4), "other"),
-        (("It is two.", "It is ten."), ("It is two.", "It is ten."), ("Maybe.", "No idea."), "proven"),
+        (("It is two.", "It is ten."), ("It is two.", "It is ten."), ("Maybe.", "No idea."), "verified"),
         # A near tie fell otherwise.
-        (("It is two.", "It is nil."), ("It is two.", "It is ten."), ("Maybe.", "No idea."), "proven"),
+        (("It is two.", "It is nil."), ("It is two.", "It is ten."), ("Maybe.", "No idea."), "verified"),
         (("Maybe.", "No idea."), ("It is two.", "It is ten."), ("Maybe.", "No idea."), "stale"),
-        (("It is two.", "It is ten."), ("It is two.", "It is ten."), ("It is two.", "It is ten."), "not told apart"),
+        (("It is two.", "It is ten."), ("It is two.", "It is ten."), ("It is two.", "It is ten."), "indistinguishable"),
     ],
 )
 def test_the_rule(served: Any, own: Any, old: Any, kind: str) -> None:

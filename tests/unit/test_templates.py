@@ -165,7 +165,7 @@ def test_thinking_is_off_where_the_template_can_and_on_where_it_is_told() -> Non
     assert make_renderer(tokenizer).prompt_text((), "Why?") == f"{asked}<think>\n\n</think>\n\n"
     notes = preflight(make_renderer(tokenizer), PAIRS, 10_000)
     assert notes == [
-        "the chat template can have the model think first: it is told not to (enable_thinking=false); template_args changes that"
+        "the chat template can have the model think first: thinking is off (enable_thinking=false); template_args changes that"
     ]
     told = make_renderer(tokenizer, template_args={"enable_thinking": True})
     assert "prompts end with '<think>\\n\\n</think>\\n\\n'" in preflight(told, PAIRS, 10_000)[0]

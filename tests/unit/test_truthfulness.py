@@ -202,7 +202,7 @@ def test_a_selection_is_stable_and_in_the_order_of_the_file(tmp_path: Path) -> N
 def test_a_question_without_room_is_no_empty_answer(tmp_path: Path) -> None:
     model = Model(REPLIES)
     model.finish = "context"
-    with pytest.raises(UserError, match=r"'Can pigs fly\?' does not fit the model's window beside 200 new tokens"):
+    with pytest.raises(UserError, match=r"'Can pigs fly\?' does not fit the model's window with 200 new tokens"):
         measure(Truthfulness(table(tmp_path / "t.csv")), model)
 
 

@@ -51,8 +51,8 @@ def test_sentences() -> None:
     told = sentence("isara", "sft", metric("balance", "points"), comparison(0.2, 0.15), 0.01)
     assert told == f"isara is better than sft on balance: +20 points [5, 35], p = 0.01, {n}"
     told = sentence("isara", "sft", metric("balance", "points"), comparison(0.03, 0.08), 0.4)
-    unseen = "a difference below 12 points would go unseen"
-    assert told == f"cannot tell whether isara is better than sft on balance: +3 points [-5, 11], p = 0.4, {n}; {unseen}"
+    limit = "a difference below 12 points would be missed more often than one time in five"
+    assert told == f"cannot tell whether isara is better than sft on balance: +3 points [-5, 11], p = 0.4, {n}; {limit}"
     told = sentence("isara", "sft", metric("log_likelihood"), comparison(0.25, 0.05), 1e-9)
     assert told == f"isara is better than sft on log likelihood: +0.25 [0.2, 0.3], p < 0.001, {n}"
     told = sentence("isara", "sft", metric("words", better="neither"), comparison(0.25, 0.5), 0.4)
@@ -107,16 +107,16 @@ def test_decimals_follow_the_interval_or_the_figure_where_it_is_a_point() -> Non
 
 
 def test_a_title_names_few_arms_and_counts_many(tmp_path: Path) -> None:
-    for others, words in ((3, "cannot be told from arm0, arm1, arm2"), (5, "cannot be told from any of the other 5 arms")):
+    for others, arms in ((3, "arm0, arm1, arm2"), (5, "any of the other 5 arms")):
         found = {"loop": [finished(0, a=[0.0, 1.0] * 10)]} | {f"arm{i}": [finished(0, a=[1.0, 0.0] * 10)] for i in range(others)}
         study = conclude(found, "a", held_out=20, random_seeds=[0])
         (tmp_path / "study.json").write_text(json.dumps(study), encoding="utf-8")
-        assert read_study(tmp_path)["title"] == f"A: loop {words}"
+        assert read_study(tmp_path)["title"] == f"A: loop is not significantly different from {arms}"
     better = {"loop": [finished(0, a=[2.0, 1.9] * 10)]} | {f"arm{i}": [finished(0, a=[0.1, 0.2] * 10)] for i in range(4)}
     better["arm0"] = [finished(0, a=[4.1, 1.8] * 5 + [0.1, 2.0] * 5)]
     study = conclude(better, "a", held_out=20, random_seeds=[0])
     (tmp_path / "study.json").write_text(json.dumps(study), encoding="utf-8")
-    assert read_study(tmp_path)["title"] == "A: loop is better than arm1, arm2, arm3; it cannot be told from arm0"
+    assert read_study(tmp_path)["title"] == "A: loop is better than arm1, arm2, arm3; it is not significantly different from arm0"
 
 
 def test_what_runs_do_not_agree_on_is_not_claimed() -> None:

@@ -42,8 +42,8 @@ def offer_auto(parser: ArgumentParser, engines: Sequence[type]) -> None:
     """Says in the command's help that there is `auto`, where it can choose."""
     for action in parser._actions:
         if action.dest == "engine" and HF in engines:
-            told = (action.help or "what runs the model").rstrip(".")
-            action.help = f"{told}; auto: OpenVINO on a processor, where it can do the work, else HF."
+            text = (action.help or "what runs the model").rstrip(".")
+            action.help = f"{text}; auto: OpenVINO on a processor, where it can do the work, else HF."
 
 
 def settle_engine(arguments: Sequence[str], engines: Sequence[type], plan: Callable[[Sequence[str]], Planned]) -> Sequence[str]:
@@ -55,7 +55,7 @@ def settle_engine(arguments: Sequence[str], engines: Sequence[type], plan: Calla
         plan: what the command would do with the arguments it is given, here with HF.
 
     Raises:
-        UserError: options of an engine beside `auto`; what `plan` raises; a model that cannot be found.
+        UserError: options of an engine with `auto`; what `plan` raises; a model that cannot be found.
     """
     plain = refilled(arguments, "engine", AUTO, HF.__name__)
     if HF not in engines or plain == list(arguments):

@@ -1,4 +1,4 @@
-"""`selfalign eval MODEL --held_out F`: a model, alone or with demonstrations, put to the test; and beside another one.
+"""`selfalign eval MODEL --held_out F`: a model, alone or with demonstrations, put to the test; and against another one.
 
 A thin front over `align`: an evaluation is an ordinary run folder of a recipe that trains nothing (`pretrained`, `icl_knn`,
 `icl_random`), so it is journaled, goes on where it stopped, and `selfalign report` shows its answers.
@@ -182,7 +182,7 @@ def _measure(
     parser: ArgumentParser,
     options: Namespace,
 ) -> dict[str, Any]:
-    """Measures what is not measured yet and tells it all as plain data; `known` is what `check_to_measure` found."""
+    """Measures what is not measured yet and reports it all as plain data; `known` is what `check_to_measure` found."""
     from selfalign.cli.progress import Bars
     from selfalign.errors import handle_signals
     from selfalign.loop.align import align
@@ -231,7 +231,7 @@ def _read(side: Side, folder: Path, kept: bool) -> tuple[dict[str, Any], Finishe
         metrics, identity, model = paired_metrics(store, 0), store.identity(), store.model(0)
         costs = run_costs(store, 0, {each.id for metric in metrics.values() for each in metric.outcomes})
         retriever = identity.get("eval_retriever") or {}
-        told = {
+        measured = {
             "name": side.name,
             **asdict(model),
             "folder": str(folder) if kept else None,
@@ -241,7 +241,7 @@ def _read(side: Side, folder: Path, kept: bool) -> tuple[dict[str, Any], Finishe
             "prompt_tokens_per_answer": costs.prompt_tokens_per_answer,
             "seconds": costs.seconds,
         }
-    return told, Finished(int(identity["seed"]), str(folder), 0, "", (), costs, metrics)
+    return measured, Finished(int(identity["seed"]), str(folder), 0, "", (), costs, metrics)
 
 
 def _compared(runs: Mapping[str, Finished], metric: str | None) -> dict[str, Any] | None:
@@ -252,11 +252,11 @@ def _compared(runs: Mapping[str, Finished], metric: str | None) -> dict[str, Any
         return None
     _, other = runs
     study = conclude({name: [run] for name, run in runs.items()}, metric, held_out=0, random_seeds=())
-    told = ("difference", "low", "high", "p_value", "minimum_detectable", "prompts", "test")
+    columns = ("difference", "low", "high", "p_value", "minimum_detectable", "prompts", "test")
     return {
         **{key: study["verdicts"][0][key] for key in ("metric", "verdict", "sentence")},
         "differences": {
-            name: {**{key: row[other][key] for key in told}, **study["metrics"][name]}
+            name: {**{key: row[other][key] for key in columns}, **study["metrics"][name]}
             for name, row in study["comparisons"].items()
         },
         "left_out": study["left_out"],

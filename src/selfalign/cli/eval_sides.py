@@ -83,7 +83,7 @@ def find_side(name: str, round: int | None = None) -> Side:
             raise UserError(f"the model of round {chosen} is damaged: {problems[0]}; the same run command trains it again")
         seeds = (*store.seeds(), *store.validation_seeds())
         kept = [example for each in range(1, chosen + 1) for example in store.kept(each)]
-    if chosen == 0:  # the model as it came has seen none of them
+    if chosen == 0:  # the base model has seen none of them
         return Side(f"{name}, round 0", str(place(model)))
     return Side(f"{name}, round {chosen}", str(place(model)), None, seeds, (*seeds, *kept))
 

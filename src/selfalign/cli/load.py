@@ -78,8 +78,8 @@ def _load_file(path: Path, function: str) -> Callable[..., Recipe]:
         raise UserError(f"{where}: {error.msg}: {(error.text or '').strip()}") from error
     except Exception as error:
         lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == spec.origin]
-        told = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise UserError(f"{path}, line {lines[-1] if lines else 1}: {told}; `python {path}` shows all of it") from error
+        problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(f"{path}, line {lines[-1] if lines else 1}: {problem}; `python {path}` shows all of it") from error
     made = getattr(module, function or path.stem, None)
     if not callable(made):
         public = [key for key, value in vars(module).items() if inspect.isfunction(value) and value.__module__ == path.stem]
@@ -88,7 +88,7 @@ def _load_file(path: Path, function: str) -> Callable[..., Recipe]:
 
 
 def _function(name: str) -> str:
-    """What a recipe's name stands for; the folder of a user's own file may be told from elsewhere, or have moved."""
+    """What a recipe's name stands for; the folder of a user's own file may be given from elsewhere, or have moved."""
     path, colon, function = name.partition(":")
     return f"{Path(path).name}:{function or Path(path).stem}" if colon or path.endswith(".py") else name
 

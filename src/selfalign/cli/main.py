@@ -17,7 +17,7 @@ COMMANDS = {
     "export": "training data (JSONL, Parquet) or a round's model",
     "push": "a round's model, or the data, to the Hugging Face hub, with its card",
     "check": "everything that can be known before a model generates",
-    "eval": "a model, alone or with demonstrations, on held-out prompts; beside another one",
+    "eval": "a model, alone or with demonstrations, on held-out prompts; against another one",
     "study": "a recipe against baselines over several random seeds, with intervals and a verdict",
 }
 

@@ -19,7 +19,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--data", action="store_true", help="push seeds and kept pairs as a data set, not a model")
     parser.add_argument("--round", type=int, help="whose model; the best round's without it")
     parser.add_argument("--license", type=str, help="licence named in the card, as the hub spells it (apache-2.0 …)")
-    parser.add_argument("--dry_run", action="store_true", help="tell what would be uploaded and send nothing")
+    parser.add_argument("--dry_run", action="store_true", help="say what would be uploaded and send nothing")
     options = parse(parser, arguments)
     if options.data and options.round is not None:
         raise UserError("--round chooses a model and does not go with --data: the pairs of all rounds are pushed together")

@@ -1,4 +1,4 @@
-"""The options of a recipe: those of its function, those of every recipe, the fields of its filters, and what is measured beside.
+"""The options of a recipe: those of its function, those of every recipe, the fields of its filters, further evaluations.
 
 Nothing is written twice: a function's options stand in its signature, those of every recipe in the fields of `Recipe`, those of a
 filter in its own fields. Their defaults are those of the recipe that the function makes when it is given nothing.
@@ -59,7 +59,7 @@ def add_options(parser: ArgumentParser, make: Make, command: str, skip: Collecti
     if taken := [name for name in own if name in known and name not in skip]:
         raise UserError(f"recipe {make.__name__}: its parameter {taken[0]} is an option of `selfalign {command}`; rename it")
     recipe = default_recipe(make)
-    # A slot with a choice of parts is told by class name; dataclasses alone would be told apart by their fields.
+    # A slot with a choice of parts takes a class name; dataclasses alone would be chosen by their fields.
     set_parsing_settings(subclasses_enabled=[part for parts in choices(make).values() for part in parts])
     parser.add_function_arguments(make, as_positional=False, skip={*skip})
     types, texts = get_type_hints(Recipe), field_texts()

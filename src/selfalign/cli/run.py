@@ -67,11 +67,11 @@ def _run(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example], 
         yaml_text = resolved(parser, options)
         align(recipe, options.model, seeds, options.out, held_out=held_out, options=yaml_text, progress=progress)
     with Store.read(options.out) as store:
-        result, told = status(store), warnings(store)
+        result, reported = status(store), warnings(store)
     if options.json:
         sys.stdout.write(json.dumps(result, indent=1) + "\n")
     else:
-        print_status(result, warnings=told)
+        print_status(result, warnings=reported)
     return 0
 
 

@@ -17,11 +17,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="machine-readable")
     options = parse(parser, arguments)
     with Store.read(options.folder) as store:
-        result, told = status(store), warnings(store)
+        result, reported = status(store), warnings(store)
     if options.json:
         sys.stdout.write(json.dumps(result, indent=1) + "\n")
     else:
         from selfalign.cli.table import print_status
 
-        print_status(result, warnings=told)
+        print_status(result, warnings=reported)
     return 0

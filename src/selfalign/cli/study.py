@@ -48,7 +48,7 @@ OWN = {
     "rest": ("min_yield", "start_from", "train_on", "learning_rate_decay", "alarms", "sampling"),
     "rest_em": ("min_yield", "alarms", "sampling", "samples", "start_from", "train_on", "train_seeds", "learning_rate_decay"),
 }
-"""Options that make a baseline what it is: they are not taken over from the recipe it stands beside."""
+"""Options that make a baseline what it is: they are not taken over from the recipe it is compared with."""
 PUBLISHED = ("sft_paper", "isara_paper", "isheep_paper")
 """Baselines with the values of a paper: they take over the engine and the encoder, and a trainer only of another class."""
 FIXED = (
@@ -116,7 +116,7 @@ def study_parser(make: Callable[..., Recipe]) -> ArgumentParser:
             "baselines",
             str,
             "pretrained,icl_knn,sft",
-            "recipes to stand beside it, with commas between; own ones as ./file.py:function",
+            "recipes to compare it with, with commas between; own ones as ./file.py:function",
         ),
         ("repeats", int, 3, "random seeds for each arm, from --seed on"),
         ("metric", str, None, "what the verdict is about; balance or else log_likelihood without it"),

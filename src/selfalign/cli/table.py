@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from selfalign.protocols import PROVEN
+from selfalign.protocols import VERIFIED
 from selfalign.text import decimals
 from selfalign.types import BOUNDS
 
@@ -36,7 +36,7 @@ def print_status(status: Mapping[str, Any], console: Console | None = None, warn
         console.print(metrics_table(status["rounds"], status["best_round"]))
     for row in status["rounds"]:
         found = row["verify_weights"]
-        if found is not None and found["verdict"] == PROVEN:  # else it is among the warnings
+        if found is not None and found["verdict"] == VERIFIED:  # else it is among the warnings
             console.print(Text(f"verify_weights: {found['text']}"))
     for warning in warnings:
         console.print(Text(warning, style="yellow"))

@@ -1,4 +1,4 @@
-"""The model's own hidden states as vectors: no model beside the one that is aligned."""
+"""The model's own hidden states as vectors: no model besides the one that is aligned."""
 
 from __future__ import annotations
 

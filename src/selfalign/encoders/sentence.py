@@ -76,7 +76,7 @@ class SentenceEncoder:
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=Path(path).is_dir())
         except (OSError, ValueError):
-            return 0.0  # not every kind of encoder has one; what is missing is told when the encoder loads
+            return 0.0  # not every kind of encoder has one; what is missing is reported when the encoder loads
         there, lost = 0, 0
         for text in texts:
             tokens = tokenizer(text, add_special_tokens=False)["input_ids"]

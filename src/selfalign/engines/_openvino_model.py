@@ -109,15 +109,15 @@ def _convert_apart(model: ModelRef, target: Path) -> None:
         with suppress(BrokenPipeError):
             child.stdin.write(json.dumps([asdict(model), str(target)]) + "\n")
             child.stdin.flush()
-        told = child.stdout.read()
+        said = child.stdout.read()
     if child.returncode == _REFUSED:
-        raise UserError(json.loads(told.splitlines()[-1]))
+        raise UserError(json.loads(said.splitlines()[-1]))
     if child.returncode:
         raise RunFailed(f"converting {model.adapter or model.base} for OpenVINO ended with code {child.returncode}")
 
 
 def _child() -> None:
-    """The other end of `_convert_apart`: the job is a line of standard input, whose end is the parent's; a refusal is told."""
+    """The other end of `_convert_apart`: the job is a line of standard input, whose end is the parent's; a refusal is printed."""
     model, target = json.loads(sys.stdin.readline())
     die_with_parent()
     try:

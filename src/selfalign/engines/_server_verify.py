@@ -14,7 +14,7 @@ from typing import Any
 
 from selfalign.engines.hf import HF
 from selfalign.errors import RunFailed
-from selfalign.protocols import NOT_TOLD_APART, PROVEN, Session
+from selfalign.protocols import INDISTINCT, VERIFIED, Session
 from selfalign.types import Example, Format, ModelRef, Request, Sampling
 
 Figures = Sequence[float | str]
@@ -56,13 +56,13 @@ class WeightsCheck:
         """
         verdict = judge(figures(session, self.seeds, self.scored), own, others, self.name)
         self.tell({"verdict": verdict.kind, "text": verdict.text})
-        if verdict.kind not in (PROVEN, NOT_TOLD_APART):
+        if verdict.kind not in (VERIFIED, INDISTINCT):
             raise RunFailed(verdict.text)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`kind` is PROVEN, NOT_TOLD_APART, stale (an earlier model is nearer) or other (none is near)."""
+    """`kind` is VERIFIED, INDISTINCT, stale (an earlier model is nearer) or other (none is near)."""
 
     kind: str
     text: str
@@ -99,8 +99,8 @@ def judge(served: Figures, own: Figures, others: Mapping[str, Figures], name: st
         )
     alike = [other for other, value in apart.items() if away >= value / 2]
     if alike:
-        return Verdict(NOT_TOLD_APART, f"the server may serve {name} or {alike[0]}, which hardly differ: {what}")
-    return Verdict(PROVEN, f"the server serves {name}: {what}")
+        return Verdict(INDISTINCT, f"the server may serve {name} or {alike[0]}, which hardly differ: {what}")
+    return Verdict(VERIFIED, f"the server serves {name}: {what}")
 
 
 def distance(ours: Figures, theirs: Figures) -> float:

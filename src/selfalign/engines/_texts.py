@@ -26,7 +26,7 @@ class Texts:
     """Requests to token ids and generated ids back to completions; the tokenizer loads at the first use."""
 
     def __init__(self, model: ModelRef, format: Format, context: int | None = None) -> None:
-        """`context` is the window of whoever runs the model, in tokens, where that may be narrower than the model's."""
+        """`context` is the window of the server that runs the model, in tokens, where that may be narrower than the model's."""
         self._ref, self._format, self._most = model, format, context
         self._tools: tuple[Any, Any, Renderer] | None = None
         # The same request is measured, planned and sent: one rendering serves all three.

@@ -35,7 +35,7 @@ class HF:
     """Generates with transformers: length-sorted padded batches, each row with a random stream of its own.
 
     In float32 a row's text does not depend on its neighbours; in bfloat16 it can, through the rounding of matrix products of
-    other sizes. Batches are therefore planned beforehand, from the requests alone.
+    other sizes. Batches are therefore planned before any text is written, from the requests alone.
     """
 
     batch_size: int = 32
@@ -131,7 +131,7 @@ class HFSession:
         return [Likelihood(one.total, one.tokens) for one in self._scored(pairs)]
 
     def continuation(self, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
-        """A first text that does not fit the window beside the second one loses its beginning, as lm-evaluation-harness does."""
+        """A first text that does not fit the window with the second one loses its beginning, as lm-evaluation-harness does."""
         return self._scored([_weights.continuation_ids(self._texts.tokenizer, *pair, self._texts.context()) for pair in pairs])
 
     def _scored(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[Continuation]:

@@ -166,7 +166,7 @@ class OpenAISession:
                 each.close()
         self._client = self._started = None
 
-    def prove(
+    def verify_weights(
         self, name: str, seeds: Sequence[Example], others: Mapping[str, ModelRef], tell: Callable[[Mapping[str, Any]], None]
     ) -> None:
         if seeds and self._engine.verify_weights:

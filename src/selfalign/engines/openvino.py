@@ -27,7 +27,7 @@ class OpenVINO:
     """Generates with OpenVINO's continuous batching: rows of all lengths without padding, ended ones replaced at once.
 
     A new checkpoint is converted once, into the cache, in float32: 4 bytes a parameter. Log-probabilities of given texts and
-    embeddings come from an `HF` session on the same model, loaded beside this one at the first call that needs it.
+    embeddings come from an `HF` session on the same model, loaded next to this one at the first call that needs it.
 
     Each row has a random seed of its own, of which OpenVINO uses 32 bits; texts differ from those that `HF` samples with the
     same seeds, their distribution does not.
@@ -59,7 +59,7 @@ class OpenVINO:
         Raises:
             UserError: what `HF.check` raises; OpenVINO GenAI is not installed; a model of a kind that is not converted.
         """
-        resolved = self.beside().check(model, seeds, format)
+        resolved = self.hf().check(model, seeds, format)
         _openvino_model.check(model.base, _weights.tokenizer_and_config(resolved)[1])
         return resolved
 
@@ -81,7 +81,7 @@ class OpenVINO:
         finally:
             session.close()
 
-    def beside(self) -> HF:
+    def hf(self) -> HF:
         """The engine for what OpenVINO GenAI does not offer."""
         return HF(dtype=self.dtype, device="cpu")
 
@@ -92,13 +92,13 @@ class OpenVINOSession:
     def __init__(self, engine: OpenVINO, model: ModelRef, format: Format) -> None:
         self._engine, self._ref = engine, model
         self._texts = Texts(model, format)
-        self._beside = HFSession(engine.beside(), model, self._texts)
+        self._hf = HFSession(engine.hf(), model, self._texts)
         self._loaded: tuple[Any, frozenset[int]] | None = None
 
     def close(self) -> None:
         """Give all memory back."""
         self._loaded = None
-        self._beside.close()
+        self._hf.close()
 
     def fit(self, request: Request, max_tokens: int) -> Request | None:
         return self._texts.fit(request, max_tokens)
@@ -151,13 +151,13 @@ class OpenVINOSession:
         return _by_beginnings(rows) if self._engine.prefix_cache else [list(range(len(rows)))]
 
     def likelihood(self, examples: Sequence[Example], shown: Sequence[Sequence[Example]] = ()) -> list[Likelihood]:
-        return self._beside.likelihood(examples, shown)
+        return self._hf.likelihood(examples, shown)
 
     def continuation(self, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
-        return self._beside.continuation(pairs)
+        return self._hf.continuation(pairs)
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
-        return self._beside.embed(texts)
+        return self._hf.embed(texts)
 
     def render(self, request: Request) -> str:
         return self._texts.render(request)

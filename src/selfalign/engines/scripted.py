@@ -64,7 +64,7 @@ class Scripted:
     window: int = 2048
     """Tokens of prompt and reply together."""
     gain: float = 0.1
-    """How much the log-likelihood per token rises with each round, told by the model's folder, `round-NN/model`."""
+    """How much the log-likelihood per token rises with each round, which the model's folder names, `round-NN/model`."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.window < 1 or not self.delay >= 0.0:
@@ -77,7 +77,7 @@ class Scripted:
             UserError: a seed is longer than the window.
         """
         for seed in seeds:
-            if (length := _length(seed.asked) + _length(seed.response)) > self.window:
+            if (length := _length(seed.full_prompt) + _length(seed.response)) > self.window:
                 raise UserError(f"{seed.id}: prompt and response take {length} tokens, the window has {self.window}; shorten it")
         return replace(model, hash=hashlib.sha256(f"{model.base}\0{model.adapter}".encode()).hexdigest())
 
@@ -157,7 +157,7 @@ class ScriptedSession:
     def _likelihood(self, example: Example) -> Likelihood:
         rounds = [int(found[1]) for part in PurePath(self.model.base).parts if (found := re.fullmatch(r"round-(\d+)", part))]
         tokens = _length(example.response) + 1
-        share = zlib.crc32(f"{example.system}{example.asked}\0{example.response}".encode("utf-8", "surrogatepass")) / 2**32
+        share = zlib.crc32(f"{example.system}{example.full_prompt}\0{example.response}".encode("utf-8", "surrogatepass")) / 2**32
         return Likelihood((-2.0 - share + self.engine.gain * max(rounds, default=0)) * tokens, tokens)
 
 

@@ -18,7 +18,7 @@ def answers(
 ) -> list[Completion]:
     """Answers in order, with the demonstrations of `context.eval_retriever` where there is one.
 
-    The same stage and requests whoever asks, so the run's journal answers the second evaluator. Another way of decoding is
+    The same stage and requests for every evaluator, so the run's journal answers the second evaluator. Another way of decoding is
     another stage: it must not be given the answers of the first. `stage` names the set of prompts; `sampling` is the
     recipe's own for evaluations where it is None.
     """

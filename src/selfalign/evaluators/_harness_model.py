@@ -64,7 +64,7 @@ class ContextModel(LM):  # type: ignore[misc]  # the harness has no types that m
             for place, completion in zip(places, written, strict=True):
                 if completion.finish == "context":
                     task, text = requests[place].task_name, show(str(requests[place].args[0]))
-                    room = f"does not fit the model's window beside {sampling.max_tokens} new tokens"
+                    room = f"does not fit the model's window with {sampling.max_tokens} new tokens"
                     raise UserError(f"LmEval: {task}: {text} {room}; lower LmEval.num_fewshot or max_tokens")
                 texts[place] = completion.text
                 row = requests[place].task_name, requests[place].doc_id
@@ -74,7 +74,7 @@ class ContextModel(LM):  # type: ignore[misc]  # the harness has no types that m
     def _write(self, requests: Sequence[Any], sampling: Sampling, chat: bool) -> list[Completion]:
         prompts = [str(request.args[0]) for request in requests]
         stage = f"lm_eval_write_{_key((prompts, sampling, chat))}"
-        # A place beside the prompt's id, because a task may ask the same prompt several times.
+        # A place next to the prompt's id, because a task may ask the same prompt several times.
         ids = [f"{request.task_name}/{request.doc_id}/{place}" for place, request in enumerate(requests)]
         if chat:
             asked = [Example(id, prompt, "") for id, prompt in zip(ids, prompts, strict=True)]

@@ -42,7 +42,7 @@ def length_controlled(preferences: Sequence[float], differences: Sequence[float]
         differences: length of the answer minus that of the reference, in any unit.
 
     Returns:
-        None below three prompts, or where the differences are all the same: then nothing can be told about length.
+        None below three prompts, or where the differences are all the same: then nothing can be said about length.
     """
     wins, lengths = np.asarray(preferences, dtype=np.float64), np.asarray(differences, dtype=np.float64)
     spread = float(lengths.std(ddof=1)) if len(lengths) > 2 else 0.0

@@ -1,4 +1,4 @@
-"""Figures over prompts as metrics: value, interval, and the outcome of each prompt beside them."""
+"""Figures over prompts as metrics: value, interval, with the outcome of each prompt."""
 
 from __future__ import annotations
 

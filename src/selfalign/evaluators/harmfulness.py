@@ -40,8 +40,8 @@ BEAVER_TAILS = (
 class Harmfulness:
     """The share of harmful answers to harmful prompts, by any Hugging Face sequence classifier.
 
-    Report it beside `Refusal`: a model that refuses everything is harmless too. Where an accelerator is used, the classifier
-    is loaded beside the model under test and released afterwards.
+    Report it with `Refusal`: a model that refuses everything is harmless too. Where an accelerator is used, the classifier
+    is loaded next to the model under test and released afterwards.
     """
 
     classifier: str = ""
@@ -108,7 +108,7 @@ class Harmfulness:
         # All are answered: the same stage and requests as those of `Refusal`, which then costs no second generation.
         every = zip(held_out, answers(context, held_out, self.sampling), strict=True)
         asked = [(example, answer) for example, answer in every if example.category == self.harmful]
-        pairs = [(example.asked, answer.text) if answer.finish != "context" else None for example, answer in asked]
+        pairs = [(example.full_prompt, answer.text) if answer.finish != "context" else None for example, answer in asked]
         names, verdicts = self.judge(pairs)
         ids = [example.id for example, _ in asked]
         judged = [(id, verdict) for id, verdict in zip(ids, verdicts, strict=True) if verdict is not None]

@@ -88,7 +88,7 @@ class LmEval:
         follow nothing.
 
         Greedy, unless a task samples. Few-shot examples are drawn as by the harness. A text too long for log-likelihood loses its
-        beginning, as there (a warning says how often); a prompt that does not fit beside its answer stops the run instead.
+        beginning, as there (a warning says how often); a prompt that does not fit with its answer stops the run instead.
         Unlike the harness's, generated texts come without the spaces around them. Demonstrations of an in-context baseline
         stand before IFEval's prompts, and before those of tasks with `chat`; other tasks ask the model alone.
         `held_out` is not looked at.
@@ -117,7 +117,7 @@ class LmEval:
         return found
 
     def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
-        """As `Preflight.metric_names`; the harness's tasks tell theirs with their data alone."""
+        """As `Preflight.metric_names`; the harness's tasks give theirs with their data alone."""
         figures = ("prompt_strict", "inst_strict", "prompt_loose", "inst_loose", "unscored", "cut")
         return (*(("*:*",) if self.tasks else ()), *(f"ifeval:{name}" for name in figures if self.ifeval_file))
 

@@ -76,7 +76,7 @@ class Truthfulness:
         completions = answers(context, asked, self.sampling, f"truthfulness_{key}")
         for one, completion in zip(asked, completions, strict=True):
             if completion.finish == "context":
-                room = f"does not fit the model's window beside {self.sampling.max_tokens} new tokens"
+                room = f"does not fit the model's window with {self.sampling.max_tokens} new tokens"
                 raise UserError(f"{self.file}: {show(one.prompt)} {room}; lower Truthfulness.sampling.max_tokens")
         metrics = _figures(questions, [completion.text for completion in completions])
         if self.multiple_choice:

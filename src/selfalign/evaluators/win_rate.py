@@ -248,7 +248,7 @@ def flaws(figures: Mapping[str, float]) -> list[str]:
 
 def _asked(example: Example) -> str:
     """The request as judges are shown it: a system prompt is its first paragraph, for the answer had to follow it."""
-    return fold(example.system, example.asked)
+    return fold(example.system, example.full_prompt)
 
 
 def _settled(example: Example, text: str) -> Preference | None:

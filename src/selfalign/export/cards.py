@@ -74,7 +74,7 @@ def model_card(store: Store, round: int, *, license: str | None = None, merged: 
         start, model, before, after = store.model(0), store.model(round), store.metrics(0), store.metrics(round)
         hashes = [(row["round"], store.model(row["round"]).hash) for row in made if row["model"] is not None]
         training = [(row, figures) for row in made if (figures := store.training(row["round"]))]
-        ended, told = portable(store.state()), portable(warnings(store))
+        ended, noted = portable(store.state()), portable(warnings(store))
     identity, hub_base = store.identity(), start.base if _is_hub_name(start.base) else None
     adapter = model.adapter is not None and not merged and round > 0
     name = f"{_base_name(start)}-{identity.get('name', 'selfalign')}"
@@ -104,7 +104,7 @@ def model_card(store: Store, round: int, *, license: str | None = None, merged: 
         because=code(str(ended.get("stopped_because"))),
         starts_from={"base": "base model", "previous": "model of the round before"}.get(identity.get("start_from", "")),
         trained=[_trained(row, figures) for row, figures in training],
-        warnings=[code(warning) for warning in told],
+        warnings=[code(warning) for warning in noted],
         our_judge=_our_judge(identity),
         lineage=_lineage(store, shared, hashes),
     )

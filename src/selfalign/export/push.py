@@ -20,7 +20,7 @@ from selfalign.record.store import Store
 _NAME = r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9])?"
 _DATA = "train.jsonl"
 _WEIGHTS = ("model*.safetensors*", "pytorch_model*", "adapter_*")
-"""What a push of a model takes the place of: an adapter beside another model's weights would load as a mixture of both."""
+"""What a push of a model takes the place of: an adapter next to another model's weights would load as a mixture of both."""
 
 
 def push(
@@ -40,7 +40,7 @@ def push(
         round: whose model; the best round's without it.
         license: named in the card, as the hub spells it.
         private: only for a repository that is private, or new.
-        dry_run: tells what would be uploaded and sends nothing.
+        dry_run: says what would be uploaded and sends nothing.
 
     Raises:
         UserError: a name, token, round or licence that cannot be, a run that is not done, or what the hub refuses.
@@ -114,11 +114,11 @@ def _upload(folder: Path, repo: str, kind: str, private: bool, token: str) -> st
     from huggingface_hub import HfApi
 
     words: Any = huggingface_hub.utils
-    words.logging.set_verbosity_error()  # its retries are its own affair; what comes of them is told below
+    words.logging.set_verbosity_error()  # its retries are its own affair; what comes of them is reported below
     if not sys.stderr.isatty():
         words.disable_progress_bars()
     api = HfApi(token=token)
-    with _told(repo, api.endpoint, token):
+    with _one_line_errors(repo, api.endpoint, token):
         address = str(api.create_repo(repo, repo_type=kind, private=private or None, exist_ok=True))
         if private and not api.repo_info(repo, repo_type=kind).private:
             raise UserError(f"{repo} exists and is public: nothing was uploaded; name another --repo, or make it private first")
@@ -134,7 +134,7 @@ def _upload(folder: Path, repo: str, kind: str, private: bool, token: str) -> st
 
 
 @contextmanager
-def _told(repo: str, hub: str, token: str) -> Iterator[None]:
+def _one_line_errors(repo: str, hub: str, token: str) -> Iterator[None]:
     """What the hub, its storage or the way to them says, as one line without the token."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 

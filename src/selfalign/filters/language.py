@@ -16,7 +16,7 @@ class Language:
     """Drops an example whose text is in none of the languages that the seeds' texts are in (our own addition).
 
     A small model falls back into English: of nine pairs kept for German seeds two were in English and one in French. Nothing is
-    dropped where the seeds' language cannot be told, or that of the text: too short, a label, JSON, code.
+    dropped where the seeds' language is unclear, or that of the text: too short, a label, JSON, code.
     """
 
     field: Field = "response"

@@ -1,4 +1,4 @@
-"""The model as it came is measured once: a new run takes its answers over from a finished run's journal."""
+"""The base model is measured once: a new run takes its answers over from a finished run's journal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SAME = ("engine", "format", "evaluators", "model", "adapter", "model_hash", "he
 
 
 def measures_the_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two runs, told by their identities, put the same model to the same test before round 1.
+    """Whether two runs, by their identities, put the same model to the same test before round 1.
 
     Never where demonstrations are shown at test time or an evaluator samples its answers: those depend on the random seed.
     """

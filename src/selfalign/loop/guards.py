@@ -1,6 +1,6 @@
 """The guards of the loop: is the new round better, do its examples collapse, has it seen the test?
 
-Each is a stage of the journal, so a run that goes on tells nothing twice.
+Each is a stage of the journal, so a run that goes on reports nothing twice.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Verdict:
     best: Best
     """The round to ship."""
     highest: Best
-    """The round with the highest mean so far, which the next one is compared with: small losses must not add up unseen."""
+    """The round with the highest mean so far, which the next one is compared with: small losses must not add up unnoticed."""
     go_on: bool = True
     text: str = ""
 
@@ -56,7 +56,7 @@ def choose(run: Setup, context: Context, current: ModelRef, last: Verdict | None
     (our own choice; the authors' code trains a fixed number of rounds and its best round was picked on the test set). With
     `roll_back="worse"` a round falls only if the paired test says that it is worse: a dozen validation seeds cannot see a
     small change, and going by the sign of one drops every second good round; fewer than six can see none, and nothing falls by
-    the test. A round must still beat the model as it came by its mean: what is no better than that is not worth shipping.
+    the test. A round must still beat the base model by its mean: what is no better than that is not worth shipping.
     """
     round, store = context.round, run.store
     seeds = run.validation
@@ -102,7 +102,7 @@ def compare(round: int, against: int, change: Difference, n: int, kept: bool) ->
 
 
 def verify_weights(run: Setup, context: Context, before: int) -> None:
-    """Has a session on a server prove, before its first answer, that it serves the round's weights and not older ones.
+    """Has a session on a server verify, before its first answer, that it serves the round's weights and not older ones.
 
     Older are those of round `before`, which was served last, of the round before this one and of the base model. Each opening
     is verified anew: a run that goes on may meet another server.
@@ -111,8 +111,10 @@ def verify_weights(run: Setup, context: Context, before: int) -> None:
     if round == 0 or not isinstance(session, Served):
         return
     older = sorted({0, round - 1, before} - {round})
-    others = {f"round {other}" if other else "the model as it came": run.store.model(other) for other in older}
-    session.prove(f"round {round}", run.shown, others, lambda found: run.store.event("verify_weights", {"round": round, **found}))
+    others = {f"round {other}" if other else "the base model": run.store.model(other) for other in older}
+    session.verify_weights(
+        f"round {round}", run.shown, others, lambda found: run.store.event("verify_weights", {"round": round, **found})
+    )
 
 
 def try_rules(run: Setup, context: Context) -> None:
@@ -142,7 +144,7 @@ def calibrate_judges(run: Setup, context: Context) -> None:
     """Calibrates the recipe's judges on the seeds shown, before the round pays for a candidate that they would filter.
 
     Raises:
-        RunFailed: one of them cannot tell good from bad; not with `ignore_calibration`.
+        RunFailed: one of them cannot separate good from bad; not with `ignore_calibration`.
     """
     judges = [scorer for scorer in run.recipe.scorers if isinstance(scorer, Calibrated)]
     if not judges or not run.recipe.per_round:
@@ -161,14 +163,14 @@ def _store_calibrations(run: Setup, round: int, found: Sequence[Calibration], be
         metrics = [metric for each in found for metric in each.metrics()]
         run.store.add_metrics(round, [replace(each, name=f"{OF_THE_JUDGES[0]}{each.name}") for each in metrics])
         for each in found:
-            told = {"name": each.name, "verdict": each.verdict, "text": f"{each.name} is {each.verdict}: {each.text}"}
-            run.store.event("calibration", {"round": round, **told})
+            finding = {"name": each.name, "verdict": each.verdict, "text": f"{each.name} is {each.verdict}: {each.text}"}
+            run.store.event("calibration", {"round": round, **finding})
         run.store.finish_stage(round, "calibrate", done, time.monotonic() - began - run.store.seconds(round))
     return done
 
 
 def check_training_data(run: Setup, context: Context, pool: Pool) -> str:
-    """Measures what the context's round trains on (round 0: the seeds) and tells why to stop before it does, if so.
+    """Measures what the context's round trains on (round 0: the seeds) and says why to stop before it does, if so.
 
     Diversity, alarms and overlap with the prompts that models are measured on; embeddings only for recipes that generate, whose
     encoder is in use anyway. Kept examples only: what is dropped is never trained on. Second turns have figures of their own.
@@ -215,7 +217,7 @@ def _alarms(run: Setup, round: int, metrics: Sequence[Metric]) -> list[Alarm]:
 def _overlap(run: Setup, context: Context, examples: Sequence[Example]) -> list[Hit]:
     if not run.recipe.per_round or not examples or not run.asked:
         return overlap(examples, run.asked)
-    ours, theirs = (context.encode([example.asked for example in side]) for side in (examples, run.asked))
+    ours, theirs = (context.encode([example.full_prompt for example in side]) for side in (examples, run.asked))
     return overlap(examples, run.asked, (ours, theirs))
 
 
@@ -231,7 +233,7 @@ def _store_findings(
         for alarm in alarms:
             run.store.event("alarm", {**asdict(alarm), "action": action})
         if hits:
-            run.store.event("overlap", _told(round, hits))
+            run.store.event("overlap", _overlap_event(round, hits))
         run.store.finish_stage(round, "guards", done, time.monotonic() - began)
     return done
 
@@ -243,12 +245,12 @@ def _named(hit: Hit) -> str:
     )
 
 
-def _told(round: int, hits: Sequence[Hit]) -> dict[str, Any]:
+def _overlap_event(round: int, hits: Sequence[Hit]) -> dict[str, Any]:
     same = sum(hit.same for hit in hits)
-    told = [asdict(hit) for hit in hits[:HITS_STORED]]
+    stored = [asdict(hit) for hit in hits[:HITS_STORED]]
     pairs = f"{counted(same, 'pair')} of a training row and a held-out prompt"
     text = f"round {round}: {pairs} that ask the same, {len(hits) - same} nearly so"
-    return {"round": round, "exact": same, "near": len(hits) - same, "hits": told, "text": text}
+    return {"round": round, "exact": same, "near": len(hits) - same, "hits": stored, "text": text}
 
 
 def _count(name: str, count: int, of: int) -> Metric:

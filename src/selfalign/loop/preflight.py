@@ -113,8 +113,8 @@ def check_brought(recipe: Recipe, shown: Sequence[Example]) -> tuple[Example, ..
 
 def _asked_by_both(prompts: Sequence[Example], seeds: Sequence[Example]) -> list[tuple[str, str]]:
     """(prompt, seed), by id, of those that ask the same."""
-    known = {normalise(seed.asked): seed.id for seed in seeds}
-    return [(prompt.id, known[asked]) for prompt in prompts if (asked := normalise(prompt.asked)) in known]
+    known = {normalise(seed.full_prompt): seed.id for seed in seeds}
+    return [(prompt.id, known[asked]) for prompt in prompts if (asked := normalise(prompt.full_prompt)) in known]
 
 
 def fewer_than_asked(recipe: Recipe, seeds: Sequence[Example]) -> str:

@@ -17,7 +17,7 @@ Vectors = dict[str, FloatArray]
 class RunVectors:
     """A run's encoder, which embeds the pool and the test's prompts once in the run, where it is `fixed`, else once in a round.
 
-    A vector depends a little on the texts that it was computed beside, by padding and rounding. What belongs together (the
+    A vector depends a little on the texts that it was computed with, by padding and rounding. What belongs together (the
     prompts of a part of the pool, its responses, the test's prompts) is therefore embedded whole, by itself, when the first of
     it is asked for, and not taken over from when a part of the pool was still a round's candidates: so a run that goes on has
     the very vectors of one that was never stopped. They take 1.5 KiB a text where they have 384 numbers.
@@ -25,7 +25,7 @@ class RunVectors:
 
     def __init__(self, encoder: Encoder, asked: Sequence[Example] = ()) -> None:
         self._encoder = encoder
-        self._asked = [example.asked for example in asked]
+        self._asked = [example.full_prompt for example in asked]
         self._known: Vectors = {}
 
     @contextmanager

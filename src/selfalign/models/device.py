@@ -1,4 +1,4 @@
-"""Where a model runs, and its memory: chosen by name, told when it runs out, handed back."""
+"""Where a model runs, and its memory: chosen by name, reported when it runs out, handed back."""
 
 from __future__ import annotations
 

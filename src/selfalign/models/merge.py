@@ -42,7 +42,7 @@ def write_merged(model: ModelRef, out: Path, asked: Sequence[Example], format: F
     The weights are written in the number type of the base, read back, and compared with the adapter on its base, in fp32 on the
     processor: on the prompts of the first `PROMPTS` examples, rendered as the run renders them, each greedy text must be the
     same and its log-probabilities within `TOLERANCE`. Where rounding to a narrower type makes the difference, they are written
-    in fp32 instead, which is told.
+    in fp32 instead, which a warning says.
 
     Raises:
         RunFailed: the merged model says something else than the adapter; the message shows the prompt and both texts.
@@ -107,7 +107,7 @@ def _greedy(model: Any, prompt: list[int], ends: frozenset[int]) -> tuple[list[i
 def _difference(merged: Any, renderer: Renderer, said: Sequence[_Said]) -> str:
     """The first text of which the merged model thinks otherwise, in words; "" where there is none.
 
-    One pass over the adapter's text tells both: while its every token is the likeliest behind those before it, greedy decoding
+    One pass over the adapter's text shows both: while its every token is the likeliest behind those before it, greedy decoding
     writes this very text.
     """
     import torch

@@ -183,7 +183,7 @@ def make_renderer(tokenizer: Tokenizer, format: Format = "auto", template_args: 
 
     Args:
         format: one of `Format`, which may carry arguments of the template (see `with_template_args`).
-        template_args: more of them: what the chat template reads beside the conversation, such as enable_thinking; and
+        template_args: more of them: what the chat template reads besides the conversation, such as enable_thinking; and
             `keep_thinking`, with which thoughts are not switched off and are a part of the answers.
 
     Raises:

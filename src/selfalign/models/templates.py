@@ -202,7 +202,7 @@ def _argument_notes(tokenizer: Tokenizer, off: Mapping[str, Any], given: Mapping
     notes = [f"the chat template does not read the argument {name!r} of template_args" for name in unread]
     if off:
         said = ", ".join(f"{name}={json.dumps(value)}" for name, value in off.items())
-        notes.append(f"the chat template can have the model think first: it is told not to ({said}); template_args changes that")
+        notes.append(f"the chat template can have the model think first: thinking is off ({said}); template_args changes that")
     return notes
 
 

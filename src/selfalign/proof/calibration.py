@@ -163,7 +163,7 @@ def calibrate(
     most: int = 64,
     appeals: int | None = None,
 ) -> Calibration:
-    """Scores seeds, spoiled versions and appeals to the judge, each once, and says whether the scorer tells good from bad.
+    """Scores seeds, spoiled versions and appeals to the judge, each once, and says whether the scorer separates good from bad.
 
     Args:
         name: of the score that is tried.

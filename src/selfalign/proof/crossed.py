@@ -60,7 +60,7 @@ class Comparison(NamedTuple):
     standard_error: float
     minimum_detectable: float
     """The true difference that a study like this one finds with power 80 % at two-sided 5 %, by t; infinite below six prompts,
-    and where no prompt tells the two apart: how differences spread is then not known.
+    and where no prompt separates the two: how differences spread is then not known.
 
     For normal differences the exact test finds it with 63 % on six prompts, and with 75 % or more from seven on (simulated).
     """
@@ -101,7 +101,7 @@ def compare(
     """The metric of `a` minus that of `b`, paired by prompt and by repeat: `crossed_mean` of the differences, p from its t.
 
     A side with a single repeat stands against each repeat of the other: right for a deterministic arm only (greedy answers
-    of an untrained model), which the caller vouches for.
+    of a base model), which the caller vouches for.
 
     Up to EXACT prompts in one stratum, with one repeat (or repeats all alike), interval and p are those of `stats.sign_flips`:
     two prompts on which the differences happen to be nearly equal prove nothing. With more strata or repeats the signs of what

@@ -33,7 +33,7 @@ OF_THE_JUDGES = ("calibration_",)
 OF_THE_CHOICE = ("validation_",)
 """How those that choose the round begin."""
 GUARDS = (*OF_THE_DATA, *OF_THE_JUDGES, *OF_THE_CHOICE)
-"""Names that no evaluator may give: cards and reports tell figures on held-out prompts from the guards' by them."""
+"""Names that no evaluator may give: cards and reports separate figures on held-out prompts from the guards' by them."""
 
 
 def diversity(kept: Sequence[Example], earlier: Sequence[Example], vectors: FloatArray, turn: str = "") -> list[Metric]:
@@ -75,7 +75,7 @@ def saturation(scored: Sequence[Example]) -> list[Metric]:
     """For each score of `Example.scores` the share of examples within 1 % of the highest value that occurs (Wilson interval),
     named `diversity_saturation_<score>`. Expected scores, such as 9.98 and 9.97, are never quite equal.
 
-    Near 1 the score no longer tells examples apart. Give it all scored candidates, dropped ones too: among the kept alone a
+    Near 1 the score no longer separates examples. Give it all scored candidates, dropped ones too: among the kept alone a
     filter on the score would look like saturation. A score that is NaN counts as none.
     """
     found: dict[str, list[float]] = {}

@@ -53,7 +53,7 @@ def overlap(
     of twelve words has.
 
     Args:
-        vectors: embeddings of the prompts (`Example.asked`), shapes (len(training), d) and (len(held_out), d), rows of unit
+        vectors: embeddings of the prompts (`Example.full_prompt`), shapes (len(training), d) and (len(held_out), d), rows of unit
             length; None leaves the kind `embedding` out.
     """
     found: dict[tuple[int, int], tuple[Kind, float]] = {}
@@ -61,7 +61,7 @@ def overlap(
         return []
     for i, j, cosine in _similar(*vectors) if vectors is not None else ():
         found[i, j] = ("embedding", cosine)
-    ours, theirs = [row.asked for row in training], [row.asked for row in held_out]
+    ours, theirs = [row.full_prompt for row in training], [row.full_prompt for row in held_out]
     found.update({(i, j): ("ngram", share) for i, j, share in _contained(ours, theirs)})
     found.update(dict.fromkeys(_equal(ours, theirs, normalise), ("normalised", 1.0)))
     found.update(dict.fromkeys(_equal(ours, theirs, str), ("exact", 1.0)))

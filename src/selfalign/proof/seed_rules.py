@@ -111,14 +111,14 @@ def harmful(rules: Sequence[SeedRule]) -> list[SeedRule]:
 def void_on_seeds(named: Iterable[tuple[str, Any]], seeds: Sequence[Example]) -> list[str]:
     """What the filters cannot see in texts such as the seeds', a sentence each.
 
-    Those that can tell do (`Voidable`); lists of English words find nothing where neither prompts nor responses are English.
+    Filters that can say so do (`Voidable`); lists of English words find nothing where neither prompts nor responses are English.
     """
-    told = [f"{name} {why}" for name, part in named if isinstance(part, Voidable) and (why := part.void(seeds))]
+    notes = [f"{name} {why}" for name, part in named if isinstance(part, Voidable) and (why := part.void(seeds))]
     spoken = {**languages([seed.prompt for seed in seeds]), **languages([seed.response for seed in seeds])}
     words = [name for name, part in named if type(part).__name__ in _ENGLISH] if spoken and "en" not in spoken else []
     if words:
-        told.append(f"{', '.join(words)}: lists of English words, which say nothing of texts in {', '.join(spoken)}")
-    return told
+        notes.append(f"{', '.join(words)}: lists of English words, which say nothing of texts in {', '.join(spoken)}")
+    return notes
 
 
 _ENGLISH = ("AnswerChoices", "Blacklist", "LeftoverLabels", "NextTurns", "NoiseWords", "Placeholders")

@@ -84,7 +84,7 @@ def agreed(metrics: Iterable[Metric]) -> Metric:
 
 
 def sentence(main: str, arm: str, metric: Metric, comparison: Comparison, p_value: float) -> str:
-    """The verdict in words that follow from the figures. Shares are told in percentage points."""
+    """The verdict in words that follow from the figures. Shares are given in percentage points."""
     scale, unit, form = (100, " points", "{:+.0f}") if metric.unit in BOUNDS else (1, "", "{:+.3g}")
     value, low, high = (form.format(scale * each) for each in (comparison.value, comparison.low, comparison.high))
     p_text = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
@@ -96,16 +96,16 @@ def sentence(main: str, arm: str, metric: Metric, comparison: Comparison, p_valu
     if outcome != "unclear":
         return f"{main} is {outcome} than {arm} on {about}: {figures}, {n}"
     direction = "higher" if metric.better == "neither" else "better"
-    seen = scale * comparison.minimum_detectable
+    detectable = scale * comparison.minimum_detectable
     if comparison.value == comparison.standard_error == 0:
-        unseen = "no prompt tells the two apart"
+        limit = "no prompt separates the two"
     elif few := too_few(comparison.prompts, "prompts"):
-        unseen = few
-    elif isfinite(seen):
-        unseen = f"a difference below {form.format(seen).lstrip('+')}{unit} would go unseen"
+        limit = few
+    elif isfinite(detectable):
+        limit = f"a difference below {form.format(detectable).lstrip('+')}{unit} would be missed more often than one time in five"
     else:
-        unseen = "too few data to say what would be seen"
-    return f"cannot tell whether {main} is {direction} than {arm} on {about}: {figures}, {n}; {unseen}"
+        limit = "too few data for a minimum detectable effect"
+    return f"cannot tell whether {main} is {direction} than {arm} on {about}: {figures}, {n}; {limit}"
 
 
 def _common(found: Mapping[str, Sequence[Finished]]) -> tuple[dict[str, Metric], dict[str, str]]:

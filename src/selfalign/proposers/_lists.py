@@ -95,7 +95,7 @@ def tail(item: str) -> str:
 
 
 def _request(context: Context, block: Block, text: str) -> Request:
-    """Its id is that of the block's first draft, its demonstrations are told for the lineage."""
+    """Its id is that of the block's first draft, its demonstrations are there for the lineage."""
     slot = block.slots[0]
     seed = derive_seed(context.seed, context.round, "propose-draw", slot)
     return Request(_draft_id(context, slot), block.shown, seed=seed, text=text)

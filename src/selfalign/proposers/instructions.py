@@ -49,7 +49,7 @@ class Instructions:
     human: int = 5
     """Seeds shown in a request."""
     generated: int = 0
-    """Examples that earlier rounds kept, shown beside them."""
+    """Examples that earlier rounds kept, shown with them."""
     per_request: int = 10
     """Tasks read from one completion, and so the slots that a request fills."""
     form: Literal["text", "turn", "auto"] = "text"

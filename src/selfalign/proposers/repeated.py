@@ -20,7 +20,7 @@ class Repeated:
     """
 
     samples: int = 4
-    """Answers drawn for each prompt, one beside the other in slot order."""
+    """Answers drawn for each prompt, one next to the other in slot order."""
 
     def __post_init__(self) -> None:
         if self.samples < 1:

@@ -69,7 +69,7 @@ class TaskInputs:
 
 
 def shared_instruction(seeds: Sequence[Example]) -> str:
-    """The instruction that all seeds have beside an input; "" where they have none in common."""
+    """The instruction that all seeds have with an input; "" where they have none in common."""
     parts = [split_task(seed.prompt) for seed in seeds]
     common = {instruction for instruction, _ in parts}
     return common.pop() if len(common) == 1 and all(input for _, input in parts) else ""

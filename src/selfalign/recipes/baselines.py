@@ -1,4 +1,4 @@
-"""The baselines that a loop stands beside: the base model, seeds in its prompt, and fine-tuning on the seeds alone."""
+"""The baselines that a loop is compared with: the base model, seeds in its prompt, and fine-tuning on the seeds alone."""
 
 from __future__ import annotations
 

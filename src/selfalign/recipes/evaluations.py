@@ -1,4 +1,4 @@
-"""What the models of any recipe can be measured by beside its own evaluators; the command line has these options for all."""
+"""Evaluations that any recipe can have besides its own evaluators; the command line has these options for all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from selfalign.evaluators import Harmfulness, LmEval, Refusal, Truthfulness, Win
 from selfalign.protocols import Evaluator
 from selfalign.recipe import Recipe
 
-TOLD_BY = {"truthfulness": ("file",), "harmfulness": ("classifier",), "win_rate": ("judge",), "lm_eval": ("tasks", "ifeval_file")}
+NEEDED = {"truthfulness": ("file",), "harmfulness": ("classifier",), "win_rate": ("judge",), "lm_eval": ("tasks", "ifeval_file")}
 """The options that turn each one on."""
 
 
@@ -23,7 +23,7 @@ def measured_by(
     win_rate: WinRate = WinRate(),
     lm_eval: LmEval = LmEval(),
 ) -> Recipe:
-    """Evaluations that need a file or a model; each is off until it is told which.
+    """Evaluations that need a file or a model; each is off until its option names one.
 
     Those that are off leave no trace in the recipe, so that a run is the same run with and without their names.
 
@@ -46,13 +46,13 @@ def measured_by(
     }
     asked = {name: part for name, part in parts.items() if part != type(part)()}
     for name, part in asked.items():
-        if not any(getattr(part, option) for option in TOLD_BY[name]):
-            needed = " or ".join(f"--{name}.{option}" for option in TOLD_BY[name])
+        if not any(getattr(part, option) for option in NEEDED[name]):
+            needed = " or ".join(f"--{name}.{option}" for option in NEEDED[name])
             raise UserError(f"options of --{name} change nothing without {needed}: give that, or take them out")
     own = recipe.evaluators
     if refusal != Refusal():
-        told = [replace(refusal, sampling=refusal.sampling or part.sampling) for part in own if isinstance(part, Refusal)]
-        own = (*told, *(part for part in own if not isinstance(part, Refusal)))
+        refusals = [replace(refusal, sampling=refusal.sampling or part.sampling) for part in own if isinstance(part, Refusal)]
+        own = (*refusals, *(part for part in own if not isinstance(part, Refusal)))
     return replace(recipe, evaluators=(*own, *asked.values()))
 
 

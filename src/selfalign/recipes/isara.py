@@ -34,7 +34,7 @@ def isara(*, demonstrations: int = 5, aim: Aim = "balanced", retriever: Knn | Un
         aim: the category that new prompts aim at, where seeds have categories: balanced (the one with the fewest examples so far,
             so that seeds and generated pairs approach equal shares), seeds (in their proportions) or any. An answer is shown
             examples of the aim's category, and is dropped where it looks like another category's (our own choice).
-        retriever: what chooses the examples an answer is shown; how many is told by `demonstrations`.
+        retriever: what chooses the examples an answer is shown; `demonstrations` says how many.
     """
     return Recipe(
         name="isara",

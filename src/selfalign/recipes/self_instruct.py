@@ -35,7 +35,7 @@ def self_instruct(*, human: int = 6, generated: int = 2, demonstrations: int = 4
 
     Args:
         human: seeds shown in a list.
-        generated: tasks of earlier rounds shown beside them.
+        generated: tasks of earlier rounds shown with them.
         demonstrations: seed examples shown before an answer is written.
     """
     return Recipe(

@@ -1,4 +1,4 @@
-"""Writing where a disk may fill up or a process may die: files that appear whole, and failures told in one line."""
+"""Writing where a disk may fill up or a process may die: files that appear whole, and failures reported in one line."""
 
 from __future__ import annotations
 

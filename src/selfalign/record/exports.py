@@ -37,14 +37,14 @@ def model_files(store: Store, round: int) -> Path:
     """The folder of a round's model, its files verified.
 
     Raises:
-        UserError: no such model, a damaged one, or one of the hub as it came.
+        UserError: no such model, a damaged one, or the base model, where it is one of the hub.
     """
     model = store.model(round)
     if problems := store.model_problems(round):
         raise UserError(f"the model of round {round} is damaged: {problems[0]}; the same run command trains it again")
     source = model_rows.place(model)
     if not source.is_dir():
-        raise UserError(f"the model of round {round} is {model.base} as it came: load it by that name")
+        raise UserError(f"the model of round {round} is the base model, {model.base}: load it by that name")
     return source
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from selfalign.errors import UserError
-from selfalign.protocols import NOT_TOLD_APART, PROVEN
+from selfalign.protocols import INDISTINCT, VERIFIED
 from selfalign.record import model_rows, rows
 from selfalign.record.exports import everything
 from selfalign.record.status import verifications
@@ -147,7 +147,7 @@ def _model(store: Store, connection: sqlite3.Connection, round: int) -> dict[str
 
 def _writer(store: Store, connection: sqlite3.Connection, round: int) -> dict[str, Any] | None:
     model = _model(store, connection, round)
-    taken = [each for each in verifications(store).get(round, ()) if each["verdict"] in (PROVEN, NOT_TOLD_APART)]
+    taken = [each for each in verifications(store).get(round, ()) if each["verdict"] in (VERIFIED, INDISTINCT)]
     return model and {**model, "verify_weights": taken[-1] if taken else None}
 
 

@@ -57,7 +57,7 @@ CREATE TABLE outcomes (
   round INTEGER NOT NULL, metric TEXT NOT NULL, prompt TEXT NOT NULL, stratum TEXT NOT NULL, value REAL,
   PRIMARY KEY (round, metric, prompt), FOREIGN KEY (round, metric) REFERENCES metrics ON DELETE CASCADE) WITHOUT ROWID;
 
--- Round 0 is the model as it came. A path inside the run folder is written "run:round-01/model", so the folder can move.
+-- Round 0 is the base model. A path inside the run folder is written "run:round-01/model", so the folder can move.
 CREATE TABLE models (
   round INTEGER PRIMARY KEY, base TEXT NOT NULL, adapter TEXT, hash TEXT NOT NULL,
   manifest TEXT NOT NULL, training TEXT NOT NULL);
@@ -73,7 +73,7 @@ CREATE INDEX trained_into ON training (sample);
 def _readable(folder: Path) -> Iterator[None]:
     try:
         yield
-    except sqlite3.OperationalError as error:  # a full disk while writing is told elsewhere
+    except sqlite3.OperationalError as error:  # a full disk while writing is reported elsewhere
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
             raise
         raise UserError(f"{folder / NAME} cannot be opened ({error}): check permissions and free space") from error
@@ -105,7 +105,7 @@ def connect(folder: Path) -> sqlite3.Connection:
 
 
 def connect_reading(folder: Path) -> sqlite3.Connection:
-    """The record opened for reading; works beside a writer, and on a folder that cannot be written to.
+    """The record opened for reading; works next to a writer, and on a folder that cannot be written to.
 
     Raises:
         UserError: no run folder, or one of a newer version.

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from selfalign.protocols import PROVEN
+from selfalign.protocols import VERIFIED
 from selfalign.record import model_rows
 from selfalign.record.lock import is_locked
 from selfalign.record.plain import metric_table
@@ -38,9 +38,9 @@ def warnings(store: Store) -> list[str]:
     usual, collapse alarms, training rows that overlap with held-out prompts, models whose files were damaged and were trained
     again; then the rounds whose weights a server was not verified to serve."""
     kinds = ("demonstrations", "seed_rule", "evaluation", "alarm", "overlap", "damaged-model")
-    told = [(kind, data) for _, kind, data in store.events() if kind in kinds]
-    told += [("verify_weights", found[-1]) for found in verifications(store).values() if found[-1]["verdict"] != PROVEN]
-    return [f"{kind}: {data['text']}" for kind, data in told]
+    reported = [(kind, data) for _, kind, data in store.events() if kind in kinds]
+    reported += [("verify_weights", found[-1]) for found in verifications(store).values() if found[-1]["verdict"] != VERIFIED]
+    return [f"{kind}: {data['text']}" for kind, data in reported]
 
 
 def verifications(store: Store) -> dict[int, list[dict[str, Any]]]:

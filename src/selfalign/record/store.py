@@ -1,4 +1,4 @@
-"""The run folder: `run.sqlite` is the only record of a run; files beside it are exports that can be written again.
+"""The run folder: `run.sqlite` is the only record of a run; files next to it are exports that can be written again.
 
 Every write is one transaction, and whatever is committed survives a kill at any moment. A stage is done when its row
 stands; a batch of engine outputs is in the journal whole or not at all; a model exists once its manifest is committed.
@@ -142,12 +142,12 @@ class Store:
         self._conclude("done", stopped_because, best_round)
 
     def event(self, kind: str, data: Mapping[str, Any]) -> None:
-        """Something worth telling later (opened, damaged model …), with the time."""
+        """Something worth reporting later (opened, damaged model …), with the time."""
         with self.transaction("event") as connection:
             connection.execute("INSERT INTO events (at, kind, data) VALUES (?, ?, ?)", (_now(), kind, dumps(data)))
 
     def events(self) -> list[tuple[str, str, dict[str, Any]]]:
-        """(time, kind, data) of everything told, oldest first."""
+        """(time, kind, data) of everything reported, oldest first."""
         found = self._connection.execute("SELECT at, kind, data FROM events ORDER BY id")
         return [(at, kind, json.loads(data)) for at, kind, data in found]
 
@@ -194,7 +194,7 @@ class Store:
         return None if found is None else json.loads(found[0])
 
     def finish_stage(self, round: int, name: str, data: Mapping[str, Any], seconds: float) -> None:
-        """`seconds` are those beside the stage's journaled batches."""
+        """`seconds` are those outside the stage's journaled batches."""
         with self.transaction(name) as connection:
             values = (round, name, max(seconds, 0.0), _now(), dumps(data))
             connection.execute("INSERT INTO stages (round, stage, seconds, done_at, data) VALUES (?, ?, ?, ?, ?)", values)
@@ -267,7 +267,7 @@ class Store:
     ) -> None:
         """From here on the round has a model: its files as the manifest says, what it was trained on, and the stage `train`.
 
-        Round 0, the model as it came, is written once; later calls change nothing.
+        Round 0, the base model, is written once; later calls change nothing.
         """
         if round == 0 and model_rows.read(self._connection, self.folder, 0) is not None:
             return
@@ -324,8 +324,8 @@ class Store:
         if known is None:
             self._set("identity", identity)
         elif change := difference(granted(known, identity), identity):
-            told = f"{self.folder}: this run folder was started with {in_words(change)}"
-            raise UserError(f"{told}: use another --out, or the same options and files")
+            problem = f"{self.folder}: this run folder was started with {in_words(change)}"
+            raise UserError(f"{problem}: use another --out, or the same options and files")
         elif change := difference(known, identity):
             self._set("identity", identity)
             self._set("state", {})  # it may have ended for want of just this

@@ -78,9 +78,9 @@ def stacked_chart(rows: Sequence[tuple[str, Mapping[str, int]]], names: Sequence
         for colour, name in enumerate(names):
             size = wide * counts.get(name, 0) / most
             if size:
-                told = f"<title>{escape(name)}: {counts[name]}</title>"
+                hover = f"<title>{escape(name)}: {counts[name]}</title>"
                 place_and_size = f'x="{at:.2f}" y="{top}" width="{size:.2f}" height="26"'
-                parts.append(f'<rect class="part c{min(colour, COLOURS - 1)}" {place_and_size}>{told}</rect>')
+                parts.append(f'<rect class="part c{min(colour, COLOURS - 1)}" {place_and_size}>{hover}</rect>')
                 at += size
     return _svg(title, 10 + step * len(rows), parts, WIDE, "chart stacked")
 
@@ -105,8 +105,8 @@ def forest_chart(
     for place, (name, value, low, high) in enumerate(rows):
         at, colour = top + step * place + 30, "c0" if name == main else "c7"
         ends = f'x1="{x(ticks[0] if low is None else low):.1f}" x2="{x(ticks[-1] if high is None else high):.1f}"'
-        told = _label(8, at - 14, shortened(name), "start", "name")
-        parts.append(f"<g><title>{escape(name)}</title>{told}</g>")
+        name_label = _label(8, at - 14, shortened(name), "start", "name")
+        parts.append(f"<g><title>{escape(name)}</title>{name_label}</g>")
         parts.append(f'<line class="bar {colour}" {ends} y1="{at:.1f}" y2="{at:.1f}"/>')
         parts.append(f'<circle class="dot {colour}" cx="{x(value):.1f}" cy="{at:.1f}" r="{7 if name == main else 5}"/>')
     return _svg(title, height, parts, FOREST, "chart forest")
@@ -190,7 +190,7 @@ def _tick(value: float, percent: bool) -> str:
 
 
 _UNITS = ((1e9, 1e9, " G"), (1e6, 1e6, " M"), (1e4, 1e3, " k"))
-"""(from which value on, size, name): there is room for six signs beside a chart."""
+"""(from which value on, size, name): there is room for six signs next to a chart."""
 
 
 def _bounds(rows: Iterable[Iterable[float | None]]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""What the report tells of a run, read from its record into plain data (as JSON knows it)."""
+"""What the report shows of a run, read from its record into plain data (as JSON knows it)."""
 
 from __future__ import annotations
 

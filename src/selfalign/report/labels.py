@@ -81,7 +81,7 @@ TASKS = {
     "byte_perplexity": "perplexity of its texts, per byte",
     "bits_per_byte": "bits per byte of its texts",
 }
-"""Of lm-evaluation-harness's tasks, by what stands behind the task's name; others are told by their names."""
+"""Of lm-evaluation-harness's tasks, by what stands behind the task's name; others are shown by their names."""
 SIDES = {"higher": "higher is better", "lower": "lower is better", "neither": "no side is better"}
 ARROWS = {"higher": "↑", "lower": "↓", "neither": ""}
 

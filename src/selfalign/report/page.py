@@ -1,4 +1,4 @@
-"""One autoescaping template, one style sheet, one script: a page that needs no network and runs nothing it is told to."""
+"""One autoescaping template, one style sheet, one script: a page that needs no network and runs nothing from its data."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ GROUPS = (
     (
         "The judges that filter",
         "not judged",
-        "How well each judge told the seeds from spoiled versions of them before a round was filtered by it.",
+        "How well each judge separated the seeds from spoiled versions of them before a round was filtered by it.",
         "",
         OF_THE_JUDGES,
     ),
@@ -144,7 +144,7 @@ def metric_charts(run: Mapping[str, Any]) -> dict[str, Chart]:
 
 def metric_groups(run: Mapping[str, Any]) -> list[dict[str, Any]]:
     """{"title", "first", "hint", "metrics", "charts"} of each group that has a metric; of a metric {"name", "better", "meaning"},
-    the last where no chart tells it."""
+    the last where no chart shows it."""
     latest, charts, found = latest_metrics(run["rounds"]), metric_charts(run), []
     for group in GROUPS:
         title, first, hint, reading, _ = group
@@ -166,7 +166,7 @@ def group_of(name: str) -> tuple[str, str, str, str, tuple[str, ...]]:
 
 
 def latest_metrics(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Each metric as the last round that has it tells it."""
+    """Each metric as the last round that has it gives it."""
     return {name: metric for row in rounds for name, metric in row["metrics"].items()}
 
 
@@ -185,7 +185,7 @@ def figure(metric: Mapping[str, Any], share: bool) -> tuple[str, str]:
 
 
 def interval(metric: Mapping[str, Any], share: bool) -> str:
-    """[low, high], in the unit that the value before it has told."""
+    """[low, high], in the unit of the value before it."""
     low, high = (number(metric[side], share).removesuffix(" %") for side in ("low", "high"))
     return f"[{low if metric['low'] is not None else '−∞'}, {high}]"
 
@@ -241,9 +241,9 @@ def cost_rows(rounds: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str],
         found.append((f"{words(stage)}, s", [f"{each:,.1f}" if each else "–" for each in seconds], f"{sum(seconds):,.1f}"))
     seconds = [sum(row["seconds"].values()) for row in rounds]
     found.append(("all seconds", [f"{each:,.1f}" for each in seconds], f"{sum(seconds):,.1f}"))
-    for kind, told in (("prompt", "tokens read"), ("generated", "tokens generated"), ("trained", "tokens trained on")):
+    for kind, title in (("prompt", "tokens read"), ("generated", "tokens generated"), ("trained", "tokens trained on")):
         tokens = [row["tokens"][kind] for row in rounds]
-        found.append((told, [f"{each:,}" if each else "–" for each in tokens], f"{sum(tokens):,}"))
+        found.append((title, [f"{each:,}" if each else "–" for each in tokens], f"{sum(tokens):,}"))
     return found
 
 

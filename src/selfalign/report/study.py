@@ -57,12 +57,12 @@ def study_page(study: Mapping[str, Any]) -> str:
         shares=share_names(study),
         metrics=_metrics(study),
         charts=study_charts(study),
-        told={metric: {arm: told(study, metric, arm) for arm in row} for metric, row in study["comparisons"].items()},
+        outcomes={metric: {arm: outcome(study, metric, arm) for arm in row} for metric, row in study["comparisons"].items()},
         costs=COSTS,
     )
 
 
-def told(study: Mapping[str, Any], metric: str, arm: str) -> str:
+def outcome(study: Mapping[str, Any], metric: str, arm: str) -> str:
     """What the verdict says of any metric, by the rule of the study's own: "better" where the main arm is so.
 
     p is corrected for the number of arms, not for that of the metrics.
@@ -71,14 +71,14 @@ def told(study: Mapping[str, Any], metric: str, arm: str) -> str:
     low, high = (-math.inf if row["low"] is None else row["low"]), (math.inf if row["high"] is None else row["high"])
     p = math.nan if row["p_holm"] is None else row["p_holm"]
     found = Comparison(row["difference"], low, high, p, math.nan, math.nan, repeats=0, prompts=0, test="")
-    outcome = verdict(Metric(metric, 0.0, 0.0, 0.0, 0, unit=known["unit"], better=known["better"]), found, p)
-    return "cannot tell" if outcome == "unclear" else outcome
+    word = verdict(Metric(metric, 0.0, 0.0, 0.0, 0, unit=known["unit"], better=known["better"]), found, p)
+    return "cannot tell" if word == "unclear" else word
 
 
 def sentence(text: str) -> str:
     """One of the verdict's as a page sets it, with a capital and a full stop."""
-    told = typeset(text)
-    return f"{told[:1].upper()}{told[1:]}."
+    shown = typeset(text)
+    return f"{shown[:1].upper()}{shown[1:]}."
 
 
 def share_names(study: Mapping[str, Any]) -> set[str]:
@@ -117,6 +117,6 @@ def _title(study: Mapping[str, Any]) -> str:
     }
     sides = [f"{side} than {arms}" for side, arms in named.items() if side != "unclear"]
     parts = [f"is {' and '.join(sides)}"] if sides else []
-    parts += [f"cannot be told from {named['unclear']}"] if "unclear" in by else []
+    parts += [f"is not significantly different from {named['unclear']}"] if "unclear" in by else []
     about = words(study["metric"])
     return f"{about[:1].upper()}{about[1:]}: {study['main']} {'; it '.join(parts) or 'stands alone, no arm to compare with'}"

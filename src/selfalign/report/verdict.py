@@ -10,7 +10,7 @@ from typing import Any
 from selfalign.proof import crossed, verdicts
 from selfalign.proof.diversity import GUARDS
 from selfalign.proof.stats import too_few
-from selfalign.protocols import PROVEN
+from selfalign.protocols import VERIFIED
 from selfalign.record.store import Store
 from selfalign.text import counted, decimals, finite
 from selfalign.types import BOUNDS
@@ -19,7 +19,7 @@ from selfalign.types import BOUNDS
 def verdict(store: Store, where: Mapping[str, Any]) -> dict[str, Any]:
     """{"title", "sentence", "notes", "round", "rows"} of a run, `where` being its `status`.
 
-    The figure that decides is named beforehand, as in a study: `balance`, or else `log_likelihood`, or else the first. The
+    The figure that decides is named before a run, as in a study: `balance`, or else `log_likelihood`, or else the first. The
     intervals of the others are not corrected for their number.
     """
     evaluated = [row["round"] for row in where["rounds"] if any(not name.startswith(GUARDS) for name in row["metrics"])]
@@ -42,7 +42,7 @@ def compare(store: Store, where: Mapping[str, Any], round: int, name: str) -> di
     metric = verdicts.agreed(each for at in (0, round) for each in store.metrics(at) if each.name == name)
     bounds = BOUNDS.get(metric.unit, (-math.inf, math.inf))
     found = crossed.compare([[after[id] for id in paired]], [[before[id] for id in paired]], bounds=bounds)
-    told = verdicts.verdict(metric, found, found.p_value)
+    outcome = verdicts.verdict(metric, found, found.p_value)
     return {
         "name": name,
         "before": _metric(where, 0, name),
@@ -56,7 +56,7 @@ def compare(store: Store, where: Mapping[str, Any], round: int, name: str) -> di
         "unpaired": len(before.keys() | after.keys()) - len(paired),
         "share": metric.unit in BOUNDS,
         "better": metric.better,
-        "told": "cannot tell" if told == "unclear" else told,
+        "verdict": "cannot tell" if outcome == "unclear" else outcome,
     }
 
 
@@ -121,11 +121,11 @@ def _sentence(
     if not chosen and where["best_round"] is None:
         yet = "No round of this run has been evaluated" if not evaluated else "Only the base model has been evaluated"
         if where["state"] == "failed":
-            return "The run failed", f"{yet}: nothing can be told."
+            return "The run failed", f"{yet}: there is nothing to compare."
         return ("Cannot tell yet", f"{yet} so far.") if evaluated else ("Cannot tell", f"{yet} yet.")
     if not chosen:
         if len(where["rounds"]) == 1:
-            return "No round to compare", "This run trains nothing: the figures are those of the model it was given."
+            return "No round to compare", "This run trains nothing: the figures are those of the base model."
         if len(evaluated) < 2 and not any(row["tokens"]["trained"] for row in where["rounds"]):
             return (
                 "No round was trained",
@@ -140,28 +140,29 @@ def _sentence(
     change = f"{words(lead['name'])} {number(lead['before'], lead['share'])} → {number(lead['after'], lead['share'])}"
     on = counted(lead["n"], "held-out prompt")
     sentence = f"Round {chosen} against the base model on {on}: {change}, {difference_text(lead)}."
-    if lead["told"] == "cannot tell":
-        unseen = too_few(lead["n"], "prompts") or f"a difference below {size_text(lead, lead['detectable'])} would go unseen"
-        return f"Cannot tell whether round {chosen} is better", f"{sentence} {unseen[0].upper()}{unseen[1:]}."
-    if lead["told"] in ("better", "worse"):
-        return f"Round {chosen} is {lead['told']} than the base model", sentence
-    return f"Round {chosen}: {words(lead['name'])} is {lead['told']}", f"{sentence} Whether that is better is for you to say."
+    if lead["verdict"] == "cannot tell":
+        missed = f"a difference below {size_text(lead, lead['detectable'])} would be missed more often than one time in five"
+        limit = too_few(lead["n"], "prompts") or missed
+        return f"Cannot tell whether round {chosen} is better", f"{sentence} {limit[0].upper()}{limit[1:]}."
+    if lead["verdict"] in ("better", "worse"):
+        return f"Round {chosen} is {lead['verdict']} than the base model", sentence
+    return f"Round {chosen}: {words(lead['name'])} is {lead['verdict']}", f"{sentence} Whether that is better is for you to say."
 
 
 def _notes(where: Mapping[str, Any], chosen: int, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     notes = []
     if where["best_round"] is None and chosen:
         notes.append(f"The run is not done ({where['state']}): this is round {chosen}, the newest one evaluated, not the best.")
-    if worse := [words(row["name"]) for row in rows if row["told"] == "worse"]:
+    if worse := [words(row["name"]) for row in rows if row["verdict"] == "worse"]:
         notes.append(f"Worse than before: {', '.join(worse)}.")
-    if unknown := [words(row["name"]) for row in rows if row["told"] == "cannot tell"]:
+    if unknown := [words(row["name"]) for row in rows if row["verdict"] == "cannot tell"]:
         notes.append(f"Cannot tell for {', '.join(unknown)}: chance alone could have made these differences.")
     if lost := [row for row in rows if row["unpaired"]]:
         most = max(row["unpaired"] for row in lost)
         these = f"{counted(most, 'prompt')} {'is' if most == 1 else 'are'}"
         notes.append(f"{these} not compared: only one of the two models has a figure there.")
     findings = [(row["round"], row["verify_weights"]) for row in where["rounds"]]
-    if verified := [str(round) for round, found in findings if found and found["verdict"] == PROVEN]:
+    if verified := [str(round) for round, found in findings if found and found["verdict"] == VERIFIED]:
         serves = f"The server was verified to serve the weights of round {', '.join(verified)}"
         notes.append(f"{serves} (verify_weights, see the events).")
     if rows:

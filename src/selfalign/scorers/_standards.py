@@ -1,7 +1,7 @@
 """What a judge is asked: two aspects in three standards.
 
 I-SHEEP's criteria (arXiv 2408.08072, appendix A) in words of our own. Our additions: the texts stand between lines that they
-cannot contain, and the judge is told that they are material.
+cannot contain, and the judge reads that they are material.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class Density:
         """Adds `density`, in (0, 1], and `density_cluster`, counted from 0 in order of first appearance."""
         if not examples:
             return []
-        texts = [f"{example.asked}\n{example.response}" for example in examples]
+        texts = [f"{example.full_prompt}\n{example.response}" for example in examples]
         if self.vectors == "encoder":
             rows = context.encode(texts)
         else:

@@ -51,7 +51,7 @@ class Judge:
     """simple: right or wrong; combined: also succinct, clear and in form; in_context: three scored pairs in place of words."""
     model: str = "current"
     """current: the model being aligned; base: the one the run started from; else a folder or a name on the hub. Another model
-    than the current one is loaded beside it."""
+    than the current one is loaded next to it."""
     method: Literal["expected", "parsed"] = "expected"
     """expected: the mean of the ten scores, weighted by their probabilities; parsed: a score is read from sampled text."""
     prompt_form: PromptForm = "raw"
@@ -113,7 +113,7 @@ class Judge:
         return calibrate(self, context, seeds, self.score_name, scale=(1.0, 10.0), repeat=again, turned=turned, most=most)
 
     def _request(self, context: Context, row: int, example: Example) -> Request:
-        instruction = fold(example.system, example.asked)
+        instruction = fold(example.system, example.full_prompt)
         shown = replace(example, prompt=without_address(instruction), response=without_address(example.response))
         text = judge_prompt(shown, self.aspect, self.standard, self.prompt_form, self.reverse)
         seed = derive_seed(context.seed, context.round, self.score_name, row)
@@ -150,8 +150,8 @@ def expected_score(found: Sequence[Continuation | Likelihood], *, ended: bool) -
 
     "1" begins "10". With the end token in both (`ended`) they exclude each other. Without it, and where the tokenizer writes
     "10" as "1" and more, the probability of "1" contains that of "10", which is taken off; where "10" is a token of its own,
-    the two exclude each other again. Which it is, the numbers of tokens tell. What else may follow a digit (25, 7.5) is left
-    in: it is rare after these prompts, and no digit is favoured.
+    the two exclude each other again. Which it is follows from the numbers of tokens. What else may follow a digit (25, 7.5) is
+    left in: it is rare after these prompts, and no digit is favoured.
     """
     totals = np.array([one.total for one in found])
     weights = np.exp(totals - totals.max())

@@ -56,7 +56,7 @@ class Perplexity:
         """Adds the score; one that the model cannot read (too long, a turn of its format inside) gets none, with the reason."""
         if not examples:
             return []
-        texts = [f"{example.asked}\n{example.response}" for example in examples]
+        texts = [f"{example.full_prompt}\n{example.response}" for example in examples]
         key = stage(self.score_name, self, texts, [example.system for example in examples])
         with asked(context, self.model) as reader:
             # As a prompt, so that the format's own tokens count too.

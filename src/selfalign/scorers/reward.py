@@ -23,7 +23,7 @@ class Reward:
 
     A system prompt is shown as the first paragraph of the prompt, for many reward models have no other place for one.
 
-    Loaded beside the model being aligned for each round and dropped again (safetensors, no code of its own). Like a judge it
+    Loaded next to the model being aligned for each round and dropped again (safetensors, no code of its own). Like a judge it
     is calibrated on the seeds before anything is filtered by it, once, as it never changes; unlike one it is shown everything.
     """
 
@@ -68,7 +68,7 @@ class Reward:
             UserError: the model cannot be loaded, has no trained head, or has more than one output.
             RunFailed: not enough memory for it, or it gives something that is no number.
         """
-        pairs = [(fold(example.system, example.asked), example.response) for example in examples]
+        pairs = [(fold(example.system, example.full_prompt), example.response) for example in examples]
         with reward_model(
             self.model,
             "Reward.model",

@@ -85,7 +85,7 @@ def _categories(seeds: Sequence[Example]) -> Iterator[str]:
     if len(sizes) > 1 and 2 * len(single) >= len(sizes):
         yield (
             f"{len(single)} of {len(sizes)} categories have one seed ({listed(single, 3)}): none of them can be held out or"
-            " shown beside another of its kind; merge categories"
+            " shown with another of its kind; merge categories"
         )
     if sizes and (without := [seed.id for seed in seeds if not seed.category]):
         yield f"{len(without)} of {len(seeds)} seeds have no category ({listed(without, 3)}); give each one or none"

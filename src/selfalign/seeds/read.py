@@ -98,7 +98,7 @@ def read_with_notes(path: str | Path, *, response_required: bool = True) -> tupl
                 said, example = _example(row.fields, len(examples) + len(problems), response_required)
                 if (first := ids.setdefault(example.id, where)) != where:
                     raise Malformed(f"field 'id': {show(example.id)} is also the id of {first}; give each row its own")
-                if (first := prompts.setdefault((example.system, normalise(example.asked)), where)) != where:
+                if (first := prompts.setdefault((example.system, normalise(example.full_prompt)), where)) != where:
                     what = f"the prompt {show(example.prompt)} is the same as that of {first}"
                     raise Malformed(f"{what}; remove one of the two")
                 examples.append(example)
@@ -112,10 +112,10 @@ def read_with_notes(path: str | Path, *, response_required: bool = True) -> tupl
         raise SeedError(f"{show(str(path), 500)[1:-1]}: has no rows; it must hold at least one example")
     begun = list(_with_first_turns(examples, first_alone))
     renamed = list(_with_own_ids(begun))
-    return tuple(renamed), tuple(_told(examples, begun, renamed))
+    return tuple(renamed), tuple(_changes(examples, begun, renamed))
 
 
-def _told(examples: Sequence[Example], begun: Sequence[Example], renamed: Sequence[Example]) -> Iterator[str]:
+def _changes(examples: Sequence[Example], begun: Sequence[Example], renamed: Sequence[Example]) -> Iterator[str]:
     if added := len(begun) - len(examples):
         yield f"most rows have earlier turns: {counted(added, 'first turn')} became examples too, .1 behind their ids"
     if changed := [(old.id, new.id) for old, new in zip(begun, renamed, strict=True) if old.id != new.id]:
@@ -160,13 +160,13 @@ def _instances(row: Row) -> Iterator[Row]:
             raise Malformed(f"has the field {show(known)} twice; rename one")
         shared[known] = value
     nested = next((name for name in _NESTED if name in shared), "")
-    found, beside = shared.get(nested), [name for name in (*_RESPONSES, *_CHATS) if name in shared]
+    found, others = shared.get(nested), [name for name in (*_RESPONSES, *_CHATS) if name in shared]
     are_objects = isinstance(found, list) and all(isinstance(instance, dict) for instance in found)
-    if not nested or (beside and not are_objects):
+    if not nested or (others and not are_objects):
         yield Row(row.where, shared)
         return
-    if beside:
-        raise Malformed(f"mixes {listed([nested, *beside])}; keep one pair of fields and rename the others")
+    if others:
+        raise Malformed(f"mixes {listed([nested, *others])}; keep one pair of fields and rename the others")
     if not isinstance(found, list) or not found:
         what = "is empty" if found == [] else f"is {kind(found)}, not a list"
         raise Malformed(f"field {show(nested)}: {what}; write objects with input and output into it, or remove the row")
@@ -213,7 +213,7 @@ def _conversation(rest: dict[str, Any], response_required: bool) -> Conversation
     for name in _PASSAGES:
         if passage := text_of({name: rest.pop(name, None)}, name, required=False):
             if turns[-1].role != "user":
-                raise Malformed(f"field {show(name)}: stands beside {show(asking)}; write it into the turn that it belongs to")
+                raise Malformed(f"field {show(name)}: stands next to {show(asking)}; write it into the turn that it belongs to")
             turns[-1] = Turn("user", join_task(turns[-1].text, passage))
     if answering:
         turns += _side(rest, answering, "assistant", blank_end=not response_required)
@@ -234,7 +234,7 @@ def _form(fields: Mapping[str, Any], response_required: bool) -> tuple[str, str]
     chats = [name for name in _CHATS if name in fields]
     asking = [name for name in _FORMS if name in fields]
     answering = [name for name in _RESPONSES if name in fields]
-    if chats and not answering:  # some sets repeat the first prompt beside the turns
+    if chats and not answering:  # some sets repeat the first prompt next to the turns
         asking = [name for name in asking if json_text(fields[name]) not in json_text(fields[chats[0]])]
     if not asking and not chats and answering and "input" in fields and not _nearest(fields, _FORMS):
         asking = ["input"]

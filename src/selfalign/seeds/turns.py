@@ -16,7 +16,7 @@ _ROLES = {
 }
 _BY_TURNS = "write user and assistant turns by turns, the user's first and the assistant's last"
 _SHAPE = '{"role": …, "content": …} or {"from": …, "value": …}'
-_BESIDE = ("role", "from", "content", "value", "name", "weight", "id")
+_TURN_FIELDS = ("role", "from", "content", "value", "name", "weight", "id")
 
 
 class Turn(NamedTuple):
@@ -70,9 +70,9 @@ def read_turns(field: str, value: Any, *, blank_end: bool = False) -> list[Turn]
 def _turn(where: str, turn: Mapping[str, Any], may_be_blank: bool) -> Turn:
     said = text_of({where: turn.get("role", turn.get("from"))}, where)
     role = _ROLES.get(said.strip().casefold())
-    extra = [name for name, value in turn.items() if name not in _BESIDE and not nothing(value)]
+    extra = [name for name, value in turn.items() if name not in _TURN_FIELDS and not nothing(value)]
     if role is None or extra:
-        what = f"is a turn of {show(said)}" if role is None else f"a turn has {listed(extra)} beside its role and content"
+        what = f"is a turn of {show(said)}" if role is None else f"a turn has {listed(extra)} besides its role and content"
         raise Malformed(f"field {show(where)}: {what}; only texts of user, assistant and system are learned, so remove the row")
     weight = turn.get("weight")
     if weight not in (None, 0, 1) or isinstance(weight, bool):
@@ -113,7 +113,7 @@ def conversation(field: str, turns: Iterable[Turn], *, response_required: bool) 
     roles = [turn.role for turn in joined]
     unanswered = len(roles) % 2 == 1
     if not roles or roles != [("user", "assistant")[at % 2] for at in range(len(roles))] or (unanswered and response_required):
-        remedy = "put what is told to the system first" if "system" in roles else _BY_TURNS
+        remedy = "put the system turn first" if "system" in roles else _BY_TURNS
         raise Malformed(f"field {show(field)}: has the turns {listed(roles) or 'none'}; {remedy}")
     if not unanswered and not joined[-1].learnable:
         raise Malformed(f"field {show(field)}: its last response has the weight 0, so there is nothing to learn; remove the row")

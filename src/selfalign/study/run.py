@@ -192,7 +192,7 @@ def _finished(folder: Path, identity: dict[str, Any]) -> bool:
 
 
 def _adopt(out: Path, folder: str, identity: dict[str, Any], earlier: Sequence[Finished], seeds: set[str]) -> None:
-    """Spares a new run the answers of the untrained model where an earlier run of the study has them."""
+    """Spares a new run the answers of the base model where an earlier run of the study has them."""
     for run in earlier:
         with Store.read(out / run.folder) as donor:
             if measures_the_same(identity, donor.identity()):

@@ -1,6 +1,6 @@
 """The training process: `python -m selfalign.trainers._child SPEC.json`, started by `SFT` and by nobody else.
 
-It tells its parent how it goes by JSON lines on standard output, and dies when standard input closes: so it cannot outlive
+It reports to its parent by JSON lines on standard output, and dies when standard input closes: so it cannot outlive
 a parent that was killed, and its memory is free when it ends. With several GPUs it starts itself again under `accelerate launch`,
 one process for each, every one with the whole model (DDP).
 """
@@ -181,7 +181,7 @@ def arguments(spec: dict[str, Any], model: Any, steps: int, work: Path) -> Any:
 
 
 def save(model: Any, tokenizer: Any, stored: Any, out: Path) -> None:
-    """Model and tokenizer into the partial folder beside `out`; an adapter alone where one was trained."""
+    """Model and tokenizer into the partial folder next to `out`; an adapter alone where one was trained."""
     partial = _partial(out)
     shutil.rmtree(partial, ignore_errors=True)
     adapter = hasattr(model, "peft_config")

@@ -15,7 +15,7 @@ KEPT_CHECKPOINTS = 2
 
 
 class Link(Protocol):
-    """The line to whoever waits; of several processes only one `speaks`."""
+    """The line to the parent process; of several processes only one `speaks`."""
 
     @property
     def speaks(self) -> bool: ...
@@ -23,7 +23,7 @@ class Link(Protocol):
 
 
 def make_guard(link: Link, key: str, work: Path) -> Any:
-    """A `TrainerCallback` that tells of every step, stops before a gradient that is not finite is applied, and makes
+    """A `TrainerCallback` that reports every step, stops before a gradient that is not finite is applied, and makes
     checkpoints count: their weights checked, their manifest written last, under `key`, older ones removed only then.
     """
     import torch

@@ -27,7 +27,7 @@ _REMEDIES = {
 
 
 def run_child(spec: Path, stage: str, progress: Progress) -> None:
-    """Runs the training of a spec file to its end, its steps told to `progress`.
+    """Runs the training of a spec file to its end, its steps reported to `progress`.
 
     The process reads standard input, a pipe only we hold, and dies at its end: also when we are killed and can do nothing.
 
@@ -57,7 +57,7 @@ def run_child(spec: Path, stage: str, progress: Progress) -> None:
 
 
 def _listen(child: subprocess.Popen[bytes], stage: str, progress: Progress) -> dict[str, Any] | None:
-    """Hands steps on as they come, until the process closes its line; the first error it tells of, if any."""
+    """Hands steps on as they come, until the process closes its line; the first error it reports, if any."""
     failure = None
     started = False
     assert child.stdout is not None

@@ -17,7 +17,7 @@ from selfalign.types import ModelRef
 
 @dataclass(frozen=True)
 class NullTrainer:
-    """Trains nothing: with an engine that runs real models each round goes on with the model as it came (`Recipe.trains`), and
+    """Trains nothing: with an engine that runs real models each round goes on with the base model (`Recipe.trains`), and
     what the run leaves is its data. With the scripted engine it pretends, so that rounds differ.
 
     It then writes a folder whose content follows from the start model, the random seed and the ids and texts "trained" on: the

@@ -97,11 +97,11 @@ class SFT:
         spec = job.work / "spec.json"
         write_synced(spec, json.dumps(self.spec(job)).encode())
         run_child(spec, f"round {job.round}: train", progress)
-        told = json.loads((job.work / "result.json").read_text(encoding="utf-8"))
-        return _result(job, self._model(job), told)
+        result = json.loads((job.work / "result.json").read_text(encoding="utf-8"))
+        return _result(job, self._model(job), result)
 
     def spec(self, job: TrainJob) -> dict[str, Any]:
-        """What the training process is told; `key` names data, options and start, so no checkpoint of another job is taken."""
+        """What the training process reads; `key` names data, options and start, so no checkpoint of another job is taken."""
         content = {
             "options": {**asdict(self), **({"max_steps": job.steps} if job.steps else {})},
             "rows": [
@@ -134,18 +134,18 @@ class SFT:
         return ModelRef(job.start.base, str(job.out), both)
 
 
-def _result(job: TrainJob, model: ModelRef, told: dict[str, Any]) -> TrainResult:
+def _result(job: TrainJob, model: ModelRef, result: dict[str, Any]) -> TrainResult:
     rows = (*job.seeds, *job.generated)
-    dropped = tuple(Dropped(rows[row["place"]], row["rule"], row["evidence"]) for row in told["dropped"])
-    places = sorted([*told["trained"], *(row["place"] for row in told["dropped"])])
+    dropped = tuple(Dropped(rows[row["place"]], row["rule"], row["evidence"]) for row in result["dropped"])
+    places = sorted([*result["trained"], *(row["place"] for row in result["dropped"])])
     if places != list(range(len(rows))):
-        raise RunFailed(f"training: {len(rows)} rows in, {len(told['trained'])} trained + {len(dropped)} dropped out")
+        raise RunFailed(f"training: {len(rows)} rows in, {len(result['trained'])} trained + {len(dropped)} dropped out")
     return TrainResult(
         model=model,
-        trained=tuple(rows[place].id for place in told["trained"]),
+        trained=tuple(rows[place].id for place in result["trained"]),
         dropped=dropped,
-        steps=told["steps"],
-        tokens=told["tokens"],
-        seed_weight=told["seed_weight"],
-        losses=tuple(told["losses"]),
+        steps=result["steps"],
+        tokens=result["tokens"],
+        seed_weight=result["seed_weight"],
+        losses=tuple(result["losses"]),
     )
