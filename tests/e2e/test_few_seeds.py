@@ -46,10 +46,10 @@ def test_it_is_told_once_and_kept(cli: Run, seeds_file: Path, tmp_path: Path) ->
 def test_it_is_told_before_a_model_loads(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
     done = cli("check", "isara", seeds_file, *SCRIPTED, "--demonstrations", 100)
     assert done.returncode == 0 and f"warning: {TOLD}" in done.stdout
-    assert "warning" not in cli("check", "isara", seeds_file, *SCRIPTED).stdout
+    assert "give fewer" not in cli("check", "isara", seeds_file, *SCRIPTED).stdout
     uncategorised = cli("check", "isara", seeds_file, *SCRIPTED, "--demonstrations", 8, "--aim", "any").stdout
-    assert "warning" not in uncategorised  # no draft has a category to be shown examples of
-    assert "warning" not in cli("check", "isara", seeds_file, *SCRIPTED, "--demonstrations", 100, "--rounds", 0).stdout
+    assert "give fewer" not in uncategorised  # no draft has a category to be shown examples of
+    assert "give fewer" not in cli("check", "isara", seeds_file, *SCRIPTED, "--demonstrations", 100, "--rounds", 0).stdout
     options = ("--seeds", seeds_file, "--demonstrations", 100, "--engine", "Scripted", "--encoder", "Hashed", "--quiet")
     (tmp_path / "held_out.jsonl").write_text('{"prompt": "How do I wash a carpet?"}\n{"prompt": "Who mends a clock?"}\n')
     done = cli("eval", "scripted", "--held_out", "held_out.jsonl", *options, "--out", tmp_path / "eval")
