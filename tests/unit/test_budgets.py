@@ -1,0 +1,56 @@
+"""Token budgets come from the seeds, whatever the recipe; a number that is given stays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from selfalign.encoders import Hashed, HiddenState, SentenceEncoder
+from selfalign.engines import HF, Scripted
+from selfalign.evaluators import HeldOut
+from selfalign.loop.budgets import settled
+from selfalign.recipes import isara, isara_paper, pretrained
+from selfalign.types import Example, ModelRef, Sampling
+
+LONG = "word " * 199 + "end."
+SEEDS = tuple(Example(f"s{n}", f"Question number {n}?", LONG if n == 3 else "Short.", slot=n) for n in range(8))
+CHINESE = tuple(Example(f"z{n}", f"怎样修理第{n}张桌子？", "先用软布擦一擦，再等一个小时。", slot=n) for n in range(8))
+
+
+def test_answers_and_evaluation_have_room_for_the_longest_seed() -> None:
+    recipe, _ = settled(replace(isara(), engine=Scripted(), encoder=Hashed()), "scripted", SEEDS, ())
+    assert (recipe.sampling.max_tokens, recipe.eval_sampling.max_tokens) == (318, 318)  # 1.5 * (200 words + an end) + 16
+    assert recipe.proposer.sampling.max_tokens == 22 and recipe.second_turns.sampling.max_tokens == 22  # type: ignore[attr-defined]
+    assert recipe.sampling.temperature == 0.3
+
+
+def test_a_number_that_is_given_stays() -> None:
+    own = replace(
+        isara(),
+        engine=Scripted(),
+        encoder=Hashed(),
+        sampling=Sampling(max_tokens=7),
+        evaluators=(HeldOut(sampling=Sampling(max_tokens=9)), HeldOut(sampling=Sampling(max_tokens=0))),
+    )
+    recipe, _ = settled(own, "scripted", SEEDS, ())
+    assert recipe.sampling.max_tokens == 7 and [part.sampling.max_tokens for part in recipe.evaluators] == [9, 318]  # type: ignore[attr-defined]
+    paper, _ = settled(replace(isara_paper(), engine=Scripted(), encoder=Hashed()), "scripted", SEEDS, ())
+    assert (paper.sampling.max_tokens, paper.eval_sampling.max_tokens) == (100, 200), "published values"
+
+
+def test_tokens_are_those_of_the_model(model_folder: Path) -> None:
+    engine = HF()
+    model = ModelRef(str(model_folder))
+    assert engine.token_lengths(model, ["abc", "日本"]) == [4, 7], "a byte a token, and the end"
+    recipe, _ = settled(replace(isara(), engine=engine, encoder=Hashed()), str(model_folder), SEEDS, ())
+    assert recipe.sampling.max_tokens == 1516  # 1.5 * 1000 bytes and an end, rounded up, + 16
+
+
+@pytest.mark.parametrize(("seeds", "swapped"), [(SEEDS, False), (CHINESE, True)])
+def test_an_encoder_that_cannot_read_the_seeds_gives_way_to_the_model_itself(seeds: tuple[Example, ...], swapped: bool) -> None:
+    recipe, _ = settled(replace(isara(), engine=Scripted()), "scripted", seeds, ())
+    assert isinstance(recipe.encoder, HiddenState if swapped else SentenceEncoder)
+    idle, _ = settled(replace(pretrained(), engine=Scripted()), "scripted", seeds, ())
+    assert isinstance(idle.encoder, SentenceEncoder), "nothing is embedded"
