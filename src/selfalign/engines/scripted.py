@@ -16,7 +16,7 @@ from typing import ClassVar
 import numpy as np
 
 from selfalign.errors import UserError
-from selfalign.text import cut_at_markers
+from selfalign.text import cut_at_markers, words
 from selfalign.types import (
     Completion,
     Continuation,
@@ -121,11 +121,11 @@ class ScriptedSession:
         return [Continuation(one.total, one.tokens, greedy=one.per_token > -2.05) for one in found]
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
-        rows = np.zeros((len(texts), 64), dtype=np.float32)
+        rows = np.zeros((len(texts), 512), dtype=np.float32)
         for row, text in zip(rows, texts, strict=True):
             row[0] = 0.1  # an empty text has a direction too
-            for word in text.casefold().split():
-                row[zlib.crc32(word.encode("utf-8", "surrogatepass")) % 64] += 1.0
+            for word in words(text, unicode=True):  # characters, in scripts without spaces
+                row[zlib.crc32(word.encode("utf-8", "surrogatepass")) % 512] += 1.0
         unit: FloatArray = rows / np.linalg.norm(rows, axis=1, keepdims=True)
         return unit
 
