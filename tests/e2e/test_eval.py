@@ -108,7 +108,7 @@ def test_the_same_figures_as_the_run_itself(cli: Run, seeds_file: Path, held_fil
         assert {name: model["metrics"][name] for name in same} == {name: there[name] for name in same}
 
 
-def test_the_best_round_beside_the_model_as_it_came(cli: Run, run_folder: Path, held_file: Path, tmp_path: Path) -> None:
+def test_the_best_round_against_the_base_model(cli: Run, run_folder: Path, held_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "evals"
     options = (*ENGINE, "--held_out", held_file, "--out", out, "--quiet")
     done = cli("eval", run_folder, "--compare", "scripted", *options, "--metric", "log_likelihood", COLUMNS="80")

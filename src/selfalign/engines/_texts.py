@@ -73,7 +73,7 @@ class Texts:
         return self.completed(request, raw, len(ids), ended, stop)
 
     def shows_special(self, request: Request) -> bool:
-        """Whether special tokens must stand in the generated text: thoughts are told by marks that may be special tokens."""
+        """Whether special tokens must stand in the generated text: thoughts stand between marks that may be such."""
         return kind_of(request) == "response" and self.renderer.marks_thinking
 
     def completed(self, request: Request, raw: str, tokens: int, ended: bool, stop: tuple[str, ...]) -> Completion:

@@ -196,7 +196,7 @@ class WinRate:
 
     def _orders(self, example: Example, text: str) -> tuple[str, str]:
         """The question with the text first, and with the reference first."""
-        asked, reference = _asked(example), example.response
+        asked, reference = _whole(example), example.response
         return self._question(asked, text, reference), self._question(asked, reference, text)
 
     def _question(self, prompt: str, first: str, second: str) -> str:
@@ -215,7 +215,7 @@ class WinRate:
         """By a reward model: the higher score wins."""
         found = [_settled(example, text) for example, text in pairs]
         wanted = [each for each, settled in zip(pairs, found, strict=True) if settled is None]
-        texts = list(dict.fromkeys(pair for one, text in wanted for pair in ((_asked(one), text), (_asked(one), one.response))))
+        texts = list(dict.fromkeys(pair for one, text in wanted for pair in ((_whole(one), text), (_whole(one), one.response))))
         with reward_model(
             self.judge,
             "WinRate.judge",
@@ -227,7 +227,7 @@ class WinRate:
             given = read(texts)
         scores = {pair: value for pair, value in zip(texts, given, strict=True) if isinstance(value, float)}
         for place, (example, text) in enumerate(pairs):
-            mine, other = scores.get((_asked(example), text)), scores.get((_asked(example), example.response))
+            mine, other = scores.get((_whole(example), text)), scores.get((_whole(example), example.response))
             if found[place] is None and mine is not None and other is not None:
                 found[place] = Preference(0.5 if abs(mine - other) <= self.ties else float(mine > other))
         return found
@@ -246,7 +246,7 @@ def flaws(figures: Mapping[str, float]) -> list[str]:
     return found
 
 
-def _asked(example: Example) -> str:
+def _whole(example: Example) -> str:
     """The request as judges are shown it: a system prompt is its first paragraph, for the answer had to follow it."""
     return fold(example.system, example.full_prompt)
 

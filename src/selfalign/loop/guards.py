@@ -130,10 +130,10 @@ def try_rules(run: Setup, context: Context) -> None:
         began = time.monotonic()
         rules = rules_on_seeds(named, context.encode, context.pool.seeds)
         stops = [each.text for each in harmful(rules)]
-        told = [*stops, *void_on_seeds(named, context.pool.seeds)]
+        warned = [*stops, *void_on_seeds(named, context.pool.seeds)]
         done = {"stops": stops}
         with run.store.transaction("seed_rules"):
-            for text in told:
+            for text in warned:
                 run.store.event("seed_rule", {"text": text})
             run.store.finish_stage(0, "seed_rules", done, time.monotonic() - began)
     if done["stops"] and not run.recipe.ignore_seed_rules:
