@@ -28,7 +28,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Listed:
-    """A model in the server's list: its name there, the path of its files, the tokens of its window, as far as told."""
+    """A model in the server's list: its name there, the path of its files, the tokens of its window, as far as the list says."""
 
     name: str
     root: str
@@ -124,7 +124,7 @@ def echoed(body: bytes, ids: Sequence[int]) -> list[Scored]:
     scores = []
     for value, others in zip(own[1 : len(ids)], best[1 : len(ids)], strict=True):
         if not isinstance(others, dict) or not others:
-            raise Unfit("gives no most likely token beside each log-probability")
+            raise Unfit("gives no most likely token with each log-probability")
         scores.append(_scored(value, list(others.values())))
     return scores
 
@@ -158,7 +158,7 @@ def models(body: bytes) -> list[Listed]:
     rows = parse(body).get("data")
     if not isinstance(rows, list) or not all(isinstance(row, dict) and isinstance(row.get("id"), str) for row in rows):
         raise Trouble("a list of models that is none")
-    # vLLM's word for the window, and where llama.cpp tells that of one slot.
+    # vLLM's word for the window, and where llama.cpp gives that of one slot.
     metas = [row["meta"] if isinstance(row.get("meta"), dict) else {} for row in rows]
     windows = [row.get("max_model_len", meta.get("n_ctx")) for row, meta in zip(rows, metas, strict=True)]
     return [

@@ -107,7 +107,7 @@ class Client:
         try:
             http = httpx2.AsyncClient(
                 headers=_HEADERS | ({"Authorization": f"Bearer {key}"} if key else {}),
-                timeout=httpx2.Timeout(None, connect=_FIRST_CONTACT),  # beside the deadline over the whole attempt
+                timeout=httpx2.Timeout(None, connect=_FIRST_CONTACT),  # within the deadline of the whole attempt
                 limits=httpx2.Limits(max_connections=None, max_keepalive_connections=concurrency),
                 # A proxy cannot reach this machine's own servers.
                 trust_env=httpx2.URL(url).host not in ("localhost", "127.0.0.1", "::1"),

@@ -18,7 +18,7 @@ GRACE = 15.0
 
 
 def main(command: str) -> int:
-    """The command's exit code, as a shell tells it."""
+    """The command's exit code, as a shell gives it."""
     running = subprocess.Popen(command, shell=True, stdin=subprocess.DEVNULL, start_new_session=True)
     ending = threading.Event()
 

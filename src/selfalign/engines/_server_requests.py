@@ -134,9 +134,9 @@ def check_window(name: str, listed: Sequence[Listed], context: int) -> None:
         UserError: the server says that its window is narrower than the one prompts are fitted to.
     """
     # One that was started for a model may list it, and nothing else, under another name than it was asked by (llama.cpp).
-    told = next((one.window for one in listed if one.name == name or len(listed) == 1), None)
-    if told is not None and told < context:
-        raise UserError(f"the server's window has {told} tokens, prompts are fitted to {context}; set engine.context={told}")
+    window = next((one.window for one in listed if one.name == name or len(listed) == 1), None)
+    if window is not None and window < context:
+        raise UserError(f"the server's window has {window} tokens, prompts are fitted to {context}; set engine.context={window}")
 
 
 def decoding(sampling: Sampling, seed: int, stops: Stops, extras: Extras) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 A name is no evidence: servers have answered under a new name from an old cache, and a restart can fail unseen. Equality would
 ask too much, since a server computes in another number type. So the figures must lie nearer to the model's own than half the way
-from these to any earlier model's: whoever serves an earlier model is then farther away than who serves this one. Where the
+from these to any earlier model's: a server of an earlier model is then farther away than one of this model. Where the
 models hardly differ themselves, figures within a tolerance of the own ones pass; the verdict says that they show no more.
 """
 

@@ -40,7 +40,7 @@ def load_adapter(model: ModelRef, listed: Sequence[Listed]) -> list[Call[None]]:
     return [Call("/load_lora_adapter", body, lambda _: None)]
 
 
-def check_models(reload: str, trained: Trained | None, beside: Sequence[str]) -> None:
+def check_models(reload: str, trained: Trained | None, others: Sequence[str]) -> None:
     """See `protocols.EngineLimits`: whether this way of reloading can serve what a run trains and asks.
 
     Raises:
@@ -56,9 +56,9 @@ def check_models(reload: str, trained: Trained | None, beside: Sequence[str]) ->
             "engine.reload=lora loads adapters, and this trainer trains all weights; train an adapter (trainer.lora_rank=16),"
             " or use engine.reload=command"
         )
-    if reload == "command" and beside:
+    if reload == "command" and others:
         raise UserError(
-            f"engine.reload=command serves one model at a time, and a part of the recipe asks {beside[0]} beside the round's own;"
+            f"engine.reload=command serves one model at a time, and a part of the recipe asks {others[0]} besides the round's;"
             " use engine.reload=lora, let the judge be the round's own model (current), or leave it out"
         )
 
@@ -90,7 +90,7 @@ class Started:
         refuse_adapter(model)
         if url in _IN_USE:
             raise UserError(
-                f"the server at {url} serves one model at a time (engine.reload=command), not {model.base} beside it;"
+                f"the server at {url} serves one model at a time (engine.reload=command), not {model.base} as well;"
                 " use engine.reload=lora, or leave out the judge or teacher that needs it"
             )
         _IN_USE.add(url)

@@ -38,7 +38,7 @@ class OpenAI:
     So a prompt has the same tokens as with the `HF` engine, whatever the server would make of a conversation, and where the
     server tokenises itself its count must agree.
 
-    A request carries its own random seed, but a server's text may change with the requests beside it (rounding, batching):
+    A request carries its own random seed, but a server's text may change with the requests around it (rounding, batching):
     a resumed run is byte-identical because finished batches are read from the journal, and two fresh runs need not be equal.
 
     A server runs the weights it was started with. How it comes to serve a model that the run has trained says `reload`; without
@@ -126,9 +126,9 @@ class OpenAI:
         _server_requests.key_in(self.key_variable)
         return resolved
 
-    def check_models(self, trained: Trained | None, beside: Sequence[str]) -> None:
+    def check_models(self, trained: Trained | None, others: Sequence[str]) -> None:
         """See `protocols.EngineLimits`; with reload=none the server may yet list any model, and is asked when it is needed."""
-        _server_weights.check_models(self.reload, trained, beside)
+        _server_weights.check_models(self.reload, trained, others)
 
     def check_sampling(self, sampling: Sampling) -> None:
         """See `protocols.EngineLimits`."""
@@ -199,11 +199,11 @@ class OpenAISession:
         return [Likelihood(one.total, one.tokens) for one in self._scored(pairs)]
 
     def continuation(self, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
-        """A first text that does not fit the window beside the second one loses its beginning, as lm-evaluation-harness does."""
+        """A first text that does not fit the window with the second one loses its beginning, as lm-evaluation-harness does."""
         return self._scored([_weights.continuation_ids(self._texts.tokenizer, *pair, self._room()) for pair in pairs])
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
-        """The server's embeddings, pooled as it was told to: mean pooling must be set there.
+        """The server's embeddings, pooled as it was started to: mean pooling must be set there.
 
         Texts longer than the window are cut at its end; an empty text is embedded as one end token.
         """

@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """What came of a run. `model` is that of the best round; round 0 is the model as it came."""
+    """What came of a run. `model` is that of the best round; round 0 is the base model."""
 
     folder: Path
     model: ModelRef
@@ -75,7 +75,7 @@ def align(
         out: the run folder.
         held_out: prompts with reference responses for the recipe's evaluators; never used to choose anything.
         options: the run's options as YAML, for `run.yaml` in the run folder.
-        progress: told of stages and batches; the command line draws bars with it.
+        progress: hears of stages and batches; the command line draws bars with it.
 
     Raises:
         UserError: options, seeds or model that cannot work, or a folder of another run; before a model loads.
