@@ -169,7 +169,7 @@ def _measure(run: Setup, context: Context, pool: Pool, model: ModelRef, last: Ve
 
 
 def _next_examples(run: Setup, context: Context, pool: Pool) -> tuple[tuple[Example, ...], str]:
-    """(what the context's round trains on beside the seeds, why it must not; "" where it may)."""
+    """(what the context's round trains on besides the seeds, why it must not; "" where it may)."""
     calibrate_judges(run, context)
     kept = generate(run, context, pool)
     return kept, check_training_data(run, context, pool)

@@ -17,6 +17,8 @@ from selfalign.recipe import Recipe
 from selfalign.text import counted
 from selfalign.types import Example
 
+RULE = ("filter", "rule", "dropped", "of", "example", "evidence", "option")
+
 
 def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:
     """What `selfalign check` shows; `stops` has what would end a run, and is empty where it could begin.
@@ -67,11 +69,7 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
             "evaluation": recipe.eval_sampling.max_tokens,
         },
         "encoder": type(recipe.encoder).__name__,
-        "rules_on_seeds": [
-            {"filter": each.filter, "rule": each.rule, "dropped": each.dropped, "of": each.of, "example": each.example,
-             "evidence": each.evidence, "option": each.option}
-            for each in rules
-        ],
+        "rules_on_seeds": [{name: getattr(each, name) for name in RULE} for each in rules],
         "stops": [] if recipe.ignore_seed_rules else stopping,
         "warnings": [
             *(text for text in texts.values() if text),
@@ -79,7 +77,7 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
             *void_on_seeds(named, shown),
             *(text for part in parts if (text := part.preflight(shown, held_out))),
         ],
-    }  # fmt: skip
+    }
 
 
 def _prompt_tokens(recipe: Recipe) -> int | None:
