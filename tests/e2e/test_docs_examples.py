@@ -1,4 +1,4 @@
-"""Every example of docs/your-own-*.md runs as it stands there, through the front door."""
+"""Every example of docs/your-own-*.md runs as it stands there, and the commands of all pages have real options."""
 
 from __future__ import annotations
 
@@ -13,13 +13,21 @@ import pytest
 
 from tests.conftest import SCRIPTED, Run
 
-PAGES = sorted((Path(__file__).parents[2] / "docs").glob("your-own-*.md"))
+ROOT = Path(__file__).parents[2]
+PAGES = sorted((ROOT / "docs").glob("your-own-*.md"))
 EXAMPLES = {
     name: code
     for page in PAGES
     for code in re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     for name in re.findall(r"\A# (\w+)\.py$", code, re.MULTILINE)
 }
+COMMANDS = [
+    found
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    for block in re.findall(r"^```\w*\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    for found in re.findall(r"^(?:\$ )?selfalign (run|check|study) (\w+) (.*)$", block.replace("\\\n", " "), re.MULTILINE)
+]
+"""(command, recipe, the rest) of all pages, but for recipes in files, which run below."""
 SMALL = ("--per_round", 24, "--quiet")
 
 
@@ -116,3 +124,24 @@ def test_help_has_the_options_of_the_file(cli: Run, tmp_path: Path, name: str) -
     done = cli("run", f"./{name}.py:{name}", "--help")
     assert done.returncode == 0, done.stderr
     assert "--per_round" in done.stdout and "--engine" in done.stdout
+
+
+def named_options(text: str) -> set[str]:
+    return set(re.findall(r"(?<!\S)--([a-z_][\w.]*)", text))
+
+
+def test_the_commands_of_the_pages_have_real_options(cli: Run) -> None:
+    classes = [("engine", name) for name in ("HF", "OpenAI", "OpenVINO")] + [("trainer", "SFT")]
+    parts = set().union(*(named_options(cli("run", "isara", f"--{slot}.help", name).stdout) for slot, name in classes))
+    assert {"engine.url", "trainer.lora_rank"} <= parts and len(COMMANDS) > 10
+    known = {each: named_options(cli(*each, "--help-all").stdout) | parts for each in {found[:2] for found in COMMANDS}}
+    for command, recipe, rest in COMMANDS:
+        assert named_options(rest) <= known[command, recipe], (command, recipe, rest)
+
+
+def test_the_page_about_check_has_its_lines(cli: Run) -> None:
+    page = (ROOT / "docs" / "check.md").read_text(encoding="utf-8")
+    done = cli("check", "isara", "safe_helpful", *SCRIPTED)
+    assert done.returncode == 0, done.stderr
+    for line in done.stdout.splitlines():
+        assert re.search(rf"^{re.escape(line.split(':')[0])}:", page, re.MULTILINE), line
