@@ -49,7 +49,7 @@ def test_a_system_prompt_of_all_demonstrations_goes_with_the_draft_its_answer_an
     under = tuple(replace(seed, system="Be brief.") for seed in seeds())
     ctx, sent = recording(pool=(under,))
     drafts = FewShot(demonstrations=3).propose(ctx, 2)
-    respond(isara(engine=Scripted()), ctx, drafts, "respond")
+    respond(replace(isara(), engine=Scripted()), ctx, drafts, "respond")
     answers(ctx, drafts, Sampling())
     assert [request.system for request in sent] == ["Be brief."] * 6 == [draft.system for draft in drafts] * 3
     mixed, sent = recording(pool=((*under[:1], *seeds()[1:]),))

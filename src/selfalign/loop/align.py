@@ -26,7 +26,7 @@ from selfalign.loop.preflight import check_brought, check_examples, fewer_than_a
 from selfalign.loop.steps import conserve, make_round
 from selfalign.loop.vectors import RunVectors
 from selfalign.proof.diversity import GUARDS
-from selfalign.proof.stats import LEAST, too_few
+from selfalign.proof.stats import LEAST
 from selfalign.protocols import Context, Preflight, Progress, TrainJob, declared
 from selfalign.recipe import Recipe
 from selfalign.record.checkpoints import read_manifest, write_synced
@@ -204,7 +204,7 @@ def _unchecked(run: Setup) -> str:
     """What has to be said of the round to ship where no round was chosen; "" where one was, or none is trained."""
     if not run.recipe.rounds or not run.recipe.trains or len(run.validation) >= LEAST:
         return ""
-    return f"the newest round is shipped unchecked: {too_few(len(run.validation), 'validation seeds')}"
+    return f"the newest round is shipped unchecked: {len(run.validation)} validation seeds, and {LEAST} are needed to choose one"
 
 
 def generate(run: Setup, context: Context, pool: Pool) -> tuple[Example, ...]:

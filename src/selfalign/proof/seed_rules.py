@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any, NoReturn, Protocol, cast, runtime_checkable
 
 from selfalign.protocols import Context, Encode, Filter
-from selfalign.text import TENTH, counted, languages
+from selfalign.text import TENTH, counted, languages, one_line
 from selfalign.types import Dropped, Example, Pool
 
 _FOLDS, _MOST = 16, 512
@@ -58,7 +58,7 @@ class SeedRule:
     @property
     def text(self) -> str:
         what = f"{self.filter} would drop {self.dropped} of the {counted(self.of, 'seed')} ({self.share:.0%}) as {self.rule}"
-        return f"{what}, such as {self.example}: {self.evidence[:200]}; change it by {self.option}"
+        return f"{what}, such as {self.example}: {one_line(self.evidence)[:200]}; change it by {self.option}"
 
 
 def rules_on_seeds(named: Iterable[tuple[str, Any]], encode: Encode | None, seeds: Sequence[Example]) -> list[SeedRule]:
