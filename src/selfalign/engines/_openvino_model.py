@@ -102,7 +102,8 @@ def _prune(folder: Path) -> None:
 
 def _convert_apart(model: ModelRef, target: Path) -> None:
     """Converts in a process of its own, which dies with this one: tracing leaves 0.2 GiB behind for 135M parameters."""
-    command = [sys.executable, "-m", "selfalign.engines._openvino_model"]
+    # Not by -m: the package has imported this module by then, of which Python would warn the user.
+    command = [sys.executable, "-c", f"from {__name__} import _child; _child()"]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "encoding": "utf-8"}
     with subprocess.Popen(command, start_new_session=True, **pipes) as child:  # so that Ctrl-C is for this process alone
         assert child.stdin is not None and child.stdout is not None
@@ -249,7 +250,3 @@ def _start_empty(graph: Any) -> None:
             fixed = [ops.constant(np.array([size], dtype=np.int64)) for size in (shape[1].get_length(), 0, shape[3].get_length())]
             node.set_arguments([ops.broadcast(ops.constant(np.float32(0)), ops.concat([rows, *fixed], axis=0))])
     graph.validate_nodes_and_infer_types()
-
-
-if __name__ == "__main__":
-    _child()
