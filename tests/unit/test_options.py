@@ -181,3 +181,20 @@ def test_typed_seeds_win_over_those_of_a_file(tmp_path: Path, seeds_file: Path, 
         assert main(["check", "isara", str(seeds_file), *map(str, (*SCRIPTED, *given))]) == 0, capsys.readouterr().err
         assert "seeds: 12 " in capsys.readouterr().out
     assert main(["check", "--config", str(path), *SCRIPTED]) == 2 and "none.jsonl" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("missing", "extra"), [("torch", "hf"), ("transformers", "hf"), ("tokenizers", None)])
+def test_a_bare_install_says_which_extra_helps(
+    missing: str, extra: str | None, model_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lacking(*_: object) -> None:
+        raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+
+    monkeypatch.setattr("selfalign.engines._weights.tokenizer_and_config", lacking)
+    arguments = ["check", "isara", "safe_helpful", "--model", str(model_folder), "--encoder", "Hashed"]
+    if extra is None:
+        with pytest.raises(ModuleNotFoundError):
+            main(arguments)
+        return
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == f"selfalign: check needs the package {missing}: pip install 'selfalign[{extra}]'\n"

@@ -35,6 +35,17 @@ EPILOG = """Examples:
 Exit codes: 0 done, 1 a run that failed, 2 bad input or options, 130 or 143 interrupted and resumable."""
 
 
+EXTRAS = {
+    **dict.fromkeys(("torch", "transformers", "accelerate", "peft", "safetensors", "huggingface_hub"), "hf"),
+    **dict.fromkeys(("sentence_transformers", "sklearn", "threadpoolctl"), "hf"),
+    **dict.fromkeys(("openvino", "openvino_genai", "openvino_tokenizers"), "cpu"),
+    **dict.fromkeys(("httpx2", "anyio"), "server"),
+    **dict.fromkeys(("lm_eval", "datasets", "rouge_score", "langdetect", "nltk"), "eval"),
+    "gguf": "demo",
+}
+"""Packages that a bare install lacks, and the extra that brings each."""
+
+
 def main(arguments: Sequence[str]) -> int:
     """Runs one command and returns its exit code."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -56,6 +67,10 @@ def main(arguments: Sequence[str]) -> int:
         return _fail(str(error), 2)
     except RunFailed as error:
         return _fail(str(error), 1)
+    except ModuleNotFoundError as error:
+        if (extra := EXTRAS.get((error.name or "").partition(".")[0])) is None:
+            raise  # of a file of the user's own, or a fault of ours
+        return _fail(f"{name} needs the package {error.name}: pip install 'selfalign[{extra}]'", 2)
     except Interrupted as stop:
         return _fail("interrupted; the same command goes on from here", 128 + stop.signal_number)
     except KeyboardInterrupt:
