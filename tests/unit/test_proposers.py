@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from selfalign.engines import Scripted
+from selfalign.errors import UserError
 from selfalign.evaluators._answers import answers
 from selfalign.loop.steps import respond
 from selfalign.proposers import FewShot
@@ -162,3 +163,10 @@ def test_a_second_round_makes_up_for_what_the_first_one_lost() -> None:
     kept = tuple(example for example in generated(1, 12) if example.category == "care")
     ctx, _ = recording(pool=(seeds(), kept), round=2)
     assert {draft.category for draft in FewShot(demonstrations=2, aim="balanced").propose(ctx, 6)} == {"refuse"}
+
+
+def test_a_category_can_be_aimed_at_by_name() -> None:
+    ctx, _ = recording(pool=(seeds(),))
+    assert {draft.category for draft in FewShot(demonstrations=2, aim="refuse").propose(ctx, 6)} == {"refuse"}
+    with pytest.raises(UserError, match=r"aim = 'refusal': it is .* or a category of the seeds \(care, refuse\)"):
+        FewShot(aim="refusal").aims(seeds(), 3)

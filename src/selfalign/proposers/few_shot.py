@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 
+from selfalign.errors import UserError
 from selfalign.protocols import Context
 from selfalign.types import Demonstration, Example, Pool, Request, Sampling, derive_seed, shared_system
 
-Aim = Literal["balanced", "seeds", "any"]
+AIMS = ("balanced", "seeds", "any")
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class FewShot:
     """C. The paper's 8; 6 for long examples."""
     generated: int = 1
     """How many of them come from each generated round; the rest are seeds."""
-    aim: Aim = "any"
+    aim: str = "any"
     """Which category a slot's prompt shall belong to; it is then shown demonstrations of that category alone. `any`: no aim;
     `balanced`: the category with the fewest examples so far, slots before it included, so that seeds and generated pairs together
-    approach equal shares; `seeds`: each category in the seeds' proportions. Our own addition. Seeds without a category are never
-    aimed at: they only fill up a prompt that a small category cannot fill."""
+    approach equal shares; `seeds`: each category in the seeds' proportions; a category's name: that one. Our own addition. Seeds
+    without a category are never aimed at: they only fill up a prompt that a small category cannot fill."""
     sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
@@ -62,10 +62,20 @@ class FewShot:
         ]
 
     def aims(self, known: Sequence[Example], count: int) -> list[str]:
-        """A category for each slot, "" where nothing has one; the one that is furthest behind what it should have by then."""
+        """A category for each slot, "" where nothing has one; the one that is furthest behind what it should have by then.
+
+        Raises:
+            UserError: the aim is neither a way to choose nor a category of these examples.
+        """
         there = Counter(example.category for example in known if example.category)
-        if self.aim == "any" or not there:
+        if self.aim == "any" or (not there and self.aim in AIMS):
             return [""] * count
+        if self.aim not in AIMS:
+            if self.aim not in there:
+                raise UserError(
+                    f"aim = {self.aim!r}: it is {', '.join(AIMS)} or a category of the seeds ({', '.join(there) or 'none'})"
+                )
+            return [self.aim] * count
         aims: list[str] = []
         have = Counter(there) if self.aim == "balanced" else Counter(dict.fromkeys(there, 0))
         for slot in range(1, count + 1):

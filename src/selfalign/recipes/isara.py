@@ -16,13 +16,12 @@ from selfalign.filters import (
     Substring,
 )
 from selfalign.proposers import FewShot
-from selfalign.proposers.few_shot import Aim
 from selfalign.recipe import Recipe
 from selfalign.retrievers import Knn, Uniform
 from selfalign.types import Sampling
 
 
-def isara(*, demonstrations: int = 5, aim: Aim = "balanced", retriever: Knn | Uniform = Knn(by_category=True)) -> Recipe:
+def isara(*, demonstrations: int = 5, aim: str = "balanced", retriever: Knn | Uniform = Knn(by_category=True)) -> Recipe:
     """Retrieval-augmented in-context generation of new pairs, filters, supervised fine-tuning, repeat.
 
     The method of ISARA (arXiv 2401.06785) with the faults of the published scripts mended: novelty against the whole pool
@@ -32,8 +31,8 @@ def isara(*, demonstrations: int = 5, aim: Aim = "balanced", retriever: Knn | Un
     Args:
         demonstrations: C, examples shown in a prompt; one from each generated round, the rest seeds.
         aim: the category that new prompts aim at, where seeds have categories: balanced (the one with the fewest examples so far,
-            so that seeds and generated pairs approach equal shares), seeds (in their proportions) or any. An answer is shown
-            examples of the aim's category, and is dropped where it looks like another category's (our own choice).
+            so that seeds and generated pairs approach equal shares), seeds (in their proportions), any, or one by its name. An
+            answer is shown examples of the aim's category, and is dropped where it looks like another category's (our own choice).
         retriever: what chooses the examples an answer is shown; `demonstrations` says how many.
     """
     return Recipe(
@@ -64,7 +63,7 @@ def isara(*, demonstrations: int = 5, aim: Aim = "balanced", retriever: Knn | Un
     )
 
 
-def one_shot(*, demonstrations: int = 5, aim: Aim = "balanced", retriever: Knn | Uniform = Knn(by_category=True)) -> Recipe:
+def one_shot(*, demonstrations: int = 5, aim: str = "balanced", retriever: Knn | Uniform = Knn(by_category=True)) -> Recipe:
     """ISARA in a single round of K·N candidates: as much generated, nothing of it by a trained model.
 
     Args:
