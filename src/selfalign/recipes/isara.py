@@ -32,7 +32,7 @@ def isara(*, demonstrations: int = 5, aim: str = "balanced", retriever: Knn | Un
         demonstrations: C, examples shown in a prompt; one from each generated round, the rest seeds.
         aim: the category that new prompts aim at, where seeds have categories: balanced (the one with the fewest examples so far,
             so that seeds and generated pairs approach equal shares), seeds (in their proportions), any, or one by its name. An
-            answer is shown examples of the aim's category, and is dropped where it looks like another category's (our own choice).
+            answer is shown examples of the aim's category, and dropped where it looks like another category's (our own choice).
         retriever: what chooses the examples an answer is shown; `demonstrations` says how many.
     """
     return Recipe(
