@@ -128,7 +128,7 @@ def test_rest_with_a_reward_model(cli: Run, reward_model: Path, tmp_path: Path) 
     rows = [{"prompt": f"prompt {number}", "response": "This is good"} for number in range(8)]
     seeds.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     reward = ("--reward", "Reward", "--reward.model", reward_model, "--reward.device", "cpu", "--ignore_calibration", "true")
-    done = run(cli, "rest", seeds, out, *reward, "--rounds", 1, "--threshold.first", -0.7)
+    done = run(cli, "rest", seeds, out, *reward, "--rounds", 1, "--filters.rising_threshold.first", -0.7)
     assert done.returncode == 0, done.stderr
     (row,) = status(cli, out)["rounds"][1:]
     assert row["candidates"] == 24 == row["kept"] + sum(row["dropped"].values())
@@ -197,8 +197,8 @@ def test_every_fault_point_of_isheep(cli: Run, tasks_file: Path, tmp_path: Path)
     [
         ("isheep_paper", BY_CHANCE),
         ("self_instruct", ()),
-        ("self_guide", ("--length_deviations", 9)),
-        ("rest", (*TRUSTING, "--threshold.first", 5.3, "--threshold.step", 0.1)),
+        ("self_guide", ("--pair_filters.length_range.deviations", 9)),
+        ("rest", (*TRUSTING, "--filters.rising_threshold.first", 5.3, "--filters.rising_threshold.step", 0.1)),
         ("rest_em", RIGHT),
     ],
 )
@@ -239,12 +239,12 @@ def test_a_label_that_the_proposer_wrote_is_kept_as_the_response(cli: Run, tasks
         (("isheep", "--keep", "2"), ("Percentile", "keep", "2")),
         (("isheep", "--judge.aspect", "taste"), ("judge.aspect", "taste")),
         (("isheep", "--select", "nothing", "--score_above", "8"), ("score_above = 8", "select = nothing")),
-        (("isheep_paper", "--max_samples", "0"), ("AtMost", "count = 0")),
+        (("isheep_paper", "--filters.at_most.count", "0"), ("AtMost", "count = 0")),
         (("self_instruct", "--human", "0"), ("SelfInstruct", "human = 0")),
         (("rest", "--samples", "0"), ("Repeated", "samples = 0")),
         (("rest", "--reward", "ExactAnwser"), ("reward", "ExactAnwser", "ExactAnswer")),
         (("rest", "--reward", "Reward"), ("Reward cannot do without model", "give --reward.model")),
-        (("self_guide", "--length_deviations", "0"), ("LengthRange", "deviations = 0")),
+        (("self_guide", "--pair_filters.length_range.deviations", "0"), ("LengthRange", "deviations = 0")),
     ],
 )
 def test_bad_options_get_one_line(cli: Run, tasks_file: Path, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
