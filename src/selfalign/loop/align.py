@@ -99,12 +99,13 @@ def align(
 def run_identity(recipe: Recipe, start: ModelRef, seeds: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:
     """What must be equal for a run to be gone on with: the recipe's options and the content of model and examples."""
     return {
-        **recipe.identity(),
-        "model": start.base,
-        "adapter": start.adapter,
+        # Hashes first: with other examples the token budgets differ too, and the first difference is the one that is named.
         "model_hash": start.hash,
         "seeds_hash": hash_examples(seeds),
         "held_out_hash": hash_examples(held_out),
+        "model": start.base,
+        "adapter": start.adapter,
+        **recipe.identity(),
     }
 
 
