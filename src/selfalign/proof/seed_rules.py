@@ -27,6 +27,10 @@ _FIELDS = {
 """Which field of its filter a rule goes by."""
 
 
+class _AsksAModel(Exception):
+    """A filter wants the model or the encoder, which is not there; nothing else may be taken for that."""
+
+
 @runtime_checkable
 class Voidable(Protocol):
     """A filter that can say that it sees nothing in texts such as the seeds'."""
@@ -83,7 +87,7 @@ def rules_on_seeds(named: Iterable[tuple[str, Any]], encode: Encode | None, seed
             context = _alone(encode, tuple(seed for seed in seeds if seed.id not in judged))
             try:
                 result = part.apply(context, [_as_candidate(seed, name) for seed in group])
-            except NotImplementedError:
+            except _AsksAModel:
                 break
             for drop in result.dropped:
                 dropped[drop.rule].append(drop)
@@ -97,7 +101,7 @@ def rules_on_seeds(named: Iterable[tuple[str, Any]], encode: Encode | None, seed
 
 def _alone(encode: Encode | None, seeds: tuple[Example, ...]) -> Context:
     def absent(*_: Any, **__: Any) -> NoReturn:
-        raise NotImplementedError
+        raise _AsksAModel
 
     journal = SimpleNamespace(session=None, generate=absent, likelihood=absent, continuation=absent, work=absent)
     return Context(1, 0, Pool((seeds,)), encode or absent, cast(Any, journal), absent)
