@@ -19,6 +19,7 @@ import random
 import time
 from calendar import timegm
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent import futures
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from email.utils import parsedate
@@ -152,6 +153,9 @@ class Client:
     def _run(self, work: Callable[..., Coroutine[Any, Any, _T]], argument: Any) -> _T:
         future = self._portal.start_task_soon(work, argument)
         try:
+            # Python handles a signal between two waits: one that arrives just before a wait would be heard only after it.
+            while not futures.wait([future], timeout=1.0).done:
+                pass
             return cast(_T, future.result())
         except BaseException:  # a signal: the calls under way are dropped
             future.cancel()
