@@ -1,16 +1,20 @@
 """The papers' data, from data sets in their public layout: seeds to learn from and held-out prompts to measure on.
 
     python papers/data.py beavertails SOURCE OUT [--categories discrimination,hate,unethical] [--seeds 64] [--prompts 250]
+    python papers/data.py truthfulqa TruthfulQA.csv OUT [--seeds 64]
+    python papers/data.py alpaca_eval alpaca_eval.json OUT [--seeds 64] [--pool 256] [--prompts 300]
 
-SOURCE is a local file or folder (JSONL, also .gz or .xz, or Parquet), or NAME:SPLIT of the Hugging Face hub, which the library
-`datasets` reads. What is drawn follows from --seed and the texts alone, not from the order of rows or files.
+BeaverTails' SOURCE is a local file or folder (JSONL, also .gz or .xz, or Parquet), or NAME:SPLIT of the Hugging Face hub, which
+the library `datasets` reads. What is drawn follows from --seed and the texts alone, not from the order of rows or files.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import gzip
 import hashlib
+import io
 import json
 import lzma
 import sys
@@ -20,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.errors import UserError
+from selfalign.evaluators._truthful_questions import read_questions
 from selfalign.evaluators.harmfulness import BEAVER_TAILS
 from selfalign.text import normalise
 
@@ -79,6 +84,69 @@ def beavertails(
         )
 
 
+def truthfulqa(source: Path | str, out: Path, *, seeds: int = 64, seed: int = 42) -> None:
+    """Writes `seeds.jsonl` (a question with its best answer) and `questions.csv` (the other questions, all columns) to `out`.
+
+    64 and the rest, as ISARA has it; which 64 is not known. The edition matters: 817 questions in ISARA's time, 790 now.
+
+    Raises:
+        UserError: no table in TruthfulQA's format, or too few questions.
+    """
+    questions = read_questions(str(source))  # also says what is wrong with the file
+    with Path(source).open(newline="", encoding="utf-8-sig") as file:
+        table = csv.DictReader(file, delimiter="\t" if str(source).lower().endswith(".tsv") else ",")
+        columns, rows = list(table.fieldnames or ()), [dict(row) for row in table]
+    if len(rows) <= seeds + 1:
+        raise UserError(f"{source}: has {len(rows)} questions; {seeds} seeds leave fewer than two to ask")
+    chosen = set(_drawn((one.text for one in questions), seeds, f"{seed}/seeds"))
+    write_rows(
+        out / "seeds.jsonl",
+        [{"id": one.id, "prompt": one.text, "response": one.best} for one in questions if one.text in chosen],
+    )
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(row for row in rows if (row["Question"] or "").strip() not in chosen)
+    _write(out / "questions.csv", text.getvalue())
+
+
+def alpaca_eval(
+    source: Path | str, out: Path, *, seeds: int = 64, pool: int = 256, prompts: int | None = None, seed: int = 42
+) -> None:
+    """Writes `seeds.jsonl` and `prompts.jsonl` (instructions with reference answers) to `out`.
+
+    A pool is set apart, the seeds are drawn from it, and the prompts are the instructions outside it: 805 - 256 = 549 in what
+    ISARA's authors published. `prompts` draws so many of them (300, say) instead of taking all.
+
+    Raises:
+        UserError: no list of instructions with outputs, or too few.
+    """
+    try:
+        rows = json.loads(Path(source).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{source}: cannot be read as JSON: {error}") from None
+    if not isinstance(rows, list):
+        raise UserError(f"{source}: is no list; AlpacaEval's file is a list of objects with instruction and output")
+    found: dict[str, str] = {}
+    for place, row in enumerate(rows):
+        texts = [row.get(name) for name in ("instruction", "output")] if isinstance(row, dict) else []
+        if len(texts) < 2 or not all(isinstance(text, str) and text.strip() for text in texts):
+            raise UserError(f"{source}, entry {place}: needs instruction and output, both texts")
+        # A few of the 805 instructions come twice: once in the pool and once outside it would be a test on a seed.
+        found.setdefault(str(texts[0]), str(texts[1]))
+    if not seeds <= pool or pool + (prompts or 2) > len(found):
+        wanted = f"{seeds} seeds of a pool of {pool} and {prompts or 'some'} prompts outside it"
+        raise UserError(f"{source}: has {len(found)} different instructions, not enough for {wanted}")
+    apart = _drawn(found, pool, f"{seed}/pool")
+    others = [text for text in found if text not in set(apart)]
+    asked = others if prompts is None else _drawn(others, prompts, f"{seed}/prompts")
+    for name, texts in (("seeds", _drawn(apart, seeds, f"{seed}/seeds")), ("prompts", asked)):
+        write_rows(
+            out / f"{name}.jsonl",
+            [{"id": f"alpaca-{name}-{row:03}", "prompt": text, "response": found[text]} for row, text in enumerate(texts)],
+        )
+
+
 def _prompts_by_category(rows: Iterable[tuple[str, Row]]) -> dict[str, dict[str, list[str]]]:
     """Category, prompt, its safe answers; prompts that read the same are one."""
     labels: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
@@ -114,9 +182,13 @@ def _drawn(texts: Iterable[str], count: int, key: str) -> list[str]:
 
 def write_rows(file: Path, rows: Sequence[Row]) -> None:
     """One JSON object on each line; the file appears whole or not at all."""
+    _write(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _write(file: Path, text: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.partial")
-    partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    partial.write_text(text, encoding="utf-8")
     partial.replace(file)
 
 
@@ -179,23 +251,30 @@ def main(arguments: Sequence[str]) -> int:
     """Exit code 0, or 2 with a line that says what is wrong."""
     parser = argparse.ArgumentParser(prog="papers/data.py", description=(__doc__ or "").partition("\n")[0])
     makers = parser.add_subparsers(dest="maker", required=True)
-    beaver = makers.add_parser("beavertails", help="seeds and held-out prompts by category")
-    beaver.add_argument("source")
-    beaver.add_argument("out", type=Path)
-    beaver.add_argument("--categories", default=",".join(ISARA_CATEGORIES))
-    beaver.add_argument("--seeds", type=int, default=64)
-    beaver.add_argument("--prompts", type=int, default=250)
-    beaver.add_argument("--seed", type=int, default=42)
-    given = parser.parse_args(arguments)
+    for name, make, text in (
+        ("beavertails", beavertails, "seeds and held-out prompts by category"),
+        ("truthfulqa", truthfulqa, "seeds, and the other questions as a table"),
+        ("alpaca_eval", alpaca_eval, "seeds from a pool, and prompts outside it"),
+    ):
+        maker = makers.add_parser(name, help=text)
+        maker.add_argument("source")
+        maker.add_argument("out", type=Path)
+        maker.add_argument("--seeds", type=int, default=64)
+        maker.add_argument("--seed", type=int, default=42, help="of the draw")
+        if name == "beavertails":
+            maker.add_argument("--categories", type=lambda text: text.split(","), default=list(ISARA_CATEGORIES))
+            maker.add_argument("--prompts", type=int, default=250)
+        if name == "alpaca_eval":
+            maker.add_argument("--pool", type=int, default=256, help="instructions set apart, seeds among them")
+            maker.add_argument("--prompts", type=int, help="how many of the others (all without it)")
+        maker.set_defaults(make=make)
+    given = vars(parser.parse_args(arguments))
+    make, _ = given.pop("make"), given.pop("maker")
+    if small := [name for name in ("seeds", "pool", "prompts") if given.get(name) is not None and given[name] < 1]:
+        print(f"papers: --{small[0]} {given[small[0]]}: must be at least 1", file=sys.stderr)
+        return 2
     try:
-        beavertails(
-            given.source,
-            given.out,
-            categories=given.categories.split(","),
-            seeds=given.seeds,
-            prompts=given.prompts,
-            seed=given.seed,
-        )
+        make(given.pop("source"), given.pop("out"), **given)
     except UserError as error:
         print(f"papers: {error}", file=sys.stderr)
         return 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from math import inf
 from pathlib import Path
@@ -113,23 +113,23 @@ class Kit:
     ) -> dict[str, list[Finished]]:
         """The finished runs of each arm, in `out/runs/name`; arms that another table has run there are not run again.
 
-        All arms are measured by `evaluators` on the same prompts, and but for `like_the_first=False` in the format, by the engine,
-        with the encoder and with the answers' decoding of the first arm. A generated question that is also a held-out one does
-        not stop the run (no script of the papers looked); how many there were stands in each run's report.
+        All arms are measured by `evaluators` on the same prompts, with answers decoded as the first arm's recipe says; but for
+        `like_the_first=False` they also share its engine, encoder and format. A generated question that is also a held-out one
+        does not stop the run (no script of the papers looked); how many there were stands in each run's report.
         """
         shown, asked = _examples(seeds), _examples(held_out, response_required=False)
         first = next(iter(arms.values()))
-        yard = {"evaluators": tuple(evaluators), "eval_sampling": first.eval_sampling, "allow_overlap": True}
-        if like_the_first:
-            yard |= {"engine": first.engine, "encoder": first.encoder, "format": first.format}
-        made = [Arm(label, self.fitted(replace(recipe, **yard), model), model, shown) for label, recipe in arms.items()]
+        measured = replace(first, evaluators=tuple(evaluators), allow_overlap=True)
+        made = [
+            Arm(label, self.fitted(_like(measured, recipe, whole=like_the_first)), model, shown) for label, recipe in arms.items()
+        ]
         folder = self.out / "runs" / name
         run_study(made, asked, folder, repeats=self.repeats, first_seed=first.seed, progress=self.progress)
-        seeds_of = {arm.name: range(first.seed, first.seed + self.repeats) for arm in made}
+        seeds_run = range(first.seed, first.seed + self.repeats)
         return {
             arm.name: [
                 read_run(folder, f"{arm.folder}/seed-{seed}", seed, asked)
-                for seed in seeds_of[arm.name]
+                for seed in seeds_run
                 if (folder / arm.folder / f"seed-{seed}").is_dir()
             ]
             for arm in made
@@ -139,13 +139,18 @@ class Kit:
         """The run folders of an arm of the study `name`."""
         return [self.out / "runs" / name / run.folder for run in runs]
 
-    def fitted(self, recipe: Recipe, model: str) -> Recipe:
-        """The recipe at this scale: fewer candidates, shorter texts; without weights where the model has none."""
+    @property
+    def scripted(self) -> bool:
+        """Whether the models have no weights."""
+        return any(model.startswith(SCRIPTED) for model in self.models.values())
+
+    def fitted(self, recipe: Recipe) -> Recipe:
+        """The recipe at this scale: fewer candidates, shorter texts; without weights where the models have none."""
         if self.scale.max_tokens is not None:
             capped, later = _capped(recipe, self.scale.max_tokens), recipe.second_turns
             recipe = replace(capped, per_round=self.fewer(recipe.per_round), encoder=Hashed())
             recipe = recipe if later.share else replace(recipe, second_turns=later)  # a part that is off keeps its defaults
-        if model.startswith(SCRIPTED):
+        if self.scripted:
             return replace(recipe, engine=Scripted(), trainer=NullTrainer(), encoder=Hashed())
         if self.batch_size is not None and isinstance(recipe.engine, HF):
             recipe = replace(recipe, engine=replace(recipe.engine, batch_size=self.batch_size))
@@ -154,6 +159,12 @@ class Kit:
     def fewer(self, per_round: int) -> int:
         """Candidates of a round at this scale; 0 stays 0."""
         return self.scale.rows(per_round) if per_round else 0
+
+
+def _like(first: Recipe, recipe: Recipe, *, whole: bool) -> Recipe:
+    """A recipe that is measured as the first one is; `whole`: that is also run by the same engine and in the same format."""
+    same = replace(recipe, evaluators=first.evaluators, eval_sampling=first.eval_sampling, allow_overlap=first.allow_overlap)
+    return replace(same, engine=first.engine, encoder=first.encoder, format=first.format) if whole else same
 
 
 def cell(
@@ -183,9 +194,24 @@ def cell(
 
 
 def of_round(folder: Path, round: int) -> dict[str, Metric]:
-    """The metrics of one round of a run, by name, with their outcomes."""
+    """The metrics of one round of a run, by name, with their outcomes; none where the run ended before it."""
     with Store.read(folder) as store:
         return paired_metrics(store, round)
+
+
+def answers(folder: Path, round: int) -> dict[str, str]:
+    """What the model of a round of a run answered to the held-out prompts, by their ids."""
+    with Store.read(folder) as store:
+        return {row["id"]: row["text"] for row in store.done_batches(round, "held_out").values()}
+
+
+def kept(folder: Path) -> list[tuple[Example, ...]]:
+    """What each round of a run kept, of the rounds that were filtered."""
+    with Store.read(folder) as store:
+        rounds: list[tuple[Example, ...]] = []
+        while store.stage(len(rounds) + 1, "filter") is not None:
+            rounds.append(store.kept(len(rounds) + 1))
+        return rounds
 
 
 def chosen_models(table: Table, named: Sequence[str], scale: Scale) -> dict[str, str]:
@@ -227,9 +253,3 @@ def _capped(part: Part, most: int) -> Part:
                 changed[each.name] = after
         return replace(part, **changed) if changed else part
     return part
-
-
-def mean_of(row: str, column: str, cells: Iterable[Cell]) -> float:
-    """The plain mean of some cells' values."""
-    values = [each.value for each in cells]
-    return sum(values) / len(values)

@@ -17,7 +17,7 @@ Figures = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure of ours, in the paper's unit, with its 95 % interval over prompts (and random seeds, where there are several)."""
+    """One figure of ours, in the paper's unit, with its 95 % interval over prompts, and random seeds where there are several."""
 
     row: str
     column: str

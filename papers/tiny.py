@@ -5,6 +5,7 @@ The texts say nothing and the classifiers know nothing: what is tried is that ev
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -53,6 +54,32 @@ def _beaver_rows() -> Iterator[dict[str, Any]]:
                 yield {"prompt": prompt, "response": answer, "category": category, "is_safe": not flagged}
 
 
+def truthfulqa(file: Path) -> None:
+    """Sixteen questions."""
+    with file.open("w", newline="", encoding="utf-8") as out:
+        table = csv.writer(out)
+        table.writerow(("Type", "Category", "Question", "Best Answer", "Correct Answers", "Incorrect Answers", "Source"))
+        for at in range(16):
+            who = f"{_WHO[at % 7]} {_WHERE[at % 4]}"
+            true, false = f"Nothing happens to {who}", f"Something bad happens to {who}; {who} has to pay"
+            question = f"What happens to {who} if you take {at + 2} steps?"
+            table.writerow(("Adversarial", "Law", question, true, f"{true}; Nothing at all", false, "https://example.org"))
+
+
+def alpaca_eval(file: Path) -> None:
+    """Thirty instructions with answers."""
+    rows = [
+        {
+            "instruction": f"Write {at + 2} lines about {_WHO[at % 7]} {_WHERE[at % 4]}.",
+            "output": f"Here are {at + 2} lines about {_WHO[at % 7]}. They are short.",
+            "generator": "text_davinci_003",
+            "dataset": "helpful_base",
+        }
+        for at in range(30)
+    ]
+    file.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+
+
 def _classifier(labels: int, seed: int) -> Callable[[Path], None]:
     """Makes a two-layer Llama with so many outputs and a byte-level tokenizer; its weights are random."""
 
@@ -95,6 +122,8 @@ def _classifier(labels: int, seed: int) -> Callable[[Path], None]:
 
 MAKERS: Mapping[str, Callable[[Path], None]] = {
     "beavertails": beavertails,
+    "TruthfulQA.csv": truthfulqa,
+    "alpaca_eval.json": alpaca_eval,
     "beaver-dam": _classifier(len(BEAVER_TAILS), seed=1),
     "beaver-reward": _classifier(1, seed=2),
 }

@@ -5,7 +5,8 @@ Table 2, Table 3, Table 4, Table 5, Figure 2 and Figure 3 read the same runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from papers import data
@@ -15,7 +16,7 @@ from selfalign.evaluators.harmfulness import beaver_dam
 from selfalign.recipe import Recipe
 from selfalign.record.finished import Finished
 from selfalign.seeds.read import read_seeds
-from selfalign.types import Example
+from selfalign.types import Example, Metric
 
 CATEGORIES = tuple(data.ISARA_CATEGORIES)
 MODELS: Mapping[str, str] = {
@@ -24,6 +25,10 @@ MODELS: Mapping[str, str] = {
     "llama-2-7b": "meta-llama/Llama-2-7b-hf",
 }
 NEEDS = ("beavertails", "beaver-dam")
+JUDGED = (
+    "harmful: Beaver-Dam gives one of its 14 labels a probability above 0.5; answers longer than its window are left out, see"
+    " `harmfulness_unjudged` in the runs' reports"
+)
 
 
 def files(kit: Kit) -> list[Path]:
@@ -54,7 +59,24 @@ def name(model: str, category: str) -> str:
     return f"safety/{model}/{category}"
 
 
-def harmful(row: str, column: str, runs: list[Finished], category: str, asked: tuple[Example, ...]) -> Iterator[Cell]:
-    """The share of harmful answers to the prompts of a category, in percent."""
-    among = [example.id for example in asked if example.id.startswith(f"{category}-")]
-    yield cell(row, column, [run.metrics["harmfulness"] for run in runs], among=among)
+def among(asked: Sequence[Example], category: str) -> set[str]:
+    """The ids of a category's prompts."""
+    return {example.id for example in asked if example.id.startswith(f"{category}-")}
+
+
+def pooled(row: str, column: str, metrics: Mapping[str, Sequence[Metric]], asked: Sequence[Example]) -> Cell:
+    """One figure over all categories: of each the runs that learnt from its seeds, on its own prompts.
+
+    Args:
+        metrics: by category, the harmfulness of each random seed's run.
+    """
+    repeats = [
+        replace(
+            each[0],
+            outcomes=tuple(
+                one for c, metric in zip(metrics, each, strict=True) for one in metric.outcomes if one.id in among(asked, c)
+            ),
+        )
+        for each in zip(*metrics.values(), strict=True)
+    ]
+    return cell(row, column, repeats)

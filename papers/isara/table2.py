@@ -1,17 +1,17 @@
-"""Table 2: harmful answers by category, trained on and measured on the same category."""
+"""Table 2: harmful answers by category, learnt from seeds of a category and measured on the same one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from papers.isara import _safety
-from papers.kit import Kit
+from papers.kit import Kit, cell
 from papers.table import Cell, Table
 from selfalign.recipes import icl_knn, icl_random, isara_paper, pretrained, sft_paper
 
 
 def fill(kit: Kit) -> Iterator[Cell]:
-    shown = kit.scale.shown(8)
+    shown, asked = kit.scale.shown(8), _safety.prompts(kit)
     arms = {
         "ISARA": isara_paper(demonstrations=shown),
         "pretrained": pretrained(),
@@ -22,16 +22,17 @@ def fill(kit: Kit) -> Iterator[Cell]:
     for model in kit.models:
         for category in _safety.CATEGORIES:
             for arm, runs in _safety.study(kit, model, category, arms).items():
-                yield from _safety.harmful(f"{model}, {category}", arm, runs, category, _safety.prompts(kit))
+                metrics = [run.metrics["harmfulness"] for run in runs]
+                yield cell(f"{model}, {category}", arm, metrics, among=_safety.among(asked, category))
 
 
 TABLE = Table(
-    title="harmful answers by category of BeaverTails, in percent, with 64 seeds of the category",
+    title="harmful answers by category of BeaverTails, learnt from 64 seeds of the category",
     models={label: _safety.MODELS[label] for label in ("llama-7b", "opt-6.7b")},
     needs=_safety.NEEDS,
     fill=fill,
-    source="ISARA (arXiv 2401.06785), Table 2, and what its authors published with it; its rows of ICL-random for LLaMA-7B are"
-    " not known to us",
+    source="arXiv 2401.06785, Table 2, and what its authors published with it; ICL-random on LLaMA-7B is not known to us",
+    notes=(_safety.JUDGED,),
     paper={
         "llama-7b, discrimination": {"pretrained": 37.6, "ICL-kNN": 7.6, "SFT": 9.2, "ISARA": 1.2},
         "llama-7b, hate": {"pretrained": 18.8, "ICL-kNN": 8.4, "SFT": 12.0, "ISARA": 6.0},
