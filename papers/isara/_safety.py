@@ -12,7 +12,7 @@ from pathlib import Path
 from papers import data
 from papers.kit import Kit, cell
 from papers.table import Cell
-from selfalign.evaluators.harmfulness import beaver_dam
+from selfalign.evaluators import Harmfulness
 from selfalign.recipe import Recipe
 from selfalign.record.finished import Finished
 from selfalign.seeds.read import read_seeds
@@ -51,7 +51,7 @@ def prompts(kit: Kit) -> tuple[Example, ...]:
 def study(kit: Kit, model: str, category: str, arms: Mapping[str, Recipe]) -> dict[str, list[Finished]]:
     """The runs of some arms on the seeds of a category; `model` by its short name."""
     seeds = files(kit)[CATEGORIES.index(category)]
-    judge = beaver_dam(str(kit.source("beaver-dam")))
+    judge = Harmfulness(str(kit.source("beaver-dam")), preset="beaver_dam")
     return kit.study(name(model, category), kit.models[model], arms, seeds, prompts(kit), [judge])
 
 

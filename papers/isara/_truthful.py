@@ -9,6 +9,7 @@ from papers import data
 from papers.kit import Kit
 from selfalign.evaluators import Truthfulness
 from selfalign.recipe import Recipe
+from selfalign.recipes.baselines import PUBLISHED_EVALUATION
 from selfalign.record.finished import Finished
 
 NEEDS = ("TruthfulQA.csv",)
@@ -17,7 +18,8 @@ NEEDS = ("TruthfulQA.csv",)
 def study(kit: Kit, model: str, arms: Mapping[str, Recipe]) -> dict[str, list[Finished]]:
     """The runs of some arms; `model` by its short name. Multiple choice is left out: the paper has none."""
     seeds, questions = kit.made("truthfulqa", ["seeds.jsonl", "questions.csv"], lambda out: _make(kit, out))
-    return kit.study(name(model), kit.models[model], arms, seeds, (), [Truthfulness(str(questions), multiple_choice=False)])
+    asked = Truthfulness(str(questions), multiple_choice=False, sampling=PUBLISHED_EVALUATION)
+    return kit.study(name(model), kit.models[model], arms, seeds, (), [asked])
 
 
 def name(model: str) -> str:
