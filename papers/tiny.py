@@ -124,6 +124,6 @@ MAKERS: Mapping[str, Callable[[Path], None]] = {
     "beavertails": beavertails,
     "TruthfulQA.csv": truthfulqa,
     "alpaca_eval.json": alpaca_eval,
-    "beaver-dam": _classifier(len(BEAVER_TAILS), seed=1),
+    "beaver-dam": _classifier(len(BEAVER_TAILS), seed=10),
     "beaver-reward": _classifier(1, seed=2),
 }
