@@ -7,7 +7,6 @@ import gc
 import gzip
 import json
 import math
-import os
 import re
 import shutil
 import subprocess
@@ -18,10 +17,14 @@ from typing import Any
 import pytest
 
 from papers import convert, data, run
+from papers.kit import SCALES, Kit, answers, kept, of_round
+from selfalign.evaluators import HeldOut
 from selfalign.evaluators.harmfulness import BEAVER_TAILS, Harmfulness
 from selfalign.models.classifier import reward_model
+from selfalign.recipes import isara_paper
 from selfalign.record.store import Store
 from selfalign.seeds.read import read_seeds
+from selfalign.types import Example
 from tests.tiny import tiny_config, tiny_model, tiny_tokenizer
 
 ROOT = Path(run.__file__).parent.parent
@@ -88,17 +91,34 @@ def test_what_table_4_compares_has_generated_the_same_number(out: Path) -> None:
     assert made == {"ISARA": [8, 8], "one-shot": [16]}
 
 
+def wordy_model(folder: Path) -> Path:
+    """A random base model that writes words and hardly ever single letters, so that the paper's rules keep what it writes."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    tokenizer = tiny_tokenizer(template=None, eos="<|endoftext|>", context=2048)
+    letters = len(tokenizer)
+    tokenizer.add_tokens([f" {a}{b}{c}o" for a in "bdfglmnprst" for b in "aeiu" for c in "bdgklmnprt"])
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(tiny_config(tokenizer, 2048, tie_word_embeddings=True, initializer_range=0.2))
+    model.get_input_embeddings().weight.data[:letters] *= 0.01
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def test_real_weights_go_the_same_way(tmp_path: Path) -> None:
-    """A tiny random model, trained by the paper's trainer and asked with the paper's beams, in the paper's format."""
-    model = tiny_model(tmp_path / "model", template=None, context=2048)
-    command = [sys.executable, str(ROOT / "papers/run.py"), "isara", "table6", "--scale", "tiny", "--quiet"]
-    options = ["--out", str(tmp_path / "out"), "--model", f"llama-7b={model}"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, env={**os.environ}, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "out/isara-table6.json").read_text(encoding="utf-8"))
-    assert found["models"] == str(model)
-    assert {cell["column"] for cell in found["cells"]} >= {"pretrained", "SFT, k = 1", "SFT, k = 2", "ICL-kNN"}
-    assert {cell["column"]: cell["paper"] for cell in found["cells"]}["SFT, k = 2"] == -6.15
+    """Trained by the paper's trainer, asked with the paper's beams, in the paper's format: as a table's first arm is."""
+    seeds = [Example(f"s{n}", f"What is {n} and why?", f"It is {n}. That is why it is {n}.", slot=n) for n in range(6)]
+    held_out = [Example(f"h{n}", f"Where is {n} now?", "") for n in range(3)]
+    kit = Kit(tmp_path, SCALES["tiny"], tmp_path, {"tiny": str(wordy_model(tmp_path / "model"))})
+    found = kit.study("try", kit.models["tiny"], {"ISARA": isara_paper(demonstrations=3)}, seeds, held_out, [HeldOut()])["ISARA"]
+    (folder,) = kit.folders("try", found)
+    assert [len(steps) for steps in (found, found[0].steps, kept(folder))] == [1, 2, 2] and all(map(len, kept(folder)))
+    assert [of_round(folder, round)["response_words"].n for round in (0, 1, 2)] == [3, 3, 3]
+    assert not of_round(folder, 3)
+    texts = answers(folder, 2)
+    assert sorted(texts) == ["h0", "h1", "h2"] and texts != answers(folder, 0)
 
 
 @pytest.mark.parametrize(
