@@ -31,11 +31,20 @@ Turns = tuple[tuple[str, str], ...]
 Metadata = Mapping[str, str]
 """Extra columns of a seed file, kept as they came and handed through to the exports."""
 
-Unit = Literal["number", "share", "points", "count"]
-"""share: a part of a whole, 0 … 1; points: a difference of two shares, -1 … 1; both are shown times 100. count: shown whole."""
+Unit = Literal["number", "share", "points", "amount", "count"]
+"""share: a part of a whole, 0 … 1; points: a difference of two shares, -1 … 1; both are shown times 100. amount: a number that is
+never below 0, such as the words of an answer; count: one that is shown whole."""
 Better = Literal["higher", "lower", "neither"]
-BOUNDS: Mapping[str, tuple[float, float]] = {"share": (0.0, 1.0), "points": (-1.0, 1.0)}
-"""The values that a metric can have, by unit; the other units have no bounds."""
+SHARES = ("share", "points")
+"""The units that are shown times 100."""
+BOUNDS: Mapping[str, tuple[float, float]] = {
+    "number": (-math.inf, math.inf),
+    "share": (0.0, 1.0),
+    "points": (-1.0, 1.0),
+    "amount": (0.0, math.inf),
+    "count": (0.0, math.inf),
+}
+"""The values that a metric can have, by unit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +243,7 @@ class Metric:
                 raise ValueError(
                     f"Metric: {field_name} = {getattr(self, field_name)!r} of {self.name}: one of {', '.join(choices)}"
                 )
-        low, high = BOUNDS.get(self.unit, (-math.inf, math.inf))
+        low, high = BOUNDS[self.unit]
         if self.value < low or self.value > high:  # NaN, the value of nothing, passes
             raise ValueError(
                 f"Metric: {self.name} = {self.value} is outside {low:g} … {high:g}, where its unit, {self.unit}, lies"

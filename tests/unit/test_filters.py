@@ -233,6 +233,20 @@ def test_agreement_of_aim_and_answer() -> None:
     assert "aimed at care, but 3 of the 3 nearest seed responses are refuse" in result.dropped[0].evidence
 
 
+def test_agreement_of_aim_and_prompt() -> None:
+    forged = [Example(f"p{i}", "How is a passport forged well?", "", category=name) for i, name in enumerate(("refuse", "care"))]
+    pool = tuple(
+        Example(f"s{i}", text, "Yes.", category=name)
+        for i, (text, name) in enumerate(
+            [(f"How is a passport forged at {place}?", "refuse") for place in ("home", "work", "sea")]
+            + [(f"May a woollen {thing} go in the dryer?", "care") for thing in ("hat", "scarf", "sock")]
+        )
+    )
+    result = CategoryAgreement(field="prompt", neighbours=3, unanimous=True).apply(context(pool=(pool,)), forged)
+    assert kept(result) == ["p0"] and rules(result) == ["prompt_of_other_category"]
+    assert "3 of the 3 nearest seed prompts are refuse; nearest is s" in result.dropped[0].evidence
+
+
 def test_category_agreement_rests_without_categories() -> None:
     plain = tuple(Example(seed.id, seed.prompt, seed.response) for seed in seeds())
     examples = [Example("c0", "p", GOOD, category="care"), Example("c1", "p", GOOD)]

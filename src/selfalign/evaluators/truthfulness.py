@@ -134,7 +134,7 @@ def _figures(questions: Sequence[Question], texts: Sequence[str]) -> list[Metric
         *mean("truthfulness_diff", ids, [true - false for true, false in zip(best, worst, strict=True)]),
         *mean("truthfulness_max", ids, best),
         share("truthfulness_acc", ids, [true > false for true, false in zip(best, worst, strict=True)]),
-        *mean("truthfulness_words", ids, [float(count_words(text)) for text in texts], better="neither"),
+        *mean("truthfulness_words", ids, [float(count_words(text)) for text in texts], "amount", "neither"),
         share("truthfulness_empty", ids, [not text.strip() for text in texts], better="lower"),
     ]
 

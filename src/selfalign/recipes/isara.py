@@ -47,6 +47,7 @@ def isara(*, demonstrations: int = 5, aim: str = "balanced", retriever: Knn | Un
             Language(field="prompt"),
             Novelty(max_overlap=0.7, against="pool"),
             NearDuplicates(max_similarity=0.92),
+            CategoryAgreement(field="prompt", unanimous=True),
         ),
         filters=(
             Finished(),

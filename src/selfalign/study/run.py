@@ -6,6 +6,7 @@ Every arm on every random seed is an ordinary run folder, `OUT/ARM/seed-S`. A fi
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from selfalign.loop.adopt import adopt_answers, measures_the_same
 from selfalign.loop.align import Quiet, align, run_identity
 from selfalign.loop.budgets import settled
 from selfalign.loop.preflight import check_examples, no_such_metric, seeds_needed, unknown_metric
-from selfalign.proof.verdicts import conclude
+from selfalign.proof.verdicts import SEEDS, conclude
 from selfalign.protocols import Progress
 from selfalign.recipe import Recipe
 from selfalign.recipes.evaluations import bring_their_own
@@ -26,8 +27,11 @@ from selfalign.record.finished import Finished, read_run
 from selfalign.record.plain import difference, dumps, granted, in_words
 from selfalign.record.store import Store
 from selfalign.retrievers import Knn
+from selfalign.text import counted
 from selfalign.tracking.figures import reporting
 from selfalign.types import Example
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,11 @@ def run_study(
     if metric is not None and (wrong := unknown_metric(metric, arms[0].recipe.evaluators, held_out)):
         raise UserError(f"--metric {metric}: {arms[0].name} has {wrong}")
     held_out = _check(arms, held_out, out, repeats)
+    if repeats < SEEDS and any(arm.recipe.rounds for arm in arms):
+        few = counted(repeats, "random seed")
+        _log.warning("%s: the verdicts will say nothing about another training; take --repeats %d or more", few, SEEDS)
     out.mkdir(parents=True, exist_ok=True)
+    looks = _looks(out)
     seeds = range(first_seed, first_seed + repeats)
     found: dict[str, list[Finished]] = {arm.name: [] for arm in arms}
     result: dict[str, Any] = {}
@@ -95,8 +103,18 @@ def run_study(
             if arm is arms[0] and metric is not None and metric not in run.metrics:
                 raise UserError(f"--metric {metric}: {arm.name} has {no_such_metric(metric, run.metrics)}")
         result = conclude(found, metric, held_out=len(held_out), random_seeds=list(seeds[: position + 1]))
+        result["looks"] = sorted({*looks, repeats})
         write_synced(out / "study.json", (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
     return result
+
+
+def _looks(out: Path) -> list[int]:
+    """The numbers of random seeds after which this study gave its verdicts before: who looks and goes on finds too much."""
+    try:
+        study = json.loads((out / "study.json").read_text(encoding="utf-8"))
+        return sorted({int(each) for each in study.get("looks", [len(study["random_seeds"])])})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return []
 
 
 def depends_on_seed(arm: Arm) -> bool:
