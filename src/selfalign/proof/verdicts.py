@@ -18,8 +18,8 @@ PREFERRED = ("balance", "log_likelihood")
 """What the verdict is about where nobody says: the first of these that every arm has."""
 SIGNIFICANT = 0.05
 SEEDS = 3
-"""Random seeds from which on a difference counts the chance of a training. Where a training moves a model by 2 or 5 points, two
-arms alike are called different in 7 or 22 % of studies on one, 3 or 4 % on two, 2 % on three (benchmarks/simulate_statistics.py)."""
+"""Random seeds from which on a difference counts the chance of a training. Where a training moves a model by 2 or 5 points,
+two arms alike are told apart in 7 or 22 % of studies on one, 3 or 4 % on two, 2 % on three (simulate_statistics.py)."""
 
 
 def conclude(
