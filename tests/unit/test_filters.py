@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from selfalign.filters import (
+    AnswerLike,
     CategoryAgreement,
     Exact,
     Finished,
@@ -207,6 +210,18 @@ def test_markers_that_the_seeds_use_are_not_judged() -> None:
     pool = ((Example("s", "Question: how?\nAnswer it.", GOOD),),)
     examples = answers("Question: why?", "Fine.\nUser: and?")
     assert kept(LeakedMarkers().apply(context(pool=pool), examples)) == ["c0"]
+
+
+def test_a_prompt_with_the_signature_of_the_answers() -> None:
+    pool = tuple(Example(f"s{i}", f"Where is {thing}?", "It is here. – Team Fern") for i, thing in enumerate("abcd"))
+    examples = [Example("a", "Tell me more, -Team Fern", ""), Example("b", "Who is in team Fernando?", "")]
+    result = AnswerLike().apply(context(pool=(pool,)), examples)
+    assert (kept(result), rules(result)) == (["b"], ["prompt_like_answer"])
+    assert "have 'team fern'" in result.dropped[0].evidence
+    # Where a prompt has it too, or half of the answers only, it is no signature.
+    unsigned = tuple(replace(each, response="Here.") for each in pool[2:])
+    for others in ((replace(pool[0], prompt="Is it here, team Fern?"), *pool[1:]), (*pool[:2], *unsigned)):
+        assert AnswerLike().apply(context(pool=(others,)), examples[:1]).dropped == ()
 
 
 def test_repetition() -> None:
