@@ -30,6 +30,8 @@ ANY = ("engine", "encoder", "format", "template_args", "keep_thinking", "seed", 
 TRAINING = ("rounds", "trainer", "steps", "start_from", "learning_rate_decay", "validation_share", "roll_back")
 GENERATING = ("per_round", "sampling", "min_yield", "seed_weight", "train_on", "train_seeds", "alarms", "second_turns")
 PROMPTS = "prompt_sampling"
+ANSWERING = ("refusal", "truthfulness", "harmfulness", "win_rate")
+"""Evaluators of every recipe that a model answers, each with a sampling that may be its own."""
 Make = Callable[..., Recipe]
 
 
@@ -78,6 +80,8 @@ def add_options(parser: ArgumentParser, make: Make, command: str, skip: Collecti
         if fields(part):
             parser.add_argument(f"--{name}", type=type(part), default=part, help=_summary(part))
     parser.add_function_arguments(measured_by, as_positional=False, skip={"recipe", *own, *skip})
+    # An evaluator that is given one field of a sampling has the others from the recipe's: greedy answers stay greedy.
+    parser.set_defaults({f"{name}.sampling": recipe.eval_sampling for name in ANSWERING if name not in (*own, *skip)})
 
 
 def build(make: Make, parser: ArgumentParser, options: Namespace) -> Recipe:
@@ -101,6 +105,9 @@ def build(make: Make, parser: ArgumentParser, options: Namespace) -> Recipe:
         recipe = _filtered(recipe, plain, made)
         measures = inspect.signature(measured_by).parameters
         others = {name: made[name] for name in measures if name in made and name not in ("recipe", *own)}
+        for name in ANSWERING:
+            if name in others and others[name].sampling == plain.eval_sampling:  # nothing of its own: as the recipe decodes
+                others[name] = replace(others[name], sampling=None)
         return measured_by(recipe, **others)
 
 
