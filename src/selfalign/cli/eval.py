@@ -34,7 +34,7 @@ from selfalign.record.finished import Finished, paired_metrics, run_costs
 from selfalign.record.plain import difference, metric_table
 from selfalign.record.store import Store
 from selfalign.seeds.read import read_seeds
-from selfalign.text import counted
+from selfalign.text import counted, escaped
 from selfalign.types import Example
 
 SUMMARY = "Measures a model, alone or with demonstrations, on held-out prompts, and compares it with another one."
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write("selfalign: interrupted; nothing is kept (with --out DIR the same command would go on from here)\n")
         return 128 + stop.signal_number
     if options.json:
-        sys.stdout.write(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        sys.stdout.write(escaped(json.dumps(result, indent=1, ensure_ascii=False)) + "\n")
     else:
         from selfalign.cli.eval_table import print_evaluation
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import traceback
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
+from types import TracebackType
 
-from selfalign.errors import Interrupted, RunFailed, UserError
+from selfalign.errors import Interrupted, RunFailed, UserError, exit_place, without_passwords
 
 COMMANDS = {
     "run": "start a run, or go on where it stopped",
@@ -71,6 +75,10 @@ def main(arguments: Sequence[str]) -> int:
         if (extra := EXTRAS.get((error.name or "").partition(".")[0])) is None:
             raise  # of a file of the user's own, or a fault of ours
         return _fail(f"{name} needs the package {error.name}: pip install 'selfalign[{extra}]'", 2)
+    except SystemExit as stop:
+        if _by_the_parser(stop):  # its help, and what it says itself of wrong options
+            raise
+        return _fail(exit_place(stop), 1)
     except Interrupted as stop:
         return _fail("interrupted; the same command goes on from here", 128 + stop.signal_number)
     except KeyboardInterrupt:
@@ -82,8 +90,32 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def entry() -> None:
-    """The console script."""
+    """The console script. What it writes of texts that are not ours, in warnings and tracebacks too, no terminal obeys."""
+    if logging.lastResort is not None:
+        logging.lastResort.addFilter(_harmless)
+    sys.excepthook = _show
     sys.exit(main(sys.argv[1:]))
+
+
+def _harmless(record: logging.LogRecord) -> bool:
+    record.msg, record.args = _fit(record.getMessage()), ()
+    return True
+
+
+def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    sys.stderr.write(_fit("".join(traceback.format_exception(kind, error, trace))))
+
+
+def _fit(text: str) -> str:
+    """For a terminal: control characters by their codes, and no passwords."""
+    from selfalign.text import escaped
+
+    return escaped(without_passwords(text))
+
+
+def _by_the_parser(stop: SystemExit) -> bool:
+    last = traceback.extract_tb(stop.__traceback__)[-1:]
+    return any(Path(frame.filename).name == "argparse.py" for frame in last)
 
 
 def _help() -> str:
@@ -99,7 +131,5 @@ def _say(text: str) -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    from selfalign.text import printable
-
-    sys.stderr.write(f"selfalign: {printable(message)}\n")
+    sys.stderr.write(f"selfalign: {_fit(message)}\n")
     return code
