@@ -39,6 +39,14 @@ def reason(error: BaseException) -> str:
     return str(error) if expected else f"{type(error).__name__}: {error}"
 
 
+def in_a_line(error: BaseException) -> str:
+    """What a library raised, for the middle of a sentence: the first line of it, with its type where it says nothing else."""
+    lines = str(error).strip().splitlines()
+    named = isinstance(error, (OSError, ValueError)) and not isinstance(error, UnicodeError)
+    text = " ".join(lines[0].split())[:400] if lines else ""
+    return text if named and text else f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 

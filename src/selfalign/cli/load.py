@@ -60,6 +60,12 @@ def load_recipe(name: str) -> Callable[..., Recipe]:
     return made
 
 
+def recipe_files(name: str) -> tuple[Path, ...]:
+    """The file that a recipe of the user's own comes from."""
+    path, colon, _ = name.partition(":")
+    return (Path(path),) if colon or path.endswith(".py") else ()
+
+
 def _load_file(path: Path, function: str) -> Callable[..., Recipe]:
     if not path.is_file():
         raise UserError(f"no file {path}; a recipe of your own is named ./file.py:function")

@@ -26,7 +26,10 @@ from selfalign.types import Sampling
 
 ROOMS: Mapping[str, Any] = {"engine": engines, "encoder": encoders, "trainer": trainers}
 """Slots that are filled by naming a class, with the room of the classes to choose from."""
-ANY = ("engine", "encoder", "format", "template_args", "keep_thinking", "seed", "eval_sampling", "evaluate", "allow_overlap")
+ANY = (
+    *("engine", "encoder", "format", "template_args", "keep_thinking", "seed", "eval_sampling", "evaluate", "allow_overlap"),
+    "allow_other_versions",
+)
 TRAINING = ("rounds", "trainer", "steps", "start_from", "learning_rate_decay", "validation_share", "roll_back")
 GENERATING = ("per_round", "sampling", "min_yield", "seed_weight", "train_on", "train_seeds", "alarms", "second_turns")
 PROMPTS = "prompt_sampling"
