@@ -89,7 +89,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _of_the_machine(error: Exception) -> str | None:
     """What the machine lacks or a file suffers from, in a line, where an exception that nobody met says so."""
-    said = f"{type(error).__name__}: {error}".splitlines()[0]
+    said = next((f"{type(error).__name__}: {line}" for line in str(error).splitlines() if line.strip()), type(error).__name__)
     wide = str(error).lower()
     if isinstance(error, MemoryError) or any(each in wide for each in _NO_MEMORY) or getattr(error, "errno", None) == ENOMEM:
         return f"there is not enough memory ({said[:300]}); close other programs, lift a limit (ulimit -v), or use a smaller model"
@@ -119,7 +119,9 @@ def _say(text: str) -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    from selfalign.text import printable
-
-    sys.stderr.write(f"selfalign: {printable(message)}\n")
+    try:
+        from selfalign.text import printable as shown
+    except (ImportError, MemoryError):  # there may not be the memory for what it imports
+        shown = ascii
+    sys.stderr.write(f"selfalign: {shown(message)}\n")
     return code

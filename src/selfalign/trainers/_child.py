@@ -292,8 +292,7 @@ def _kind(error: Exception, work: Path) -> str:
         return "not_finite"
     if isinstance(error, NoRoom) or disk_full(error) or shutil.disk_usage(work).free < 2**20:
         return "disk"
-    # What torch's writer says of any write that failed.
-    if "pytorchstreamwriter failed" in text or "file write failed" in text:
+    if "pytorchstreamwriter failed" in text or "inline_container" in text:  # torch's writer, of any write that failed
         return "disk"
     return "memory" if out_of_memory(error) else "other"
 
