@@ -171,6 +171,9 @@ class Recipe:
     """go on where a filter would drop more than a tenth of the seeds themselves, instead of stopping"""
     allow_overlap: bool = False
     """train on rows that ask the same as a held-out prompt, instead of stopping"""
+    allow_other_versions: bool = False
+    """go on with a run under other versions of selfalign, torch or transformers than it was begun with, or with other files of
+    your own parts, instead of stopping: what is written then is not what one run would have written"""
     format: Format = "auto"
     """the model's chat template, plain markers, or (auto) the template where there is one"""
     template_args: Mapping[str, Any] = field(default_factory=dict)

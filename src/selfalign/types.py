@@ -196,12 +196,17 @@ GREEDY = Sampling(max_tokens=96, temperature=0.0)
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """A model on disk or on the hub: a base (name or folder) and, for LoRA, the folder of an adapter on it."""
+    """A model on disk or on the hub: a base (folder, or name@commit) and, for LoRA, the folder of an adapter on it."""
 
     base: str
     adapter: str | None = None
     hash: str = ""
     """SHA-256 over the manifest of its files where we made or could read them; part of every sample's lineage."""
+
+    @property
+    def name(self) -> str:
+        """The base as its author calls it: without the revision that stands behind the name of a model of the hub."""
+        return self.base if self.base.startswith("/") else self.base.partition("@")[0]
 
 
 @dataclass(frozen=True, slots=True)

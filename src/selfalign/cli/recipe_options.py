@@ -18,7 +18,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from selfalign import encoders, engines, trainers
-from selfalign.cli.options import explain_part
+from selfalign.cli.options import allow_imports, explain_part
 from selfalign.errors import UserError
 from selfalign.recipe import FILTERS, Recipe
 from selfalign.recipes.evaluations import measured_by
@@ -26,7 +26,10 @@ from selfalign.types import Sampling
 
 ROOMS: Mapping[str, Any] = {"engine": engines, "encoder": encoders, "trainer": trainers}
 """Slots that are filled by naming a class, with the room of the classes to choose from."""
-ANY = ("engine", "encoder", "format", "template_args", "keep_thinking", "seed", "eval_sampling", "evaluate", "allow_overlap")
+ANY = (
+    *("engine", "encoder", "format", "template_args", "keep_thinking", "seed", "eval_sampling", "evaluate", "allow_overlap"),
+    "allow_other_versions",
+)
 TRAINING = ("rounds", "trainer", "steps", "start_from", "learning_rate_decay", "validation_share", "roll_back")
 GENERATING = ("per_round", "sampling", "min_yield", "seed_weight", "train_on", "train_seeds", "alarms", "second_turns")
 PROMPTS = "prompt_sampling"
@@ -62,7 +65,9 @@ def add_options(parser: ArgumentParser, make: Make, command: str, skip: Collecti
         raise UserError(f"recipe {make.__name__}: its parameter {taken[0]} is an option of `selfalign {command}`; rename it")
     recipe = default_recipe(make)
     # A slot with a choice of parts takes a class name; dataclasses alone would be chosen by their fields.
-    set_parsing_settings(subclasses_enabled=[part for parts in choices(make).values() for part in parts])
+    parts = [part for parts in choices(make).values() for part in parts]
+    set_parsing_settings(subclasses_enabled=parts)
+    allow_imports([*(part.__module__ for part in parts), make.__module__])
     parser.add_function_arguments(make, as_positional=False, skip={*skip})
     types, texts = get_type_hints(Recipe), field_texts()
     for name in common(recipe):

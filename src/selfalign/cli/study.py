@@ -17,7 +17,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from selfalign import recipes
 from selfalign.cli.engine import Planned, settle_engine
-from selfalign.cli.load import load_recipe, named_recipe, read_examples
+from selfalign.cli.load import load_recipe, named_recipe, read_examples, recipe_files
 from selfalign.cli.options import parse
 from selfalign.cli.recipe_help import HELP, print_help
 from selfalign.cli.recipe_options import build, choices, common, default_recipe, part_options, reports, resolved
@@ -170,7 +170,8 @@ def _baseline(make: Callable[..., Recipe], given: Mapping[str, Any], main: Recip
         taken = {key: value for key, value in taken.items() if key in kept}
     if name == "one_shot":
         taken["per_round"] = max(1, main.rounds) * main.per_round
-    yardstick = {key: getattr(main, key) for key in ("evaluators", "eval_sampling", "evaluate", "allow_overlap")}
+    shared = ("evaluators", "eval_sampling", "evaluate", "allow_overlap", "allow_other_versions")
+    yardstick = {key: getattr(main, key) for key in shared}
     return replace(recipe, **{**taken, **yardstick, "steps": ()})
 
 
@@ -219,6 +220,7 @@ def _study(arms: Sequence[Any], held_out: Sequence[Example], options: Namespace,
             metric=options.metric,
             progress=progress,
             trackers=trackers,
+            files=recipe_files(options.recipe),
         )
         write_synced(Path(options.out) / "study.yaml", yaml_text.encode())
     if options.json:

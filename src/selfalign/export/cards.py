@@ -75,7 +75,7 @@ def model_card(store: Store, round: int, *, license: str | None = None, merged: 
         hashes = [(row["round"], store.model(row["round"]).hash) for row in made if row["model"] is not None]
         training = [(row, figures) for row in made if (figures := store.training(row["round"]))]
         ended, noted = portable(store.state()), portable(warnings(store))
-    identity, hub_base = store.identity(), start.base if _is_hub_name(start.base) else None
+    identity, hub_base = store.identity(), start.name if _is_hub_name(start.name) else None
     adapter = model.adapter is not None and not merged and round > 0
     name = f"{_base_name(start)}-{identity.get('name', 'selfalign')}"
     results = [_result(hub, m) for m in after if (_held_out(m) or m.name == CHOICE) and math.isfinite(m.value)]
@@ -212,6 +212,7 @@ def _lineage(store: Store, shared: Mapping[str, Any], hashes: Iterable[tuple[int
         ("SHA-256 of the seed examples", code(identity.get("seeds_hash") or UNKNOWN)),
         ("SHA-256 of the held-out examples", code(identity.get("held_out_hash") or UNKNOWN)),
         ("base model", shared["base"]),
+        *((("its revision", code(start.base.removeprefix(f"{start.name}@"))),) if start.base != start.name else ()),
         *((("adapter it came with", code(_last_part(start.adapter))),) if start.adapter else ()),
         ("hash of the base model", code(start.hash or UNKNOWN)),
         *((f"hash of the model of round {round}", code(hash or UNKNOWN)) for round, hash in hashes),
@@ -331,7 +332,7 @@ def _is_hub_name(base: str) -> bool:
 
 
 def _base_name(model: ModelRef) -> str:
-    return model.base if _is_hub_name(model.base) else _last_part(model.base)
+    return model.name if _is_hub_name(model.name) else _last_part(model.base)
 
 
 def _last_part(path: str) -> str:

@@ -60,6 +60,7 @@ def run_study(
     metric: str | None = None,
     progress: Progress | None = None,
     trackers: Sequence[str] = (),
+    files: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Runs what is not finished of a study, compares after each random seed, and writes `OUT/study.json`, which it also returns.
 
@@ -70,6 +71,7 @@ def run_study(
         repeats: random seeds `first_seed` … `first_seed + repeats - 1`. An arm on which they have no effect runs once.
         metric: what the verdicts are about; without it `balance`, or else `log_likelihood`.
         progress: hears of stages and batches, with arm and random seed before the stage's name.
+        files: as for `align`.
         trackers: where each run's figures go, as `check_trackers` gives them; finished runs are reported too.
 
     Raises:
@@ -98,7 +100,7 @@ def run_study(
                 standard = found[arms[0].name]
                 recipe = match_steps(recipe, standard[min(position, len(standard) - 1)])
             earlier = [each for runs in found.values() for each in runs]
-            run = _run(replace(arm, recipe=recipe), held_out, out, earlier, progress or Quiet(), trackers)
+            run = _run(replace(arm, recipe=recipe), held_out, out, earlier, progress or Quiet(), trackers, files)
             found[arm.name].append(run)
             if arm is arms[0] and metric is not None and metric not in run.metrics:
                 raise UserError(f"--metric {metric}: {arm.name} has {no_such_metric(metric, run.metrics)}")
@@ -168,6 +170,7 @@ def _run(
     earlier: Sequence[Finished],
     progress: Progress,
     trackers: Sequence[str],
+    files: Sequence[Path],
 ) -> Finished:
     recipe, seed = arm.recipe, arm.recipe.seed
     folder = f"{arm.folder}/seed-{seed}"
@@ -177,7 +180,7 @@ def _run(
         with reporting(out / folder, trackers, named, name=f"{out.resolve().name}/{folder}") as watched:
             if not _finished(out / folder, identity):
                 _adopt(out, folder, identity, earlier, {example.id for example in arm.seeds})
-                align(recipe, arm.model, arm.seeds, out / folder, held_out=held_out, progress=watched)
+                align(recipe, arm.model, arm.seeds, out / folder, held_out=held_out, files=files, progress=watched)
     except (UserError, RunFailed) as error:
         raise type(error)(f"arm {arm.name}, random seed {seed}: {error}") from error
     return read_run(out, folder, seed, held_out)

@@ -18,12 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.errors import UserError, die_with_parent
+from selfalign.models.device import out_of_memory
 from selfalign.models.rendering import make_renderer
 from selfalign.record.checkpoints import newest_verified, publish, write_synced
+from selfalign.record.disk import disk_full
 from selfalign.record.faults import fault_point
 from selfalign.trainers._batches import Lost, Row, Step, Weights, plan, tokenise, weigh
 from selfalign.trainers._guard import KEPT_CHECKPOINTS, make_guard
 from selfalign.trainers._weighted import NotFinite, Steps, check_finite, make_trainer
+from selfalign.types import ModelRef
 
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
@@ -70,7 +73,7 @@ def train(spec: dict[str, Any], link: Link) -> None:
     from transformers import AutoTokenizer, set_seed
 
     options, work, out = spec["options"], Path(spec["work"]), Path(spec["out"])
-    tokenizer: Any = AutoTokenizer.from_pretrained(spec["base"])
+    tokenizer: Any = AutoTokenizer.from_pretrained(spec["base"], trust_remote_code=False)
     set_seed(spec["seed"] % 2**32)
     model, stored = load_model(spec, torch.float32)
     limit = options["max_length"] or _window(model.config, tokenizer)
@@ -115,7 +118,9 @@ def load_model(spec: dict[str, Any], dtype: Any) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM
 
     options = spec["options"]
-    model: Any = AutoModelForCausalLM.from_pretrained(spec["base"], dtype="auto")
+    # No implementation of attention by what the model's files say: it could be one of the hub.
+    plain = {"use_safetensors": True, "trust_remote_code": False, "attn_implementation": None}
+    model: Any = AutoModelForCausalLM.from_pretrained(spec["base"], dtype="auto", **plain)
     stored = model.dtype
     frozen = options["lora_rank"] > 0 and torch.cuda.is_available() and options["precision"] != "fp32"
     model = model if frozen else model.to(dtype)
@@ -134,7 +139,10 @@ def load_model(spec: dict[str, Any], dtype: Any) -> tuple[Any, Any]:
             target_modules=options["lora_target"],
             task_type="CAUSAL_LM",
         )
-        return get_peft_model(model, config), stored
+        # An adapter says whose it is by the name of its base, not by the place in the hub's cache that it was read from here.
+        base = ModelRef(spec["base_name"])
+        model.name_or_path = base.name
+        return get_peft_model(model, config, revision=base.base.removeprefix(base.name).removeprefix("@") or None), stored
     return model, stored
 
 
@@ -264,7 +272,7 @@ def _check_room(model: Any, work: Path, checkpoints: bool) -> None:
     needed = 4 * trained * (1 + 3 * (KEPT_CHECKPOINTS + 1) if checkpoints else 1)
     free = shutil.disk_usage(work).free
     if free < needed:
-        raise NoRoom(f"needs {needed / 1e6:,.0f} MB on the disk of {work}, {free / 1e6:,.0f} MB are free; make room and go on")
+        raise NoRoom(f"needs {needed / 1e6:,.0f} MB on the disk of {work}, {free / 1e6:,.0f} MB are free")
 
 
 def _share_devices(spec: Path) -> None:
@@ -279,16 +287,14 @@ def _share_devices(spec: Path) -> None:
 
 
 def _kind(error: Exception, work: Path) -> str:
-    import torch
-
     text = str(error).lower()
     if isinstance(error, NotFinite):
         return "not_finite"
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text or "not enough memory" in text:
-        return "memory"
-    if isinstance(error, NoRoom) or "no space left" in text or shutil.disk_usage(work).free < 2**20:
+    if isinstance(error, NoRoom) or disk_full(error) or shutil.disk_usage(work).free < 2**20:
         return "disk"
-    return "other"
+    if "pytorchstreamwriter failed" in text or "inline_container" in text:  # torch's writer, of any write that failed
+        return "disk"
+    return "memory" if out_of_memory(error) else "other"
 
 
 def _reason(error: Exception) -> str:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from selfalign.errors import RunFailed, UserError
+from selfalign.models.names import located
 from selfalign.protocols import Progress, TrainJob, TrainResult
 from selfalign.record.checkpoints import manifest_hash, read_manifest, write_synced
 from selfalign.trainers._process import run_child
@@ -123,7 +124,9 @@ class SFT:
         }
         # Of content alone: a run folder that was moved still finds its checkpoints.
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        places = {"base": job.start.base, "adapter": job.start.adapter, "work": str(job.work), "out": str(job.out)}
+        adapter = job.start.adapter and located(job.start.adapter)
+        start = {"base": located(job.start.base), "base_name": job.start.base, "adapter": adapter}
+        places = {**start, "work": str(job.work), "out": str(job.out)}
         return {**content, **places, "key": key}
 
     def _model(self, job: TrainJob) -> ModelRef:
