@@ -92,6 +92,21 @@ class Example:
         return transcript(self.history, self.prompt)
 
 
+PREFERRED = "preferred"
+"""The key in a generated example's metadata under which stands the id of the example whose answer is preferred to its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Two answers to the same prompt, one of them preferred: what a preference loss learns from.
+
+    In the record both are samples of their own, with lineage; the rejected one names the other in its metadata.
+    """
+
+    chosen: Example
+    rejected: Example
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One thing an engine shall write; the engine renders it for its model (see `rendering`).
@@ -272,6 +287,20 @@ def with_template_args(format: Format, args: Mapping[str, Any]) -> Format:
     Wherever a format goes (engines, training, merging) the arguments go with it; `models.rendering` takes them apart again.
     """
     return cast(Format, f"{format} {json.dumps(dict(args), sort_keys=True)}") if args else format
+
+
+def preferred_to(example: Example) -> str:
+    """The id of the example whose answer is preferred to this one's; "" for an example that is no rejected answer.
+
+    Of a seed the column is whatever its file means by it.
+    """
+    return example.metadata.get(PREFERRED, "") if example.round else ""
+
+
+def preferences(examples: Sequence[Example]) -> list[Preference]:
+    """The pairs among some examples, in the order of the rejected answers."""
+    by_id = {example.id: example for example in examples}
+    return [Preference(by_id[id], example) for example in examples if (id := preferred_to(example)) in by_id]
 
 
 def shared_system(examples: Sequence[Example]) -> str:

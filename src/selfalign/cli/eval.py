@@ -95,7 +95,11 @@ def make_parser() -> ArgumentParser:
 def own_options() -> ArgumentParser:
     parser = new_parser("eval", SUMMARY)
     parser.usage = "selfalign eval MODEL --held_out FILE [options]"
-    parser.add_argument("model", type=str, help="folder, hub name, smollm2-135m (bundled), or a run folder: its best round, in its format and decoding")
+    parser.add_argument(
+        "model",
+        type=str,
+        help="folder, hub name, smollm2-135m (bundled), or a run folder: its best round, in its format and decoding",
+    )
     for name, kind, default, text in (
         ("round", int, None, "of a run folder: this round's model instead of the best one"),
         ("held_out", str, None, "file of prompts, if possible with reference responses; safe_helpful for the bundled ones"),

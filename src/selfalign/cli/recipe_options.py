@@ -30,6 +30,8 @@ ANY = (
     *("engine", "encoder", "format", "template_args", "keep_thinking", "seed", "eval_sampling", "evaluate", "allow_overlap"),
     "allow_other_versions",
 )
+MAIN = {"engine": "open", "encoder": "open", "trainer": "train"}
+"""What a class of the room has to have to fill the slot: rooms hold the parts of their parts too."""
 TRAINING = ("rounds", "trainer", "steps", "start_from", "learning_rate_decay", "validation_share", "roll_back")
 GENERATING = ("per_round", "sampling", "min_yield", "seed_weight", "train_on", "train_seeds", "alarms", "second_turns")
 PROMPTS = "prompt_sampling"
@@ -66,8 +68,9 @@ def add_options(parser: ArgumentParser, make: Make, command: str, skip: Collecti
     recipe = default_recipe(make)
     # A slot with a choice of parts takes a class name; dataclasses alone would be chosen by their fields.
     parts = [part for parts in choices(make).values() for part in parts]
-    set_parsing_settings(subclasses_enabled=parts)
-    allow_imports([*(part.__module__ for part in parts), make.__module__])
+    inner = [each for part in parts for some in _inner(part).values() for each in some]
+    set_parsing_settings(subclasses_enabled=[*parts, *inner])
+    allow_imports([*(part.__module__ for part in (*parts, *inner)), make.__module__])
     parser.add_function_arguments(make, as_positional=False, skip={*skip})
     types, texts = get_type_hints(Recipe), field_texts()
     for name in common(recipe):
@@ -172,14 +175,22 @@ def choices(make: Make) -> dict[str, list[type]]:
     recipe, found = default_recipe(make), {name: parts for name, parts in own.items() if parts}
     for name, room in ROOMS.items():
         if name in common(recipe) and name not in inspect.signature(make).parameters:
-            there = [getattr(room, each) for each in room.__all__]
+            there = [part for part in (getattr(room, each) for each in room.__all__) if hasattr(part, MAIN[name])]
             mine = type(getattr(recipe, name))
             found[name] = there if mine in there else [mine, *there]
     return found
 
 
+def _inner(part: type) -> dict[str, list[type]]:
+    """The options of a part that are parts too, with the classes there are to choose from: a trainer's loss."""
+    hints = {name: [each for each in get_args(hint) if is_dataclass(each)] for name, hint in get_type_hints(part).items()}
+    return {name: parts for name, parts in hints.items() if len(parts) > 1}
+
+
 def part_options(make: Make) -> list[str]:
-    return [f"{name}.{field.name}" for name, parts in choices(make).items() for part in parts for field in fields(part)]
+    parts = [(name, part) for name, some in choices(make).items() for part in some]
+    inner = [(f"{name}.{option}", each) for name, part in parts for option, some in _inner(part).items() for each in some]
+    return [f"{name}.{field.name}" for name, part in (*parts, *inner) for field in fields(part)]
 
 
 def resolved(parser: ArgumentParser, options: Namespace) -> str:

@@ -7,6 +7,7 @@ from selfalign.filters.counts import AtMost, PerPrompt
 from selfalign.filters.form import AnswerLike, EmptyResponse, Finished, LeakedMarkers, Length, LengthRange, Repetition
 from selfalign.filters.language import Language
 from selfalign.filters.novelty import Exact, NearDuplicates, Novelty
+from selfalign.filters.preference import Differs
 from selfalign.filters.score import OnePerCluster, Percentile, RisingThreshold, Threshold
 from selfalign.filters.tasks import Blacklist, LeftoverLabels, Links, Placeholders, RepeatedInput, TaskLength, TaskStart
 
@@ -17,6 +18,7 @@ __all__ = [
     "Blacklist",
     "CategoryAgreement",
     "CopiedInput",
+    "Differs",
     "EmptyResponse",
     "Exact",
     "Finished",

@@ -134,9 +134,11 @@ def match_steps(recipe: Recipe, main: Finished) -> Recipe:
     """The recipe with the optimiser steps of the main arm's run, round by round up to its best one.
 
     Where the main arm fell back on the base model, all it trained counts: an arm that trains nothing could not show
-    that plain training would have helped.
+    that plain training would have helped. A recipe of one round takes all of them in its one.
     """
     steps = main.steps[: main.best_round] or main.steps
+    if recipe.rounds == 1 and steps:
+        steps = (sum(steps),)
     return replace(recipe, steps=steps, rounds=len(steps))
 
 
