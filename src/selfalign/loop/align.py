@@ -88,12 +88,19 @@ def align(
         RunFailed: a run that cannot go on; its folder stays resumable.
     """
     with no_exit(f"recipe {recipe.name}"):
-        return _align(recipe, model, seeds, Path(out), held_out, options, progress or Quiet())
+        return _align(recipe, model, seeds, Path(out), held_out, (options, files), progress or Quiet())
 
 
 def _align(
-    recipe: Recipe, model: str, seeds: Sequence[Example], out: Path, held_out: Sequence[Example], options: str, progress: Progress
+    recipe: Recipe,
+    model: str,
+    seeds: Sequence[Example],
+    out: Path,
+    held_out: Sequence[Example],
+    source: tuple[str, Sequence[Path]],
+    progress: Progress,
 ) -> Run:
+    options, files = source
     recipe.check()
     held_out = check_examples(seeds, held_out, recipe.allow_overlap, seeds_needed(recipe))
     shown, validation = split_seeds(seeds, recipe.validation_share, recipe.seed)
