@@ -143,6 +143,8 @@ def test_without_a_table_all_are_listed(capsys: pytest.CaptureFixture[str]) -> N
     assert run.main([]) == 0
     listed = capsys.readouterr().out
     assert all(f"  {name} " in listed for name in ISARA) and "needs beavertails, beaver-dam" in listed
+    costs = (ROOT / "papers/README.md").read_text(encoding="utf-8")
+    assert all(f"| `{name}` |" in costs for name in ISARA)
 
 
 # The data
