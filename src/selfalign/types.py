@@ -183,11 +183,11 @@ class Sampling:
     length_decay: tuple[int, float] | None = None
     """(start, factor) of an exponential decay of sequence length, counted in generated tokens."""
     rules: Rules = "today"
-    """Whose formulas length_decay and length_penalty follow, k tokens past the start and with a factor above 1. today: the score s
-    of the end becomes s + |s|·(factor^k - 1), likelier, and a beam's is divided by (generated length)^length_penalty.
-    transformers-4.31, which ISARA's scripts ran on: it becomes s·factor^k, less likely where s is a log-probability, as it is with
-    beams, and a beam's is divided by (prompt and generated length)^length_penalty; there strings of `stop` end no beam and are cut
-    off afterwards (see `engines/_beams.py`)."""
+    """Whose formulas length_decay and length_penalty follow, k tokens past the start and with a factor above 1. today: the end's
+    score s becomes s + |s|·(factor^k - 1), likelier, and a beam's is divided by (generated length)^length_penalty.
+    transformers-4.31, which ISARA's scripts ran on: it becomes s·factor^k, less likely where s is a log-probability, as it is
+    with beams, and a beam's is divided by (prompt and generated length)^length_penalty; there the strings of `stop` end no beam
+    and are cut off afterwards (see `engines/_beams.py`)."""
 
     def __post_init__(self) -> None:
         for name, wrong in (
