@@ -180,9 +180,9 @@ class Sampling:
     length_decay: tuple[int, float] | None = None
     """(start, factor) of an exponential decay of sequence length, counted in generated tokens."""
     rules: Literal["today", "transformers-4.31"] = "today"
-    """Of length_decay and length_penalty, k tokens past the start. today: the end's score s becomes s + |s|·(factor^k - 1), likelier,
-    and a beam's is divided by (generated length)^length_penalty. transformers-4.31, on which ISARA's scripts ran: s·factor^k, less
-    likely with beams, by (prompt and generated length)^length_penalty, and `stop` ends no beam (see `engines/_beams.py`)."""
+    """Of length_decay and length_penalty, k tokens past the start. today: the end's score s becomes s + |s|·(factor^k - 1), and a
+    beam's is divided by (generated length)^length_penalty. transformers-4.31, ISARA's scripts' own: s·factor^k, with beams less
+    likely; by (prompt and generated length)^length_penalty; and `stop` ends no beam (see `engines/_beams.py`)."""
 
     def __post_init__(self) -> None:
         for name, wrong in (
