@@ -2,9 +2,9 @@
 
 Each attempt has a total deadline, from the first byte sent to the last one read. What can pass by itself is tried again after
 a random wait (full jitter: uniform between 0 and a bound that doubles, at most a minute; `Retry-After` is honoured up to the
-same minute, and to what is left of the patience) until the call's patience is over. A server that is too busy (429, 503, no answer in time) halves the number of
-calls in flight, and each round of good answers adds one again. Many failures in a row open a circuit: then only the probe, one
-token, is sent until it is answered.
+same minute) until the call's patience is over, which no wait outlasts. A server that is too busy (429, 503, no answer in time)
+halves the number of calls in flight, and each round of good answers adds one again. Many failures in a row open a circuit: then
+only the probe, one token, is sent until it is answered.
 
 Our own choice, rather than the `openai` package, which is a layer over the same httpx2: that one's deadline starts anew with
 each byte read, it reads bodies of any size, takes most bodies that are no reply for one, and sends the organisation and project

@@ -94,8 +94,8 @@ class Texts:
         return Completion(text, finish, prompt_tokens=len(self.ids(request)), generated_tokens=tokens)
 
     def _apart(self, text: str) -> tuple[str, str | None]:
-        """Thoughts and answer of a generated text as `split_thinking` has them, cleaned; what cleaning leaves may begin with a mark of
-        thoughts once more."""
+        """Thoughts and answer of a generated text as `split_thinking` has them, cleaned; what cleaning leaves may begin with a
+        mark of thoughts once more."""
         found = list[str]()
         while True:
             thoughts, answer = split_thinking(text)

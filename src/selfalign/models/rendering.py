@@ -33,8 +33,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from selfalign.errors import UserError
-from selfalign.models.marks import marks_in
 from selfalign.models.layouts import Stops, Style, Tokenizer, fold, layout
+from selfalign.models.marks import marks_in
 from selfalign.models.templates import Template, read_template
 from selfalign.models.thinking import MARKERS, split_thinking
 from selfalign.types import Example, Format, Turns
@@ -243,8 +243,8 @@ def preflight(renderer: Renderer, examples: Sequence[Example], context_length: i
                 )
             if found := renderer.marks_in(text):
                 raise UserError(
-                    f"{example.id}: its {name} contains {found[0]!r}, which this model's chat template writes around turns and the "
-                    "model reads as one; take it out, or choose another format"
+                    f"{example.id}: its {name} contains {found[0]!r}, which this model's chat template writes around turns, and "
+                    "which the model reads as one; take it out, or choose another format"
                 )
         notes += [note for note in _check_pair(renderer, example, context_length) if note not in notes]
     if isinstance(renderer.style, Template) and not renderer.style.system_role and any(example.system for example in examples):
