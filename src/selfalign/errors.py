@@ -72,6 +72,14 @@ def exit_place(stop: SystemExit) -> str:
     return f"ends the program{place} (exit code {stop.code!r}), which a part must not; raise an error instead"
 
 
+def in_a_line(error: BaseException) -> str:
+    """What a library raised, for the middle of a sentence: the first line of it, with its type where it says nothing else."""
+    lines = str(error).strip().splitlines()
+    named = isinstance(error, (OSError, ValueError)) and not isinstance(error, UnicodeError)
+    text = " ".join(lines[0].split())[:400] if lines else ""
+    return text if named and text else f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from selfalign.cli.table import COMPARED, compared, figure, shown, stdout_console, wide_table
 from selfalign.text import counted
-from selfalign.types import BOUNDS
+from selfalign.types import SHARES
 
 
 def print_evaluation(result: Mapping[str, Any], console: Console | None = None) -> None:
@@ -52,7 +52,7 @@ def differences_table(differences: Mapping[str, Any]) -> Table:
     table = wide_table("model minus other, prompt by prompt; p of each metric by itself", "metric", "difference", *COMPARED)
     for name, row in differences.items():
         side = ", less is better" if row["better"] == "lower" else ""
-        table.add_row(shown(name.replace("_", " ") + side), *compared(row, row["unit"] in BOUNDS, row["p_value"]))
+        table.add_row(shown(name.replace("_", " ") + side), *compared(row, row["unit"] in SHARES, row["p_value"]))
     return table
 
 

@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from difflib import get_close_matches
+from errno import EDQUOT, EFBIG, ENOMEM, ENOSPC
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
@@ -39,6 +40,7 @@ EPILOG = """Examples:
 Exit codes: 0 done, 1 a run that failed, 2 bad input or options, 130 or 143 interrupted and resumable."""
 
 
+_NO_MEMORY = ("cannot allocate memory", "can't allocate memory", "failed to map segment", "can't start new thread", "bad_alloc")
 EXTRAS = {
     **dict.fromkeys(("torch", "transformers", "accelerate", "peft", "safetensors", "huggingface_hub"), "hf"),
     **dict.fromkeys(("sentence_transformers", "sklearn", "threadpoolctl"), "hf"),
@@ -86,7 +88,29 @@ def main(arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # the reader of our output has left (`| head`)
         sys.stderr.close()
         return 0
+    except Exception as error:
+        if (line := _of_the_machine(error)) is None:
+            raise
+        return _fail(line, 1)
     return code
+
+
+def _of_the_machine(error: Exception) -> str | None:
+    """What the machine lacks or a file suffers from, in a line, where an exception that nobody met says so."""
+    said = next((f"{type(error).__name__}: {line}" for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    wide = str(error).lower()
+    if isinstance(error, MemoryError) or any(each in wide for each in _NO_MEMORY) or getattr(error, "errno", None) == ENOMEM:
+        return (
+            f"there is not enough memory ({said[:300]}); close other programs, lift a limit (ulimit -v), or use a smaller model"
+        )
+    if getattr(error, "errno", None) in (ENOSPC, EDQUOT, EFBIG) or "no space left on device" in wide:
+        where = f" of {error.filename}" if isinstance(error, OSError) and error.filename else ""
+        return f"the disk{where} is full ({said[:300]}); free some space, then give the same command again"
+    if type(error).__module__ == "sqlite3":
+        return (
+            f"the record of a run cannot be used ({said[:300]}); if no other program holds it, it is damaged: use another --out"
+        )
+    return None
 
 
 def entry() -> None:
@@ -108,8 +132,10 @@ def _show(kind: type[BaseException], error: BaseException, trace: TracebackType 
 
 def _fit(text: str) -> str:
     """For a terminal: control characters by their codes, and no passwords."""
-    from selfalign.text import escaped
-
+    try:
+        from selfalign.text import escaped
+    except (ImportError, MemoryError):  # there may not be the memory for what it imports
+        escaped = ascii
     return escaped(without_passwords(text))
 
 

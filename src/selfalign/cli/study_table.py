@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from selfalign.cli.table import COMPARED, compared, figure, shown, stdout_console, wide_table
+from selfalign.proof.verdicts import looked_at
 from selfalign.text import counted
-from selfalign.types import BOUNDS
+from selfalign.types import SHARES
 
 
 def print_study(study: Mapping[str, Any], console: Console | None = None) -> None:
@@ -22,6 +23,8 @@ def print_study(study: Mapping[str, Any], console: Console | None = None) -> Non
     console.print(
         shown("p after Holm's correction over the arms compared; minimum detectable effect: the difference that 80 % power finds")
     )
+    if note := looked_at(study.get("looks", ())):
+        console.print(shown(note), soft_wrap=True)
     for name, reason in study["left_out"].items():
         console.print(shown(f"not compared: {name} ({reason})"))
     for verdict in study["verdicts"]:
@@ -30,7 +33,7 @@ def print_study(study: Mapping[str, Any], console: Console | None = None) -> Non
 
 def metric_table(study: Mapping[str, Any], metric: str) -> Table:
     """Each arm's figure with its 95 % interval over prompts and repeats, and how far the main arm is from it."""
-    main, share = study["main"], study["metrics"][metric]["unit"] in BOUNDS
+    main, share = study["main"], study["metrics"][metric]["unit"] in SHARES
     prompts = study["arms"][main]["metrics"][metric]["prompts"]
     side = ", less is better" if study["metrics"][metric]["better"] == "lower" else ""
     title = f"{metric.replace('_', ' ')}{' in points' if share else ''}{side}: {counted(prompts, 'prompt')}, 95 % intervals"

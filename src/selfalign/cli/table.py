@@ -14,7 +14,7 @@ from rich.text import Text
 
 from selfalign.protocols import VERIFIED
 from selfalign.text import decimals, printable
-from selfalign.types import BOUNDS
+from selfalign.types import SHARES
 
 _WIDEST = 10_000
 """Columns that no table needs."""
@@ -98,7 +98,7 @@ def figure(metric: Mapping[str, Any] | None) -> str:
         return "–"
     if metric["unit"] == "count":
         return f"{metric['value']:.0f}"
-    share = metric["unit"] in BOUNDS
+    share = metric["unit"] in SHARES
     scale, digits = (100, 0) if share else (1, decimals(metric["value"]))
     value, low, high = ("–" if metric[key] is None else f"{scale * metric[key]:.{digits}f}" for key in ("value", "low", "high"))
     value += "%" if share else ""

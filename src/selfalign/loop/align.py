@@ -26,11 +26,13 @@ from selfalign.loop.guards import Best, Verdict, calibrate_judges, check_trainin
 from selfalign.loop.preflight import check_brought, check_examples, fewer_than_asked, seeds_needed, split_seeds
 from selfalign.loop.steps import make_round
 from selfalign.loop.vectors import RunVectors
+from selfalign.loop.versions import software
 from selfalign.proof.diversity import GUARDS
 from selfalign.proof.stats import LEAST
 from selfalign.protocols import Context, Preflight, Progress, TrainJob, declared
 from selfalign.recipe import Recipe
 from selfalign.record.checkpoints import read_manifest, write_synced
+from selfalign.record.disk import reporting
 from selfalign.record.exports import export_metrics, export_round
 from selfalign.record.store import Store
 from selfalign.text import counted
@@ -65,6 +67,7 @@ def align(
     *,
     held_out: Sequence[Example] = (),
     options: str = "",
+    files: Sequence[Path] = (),
     progress: Progress | None = None,
 ) -> Run:
     """Runs a recipe on a model, or goes on with the run that stands in `out`.
@@ -76,6 +79,8 @@ def align(
         out: the run folder.
         held_out: prompts with reference responses for the recipe's evaluators; never used to choose anything.
         options: the run's options as YAML, for `run.yaml` in the run folder.
+        files: the file that the recipe comes from, where it is one of your own: its hash stands in the record, and a run does not
+            go on with another content of it.
         progress: hears of stages and batches; the command line draws bars with it.
 
     Raises:
@@ -83,12 +88,19 @@ def align(
         RunFailed: a run that cannot go on; its folder stays resumable.
     """
     with no_exit(f"recipe {recipe.name}"):
-        return _align(recipe, model, seeds, Path(out), held_out, options, progress or Quiet())
+        return _align(recipe, model, seeds, Path(out), held_out, (options, files), progress or Quiet())
 
 
 def _align(
-    recipe: Recipe, model: str, seeds: Sequence[Example], out: Path, held_out: Sequence[Example], options: str, progress: Progress
+    recipe: Recipe,
+    model: str,
+    seeds: Sequence[Example],
+    out: Path,
+    held_out: Sequence[Example],
+    source: tuple[str, Sequence[Path]],
+    progress: Progress,
 ) -> Run:
+    options, files = source
     recipe.check()
     held_out = check_examples(seeds, held_out, recipe.allow_overlap, seeds_needed(recipe))
     shown, validation = split_seeds(seeds, recipe.validation_share, recipe.seed)
@@ -98,7 +110,8 @@ def _align(
     if recipe.encoder != chosen:
         _log.warning("%s; the model's own hidden states are used instead", encoder_blind(chosen, seeds))
     vectors = RunVectors(recipe.encoder, asked)
-    with Store.open(out, run_identity(recipe, base, seeds, held_out)) as store:
+    identity, made_with = run_identity(recipe, base, seeds, held_out), software(recipe, files)
+    with Store.open(out, identity, made_with) as store, reporting(store.folder):
         if options:
             write_synced(store.folder / "run.yaml", options.encode())
         with no_exit(f"recipe {recipe.name}"):  # here too, so that the record says why
@@ -108,12 +121,12 @@ def _align(
 def run_identity(recipe: Recipe, start: ModelRef, seeds: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:
     """What must be equal for a run to be gone on with: the recipe's options and the content of model and examples."""
     return {
-        # Hashes first: with other examples the token budgets differ too, and the first difference is the one that is named.
+        # These first: with other examples the token budgets differ too, and the first difference is the one that is named.
+        "model": start.base,
+        "adapter": start.adapter,
         "model_hash": start.hash,
         "seeds_hash": hash_examples(seeds),
         "held_out_hash": hash_examples(held_out),
-        "model": start.base,
-        "adapter": start.adapter,
         **recipe.identity(),
     }
 
