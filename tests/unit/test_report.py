@@ -9,6 +9,7 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
 from html.parser import HTMLParser
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -382,6 +383,50 @@ def test_names_become_no_markup(tmp_path: Path) -> None:
     assert len(rest) >= 200
     for text, pages in zip(payloads(), rest, strict=True):
         assert [Skeleton(page).elements for page in pages] == expected, text
+
+
+def test_hidden_elements_win_over_the_style_of_the_page(hostile_page: Path) -> None:
+    style = re.search(r"<style>(.*?)</style>", hostile_page.read_text("utf-8"), re.DOTALL)
+    assert style is not None and re.search(r"(?:^|\})\s*\[hidden\] *\{ *display: *none *!important", style[1])
+
+
+def test_no_value_of_a_study_becomes_markup(tmp_path: Path) -> None:
+    """A payload in place of each value in turn, numbers included, as a study.json that came from elsewhere may have it."""
+    folder, pages = tmp_path / "run", 0
+    for _ in named_pages(folder, ["a harmless name"]):
+        pass
+    study = json.loads((folder / "study.json").read_text("utf-8"))
+    plain = Skeleton(write_study(folder, study)).elements
+    for place, text in zip(leaves(study), cycle(payloads()), strict=False):
+        found = write_study(folder, placed(study, place, text))
+        assert found == "" or set(Skeleton(found).elements) <= set(plain), (place, text)
+        pages += bool(found)
+    assert pages > 20
+
+
+def write_study(folder: Path, study: Any) -> str:
+    """The page; "" where the file is refused."""
+    (folder / "study.json").write_text(json.dumps(study), "utf-8")
+    try:
+        return write_report(folder).read_text("utf-8")
+    except UserError:
+        return ""
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in inner:
+        yield from leaves(each, (*path, key))
+    if not inner:
+        yield path
+
+
+def placed(value: Any, path: tuple[Any, ...], text: str) -> Any:
+    if not path:
+        return text
+    changed = dict(value) if isinstance(value, dict) else list(value)
+    changed[path[0]] = placed(value[path[0]], path[1:], text)
+    return changed
 
 
 def test_the_policy_allows_this_style_and_script_alone(hostile_page: Path) -> None:
