@@ -60,11 +60,11 @@ def read_seeds(path: str | Path, *, response_required: bool = True) -> tuple[Exa
     A row holds a prompt (`prompt`, `question`, `instruction` or `query`) and a response (`response`, `answer`, `output`,
     `completion`, or `chosen` with a `rejected` one, which becomes metadata; rows that reject several answers to a prompt in
     favour of the same one become one example). An `input`, `context` or `passage` that is not empty follows the prompt after a
-    blank line; `system` becomes the pair's system text; `history` (pairs or turns) its earlier turns. Or a row holds `messages` or `conversations`, a list of
-    {"role", "content"} or {"from", "value"}: the last two turns are the prompt and its response, those before them its history;
-    turns of one side in a row become one. Prompt and completion may be such lists too. Or, as in Self-Instruct's seed tasks, it
-    holds `instances`, or, as in InstructLab's, `questions_and_answers`: each is an example (where a row has several, `.1`, `.2`
-    … follow its id).
+    blank line; `system` becomes the pair's system text; `history` (pairs or turns) its earlier turns. Or a row holds `messages`
+    or `conversations`, a list of {"role", "content"} or {"from", "value"}: the last two turns are the prompt and its response,
+    those before them its history; turns of one side in a row become one. Prompt and completion may be such lists too. Or, as in
+    Self-Instruct's seed tasks, it holds `instances`, or, as in InstructLab's, `questions_and_answers`: each is an example
+    (where a row has several, `.1`, `.2` … follow its id).
 
     `id` (text or a number) and `category` are optional; an example without an id is called seed-0001 and so on, by its place.
     Ids that a run could give to a sample, as in the exports of an earlier run, get `seed-` before them. Other columns become
