@@ -20,8 +20,8 @@ LETTERS = 2000
 
 
 def side_by_side(folder: Path, study: Mapping[str, Any]) -> dict[str, Any]:
-    """{"arms", "missing", "prompts"}: each arm's run on the first random seed, why an arm has none, and the prompts with the answers
-    of those runs' best rounds. The arms of a learning curve are left out."""
+    """{"arms", "missing", "prompts"}: each arm's run on the first random seed, why an arm has none, and the prompts with the
+    answers of those runs' best rounds. The arms of a learning curve are left out."""
     arms: dict[str, dict[str, Any]] = {}
     missing: dict[str, str] = {}
     told: dict[str, list[dict[str, Any]]] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -96,8 +97,8 @@ def outcome(study: Mapping[str, Any], metric: str, arm: str) -> str:
 
 
 def sentence(text: str) -> str:
-    """One of the verdict's as a page sets it, with a capital and a full stop."""
-    shown = typeset(text)
+    """One of the verdict's as a page sets it, with capitals and a full stop."""
+    shown = re.sub(r"(?<=\? )[a-z]", lambda found: found[0].upper(), typeset(text))
     return f"{shown[:1].upper()}{shown[1:]}."
 
 
@@ -128,7 +129,7 @@ def study_charts(study: Mapping[str, Any]) -> dict[str, Chart]:
 
 
 def _curve(study: Mapping[str, Any]) -> dict[str, Any]:
-    """{"sentence", "charts", "rows"}: a chart for each metric, that of the verdict first; rows of the verdict's metric,
+    """{"charts", "rows"}: a chart for each metric, that of the verdict first; rows of the verdict's metric,
     (seeds, figures by line, comparisons by line)."""
     curve, shares = study["curve"], share_names(study)
     lines: dict[str, dict[int, str]] = {
@@ -151,7 +152,7 @@ def _curve(study: Mapping[str, Any]) -> dict[str, Any]:
         (size, [each.get(size) for each in figures.values()], [each.get(size) for each in by.values()])
         for size in sorted({size for points in lines.values() for size in points})
     ]
-    return {"sentence": sentence(curve["sentence"]), "charts": charts, "rows": rows}
+    return {"charts": charts, "rows": rows}
 
 
 def _title(study: Mapping[str, Any]) -> str:
