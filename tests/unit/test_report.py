@@ -218,7 +218,7 @@ def run_folder(folder: Path, before: Sequence[float], after: Sequence[float], be
             [0.0] * 40,
             [1.0] * 30 + [0.0] * 10,
             "Round 1 is better than the base model",
-            "refusal 0 % → 75 %, +75 points [+61,",
+            "refusal 0 % → 75 %, +75 points [+58,",
         ),
         ([1.0] * 40, [1.0] * 10 + [0.0] * 30, "Round 1 is worse than the base model", "refusal 100 % → 25 %, −75 points"),
         ([0.0, 1.0] * 20, [1.0, 0.0] * 20, "Cannot tell whether round 1 is better", "missed more often than one time in five"),
