@@ -27,7 +27,10 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
         raise UserError(f"{page} {'is a folder' if page.is_dir() else 'is in no folder that exists'}: name an HTML file to write")
     if page.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"{page} is not called .html: the report is an HTML page, name one")
-    text = _study(folder) if (folder / STUDY).is_file() else run_page(read_run(folder))
+    if (folder / STUDY).is_file():
+        text = _study(folder, linked=page.resolve().parent == folder.resolve())
+    else:
+        text = run_page(read_run(folder))
     try:
         with whole_file(page, "export") as temporary:
             temporary.write_text(text, encoding="utf-8", newline="\n")
@@ -37,8 +40,8 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
     return page
 
 
-def _study(folder: Path) -> str:
-    study = read_study(folder)
+def _study(folder: Path, linked: bool) -> str:
+    study = read_study(folder, linked)
     try:
         return study_page(study)
     except (LookupError, TypeError, ValueError, AttributeError) as error:  # a word where a number stands in those that we write
