@@ -68,7 +68,7 @@ def read_questions(path: str, references: str = "") -> list[Question]:
 
 
 def _rows(path: str) -> list[tuple[str, Mapping[str, Any]]]:
-    found = []
+    found: list[tuple[str, Mapping[str, Any]]] = []
     for row in read_rows(path):
         if isinstance(row, Problem):
             raise UserError(f"{row.where}: {row.what}")
