@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from rapidfuzz import process
 from rapidfuzz.distance import LCSseq
 
-ISARA_MARKERS = ("BEGIN", "END", "USER", "ASSISTANT", "\\begin", "\\end", "ANS")
-"""Where ISARA's authors cut a raw completion; case-sensitive, as theirs are."""
+ISARA_MARKERS = ("BEGIN", "END", "USER", "ASSISTANT", "ASSISTENT", "\\begin", "\\end", "ANS")
+"""Where ISARA's authors cut a raw completion; case-sensitive and one of them misspelt, as theirs are."""
 
 _NOT_ASCII_WORD = re.compile(r"[^a-z0-9]+")
 # Scripts written without spaces between words: Thai, Lao, Khmer, Burmese and their kin (class SA of Unicode's line breaking),

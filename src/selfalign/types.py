@@ -25,6 +25,9 @@ Format = Literal["auto", "chat", "plain", "isara"]
 """How conversations become tokens: the model's chat template, plain lines, the published layout, or (auto) the template where
 there is one and plain lines where there is none. It may carry arguments of the template, see `with_template_args`."""
 
+Rules = Literal["today", "transformers-4.31"]
+"""Which version of transformers the penalties of a beam search follow, see `Sampling.rules`."""
+
 Turns = tuple[tuple[str, str], ...]
 """Earlier turns of a conversation, the oldest first: (prompt, response) each."""
 
@@ -136,7 +139,7 @@ class Continuation:
 class Sampling:
     """How to decode. The defaults sample from the model's own distribution.
 
-    `beams > 1` is beam search (beam sampling where temperature > 0), as ISARA's authors decode; the last four fields are
+    `beams > 1` is beam search (beam sampling where temperature > 0), as ISARA's authors decode; the fields behind it are
     theirs too and off by default (our own measurements: a repetition penalty of 1.1 ruins few-shot prompts of a small model).
     """
 
@@ -155,6 +158,12 @@ class Sampling:
     length_penalty: float = 1.0
     length_decay: tuple[int, float] | None = None
     """(start, factor) of an exponential decay of sequence length, counted in generated tokens."""
+    rules: Rules = "today"
+    """Whose formulas length_decay and length_penalty follow, k tokens past the start and with a factor above 1. today: the score s
+    of the end becomes s + |s|·(factor^k - 1), likelier, and a beam's is divided by (generated length)^length_penalty.
+    transformers-4.31, which ISARA's scripts ran on: it becomes s·factor^k, less likely where s is a log-probability, as it is with
+    beams, and a beam's is divided by (prompt and generated length)^length_penalty; there strings of `stop` end no beam and are cut
+    off afterwards (see `engines/_beams.py`)."""
 
     def __post_init__(self) -> None:
         for name, wrong in (
@@ -165,6 +174,8 @@ class Sampling:
             ("beams", self.beams < 1),
             ("repetition_penalty", not self.repetition_penalty > 0.0),
             ("no_repeat_ngram", self.no_repeat_ngram < 0),
+            ("length_decay", self.length_decay is not None and not (self.length_decay[0] >= 0 and self.length_decay[1] > 0.0)),
+            ("rules", self.rules not in get_args(Rules)),
         ):
             if wrong:
                 raise ValueError(f"Sampling: {name} = {getattr(self, name)} is out of range")

@@ -48,6 +48,7 @@ def check_sampling(sampling: Sampling, extras: Extras) -> None:
         ("repetition_penalty", sampling.repetition_penalty != 1.0),  # every server counts other tokens for it
         ("no_repeat_ngram", sampling.no_repeat_ngram > 0),
         ("length_decay", sampling.length_decay is not None),
+        (f"rules {sampling.rules}", sampling.rules != "today"),
         ("top_k without engine.extras", sampling.top_k > 0 and extras == "none"),
     ):
         if asked:

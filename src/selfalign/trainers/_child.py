@@ -141,8 +141,8 @@ def load_model(spec: dict[str, Any], dtype: Any) -> tuple[Any, Any]:
 def arguments(spec: dict[str, Any], model: Any, steps: int, work: Path) -> Any:
     """The options as `TrainingArguments`.
 
-    The warm-up is rounded to whole steps rather than up: with nine steps and 3 %, as ISARA trains, rounding up would spend
-    the first step at rate zero.
+    The warm-up is rounded down to whole steps, as ISARA's scripts have it: with nine steps and 3 %, rounding up would spend the
+    first step at rate zero.
     """
     import torch
     from transformers import TrainingArguments
@@ -158,7 +158,7 @@ def arguments(spec: dict[str, Any], model: Any, steps: int, work: Path) -> Any:
         max_steps=steps,
         learning_rate=options["learning_rate"] * spec["learning_rate_scale"],
         lr_scheduler_type=SCHEDULES[options["schedule"]],
-        warmup_steps=round(options["warmup"] * steps),
+        warmup_steps=int(options["warmup"] * steps + 1e-9),  # 0.29 * 100 is 28.999…
         weight_decay=options["weight_decay"],
         max_grad_norm=options["max_grad_norm"],
         adam_beta1=options["adam_beta1"],

@@ -34,7 +34,7 @@ class SFT:
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the rate falls after the warm-up: to 0 along a cosine or a line, or not at all."""
     warmup: float = 0.03
-    """Share of the steps over which the rate rises to its peak, rounded to whole steps."""
+    """Share of the steps over which the rate rises to its peak, rounded down to whole steps."""
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     """Gradients longer than this are scaled down to it; 0 leaves them as they are."""
