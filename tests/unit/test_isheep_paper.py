@@ -25,6 +25,7 @@ def sampling(**values: Any) -> dict[str, Any]:
         "no_repeat_ngram": 0,
         "length_penalty": 1.0,
         "length_decay": None,
+        "rules": "today",
     }
     return part("types.Sampling", **{**plain, **values})
 
