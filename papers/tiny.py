@@ -127,6 +127,6 @@ MAKERS: Mapping[str, Callable[[Path], None]] = {
     "alpaca_eval.json": alpaca_eval,
     isheep.ALPACA: alpaca_eval,
     **isheep.MAKERS,
-    "beaver-dam": _classifier(len(BEAVER_TAILS), seed=1),
+    "beaver-dam": _classifier(len(BEAVER_TAILS), seed=10),
     "beaver-reward": _classifier(1, seed=2),
 }

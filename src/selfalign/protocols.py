@@ -375,6 +375,9 @@ class Flags:
     """Of a trainer: its folders are no models. Of an engine: it runs them all the same."""
     lora_rank: int | None = None
     """Of a trainer: the rank of the LoRA adapter that it trains, 0 where it trains all weights; None where it does not say."""
+    preferences: bool = False
+    """Of a proposer: the answers to its drafts are rejected ones (`types.preferred_to`). Of a trainer: it learns from pairs of
+    a preferred and a rejected answer, and from nothing else."""
     fixed: bool = False
     """Of an encoder: its vectors do not depend on the session's model, and so hold for the whole run."""
 

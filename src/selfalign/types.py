@@ -34,11 +34,20 @@ Turns = tuple[tuple[str, str], ...]
 Metadata = Mapping[str, str]
 """Extra columns of a seed file, kept as they came and handed through to the exports."""
 
-Unit = Literal["number", "share", "points", "count"]
-"""share: a part of a whole, 0 … 1; points: a difference of two shares, -1 … 1; both are shown times 100. count: shown whole."""
+Unit = Literal["number", "share", "points", "amount", "count"]
+"""share: a part of a whole, 0 … 1; points: a difference of two shares, -1 … 1; both are shown times 100. amount: a number that is
+never below 0, such as the words of an answer; count: one that is shown whole."""
 Better = Literal["higher", "lower", "neither"]
-BOUNDS: Mapping[str, tuple[float, float]] = {"share": (0.0, 1.0), "points": (-1.0, 1.0)}
-"""The values that a metric can have, by unit; the other units have no bounds."""
+SHARES = ("share", "points")
+"""The units that are shown times 100."""
+BOUNDS: Mapping[str, tuple[float, float]] = {
+    "number": (-math.inf, math.inf),
+    "share": (0.0, 1.0),
+    "points": (-1.0, 1.0),
+    "amount": (0.0, math.inf),
+    "count": (0.0, math.inf),
+}
+"""The values that a metric can have, by unit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +90,21 @@ class Example:
     def full_prompt(self) -> str:
         """All that the response answers, as one text for judges and comparisons: the prompt behind its history."""
         return transcript(self.history, self.prompt)
+
+
+PREFERRED = "preferred"
+"""The key in a generated example's metadata under which stands the id of the example whose answer is preferred to its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Two answers to the same prompt, one of them preferred: what a preference loss learns from.
+
+    In the record both are samples of their own, with lineage; the rejected one names the other in its metadata.
+    """
+
+    chosen: Example
+    rejected: Example
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,12 +211,17 @@ GREEDY = Sampling(max_tokens=96, temperature=0.0)
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """A model on disk or on the hub: a base (name or folder) and, for LoRA, the folder of an adapter on it."""
+    """A model on disk or on the hub: a base (folder, or name@commit) and, for LoRA, the folder of an adapter on it."""
 
     base: str
     adapter: str | None = None
     hash: str = ""
     """SHA-256 over the manifest of its files where we made or could read them; part of every sample's lineage."""
+
+    @property
+    def name(self) -> str:
+        """The base as its author calls it: without the revision that stands behind the name of a model of the hub."""
+        return self.base if self.base.startswith("/") else self.base.partition("@")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +274,7 @@ class Metric:
                 raise ValueError(
                     f"Metric: {field_name} = {getattr(self, field_name)!r} of {self.name}: one of {', '.join(choices)}"
                 )
-        low, high = BOUNDS.get(self.unit, (-math.inf, math.inf))
+        low, high = BOUNDS[self.unit]
         if self.value < low or self.value > high:  # NaN, the value of nothing, passes
             raise ValueError(
                 f"Metric: {self.name} = {self.value} is outside {low:g} … {high:g}, where its unit, {self.unit}, lies"
@@ -258,6 +287,20 @@ def with_template_args(format: Format, args: Mapping[str, Any]) -> Format:
     Wherever a format goes (engines, training, merging) the arguments go with it; `models.rendering` takes them apart again.
     """
     return cast(Format, f"{format} {json.dumps(dict(args), sort_keys=True)}") if args else format
+
+
+def preferred_to(example: Example) -> str:
+    """The id of the example whose answer is preferred to this one's; "" for an example that is no rejected answer.
+
+    Of a seed the column is whatever its file means by it.
+    """
+    return example.metadata.get(PREFERRED, "") if example.round else ""
+
+
+def preferences(examples: Sequence[Example]) -> list[Preference]:
+    """The pairs among some examples, in the order of the rejected answers."""
+    by_id = {example.id: example for example in examples}
+    return [Preference(by_id[id], example) for example in examples if (id := preferred_to(example)) in by_id]
 
 
 def shared_system(examples: Sequence[Example]) -> str:
