@@ -324,7 +324,7 @@ class EngineLimits:
 
 
 class Preflight:
-    """What an evaluator or a scorer may have, to say early what it needs and gives. Called before anything loads."""
+    """What an evaluator, a scorer or a trainer may have, to say early what it needs and gives. Called before anything loads."""
 
     other_model: str = ""
     """The model it asks instead of that of the round, as `Context.open_model` takes it; "" where it asks none."""

@@ -96,9 +96,7 @@ def own_options() -> ArgumentParser:
     parser = new_parser("eval", SUMMARY)
     parser.usage = "selfalign eval MODEL --held_out FILE [options]"
     parser.add_argument(
-        "model",
-        type=str,
-        help="folder, hub name, smollm2-135m (bundled), or a run folder: its best round, in its format and decoding",
+        "model", type=str, help="folder, hub name, smollm2-135m (bundled), or a run folder: its best round, asked as it asks"
     )
     for name, kind, default, text in (
         ("round", int, None, "of a run folder: this round's model instead of the best one"),

@@ -22,6 +22,7 @@ from selfalign.errors import RunFailed, no_exit
 from selfalign.loop import parts
 from selfalign.loop.budgets import settled
 from selfalign.loop.context import Setup, opened
+from selfalign.loop.fluency import spelled_out
 from selfalign.loop.guards import Best, Verdict, calibrate_judges, check_training_data, choose, try_rules, verify_weights
 from selfalign.loop.preflight import check_brought, check_examples, fewer_than_asked, seeds_needed, split_seeds
 from selfalign.loop.steps import make_round
@@ -109,6 +110,8 @@ def _align(
     recipe, base = settled(recipe, model, seeds, held_out)
     if recipe.encoder != chosen:
         _log.warning("%s; the model's own hidden states are used instead", encoder_blind(chosen, seeds))
+    if recipe.rounds * recipe.per_round and (unknown := spelled_out(recipe.engine, base, seeds)):
+        _log.warning("%s", unknown)
     vectors = RunVectors(recipe.encoder, asked)
     identity, made_with = run_identity(recipe, base, seeds, held_out), software(recipe, files)
     with Store.open(out, identity, made_with) as store, reporting(store.folder):

@@ -10,6 +10,7 @@ from typing import Any
 from selfalign.encoders.blind import encoder_blind
 from selfalign.encoders.checked import opened
 from selfalign.loop.budgets import measure, settled
+from selfalign.loop.fluency import spelled_out
 from selfalign.loop.parts import watched
 from selfalign.loop.preflight import check_brought, check_examples, fewer_than_asked, seeds_needed, split_seeds
 from selfalign.proof.seed_rules import harmful, rules_on_seeds, void_on_seeds
@@ -48,6 +49,7 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
     parts = [declared(part, Preflight) for part in recipe.evaluators]
     texts = {
         "encoder": f"{blind}; the model's own hidden states are used instead" if recipe.encoder != chosen else blind,
+        "language": spelled_out(recipe.engine, base, seeds) if generates else "",
         "demonstrations": fewer_than_asked(recipe, shown),
         "validation": too_few(len(validation), "validation seeds") if recipe.rounds and recipe.trains else "",
         "training": "" if recipe.trains or not recipe.rounds else "nothing is trained: each round goes on with the base model",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from typing import Any, Literal
 
 from selfalign.errors import RunFailed, UserError
@@ -95,6 +96,16 @@ class SFT:
     @property
     def preferences(self) -> bool:
         return self.loss.preferences
+
+    def check(self) -> str:
+        """
+        Raises:
+            UserError: a package that the training process imports is missing: it would say so after a round was generated.
+        """
+        for package in ("torch", "transformers", "accelerate", *(("peft",) if self.lora_rank else ())):
+            if find_spec(package) is None:
+                raise UserError(f"training needs the package {package}; install it with: pip install 'selfalign[hf]'")
+        return ""
 
     def train(self, job: TrainJob, progress: Progress) -> TrainResult:
         """Trains in a child process and publishes the model in one step.
