@@ -70,7 +70,7 @@ FIXED = (
     "config",
     "help",
     "report_to",
-    *("truthfulness", "harmfulness", "win_rate", "lm_eval", "evaluate"),
+    *("truthfulness", "harmfulness", "win_rate", "lm_eval", "mt_bench", "code", "unsafe_run_code", "evaluate"),
 )
 """Options of the study as a whole: all arms have to share them."""
 
