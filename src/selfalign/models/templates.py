@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from selfalign.errors import UserError
 from selfalign.models.layouts import Stops, Tokenizer, fold
+from selfalign.models.limits import bounded, check_length
 from selfalign.models.thinking import MARKERS, open_thoughts, split_thinking
 from selfalign.types import Turns
 
@@ -276,10 +277,14 @@ def _conversation(system: str, *texts: str) -> list[dict[str, str]]:
 
 
 def _write(tokenizer: Tokenizer, arguments: Mapping[str, Any], messages: Sequence[Mapping[str, str]], generate: bool) -> str:
+    given = sum(len(message["content"]) for message in messages)
     try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate, **arguments))
+        with bounded():
+            text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate, **arguments))
+        return check_length(text, given)
     except Exception as error:  # the template is the model author's program: it may raise anything
-        raise UserError(f"the model's chat template fails on {len(messages)} turns ({error}); {_PLAIN}") from error
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"the model's chat template fails on {len(messages)} turns ({said}); {_PLAIN}") from error
 
 
 def _cut(rendered: str, text: str, times: int = 1) -> tuple[str, str]:
