@@ -2,8 +2,8 @@
 
     python benchmarks/fuzz_files.py --configs 5000 --models 500 --checkpoints 500 --records 500
 
-Case i of a kind depends on (--seed, kind, i) alone. Every model is loaded in a process of its own, limited in memory. Exit code 1 if
-anything but an expected error escaped, took longer than a minute or more than 2 GiB, or if damaged content was read as good.
+Case i of a kind depends on (--seed, kind, i) alone. Every model is loaded in a process of its own, limited in memory. Exit code 1
+if anything but an expected error escaped, took longer than a minute or more than 2 GiB, or if damaged content was read as good.
 """
 
 from __future__ import annotations
@@ -33,7 +33,23 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 LIMIT_SECONDS, LIMIT_BYTES = 60, 2**31
 Job = Callable[[random.Random, Path], str]
 ODD: list[Any] = [
-    *(None, True, -1, 0, 10**30, 1e308, float("nan"), float("inf"), "", " ", "\0", "\u202e", "../../x", "/dev/zero", "x" * 70_000),
+    *(
+        None,
+        True,
+        -1,
+        0,
+        10**30,
+        1e308,
+        float("nan"),
+        float("inf"),
+        "",
+        " ",
+        "\0",
+        "\u202e",
+        "../../x",
+        "/dev/zero",
+        "x" * 70_000,
+    ),
     *([], {}, [[]], {"a": {"b": [1, None]}}, {"class_path": "os.system", "init_args": {"command": "true"}}, "os.system"),
     *({"class_path": "selfalign.engines.HF", "init_args": {"dtype": 7}}, ["x"] * 500, "2024-01-02", "0x10", "*a", "!!int x"),
 ]
@@ -56,7 +72,21 @@ def cut(rng: random.Random, raw: bytes) -> bytes:
 
 def insert(rng: random.Random, raw: bytes) -> bytes:
     at = rng.randrange(len(raw) + 1)
-    pieces = [b"\0", b"{", b"[", b'"', b":", b"\xff\xfe", b"\xed\xa0\x80", b"NaN", b"9" * 5000, b"\n", b"\t", b"\\u0000", b"---\n"]
+    pieces = [
+        b"\0",
+        b"{",
+        b"[",
+        b'"',
+        b":",
+        b"\xff\xfe",
+        b"\xed\xa0\x80",
+        b"NaN",
+        b"9" * 5000,
+        b"\n",
+        b"\t",
+        b"\\u0000",
+        b"---\n",
+    ]
     return raw[:at] + rng.choice(pieces) * rng.choice([1, 1, 3, 2000]) + raw[at:]
 
 
@@ -67,7 +97,9 @@ def drop(rng: random.Random, raw: bytes) -> bytes:
 
 def other(rng: random.Random, raw: bytes) -> bytes:
     deep = rng.choice([100, 1000, 100_000])
-    return rng.choice([b"", b"{}", b"[]", b"null", rng.randbytes(300), b"[" * deep, b'{"a":' * deep + b"1" + b"}" * deep, raw + raw])
+    return rng.choice(
+        [b"", b"{}", b"[]", b"null", rng.randbytes(300), b"[" * deep, b'{"a":' * deep + b"1" + b"}" * deep, raw + raw]
+    )
 
 
 BYTES = [flip, flip, flip, cut, insert, drop, other]
@@ -97,9 +129,29 @@ def change(rng: random.Random, value: Any) -> None:
 # Files of options.
 
 PIECES = [
-    *("a: &a [x, x]\nb: [*a, *a]\n", "<<: {rounds: 3}\n", "--- \nrounds: 1\n", "%TAG ! x\n", "x: !!python/object/apply:os.system [ls]\n"),
-    *("engine: other.Thing\n", "engine: {class_path: evil.Thing}\n", "\trounds: 1\n", "? [a, b]\n: 1\n", "rounds: 1\nrounds: 2\n"),
-    *("a: &a [*a]\n", "rounds: 0o7\n", "rounds: 1_0\n", "rounds: 1:30\n", "sampling: /dev/zero\n", "trainer: pipe\n", "config: pipe\n"),
+    *(
+        "a: &a [x, x]\nb: [*a, *a]\n",
+        "<<: {rounds: 3}\n",
+        "--- \nrounds: 1\n",
+        "%TAG ! x\n",
+        "x: !!python/object/apply:os.system [ls]\n",
+    ),
+    *(
+        "engine: other.Thing\n",
+        "engine: {class_path: evil.Thing}\n",
+        "\trounds: 1\n",
+        "? [a, b]\n: 1\n",
+        "rounds: 1\nrounds: 2\n",
+    ),
+    *(
+        "a: &a [*a]\n",
+        "rounds: 0o7\n",
+        "rounds: 1_0\n",
+        "rounds: 1:30\n",
+        "sampling: /dev/zero\n",
+        "trainer: pipe\n",
+        "config: pipe\n",
+    ),
 ]
 
 
@@ -180,10 +232,16 @@ def damage_folder(rng: random.Random, model: Path) -> None:
         path.write_bytes(rng.choice(BYTES)(rng, path.read_bytes()))
     elif kind < 0.9:
         path.unlink()
-        rng.choice([path.mkdir, lambda: os.mkfifo(path), lambda: path.symlink_to(path), lambda: path.symlink_to("/dev/zero"), int])()
+        rng.choice(
+            [path.mkdir, lambda: os.mkfifo(path), lambda: path.symlink_to(path), lambda: path.symlink_to("/dev/zero"), int]
+        )()
     else:
         weights = model / "model.safetensors"
-        index = {"weight_map": {"lm_head.weight": rng.choice(["../whole/model.safetensors", "/etc/passwd", "a.bin", "w.safetensors", 7])}}
+        index = {
+            "weight_map": {
+                "lm_head.weight": rng.choice(["../whole/model.safetensors", "/etc/passwd", "a.bin", "w.safetensors", 7])
+            }
+        }
         weights.unlink(missing_ok=True)
         (model / "model.safetensors.index.json").write_text(json.dumps(index))
         (model / "pytorch_model.bin").write_bytes(b"\x80\x04cos\nsystem\nX\x05\x00\x00\x00false\x85R.")
@@ -232,9 +290,13 @@ def checkpoint_case(rng: random.Random, folder: Path) -> str:
         path.write_bytes(rng.choice(BYTES)(rng, path.read_bytes()))
     elif kind < 0.85:
         path.unlink()
-        rng.choice([path.mkdir, lambda: os.mkfifo(path), lambda: path.symlink_to(path), lambda: path.symlink_to("/dev/zero"), int])()
+        rng.choice(
+            [path.mkdir, lambda: os.mkfifo(path), lambda: path.symlink_to(path), lambda: path.symlink_to("/dev/zero"), int]
+        )()
     else:
-        target.rename(work / rng.choice(["checkpoint-99999", "checkpoint-0", "checkpoint-5", f"checkpoint-{'9' * 30}", "checkpoint-²"]))
+        target.rename(
+            work / rng.choice(["checkpoint-99999", "checkpoint-0", "checkpoint-5", f"checkpoint-{'9' * 30}", "checkpoint-²"])
+        )
     found, notes = newest_verified(work, "key")
     if found is None or found.name not in good:
         return f"refused {notes}" if found is None else f"a renamed checkpoint was taken: {found.name}"
@@ -280,7 +342,14 @@ def _content(folder: Path) -> str:
 
     with Store.read(folder) as store:
         kept, outcomes = [store.kept(round) for round in range(3)], store.outcomes(1, "m")
-        rest = (store.identity(), store.state(), store.seeds(), store.dropped(1), store.metrics(1), store.done_batches(1, "propose"))
+        rest = (
+            store.identity(),
+            store.state(),
+            store.seeds(),
+            store.dropped(1),
+            store.metrics(1),
+            store.done_batches(1, "propose"),
+        )
         return repr((kept, outcomes, rest, store.stage(1, "filter"), store.model(0)))
 
 
@@ -293,7 +362,9 @@ def outcome(job: Callable[[], str]) -> str:
         return job()
     except (UserError, RunFailed) as error:
         message = str(error)
-        return f"refused {message}" if message.strip() and "\n" not in message and len(message) < 75_000 else f"unclear: {message!r}"
+        return (
+            f"refused {message}" if message.strip() and "\n" not in message and len(message) < 75_000 else f"unclear: {message!r}"
+        )
     except BaseException as error:  # panics of libraries are no `Exception`
         where = traceback.extract_tb(error.__traceback__)[-4:]
         return f"{type(error).__name__}: {error} at {[f'{Path(at.filename).name}:{at.lineno}' for at in where]}"
@@ -346,7 +417,8 @@ def main() -> int:
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     print(f"| what | cases | used | refused | faults | slowest, s | all, s |\n|{'---|' * 7}", flush=True)
     counts = {kind: getattr(options, kind) for kind in KINDS}
-    return 0 if all([fuzz(kind, count, options.seed, options.processes) for kind, count in counts.items() if count]) else 1
+    results = [fuzz(kind, count, options.seed, options.processes) for kind, count in counts.items() if count]
+    return 0 if all(results) else 1
 
 
 if __name__ == "__main__":

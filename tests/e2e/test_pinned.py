@@ -20,7 +20,9 @@ def put(home: Path, commit: str, model: Path) -> Path:
     return Path(shutil.copytree(model, repository / "snapshots" / commit, dirs_exist_ok=True))
 
 
-def test_another_revision_in_the_cache_is_said_and_refused(tmp_path: Path, model_folder: Path, seeds_file: Path, cli: Run) -> None:
+def test_another_revision_in_the_cache_is_said_and_refused(
+    tmp_path: Path, model_folder: Path, seeds_file: Path, cli: Run
+) -> None:
     home, out = tmp_path / "home", tmp_path / "out"
     options = ("--out", out, "--trainer.lora_rank", 2, "--trainer.max_steps", 1, "--encoder", "Hashed", "--quiet")
 

@@ -95,7 +95,9 @@ def test_a_renamed_checkpoint_is_none_of_that_step(tmp_path: Path, name: str) ->
     assert found == older and "renamed" in notes[0]
 
 
-@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to(path)])
+@pytest.mark.parametrize(
+    "make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to(path)]
+)
 def test_a_manifest_that_is_no_file_is_a_damaged_one(tmp_path: Path, make: Any) -> None:
     older, newer = checkpoint(tmp_path, 5), checkpoint(tmp_path, 6)
     (newer / MANIFEST).unlink()

@@ -67,7 +67,11 @@ def test_a_file_that_would_cost_far_more_than_its_length_is_refused(
 
 @pytest.mark.parametrize("file", ["pipe", "/dev/zero", "/dev/null", ".", "absent", "x" * 5000])
 def test_options_are_read_from_regular_files_alone(here: Path, capsys: pytest.CaptureFixture[str], file: str) -> None:
-    for command in (["run", "--config", file], ["check", "sft", "safe_helpful", f"--config={file}"], ["eval", "m", "--config", file]):
+    for command in (
+        ["run", "--config", file],
+        ["check", "sft", "safe_helpful", f"--config={file}"],
+        ["eval", "m", "--config", file],
+    ):
         assert "cannot read the options file" in refused(capsys, *command)
 
 
@@ -85,7 +89,9 @@ def test_options_are_read_from_regular_files_alone(here: Path, capsys: pytest.Ca
 def test_a_class_that_only_a_file_names_is_not_imported(here: Path, capsys: pytest.CaptureFixture[str], engine: str) -> None:
     (here / "other.yaml").write_text("class_path: evil_parts.Engine\n")
     name = engine.partition(":")[0].partition(".")[0]
-    (here / "options.yaml").write_text("".join(line for line in PLAIN.splitlines(True) if not line.startswith(name)) + engine + "\n")
+    (here / "options.yaml").write_text(
+        "".join(line for line in PLAIN.splitlines(True) if not line.startswith(name)) + engine + "\n"
+    )
     for more in ([], ["--print_config"]):
         assert "is not imported" in refused(capsys, "check", "--config", "options.yaml", *more)
     assert not (here / "ran").exists()

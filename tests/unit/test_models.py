@@ -76,7 +76,7 @@ def test_a_folder_without_a_model_or_without_safe_weights(copy: Path, tmp_path: 
 def test_a_model_that_brings_code_is_refused(copy: Path, file: str, key: str, value: object) -> None:
     content = json.loads((copy / file).read_text())
     (copy / file).write_text(json.dumps(content | {key: value}))
-    with pytest.raises(UserError, match="code of its own|not part of transformers|another file of weights"):
+    with pytest.raises(UserError, match=r"code of its own|not part of transformers|another file of weights"):
         resolve_model(str(copy))
 
 
@@ -86,13 +86,15 @@ def test_a_broken_configuration_is_one_line(copy: Path) -> None:
         resolve_ref(ModelRef(str(copy)))
 
 
-@pytest.mark.parametrize("name", ["../elsewhere.safetensors", "/tmp/w.safetensors", "a/../../w.safetensors", "w.bin", "absent.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["../elsewhere.safetensors", "/tmp/w.safetensors", "a/../../w.safetensors", "w.bin", "absent.safetensors"]
+)
 def test_an_index_names_safe_weights_inside_the_folder_alone(copy: Path, name: str) -> None:
     shutil.copy(copy / "model.safetensors", copy.parent / "elsewhere.safetensors")
     (copy / "model.safetensors").rename(copy / "decoy.safetensors")
     (copy / "pytorch_model.bin").write_bytes(b"a pickle")
     (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "decoy.safetensors", "b": name}}))
-    with pytest.raises(UserError, match="outside the model's folder|pickled|not there"):
+    with pytest.raises(UserError, match=r"outside the model's folder|pickled|not there"):
         resolve_model(str(copy))
 
 

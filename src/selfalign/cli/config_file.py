@@ -1,7 +1,7 @@
 """Reading files of options: whole, small, plain, and from regular files alone; what they name is not imported here.
 
-A file of options is a program for all that: its recipe may be a file of Python, `engine.command` starts a server. What it cannot do
-is to import a module that nobody named on the command line.
+A file of options is a program for all that: its recipe may be a file of Python, `engine.command` starts a server. What it cannot
+do is to import a module that nobody named on the command line.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def load_yaml(text: str, name: str) -> Any:
         depth = 0
         for event in yaml.parse(text, yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
-                raise UserError(f"{name}: repeats a part by its name (*{event.anchor}), which a few bytes can blow up; write it out")
+                raise UserError(
+                    f"{name}: repeats a part by its name (*{event.anchor}), which a few bytes can blow up; write it out"
+                )
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > DEEPEST:
                 raise UserError(f"{name}: is nested too deeply; no option needs more than {DEEPEST} levels")

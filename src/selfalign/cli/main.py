@@ -92,12 +92,16 @@ def _of_the_machine(error: Exception) -> str | None:
     said = next((f"{type(error).__name__}: {line}" for line in str(error).splitlines() if line.strip()), type(error).__name__)
     wide = str(error).lower()
     if isinstance(error, MemoryError) or any(each in wide for each in _NO_MEMORY) or getattr(error, "errno", None) == ENOMEM:
-        return f"there is not enough memory ({said[:300]}); close other programs, lift a limit (ulimit -v), or use a smaller model"
+        return (
+            f"there is not enough memory ({said[:300]}); close other programs, lift a limit (ulimit -v), or use a smaller model"
+        )
     if getattr(error, "errno", None) in (ENOSPC, EDQUOT, EFBIG) or "no space left on device" in wide:
         where = f" of {error.filename}" if isinstance(error, OSError) and error.filename else ""
         return f"the disk{where} is full ({said[:300]}); free some space, then give the same command again"
     if type(error).__module__ == "sqlite3":
-        return f"the record of a run cannot be used ({said[:300]}); if no other program holds it, it is damaged: use another --out"
+        return (
+            f"the record of a run cannot be used ({said[:300]}); if no other program holds it, it is damaged: use another --out"
+        )
     return None
 
 

@@ -60,7 +60,9 @@ def _check_files(parser: ArgumentParser, arguments: Sequence[str]) -> None:
     Raises:
         UserError: a pipe or a device, which it would wait for, or a file that would blow up.
     """
-    kinds = {action.dest for action in parser._actions if getattr(action, "_enable_path", False) or "Config" in type(action).__name__}
+    kinds = {
+        action.dest for action in parser._actions if getattr(action, "_enable_path", False) or "Config" in type(action).__name__
+    }
     for _, name, value in _options(arguments):
         for option, said in _said(name, value).items():
             if option.partition(".")[0] in kinds:

@@ -11,7 +11,14 @@ from typing import Any
 from selfalign.errors import UserError
 
 _NO_MEMORY = (
-    *("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory", "bad_alloc", "failed to map segment"),
+    *(
+        "can't allocate memory",
+        "cannot allocate memory",
+        "not enough memory",
+        "out of memory",
+        "bad_alloc",
+        "failed to map segment",
+    ),
     # What oneDNN, the library below torch on processors, makes of it.
     *("could not create a primitive", "could not create a memory", "could not execute a primitive"),
 )

@@ -1,4 +1,4 @@
-"""A limit on what a model's own program, its chat template, may take of time and memory: it can loop for ever, or double a text."""
+"""Limits of what a model's own program, its chat template, may take of time and memory: it can loop for ever or double a text."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LENGTH = 2**22
 def bounded() -> Iterator[None]:
     """Ends what runs inside the block with a TimeoutError or a MemoryError where it takes too much.
 
-    Memory is limited where the system can say how much there is in use (Linux), time in the main thread, where Python has signals.
+    Memory is limited where the system says how much is in use (Linux), time in the main thread, where Python has signals.
     """
     before = resource.getrlimit(resource.RLIMIT_AS)
     pages = 0

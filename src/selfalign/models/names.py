@@ -48,7 +48,9 @@ def resolve_model(name: str, weights: bool = True) -> str:
 def may_be_on_hub(name: str) -> bool:
     """Whether it can be the name of a repository of the hub, with `@revision` behind it or without, and of nothing that is on
     this machine."""
-    return bool(name) and not name.startswith((".", "/", "~")) and name.partition("@")[0].count("/") < 2 and not Path(name).exists()
+    return (
+        bool(name) and not name.startswith((".", "/", "~")) and name.partition("@")[0].count("/") < 2 and not Path(name).exists()
+    )
 
 
 def located(name: str) -> str:
@@ -190,7 +192,7 @@ def _pinned(name: str, weights: bool) -> str:
 
 
 def _snapshot(name: str, suffixes: Sequence[str], shown: bool = False) -> Path:
-    """The folder of a revision in the hub's cache, with the files of these suffixes (or names) brought there where they can be."""
+    """The folder of a revision in the hub's cache, with the files of these suffixes (or names), fetched where they can be."""
     repository, _, revision = name.partition("@")
     try:
         from huggingface_hub import snapshot_download

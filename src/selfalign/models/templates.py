@@ -226,12 +226,19 @@ def _boundary_notes(seen: _Seen, end: str) -> list[str]:
     if seen.asked == seen.bare:
         notes.append("the chat template ignores add_generation_prompt: prompts end where its own answers begin")
     elif not seen.own.startswith(seen.asked):
-        notes.append(f"prompts end with {seen.own!r}, as the chat template's own answers begin, not with its {seen.asked!r}")
+        own, asked = _brief(seen.own), _brief(seen.asked)
+        notes.append(f"prompts end with {own}, as the chat template's own answers begin, not with its {asked}")
     elif (more := seen.own[len(seen.asked) :]).strip():
-        notes.append(f"prompts end with {more!r}, which the chat template writes between its generation prompt and an answer")
+        notes.append(
+            f"prompts end with {_brief(more)}, which the chat template writes between its generation prompt and an answer"
+        )
     if rest := seen.after[len(end) :].strip():
-        notes.append(f"behind the end of an answer the chat template writes {rest!r} too, which is not trained")
+        notes.append(f"behind the end of an answer the chat template writes {_brief(rest)} too, which is not trained")
     return notes
+
+
+def _brief(text: str) -> str:
+    return repr(text if len(text) <= 160 else f"{text[:160]}…")
 
 
 def _preamble(special: Mapping[str, int], seen: _Seen) -> str:

@@ -122,7 +122,9 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[list[str], 
     for name in sorted({*old, *new} - {"files"}):
         if old.get(name) != new.get(name):
             same = name == "python" or _release(old.get(name)) == _release(new.get(name))
-            (slight if same else grave).append(f"{name} {old.get(name) or 'not installed'}, now {new.get(name) or 'not installed'}")
+            (slight if same else grave).append(
+                f"{name} {old.get(name) or 'not installed'}, now {new.get(name) or 'not installed'}"
+            )
     before, now = old.get("files") or {}, new.get("files") or {}
     grave += [f"another content of {name}" for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
     return grave, slight
