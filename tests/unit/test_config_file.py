@@ -52,9 +52,9 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (PLAIN + f"x: {'[' * 3000}", "nested too deeply"),
         (PLAIN + "x: " + "y" * 300_000, "larger than"),
         (PLAIN + "x: !!python/object/apply:os.mkdir [made]\n", "not valid YAML"),
-        (PLAIN + "sampling: pipe\n", "not a regular file"),
-        (PLAIN + "sampling: /dev/zero\n", "not a regular file"),
-        (PLAIN + "sampling: bomb.yaml\n", "write it out"),
+        (PLAIN + "eval_sampling: pipe\n", "not a regular file"),
+        (PLAIN + "eval_sampling: /dev/zero\n", "not a regular file"),
+        (PLAIN + "eval_sampling: bomb.yaml\n", "write it out"),
     ],
 )
 def test_a_file_that_would_cost_far_more_than_its_length_is_refused(
