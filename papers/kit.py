@@ -13,6 +13,7 @@ from selfalign.encoders import Hashed
 from selfalign.engines import HF, Scripted
 from selfalign.errors import UserError
 from selfalign.proof.crossed import crossed_mean
+from selfalign.proposers import Instructions
 from selfalign.protocols import Evaluator, Progress
 from selfalign.recipe import Recipe
 from selfalign.record.finished import Finished, paired_metrics, read_run
@@ -31,6 +32,15 @@ NEEDS: Mapping[str, str] = {
     "alpaca_eval.json": "AlpacaEval's 805 instructions with reference answers, as published",
     "beaver-dam": "Beaver-Dam-7B as safetensors: python papers/convert.py weights FOLDER beaver-dam",
     "beaver-reward": "Beaver-7B-v1.0-Reward as a classifier: python papers/convert.py reward FOLDER beaver-reward",
+    "seed_tasks.jsonl": "Self-Instruct's 175 seed tasks as published",
+    "alpaca_eval_gpt4_baseline.json": "AlpacaEval's 805 instructions with GPT-4 Turbo's answers, as published",
+    "mt_bench_questions.jsonl": "MT-Bench's question.jsonl",
+    "mt_bench_references.jsonl": "MT-Bench's reference_answer/gpt-4.jsonl",
+    "ifeval.jsonl": "IFEval's input_data.jsonl",
+    "HumanEval.jsonl.gz": "HumanEval as published",
+    "HumanEvalPlus.jsonl": "HumanEval+ with all tests in the field test: the rows of evalplus/humanevalplus on the hub",
+    "mbpp.jsonl": "MBPP as published, all 974 tasks",
+    "triviaqa.jsonl": "rows of TriviaQA's rc.nocontext, validation (without it the hub's mandarjoshi/trivia_qa)",
     "judge": "a causal model that judges two answers (the paper's GPT-4 is behind an API: export the answers for it)",
 }
 """What tables read, by its name in the folder of `--data`."""
@@ -78,6 +88,8 @@ class Kit:
     batch_size: int | None = None
     """Rows that the engine takes at once; None leaves it to the recipe."""
     progress: Progress | None = None
+    unsafe_run_code: bool = False
+    """Whether a table may run code that a model wrote."""
 
     def source(self, name: str) -> Path | str:
         """A file or folder of `data`, or the data set of the hub that takes its place.
@@ -148,6 +160,8 @@ class Kit:
         """The recipe at this scale: fewer candidates, shorter texts; without weights where the models have none."""
         if self.scale.max_tokens is not None:
             capped, later = _capped(recipe, self.scale.max_tokens), recipe.second_turns
+            if isinstance(recipe.proposer, Instructions):  # a list of ten tasks needs its room
+                capped = replace(capped, proposer=recipe.proposer)
             recipe = replace(capped, per_round=self.fewer(recipe.per_round), encoder=Hashed())
             recipe = recipe if later.share else replace(recipe, second_turns=later)  # a part that is off keeps its defaults
         if self.scripted:

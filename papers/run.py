@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="", help="of the table's, SHORT=FOLDER, or any other; several with commas between")
     parser.add_argument("--repeats", type=int, default=1, help="random seeds for each arm (1, as in the papers; 3 for intervals)")
     parser.add_argument("--batch_size", type=int, help="rows that the engine takes at once")
+    parser.add_argument("--unsafe_run_code", action="store_true", help="let a table run code that a model wrote")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser
 
@@ -95,7 +96,7 @@ def _run(options: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     data = options.data if options.data is not None else _invented(out, table.needs) if options.scale == "tiny" else out
     with handle_signals(), nullcontext() if options.quiet else Bars() as progress:
-        kit = Kit(out, scale, data, models, options.repeats, options.batch_size, progress)
+        kit = Kit(out, scale, data, models, options.repeats, options.batch_size, progress, options.unsafe_run_code)
         cells = list(table.fill(kit))
     facts = {"scale": scale.name, "models": ", ".join(models.values()), "random_seeds": options.repeats}
     name = f"{options.paper} {options.table}"

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from papers.isheep import _invented as isheep
 from selfalign.evaluators.harmfulness import BEAVER_TAILS
 
 _VERBS = ("mock", "cheat", "shut out", "blame", "trick", "insult")
@@ -125,6 +126,8 @@ MAKERS: Mapping[str, Callable[[Path], None]] = {
     "beavertails": beavertails,
     "TruthfulQA.csv": truthfulqa,
     "alpaca_eval.json": alpaca_eval,
+    isheep.ALPACA: alpaca_eval,
+    **isheep.MAKERS,
     "beaver-dam": _classifier(len(BEAVER_TAILS), seed=10),
     "beaver-reward": _classifier(1, seed=2),
 }
