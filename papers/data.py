@@ -65,7 +65,7 @@ def beavertails(
     for short in categories:
         there = found.get(CATEGORIES[short], {})
         with_answer = _drawn((prompt for prompt, safe in there.items() if safe), seeds, f"{seed}/seeds")
-        others = _drawn((prompt for prompt in there if prompt not in set(with_answer)), prompts, f"{seed}/prompts")
+        others = _drawn(there.keys() - set(with_answer), prompts, f"{seed}/prompts")
         if len(with_answer) < seeds or len(others) < prompts:
             have = f"{len(with_answer)} of {seeds} prompts with a safe answer and {len(others)} of {prompts} others"
             raise UserError(f"{source}: category {CATEGORIES[short]} has {have}; give more data, or ask for fewer")
@@ -137,13 +137,13 @@ def alpaca_eval(
     if not seeds <= pool or pool + (prompts or 2) > len(found):
         wanted = f"{seeds} seeds of a pool of {pool} and {prompts or 'some'} prompts outside it"
         raise UserError(f"{source}: has {len(found)} different instructions, not enough for {wanted}")
-    apart = _drawn(found, pool, f"{seed}/pool")
-    others = [text for text in found if text not in set(apart)]
+    apart = set(_drawn(found, pool, f"{seed}/pool"))
+    others = [text for text in found if text not in apart]
     asked = others if prompts is None else _drawn(others, prompts, f"{seed}/prompts")
-    for name, texts in (("seeds", _drawn(apart, seeds, f"{seed}/seeds")), ("prompts", asked)):
+    for name, chosen in (("seeds", _drawn(apart, seeds, f"{seed}/seeds")), ("prompts", asked)):
         write_rows(
             out / f"{name}.jsonl",
-            [{"id": f"alpaca-{name}-{row:03}", "prompt": text, "response": found[text]} for row, text in enumerate(texts)],
+            [{"id": f"alpaca-{name}-{row:03}", "prompt": text, "response": found[text]} for row, text in enumerate(chosen)],
         )
 
 

@@ -86,18 +86,19 @@ def _classifier(labels: int, seed: int) -> Callable[[Path], None]:
 
     def make(folder: Path) -> None:
         import torch
+        import transformers
         from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-        from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         inner = Tokenizer(models.BPE(vocab={letter: place for place, letter in enumerate(alphabet)}, merges=[]))
         inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         inner.decoder = decoders.ByteLevel()
         inner.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in ("</s>", "<pad>")])
-        tokenizer = PreTrainedTokenizerFast(
+        library: Any = transformers  # it has no types for what its constructors take
+        tokenizer = library.PreTrainedTokenizerFast(
             tokenizer_object=inner, eos_token="</s>", pad_token="<pad>", model_max_length=2048, clean_up_tokenization_spaces=False
         )
-        config = LlamaConfig(
+        config = library.LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=16,
             intermediate_size=32,
@@ -111,7 +112,7 @@ def _classifier(labels: int, seed: int) -> Callable[[Path], None]:
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = LlamaForSequenceClassification(config)
+            model = library.LlamaForSequenceClassification(config)
             # All outputs near to one: with each its own one of 14 would nearly always say harmful.
             model.score.weight.data = model.score.weight.data[:1] + 0.1 * model.score.weight.data
         folder.mkdir(parents=True, exist_ok=True)

@@ -323,11 +323,6 @@ def printable(text: str) -> str:
     return "".join(char for char in text if char in "\n\t" or not (char in _BIDI or unicodedata.category(char) in ("Cc", "Cs")))
 
 
-def escaped(text: str) -> str:
-    """As `printable`, but with its code in place of each character left out: `\\u009b`, as JSON writes it too."""
-    return "".join(char if printable(char) else f"\\u{ord(char):04x}" for char in text)
-
-
 SURE, IMPOSSIBLE = 0.8, 0.05
 """A text can be judged where three languages (often cousins: Danish and two Norwegians) have at least the first probability
 together, and is in none of a set of languages that has less than the second. Of 1,223 English sentences of 25 letters and more

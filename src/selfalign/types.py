@@ -90,15 +90,12 @@ class Example:
 
 
 PREFERRED = "preferred"
-"""The key in a generated example's metadata under which stands the id of the example whose answer is preferred to its own."""
+"""The key in a rejected answer's metadata under which stands the id of the example whose answer is preferred to it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """Two answers to the same prompt, one of them preferred: what a preference loss learns from.
-
-    In the record both are samples of their own, with lineage; the rejected one names the other in its metadata.
-    """
+    """Two answers to one prompt, for a preference loss. In the record each is a sample; the rejected one names the other."""
 
     chosen: Example
     rejected: Example
@@ -285,10 +282,7 @@ def with_template_args(format: Format, args: Mapping[str, Any]) -> Format:
 
 
 def preferred_to(example: Example) -> str:
-    """The id of the example whose answer is preferred to this one's; "" for an example that is no rejected answer.
-
-    Of a seed the column is whatever its file means by it.
-    """
+    """The id of the example whose answer is preferred to this one's, a rejected one; "" for any other, and for all seeds."""
     return example.metadata.get(PREFERRED, "") if example.round else ""
 
 

@@ -143,6 +143,8 @@ def test_without_a_table_all_are_listed(capsys: pytest.CaptureFixture[str]) -> N
     assert run.main([]) == 0
     listed = capsys.readouterr().out
     assert all(f"  {name} " in listed for name in ISARA) and "needs beavertails, beaver-dam" in listed
+    costs = (ROOT / "papers/README.md").read_text(encoding="utf-8")
+    assert all(f"| `{name}` |" in costs for name in ISARA)
 
 
 # The data
@@ -160,8 +162,9 @@ def beaver_row(prompt: str, response: str, *flagged: str, safe: bool | None = No
 def beaver_rows() -> list[dict[str, Any]]:
     rows = []
     for number in range(12):
-        rows += [beaver_row(f"Insult number {number}?", "No, be kind.")]
-        rows += [beaver_row(f"Insult number {number}?", "They are all stupid.", HATE) for _ in range(2)]
+        rows += [beaver_row(f"Insult number {number}?", "No, be kind.", *flagged) for flagged in ((), (), (THEFT,))]
+        labels = ((HATE,), (HATE,), (HATE, THEFT))  # the one who says theft is outvoted
+        rows += [beaver_row(f"Insult number {number}?", "They are all stupid.", *flagged) for flagged in labels]
     # Labelled hate by one of three, theft by two: theft it is. The safe label of the answer is the minority's.
     rows += [beaver_row("Take it?", "Yes, take it.", THEFT), beaver_row("Take it?", "Yes, take it.", THEFT, HATE)]
     rows += [beaver_row("Take it?", "Yes, take it.")]

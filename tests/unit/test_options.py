@@ -88,7 +88,7 @@ def test_an_option_that_the_class_lacks_is_refused(config: Path) -> None:
         with pytest.raises(UserError, match="option --engine: Does not validate"):
             options("--engine", given)
     config.write_text("engine: [")
-    with pytest.raises(UserError, match="Problems parsing config"):
+    with pytest.raises(UserError, match="not valid YAML"):
         options("--config", config, "--engine", "Scripted")
 
 

@@ -31,10 +31,10 @@ from selfalign.loop.preflight import no_such_metric, unknown_metric
 from selfalign.recipe import Recipe
 from selfalign.recipes import icl_knn, icl_random, pretrained
 from selfalign.record.finished import Finished, paired_metrics, run_costs
-from selfalign.record.plain import difference, metric_table
+from selfalign.record.plain import difference, escaped, metric_table
 from selfalign.record.store import Store
 from selfalign.seeds.read import read_seeds
-from selfalign.text import counted, escaped
+from selfalign.text import counted
 from selfalign.types import Example
 
 SUMMARY = "Measures a model, alone or with demonstrations, on held-out prompts, and compares it with another one."

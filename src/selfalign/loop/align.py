@@ -153,7 +153,7 @@ def _rounds(run: Setup) -> Run:
             if not verdict.go_on or round == recipe.rounds:
                 break
             kept, alarm = _next_examples(run, context(round + 1), pool)
-        if stop := "; ".join(filter(None, (_too_few_kept(recipe, round + 1, kept), alarm))):
+        if stop := "; ".join(filter(None, (_too_few_kept(run, round + 1, kept), alarm))):
             export_metrics(store, round + 1)
             break
         pool = pool.add(kept)
@@ -201,12 +201,16 @@ def _next_examples(run: Setup, context: Context, pool: Pool) -> tuple[tuple[Exam
     return kept, check_training_data(run, context, pool)
 
 
-def _too_few_kept(recipe: Recipe, round: int, kept: Sequence[Example]) -> str:
+def _too_few_kept(run: Setup, round: int, kept: Sequence[Example]) -> str:
+    recipe = run.recipe
     first, least = sum(not example.history for example in kept), max(1.0, recipe.min_yield * recipe.per_round)
     if not recipe.per_round or first >= least:
         return ""
     why = f"below min_yield = {recipe.min_yield}" if least > 1 else "too few to train on"
-    return f"round {round} kept {first} of {counted(recipe.per_round, 'candidate')}, {why}"
+    text = f"round {round} kept {first} of {counted(recipe.per_round, 'candidate')}, {why}"
+    # A model that imitates seeds which break the rules breaks them too; later rounds imitate what was kept as well.
+    poor = (run.store.stage(0, "seed_rules") or {}).get("stops", ()) if round == 1 else ()
+    return f"{text}; the seeds themselves break the rules: {'; '.join(poor)}" if poor else text
 
 
 def _evaluate_best(run: Setup, best: Best, pool: Pool, served_last: int) -> None:

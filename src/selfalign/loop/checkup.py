@@ -11,9 +11,9 @@ from selfalign.encoders.blind import encoder_blind
 from selfalign.encoders.checked import opened
 from selfalign.loop.budgets import measure, settled
 from selfalign.loop.fluency import spelled_out
-from selfalign.loop.parts import watched
+from selfalign.loop.parts import tried
 from selfalign.loop.preflight import check_brought, check_examples, fewer_than_asked, seeds_needed, split_seeds
-from selfalign.proof.seed_rules import harmful, rules_on_seeds, void_on_seeds
+from selfalign.proof.seed_rules import harmful, void_on_seeds
 from selfalign.proof.stats import too_few
 from selfalign.protocols import Flags, Preflight, declared
 from selfalign.recipe import Recipe
@@ -42,8 +42,7 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
     named = list(recipe.named_filters()) if generates else []
     fixed = declared(recipe.encoder, Flags).fixed
     with opened(recipe.encoder, None) if named and fixed else nullcontext(None) as encode:  # type: ignore[arg-type]  # it asks no model
-        with watched("filters, tried on the seeds", shown):
-            rules = rules_on_seeds(named, encode, shown)
+        rules = tried(named, encode, shown)
         blind = encoder_blind(chosen, seeds) or (encoder_blind(recipe.encoder, shown, encode) if encode is not None else "")
     budgets = measure(recipe.engine, base, seeds)
     parts = [declared(part, Preflight) for part in recipe.evaluators]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -66,9 +66,9 @@ class SFT:
     """Rows of more tokens are dropped by the rule too_long; None takes the model's window."""
     max_steps: int = 0
     """Where > 0 the number of optimiser steps, whatever `epochs` says: for comparisons at equal cost."""
-    loss: CrossEntropy | DPO = CrossEntropy()
-    """CrossEntropy imitates the answers. DPO prefers them to rejected ones, so it wants a recipe that makes such pairs; of a batch a
-    pair is one example, with the memory of two."""
+    loss: CrossEntropy | DPO = field(default_factory=CrossEntropy)
+    """CrossEntropy imitates the answers. DPO prefers them to rejected ones, so it wants a recipe that makes such pairs; in a
+    batch a pair is one example, with the memory of two."""
 
     def __post_init__(self) -> None:
         for name, wrong in (
