@@ -361,6 +361,11 @@ def in_language(text: str, wanted: Collection[str]) -> bool | None:
     return _may_be(found, wanted) if found and wanted else None
 
 
+def known_languages() -> frozenset[str]:
+    """The codes (ISO 639) of the languages that texts can be told to be in."""
+    return frozenset(_identifier().nb_classes) - {"zxx"}
+
+
 def _may_be(found: Mapping[str, float], wanted: Collection[str]) -> bool:
     return sum(found.get(code, 0.0) for code in wanted) >= IMPOSSIBLE
 

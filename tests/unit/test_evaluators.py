@@ -166,8 +166,8 @@ def test_the_phrases_judge_where_they_fit() -> None:
     seeds, asked = domain("seeds"), domain("held_out")
     bare = [replace(each, response="") for each in asked]
     for known in (seeds, asked), (seeds[:8], bare), ([], bare):
-        assert choose(*known, "harmful") == (is_refusal, "")
-    assert choose(seeds, chinese(), "harmful")[0] is None  # English seeds say nothing of Chinese answers
+        assert choose(*known, ("harmful",)) == (is_refusal, "")
+    assert choose(seeds, chinese(), ("harmful",))[0] is None  # English seeds say nothing of Chinese answers
 
 
 def test_what_is_learnt_is_the_refusal_and_not_the_topic() -> None:
@@ -190,7 +190,7 @@ def test_finished_answers_end_as_the_seeds_do() -> None:
 def test_held_out_figures() -> None:
     ctx = answering("One two three.", "One two three four five.", "and then", "Looks done …cut.")
     figures = {m.name: m for m in HeldOut().evaluate(ctx, held_out()[:4])}
-    assert set(figures) == {"finished", "response_words", "log_likelihood"}
+    assert set(figures) == {"finished", "response_words", "log_likelihood", "usual_length", "in_language"}
     assert (figures["finished"].value, figures["finished"].n) == (0.5, 4)
     assert figures["response_words"].value == (3 + 5 + 2 + 3) / 4
     assert figures["log_likelihood"].value == -18 / 4  # what the context of these tests says: minus characters, over words
@@ -200,9 +200,9 @@ def test_held_out_figures() -> None:
 def test_held_out_leaves_out_what_it_cannot_know() -> None:
     assert HeldOut().evaluate(context(), []) == []
     one = HeldOut().evaluate(answering("Done."), held_out()[:1])
-    assert [m.name for m in one] == ["finished"]
+    assert [m.name for m in one] == ["finished", "usual_length", "in_language"]
     plain = [replace(example, response="") for example in held_out()]
-    assert {m.name for m in HeldOut().evaluate(context(), plain)} == {"finished", "response_words"}
+    assert {m.name for m in HeldOut().evaluate(context(pool=[()]), plain)} == {"finished", "response_words"}
 
 
 def test_the_names_of_metrics_are_told_beforehand() -> None:
@@ -243,6 +243,8 @@ def test_the_outcomes_of_a_metric_add_up_to_its_value() -> None:
         "finished": ("share", "higher"),
         "response_words": ("number", "neither"),
         "log_likelihood": ("number", "higher"),
+        "usual_length": ("share", "higher"),
+        "in_language": ("share", "higher"),
     }
     for metric in found:
         strata: dict[str, list[float]] = {}

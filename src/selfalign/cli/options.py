@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
@@ -33,10 +33,43 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], nested: Sequence[str
         UserError: an option that does not exist (with the nearest one), a value of the wrong type, something missing.
     """
     try:
-        with _own_defaults(parser, list(arguments)) as own:
+        with _own_defaults(parser, gathered(parser, arguments)) as own:
             return parser.parse_args(_typed_last(own))
     except (ArgumentError, ValueError, TypeError, KeyError) as error:
         raise UserError(explain(str(error), [*option_names(parser), *nested])) from None
+
+
+def gathered(parser: ArgumentParser, arguments: Sequence[str]) -> list[str]:
+    """The arguments with what an option that takes several texts is given one by one put together as its list.
+
+    A list in brackets takes the place of what stands before it. What takes one text or several keeps one that is given once.
+    """
+    several = {action.dest: hint for action in parser._actions if _takes_texts(hint := getattr(action, "_typehint", None))}
+    found: dict[str, list[str]] = {}
+    gone: set[int] = set()
+    for place, name, value in _options(arguments):
+        if name in several:
+            gone |= {place} if arguments[place].startswith(f"--{name}=") else {place - 1, place}
+            whole = _texts(value)
+            found[name] = [*found.get(name, ()), value] if whole is None else whole
+    kept = [argument for place, argument in enumerate(arguments) if place not in gone]
+    for name, texts in found.items():
+        alone = len(texts) == 1 and get_origin(several[name]) is not tuple and str in get_args(several[name])
+        kept += [f"--{name}", texts[0] if alone else json.dumps(texts, ensure_ascii=False)]
+    return kept
+
+
+def _takes_texts(hint: Any) -> bool:
+    return any(get_origin(each) is tuple and get_args(each) == (str, ...) for each in (hint, *get_args(hint)))
+
+
+def _texts(value: str) -> list[str] | None:
+    """The texts of a list in brackets; None where it is none."""
+    try:
+        found = yaml.safe_load(value) if value.lstrip().startswith("[") else None
+    except yaml.YAMLError:
+        return None
+    return found if isinstance(found, list) and all(isinstance(each, str) for each in found) else None
 
 
 def _typed_last(arguments: list[str]) -> list[str]:

@@ -23,7 +23,9 @@ from selfalign.cli.recipe_help import HELP, print_help
 from selfalign.cli.recipe_options import build, choices, common, default_recipe, part_options, reports, resolved
 from selfalign.cli.run import make_parser
 from selfalign.errors import UserError
+from selfalign.filters import Expected
 from selfalign.recipe import Recipe
+from selfalign.recipes.evaluations import filtered_by
 from selfalign.record.plain import portable
 from selfalign.types import Example
 
@@ -65,7 +67,7 @@ FIXED = (
     "config",
     "help",
     "report_to",
-    *("truthfulness", "harmfulness", "win_rate", "lm_eval", "evaluate"),
+    *("expect", "refusal", "truthfulness", "harmfulness", "win_rate", "lm_eval", "evaluate"),
 )
 """Options of the study as a whole: all arms have to share them."""
 
@@ -119,7 +121,7 @@ def study_parser(make: Callable[..., Recipe]) -> ArgumentParser:
             "recipes to compare it with, with commas between; own ones as ./file.py:function",
         ),
         ("repeats", int, 3, "random seeds for each arm, from --seed on"),
-        ("metric", str, None, "what the verdict is about; balance or else log_likelihood without it"),
+        ("metric", str, None, "what the verdict is about; without it expected, balance or log_likelihood, the first there is"),
     ):
         parser.add_argument(f"--{name}", type=kind, default=default, help=text)
     parser.add_argument("--vary", type=str, nargs="+", default=[], help="option=v1,v2 …: one more arm for each value")
@@ -171,7 +173,9 @@ def _baseline(make: Callable[..., Recipe], given: Mapping[str, Any], main: Recip
     if name == "one_shot":
         taken["per_round"] = max(1, main.rounds) * main.per_round
     yardstick = {key: getattr(main, key) for key in ("evaluators", "eval_sampling", "evaluate", "allow_overlap")}
-    return replace(recipe, **{**taken, **yardstick, "steps": ()})
+    made = replace(recipe, **{**taken, **yardstick, "steps": ()})
+    declared = [part for _, part in main.named_filters() if isinstance(part, Expected)]
+    return filtered_by(made, declared[0]) if declared and name not in PUBLISHED else made
 
 
 def _variants(vary: Sequence[str]) -> list[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """Evaluators: figures about a model on held-out prompts."""
 
 from selfalign.evaluators._answers import answers
+from selfalign.evaluators.expected import Expected
 from selfalign.evaluators.harmfulness import Harmfulness
 from selfalign.evaluators.held_out import HeldOut
 from selfalign.evaluators.lm_eval import LmEval
@@ -9,6 +10,7 @@ from selfalign.evaluators.truthfulness import Truthfulness
 from selfalign.evaluators.win_rate import WinRate
 
 __all__ = [
+    "Expected",
     "Harmfulness",
     "HeldOut",
     "LmEval",
