@@ -123,7 +123,9 @@ def _language(spec: Spec, _: bytes) -> Judge:
     wanted = [code.strip().lower() for code in spec.argument.split(",")]
     known = known_languages()
     if unknown := [code for code in wanted if code not in known]:
-        raise UserError(f"--expect {spec.text}: no language {unknown[0]!r}; there are the codes {', '.join(sorted(known))}")
+        raise UserError(
+            f"--expect {spec.text}: {unknown[0]!r} is no code of a language that can be told (ISO 639), such as de, en, zh"
+        )
 
     def judge(answer: str, _: Example) -> str:
         if not any(map(str.isalpha, answer)):

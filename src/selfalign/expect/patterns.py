@@ -8,7 +8,7 @@ from typing import Any
 from selfalign.errors import UserError
 
 LIMIT = 1.0
-"""Seconds that a pattern has for one text. Honest ones take a thousandth."""
+"""Seconds of the processor that a pattern has for one text. Honest ones take a thousandth."""
 Search = Callable[[str], bool]
 """From a text to whether it matches; raises TimeoutError."""
 

@@ -26,7 +26,7 @@ def suggestion(responses: Sequence[str]) -> str:
         return ""
     import regex
 
-    pattern = shlex.quote(f"regex:{'|'.join(regex.escape(label, special_only=True) for label in labels)}")
+    pattern = shlex.quote(f"regex:{'|'.join(regex.escape(label, special_only=True, literal_spaces=True) for label in labels)}")
     return (
         f"all {len(texts)} seeds answer with one of {len(labels)} labels: --expect {pattern} would drop and count every other "
         "answer, and --expect exact counts the right ones among held-out answers"

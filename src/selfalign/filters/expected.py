@@ -14,11 +14,11 @@ from selfalign.types import Example, FilterResult
 
 @dataclass(frozen=True)
 class Expected:
-    """Drops a response that is not as one of the checks expects it (our own addition; `evaluators.Expected` measures the same)."""
+    """Drops a response that is not as one of the checks expects it (our own addition; `evaluators.Expected` measures it)."""
 
     checks: tuple[str, ...] = ()
-    """json, json:SCHEMA.json, regex:PATTERN, language:CODE, max_words:N, contains:TEXT, function:FILE.py:NAME; with CATEGORY=
-    in front about one category. Those that compare with a reference are refused: a generated pair has none."""
+    """json, json:SCHEMA.json, regex:PATTERN, language:CODE, max_words:N, contains:TEXT, function:FILE.py:NAME; about one
+    category with CATEGORY= in front. What compares with a reference is refused: a generated pair has none."""
 
     def __post_init__(self) -> None:
         for_pairs(self.checks)
