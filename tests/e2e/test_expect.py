@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 
 from selfalign import align
+from selfalign.cli.options import parse
+from selfalign.cli.recipe_options import build, part_options, resolved
+from selfalign.cli.run import make_parser
 from selfalign.encoders import Hashed
 from selfalign.engines import Scripted
 from selfalign.errors import RunFailed, UserError
-from selfalign.evaluators import Expected
+from selfalign.evaluators import Expected, Refusal
 from selfalign.expect.suggest import suggestion
 from selfalign.filters import Expected as ExpectedFilter
 from selfalign.recipe import Recipe
@@ -294,3 +297,27 @@ def test_check_suggests_what_the_seeds_show(cli: Run, tmp_path: Path) -> None:
     assert suggestion([json.dumps([n]) for n in range(9)]).startswith("all 9 seeds answer in JSON: --expect json would")
     for none in ([json.dumps([1])] * 5, ["yes"] * 12, [f"Word {n}" for n in range(12)], ["A long answer of many words."] * 12):
         assert suggestion(none) == ""
+
+
+def test_an_option_of_several_texts_is_given_several_times(tmp_path: Path) -> None:
+    parser = make_parser(isara, "run")
+
+    def made(*arguments: str) -> tuple[Recipe, str]:
+        options = parse(parser, [*arguments], part_options(isara))
+        return build(isara, parser, options), resolved(parser, options)
+
+    typed = ("isara", "x.jsonl", "--expect", "json", "--quiet", "--expect=größe=regex:[a-z]=[b]", "--rounds", "1")
+    recipe, text = made(*typed, "--refusal.harmful", "weapons", "--refusal.harmful", "other drugs", "--refusal.harmless=garden")
+    (refusal,), checks = (
+        [part for part in recipe.evaluators if isinstance(part, Refusal)],
+        [part.checks for part in recipe.evaluators if isinstance(part, Expected)],
+    )
+    assert checks == [("json", "größe=regex:[a-z]=[b]")] and recipe.filters[-1] == ExpectedFilter(*checks)
+    assert (refusal.harmful, refusal.harmless) == (("weapons", "other drugs"), "garden")
+    (tmp_path / "run.yaml").write_text(text, encoding="utf-8")
+    assert made("--config", str(tmp_path / "run.yaml"))[0] == recipe
+    again, _ = made("--config", str(tmp_path / "run.yaml"), "--expect", "max_words:3", "--without", "expected")
+    assert [part.checks for part in again.evaluators if isinstance(part, Expected)] == [("max_words:3",)]
+    assert not [part for part in again.filters if isinstance(part, ExpectedFilter)]
+    assert made("isara", "x.jsonl", "--expect", "[json,exact]")[0].evaluators[-1] == Expected(("json", "exact"))
+    assert made("isara", "x.jsonl")[0] == isara()

@@ -44,7 +44,7 @@ def gathered(parser: ArgumentParser, arguments: Sequence[str]) -> list[str]:
 
     A list in brackets takes the place of what stands before it. What takes one text or several keeps one that is given once.
     """
-    several = {action.dest: hint for action in parser._actions if _takes_texts(hint := getattr(action, "_typehint", None))}
+    several = _of_several_texts(parser)
     found: dict[str, list[str]] = {}
     gone: set[int] = set()
     for place, name, value in _options(arguments):
@@ -59,8 +59,19 @@ def gathered(parser: ArgumentParser, arguments: Sequence[str]) -> list[str]:
     return kept
 
 
-def _takes_texts(hint: Any) -> bool:
-    return any(get_origin(each) is tuple and get_args(each) == (str, ...) for each in (hint, *get_args(hint)))
+def by_itself(parser: ArgumentParser, option: str, value: str) -> str:
+    """A value as it replaces what the option was given before."""
+    return json.dumps([value], ensure_ascii=False) if option in _of_several_texts(parser) and _texts(value) is None else value
+
+
+def _of_several_texts(parser: ArgumentParser) -> dict[str, Any]:
+    """The options that take several texts, with their types."""
+    hints = {action.dest: getattr(action, "_typehint", None) for action in parser._actions}
+    return {
+        name: hint
+        for name, hint in hints.items()
+        if any(get_origin(each) is tuple and get_args(each) == (str, ...) for each in (hint, *get_args(hint)))
+    }
 
 
 def _texts(value: str) -> list[str] | None:

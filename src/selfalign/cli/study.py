@@ -18,7 +18,7 @@ from jsonargparse import ArgumentParser, Namespace
 from selfalign import recipes
 from selfalign.cli.engine import Planned, settle_engine
 from selfalign.cli.load import load_recipe, named_recipe, read_examples
-from selfalign.cli.options import parse
+from selfalign.cli.options import by_itself, parse
 from selfalign.cli.recipe_help import HELP, print_help
 from selfalign.cli.recipe_options import build, choices, common, default_recipe, part_options, reports, resolved
 from selfalign.cli.run import make_parser
@@ -198,7 +198,7 @@ def _parse_with(
 ) -> Namespace:
     """The options of the study with one of them changed, checked as if it had been typed."""
     if option != "seeds":
-        return parse(parser, [*arguments, f"--{option}", value], part_options(make))
+        return parse(parser, [*arguments, f"--{option}", by_itself(parser, option, value)], part_options(make))
     changed = parse(parser, arguments, part_options(make))
     changed["seeds"] = value
     return changed
