@@ -186,11 +186,10 @@ class Context:
     eval_sampling: Sampling = GREEDY
     """How held-out prompts are answered, for evaluators that have no sampling of their own."""
     seeds: tuple[Example, ...] = ()
-    """All of them, also those held out for validation."""
+    """All of them, whichever are held out for validation: what evaluators learn from, so that all arms are measured alike."""
 
     @property
     def all_seeds(self) -> tuple[Example, ...]:
-        """What evaluators learn from, so that all arms of a study are measured alike, whichever seeds they held out."""
         return self.seeds or self.pool.seeds
 
     @property
@@ -331,8 +330,7 @@ class EngineLimits:
 
 
 class Preflight:
-    """What an evaluator, a scorer or (the two checks) a filter may have, to say early what it needs and gives, before anything
-    loads."""
+    """What an evaluator, a scorer or (both checks) a filter may have, to say early what it needs, before anything loads."""
 
     other_model: str = ""
     """The model it asks instead of that of the round, as `Context.open_model` takes it; "" where it asks none."""
@@ -386,6 +384,9 @@ class Flags:
     """Of a trainer: its folders are no models. Of an engine: it runs them all the same."""
     lora_rank: int | None = None
     """Of a trainer: the rank of the LoRA adapter that it trains, 0 where it trains all weights; None where it does not say."""
+    preferences: bool = False
+    """Of a proposer: the answers to its drafts are rejected ones (`types.preferred_to`). Of a trainer: it learns from pairs of
+    a preferred and a rejected answer, and from nothing else."""
     fixed: bool = False
     """Of an encoder: its vectors do not depend on the session's model, and so hold for the whole run."""
 

@@ -171,6 +171,9 @@ class Recipe:
     """go on where a filter would drop more than a tenth of the seeds themselves, instead of stopping"""
     allow_overlap: bool = False
     """train on rows that ask the same as a held-out prompt, instead of stopping"""
+    allow_other_versions: bool = False
+    """go on with a run under other versions of selfalign, torch or transformers than it was begun with, or with other files of
+    your own parts, instead of stopping: what is written then is not what one run would have written"""
     format: Format = "auto"
     """the model's chat template, plain markers, or (auto) the template where there is one"""
     template_args: Mapping[str, Any] = field(default_factory=dict)
@@ -205,6 +208,7 @@ class Recipe:
         ):
             if not ok:
                 raise UserError(f"recipe {self.name}: {name} = {value}, must be {must}")
+        self._check_pairs()
         engine = declared(self.engine, EngineLimits)
         engine.check_models(self._trained_models(), self._other_models())
         for name, sampling in self.samplings():
@@ -212,6 +216,18 @@ class Recipe:
                 engine.check_sampling(sampling)
             except UserError as error:
                 raise UserError(f"recipe {self.name}, {name}: {error}") from error
+
+    def _check_pairs(self) -> None:
+        """A rejected answer is never imitated, and a preference never learned from answers alone."""
+        makes = self.per_round > 0 and declared(self.proposer, Flags).preferences
+        trainer = declared(self.trainer, Flags)
+        if not self.rounds or trainer.pretends or makes == trainer.preferences:
+            return
+        if makes:
+            what = f"{type(self.proposer).__name__} makes answers to be rejected, and this trainer would imitate them"
+            raise UserError(f"recipe {self.name}: {what}; give it a preference loss (trainer.loss = DPO)")
+        what = "trainer.loss is one that learns from pairs of a preferred and a rejected answer, and this recipe makes none"
+        raise UserError(f"recipe {self.name}: {what}; use the recipe dpo, or trainer.loss = CrossEntropy")
 
     @property
     def trains(self) -> bool:

@@ -146,9 +146,12 @@ def test_killed_and_gone_on_with(cli: Run, study: tuple[object, ...], tmp_path: 
         assert killed.returncode == -signal.SIGKILL, f"{point} was not reached: {killed.stderr}"
         early = read(out) if (out / "study.json").exists() else {"random_seeds": [], "arms": wanted["arms"]}
         assert early["random_seeds"] == ([0] if point.endswith(":4") else []) and list(early["arms"]) == list(wanted["arms"])
+    (out / "study.json").write_text(json.dumps({**read(out), "looks": [1]}))  # as if its verdicts on one seed had been looked at
     done = cli(*study, *arms, "--out", out)
     assert done.returncode == 0, done.stderr
-    assert without_seconds(read(out)) == wanted
+    assert "2 random seeds: the verdicts will say nothing about another training; take --repeats 3 or more" in done.stderr
+    assert "verdicts were given after 1 and 2 random seeds" in done.stdout
+    assert without_seconds(read(out)) == {**wanted, "looks": [1, 2]}
 
 
 def test_sft_trains_as_long_as_the_loop_of_the_same_random_seed(

@@ -490,7 +490,12 @@ def test_what_a_server_cannot_do_is_said(folder: str) -> None:
     pair = [Example("e", "Where?", "Here.")]
     with loopback(answer) as server:
         with opened(server, folder) as session:
-            for wrong in (Sampling(beams=2), Sampling(repetition_penalty=1.1), Sampling(no_repeat_ngram=3)):
+            for wrong in (
+                Sampling(beams=2),
+                Sampling(repetition_penalty=1.1),
+                Sampling(no_repeat_ngram=3),
+                Sampling(rules="transformers-4.31"),
+            ):
                 with pytest.raises(UserError, match="a server cannot be asked for"):
                     session.generate(rows(1), wrong)
             with pytest.raises(RunFailed, match=r"refuses log-probabilities \(engine.scores=echo\): status 400"):

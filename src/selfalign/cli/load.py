@@ -7,9 +7,8 @@ from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 
-import yaml
-
 from selfalign import recipes
+from selfalign.cli.config_file import read_config
 from selfalign.cli.options import given
 from selfalign.errors import UserError
 from selfalign.own_file import load_function
@@ -32,12 +31,9 @@ def named_recipe(arguments: Sequence[str], command: str) -> str:
         return name
     for position, argument in enumerate(arguments):
         if argument == "--config" or argument.startswith("--config="):
-            path = Path(argument.partition("=")[2] or "".join(arguments[position + 1 : position + 2]))
-            try:
-                found = yaml.safe_load(path.read_text(encoding="utf-8"))
-            except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-                raise UserError(f"cannot read the options file {path}: {' '.join(str(error).split())}") from None
-            if not isinstance(found, dict) or not isinstance(found.get("recipe"), str):
+            path = argument.partition("=")[2] or "".join(arguments[position + 1 : position + 2])
+            found = read_config(path)
+            if not isinstance(found.get("recipe"), str):
                 raise UserError(f"{path}: names no recipe; add a line such as `recipe: isara`")
             return str(found["recipe"])
     usage = f"selfalign {command} RECIPE SEEDS --model M --out DIR"
@@ -55,6 +51,12 @@ def load_recipe(name: str) -> Callable[..., Recipe]:
         raise UserError(f"no recipe {name!r}; {hint} are {', '.join(recipes.__all__)}, or your own as ./file.py:function")
     made: Callable[..., Recipe] = getattr(recipes, name)
     return made
+
+
+def recipe_files(name: str) -> tuple[Path, ...]:
+    """The file that a recipe of the user's own comes from."""
+    path, colon, _ = name.partition(":")
+    return (Path(path),) if colon or path.endswith(".py") else ()
 
 
 def _function(name: str) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import traceback
 from collections.abc import Sequence
 from difflib import get_close_matches
+from errno import EDQUOT, EFBIG, ENOMEM, ENOSPC
 from importlib import import_module
+from pathlib import Path
+from types import TracebackType
 
-from selfalign.errors import Interrupted, RunFailed, UserError
+from selfalign.errors import Interrupted, RunFailed, UserError, exit_place, without_passwords
 
 COMMANDS = {
     "run": "start a run, or go on where it stopped",
@@ -35,6 +40,7 @@ EPILOG = """Examples:
 Exit codes: 0 done, 1 a run that failed, 2 bad input or options, 130 or 143 interrupted and resumable."""
 
 
+_NO_MEMORY = ("cannot allocate memory", "can't allocate memory", "failed to map segment", "can't start new thread", "bad_alloc")
 EXTRAS = {
     **dict.fromkeys(("torch", "transformers", "accelerate", "peft", "safetensors", "huggingface_hub"), "hf"),
     **dict.fromkeys(("sentence_transformers", "sklearn", "threadpoolctl"), "hf"),
@@ -71,6 +77,10 @@ def main(arguments: Sequence[str]) -> int:
         if (extra := EXTRAS.get((error.name or "").partition(".")[0])) is None:
             raise  # of a file of the user's own, or a fault of ours
         return _fail(f"{name} needs the package {error.name}: pip install 'selfalign[{extra}]'", 2)
+    except SystemExit as stop:
+        if _by_the_parser(stop):  # its help, and what it says itself of wrong options
+            raise
+        return _fail(exit_place(stop), 1)
     except Interrupted as stop:
         return _fail("interrupted; the same command goes on from here", 128 + stop.signal_number)
     except KeyboardInterrupt:
@@ -78,12 +88,60 @@ def main(arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # the reader of our output has left (`| head`)
         sys.stderr.close()
         return 0
+    except Exception as error:
+        if (line := _of_the_machine(error)) is None:
+            raise
+        return _fail(line, 1)
     return code
 
 
+def _of_the_machine(error: Exception) -> str | None:
+    """What the machine lacks or a file suffers from, in a line, where an exception that nobody met says so."""
+    said = next((f"{type(error).__name__}: {line}" for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    wide = str(error).lower()
+    if isinstance(error, MemoryError) or any(each in wide for each in _NO_MEMORY) or getattr(error, "errno", None) == ENOMEM:
+        return (
+            f"there is not enough memory ({said[:300]}); close other programs, lift a limit (ulimit -v), or use a smaller model"
+        )
+    if getattr(error, "errno", None) in (ENOSPC, EDQUOT, EFBIG) or "no space left on device" in wide:
+        where = f" of {error.filename}" if isinstance(error, OSError) and error.filename else ""
+        return f"the disk{where} is full ({said[:300]}); free some space, then give the same command again"
+    if type(error).__module__ == "sqlite3":
+        return (
+            f"the record of a run cannot be used ({said[:300]}); if no other program holds it, it is damaged: use another --out"
+        )
+    return None
+
+
 def entry() -> None:
-    """The console script."""
+    """The console script. What it writes of texts that are not ours, in warnings and tracebacks too, no terminal obeys."""
+    if logging.lastResort is not None:
+        logging.lastResort.addFilter(_harmless)
+    sys.excepthook = _show
     sys.exit(main(sys.argv[1:]))
+
+
+def _harmless(record: logging.LogRecord) -> bool:
+    record.msg, record.args = _fit(record.getMessage()), ()
+    return True
+
+
+def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    sys.stderr.write(_fit("".join(traceback.format_exception(kind, error, trace))))
+
+
+def _fit(text: str) -> str:
+    """For a terminal: control characters by their codes, and no passwords."""
+    try:
+        from selfalign.text import escaped
+    except (ImportError, MemoryError):  # there may not be the memory for what it imports
+        escaped = ascii
+    return escaped(without_passwords(text))
+
+
+def _by_the_parser(stop: SystemExit) -> bool:
+    last = traceback.extract_tb(stop.__traceback__)[-1:]
+    return any(Path(frame.filename).name == "argparse.py" for frame in last)
 
 
 def _help() -> str:
@@ -99,7 +157,5 @@ def _say(text: str) -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    from selfalign.text import printable
-
-    sys.stderr.write(f"selfalign: {printable(message)}\n")
+    sys.stderr.write(f"selfalign: {_fit(message)}\n")
     return code

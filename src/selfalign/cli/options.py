@@ -6,15 +6,15 @@ import json
 import re
 import warnings
 from argparse import ArgumentError
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
+from selfalign.cli.config_file import check_regular, load_yaml, read_config
 from selfalign.errors import UserError
 
 
@@ -32,6 +32,9 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], nested: Sequence[str
     Raises:
         UserError: an option that does not exist (with the nearest one), a value of the wrong type, something missing.
     """
+    typed = [_said(name, value) for _, name, value in _options(arguments) if name != "config"]
+    allow_imports(part for said in typed for value in said.values() if (part := _class(value)).count("."))
+    _check_files(parser, arguments)
     try:
         with _own_defaults(parser, gathered(parser, arguments)) as own:
             return parser.parse_args(_typed_last(own))
@@ -81,6 +84,43 @@ def _texts(value: str) -> list[str] | None:
     except yaml.YAMLError:
         return None
     return found if isinstance(found, list) and all(isinstance(each, str) for each in found) else None
+
+
+def allow_imports(paths: Iterable[str]) -> None:
+    """Lets options name what is under these modules, besides selfalign: nothing else is imported for the sake of an option.
+
+    What is typed is the user's own choice, and so is a recipe's file; a file of options may come from anywhere.
+    """
+    set_parsing_settings(
+        instantiate_subclass_spec_in_any=False,
+        import_path_denylist=["*"],
+        import_path_allowlist=["selfalign", *(path for path in paths if all(part.isidentifier() for part in path.split(".")))],
+    )
+
+
+def _check_files(parser: ArgumentParser, arguments: Sequence[str]) -> None:
+    """The files that the parser would read in place of an option's value.
+
+    Raises:
+        UserError: a pipe or a device, which it would wait for, or a file that would blow up.
+    """
+    kinds = {
+        action.dest for action in parser._actions if getattr(action, "_enable_path", False) or "Config" in type(action).__name__
+    }
+    for _, name, value in _options(arguments):
+        for option, said in _said(name, value).items():
+            if option.partition(".")[0] in kinds:
+                for text in _named(said):
+                    check_regular(text, option)
+
+
+def _named(value: Any) -> Iterator[str]:
+    """Every text in it that may name a file."""
+    if isinstance(value, str) and "\n" not in value:
+        yield value
+    elif isinstance(value, (dict, list)):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _named(each)
 
 
 def _typed_last(arguments: list[str]) -> list[str]:
@@ -151,15 +191,19 @@ def _options(arguments: Sequence[str]) -> Iterator[tuple[int, str, str]]:
 
 
 def _said(name: str, value: str) -> dict[str, Any]:
-    """What an option says, by name, or the file of `--config` (or its text, see `refilled`); nothing where it cannot be read: the
-    parser says why."""
+    """What an option says, by name, or the file of `--config` (or its text, see `refilled`); nothing where an option is no YAML:
+    the parser says why.
+
+    Raises:
+        UserError: a file that cannot be read; see `read_config`.
+    """
+    if name == "config":
+        found = load_yaml(value, "--config") if "\n" in value else read_config(value)
+        return found if isinstance(found, dict) else {}
     try:
-        if name != "config":
-            return {name.removesuffix(".class_path"): yaml.safe_load(value)}
-        found = yaml.safe_load(value if "\n" in value else Path(value).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        return {name.removesuffix(".class_path"): load_yaml(value, f"--{name}")}
+    except UserError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _class(part: Any) -> str:
@@ -183,6 +227,11 @@ def explain(message: str, known: Sequence[str]) -> str:
     # What follows repeats all options of the slot, a password in a URL among them.
     text = " ".join(re.split(r"\s*Given value", message, maxsplit=1)[0].split())
     slot = _first(r"""^Parser key "([\w.]+)":""", text)
+    if len(nested := re.findall(r"""Parser key "([\w.]+)": Does not validate""", text)) > 1:  # a choice within a part's options
+        slot = ".".join(nested)
+    if denied := _first(r"Importing '([\w.]+)' is not allowed", text):
+        what = f"{denied} is not imported, as nothing that only a file of options names is"
+        return f"option --{slot}: {what}; name it on the command line (--{slot} {denied}), or in a recipe of your own"
     unknown = _first(r"unrecognized arguments: --([^\s=]+)", text)
     refused = _first(r"[Oo]ption '([\w.]+)' is not accepted", text) or _first(r"does not accept option '([\w.]+)'", text)
     if refused:
@@ -195,7 +244,7 @@ def explain(message: str, known: Sequence[str]) -> str:
         one = next((name for name in known if name.startswith(f"{slot}.")), f"{slot}.…")
         return f"option --{slot}: {value} is no YAML file of its options; name one, or give them one by one: --{one} …"
     if part := _first(r"Expected a dot import path string: (\S+)", text):
-        names = re.findall(r"<class '(?:\w+\.)*(\w+)'>", text.partition("Errors:")[0])
+        names = re.findall(r"<class '(?:\w+\.)*(\w+)'>", text.rpartition("Subtypes:")[2].partition("Errors:")[0])
         return f"option --{slot}: no part named {part}; there are {', '.join(names)}"
     if needed := re.search(r"'(?:\w+\.)*(\w+)': the following arguments are required: (\w+)", text):
         return f"option --{slot}: {needed.group(1)} cannot do without {needed.group(2)}; give --{slot}.{needed.group(2)}"
@@ -218,7 +267,7 @@ def explain_part(message: str) -> str:
     text = re.split(r"\s*Given value", message, maxsplit=1)[0]
     if "Union subtypes" in text:
         tried = [" ".join(each.split()) for each in re.split(r"(?m)^\s*- ", text)[1:]]
-        text = next((each for each in tried if not each.startswith("Import path")), text)
+        text = next((each for each in tried if not each.startswith(("Import path", "Does not validate"))), text)
     return " ".join(text.split())
 
 

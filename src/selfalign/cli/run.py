@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from selfalign import recipes
 from selfalign.cli.engine import Planned, offer_auto, settle_engine
-from selfalign.cli.load import load_recipe, named_recipe, read_examples
+from selfalign.cli.load import load_recipe, named_recipe, read_examples, recipe_files
 from selfalign.cli.options import new_parser, parse
 from selfalign.cli.recipe_help import HELP, print_help
 from selfalign.cli.recipe_options import add_options, build, choices, part_options, resolved
@@ -64,8 +64,8 @@ def _run(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example], 
         nullcontext() if options.quiet else Bars() as bars,
         reporting(options.out, trackers, bars) as progress,
     ):
-        yaml_text = resolved(parser, options)
-        align(recipe, options.model, seeds, options.out, held_out=held_out, options=yaml_text, progress=progress)
+        yaml_text, files = resolved(parser, options), recipe_files(options.recipe)
+        align(recipe, options.model, seeds, options.out, held_out=held_out, options=yaml_text, files=files, progress=progress)
     with Store.read(options.out) as store:
         result, reported = status(store), warnings(store)
     if options.json:

@@ -17,16 +17,18 @@ from jsonargparse import ArgumentParser, Namespace
 
 from selfalign import recipes
 from selfalign.cli.engine import Planned, settle_engine
-from selfalign.cli.load import load_recipe, named_recipe, read_examples
+from selfalign.cli.load import load_recipe, named_recipe, read_examples, recipe_files
 from selfalign.cli.options import by_itself, parse
 from selfalign.cli.recipe_help import HELP, print_help
 from selfalign.cli.recipe_options import build, choices, common, default_recipe, part_options, reports, resolved
 from selfalign.cli.run import make_parser
 from selfalign.errors import UserError
 from selfalign.filters import Expected
+from selfalign.protocols import Flags, declared
 from selfalign.recipe import Recipe
 from selfalign.recipes.evaluations import filtered_by
 from selfalign.record.plain import portable
+from selfalign.trainers import SFT
 from selfalign.types import Example
 
 USAGE = """usage: selfalign study RECIPE SEEDS --model M --out DIR [--baselines pretrained,icl_knn,sft] [--repeats 3] [options]
@@ -47,6 +49,7 @@ OWN = {
     "isheep": ("start_from", "train_on"),
     "self_instruct": ("demonstrations", "start_from", "train_on"),
     "self_guide": ("rounds", "demonstrations", "alarms", "start_from", "train_on"),
+    "dpo": ("rounds", "sampling", "min_yield", "train_on", "train_seeds", "alarms"),
     "rest": ("min_yield", "start_from", "train_on", "learning_rate_decay", "alarms", "sampling"),
     "rest_em": ("min_yield", "alarms", "sampling", "samples", "start_from", "train_on", "train_seeds", "learning_rate_decay"),
 }
@@ -144,7 +147,8 @@ def make_arms(
     arms = [Arm(main.name, main, options.model, seeds)]
     for name in filter(None, (each.strip() for each in options.baselines.split(","))):
         recipe = _baseline(load_recipe(name), given, main, default_recipe(make))
-        matched = bool(recipe.rounds) and not recipe.per_round and name not in PUBLISHED
+        seeds_alone = not recipe.per_round or declared(recipe.proposer, Flags).preferences  # what it generates it only rejects
+        matched = bool(recipe.rounds) and seeds_alone and name not in PUBLISHED
         arms.append(Arm(recipe.name, recipe, options.model, seeds, matched=matched))
     for option, value in _variants(options.vary):
         changed = _parse_with(make, parser, arguments, option, value)
@@ -172,10 +176,22 @@ def _baseline(make: Callable[..., Recipe], given: Mapping[str, Any], main: Recip
         taken = {key: value for key, value in taken.items() if key in kept}
     if name == "one_shot":
         taken["per_round"] = max(1, main.rounds) * main.per_round
-    yardstick = {key: getattr(main, key) for key in ("evaluators", "eval_sampling", "evaluate", "allow_overlap")}
+    if not main.per_round:
+        taken.pop("per_round", None)
+    if "trainer" in taken:
+        taken["trainer"] = _with_own_loss(main.trainer, recipe.trainer)
+    shared = ("evaluators", "eval_sampling", "evaluate", "allow_overlap", "allow_other_versions")
+    yardstick = {key: getattr(main, key) for key in shared}
     made = replace(recipe, **{**taken, **yardstick, "steps": ()})
-    declared = [part for _, part in main.named_filters() if isinstance(part, Expected)]
-    return filtered_by(made, declared[0]) if declared and name not in PUBLISHED else made
+    expected = [part for _, part in main.named_filters() if isinstance(part, Expected)]
+    return filtered_by(made, expected[0]) if expected and name not in PUBLISHED else made
+
+
+def _with_own_loss(main: Any, own: Any) -> Any:
+    """The main recipe's trainer, but for what it minimises: that makes the baseline what it is."""
+    if not isinstance(main, SFT) or not isinstance(own, SFT):
+        return own if declared(own, Flags).preferences and not declared(main, Flags).pretends else main
+    return main if type(main.loss) is type(own.loss) else replace(main, loss=own.loss)
 
 
 def _variants(vary: Sequence[str]) -> list[tuple[str, str]]:
@@ -223,6 +239,7 @@ def _study(arms: Sequence[Any], held_out: Sequence[Example], options: Namespace,
             metric=options.metric,
             progress=progress,
             trackers=trackers,
+            files=recipe_files(options.recipe),
         )
         write_synced(Path(options.out) / "study.yaml", yaml_text.encode())
     if options.json:

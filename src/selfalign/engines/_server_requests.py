@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from selfalign.engines._server_bodies import Listed, Reply, Scored, echoed, models, prompt_logprobs
 from selfalign.engines._server_client import Call, Client, Rejected
 from selfalign.errors import RunFailed, UserError
-from selfalign.models.names import resolve_model
+from selfalign.models.names import located, resolve_model
 from selfalign.models.rendering import Renderer, Stops, under
 from selfalign.models.templates import Template
 from selfalign.text import printable
@@ -48,6 +48,7 @@ def check_sampling(sampling: Sampling, extras: Extras) -> None:
         ("repetition_penalty", sampling.repetition_penalty != 1.0),  # every server counts other tokens for it
         ("no_repeat_ngram", sampling.no_repeat_ngram > 0),
         ("length_decay", sampling.length_decay is not None),
+        (f"rules {sampling.rules}", sampling.rules != "today"),
         ("top_k without engine.extras", sampling.top_k > 0 and extras == "none"),
     ):
         if asked:
@@ -79,7 +80,7 @@ def served_names(model: ModelRef, names: Mapping[str, str], listed: Sequence[Lis
     Raises:
         RunFailed: there is none. Never another model's name, nor that of the base of a trained adapter.
     """
-    wanted = model.adapter or model.base
+    wanted = model.adapter or model.name
     for own, name in names.items():
         if own == wanted or _resolved(own) == wanted:
             return [name]
@@ -98,8 +99,8 @@ def served_names(model: ModelRef, names: Mapping[str, str], listed: Sequence[Lis
 
 def as_in_command(model: ModelRef) -> str:
     """What a command that starts a server is given for {model}."""
-    folder = Path(model.base)
-    return str(folder.resolve()) if folder.is_dir() else model.base
+    folder = Path(located(model.base))
+    return str(folder.resolve()) if folder.is_dir() else model.name
 
 
 def listed_models(client: Client) -> list[Listed]:
@@ -170,8 +171,8 @@ def text_for(tokenizer: Any, text: str) -> str:
 
 
 def _resolved(model: str) -> str:
-    try:
-        return resolve_model(model)
+    try:  # of the hub it is known by its name alone: nothing is fetched for a comparison
+        return resolve_model(model) if Path(model).expanduser().is_dir() else ""
     except UserError:
         return ""
 

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from selfalign.errors import RunFailed, UserError
+from selfalign.errors import Interrupted, RunFailed, UserError, in_a_line
 from selfalign.models.device import out_of_memory
-from selfalign.models.names import quiet
+from selfalign.models.names import located, quiet
 from selfalign.models.rendering import IGNORE
 from selfalign.types import ModelRef
 
@@ -55,9 +55,10 @@ def tokenizer_and_config(model: ModelRef) -> tuple[Any, Any]:
     """
     from transformers import AutoConfig, AutoTokenizer
 
-    source = model.adapter if model.adapter and (Path(model.adapter) / "tokenizer_config.json").is_file() else model.base
     with quiet(), _explained(model):
-        return AutoTokenizer.from_pretrained(source), AutoConfig.from_pretrained(model.base)
+        base, adapter = located(model.base), located(model.adapter or "")
+        source = adapter if adapter and (Path(adapter) / "tokenizer_config.json").is_file() else base
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False), AutoConfig.from_pretrained(base)
 
 
 def weights(model: ModelRef, on: Any, kind: Any, attention: str) -> Any:
@@ -67,7 +68,7 @@ def weights(model: ModelRef, on: Any, kind: Any, attention: str) -> Any:
 
     with quiet(), _explained(model):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            model.base,
+            located(model.base),
             dtype=torch.float32 if model.adapter else kind,
             attn_implementation=attention,
             use_safetensors=True,
@@ -76,7 +77,7 @@ def weights(model: ModelRef, on: Any, kind: Any, attention: str) -> Any:
         if model.adapter:
             from peft import PeftModel
 
-            adapted: Any = PeftModel.from_pretrained(loaded, model.adapter)
+            adapted: Any = PeftModel.from_pretrained(loaded, located(model.adapter))
             loaded = adapted.merge_and_unload(safe_merge=True)
     loaded = loaded.to(device=on, dtype=kind).eval()
     # The model's own decoding defaults (a temperature, a length …) must not leak into ours; its end tokens are kept.
@@ -122,13 +123,15 @@ def _explained(model: ModelRef) -> Iterator[None]:
         yield
     except ImportError as error:
         raise UserError(f"running models needs the package {error.name}; install it with: pip install 'selfalign[hf]'") from error
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"model {name!r} cannot be loaded: {first}") from error
-    except RuntimeError as error:
+    except (UserError, RunFailed, Interrupted):
+        raise
+    except BaseException as error:
         if out_of_memory(error):
             raise RunFailed(f"there is not enough memory to load {name}; use a smaller model or another device") from error
-        raise
+        # Files that are damaged may make the libraries raise anything; tokenizers' panics are no `Exception`.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise UserError(f"model {name!r} cannot be loaded: {in_a_line(error)}") from error
 
 
 def token_lengths(model: ModelRef, texts: Sequence[str]) -> list[int]:

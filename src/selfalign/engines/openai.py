@@ -114,7 +114,7 @@ class OpenAI:
             UserError: no such model, no usable template or end token, a seed that contains a marker or does not fit the
                 window, a key's variable that is not set, prompts=chat without a chat template, reload=command for an adapter.
         """
-        resolved = resolve_ref(model)
+        resolved = resolve_ref(model, weights=self.reload == "command")
         if self.reload == "command":
             _server_weights.refuse_adapter(resolved)
         tokenizer, config = _weights.tokenizer_and_config(resolved)
@@ -141,7 +141,7 @@ class OpenAI:
     @contextmanager
     def open(self, model: ModelRef, format: Format) -> Iterator[OpenAISession]:
         """A session on the model; the server is first asked (for its models, then for one token) when there is work for it."""
-        session = OpenAISession(self, resolve_ref(model) if not model.hash else model, format)
+        session = OpenAISession(self, model if model.hash else resolve_ref(model, weights=self.reload == "command"), format)
         try:
             yield session
         finally:

@@ -18,18 +18,21 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.encoders.blind import encoder_blind
-from selfalign.errors import RunFailed
+from selfalign.errors import RunFailed, no_exit
+from selfalign.loop import parts
 from selfalign.loop.budgets import settled
 from selfalign.loop.context import Setup, opened
 from selfalign.loop.guards import Best, Verdict, calibrate_judges, check_training_data, choose, try_rules, verify_weights
 from selfalign.loop.preflight import check_brought, check_examples, check_parts, fewer_than_asked, seeds_needed, split_seeds
-from selfalign.loop.steps import conserve, make_round
+from selfalign.loop.steps import make_round
 from selfalign.loop.vectors import RunVectors
+from selfalign.loop.versions import software
 from selfalign.proof.diversity import GUARDS
 from selfalign.proof.stats import LEAST
 from selfalign.protocols import Context, Preflight, Progress, TrainJob, declared
 from selfalign.recipe import Recipe
 from selfalign.record.checkpoints import read_manifest, write_synced
+from selfalign.record.disk import reporting
 from selfalign.record.exports import export_metrics, export_round
 from selfalign.record.store import Store
 from selfalign.text import counted
@@ -64,6 +67,7 @@ def align(
     *,
     held_out: Sequence[Example] = (),
     options: str = "",
+    files: Sequence[Path] = (),
     progress: Progress | None = None,
 ) -> Run:
     """Runs a recipe on a model, or goes on with the run that stands in `out`.
@@ -75,12 +79,28 @@ def align(
         out: the run folder.
         held_out: prompts with reference responses for the recipe's evaluators; never used to choose anything.
         options: the run's options as YAML, for `run.yaml` in the run folder.
+        files: the file that the recipe comes from, where it is one of your own: its hash stands in the record, and a run does not
+            go on with another content of it.
         progress: hears of stages and batches; the command line draws bars with it.
 
     Raises:
         UserError: options, seeds or model that cannot work, or a folder of another run; before a model loads.
         RunFailed: a run that cannot go on; its folder stays resumable.
     """
+    with no_exit(f"recipe {recipe.name}"):
+        return _align(recipe, model, seeds, Path(out), held_out, (options, files), progress or Quiet())
+
+
+def _align(
+    recipe: Recipe,
+    model: str,
+    seeds: Sequence[Example],
+    out: Path,
+    held_out: Sequence[Example],
+    source: tuple[str, Sequence[Path]],
+    progress: Progress,
+) -> Run:
+    options, files = source
     recipe.check()
     held_out = check_examples(seeds, held_out, recipe.allow_overlap, seeds_needed(recipe))
     check_parts(recipe, seeds, held_out)
@@ -91,21 +111,23 @@ def align(
     if recipe.encoder != chosen:
         _log.warning("%s; the model's own hidden states are used instead", encoder_blind(chosen, seeds))
     vectors = RunVectors(recipe.encoder, asked)
-    with Store.open(out, run_identity(recipe, base, seeds, held_out)) as store:
+    identity, made_with = run_identity(recipe, base, seeds, held_out), software(recipe, files)
+    with Store.open(out, identity, made_with) as store, reporting(store.folder):
         if options:
             write_synced(store.folder / "run.yaml", options.encode())
-        return _rounds(Setup(recipe, store, base, shown, validation, held_out, asked, vectors, progress or Quiet()))
+        with no_exit(f"recipe {recipe.name}"):  # here too, so that the record says why
+            return _rounds(Setup(recipe, store, base, shown, validation, held_out, asked, vectors, progress))
 
 
 def run_identity(recipe: Recipe, start: ModelRef, seeds: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:
     """What must be equal for a run to be gone on with: the recipe's options and the content of model and examples."""
     return {
-        # Hashes first: with other examples the token budgets differ too, and the first difference is the one that is named.
+        # These first: with other examples the token budgets differ too, and the first difference is the one that is named.
+        "model": start.base,
+        "adapter": start.adapter,
         "model_hash": start.hash,
         "seeds_hash": hash_examples(seeds),
         "held_out_hash": hash_examples(held_out),
-        "model": start.base,
-        "adapter": start.adapter,
         **recipe.identity(),
     }
 
@@ -235,11 +257,15 @@ def train(run: Setup, round: int, current: ModelRef, pool: Pool) -> ModelRef:
     shutil.rmtree(folder / "model", ignore_errors=True)  # written, but the record of it was not: nobody vouches for it
     job = _job(run.recipe, round, run.base if run.recipe.start_from == "base" else current, pool, folder)
     began = time.monotonic()
-    result = run.recipe.trainer.train(job, run.progress)
     rows = (*job.seeds, *job.generated)
+    where = f"round {round}, training by {type(run.recipe.trainer).__name__}"
+    with parts.watched(where, rows):
+        result = run.recipe.trainer.train(job, run.progress)
     learnt = set(result.trained)
     trained = [example for example in rows if example.id in learnt]
-    conserve(f"round {round}, training", rows, trained, result.dropped)
+    if strange := sorted(learnt - {example.id for example in rows}):
+        raise RunFailed(f"{where}: trained on {strange[0]!r}, which it was not given")
+    parts.conserve(where, rows, trained, result.dropped)
     store.add_model(round, result.model, read_manifest(job.out), result, time.monotonic() - began)
     shutil.rmtree(job.work, ignore_errors=True)
     return store.model(round)
@@ -271,7 +297,7 @@ def evaluate(run: Setup, context: Context) -> None:
     if store.stage(context.round, "evaluate") is not None:
         return
     began = time.monotonic()
-    metrics = [metric for part in recipe.evaluators for metric in part.evaluate(context, run.held_out)]
+    metrics = [metric for part in recipe.evaluators for metric in parts.evaluate(context, part, run.held_out)]
     if taken := [metric.name for metric in metrics if metric.name.startswith(GUARDS)]:
         raise RunFailed(f"an evaluator names a metric {taken[0]}; the guards' names begin so: {', '.join(GUARDS)}")
     if twice := [name for name, count in Counter(metric.name for metric in metrics).items() if count > 1]:

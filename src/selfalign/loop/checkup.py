@@ -9,9 +9,11 @@ from typing import Any
 
 from selfalign import evaluators, filters
 from selfalign.encoders.blind import encoder_blind
+from selfalign.encoders.checked import opened
 from selfalign.expect.spec import parse_all
 from selfalign.expect.suggest import suggestion
 from selfalign.loop.budgets import measure, settled
+from selfalign.loop.parts import watched
 from selfalign.loop.preflight import check_brought, check_examples, check_parts, fewer_than_asked, seeds_needed, split_seeds
 from selfalign.proof.seed_rules import harmful, rules_on_seeds, void_on_seeds
 from selfalign.proof.stats import too_few
@@ -42,8 +44,9 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
     recipe, base = settled(recipe, model, seeds, held_out)
     named = list(recipe.named_filters()) if generates else []
     fixed = declared(recipe.encoder, Flags).fixed
-    with recipe.encoder.open(None) if named and fixed else nullcontext(None) as encode:  # type: ignore[arg-type]  # it asks no model
-        rules = rules_on_seeds(named, encode, shown)
+    with opened(recipe.encoder, None) if named and fixed else nullcontext(None) as encode:  # type: ignore[arg-type]  # it asks no model
+        with watched("filters, tried on the seeds", shown):
+            rules = rules_on_seeds(named, encode, shown)
         blind = encoder_blind(chosen, seeds) or (encoder_blind(recipe.encoder, shown, encode) if encode is not None else "")
     budgets = measure(recipe.engine, base, seeds)
     parts = [declared(part, Preflight) for part in recipe.evaluators]

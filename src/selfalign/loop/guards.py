@@ -12,6 +12,7 @@ from typing import Any
 
 from selfalign.errors import RunFailed
 from selfalign.loop.context import Setup
+from selfalign.loop.parts import watched
 from selfalign.proof.alarms import Alarm
 from selfalign.proof.calibration import Calibrated, Calibration
 from selfalign.proof.diversity import OF_THE_JUDGES, SECOND_TURN, diversity, saturation
@@ -128,7 +129,8 @@ def try_rules(run: Setup, context: Context) -> None:
         return
     if (done := run.store.stage(0, "seed_rules")) is None:
         began = time.monotonic()
-        rules = rules_on_seeds(named, context.encode, context.pool.seeds)
+        with watched("filters, tried on the seeds", context.pool.seeds):
+            rules = rules_on_seeds(named, context.encode, context.pool.seeds)
         stops = [each.text for each in harmful(rules)]
         warned = [*stops, *void_on_seeds(named, context.pool.seeds)]
         done = {"stops": stops}
@@ -151,7 +153,8 @@ def calibrate_judges(run: Setup, context: Context) -> None:
         return
     if (done := run.store.stage(context.round, "calibrate")) is None:
         began = time.monotonic()
-        found = [each for judge in judges if (each := judge.calibrate(context, context.pool.seeds)) is not None]
+        with watched(f"round {context.round}, calibration of the scorers", context.pool.examples):
+            found = [each for judge in judges if (each := judge.calibrate(context, context.pool.seeds)) is not None]
         done = _store_calibrations(run, context.round, found, began)
     if done["refusals"] and not run.recipe.ignore_calibration:
         raise RunFailed("; ".join(done["refusals"]))

@@ -9,7 +9,7 @@ from typing import Any
 
 from selfalign.errors import RunFailed, UserError
 from selfalign.models.device import choose_device, empty_cache, out_of_memory
-from selfalign.models.names import quiet, resolve_model
+from selfalign.models.names import located, quiet, resolve_model
 from selfalign.models.rendering import Renderer, make_renderer
 from selfalign.seeds.rows import listed
 
@@ -43,7 +43,7 @@ def load(classifier: str, device: str) -> tuple[Any, Any]:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         chosen = choose_device(device)
-        source = resolve_model(classifier)
+        source = located(resolve_model(classifier))
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
             model, loaded = AutoModelForSequenceClassification.from_pretrained(

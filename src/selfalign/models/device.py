@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import gc
 from typing import Any
 
 from selfalign.errors import UserError
+
+_NO_MEMORY = (
+    *(
+        "can't allocate memory",
+        "cannot allocate memory",
+        "not enough memory",
+        "out of memory",
+        "bad_alloc",
+        "failed to map segment",
+    ),
+    # What oneDNN, the library below torch on processors, makes of it.
+    *("could not create a primitive", "could not create a memory", "could not execute a primitive"),
+)
 
 
 def choose_device(name: str) -> Any:
@@ -47,5 +61,7 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out, on a GPU or on the processor."""
     import torch
 
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text or "out of memory" in text
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    text = str(error).lower()
+    return isinstance(error, Exception) and any(said in text for said in _NO_MEMORY)

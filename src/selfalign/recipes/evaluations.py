@@ -9,7 +9,7 @@ from selfalign import filters
 from selfalign.errors import UserError
 from selfalign.evaluators import Expected, Harmfulness, LmEval, Refusal, Truthfulness, WinRate
 from selfalign.expect.spec import parse_all
-from selfalign.protocols import Evaluator
+from selfalign.protocols import Evaluator, Flags, declared
 from selfalign.recipe import Recipe
 
 NEEDED = {"truthfulness": ("file",), "harmfulness": ("classifier",), "win_rate": ("judge",), "lm_eval": ("tasks", "ifeval_file")}
@@ -78,9 +78,12 @@ def expecting(recipe: Recipe, expect: Sequence[str]) -> Recipe:
 
 
 def filtered_by(recipe: Recipe, expected: filters.Expected) -> Recipe:
-    """The recipe with this filter, if it generates: before its scorers where it has some, so that no score is paid for a pair
-    that goes anyway, else behind its other filters, whose rules (cut off, empty) say more."""
-    if not recipe.rounds * recipe.per_round:
+    """The recipe with this filter, if it generates what is imitated (answers to be rejected need not be good ones).
+
+    Before its scorers where it has some, so that no score is paid for a pair that goes anyway, else behind its other filters, whose
+    rules (cut off, empty) say more.
+    """
+    if not recipe.rounds * recipe.per_round or declared(recipe.proposer, Flags).preferences:
         return recipe
     if recipe.scorers:
         return replace(recipe, pair_filters=(*recipe.pair_filters, expected))

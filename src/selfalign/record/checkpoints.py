@@ -1,7 +1,7 @@
 """Folders of weights that survive a crash: a manifest of every file's size and SHA-256, written last and checked first.
 
 A manifest in the folder itself (`manifest.json`) makes it a checkpoint; a manifest kept elsewhere (the run's record)
-vouches for a finished model. Standard library only.
+vouches for a finished model. No library besides Python's own.
 """
 
 from __future__ import annotations
@@ -11,20 +11,24 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from selfalign.cache import known_sha256
 
 Manifest = Mapping[str, tuple[int, str]]
 """Relative file name (with "/") to (size in bytes, SHA-256 in hex)."""
 
 MANIFEST = "manifest.json"
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_CHECKPOINT = re.compile(r"checkpoint-(\d{1,18})", re.ASCII)
+_LARGEST = 2**26
+"""Bytes of a manifest that is read: a model of ten thousand files has 2 MB."""
 
 
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of the files that stand in a folder now, its own `manifest.json` left out."""
-    return {name: (path.stat().st_size, _sha256(path)) for name, path in _files(folder)}
+    return {name: (path.stat().st_size, known_sha256(path)) for name, path in _files(folder)}
 
 
 def manifest_hash(manifest: Manifest) -> str:
@@ -36,11 +40,12 @@ def manifest_hash(manifest: Manifest) -> str:
 def write_manifest(folder: Path, key: str = "") -> Manifest:
     """Forces every file of the folder to disk, then writes its `manifest.json` in one step: now the checkpoint exists.
 
-    `key` names what the checkpoint belongs to (a hash of data, options and start model); see `newest_verified`.
+    `key` names what the checkpoint belongs to (a hash of data, options and start model); see `newest_verified`. The folder's name,
+    which says after which step it was written, is written down too: a copy under another name is no checkpoint of that step.
     """
     sync_tree(folder)
     manifest = read_manifest(folder)
-    body = {"key": key, "files": {name: list(entry) for name, entry in manifest.items()}}
+    body = {"key": key, "name": folder.name, "files": {name: list(entry) for name, entry in manifest.items()}}
     write_synced(folder / MANIFEST, json.dumps(body, indent=1).encode())
     return manifest
 
@@ -48,9 +53,11 @@ def write_manifest(folder: Path, key: str = "") -> Manifest:
 def verify(folder: Path, manifest: Manifest, exact: bool = False) -> list[str]:
     """What is wrong with a folder, one line per file; empty where every file is as the manifest says.
 
-    With `exact` a file the manifest does not name is a fault too; without it a user may add a note of their own.
+    With `exact` a file the manifest does not name is a fault too, and every byte is read; without it a user may add a note of
+    their own, and the hash of a large file that nobody has written to since is taken as known (`cache.known_sha256`).
     """
-    problems = [problem for name, entry in manifest.items() if (problem := _compare(folder, name, entry))]
+    hash_of = _sha256 if exact else known_sha256
+    problems = [problem for name, entry in manifest.items() if (problem := _compare(folder / name, entry, hash_of))]
     if exact:
         problems += [f"{folder / name}: not in the manifest" for name, _ in _files(folder) if name not in manifest]
     return problems
@@ -64,26 +71,31 @@ def newest_verified(work: Path, key: str = "") -> tuple[Path | None, list[str]]:
     """
     notes: list[str] = []
     found: Path | None = None
-    for folder in sorted(_checkpoints(work), key=_step, reverse=True):
-        owner, manifest = _stored(folder)
-        if manifest is None and owner is None:
+    for folder in reversed(saved_checkpoints(work)):
+        stored = _stored(folder)
+        if stored is None:
             discard(folder)
-        elif owner != key and manifest is not None:
-            notes.append(f"{folder}: made with other data or options, removed")
-            discard(folder)
-        elif found is None:
-            problems = [f"{folder / MANIFEST}: cannot be read"] if manifest is None else verify(folder, manifest, exact=True)
-            if problems:
+        elif stored.problem or stored.key == key:
+            if found is not None and not stored.problem:
+                continue
+            if problems := [stored.problem] if stored.problem else verify(folder, stored.files, exact=True):
                 aside = _set_aside(folder)
                 notes.append(f"damaged checkpoint moved to {aside.name}: {problems[0]}")
             else:
                 found = folder
+        else:
+            notes.append(f"{folder}: made with other data or options, removed")
+            discard(folder)
     return found, notes
 
 
 def discard(folder: Path) -> None:
     """Removes a checkpoint; its manifest first, so that what a kill leaves behind is unfinished, not damaged."""
-    (folder / MANIFEST).unlink(missing_ok=True)
+    if folder.is_symlink():
+        folder.unlink()
+        return
+    if not (folder / MANIFEST).is_dir():
+        (folder / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(folder)
 
 
@@ -138,37 +150,55 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _compare(folder: Path, name: str, entry: tuple[int, str]) -> str:
-    path = folder / name
-    if not path.is_file():
-        return f"{path}: missing"
+def _compare(path: Path, entry: tuple[int, str], hash_of: Callable[[Path], str]) -> str:
     size, digest = entry
-    if path.stat().st_size != size:
-        return f"{path}: {path.stat().st_size} bytes instead of {size}"
-    return "" if _sha256(path) == digest else f"{path}: content changed (SHA-256 differs)"
+    try:
+        if not path.is_file():
+            return f"{path}: missing"
+        if path.stat().st_size != size:
+            return f"{path}: {path.stat().st_size} bytes instead of {size}"
+        return "" if hash_of(path) == digest else f"{path}: content changed (SHA-256 differs)"
+    except OSError as error:
+        return f"{str(path)[:200]}: cannot be read ({error.strerror})"
 
 
-def _checkpoints(work: Path) -> list[Path]:
+def saved_checkpoints(work: Path) -> list[Path]:
+    """The folders `checkpoint-N`, by N."""
     if not work.is_dir():
         return []
-    return [path for path in work.iterdir() if path.is_dir() and _CHECKPOINT.fullmatch(path.name)]
+    found = [path for path in work.iterdir() if path.is_dir() and _CHECKPOINT.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
 
 
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
+class _Stored(NamedTuple):
+    """What a checkpoint's manifest says."""
+
+    key: str = ""
+    files: Manifest = {}
+    problem: str = ""
+    """Why it says nothing that can be believed."""
 
 
-def _stored(folder: Path) -> tuple[str | None, Manifest | None]:
-    """(key, manifest) of a checkpoint; (None, None) without a manifest file, ("", None) where it cannot be read."""
+def _stored(folder: Path) -> _Stored | None:
+    """None without a manifest: the checkpoint was never finished."""
+    path = folder / MANIFEST
+    if not os.path.lexists(path):
+        return None
     try:
-        text = (folder / MANIFEST).read_bytes()
-    except FileNotFoundError:
-        return None, None
-    try:
-        body: dict[str, Any] = json.loads(text)
-        return str(body["key"]), {str(name): (int(size), str(digest)) for name, (size, digest) in body["files"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return "", None
+        if not path.is_file():  # to open a pipe would wait for ever
+            return _Stored(problem=f"{path}: no regular file")
+        if path.stat().st_size > _LARGEST:
+            return _Stored(problem=f"{path}: larger than any manifest")
+        body: dict[str, Any] = json.loads(path.read_bytes())
+        files = {str(name): (int(size), str(digest)) for name, (size, digest) in body["files"].items()}
+        key, name = str(body["key"]), str(body["name"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return _Stored(problem=f"{path}: cannot be read")
+    if name != folder.name:
+        return _Stored(problem=f"{path}: it is of {name[:80]!r}, and the folder was renamed")
+    if foreign := [each for each in files if Path(each).is_absolute() or ".." in Path(each).parts]:
+        return _Stored(problem=f"{path}: names {foreign[0][:80]!r}, which lies outside the checkpoint")
+    return _Stored(key, files)
 
 
 def _set_aside(folder: Path) -> Path:

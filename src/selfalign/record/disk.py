@@ -10,12 +10,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from selfalign.errors import RunFailed, UserError
+from selfalign.errors import Interrupted, RunFailed, UserError, in_a_line
 from selfalign.record.checkpoints import sync_folder
 from selfalign.record.faults import fault_point
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BROKEN = (errno.EIO, errno.EROFS)
+_SAID = ("no space left", "disk quota exceeded", "os error 28", "os error 122", "os error 27")
+
+
+def disk_full(error: BaseException) -> bool:
+    """Whether an exception, also one in which a library wraps it, says that the disk is full or a quota used up."""
+    text = str(error).lower()
+    return getattr(error, "errno", None) in _FULL or any(said in text for said in _SAID)
 
 
 @contextmanager
@@ -31,10 +38,13 @@ def reporting(folder: Path) -> Iterator[None]:
         if code not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
             raise
         raise RunFailed(_message(folder, str(error), code == sqlite3.SQLITE_FULL)) from error
-    except OSError as error:
-        if error.errno not in (*_FULL, *_BROKEN):
+    except (Interrupted, RunFailed, UserError):
+        raise
+    except Exception as error:  # libraries wrap it in exceptions of their own
+        if not disk_full(error) and not (isinstance(error, OSError) and error.errno in _BROKEN):
             raise
-        raise RunFailed(_message(folder, error.strerror or str(error), error.errno in _FULL)) from error
+        said = getattr(error, "strerror", None) or in_a_line(error)
+        raise RunFailed(_message(folder, said, disk_full(error))) from error
 
 
 @contextmanager

@@ -96,13 +96,44 @@ CONTENTS = {
 """What differs where a hash does: its digits tell a person nothing."""
 
 
+_REVISIONS = re.compile(r'(?:model|adapter) = "([^"@]+)@([^"@]+)", now "\1@([^"@]+)"')
+
+
 def in_words(change: str) -> str:
     """A difference, as `difference` gives it, for a person to read."""
+    if found := _REVISIONS.fullmatch(change):
+        name, old, new = found.groups()
+        return f"revision {old} of {name}, and now it is {new} (--model {name}@{old} goes on with that one)"
     return CONTENTS.get(change.partition(" = ")[0], change)
 
 
-PERMISSIONS = ("ignore_calibration", "ignore_seed_rules", "allow_overlap")
+PERMISSIONS = ("ignore_calibration", "ignore_seed_rules", "allow_overlap", "allow_other_versions")
 """Options that change nothing but whether a run ends where it would otherwise: one that ended there can be gone on with."""
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """What differs between the software that a run was worked on with and that of now, in words: (what changes the bytes that are
+    written, what need not).
+
+    Our own line: another patch release mends without changing results; any other release, another build (behind a +) and any
+    other content of a user's own file may change texts and weights, and no test could tell.
+    """
+    grave, slight = list[str](), list[str]()
+    for name in sorted({*old, *new} - {"files"}):
+        if old.get(name) != new.get(name):
+            same = name == "python" or _release(old.get(name)) == _release(new.get(name))
+            (slight if same else grave).append(
+                f"{name} {old.get(name) or 'not installed'}, now {new.get(name) or 'not installed'}"
+            )
+    before, now = old.get("files") or {}, new.get("files") or {}
+    grave += [f"another content of {name}" for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    return grave, slight
+
+
+def _release(version: Any) -> tuple[str, str]:
+    """What must be equal of two versions: the first two numbers, and the build."""
+    numbers, _, build = str(version).partition("+")
+    return ".".join(numbers.split(".")[:2]), build
 
 
 def granted(known: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from selfalign.errors import UserError
+from selfalign.record import sums
 
 NAME = "run.sqlite"
-VERSION = 3
+VERSION = 4
 APPLICATION = 0x5E1FA119
 
 TABLES = """
@@ -69,16 +70,26 @@ CREATE INDEX trained_into ON training (sample);
 """
 
 
+_CLOSED = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH)
+
+
 @contextmanager
 def _readable(folder: Path) -> Iterator[None]:
     try:
         yield
-    except sqlite3.OperationalError as error:  # a full disk while writing is reported elsewhere
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):  # a full disk while writing is reported elsewhere
             raise
-        raise UserError(f"{folder / NAME} cannot be opened ({error}): check permissions and free space") from error
-    except sqlite3.DatabaseError as error:
-        raise UserError(f"{folder / NAME} is damaged or not the record of a run ({error}): use another --out") from error
+        if code in _CLOSED:
+            raise UserError(f"{folder / NAME} cannot be opened ({error}): check permissions and free space") from error
+        raise _damaged(folder, str(error)) from error
+    except (UnicodeError, ValueError) as error:  # a text that is none any more
+        raise _damaged(folder, str(error)) from error
+
+
+def _damaged(folder: Path, what: str) -> UserError:
+    return UserError(f"{folder / NAME} is damaged or not the record of a run ({what}): bring back a copy, or use another --out")
 
 
 def connect(folder: Path) -> sqlite3.Connection:
@@ -93,6 +104,11 @@ def connect(folder: Path) -> sqlite3.Connection:
         connection = sqlite3.connect(folder / NAME, timeout=30, isolation_level=None)
         stack.callback(connection.close)
         empty = version(connection, folder) == 0
+        if empty and (rest := [*folder.glob("round-*"), *folder.glob("run.yaml")]):
+            raise _damaged(folder, f"it is empty, and {rest[0].name} is there")
+        sums.prepare(connection)
+        if not empty:
+            _check(connection, folder)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
@@ -118,6 +134,8 @@ def connect_reading(folder: Path) -> sqlite3.Connection:
         stack.callback(connection.close)
         if version(connection, folder) == 0:
             raise UserError(f"{folder} is not a run folder yet: its run was stopped before anything was recorded")
+        sums.prepare(connection)
+        _check(connection, folder)
         stack.pop_all()
         return connection
 
@@ -146,9 +164,28 @@ def create(connection: sqlite3.Connection) -> None:
     for statement in TABLES.split(";\n"):
         if statement.strip():
             connection.execute(statement)
+    for statement in [*sums.statements(connection)]:
+        connection.execute(statement)
     connection.execute(f"PRAGMA application_id = {APPLICATION}")
     connection.execute(f"PRAGMA user_version = {VERSION}")
     connection.execute("COMMIT")
+
+
+def _check(connection: sqlite3.Connection, folder: Path) -> None:
+    """
+    Raises:
+        UserError: the record is not as it was written.
+    """
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as model:
+        sums.prepare(model)
+        create(model)
+        schema = sums.sql_of(model)
+    connection.execute("BEGIN")  # all of it as it stands at one moment, whatever a writer does
+    try:
+        if what := sums.damage(connection, schema):
+            raise _damaged(folder, what)
+    finally:
+        connection.execute("ROLLBACK")
 
 
 def _open_reading(path: Path) -> sqlite3.Connection:

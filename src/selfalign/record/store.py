@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import socket
 import sqlite3
@@ -26,8 +27,11 @@ from selfalign.record.disk import reporting, usable_folder
 from selfalign.record.faults import fault_point
 from selfalign.record.lock import NAME as LOCK
 from selfalign.record.lock import locked
-from selfalign.record.plain import difference, dumps, granted, in_words
+from selfalign.record.plain import changes, difference, dumps, granted, in_words
 from selfalign.types import Dropped, Example, Metric, ModelRef, Outcome
+
+
+_log = logging.getLogger(__name__)
 
 
 class Store:
@@ -42,15 +46,18 @@ class Store:
         self._stack = stack
         self._writes = writes
         self._journaled: dict[int, float] = {}
+        self._file = _number(folder / schema.NAME)
 
     @classmethod
-    def open(cls, folder: str | Path, identity: Mapping[str, Any]) -> Store:
+    def open(cls, folder: str | Path, identity: Mapping[str, Any], software: Mapping[str, Any] | None = None) -> Store:
         """The folder locked and opened for work: a new run, or the one that stands there.
 
         `identity` is plain data (as JSON knows it) that must be equal for a run to be gone on with, but for what it permits now.
+        `software` is what the work is done with (`loop.versions.software`): a change is recorded, and one that changes what is
+        written is refused, unless the identity has `allow_other_versions`.
 
         Raises:
-            UserError: another process works on it, it holds something else, or it was started with other options.
+            UserError: another process works on it, it holds something else, or it was started with other options or versions.
             RunFailed: the disk is full.
         """
         folder = Path(folder)
@@ -60,6 +67,7 @@ class Store:
             store = cls(folder, connection, ExitStack(), writes=True)
             with store.transaction("open"):
                 store._identify(json.loads(dumps(identity)))
+                store._work_with(software or {}, bool(identity.get("allow_other_versions")))
                 if store.state().get("state") in ("failed", "interrupted"):
                     store._set("state", {})
                 store.event("opened", {"pid": os.getpid(), "host": socket.gethostname()})
@@ -82,6 +90,8 @@ class Store:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
+            if error is not None and self._writes and not isinstance(error, (Interrupted, KeyboardInterrupt)):
+                self._require_folder(error)
             if error is not None and self._writes and self.state().get("state") != "done":
                 with contextlib.suppress(RunFailed):  # the disk may be full: then the run simply counts as stopped
                     interrupted = isinstance(error, (Interrupted, KeyboardInterrupt))
@@ -107,6 +117,7 @@ class Store:
             try:
                 yield self._connection
                 fault_point(f"{name}.before-commit")
+                self._require_folder()
                 self._connection.execute("COMMIT")
             except BaseException:
                 if self._connection.in_transaction:
@@ -331,6 +342,34 @@ class Store:
             self._set("state", {})  # it may have ended for want of just this
             self.event("granted", {"text": change})
 
+    def _work_with(self, software: Mapping[str, Any], allowed: bool) -> None:
+        known = self._get("software")
+        if not software or self.state().get("state") == "done":  # nothing is written any more
+            return
+        grave, slight = changes(known, software) if known is not None else ([], [])
+        if grave and not allowed:
+            raise UserError(
+                f"{self.folder}: this run folder was begun with {', '.join(grave)}: bring that back, use another --out, or give"
+                " --allow_other_versions true to go on (the record will say so)"
+            )
+        if known is None or grave or slight:
+            self._set("software", software)
+        if text := ", ".join((*grave, *slight)):
+            _log.warning("gone on with other software: begun with %s", text)
+            self.event("software", {"text": f"gone on with other software: begun with {text}"})
+
+    def _require_folder(self, cause: BaseException | None = None) -> None:
+        """A file that was removed, or moved with its folder, can be written to all the same: into nothing, or for nobody here.
+
+        Raises:
+            RunFailed: the record does not stand where it was opened.
+        """
+        if _number(self.folder / schema.NAME) != self._file:
+            raise RunFailed(
+                f"{self.folder} was removed or renamed while the run worked on it: bring it back under this name, and give the"
+                " same command again; what was committed before is in it"
+            ) from cause
+
     def _conclude(self, state: str, because: str, best_round: int | None = None) -> None:
         with self.transaction("conclude"):
             self._set("state", {"state": state, "stopped_because": because, "best_round": best_round})
@@ -341,7 +380,18 @@ class Store:
         return None if found is None else json.loads(found[0])
 
     def _set(self, key: str, value: Mapping[str, Any]) -> None:
-        self._connection.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (key, dumps(value)))
+        self._connection.execute(_SET, (key, dumps(value)))
+
+
+def _number(path: Path) -> tuple[int, int] | None:
+    """Which file stands there; None for none."""
+    with contextlib.suppress(OSError):
+        found = path.stat()
+        return found.st_dev, found.st_ino
+    return None
+
+
+_SET = "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 
 
 def _now() -> str:

@@ -14,7 +14,7 @@ from selfalign.report.charts import COLOURS, Chart, Point, interval_chart, line_
 from selfalign.report.labels import ARROWS, SIDES, label, meaning
 from selfalign.report.verdict import difference_text, number, p_text, size_text, typeset, words
 from selfalign.text import printable
-from selfalign.types import BOUNDS
+from selfalign.types import SHARES
 
 OTHER = "other rules"
 
@@ -173,7 +173,7 @@ def latest_metrics(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str
 def share_names(run: Mapping[str, Any]) -> set[str]:
     """The metrics shown in per cent: those that are shares in every round."""
     units = [(name, metric["unit"]) for row in run["rounds"] for name, metric in row["metrics"].items()]
-    return {name for name, _ in units} - {name for name, unit in units if unit not in BOUNDS}
+    return {name for name, _ in units} - {name for name, unit in units if unit not in SHARES}
 
 
 def figure(metric: Mapping[str, Any], share: bool) -> tuple[str, str]:

@@ -10,13 +10,13 @@ from typing import Any
 
 from selfalign.errors import UserError
 from selfalign.proof.crossed import Comparison
-from selfalign.proof.verdicts import verdict
+from selfalign.proof.verdicts import looked_at, verdict
 from selfalign.record.plain import portable
 from selfalign.report.charts import Chart, forest_chart
 from selfalign.report.labels import label
 from selfalign.report.page import render
 from selfalign.report.verdict import typeset, words
-from selfalign.types import BOUNDS, Metric
+from selfalign.types import SHARES, Metric
 
 NAME = "study.json"
 COSTS = {
@@ -53,7 +53,11 @@ def study_page(study: Mapping[str, Any]) -> str:
         "study.html.j2",
         {},
         study=study,
-        sentences=[sentence(each["sentence"]) for each in study["verdicts"]],
+        sentences=[
+            sentence(each)
+            for each in (*(row["sentence"] for row in study["verdicts"]), looked_at(study.get("looks", ())))
+            if each
+        ],
         shares=share_names(study),
         metrics=_metrics(study),
         charts=study_charts(study),
@@ -83,7 +87,7 @@ def sentence(text: str) -> str:
 
 def share_names(study: Mapping[str, Any]) -> set[str]:
     """The metrics shown in per cent."""
-    return {name for name, metric in study["metrics"].items() if metric["unit"] in BOUNDS}
+    return {name for name, metric in study["metrics"].items() if metric["unit"] in SHARES}
 
 
 def study_charts(study: Mapping[str, Any]) -> dict[str, Chart]:

@@ -6,6 +6,7 @@ Every arm on every random seed is an ordinary run folder, `OUT/ARM/seed-S`. A fi
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from selfalign.loop.adopt import adopt_answers, measures_the_same
 from selfalign.loop.align import Quiet, align, run_identity
 from selfalign.loop.budgets import settled
 from selfalign.loop.preflight import check_examples, no_such_metric, seeds_needed, unknown_metric
-from selfalign.proof.verdicts import conclude
+from selfalign.proof.verdicts import SEEDS, conclude
 from selfalign.protocols import Progress
 from selfalign.recipe import Recipe
 from selfalign.recipes.evaluations import bring_their_own
@@ -26,8 +27,11 @@ from selfalign.record.finished import Finished, read_run
 from selfalign.record.plain import difference, dumps, granted, in_words
 from selfalign.record.store import Store
 from selfalign.retrievers import Knn
+from selfalign.text import counted
 from selfalign.tracking.figures import reporting
 from selfalign.types import Example
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ def run_study(
     metric: str | None = None,
     progress: Progress | None = None,
     trackers: Sequence[str] = (),
+    files: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Runs what is not finished of a study, compares after each random seed, and writes `OUT/study.json`, which it also returns.
 
@@ -66,6 +71,7 @@ def run_study(
         repeats: random seeds `first_seed` … `first_seed + repeats - 1`. An arm on which they have no effect runs once.
         metric: what the verdicts are about; without it the first of `verdicts.PREFERRED` that all arms have.
         progress: hears of stages and batches, with arm and random seed before the stage's name.
+        files: as for `align`.
         trackers: where each run's figures go, as `check_trackers` gives them; finished runs are reported too.
 
     Raises:
@@ -76,7 +82,11 @@ def run_study(
     if metric is not None and (wrong := unknown_metric(metric, arms[0].recipe.evaluators, held_out)):
         raise UserError(f"--metric {metric}: {arms[0].name} has {wrong}")
     held_out = _check(arms, held_out, out, repeats)
+    if repeats < SEEDS and any(arm.recipe.rounds for arm in arms):
+        few = counted(repeats, "random seed")
+        _log.warning("%s: the verdicts will say nothing about another training; take --repeats %d or more", few, SEEDS)
     out.mkdir(parents=True, exist_ok=True)
+    looks = _looks(out)
     seeds = range(first_seed, first_seed + repeats)
     found: dict[str, list[Finished]] = {arm.name: [] for arm in arms}
     result: dict[str, Any] = {}
@@ -90,13 +100,23 @@ def run_study(
                 standard = found[arms[0].name]
                 recipe = match_steps(recipe, standard[min(position, len(standard) - 1)])
             earlier = [each for runs in found.values() for each in runs]
-            run = _run(replace(arm, recipe=recipe), held_out, out, earlier, progress or Quiet(), trackers)
+            run = _run(replace(arm, recipe=recipe), held_out, out, earlier, progress or Quiet(), trackers, files)
             found[arm.name].append(run)
             if arm is arms[0] and metric is not None and metric not in run.metrics:
                 raise UserError(f"--metric {metric}: {arm.name} has {no_such_metric(metric, run.metrics)}")
         result = conclude(found, metric, held_out=len(held_out), random_seeds=list(seeds[: position + 1]))
+        result["looks"] = sorted({*looks, repeats})
         write_synced(out / "study.json", (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
     return result
+
+
+def _looks(out: Path) -> list[int]:
+    """The numbers of random seeds after which this study gave its verdicts before: who looks and goes on finds too much."""
+    try:
+        study = json.loads((out / "study.json").read_text(encoding="utf-8"))
+        return sorted({int(each) for each in study.get("looks", [len(study["random_seeds"])])})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return []
 
 
 def depends_on_seed(arm: Arm) -> bool:
@@ -114,9 +134,11 @@ def match_steps(recipe: Recipe, main: Finished) -> Recipe:
     """The recipe with the optimiser steps of the main arm's run, round by round up to its best one.
 
     Where the main arm fell back on the base model, all it trained counts: an arm that trains nothing could not show
-    that plain training would have helped.
+    that plain training would have helped. A recipe of one round takes all of them in its one.
     """
     steps = main.steps[: main.best_round] or main.steps
+    if recipe.rounds == 1 and steps:
+        steps = (sum(steps),)
     return replace(recipe, steps=steps, rounds=len(steps))
 
 
@@ -150,6 +172,7 @@ def _run(
     earlier: Sequence[Finished],
     progress: Progress,
     trackers: Sequence[str],
+    files: Sequence[Path],
 ) -> Finished:
     recipe, seed = arm.recipe, arm.recipe.seed
     folder = f"{arm.folder}/seed-{seed}"
@@ -159,7 +182,7 @@ def _run(
         with reporting(out / folder, trackers, named, name=f"{out.resolve().name}/{folder}") as watched:
             if not _finished(out / folder, identity):
                 _adopt(out, folder, identity, earlier, {example.id for example in arm.seeds})
-                align(recipe, arm.model, arm.seeds, out / folder, held_out=held_out, progress=watched)
+                align(recipe, arm.model, arm.seeds, out / folder, held_out=held_out, files=files, progress=watched)
     except (UserError, RunFailed) as error:
         raise type(error)(f"arm {arm.name}, random seed {seed}: {error}") from error
     return read_run(out, folder, seed, held_out)

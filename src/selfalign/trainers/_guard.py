@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from selfalign.models.device import trim_heap
-from selfalign.record.checkpoints import discard, write_manifest
+from selfalign.record.checkpoints import discard, saved_checkpoints, write_manifest
 from selfalign.record.faults import fault_point
 from selfalign.trainers._weighted import NotFinite, check_finite
 
@@ -53,8 +53,7 @@ def make_guard(link: Link, key: str, work: Path) -> Any:
                 fault_point("train.checkpoint.before-manifest")
                 write_manifest(work / f"checkpoint-{state.global_step}", key)
                 fault_point("train.checkpoint.after-manifest")
-                saved = sorted((int(path.name[11:]), path) for path in work.glob("checkpoint-*"))
-                for _, path in saved[:-KEPT_CHECKPOINTS]:
+                for path in saved_checkpoints(work)[:-KEPT_CHECKPOINTS]:
                     discard(path)
 
     return Guard()

@@ -21,7 +21,7 @@ GRACE = 2.0
 _REMEDIES = {
     "not_finite": "; a lower trainer.learning_rate or trainer.precision=fp32 may help",
     "memory": "; lower trainer.micro_batch, keep trainer.gradient_checkpointing on, or train an adapter (trainer.lora_rank=16)",
-    "disk": "",
+    "disk": "; free some space, then give the same command again",
     "other": "",
 }
 

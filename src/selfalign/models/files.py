@@ -1,0 +1,167 @@
+"""What a model's folder may hold, and the hash of what is read from it: no code, no pickles, nothing from outside the folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from selfalign.cache import known_sha256
+from selfalign.errors import UserError
+
+WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
+TEMPLATES = "additional_chat_templates"
+SMALL = (".json", ".jinja", ".model", ".txt", ".tiktoken", ".bpe")
+"""Suffixes of what is read besides the weights: configuration, tokenizer, templates."""
+_HASHED = frozenset({".safetensors", ".gguf", *SMALL})
+# Keys of a model's own files by which it could bring code along, or name files elsewhere.
+_REFUSED = {
+    **dict.fromkeys(
+        ("auto_map", "trust_remote_code", "_attn_implementation_internal", "_experts_implementation_internal", "kernels"),
+        "makes the model run code of its own",
+    ),
+    **dict.fromkeys(("kernel_config", "use_kernels", "custom_pipelines"), "makes the model run code of its own"),
+    "megatron_config": "makes the adapter import a module by name",
+    "transformers_weights": "names another file of weights",
+}
+_IMPLEMENTATIONS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
+_PLAIN = frozenset({"eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention", "grouped_mm", "batched_mm"})
+"""Implementations that transformers brings itself; any other name is looked for on the hub."""
+_MAX_SMALL = 2**28
+_DEEPEST = 60
+
+
+def check_folder(folder: Path, with_weights: bool = True) -> None:
+    """
+    Raises:
+        UserError: it is no model's folder, it would run code of its own, its weights are pickled, missing or elsewhere.
+    """
+    adapter = (folder / "adapter_config.json").is_file()
+    if not adapter and not (folder / "config.json").is_file():
+        raise UserError(f"{folder} is no model folder: it has neither config.json nor adapter_config.json")
+    for path in sorted(folder.iterdir()):
+        if path.suffix in _HASHED and not path.is_file() and not path.is_dir():  # to open a pipe would wait for ever
+            raise UserError(f"{path} cannot be read: it is no regular file")
+    for path in sorted(folder.glob("*config.json")):
+        for key, value in _entries(path, read_json(path)):
+            if key in _REFUSED and value not in (None, False, {}, []):
+                raise UserError(f"{path} has the key {key!r}, which {_REFUSED[key]}; refused")
+            if key in _IMPLEMENTATIONS and (other := _foreign(value)):
+                raise UserError(f"{path}: {key} names {other!r}, code that is not part of transformers; refused")
+    if with_weights:
+        weights(folder)
+
+
+def weights(folder: Path) -> list[str]:
+    """The names of the files of weights that are loaded from a folder, relative to it.
+
+    Raises:
+        UserError: there are none that are not pickled, one is missing, or one lies outside the folder.
+    """
+    first = ADAPTER if (folder / "adapter_config.json").is_file() else WEIGHTS
+    if (folder / first).is_file():
+        return [first]
+    if first == ADAPTER or not (folder / INDEX).is_file():
+        beside = "" if not any(folder.glob("*.safetensors")) else f"; others beside it are not read, it must be called {first}"
+        raise UserError(
+            f"{folder} has no .safetensors weights ({first}; pickled ones are refused){beside}; save it again with save_pretrained"
+        )
+    for name in (names := named_by_index(folder)):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / INDEX} names {name}, which is not there; copy it there, or save the model again")
+    return names
+
+
+def named_by_index(folder: Path) -> list[str]:
+    """The files of weights that the folder's index names.
+
+    Raises:
+        UserError: it cannot be read, or names something that is no .safetensors file inside the folder.
+    """
+    placed = read_json(folder / INDEX).get("weight_map")
+    names = sorted({str(name) for name in placed.values()}) if isinstance(placed, dict) else []
+    if not names:
+        raise UserError(f"{folder / INDEX} names no files of weights (weight_map); save the model again")
+    for name in names:
+        parts = Path(name).parts
+        if Path(name).is_absolute() or ".." in parts or "\\" in name or not name.isprintable():
+            raise UserError(f"{folder / INDEX} names {name!r}, which lies outside the model's folder; refused")
+        if not name.endswith(".safetensors"):
+            raise UserError(f"{folder / INDEX} names {name!r}, which are no .safetensors weights (pickled ones are refused)")
+    return names
+
+
+def model_hash(folder: Path, of_hub: bool = False) -> str:
+    """SHA-256 over the names and contents of a folder's weights, configuration, templates and tokenizer files, its own folders'
+    too.
+
+    Args:
+        of_hub: of a snapshot in the hub's cache, where other programs put other files of the same revision, only what is read.
+    """
+    manifest = hashlib.sha256()
+    for name in sorted(_read_ones(folder) if of_hub else _all(folder), key=lambda name: Path(name).parts):
+        manifest.update(f"{name}\0{known_sha256(folder / name)}\n".encode("utf-8", "surrogateescape"))
+    return manifest.hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """
+    Raises:
+        UserError: it cannot be read, or holds something else than an object.
+    """
+    try:
+        if path.stat().st_size > _MAX_SMALL:
+            raise UserError(f"{path} cannot be read: it is larger than {_MAX_SMALL // 2**20} MiB")
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise UserError(f"{path} cannot be read: it is nested too deeply") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path} holds no JSON object")
+    return loaded
+
+
+def _all(folder: Path) -> set[str]:
+    found = (path for path in folder.rglob("*") if path.suffix in _HASHED and path.is_file())
+    names = {path.relative_to(folder).as_posix() for path in found}
+    # An index may name a folder that is a link, into which the search does not go.
+    linked = named_by_index(folder) if (folder / INDEX).is_file() else []
+    return {name for name in names if not name.startswith(".")} | {name for name in linked if (folder / name).is_file()}
+
+
+def _read_ones(folder: Path) -> set[str]:
+    small = (path for place in (folder, folder / TEMPLATES) if place.is_dir() for path in place.iterdir())
+    names = {path.relative_to(folder).as_posix() for path in small if path.suffix in SMALL and path.is_file()}
+    first = [name for name in (ADAPTER, WEIGHTS) if (folder / name).is_file()]
+    named = named_by_index(folder) if not first and (folder / INDEX).is_file() else []
+    return names | {*first, *(name for name in named if (folder / name).is_file())}
+
+
+def _entries(path: Path, value: Any) -> Iterator[tuple[str, Any]]:
+    """Every key with its value, at any depth.
+
+    Raises:
+        UserError: it is nested deeper than any real file is; the libraries that read it would run out of stack.
+    """
+    level = [value]
+    for _ in range(_DEEPEST):
+        below = list[Any]()
+        for each in level:
+            if isinstance(each, dict):
+                yield from ((str(key), inner) for key, inner in each.items())
+                below.extend(each.values())
+            elif isinstance(each, list):
+                below.extend(each)
+        level = [each for each in below if isinstance(each, (dict, list))]
+        if not level:
+            return
+    raise UserError(f"{path} cannot be read: it is nested too deeply")
+
+
+def _foreign(value: Any) -> str:
+    """The first implementation that a value of a configuration names and transformers does not bring; "" for none."""
+    named = list(value.values()) if isinstance(value, dict) else [value]
+    return next((str(name) for name in named if name is not None and str(name).removeprefix("paged|") not in _PLAIN), "")
