@@ -80,8 +80,8 @@ def expecting(recipe: Recipe, expect: Sequence[str]) -> Recipe:
 def filtered_by(recipe: Recipe, expected: filters.Expected) -> Recipe:
     """The recipe with this filter, if it generates what is imitated (answers to be rejected need not be good ones).
 
-    Before its scorers where it has some, so that no score is paid for a pair that goes anyway, else behind its other filters, whose
-    rules (cut off, empty) say more.
+    Before its scorers where it has some, so that no score is paid for a pair that goes anyway, else behind its other filters,
+    whose rules (cut off, empty) say more.
     """
     if not recipe.rounds * recipe.per_round or declared(recipe.proposer, Flags).preferences:
         return recipe
