@@ -321,3 +321,17 @@ def test_an_option_of_several_texts_is_given_several_times(tmp_path: Path) -> No
     assert not [part for part in again.filters if isinstance(part, ExpectedFilter)]
     assert made("isara", "x.jsonl", "--expect", "[json,exact]")[0].evaluators[-1] == Expected(("json", "exact"))
     assert made("isara", "x.jsonl")[0] == isara()
+
+
+def test_a_run_that_holds_seeds_out_measures_by_all_of_them(tmp_path: Path) -> None:
+    rows = domain(lambda thing: "word " * (4 if thing == "table" else 30 if thing == "violin" else 9) + "end.")
+    held_out = [Example(f"h{row}", f"Number {row}?", "One.") for row in range(60)]
+    engine = Scripted(replies=writing(lambda _, request: "word " * int(request.id[1:]) + "end."))
+    values = set()
+    for seed in range(3):
+        run = small(engine.replies)  # type: ignore[arg-type]  # the function given just now
+        run = replace(run, engine=engine, validation_share=0.5, rounds=0, seed=seed, eval_sampling=Sampling(max_tokens=90))
+        align(run, "scripted", rows, tmp_path / str(seed), held_out=held_out)
+        with Store.read(tmp_path / str(seed)) as store:
+            values |= {metric.value for metric in store.metrics(0) if metric.name == "usual_length"}
+    assert values == {len([words for words in range(1, 61) if 5 / 1.5 <= words <= 31 * 1.5]) / 60}
