@@ -295,7 +295,13 @@ def test_check_suggests_what_the_seeds_show(cli: Run, tmp_path: Path) -> None:
     assert "suggestion: all 12 seeds answer with one of 2 labels: --expect 'regex:no|yes \\(sure\\)' would drop" in told.stdout
     assert "suggestion:" not in cli("check", "isara", seeds, *SCRIPTED, "--expect", "exact").stdout
     assert suggestion([json.dumps([n]) for n in range(9)]).startswith("all 9 seeds answer in JSON: --expect json would")
-    for none in ([json.dumps([1])] * 5, ["yes"] * 12, [f"Word {n}" for n in range(12)], ["A long answer of many words."] * 12):
+    for none in (
+        [str(n) for n in range(9)],
+        [json.dumps([1])] * 5,
+        ["yes"] * 12,
+        [f"Word {n}" for n in range(12)],
+        ["A long answer of many words."] * 12,
+    ):
         assert suggestion(none) == ""
 
 
