@@ -34,6 +34,7 @@ lint: install
 soak: install
 	$(BIN)/python benchmarks/soak.py --kills 200
 	$(BIN)/python benchmarks/fuzz_seeds.py --files 20000
+	$(BIN)/python benchmarks/fuzz_files.py --configs 5000 --models 500 --checkpoints 500 --records 500
 
 # Runs against servers that others wrote: transformers serve, installed with the rest, vLLM's build for processors, and llama.cpp's.
 servers: install $(VLLM)/.installed $(LLAMA)/.installed

@@ -186,8 +186,8 @@ class Recipe:
     def check(self) -> None:
         """
         Raises:
-            UserError: a number out of range, or an engine that could not run the run's models or decode as the recipe does;
-                nothing is loaded.
+            UserError: a number out of range, an engine that could not run the run's models or decode as the recipe does, or a
+                package that training needs and is not there; nothing is loaded.
         """
         extended, generated = self.second_turns.share, self.rounds * self.per_round
         for name, value, ok, must in (
@@ -216,6 +216,8 @@ class Recipe:
                 engine.check_sampling(sampling)
             except UserError as error:
                 raise UserError(f"recipe {self.name}, {name}: {error}") from error
+        if self.rounds:
+            declared(self.trainer, Preflight).check()
 
     def _check_pairs(self) -> None:
         """A rejected answer is never imitated, and a preference never learned from answers alone."""

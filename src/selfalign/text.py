@@ -323,11 +323,6 @@ def printable(text: str) -> str:
     return "".join(char for char in text if char in "\n\t" or not (char in _BIDI or unicodedata.category(char) in ("Cc", "Cs")))
 
 
-def escaped(text: str) -> str:
-    """As `printable`, but with its code in place of each character left out: `\\u009b`, as JSON writes it too."""
-    return "".join(char if printable(char) else f"\\u{ord(char):04x}" for char in text)
-
-
 SURE, IMPOSSIBLE = 0.8, 0.05
 """A text can be judged where three languages (often cousins: Danish and two Norwegians) have at least the first probability
 together, and is in none of a set of languages that has less than the second. Of 1,223 English sentences of 25 letters and more
@@ -336,7 +331,7 @@ _NO_PROSE = re.compile(r"```.*?(?:```|$)|`[^`\n]*`|https?://\S+|<[^<>\n]*>", re.
 
 
 @cache
-def _identifier() -> Any:
+def language_identifier() -> Any:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
@@ -346,7 +341,7 @@ def _identifier() -> Any:
 def _probabilities(text: str) -> Mapping[str, float]:
     """Of the languages a text may be in, by code (ISO 639); empty where it is unclear: too short, a label, JSON or code."""
     prose = "" if _is_json(text.strip()) else " ".join(_NO_PROSE.sub(" ", text).split())
-    ranked = _identifier().rank(prose) if prose else []
+    ranked = language_identifier().rank(prose) if prose else []
     if sum(probability for _, probability in ranked[:3]) < SURE or ranked[0][0] == "zxx":  # the code of what is no language
         return {}
     return dict(ranked)
@@ -373,11 +368,6 @@ def in_language(text: str, wanted: Collection[str]) -> bool | None:
     """Whether a text may be in one of these languages (codes as `languages` gives them); None where it cannot be judged."""
     found = _probabilities(text)
     return _may_be(found, wanted) if found and wanted else None
-
-
-def known_languages() -> frozenset[str]:
-    """The codes (ISO 639) of the languages that texts can be told to be in."""
-    return frozenset(_identifier().nb_classes) - {"zxx"}
 
 
 def _may_be(found: Mapping[str, float], wanted: Collection[str]) -> bool:

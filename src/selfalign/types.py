@@ -25,9 +25,6 @@ Format = Literal["auto", "chat", "plain", "isara"]
 """How conversations become tokens: the model's chat template, plain lines, the published layout, or (auto) the template where
 there is one and plain lines where there is none. It may carry arguments of the template, see `with_template_args`."""
 
-Rules = Literal["today", "transformers-4.31"]
-"""Which version of transformers the penalties of a beam search follow, see `Sampling.rules`."""
-
 Turns = tuple[tuple[str, str], ...]
 """Earlier turns of a conversation, the oldest first: (prompt, response) each."""
 
@@ -93,15 +90,12 @@ class Example:
 
 
 PREFERRED = "preferred"
-"""The key in a generated example's metadata under which stands the id of the example whose answer is preferred to its own."""
+"""The key in a rejected answer's metadata under which stands the id of the example whose answer is preferred to it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """Two answers to the same prompt, one of them preferred: what a preference loss learns from.
-
-    In the record both are samples of their own, with lineage; the rejected one names the other in its metadata.
-    """
+    """Two answers to one prompt, for a preference loss. In the record each is a sample; the rejected one names the other."""
 
     chosen: Example
     rejected: Example
@@ -182,12 +176,10 @@ class Sampling:
     length_penalty: float = 1.0
     length_decay: tuple[int, float] | None = None
     """(start, factor) of an exponential decay of sequence length, counted in generated tokens."""
-    rules: Rules = "today"
-    """Whose formulas length_decay and length_penalty follow, k tokens past the start and with a factor above 1. today: the score s
-    of the end becomes s + |s|·(factor^k - 1), likelier, and a beam's is divided by (generated length)^length_penalty.
-    transformers-4.31, which ISARA's scripts ran on: it becomes s·factor^k, less likely where s is a log-probability, as it is with
-    beams, and a beam's is divided by (prompt and generated length)^length_penalty; there strings of `stop` end no beam and are cut
-    off afterwards (see `engines/_beams.py`)."""
+    rules: Literal["today", "transformers-4.31"] = "today"
+    """Of length_decay and length_penalty, k tokens past the start. today: the end's score s becomes s + |s|·(factor^k - 1), and a
+    beam's is divided by (generated length)^length_penalty. transformers-4.31, ISARA's scripts' own: s·factor^k, with beams less
+    likely; by (prompt and generated length)^length_penalty; and `stop` ends no beam (see `engines/_beams.py`)."""
 
     def __post_init__(self) -> None:
         for name, wrong in (
@@ -199,7 +191,7 @@ class Sampling:
             ("repetition_penalty", not self.repetition_penalty > 0.0),
             ("no_repeat_ngram", self.no_repeat_ngram < 0),
             ("length_decay", self.length_decay is not None and not (self.length_decay[0] >= 0 and self.length_decay[1] > 0.0)),
-            ("rules", self.rules not in get_args(Rules)),
+            ("rules", self.rules not in ("today", "transformers-4.31")),
         ):
             if wrong:
                 raise ValueError(f"Sampling: {name} = {getattr(self, name)} is out of range")
@@ -290,10 +282,7 @@ def with_template_args(format: Format, args: Mapping[str, Any]) -> Format:
 
 
 def preferred_to(example: Example) -> str:
-    """The id of the example whose answer is preferred to this one's; "" for an example that is no rejected answer.
-
-    Of a seed the column is whatever its file means by it.
-    """
+    """The id of the example whose answer is preferred to this one's, a rejected one; "" for any other, and for all seeds."""
     return example.metadata.get(PREFERRED, "") if example.round else ""
 
 

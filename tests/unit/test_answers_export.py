@@ -64,7 +64,7 @@ def test_where_no_evaluator_decodes_as_the_recipe_does(tmp_path: Path) -> None:
         store.finish_evaluation(0, [], 0.0)
         assert export_answers(store, tmp_path / "answers.json", 0) == 1
         store.add_batch(0, "held_out_d0e1f2", 0, {0: answer("h0", "another one")}, 0.0)
-        with pytest.raises(UserError, match="2 evaluators decoded in ways of their own"):
+        with pytest.raises(UserError, match="evaluators decoded in 2 ways of their own"):
             export_answers(store, tmp_path / "answers.json", 0)
 
 

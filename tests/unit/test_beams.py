@@ -158,6 +158,17 @@ def test_strings_end_no_beam_and_are_cut_off_afterwards(session: HFSession) -> N
         assert other.finish == ("stop" if places else one.finish)
 
 
+def test_continuations_are_drawn_from_the_running_scores_and_ranked() -> None:
+    scores = torch.from_numpy(_decode.uniforms(range(20), 2 * 9)).to(torch.float32).view(20, 2, 9) * 4.0
+    uniform = torch.from_numpy(_decode.uniforms(range(20, 40), 4)).to(torch.float32)
+    totals, beams, tokens = _beams.continuations(scores, uniform, Sampling(temperature=0.5, top_k=3), ends=1)
+    assert torch.equal(totals, totals.sort(dim=-1, descending=True).values)
+    assert torch.equal(totals, (scores / 0.5)[torch.arange(20)[:, None], beams, tokens])
+    assert all(len(set(zip(*row, strict=True))) == 4 for row in zip(beams.tolist(), tokens.tolist(), strict=True))
+    best = scores.topk(3).indices[torch.arange(20)[:, None], beams]
+    assert (best == tokens[..., None]).any(dim=-1).all(), "the three best tokens of each beam"
+
+
 def test_drawing_without_replacement() -> None:
     """Each column is the first drawn in proportion to its probability, and the second in proportion to what is left."""
     share, count = torch.tensor([0.5, 0.3, 0.15, 0.05, 0.0]), 40_000

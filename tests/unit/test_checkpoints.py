@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,6 +85,26 @@ def test_an_unfinished_checkpoint_and_one_of_another_training_are_removed(tmp_pa
     assert len(notes) == 1 and "other data or options" in notes[0]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-5"]
     assert not unfinished.exists() and not foreign.exists()
+
+
+@pytest.mark.parametrize("name", ["checkpoint-99999", "checkpoint-7"])
+def test_a_renamed_checkpoint_is_none_of_that_step(tmp_path: Path, name: str) -> None:
+    older, newer = checkpoint(tmp_path, 5), checkpoint(tmp_path, 6)
+    newer.rename(tmp_path / name)
+    found, notes = newest_verified(tmp_path, "k")
+    assert found == older and "renamed" in notes[0]
+
+
+@pytest.mark.parametrize(
+    "make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to(path)]
+)
+def test_a_manifest_that_is_no_file_is_a_damaged_one(tmp_path: Path, make: Any) -> None:
+    older, newer = checkpoint(tmp_path, 5), checkpoint(tmp_path, 6)
+    (newer / MANIFEST).unlink()
+    make(newer / MANIFEST)
+    found, notes = newest_verified(tmp_path, "k")
+    assert found == older and MANIFEST in notes[0]
+    assert newest_verified(tmp_path, "other")[0] is None
 
 
 def test_steps_are_compared_as_numbers(tmp_path: Path) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
+from selfalign import cache
+from selfalign.engines._weights import tokenizer_and_config
 from selfalign.errors import UserError
 from selfalign.models.names import model_hash, resolve_model, resolve_ref
 from selfalign.types import ModelRef
@@ -18,10 +22,11 @@ def copy(model_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(model_folder, tmp_path / "copy"))
 
 
-def test_a_folder_is_made_absolute_and_a_hub_name_stays(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_is_made_absolute_and_a_model_that_is_nowhere_is_one_line(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(copy.parent)
     assert resolve_model("copy") == str(copy)
-    assert resolve_model("some-author/some-model") == "some-author/some-model"
+    with pytest.raises(UserError, match="'some-author/some-model' cannot be loaded: there is no such folder, and from the hub"):
+        resolve_model("some-author/some-model")
 
 
 def test_the_hash_tells_weights_and_settings_apart_and_nothing_else(model_folder: Path, copy: Path) -> None:
@@ -61,12 +66,17 @@ def test_a_folder_without_a_model_or_without_safe_weights(copy: Path, tmp_path: 
         ("tokenizer_config.json", "auto_map", {"AutoTokenizer": ["evil.Tokenizer", None]}),
         ("config.json", "kernels", {"attention": "evil/kernel"}),
         ("config.json", "text_config", {"trust_remote_code": True}),
+        ("config.json", "attn_implementation", "some-author/some-kernel"),
+        ("config.json", "attn_implementation", {"": "sdpa", "vision": "some-author/some-kernel"}),
+        ("config.json", "text_config", {"_attn_implementation": "paged|some-author/some-kernel@main:fast"}),
+        ("config.json", "experts_implementation", "some-author/some-kernel"),
+        ("config.json", "transformers_weights", "other.safetensors"),
     ],
 )
 def test_a_model_that_brings_code_is_refused(copy: Path, file: str, key: str, value: object) -> None:
     content = json.loads((copy / file).read_text())
     (copy / file).write_text(json.dumps(content | {key: value}))
-    with pytest.raises(UserError, match="code of its own"):
+    with pytest.raises(UserError, match=r"code of its own|not part of transformers|another file of weights"):
         resolve_model(str(copy))
 
 
@@ -74,6 +84,71 @@ def test_a_broken_configuration_is_one_line(copy: Path) -> None:
     (copy / "config.json").write_text("{ not json")
     with pytest.raises(UserError, match=r"config\.json cannot be read"):
         resolve_ref(ModelRef(str(copy)))
+
+
+@pytest.mark.parametrize(
+    "name", ["../elsewhere.safetensors", "/tmp/w.safetensors", "a/../../w.safetensors", "w.bin", "absent.safetensors"]
+)
+def test_an_index_names_safe_weights_inside_the_folder_alone(copy: Path, name: str) -> None:
+    shutil.copy(copy / "model.safetensors", copy.parent / "elsewhere.safetensors")
+    (copy / "model.safetensors").rename(copy / "decoy.safetensors")
+    (copy / "pytorch_model.bin").write_bytes(b"a pickle")
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "decoy.safetensors", "b": name}}))
+    with pytest.raises(UserError, match=r"outside the model's folder|pickled|not there"):
+        resolve_model(str(copy))
+
+
+@pytest.mark.parametrize("file", ["config.json", "adapter_config.json"])
+def test_pickled_weights_are_not_read_for_a_decoy_beside_them(copy: Path, file: str) -> None:
+    (copy / "config.json").rename(copy / file)
+    (copy / "model.safetensors").rename(copy / "decoy.safetensors")
+    (copy / ("adapter_model.bin" if "adapter" in file else "pytorch_model.bin")).write_bytes(b"a pickle")
+    with pytest.raises(UserError, match=r"pickled ones are refused.*it must be called"):
+        resolve_model(str(copy))
+
+
+@pytest.mark.parametrize("name", ["additional_chat_templates/tools.jinja", "parts/more.safetensors"])
+def test_what_lies_in_the_folders_of_a_model_is_hashed(copy: Path, name: str) -> None:
+    seen = {model_hash(copy)}
+    (copy / name).parent.mkdir()
+    for content in (b"one", b"two"):
+        (copy / name).write_bytes(content)
+        seen.add(model_hash(copy))
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize("levels", [90, 900, 50_000])
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json", "tokenizer.json"])
+def test_brackets_nested_too_deeply_are_one_line(copy: Path, file: str, levels: int) -> None:
+    content = json.loads((copy / file).read_text())
+    whole = json.dumps(content | {"deep": 0}).replace('"deep": 0', '"deep": ' + "[" * levels + "]" * levels)
+    (copy / file).write_text(whole)
+    with pytest.raises(UserError, match=r"nested too deeply|cannot be loaded") as caught:
+        tokenizer_and_config(resolve_ref(ModelRef(str(copy))))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(copy: Path) -> None:
+    (copy / "tokenizer.json").unlink()
+    os.mkfifo(copy / "tokenizer.json")
+    with pytest.raises(UserError, match="no regular file"):
+        resolve_ref(ModelRef(str(copy)))
+
+
+def test_a_large_file_is_read_once_and_again_when_anything_wrote_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SELFALIGN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "LARGE", 10)
+    monkeypatch.setattr(cache, "_SETTLED", -1.0)
+    file, read = tmp_path / "weights", list[Path]()
+    true_read = cache._read
+    monkeypatch.setattr(cache, "_read", lambda path, size: read.append(path) or true_read(path, size))  # type: ignore[func-returns-value]
+    file.write_bytes(b"x" * 100)
+    assert cache.known_sha256(file) == cache.known_sha256(file) == hashlib.sha256(b"x" * 100).hexdigest()
+    assert len(read) == 1
+    times = file.stat()
+    file.write_bytes(b"y" * 100)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))  # of the same size, and as old as before
+    assert cache.known_sha256(file) == hashlib.sha256(b"y" * 100).hexdigest()
 
 
 def test_the_bundled_model_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

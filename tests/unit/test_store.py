@@ -25,9 +25,10 @@ from selfalign.export.data import export_data, export_dropped
 from selfalign.protocols import TrainResult
 from selfalign.record.checkpoints import read_manifest
 from selfalign.record.exports import export_metrics, export_round
-from selfalign.record.status import status
+from selfalign.record.status import status, warnings
 from selfalign.record.store import Store
 from selfalign.types import Demonstration, Dropped, Example, Metric, ModelRef, Outcome
+from tests.conftest import Run
 
 IDENTITY: dict[str, Any] = {"name": "test", "rounds": 2, "sampling": {"temperature": 0.7, "stops": ["a", "b"]}}
 SEEDS = tuple(Example(f"seed-{i}", f"prompt {i}", f"response {i}", slot=i, metadata={"when": "01.02.2003"}) for i in range(5))
@@ -443,3 +444,51 @@ def test_a_record_of_an_older_version_is_refused(tmp_path: Path, older: int) -> 
     connection.close()
     with pytest.raises(UserError, match="older selfalign"):
         Store.read(tmp_path / "run")
+
+
+def test_a_record_in_which_a_letter_was_changed_is_damaged(tmp_path: Path, cli: Run) -> None:
+    work(tmp_path / "run")
+    file = tmp_path / "run" / "run.sqlite"
+    with Store.read(tmp_path / "run") as store:
+        text = store.kept(1)[0].response.encode()
+    raw = file.read_bytes()
+    assert raw.count(text) >= 1
+    changed = text[:-2] + bytes([text[-2] ^ 1]) + text[-1:]
+    file.write_bytes(raw.replace(text, changed, 1))
+    for command in ("status", "report", "export"):
+        done = cli(command, tmp_path / "run", *(("--data", tmp_path / "x.jsonl") if command == "export" else ()))
+        assert done.returncode == 2 and "is damaged" in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    with pytest.raises(UserError, match="is damaged"):
+        Store.open(tmp_path / "run", IDENTITY)
+
+
+def test_an_emptied_record_is_not_begun_anew(tmp_path: Path) -> None:
+    work(tmp_path / "run")
+    for path in (tmp_path / "run").glob("run.sqlite*"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="it is empty"):
+        Store.open(tmp_path / "run", IDENTITY)
+
+
+@pytest.mark.parametrize("gone", [shutil.rmtree, lambda folder: folder.rename(folder.with_name("elsewhere"))])
+def test_a_folder_that_goes_while_the_run_works_is_one_line(tmp_path: Path, gone: Callable[[Path], object]) -> None:
+    for task in (lambda store: store.event("x", {}), lambda store: (store.folder / "run.yaml").write_text("a")):
+        folder = tmp_path / "run"
+        with pytest.raises(RunFailed, match="was removed or renamed"), Store.open(folder, IDENTITY) as store:
+            gone(folder)
+            task(store)
+        shutil.rmtree(tmp_path / "elsewhere", ignore_errors=True)
+
+
+def test_other_software_is_said_and_refused_where_it_changes_bytes(tmp_path: Path) -> None:
+    begun = {"selfalign": "0.1.0", "torch": "2.13.0+cpu", "python": "3.11.7", "files": {"mine.py": "aa"}}
+    Store.open(tmp_path, IDENTITY, begun).close()
+    Store.open(tmp_path, IDENTITY, {**begun, "torch": "2.13.1+cpu", "python": "3.12.1"}).close()
+    for now in ({**begun, "torch": "2.14.0+cpu"}, {**begun, "torch": "2.13.1+cu128"}, {**begun, "files": {"mine.py": "bb"}}):
+        with pytest.raises(UserError, match=r"begun with .*(torch 2\.13\.1|another content of mine\.py).*--allow_other_versions"):
+            Store.open(tmp_path, IDENTITY, now)
+    Store.open(tmp_path, {**IDENTITY, "allow_other_versions": True}, {**begun, "torch": "2.14.0+cpu"}).close()
+    with Store.read(tmp_path) as store:
+        said = [data["text"] for _, kind, data in store.events() if kind == "software"]
+        assert len(said) == 2 and "torch 2.13.0+cpu, now 2.13.1+cpu" in said[0] and "now 2.14.0+cpu" in said[1]
+        assert sum("software" in text for text in warnings(store)) == 2

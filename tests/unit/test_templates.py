@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,16 @@ from selfalign.errors import UserError
 from selfalign.models.rendering import IGNORE, make_renderer, preflight
 from selfalign.types import Example, with_template_args
 from tests.tiny import CHATML, END, START, tiny_tokenizer
+
+TWICE = "{% for i in range(99999) %}{% for j in range(99999) %}BODY{% endfor %}{% endfor %}"
+GREEDY = {
+    "loops": TWICE.replace("BODY", "{% set x = i %}"),
+    "loops where there is an answer": "{% if messages|length > 1 %}" + TWICE.replace("BODY", "x") + "{% endif %}",
+    "a text repeated": "{{ 'x' * 10**10 }}",
+    "a text doubled": "{% set n = namespace(s='xx') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}{{ n.s }}",
+    "a text of ten millions": "{{ 'x' * 10**7 }}",
+    "a macro without end": "{% macro f(n) %}{{ f(n+1) }}{% endmacro %}{{ f(0) }}",
+}
 
 PAIRS = (
     Example("s1", "What is the capital of France?", "Paris is the capital."),
@@ -303,3 +314,13 @@ def test_plain_text_begins_with_the_system_prompt() -> None:
     renderer = make_renderer(tiny_tokenizer(template=None))
     assert renderer.prompt_text((), "New?", (), "Be brief.") == "Be brief.\n\nQuestion: New?\nAnswer:"
     assert preflight(renderer, [SYSTEM], 10_000) == []
+
+
+@pytest.mark.parametrize("kind", GREEDY)
+def test_a_template_is_ended_before_it_takes_all_time_or_memory(kind: str) -> None:
+    limits, began = resource.getrlimit(resource.RLIMIT_AS), time.process_time()
+    with pytest.raises(UserError, match=r"chat template fails on . turns") as caught:
+        make_renderer(tiny_tokenizer(template=GREEDY[kind] + CHATML), "chat")
+    assert "\n" not in str(caught.value)
+    assert time.process_time() - began < 20
+    assert resource.getrlimit(resource.RLIMIT_AS) == limits

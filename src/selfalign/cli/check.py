@@ -10,7 +10,8 @@ from selfalign.cli.load import examples_with_notes, load_recipe, named_recipe
 from selfalign.cli.recipe_help import print_help
 from selfalign.cli.run import make_parser, planned
 from selfalign.errors import UserError
-from selfalign.text import escaped, printable
+from selfalign.record.plain import escaped
+from selfalign.text import printable
 
 
 def main(arguments: Sequence[str]) -> int:

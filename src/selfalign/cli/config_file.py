@@ -1,7 +1,7 @@
 """Reading files of options: whole, small, plain, and from regular files alone; what they name is not imported here.
 
-A file of options is a program for all that: its recipe may be a file of Python, `engine.command` starts a server. What it cannot do
-is to import a module that nobody named on the command line.
+A file of options is a program for all that: its recipe may be a file of Python, `engine.command` starts a server. What it cannot
+do is to import a module that nobody named on the command line.
 """
 
 from __future__ import annotations

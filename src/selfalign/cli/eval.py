@@ -31,10 +31,10 @@ from selfalign.loop.preflight import no_such_metric, unknown_metric
 from selfalign.recipe import Recipe
 from selfalign.recipes import icl_knn, icl_random, pretrained
 from selfalign.record.finished import Finished, paired_metrics, run_costs
-from selfalign.record.plain import difference, metric_table
+from selfalign.record.plain import difference, escaped, metric_table
 from selfalign.record.store import Store
 from selfalign.seeds.read import read_seeds
-from selfalign.text import counted, escaped
+from selfalign.text import counted
 from selfalign.types import Example
 
 SUMMARY = "Measures a model, alone or with demonstrations, on held-out prompts, and compares it with another one."
@@ -96,9 +96,7 @@ def own_options() -> ArgumentParser:
     parser = new_parser("eval", SUMMARY)
     parser.usage = "selfalign eval MODEL --held_out FILE [options]"
     parser.add_argument(
-        "model",
-        type=str,
-        help="folder, hub name, smollm2-135m (bundled), or a run folder: its best round, in its format and decoding",
+        "model", type=str, help="folder, hub name, smollm2-135m (bundled), or a run folder: its best round, asked as it asks"
     )
     for name, kind, default, text in (
         ("round", int, None, "of a run folder: this round's model instead of the best one"),

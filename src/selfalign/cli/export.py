@@ -26,7 +26,8 @@ def main(arguments: Sequence[str]) -> int:
         type=Literal[*get_args(DataFormat), "preference"],
         default="plain",
         help="form of the rows; plain is {id, round, category, validation, prompt, response}; where any row has a system text or"
-        " earlier turns, plain and alpaca get fields for them, and prompt-completion lists of messages; preference has the pairs of a preferred and a rejected answer alone, as {prompt, chosen, rejected}",
+        " earlier turns, plain and alpaca get fields for them, and prompt-completion lists of messages; preference has the pairs"
+        " of a preferred and a rejected answer alone, as {prompt, chosen, rejected}",
     )
     parser.add_argument("--dropped", type=str, help="file for dropped samples with rule and evidence")
     parser.add_argument("--answers", type=str, help="file for answers to the held-out prompts, as AlpacaEval reads them (.json)")

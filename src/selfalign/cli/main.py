@@ -133,9 +133,9 @@ def _show(kind: type[BaseException], error: BaseException, trace: TracebackType 
 def _fit(text: str) -> str:
     """For a terminal: control characters by their codes, and no passwords."""
     try:
-        from selfalign.text import escaped
+        from selfalign.record.plain import escaped
     except (ImportError, MemoryError):  # there may not be the memory for what it imports
-        escaped = ascii
+        return ascii(without_passwords(text))
     return escaped(without_passwords(text))
 
 

@@ -277,6 +277,8 @@ def _first(pattern: str, text: str) -> str:
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
+    if name in known:
+        return " with this class; it is one of another"
     near = get_close_matches(name, known, 1, 0.6)
     if not near:  # the right name without its slot, or with another one
         tails = {each.rpartition(".")[2]: each for each in known}

@@ -181,8 +181,9 @@ def choices(make: Make) -> dict[str, list[type]]:
 
 def _inner(part: type) -> dict[str, list[type]]:
     """The options of a part that are parts too, with the classes there are to choose from: a trainer's loss."""
-    hints = {name: [each for each in get_args(hint) if is_dataclass(each)] for name, hint in get_type_hints(part).items()}
-    return {name: parts for name, parts in hints.items() if len(parts) > 1}
+    hints = {name: get_args(hint) for name, hint in get_type_hints(part).items()}
+    found = {name: [each for each in hint if isinstance(each, type) and is_dataclass(each)] for name, hint in hints.items()}
+    return {name: parts for name, parts in found.items() if len(parts) > 1}
 
 
 def part_options(make: Make) -> list[str]:

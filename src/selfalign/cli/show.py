@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from selfalign.cli.options import new_parser, parse
+from selfalign.record.plain import escaped
 from selfalign.record.store import Store
-from selfalign.text import escaped
 
 
 def main(arguments: Sequence[str]) -> int:

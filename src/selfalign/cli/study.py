@@ -56,6 +56,8 @@ OWN = {
 """Options that make a baseline what it is: they are not taken over from the recipe it is compared with."""
 PUBLISHED = ("sft_paper", "isara_paper", "isheep_paper")
 """Baselines with the values of a paper: they take over the engine and the encoder, and a trainer only of another class."""
+_NUMBER = re.compile(r"[+-]?\d+")
+"""A value of `--vary seeds=…` that is a number of seeds to draw, and no file's name (`./8` is)."""
 FIXED = (
     "recipe",
     "out",
@@ -70,7 +72,8 @@ FIXED = (
     "config",
     "help",
     "report_to",
-    *("expect", "refusal", "truthfulness", "harmfulness", "win_rate", "lm_eval", "evaluate"),
+    *("expect", "refusal", "truthfulness", "harmfulness", "win_rate", "lm_eval", "mt_bench", "code", "unsafe_run_code"),
+    "evaluate",
 )
 """Options of the study as a whole: all arms have to share them."""
 
@@ -127,7 +130,8 @@ def study_parser(make: Callable[..., Recipe]) -> ArgumentParser:
         ("metric", str, None, "what the verdict is about; without it expected, balance or log_likelihood, the first there is"),
     ):
         parser.add_argument(f"--{name}", type=kind, default=default, help=text)
-    parser.add_argument("--vary", type=str, nargs="+", default=[], help="option=v1,v2 …: one more arm for each value")
+    text = "option=v1,v2 …: one more arm for each value; seeds=8,16,32 draws so many of the seeds"
+    parser.add_argument("--vary", type=str, nargs="+", default=[], help=text)
     return parser
 
 
@@ -149,13 +153,55 @@ def make_arms(
         recipe = _baseline(load_recipe(name), given, main, default_recipe(make))
         seeds_alone = not recipe.per_round or declared(recipe.proposer, Flags).preferences  # what it generates it only rejects
         matched = bool(recipe.rounds) and seeds_alone and name not in PUBLISHED
-        arms.append(Arm(recipe.name, recipe, options.model, seeds, matched=matched))
-    for option, value in _variants(options.vary):
+        arms.append(Arm(recipe.name, recipe, options.model, seeds, matched=main.name if matched else ""))
+    variants = _variants(options.vary)
+    sizes = [value for option, value in variants if option == "seeds" and _NUMBER.fullmatch(value)]
+    for option, value in variants:
+        if option == "seeds" and sizes:
+            continue
         changed = _parse_with(make, parser, arguments, option, value)
         others = read_examples(changed.seeds, options.held_out)[0] if option == "seeds" else seeds
         shown = portable(value).removeprefix("…/")  # the name stands in every table and page of the study
         arms.append(Arm(f"{main.name}-{option}={shown}", build(make, parser, changed), changed.model, others))
+    if sizes:
+        arms += _learning_curve(arms, _sizes([value for option, value in variants if option == "seeds"], len(seeds)))
     return arms
+
+
+def _learning_curve(arms: Sequence[Any], sizes: Sequence[int]) -> list[Any]:
+    """For each size the recipe on so many of its seeds and, where `sft` is among the baselines, sft on the same ones, trained
+    for as many steps as that."""
+    from selfalign.study.subsets import nested
+
+    main, *others = arms
+    made = []
+    for size in sizes:
+        seeds = nested(main.seeds, size, main.recipe.seed)
+        point = replace(main, name=f"{main.name}-seeds={size}", seeds=seeds, point_of=main.name)
+        made.append(point)
+        made += [
+            replace(arm, name=f"sft-seeds={size}", seeds=seeds, matched=point.name, point_of=arm.name)
+            for arm in others
+            if arm.name == "sft"
+        ]
+    return made
+
+
+def _sizes(values: Sequence[str], whole: int) -> list[int]:
+    """The numbers of seeds to draw, ascending; that of all seeds is the main arm's already.
+
+    Raises:
+        UserError: one that is below 2 or beyond the file, names of files among them, or nothing to draw.
+    """
+    shown = f"--vary seeds={','.join(values)}"
+    if files := [value for value in values if not _NUMBER.fullmatch(value)]:
+        raise UserError(f"{shown}: numbers and names of files ({files[0]}) in one study; give one of the two")
+    numbers = sorted({int(value) for value in values})
+    if wrong := [number for number in numbers if not 2 <= number <= whole]:
+        raise UserError(f"{shown}: {wrong[0]} of the {whole} seeds cannot be drawn; give numbers from 2 to {whole}")
+    if numbers == [whole]:
+        raise UserError(f"{shown}: these are all the seeds; give smaller numbers too")
+    return [number for number in numbers if number < whole]
 
 
 def _baseline(make: Callable[..., Recipe], given: Mapping[str, Any], main: Recipe, untouched: Recipe) -> Recipe:
@@ -224,7 +270,6 @@ def _study(arms: Sequence[Any], held_out: Sequence[Example], options: Namespace,
     from selfalign.cli.progress import Bars
     from selfalign.cli.study_table import print_study
     from selfalign.errors import handle_signals
-    from selfalign.record.checkpoints import write_synced
     from selfalign.study.run import run_study
     from selfalign.tracking.trackers import check_trackers
 
@@ -240,8 +285,8 @@ def _study(arms: Sequence[Any], held_out: Sequence[Example], options: Namespace,
             progress=progress,
             trackers=trackers,
             files=recipe_files(options.recipe),
+            options=yaml_text,
         )
-        write_synced(Path(options.out) / "study.yaml", yaml_text.encode())
     if options.json:
         sys.stdout.write(json.dumps(result, indent=1) + "\n")
     else:

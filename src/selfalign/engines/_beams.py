@@ -9,8 +9,8 @@ Three things differ, and each changes which texts win:
 * with sampling, temperature, top_k and top_p apply to the beams' running scores, all beams start alike, and the continuations
   drawn are ranked by score before the first ones of them may end a text.
 
-Strings end no beam: a text is cut before them when it is written. Two things are our own choice: each prompt draws from a random
-stream of its own, so that its text depends on no neighbour (theirs draw from one), and its length counts no padding (theirs does).
+Strings end no beam: a text is cut before them when it is written. Two things are our own choice: each prompt draws from a
+random stream of its own, so that its text depends on no neighbour (theirs draw from one), and its length counts no padding.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def continuations(scores: Any, uniform: Any, sampling: Sampling, ends: int) -> t
     import torch
     from transformers import TopPLogitsWarper
 
-    prompts, beams, size = scores.shape
+    prompts, _, size = scores.shape
     if sampling.temperature == 0.0:
         totals, chosen = scores.view(prompts, -1).topk(uniform.shape[1])
         return totals, chosen // size, chosen % size

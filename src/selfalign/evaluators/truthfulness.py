@@ -37,7 +37,7 @@ class Truthfulness:
     questions: int = 0
     """How many are asked: the first by the sorted SHA-256 of the question; 0 asks all."""
     sampling: Sampling | None = None
-    """null: as the recipe decodes evaluations, with 200 tokens at least (the held-out references say nothing about these answers)."""
+    """null: as the recipe decodes evaluations, with 200 tokens at least, for held-out references say nothing of these answers."""
 
     def __post_init__(self) -> None:
         if self.questions < 0:

@@ -19,7 +19,7 @@ from selfalign.expect.json_answers import object_or_list, read_json, schema_judg
 from selfalign.expect.patterns import LIMIT, match_with
 from selfalign.expect.spec import Spec
 from selfalign.own_file import load_function
-from selfalign.text import count_words, counted, in_language, known_languages, language, normalise
+from selfalign.text import count_words, counted, in_language, language, language_identifier, normalise
 from selfalign.types import Example
 
 Judge = Callable[[str, Example], str]
@@ -121,7 +121,7 @@ def _regex(spec: Spec, _: bytes) -> Judge:
 
 def _language(spec: Spec, _: bytes) -> Judge:
     wanted = [code.strip().lower() for code in spec.argument.split(",")]
-    known = known_languages()
+    known = {*language_identifier().nb_classes} - {"zxx"}  # the code of what is no language
     if unknown := [code for code in wanted if code not in known]:
         raise UserError(
             f"--expect {spec.text}: {unknown[0]!r} is no code of a language that can be told (ISO 639), such as de, en, zh"

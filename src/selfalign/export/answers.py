@@ -11,7 +11,6 @@ from selfalign.errors import UserError
 from selfalign.record.disk import whole_file
 from selfalign.record.exports import best_round
 from selfalign.record.store import Store
-from selfalign.text import counted
 from selfalign.types import transcript
 
 
@@ -58,8 +57,8 @@ def _rows(store: Store, round: int) -> list[dict[str, Any]]:
         raise UserError(f"{store.folder}: round {round} answered no held-out prompts; start a run with --held_out FILE")
     if len(stages) > 1 and stages[0] != "held_out":
         raise UserError(
-            f"{store.folder}: {counted(len(stages), 'evaluator')} decoded in ways of their own ({', '.join(stages)}) and none as the"
-            " recipe does: there is no one answer to a prompt"
+            f"{store.folder}: evaluators decoded in {len(stages)} ways of their own ({', '.join(stages)}) and none as the recipe"
+            " does: there is no one answer to a prompt"
         )
     options = store.identity()
     generator = f"{Path(str(options['model'])).name}-{options['name']}-round-{round:02d}"

@@ -17,9 +17,9 @@ from selfalign.types import PREFERRED
 def export_preferences(store: Store, file: str | Path, rounds: Sequence[int] | None = None) -> int:
     """Writes the kept answers that were rejected, each with the one preferred to it, oldest round first.
 
-    JSON lines of {"id" (of the rejected answer), "round", "category", "prompt", "chosen", "rejected"}, `metadata` where any row has
-    some; Parquet where the name ends in `.parquet`. Where any row has a system text or earlier turns, prompt, chosen and rejected
-    are lists of messages in all of them (TRL's conversational form). `read_seeds` reads both back.
+    JSON lines of {"id", "round", "category", "validation"} of the rejected answer, `metadata` where any row has some, and
+    {"prompt", "chosen", "rejected"}; Parquet where the name ends in `.parquet`. Where any row has a system text or earlier turns,
+    the three are lists of messages in all rows (TRL's conversational form). `read_seeds` reads both back.
 
     Returns:
         The number of pairs written.
@@ -49,7 +49,11 @@ def export_preferences(store: Store, file: str | Path, rounds: Sequence[int] | N
             if as_messages:
                 texts = (answers[0][:-1], answers[0][-1:], answers[1][-1:])
             return {
-                **{"id": id, "round": round, "category": category, "validation": False, **extra},
+                "id": id,
+                "round": round,
+                "category": category,
+                "validation": False,
+                **extra,
                 **dict(zip(("prompt", "chosen", "rejected"), texts, strict=True)),
             }
 

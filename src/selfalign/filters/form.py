@@ -220,7 +220,7 @@ class AnswerLike:
         def judge(example: Example) -> Verdict:
             text = f" {' '.join(words(example.prompt, unicode=True))} "
             signed = next((each for each in signatures if f" {each} " in text), None)
-            return signed and ("prompt_like_answer", f"most responses of the seeds, and no prompt, have {signed!r}")
+            return ("prompt_like_answer", f"most responses of the seeds, and no prompt, have {signed!r}") if signed else None
 
         return split(examples, judge)
 

@@ -22,6 +22,7 @@ from selfalign.errors import RunFailed, no_exit
 from selfalign.loop import parts
 from selfalign.loop.budgets import settled
 from selfalign.loop.context import Setup, opened
+from selfalign.loop.fluency import spelled_out
 from selfalign.loop.guards import Best, Verdict, calibrate_judges, check_training_data, choose, try_rules, verify_weights
 from selfalign.loop.preflight import check_brought, check_examples, check_parts, fewer_than_asked, seeds_needed, split_seeds
 from selfalign.loop.steps import make_round
@@ -110,6 +111,8 @@ def _align(
     recipe, base = settled(recipe, model, seeds, held_out)
     if recipe.encoder != chosen:
         _log.warning("%s; the model's own hidden states are used instead", encoder_blind(chosen, seeds))
+    if recipe.rounds * recipe.per_round and (unknown := spelled_out(recipe.engine, base, seeds)):
+        _log.warning("%s", unknown)
     vectors = RunVectors(recipe.encoder, asked)
     identity, made_with = run_identity(recipe, base, seeds, held_out), software(recipe, files)
     with Store.open(out, identity, made_with) as store, reporting(store.folder):
@@ -151,7 +154,7 @@ def _rounds(run: Setup) -> Run:
             if not verdict.go_on or round == recipe.rounds:
                 break
             kept, alarm = _next_examples(run, context(round + 1), pool)
-        if stop := "; ".join(filter(None, (_too_few_kept(recipe, round + 1, kept), alarm))):
+        if stop := "; ".join(filter(None, (_too_few_kept(run, round + 1, kept), alarm))):
             export_metrics(store, round + 1)
             break
         pool = pool.add(kept)
@@ -199,12 +202,16 @@ def _next_examples(run: Setup, context: Context, pool: Pool) -> tuple[tuple[Exam
     return kept, check_training_data(run, context, pool)
 
 
-def _too_few_kept(recipe: Recipe, round: int, kept: Sequence[Example]) -> str:
+def _too_few_kept(run: Setup, round: int, kept: Sequence[Example]) -> str:
+    recipe = run.recipe
     first, least = sum(not example.history for example in kept), max(1.0, recipe.min_yield * recipe.per_round)
     if not recipe.per_round or first >= least:
         return ""
     why = f"below min_yield = {recipe.min_yield}" if least > 1 else "too few to train on"
-    return f"round {round} kept {first} of {counted(recipe.per_round, 'candidate')}, {why}"
+    text = f"round {round} kept {first} of {counted(recipe.per_round, 'candidate')}, {why}"
+    # A model that imitates seeds which break the rules breaks them too; later rounds imitate what was kept as well.
+    poor = (run.store.stage(0, "seed_rules") or {}).get("stops", ()) if round == 1 else ()
+    return f"{text}; the seeds themselves break the rules: {'; '.join(poor)}" if poor else text
 
 
 def _evaluate_best(run: Setup, best: Best, pool: Pool, served_last: int) -> None:

@@ -13,9 +13,10 @@ from selfalign.encoders.checked import opened
 from selfalign.expect.spec import parse_all
 from selfalign.expect.suggest import suggestion
 from selfalign.loop.budgets import measure, settled
-from selfalign.loop.parts import watched
+from selfalign.loop.fluency import spelled_out
+from selfalign.loop.parts import tried
 from selfalign.loop.preflight import check_brought, check_examples, check_parts, fewer_than_asked, seeds_needed, split_seeds
-from selfalign.proof.seed_rules import harmful, rules_on_seeds, void_on_seeds
+from selfalign.proof.seed_rules import harmful, void_on_seeds
 from selfalign.proof.stats import too_few
 from selfalign.protocols import Flags, Preflight, declared
 from selfalign.recipe import Recipe
@@ -45,13 +46,13 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
     named = list(recipe.named_filters()) if generates else []
     fixed = declared(recipe.encoder, Flags).fixed
     with opened(recipe.encoder, None) if named and fixed else nullcontext(None) as encode:  # type: ignore[arg-type]  # it asks no model
-        with watched("filters, tried on the seeds", shown):
-            rules = rules_on_seeds(named, encode, shown)
+        rules = tried(named, encode, shown)
         blind = encoder_blind(chosen, seeds) or (encoder_blind(recipe.encoder, shown, encode) if encode is not None else "")
     budgets = measure(recipe.engine, base, seeds)
     parts = [declared(part, Preflight) for part in recipe.evaluators]
     texts = {
         "encoder": f"{blind}; the model's own hidden states are used instead" if recipe.encoder != chosen else blind,
+        "language": spelled_out(recipe.engine, base, seeds) if generates else "",
         "demonstrations": fewer_than_asked(recipe, shown),
         "validation": too_few(len(validation), "validation seeds") if recipe.rounds and recipe.trains else "",
         "training": "" if recipe.trains or not recipe.rounds else "nothing is trained: each round goes on with the base model",

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any
 
 from selfalign.errors import RunFailed, no_exit
-from selfalign.protocols import Context, Evaluator, Filter, Proposer, Retriever, Scorer
+from selfalign.proof.seed_rules import SeedRule, rules_on_seeds
+from selfalign.protocols import Context, Encode, Evaluator, Filter, Proposer, Retriever, Scorer
 from selfalign.types import Dropped, Example, FilterResult, Metric, is_score_name
 
 Shown = tuple[tuple[Example, float | None], ...]
@@ -46,17 +47,8 @@ def propose(context: Context, part: Proposer, count: int) -> list[Example]:
     where = _where(context, "proposer", part)
     with watched(where, context.pool.examples):
         drafts = _listed(where, part.propose(context, count), Example)
-    check_drafts(where, context, drafts, range(count))
-    return drafts
-
-
-def check_drafts(where: str, context: Context, drafts: Sequence[Example], slots: range) -> None:
-    """
-    Raises:
-        RunFailed: drafts that are not the round's, or have other slots or ids than they may.
-    """
-    if sorted(draft.slot for draft in drafts) != list(slots):
-        raise RunFailed(f"{where}: gives {len(drafts)} drafts, not {len(slots)} with each slot of {_span(slots)} once")
+    if sorted(draft.slot for draft in drafts) != list(range(count)):
+        raise RunFailed(f"{where}: gives {len(drafts)} drafts, not {count} with each slot from 0 on once")
     known = Counter(example.id for example in (*context.pool.examples, *drafts))
     for draft in drafts:
         if known[draft.id] > 1:
@@ -65,6 +57,7 @@ def check_drafts(where: str, context: Context, drafts: Sequence[Example], slots:
             raise RunFailed(f"{where}: gives {draft.id} as one of round {draft.round}")
         if wrong := [name for name in ("prompt", "response", "category", "system") if type(getattr(draft, name)) is not str]:
             raise RunFailed(f"{where}: gives {draft.id} with a {wrong[0]} that is no text: {getattr(draft, wrong[0])!r:.60}")
+    return drafts
 
 
 def retrieve(context: Context, part: Retriever, drafts: Sequence[Example]) -> list[Shown]:
@@ -108,6 +101,15 @@ def apply(context: Context, part: Filter, examples: Sequence[Example]) -> Filter
     kept, dropped = _listed(where, result.kept, Example), _listed(where, result.dropped, Dropped)
     conserve(where, examples, kept, dropped)
     return FilterResult(tuple(kept), tuple(dropped))
+
+
+def tried(named: Iterable[tuple[str, Filter]], encode: Encode | None, seeds: Sequence[Example]) -> list[SeedRule]:
+    """`rules_on_seeds`, filter by filter; none of them may write into a seed."""
+    found: list[SeedRule] = []
+    for name, part in named:
+        with watched(f"filter {type(part).__name__}, tried on the seeds", seeds):
+            found += rules_on_seeds([(name, part)], encode, seeds)
+    return sorted(found, key=lambda rule: -rule.dropped)
 
 
 def score(context: Context, part: Scorer, examples: Sequence[Example]) -> list[Example]:
@@ -260,12 +262,11 @@ def _listed(where: str, found: Any, kind: type[Any]) -> list[Any]:
         raise RunFailed(f"{where}: gives {type(found).__name__}, not a list of {kind.__name__}")
     if wrong := [each for each in found if not isinstance(each, kind)]:
         raise RunFailed(f"{where}: gives {type(wrong[0]).__name__} where {kind.__name__} is wanted")
+    for each in found if kind is Example else ():
+        if not isinstance(each.scores, Mapping) or not isinstance(each.metadata, Mapping):
+            raise RunFailed(f"{where}: gives {each.id} with scores or metadata that are no mapping")
     return list(found)
 
 
 def _where(context: Context, kind: str, part: object) -> str:
     return f"round {context.round}, {kind} {type(part).__name__}"
-
-
-def _span(slots: range) -> str:
-    return f"{slots.start} … {slots.stop - 1}" if slots else "none"

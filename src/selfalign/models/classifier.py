@@ -9,6 +9,7 @@ from typing import Any
 
 from selfalign.errors import RunFailed, UserError
 from selfalign.models.device import choose_device, empty_cache, out_of_memory
+from selfalign.models.limits import bounded
 from selfalign.models.names import located, quiet, resolve_model
 from selfalign.models.rendering import Renderer, make_renderer
 from selfalign.seeds.rows import listed
@@ -180,5 +181,6 @@ def _templated(renderer: Renderer, prompt: str, response: str) -> list[int] | st
         if found := renderer.markers_in(text):
             return f"a text contains {found[0]!r}, which means a turn to the reward model"
     turns = [{"role": "user", "content": prompt.strip()}, {"role": "assistant", "content": response.strip()}]
-    ids: Any = renderer.tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
+    with bounded():
+        ids: Any = renderer.tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
     return list(ids)

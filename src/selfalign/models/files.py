@@ -42,7 +42,7 @@ def check_folder(folder: Path, with_weights: bool = True) -> None:
     if not adapter and not (folder / "config.json").is_file():
         raise UserError(f"{folder} is no model folder: it has neither config.json nor adapter_config.json")
     for path in sorted(folder.iterdir()):
-        if path.suffix in _HASHED and not path.is_file() and not path.is_dir():  # to open a pipe would wait for ever
+        if path.suffix in _HASHED and not (path.is_file() or path.is_dir()):  # to open a pipe would wait for ever
             raise UserError(f"{path} cannot be read: it is no regular file")
     for path in sorted(folder.glob("*config.json")):
         for key, value in _entries(path, read_json(path)):
@@ -66,7 +66,7 @@ def weights(folder: Path) -> list[str]:
     if first == ADAPTER or not (folder / INDEX).is_file():
         beside = "" if not any(folder.glob("*.safetensors")) else f"; others beside it are not read, it must be called {first}"
         raise UserError(
-            f"{folder} has no .safetensors weights ({first}; pickled ones are refused){beside}; save it again with save_pretrained"
+            f"{folder} has no .safetensors weights ({first}; pickled ones are refused){beside}; save it anew with save_pretrained"
         )
     for name in (names := named_by_index(folder)):
         if not (folder / name).is_file():

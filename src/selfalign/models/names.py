@@ -192,7 +192,7 @@ def _pinned(name: str, weights: bool) -> str:
 
 
 def _snapshot(name: str, suffixes: Sequence[str], shown: bool = False) -> Path:
-    """The folder of a revision in the hub's cache, with the files of these suffixes (or names) brought there where they can be."""
+    """The folder of a revision in the hub's cache, with the files of these suffixes (or names), fetched where they can be."""
     repository, _, revision = name.partition("@")
     try:
         from huggingface_hub import snapshot_download

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 from selfalign.errors import UserError
 from selfalign.models.layouts import Stops, Tokenizer, fold
+from selfalign.models.limits import bounded, check_length
+from selfalign.models.marks import turn_marks
 from selfalign.models.thinking import MARKERS, open_thoughts, split_thinking
 from selfalign.types import Turns
 
@@ -42,6 +44,8 @@ class Template:
     prompt_stops: Stops
     response_stops: Stops
     notes: tuple[str, ...]
+    marks: tuple[re.Pattern[str], ...]
+    """What finds the plain text that the template writes around turns."""
 
     def ask(self, system: str, turns: Turns, prompt: str | None) -> str:
         """The text up to where the model writes; see `Style`.
@@ -125,6 +129,7 @@ def read_template(tokenizer: Tokenizer, special: Mapping[str, int], given: Mappi
             *_notes(tokenizer, special, seen),
             *(() if thoughts else _boundary_notes(seen, end)),
         ),
+        marks=turn_marks(*_around(tokenizer, arguments, seen), special),
     )
 
 
@@ -153,6 +158,17 @@ def _look(tokenizer: Tokenizer, arguments: Mapping[str, Any]) -> _Seen:
     before, after = _cut(write(_ASKED, _ANSWERED), _ANSWERED)
     between = _cut(_cut(write("Hi", _ANSWERED, _ASKED), _ANSWERED)[1], _ASKED)[0]
     return _Seen(header, asked, _cut(write(_ASKED), _ASKED)[1], _cut(before, _ASKED)[1], between, after)
+
+
+def _around(tokenizer: Tokenizer, arguments: Mapping[str, Any], seen: _Seen) -> tuple[list[str], list[str]]:
+    """What the template writes in front of texts and behind them, a system prompt's included where it takes one."""
+    before, behind = [seen.header, seen.own, seen.between], [seen.asked, seen.own, seen.between, seen.after]
+    try:
+        head, rest = _cut(_write(tokenizer, arguments, _conversation(_SYSTEM, _ASKED), True), _SYSTEM)
+        before, behind = [*before, head, _cut(rest, _ASKED)[0]], [*behind, rest[: rest.index(_ASKED)]]
+    except (UserError, ValueError):
+        pass
+    return before, behind
 
 
 def _thinking_off(tokenizer: Tokenizer, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,12 +241,19 @@ def _boundary_notes(seen: _Seen, end: str) -> list[str]:
     if seen.asked == seen.bare:
         notes.append("the chat template ignores add_generation_prompt: prompts end where its own answers begin")
     elif not seen.own.startswith(seen.asked):
-        notes.append(f"prompts end with {seen.own!r}, as the chat template's own answers begin, not with its {seen.asked!r}")
+        own, asked = _brief(seen.own), _brief(seen.asked)
+        notes.append(f"prompts end with {own}, as the chat template's own answers begin, not with its {asked}")
     elif (more := seen.own[len(seen.asked) :]).strip():
-        notes.append(f"prompts end with {more!r}, which the chat template writes between its generation prompt and an answer")
+        notes.append(
+            f"prompts end with {_brief(more)}, which the chat template writes between its generation prompt and an answer"
+        )
     if rest := seen.after[len(end) :].strip():
-        notes.append(f"behind the end of an answer the chat template writes {rest!r} too, which is not trained")
+        notes.append(f"behind the end of an answer the chat template writes {_brief(rest)} too, which is not trained")
     return notes
+
+
+def _brief(text: str) -> str:
+    return repr(text if len(text) <= 160 else f"{text[:160]}…")
 
 
 def _preamble(special: Mapping[str, int], seen: _Seen) -> str:
@@ -276,10 +299,14 @@ def _conversation(system: str, *texts: str) -> list[dict[str, str]]:
 
 
 def _write(tokenizer: Tokenizer, arguments: Mapping[str, Any], messages: Sequence[Mapping[str, str]], generate: bool) -> str:
+    given = sum(len(message["content"]) for message in messages)
     try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate, **arguments))
+        with bounded():
+            text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate, **arguments))
+        return check_length(text, given)
     except Exception as error:  # the template is the model author's program: it may raise anything
-        raise UserError(f"the model's chat template fails on {len(messages)} turns ({error}); {_PLAIN}") from error
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"the model's chat template fails on {len(messages)} turns ({said}); {_PLAIN}") from error
 
 
 def _cut(rendered: str, text: str, times: int = 1) -> tuple[str, str]:

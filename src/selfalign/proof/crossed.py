@@ -244,4 +244,5 @@ def _mcnemar(differences: Table, confidence: float) -> Difference:
         return Difference(value, value, value, 1.0)
     found = stats.binomtest(int((differences > 0.0).sum()), discordant, 0.5)
     share, ends = discordant / len(differences), found.proportion_ci(confidence, method="exact")
-    return Difference(value, *(share * (2 * float(end) - 1) for end in ends), float(found.pvalue))
+    low, high = (share * (2 * float(end) - 1) for end in ends)
+    return Difference(value, low, high, float(found.pvalue))

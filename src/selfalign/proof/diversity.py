@@ -55,8 +55,8 @@ def diversity(kept: Sequence[Example], earlier: Sequence[Example], vectors: Floa
     metrics = []
     if len(kept) > 1:
         mean, low, high = mean_interval(lengths)
-        name = f"kept_{turn}mean_words"
-        metrics.append(Metric(name, mean, max(low, 0.0), high, n=len(kept), unit="amount", better="neither"))
+        words_each = (mean, max(low, 0.0), high)
+        metrics.append(Metric(f"kept_{turn}mean_words", *words_each, n=len(kept), unit="amount", better="neither"))
     if middle := median(lengths):
         metrics.append(Metric(f"kept_{turn}median_words", *middle, n=len(kept), unit="amount", better="neither"))
     short = sum(length <= VERY_SHORT for length in lengths)

@@ -31,7 +31,7 @@ def conclude(
         UserError: the metric asked for is missing in an arm, or no metric is common to all.
     """
     main, *others = found
-    metrics, left_out = _common(found)
+    metrics, left_out = common_metrics(found)
     chosen = metric or next((name for name in (*PREFERRED, *metrics) if name in metrics), None)
     if chosen is None or chosen not in metrics:
         reason = left_out.get(chosen or "", "there is no metric that all arms have")
@@ -48,18 +48,18 @@ def conclude(
         "metric": chosen,
         "held_out": held_out,
         "random_seeds": list(random_seeds),
-        "arms": {name: _arm(runs, metrics) for name, runs in found.items()},
+        "arms": {name: arm_figures(runs, metrics) for name, runs in found.items()},
         "metrics": {name: {"unit": each.unit, "better": each.better} for name, each in metrics.items()},
         "left_out": left_out,
         "comparisons": {
-            m: {arm: _comparison(each, adjusted[m][arm]) for arm, each in row.items()} for m, row in compared.items()
+            m: {arm: comparison_figures(each, adjusted[m][arm]) for arm, each in row.items()} for m, row in compared.items()
         },
         "verdicts": [
             {
                 "arm": arm,
                 "metric": chosen,
                 "verdict": verdict(metrics[chosen], each, adjusted[chosen][arm]),
-                "sentence": sentence(main, arm, metrics[chosen], each, adjusted[chosen][arm]) + _chance(found[main], found[arm]),
+                "sentence": sentence(main, arm, metrics[chosen], each, adjusted[chosen][arm]) + chance(found[main], found[arm]),
             }
             for arm, each in compared[chosen].items()
         ],
@@ -125,7 +125,7 @@ def looked_at(looks: Sequence[int]) -> str:
     )
 
 
-def _chance(*arms: Sequence[Finished]) -> str:
+def chance(*arms: Sequence[Finished]) -> str:
     """That another random seed could say something else, where an arm was trained on fewer than three; "" elsewhere."""
     seeds = min((len(runs) for runs in arms if any(any(run.steps) for run in runs)), default=SEEDS)
     if seeds >= SEEDS:
@@ -133,7 +133,7 @@ def _chance(*arms: Sequence[Finished]) -> str:
     return f"; trained on {counted(seeds, 'random seed')} alone: another training could differ, take --repeats {SEEDS} or more"
 
 
-def _common(found: Mapping[str, Sequence[Finished]]) -> tuple[dict[str, Metric], dict[str, str]]:
+def common_metrics(found: Mapping[str, Sequence[Finished]]) -> tuple[dict[str, Metric], dict[str, str]]:
     """The metrics that every run of every arm has on the same prompts, and why each of the others cannot be compared."""
     runs = [(name, run) for name, runs in found.items() for run in runs]
     metrics, left_out = {}, {}
@@ -153,7 +153,7 @@ def _common(found: Mapping[str, Sequence[Finished]]) -> tuple[dict[str, Metric],
     return metrics, left_out
 
 
-def _arm(runs: Sequence[Finished], metrics: Mapping[str, Metric]) -> dict[str, Any]:
+def arm_figures(runs: Sequence[Finished], metrics: Mapping[str, Metric]) -> dict[str, Any]:
     estimates = {
         name: crossed_mean([run.metrics[name].outcomes for run in runs], bounds=BOUNDS[each.unit])
         for name, each in metrics.items()
@@ -184,7 +184,7 @@ def _arm(runs: Sequence[Finished], metrics: Mapping[str, Metric]) -> dict[str, A
     }
 
 
-def _comparison(each: Comparison, p_holm: float) -> dict[str, Any]:
+def comparison_figures(each: Comparison, p_holm: float) -> dict[str, Any]:
     return {
         "difference": finite(each.value),
         "low": finite(each.low),

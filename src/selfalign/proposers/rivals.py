@@ -16,12 +16,12 @@ _COLUMN = re.compile(r"rejected(_[1-9]\d{0,5})?")
 
 @dataclass(frozen=True)
 class Rivals:
-    """Drafts whose answers are to be rejected: each seed's prompt, to be answered by the model itself, the seed's answer preferred.
+    """Drafts whose answers are to be rejected in favour of a seed's: its prompt, to be answered by the model itself.
 
-    A rejected answer that the seed file has (column `rejected`, and `rejected_2` …) comes first and is not generated. The slots
-    left go round the seeds that bring none; where there are fewer slots than seeds, some are drawn anew each round. Later turns
-    are not asked again. That the start model's own answer is the worse one is the assumption of DITTO (arXiv 2406.00888) and SPIN
-    (2401.01335); nothing checks it.
+    Rejected answers that the seed file has (`rejected`, `rejected_2` …) come first and are not generated. The slots left go round
+    the seeds that bring none; where there are fewer slots than seeds, some are drawn anew each round. Later turns are not asked
+    again. That the model's own answer is the worse one is the assumption of DITTO (arXiv 2406.00888) and SPIN (2401.01335);
+    nothing checks it.
     """
 
     preferences: ClassVar[bool] = True

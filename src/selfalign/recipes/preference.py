@@ -30,7 +30,7 @@ def dpo() -> Recipe:
         filters=(Differs(),),
         rounds=1,
         per_round=128,
-        min_yield=0.05,
+        min_yield=0.0,
         validation_share=0.2,
         alarms=Alarms(action="off"),
     )

@@ -40,8 +40,8 @@ def manifest_hash(manifest: Manifest) -> str:
 def write_manifest(folder: Path, key: str = "") -> Manifest:
     """Forces every file of the folder to disk, then writes its `manifest.json` in one step: now the checkpoint exists.
 
-    `key` names what the checkpoint belongs to (a hash of data, options and start model); see `newest_verified`. The folder's name,
-    which says after which step it was written, is written down too: a copy under another name is no checkpoint of that step.
+    `key` names what the checkpoint belongs to (a hash of data, options and start model); see `newest_verified`. The folder's
+    name, which says after which step it was written, is in it too: under another name it is no checkpoint of that step.
     """
     sync_tree(folder)
     manifest = read_manifest(folder)
@@ -173,8 +173,8 @@ def saved_checkpoints(work: Path) -> list[Path]:
 class _Stored(NamedTuple):
     """What a checkpoint's manifest says."""
 
-    key: str = ""
-    files: Manifest = {}
+    key: str
+    files: Manifest
     problem: str = ""
     """Why it says nothing that can be believed."""
 
@@ -186,18 +186,18 @@ def _stored(folder: Path) -> _Stored | None:
         return None
     try:
         if not path.is_file():  # to open a pipe would wait for ever
-            return _Stored(problem=f"{path}: no regular file")
+            return _Stored("", {}, f"{path}: no regular file")
         if path.stat().st_size > _LARGEST:
-            return _Stored(problem=f"{path}: larger than any manifest")
+            return _Stored("", {}, f"{path}: larger than any manifest")
         body: dict[str, Any] = json.loads(path.read_bytes())
         files = {str(name): (int(size), str(digest)) for name, (size, digest) in body["files"].items()}
         key, name = str(body["key"]), str(body["name"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-        return _Stored(problem=f"{path}: cannot be read")
+        return _Stored("", {}, f"{path}: cannot be read")
     if name != folder.name:
-        return _Stored(problem=f"{path}: it is of {name[:80]!r}, and the folder was renamed")
+        return _Stored("", {}, f"{path}: it is of {name[:80]!r}, and the folder was renamed")
     if foreign := [each for each in files if Path(each).is_absolute() or ".." in Path(each).parts]:
-        return _Stored(problem=f"{path}: names {foreign[0][:80]!r}, which lies outside the checkpoint")
+        return _Stored("", {}, f"{path}: names {foreign[0][:80]!r}, which lies outside the checkpoint")
     return _Stored(key, files)
 
 

@@ -30,7 +30,6 @@ from selfalign.record.lock import locked
 from selfalign.record.plain import changes, difference, dumps, granted, in_words
 from selfalign.types import Dropped, Example, Metric, ModelRef, Outcome
 
-
 _log = logging.getLogger(__name__)
 
 

@@ -1,7 +1,8 @@
 """Sums over the rows of the record, kept by the database itself, that tell damaged content from what was written.
 
-SQLite finds a page that makes no sense, but not another letter in a text. So every table has the number of its rows and the sum of
-their CRC-32, which triggers bring up to date inside the transaction that writes; whoever opens the record adds the rows up again.
+SQLite finds a page that makes no sense, but not another letter in a text. So every table has the number of its rows and the sum
+of their CRC-32, which triggers bring up to date inside the transaction that writes; whoever opens the record adds the rows up
+again.
 """
 
 from __future__ import annotations

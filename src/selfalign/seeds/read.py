@@ -24,7 +24,8 @@ from selfalign.types import Example
 _FORMS = {"prompt": "response", "question": "answer", "instruction": "output", "query": "response"}
 """Names of a prompt with the response that mostly goes with it; any response may go with any prompt."""
 _CHOSEN, _REJECTED = "chosen", "rejected"
-"""The answers of a preference: the first one is the row's response, the other one is kept as metadata, for recipes that reject it."""
+"""The answers of a preference: the first one is the response, the other is kept as metadata, for recipes that reject it."""
+_REJECTIONS = re.compile(_REJECTED + r"(_[1-9]\d*)?")
 _RESPONSES = ("response", "answer", "output", "completion", _CHOSEN)
 _CHATS = ("messages", "conversations", "conversation")
 _PASSAGES = ("input", "context", "passage")
@@ -57,13 +58,13 @@ def read_seeds(path: str | Path, *, response_required: bool = True) -> tuple[Exa
     the Hugging Face hub by its name, `:split` behind either (for hub data sets also `:configuration/split`).
 
     A row holds a prompt (`prompt`, `question`, `instruction` or `query`) and a response (`response`, `answer`, `output`,
-    `completion`, or `chosen` with a `rejected` one, which becomes metadata; rows that reject several answers in favour of the same
-    one become one example). An `input`, `context` or `passage` that is not empty follows the prompt after a blank line; `system` becomes
-    the pair's system text; `history` (pairs or turns) its earlier turns. Or a row holds `messages` or `conversations`, a list of
-    {"role", "content"} or {"from", "value"}: the last two turns are the prompt and its response, those before them its history;
-    turns of one side in a row become one. Prompt and completion may be such lists too. Or, as in Self-Instruct's seed tasks, it
-    holds `instances`, or, as in InstructLab's, `questions_and_answers`: each is an example (where a row has several, `.1`, `.2`
-    … follow its id).
+    `completion`, or `chosen` with a `rejected` one, which becomes metadata; rows that reject several answers to a prompt in
+    favour of the same one become one example). An `input`, `context` or `passage` that is not empty follows the prompt after a
+    blank line; `system` becomes the pair's system text; `history` (pairs or turns) its earlier turns. Or a row holds `messages`
+    or `conversations`, a list of {"role", "content"} or {"from", "value"}: the last two turns are the prompt and its response,
+    those before them its history; turns of one side in a row become one. Prompt and completion may be such lists too. Or, as in
+    Self-Instruct's seed tasks, it holds `instances`, or, as in InstructLab's, `questions_and_answers`: each is an example
+    (where a row has several, `.1`, `.2` … follow its id).
 
     `id` (text or a number) and `category` are optional; an example without an id is called seed-0001 and so on, by its place.
     Ids that a run could give to a sample, as in the exports of an earlier run, get `seed-` before them. Other columns become
@@ -99,7 +100,7 @@ def read_with_notes(path: str | Path, *, response_required: bool = True) -> tupl
                 continue
             for row in _instances(item):
                 where = row.where
-                said, example = _example(row.fields, len(examples) + len(problems), response_required)
+                said, example = _example(row.fields, len(examples) + len(problems) + joined, response_required)
                 if (first := ids.setdefault(example.id, where)) != where:
                     raise Malformed(f"field 'id': {show(example.id)} is also the id of {first}; give each row its own")
                 key = (example.system, normalise(example.full_prompt))
@@ -125,8 +126,8 @@ def read_with_notes(path: str | Path, *, response_required: bool = True) -> tupl
 
 
 def _with_rejected(first: Example, again: Example) -> Example | None:
-    """The first example of a prompt with one more rejected answer; None where the second is no other preference for its answer."""
-    answer, known = again.metadata.get(_REJECTED), [name for name in first.metadata if name.startswith(_REJECTED)]
+    """The first example of a prompt with one more rejected answer; None where the second is no preference for the same answer."""
+    answer, known = again.metadata.get(_REJECTED), [name for name in first.metadata if _REJECTIONS.fullmatch(name)]
     if answer is None or not known or again.response != first.response:
         return None
     if answer in (first.metadata[name] for name in known):
@@ -136,7 +137,7 @@ def _with_rejected(first: Example, again: Example) -> Example | None:
 
 def _changes(examples: Sequence[Example], begun: Sequence[Example], renamed: Sequence[Example], joined: int) -> Iterator[str]:
     if joined:
-        yield f"{counted(joined, 'row')} rejected one more answer in favour of the same one: one example each, under the first row's id"
+        yield f"{counted(joined, 'row')} reject one more answer in favour of the same one; they went into the first row's example"
     if added := len(begun) - len(examples):
         yield f"most rows have earlier turns: {counted(added, 'first turn')} became examples too, .1 behind their ids"
     if changed := [(old.id, new.id) for old, new in zip(begun, renamed, strict=True) if old.id != new.id]:

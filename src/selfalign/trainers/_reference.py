@@ -1,7 +1,7 @@
 """What the start model thinks of the rows: computed once, before the first step, and kept beside the checkpoints.
 
-So no second copy of the model is in memory, whether all weights are trained or an adapter (whose start is the model with the adapter
-as it stands: off, where it is new), and a training that goes on has the same figures to the last bit.
+So no second copy of the model is in memory, and a training that goes on has the same figures to the last bit. An adapter that is
+new changes nothing yet, so that the start is the model without it; one that is trained further is itself the start.
 """
 
 from __future__ import annotations

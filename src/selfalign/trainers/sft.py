@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from typing import Any, Literal
 
 from selfalign.errors import RunFailed, UserError
@@ -65,9 +66,9 @@ class SFT:
     """Rows of more tokens are dropped by the rule too_long; None takes the model's window."""
     max_steps: int = 0
     """Where > 0 the number of optimiser steps, whatever `epochs` says: for comparisons at equal cost."""
-    loss: CrossEntropy | DPO = CrossEntropy()
-    """CrossEntropy imitates the answers. DPO prefers them to rejected ones, so it wants a recipe that makes such pairs; of a batch a
-    pair is one example, with the memory of two."""
+    loss: CrossEntropy | DPO = field(default_factory=CrossEntropy)
+    """CrossEntropy imitates the answers. DPO prefers them to rejected ones, so it wants a recipe that makes such pairs; in a
+    batch a pair is one example, with the memory of two."""
 
     def __post_init__(self) -> None:
         for name, wrong in (
@@ -95,6 +96,16 @@ class SFT:
     @property
     def preferences(self) -> bool:
         return self.loss.preferences
+
+    def check(self) -> str:
+        """
+        Raises:
+            UserError: a package that the training process imports is missing: it would say so after a round was generated.
+        """
+        for package in ("torch", "transformers", "accelerate", *(("peft",) if self.lora_rank else ())):
+            if find_spec(package) is None:
+                raise UserError(f"training needs the package {package}; install it with: pip install 'selfalign[hf]'")
+        return ""
 
     def train(self, job: TrainJob, progress: Progress) -> TrainResult:
         """Trains in a child process and publishes the model in one step.
