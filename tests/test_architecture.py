@@ -13,8 +13,8 @@ SRC = Path(__file__).parent.parent / "src" / "selfalign"
 PARTS = ("engines", "encoders", "proposers", "retrievers", "scorers", "filters", "trainers", "evaluators")
 LAYERS = (
     ("types", "text", "errors"),
-    ("seeds", "protocols"),
-    ("models", "record"),
+    ("seeds", "protocols", "own_file"),
+    ("models", "record", "expect"),
     ("proof",),
     PARTS,
     ("recipe",),
