@@ -12,7 +12,7 @@ import pytest
 SRC = Path(__file__).parent.parent / "src" / "selfalign"
 PARTS = ("engines", "encoders", "proposers", "retrievers", "scorers", "filters", "trainers", "evaluators")
 LAYERS = (
-    ("types", "text", "errors"),
+    ("types", "text", "errors", "cache"),
     ("seeds", "protocols"),
     ("models", "record"),
     ("proof",),
