@@ -6,10 +6,13 @@ Everything that is not listed here is a defect of ours or of a library, and keep
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 
@@ -34,9 +37,39 @@ class Interrupted(BaseException):
 
 
 def reason(error: BaseException) -> str:
-    """An expected error speaks for itself; a defect is named with its type."""
+    """An expected error speaks for itself; a defect is named with its type. Without passwords: it is kept in the record."""
     expected = isinstance(error, (Interrupted, RunFailed, UserError))
-    return str(error) if expected else f"{type(error).__name__}: {error}"
+    return without_passwords(str(error) if expected else f"{type(error).__name__}: {error}")
+
+
+def without_passwords(text: str) -> str:
+    """With *** for user and password of every address in a text: messages name what was typed, and are passed on."""
+    return _CREDENTIALS.sub(r"\1***@", text)
+
+
+# A password may hold what should have been encoded, an @ or a slash: rather too much is hidden than too little. Of a path two
+# slashes have become one.
+_CREDENTIALS = re.compile(r"(\b[a-z][a-z0-9+.-]+:/{1,3})(?:[^\s/:@'\"<>]*:[^\s'\"<>]*@|[^\s/?#'\"<>]*@)", re.IGNORECASE)
+
+
+@contextmanager
+def no_exit(where: str) -> Iterator[None]:
+    """Inside the block `sys.exit` ends no program: with code 0 a run that broke off would look like one that is done.
+
+    Raises:
+        RunFailed: it was tried; the message has `where` and the line.
+    """
+    try:
+        yield
+    except SystemExit as stop:
+        raise RunFailed(f"{where}: {exit_place(stop)}") from stop
+
+
+def exit_place(stop: SystemExit) -> str:
+    """What there is to say of an exit that a part's code has asked for."""
+    last = traceback.extract_tb(stop.__traceback__)[-1:]
+    place = f" in {Path(last[0].filename).name}, line {last[0].lineno}" if last else ""
+    return f"ends the program{place} (exit code {stop.code!r}), which a part must not; raise an error instead"
 
 
 def in_a_line(error: BaseException) -> str:

@@ -324,7 +324,7 @@ class EngineLimits:
 
 
 class Preflight:
-    """What an evaluator or a scorer may have, to say early what it needs and gives. Called before anything loads."""
+    """What an evaluator, a scorer or a trainer may have, to say early what it needs and gives. Called before anything loads."""
 
     other_model: str = ""
     """The model it asks instead of that of the round, as `Context.open_model` takes it; "" where it asks none."""
@@ -375,6 +375,9 @@ class Flags:
     """Of a trainer: its folders are no models. Of an engine: it runs them all the same."""
     lora_rank: int | None = None
     """Of a trainer: the rank of the LoRA adapter that it trains, 0 where it trains all weights; None where it does not say."""
+    preferences: bool = False
+    """Of a proposer: the answers to its drafts are rejected ones (`types.preferred_to`). Of a trainer: it learns from pairs of
+    a preferred and a rejected answer, and from nothing else."""
     fixed: bool = False
     """Of an encoder: its vectors do not depend on the session's model, and so hold for the whole run."""
 

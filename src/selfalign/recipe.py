@@ -186,8 +186,8 @@ class Recipe:
     def check(self) -> None:
         """
         Raises:
-            UserError: a number out of range, or an engine that could not run the run's models or decode as the recipe does;
-                nothing is loaded.
+            UserError: a number out of range, an engine that could not run the run's models or decode as the recipe does, or a
+                package that training needs and is not there; nothing is loaded.
         """
         extended, generated = self.second_turns.share, self.rounds * self.per_round
         for name, value, ok, must in (
@@ -208,6 +208,7 @@ class Recipe:
         ):
             if not ok:
                 raise UserError(f"recipe {self.name}: {name} = {value}, must be {must}")
+        self._check_pairs()
         engine = declared(self.engine, EngineLimits)
         engine.check_models(self._trained_models(), self._other_models())
         for name, sampling in self.samplings():
@@ -215,6 +216,20 @@ class Recipe:
                 engine.check_sampling(sampling)
             except UserError as error:
                 raise UserError(f"recipe {self.name}, {name}: {error}") from error
+        if self.rounds:
+            declared(self.trainer, Preflight).check()
+
+    def _check_pairs(self) -> None:
+        """A rejected answer is never imitated, and a preference never learned from answers alone."""
+        makes = self.per_round > 0 and declared(self.proposer, Flags).preferences
+        trainer = declared(self.trainer, Flags)
+        if not self.rounds or trainer.pretends or makes == trainer.preferences:
+            return
+        if makes:
+            what = f"{type(self.proposer).__name__} makes answers to be rejected, and this trainer would imitate them"
+            raise UserError(f"recipe {self.name}: {what}; give it a preference loss (trainer.loss = DPO)")
+        what = "trainer.loss is one that learns from pairs of a preferred and a rejected answer, and this recipe makes none"
+        raise UserError(f"recipe {self.name}: {what}; use the recipe dpo, or trainer.loss = CrossEntropy")
 
     @property
     def trains(self) -> bool:

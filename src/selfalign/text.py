@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from rapidfuzz import process
 from rapidfuzz.distance import LCSseq
 
-ISARA_MARKERS = ("BEGIN", "END", "USER", "ASSISTANT", "\\begin", "\\end", "ANS")
-"""Where ISARA's authors cut a raw completion; case-sensitive, as theirs are."""
+ISARA_MARKERS = ("BEGIN", "END", "USER", "ASSISTANT", "ASSISTENT", "\\begin", "\\end", "ANS")
+"""Where ISARA's authors cut a raw completion; case-sensitive and one of them misspelt, as theirs are."""
 
 _NOT_ASCII_WORD = re.compile(r"[^a-z0-9]+")
 # Scripts written without spaces between words: Thai, Lao, Khmer, Burmese and their kin (class SA of Unicode's line breaking),
@@ -230,18 +230,27 @@ def finished_like(texts: Sequence[str]) -> Callable[[str], bool]:
 
     The commonest endings that `is_finished` does not know are taken over, by their last sign and whether braces were opened,
     until at most a tenth of the texts is left; for texts about as long as those that end so, so that labels without a stop do
-    not let half a paragraph pass.
+    not let half a paragraph pass. Where most texts end in none of the known ways and in three others or more (queries, patterns,
+    formulas), any end will do that leaves no block open.
     """
     lengths: dict[str, list[int]] = {}
     for text in texts:
         if not is_finished(text):
             lengths.setdefault(_ending(text), []).append(count_words(text))
     left, allowed = sum(map(len, lengths.values())), dict[str, int]()
+    if 2 * left > len(texts) and len(lengths) > 2:
+        return lambda text: bool(text.strip()) and not _is_open(text)
     for ending, those in sorted(lengths.items(), key=lambda item: -len(item[1])):
         if left > TENTH * len(texts):
             allowed[ending] = 2 * max(those) + 3
             left -= len(those)
     return lambda text: is_finished(text) or count_words(text) <= allowed.get(_ending(text), -1)
+
+
+def _is_open(text: str) -> bool:
+    text = text.strip()
+    unclosed = (text.startswith(opening) and not text.endswith(closing) for opening, closing in ("{}", "[]"))
+    return bool(text.count("```") % 2) or any(unclosed)
 
 
 def _ending(text: str) -> str:

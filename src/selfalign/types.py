@@ -31,11 +31,20 @@ Turns = tuple[tuple[str, str], ...]
 Metadata = Mapping[str, str]
 """Extra columns of a seed file, kept as they came and handed through to the exports."""
 
-Unit = Literal["number", "share", "points", "count"]
-"""share: a part of a whole, 0 … 1; points: a difference of two shares, -1 … 1; both are shown times 100. count: shown whole."""
+Unit = Literal["number", "share", "points", "amount", "count"]
+"""share: a part of a whole, 0 … 1; points: a difference of two shares, -1 … 1; both are shown times 100. amount: a number that is
+never below 0, such as the words of an answer; count: one that is shown whole."""
 Better = Literal["higher", "lower", "neither"]
-BOUNDS: Mapping[str, tuple[float, float]] = {"share": (0.0, 1.0), "points": (-1.0, 1.0)}
-"""The values that a metric can have, by unit; the other units have no bounds."""
+SHARES = ("share", "points")
+"""The units that are shown times 100."""
+BOUNDS: Mapping[str, tuple[float, float]] = {
+    "number": (-math.inf, math.inf),
+    "share": (0.0, 1.0),
+    "points": (-1.0, 1.0),
+    "amount": (0.0, math.inf),
+    "count": (0.0, math.inf),
+}
+"""The values that a metric can have, by unit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +87,18 @@ class Example:
     def full_prompt(self) -> str:
         """All that the response answers, as one text for judges and comparisons: the prompt behind its history."""
         return transcript(self.history, self.prompt)
+
+
+PREFERRED = "preferred"
+"""The key in a rejected answer's metadata under which stands the id of the example whose answer is preferred to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Two answers to one prompt, for a preference loss. In the record each is a sample; the rejected one names the other."""
+
+    chosen: Example
+    rejected: Example
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +157,7 @@ class Continuation:
 class Sampling:
     """How to decode. The defaults sample from the model's own distribution.
 
-    `beams > 1` is beam search (beam sampling where temperature > 0), as ISARA's authors decode; the last four fields are
+    `beams > 1` is beam search (beam sampling where temperature > 0), as ISARA's authors decode; the fields behind it are
     theirs too and off by default (our own measurements: a repetition penalty of 1.1 ruins few-shot prompts of a small model).
     """
 
@@ -155,6 +176,10 @@ class Sampling:
     length_penalty: float = 1.0
     length_decay: tuple[int, float] | None = None
     """(start, factor) of an exponential decay of sequence length, counted in generated tokens."""
+    rules: Literal["today", "transformers-4.31"] = "today"
+    """Of length_decay and length_penalty, k tokens past the start. today: the end's score s becomes s + |s|·(factor^k - 1), and a
+    beam's is divided by (generated length)^length_penalty. transformers-4.31, ISARA's scripts' own: s·factor^k, with beams less
+    likely; by (prompt and generated length)^length_penalty; and `stop` ends no beam (see `engines/_beams.py`)."""
 
     def __post_init__(self) -> None:
         for name, wrong in (
@@ -165,6 +190,8 @@ class Sampling:
             ("beams", self.beams < 1),
             ("repetition_penalty", not self.repetition_penalty > 0.0),
             ("no_repeat_ngram", self.no_repeat_ngram < 0),
+            ("length_decay", self.length_decay is not None and not (self.length_decay[0] >= 0 and self.length_decay[1] > 0.0)),
+            ("rules", self.rules not in ("today", "transformers-4.31")),
         ):
             if wrong:
                 raise ValueError(f"Sampling: {name} = {getattr(self, name)} is out of range")
@@ -239,7 +266,7 @@ class Metric:
                 raise ValueError(
                     f"Metric: {field_name} = {getattr(self, field_name)!r} of {self.name}: one of {', '.join(choices)}"
                 )
-        low, high = BOUNDS.get(self.unit, (-math.inf, math.inf))
+        low, high = BOUNDS[self.unit]
         if self.value < low or self.value > high:  # NaN, the value of nothing, passes
             raise ValueError(
                 f"Metric: {self.name} = {self.value} is outside {low:g} … {high:g}, where its unit, {self.unit}, lies"
@@ -252,6 +279,17 @@ def with_template_args(format: Format, args: Mapping[str, Any]) -> Format:
     Wherever a format goes (engines, training, merging) the arguments go with it; `models.rendering` takes them apart again.
     """
     return cast(Format, f"{format} {json.dumps(dict(args), sort_keys=True)}") if args else format
+
+
+def preferred_to(example: Example) -> str:
+    """The id of the example whose answer is preferred to this one's, a rejected one; "" for any other, and for all seeds."""
+    return example.metadata.get(PREFERRED, "") if example.round else ""
+
+
+def preferences(examples: Sequence[Example]) -> list[Preference]:
+    """The pairs among some examples, in the order of the rejected answers."""
+    by_id = {example.id: example for example in examples}
+    return [Preference(by_id[id], example) for example in examples if (id := preferred_to(example)) in by_id]
 
 
 def shared_system(examples: Sequence[Example]) -> str:

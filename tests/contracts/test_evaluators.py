@@ -16,7 +16,7 @@ import pytest
 
 import selfalign.evaluators
 from selfalign.contracts import check_evaluator
-from selfalign.evaluators import Harmfulness, HeldOut, LmEval, Refusal, Truthfulness, WinRate
+from selfalign.evaluators import Code, Harmfulness, HeldOut, LmEval, MTBench, Refusal, Truthfulness, WinRate
 from selfalign.proof.stats import wilson
 from selfalign.protocols import Context, Evaluator
 from selfalign.types import Example, Metric, Outcome
@@ -45,6 +45,11 @@ def evaluators(tmp_path: Path, reward_model: Path) -> list[Evaluator]:
         writer.writerow(["Who lives on the moon?", "Nobody", "Nobody; No one", "A man; A rabbit"])
     row = {"key": 1, "prompt": "Answer without commas.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
     ifeval.write_text(json.dumps(row) + "\n" + json.dumps({**row, "key": 2}) + "\n")
+    bench, problems = tmp_path / "bench.jsonl", tmp_path / "problems.jsonl"
+    turns = {"category": "math", "turns": ["What is 1 + 1?", "And twice that?"]}
+    bench.write_text("".join(json.dumps({"question_id": number, **turns}) + "\n" for number in range(3)))
+    problem = {"task_id": "h/0", "prompt": "def one():\n", "entry_point": "one", "test": "def check(it): assert it() == 1"}
+    problems.write_text(json.dumps(problem) + "\n")
     classifier = Harmfulness(str(reward_model), labels=("bad",), per_label=True, device="cpu")
     return [
         HeldOut(),
@@ -55,6 +60,8 @@ def evaluators(tmp_path: Path, reward_model: Path) -> list[Evaluator]:
         WinRate("judge"),
         WinRate("judge", constant=""),
         LmEval(ifeval_file=str(ifeval)),
+        MTBench(str(bench), "judge"),
+        Code(str(problems), unsafe_run_code=True),
     ]
 
 

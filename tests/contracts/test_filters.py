@@ -46,6 +46,7 @@ def candidates() -> list[Example]:
             "A picture [input] 图.\nUser: and now?\nA. Yes\nAnswer Choices: A",
         ),
         ("Mend this text.\n\nOne two three.", "one two three."),
+        ("I can't help with this old kettle, can you?", "It needs a new lid first, and then a good clean."),
         ("Как почистить старый медный чайник дома?", "Потрите его солью и лимоном, потом хорошо промойте."),
     ]
     finishes: list[FinishReason] = ["stop", "length", "context"]
@@ -80,7 +81,9 @@ def test_contract(part: type[Filter]) -> None:
 
 @every_filter
 def test_the_batch_holds_something_for_every_filter(part: type[Filter]) -> None:
-    assert made(part).apply(context(), candidates()).dropped
+    alike = tuple(seed for seed in seeds() if seed.category == "refuse")  # whose responses have a beginning in common
+    pool = (alike if part.__name__ == "AnswerLike" else seeds(),)
+    assert made(part).apply(context(pool=pool), candidates()).dropped
 
 
 @dataclasses.dataclass(frozen=True)

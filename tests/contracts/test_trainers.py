@@ -15,7 +15,7 @@ import selfalign.trainers
 from selfalign.errors import RunFailed
 from selfalign.protocols import Trainer, TrainJob
 from selfalign.record.checkpoints import read_manifest
-from selfalign.trainers import SFT
+from selfalign.trainers import DPO, SFT
 from selfalign.types import Example, ModelRef
 
 MODULES = [name for _, name, _ in pkgutil.iter_modules(selfalign.trainers.__path__) if not name.startswith("_")]
@@ -26,6 +26,7 @@ TRAINERS: list[type[Trainer]] = [
     if part.__module__ == f"selfalign.trainers.{name}" and hasattr(part, "train")
 ]
 OPTIONS = {SFT: {"learning_rate": 1e-3, "max_steps": 2, "batch_size": 6}}
+CASES = [*((part, OPTIONS.get(part, {})) for part in TRAINERS), (SFT, {**OPTIONS[SFT], "loss": DPO()})]
 Make = Callable[..., TrainJob]
 
 
@@ -56,7 +57,10 @@ def make(model_folder: Path, tmp_path: Path) -> Make:
             "round": 2,
             "start": ModelRef(str(model_folder), hash="start"),
             "seeds": tuple(Example(f"s{i}", f"Question {i}?", f"Answer {i}.") for i in range(5)),
-            "generated": tuple(Example(f"g{i}", f"What about {i}?", f"It is {i}.", round=1) for i in range(6)),
+            "generated": tuple(
+                Example(f"g{i}", f"Question {i % 5}?", f"It is {i}.", round=1, metadata={"preferred": f"s{i % 5}"})
+                for i in range(6)
+            ),
             "seed_weight": None,
             "format": "auto",
             "seed": 3,
@@ -73,9 +77,11 @@ def test_every_file_holds_a_trainer() -> None:
     assert len({part.__module__ for part in TRAINERS}) == len(MODULES) >= 2
 
 
-@pytest.mark.parametrize("part", TRAINERS, ids=lambda part: part.__name__)
-def test_contract(part: type[Trainer], make: Make) -> None:
-    trainer = part(**OPTIONS.get(part, {}))  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("part", "options"), CASES, ids=[f"{part.__name__}{'-DPO' * ('loss' in given)}" for part, given in CASES]
+)
+def test_contract(part: type[Trainer], options: dict[str, object], make: Make) -> None:
+    trainer = part(**options)
     assert dataclasses.is_dataclass(trainer)
     told, job = Told(), make("one")
     result = trainer.train(job, told)
@@ -87,14 +93,15 @@ def test_contract(part: type[Trainer], make: Make) -> None:
     assert any(job.out.iterdir())
     assert result.steps == len(result.losses) == told.total == told.done >= 1 and told.finished == 1
     assert "round 2" in told.stages[0]
-    assert result.tokens > 0 and 0 < result.seed_weight < 1
+    compares = getattr(trainer, "preferences", False)  # a pair counts as a seed where its preferred answer is one
+    assert result.tokens > 0 and (result.seed_weight == 1 if compares else 0 < result.seed_weight < 1)
 
     again = make("two")
     same = trainer.train(again, Told())
     assert read_manifest(again.out) == read_manifest(job.out), "the same job gives the same bytes, wherever it writes"
     assert same.model.hash == result.model.hash and same.losses == result.losses
 
-    other = make("three", generated=(), seed_weight=0.25)
+    other = make("three", generated=job.generated[:3] if compares else (), seed_weight=0.25)
     alone = trainer.train(other, Told())
     assert alone.seed_weight == 1.0, "with nothing generated all of the loss is the seeds'"
     assert read_manifest(other.out) != read_manifest(job.out)

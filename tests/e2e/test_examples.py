@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import Run
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -68,3 +70,14 @@ def test_its_filter(page: Any) -> None:
     assert page.problem("How do I boil one egg?", answer, known) == "not novel"
     assert page.problem("", answer, known) == "prompt short or unfinished"
     assert page.problem("Where do cats sleep at night?", "Here.", known) == "response short or unfinished"
+
+
+@pytest.mark.parametrize("name", ["support_tone", "json_extraction", "german", "shop_scope"])
+def test_the_seeds_of_each_domain_pass_every_rule(cli: Run, name: str) -> None:
+    seeds = EXAMPLES / name / "seeds.jsonl"
+    done = cli("check", "isara", seeds, "--model", "scripted", "--engine", "Scripted", "--encoder", "Hashed", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["seeds"], found["validation"], found["stops"], found["rules_on_seeds"]) == (24, 6, [], [])
+    page = (EXAMPLES / name / "README.md").read_text(encoding="utf-8")
+    assert f"examples/{name}/seeds.jsonl" in page

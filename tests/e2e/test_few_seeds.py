@@ -133,3 +133,17 @@ def test_a_round_that_nothing_chose_is_not_called_the_best_one(cli: Run, seeds_f
     seeds_file.write_text(seeds_file.read_text() + seeds_file.read_text().replace("old house", "new barn"))
     enough = cli(*run, *trained, "--out", tmp_path / "enough").stdout
     assert "unchecked" not in enough and "best round: " in enough
+
+
+@pytest.mark.parametrize("poor", [True, False])
+def test_poor_seeds_are_named_as_the_cause_of_an_early_low_yield(poor: bool, cli: Run, seeds_file: Path, tmp_path: Path) -> None:
+    if poor:
+        rows = [json.loads(line) for line in seeds_file.read_text(encoding="utf-8").splitlines()]
+        seeds_file.write_text("".join(json.dumps({**row, "response": "Yes, do."}) + "\n" for row in rows), encoding="utf-8")
+    small = ("--per_round", 8, "--min_yield", 1.0, "--quiet", "--out", tmp_path / "out", "--json")
+    done = cli("run", "isara_paper", seeds_file, *SCRIPTED, *small)
+    assert done.returncode == 0, done.stderr
+    why = json.loads(done.stdout)["stopped_because"]
+    assert why.startswith("round 1 kept ") and "below min_yield = 1.0" in why
+    told = "the seeds themselves break the rules: filters.length would drop 12 of the 12 seeds (100%) as response_short"
+    assert (told in why) is poor

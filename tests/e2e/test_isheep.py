@@ -200,6 +200,7 @@ def test_every_fault_point_of_isheep(cli: Run, tasks_file: Path, tmp_path: Path)
         ("self_guide", ("--pair_filters.length_range.deviations", 9)),
         ("rest", (*TRUSTING, "--filters.rising_threshold.first", 5.3, "--filters.rising_threshold.step", 0.1)),
         ("rest_em", RIGHT),
+        ("dpo", ()),
     ],
 )
 def test_every_other_recipe_goes_on_after_a_kill(

@@ -159,6 +159,15 @@ def test_search_filters_and_lineage(browser: Any, tmp_path: Path) -> None:
     watched.check()
 
 
+def test_what_is_hidden_is_not_seen(browser: Any, tmp_path: Path) -> None:
+    page = Watched(browser, plain_run(tmp_path / "run", 4)).page
+    assert page.evaluate("document.getElementById('sample-more').hidden") and not page.is_visible("#sample-more")
+    page.click("#samples .row")
+    assert not page.is_visible("#lineage-back") and page.is_visible("#lineage-close")
+    page.evaluate("for (const each of document.querySelectorAll('main *')) each.hidden = true")
+    assert page.evaluate("[...document.querySelectorAll('main *')].filter((each) => each.checkVisibility()).length") == 0
+
+
 def test_what_was_never_answered_does_not_look_like_an_empty_answer(browser: Any, tmp_path: Path) -> None:
     made = [Example(f"r01-{slot:05d}", f"Question {slot}?", "", 1, slot) for slot in range(2)]
     with Store.open(tmp_path / "run", {"name": "test"}) as store:

@@ -146,14 +146,17 @@ def test_killed_and_gone_on_with(cli: Run, study: tuple[object, ...], tmp_path: 
         assert killed.returncode == -signal.SIGKILL, f"{point} was not reached: {killed.stderr}"
         early = read(out) if (out / "study.json").exists() else {"random_seeds": [], "arms": wanted["arms"]}
         assert early["random_seeds"] == ([0] if point.endswith(":4") else []) and list(early["arms"]) == list(wanted["arms"])
+    (out / "study.json").write_text(json.dumps({**read(out), "looks": [1]}))  # as if its verdicts on one seed had been looked at
     done = cli(*study, *arms, "--out", out)
     assert done.returncode == 0, done.stderr
-    assert without_seconds(read(out)) == wanted
+    assert "2 random seeds: the verdicts will say nothing about another training; take --repeats 3 or more" in done.stderr
+    assert "verdicts were given after 1 and 2 random seeds" in done.stdout
+    assert without_seconds(read(out)) == {**wanted, "looks": [1, 2]}
 
 
-def test_sft_trains_as_long_as_the_loop_of_the_same_random_seed(
-    cli: Run, seeds_file: Path, held_file: Path, tmp_path: Path
-) -> None:
+@pytest.fixture
+def counted(tmp_path: Path) -> str:
+    """A recipe whose trainer counts: as many steps as asked for, else one for each row it is given, times the round."""
     (tmp_path / "counted.py").write_text(
         textwrap.dedent(
             """
@@ -175,8 +178,14 @@ def test_sft_trains_as_long_as_the_loop_of_the_same_random_seed(
             """
         )
     )
+    return "./counted.py:counted"
+
+
+def test_sft_trains_as_long_as_the_loop_of_the_same_random_seed(
+    cli: Run, counted: str, seeds_file: Path, held_file: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
-    run = ("study", "./counted.py:counted", seeds_file, "--model", "scripted", "--held_out", held_file, "--quiet")
+    run = ("study", counted, seeds_file, "--model", "scripted", "--held_out", held_file, "--quiet")
     done = cli(*run, "--baselines", "sft", "--out", out)
     assert done.returncode == 0, done.stderr
     arms = read(out)["arms"]
@@ -189,6 +198,45 @@ def test_sft_trains_as_long_as_the_loop_of_the_same_random_seed(
     arms = read(tmp_path / "worse")["arms"]
     assert arms["counted"]["runs"][0]["best_round"] == 0
     assert arms["sft"]["runs"][0]["steps"] == arms["counted"]["runs"][0]["steps"] != []
+
+
+def test_the_learning_curve_draws_nested_seeds_and_matches_sft_at_each_size(
+    cli: Run, counted: str, seeds_file: Path, held_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run = ("study", counted, seeds_file, "--model", "scripted", "--held_out", held_file, "--quiet", "--ignore_seed_rules", "true")
+    done = cli(*run, "--repeats", 2, "--baselines", "pretrained,sft", "--vary", "seeds=12,8,4", "--out", out)
+    assert done.returncode == 0, done.stderr
+    study = read(out)
+    points = ["counted-seeds=4", "sft-seeds=4", "counted-seeds=8", "sft-seeds=8"]
+    assert list(study["arms"]) == ["counted", "pretrained", "sft", *points]
+    assert list(study["comparisons"]["balance"]) == ["pretrained", "sft"]  # a curve makes no verdict on a baseline weaker
+    curve = study["curve"]
+    assert curve["lines"] == {
+        name: [{"seeds": 4, "arm": f"{name}-seeds=4"}, {"seeds": 8, "arm": f"{name}-seeds=8"}, {"seeds": 12, "arm": name}]
+        for name in ("counted", "sft")
+    }
+    assert [each["seeds"] for each in curve["comparisons"]["sft"]] == [4, 8, 12]
+    drawn = {
+        name: [set(rows(out / name / f"seed-{seed}", "SELECT id FROM samples WHERE round = 0")) for seed in (0, 1)]
+        for name in ("counted", *points)
+    }
+    assert all(first == second for first, second in drawn.values())  # the same for all repeats
+    assert drawn["counted-seeds=4"] == drawn["sft-seeds=4"] and len(drawn["sft-seeds=4"][0]) == 4
+    assert drawn["counted-seeds=4"][0] < drawn["counted-seeds=8"][0] < drawn["counted"][0]
+    kinds = rows(out / "counted-seeds=4/seed-0", "SELECT category, count(*) FROM samples WHERE round = 0 GROUP BY 1 ORDER BY 1")
+    assert kinds == [("care", 2), ("repair", 2)]
+    steps = {name: [run["steps"] for run in study["arms"][name]["runs"]] for name in study["arms"]}
+    assert all(steps[f"sft{end}"] == steps[f"counted{end}"] for end in ("", "-seeds=4", "-seeds=8"))
+    assert steps["sft-seeds=4"] != steps["sft-seeds=8"] != steps["sft"]
+    assert (
+        "would more examples help? " in curve["sentence"] and "counted with 12 seeds is better than with 8" in curve["sentence"]
+    )
+    assert "another training could differ, take --repeats 3 or more" in curve["sentence"]
+    assert curve["sentence"] in done.stdout and "balance in points by number of seeds" in done.stdout
+    before, text = record(out), (out / "study.json").read_bytes()
+    assert cli("study", "--config", out / "study.yaml").returncode == 0
+    assert record(out) == before and (out / "study.json").read_bytes() == text
 
 
 def test_seeds_and_parts_can_be_varied(cli: Run, study: tuple[object, ...], seeds_file: Path, tmp_path: Path) -> None:
@@ -223,6 +271,11 @@ def test_seeds_and_parts_can_be_varied(cli: Run, study: tuple[object, ...], seed
         (("--vary", "truthfulness.questions=2,3"), "cannot be varied"),
         (("--vary", "evaluate=shipped"), "cannot be varied"),
         (("--vary", "per_round"), "option=value1,value2"),
+        (("--vary", "seeds=1,4"), "--vary seeds=1,4: 1 of the 12 seeds cannot be drawn; give numbers from 2 to 12"),
+        (("--vary", "seeds=4", "seeds=13"), "13 of the 12 seeds cannot be drawn"),
+        (("--vary", "seeds=-4"), "-4 of the 12 seeds cannot be drawn"),
+        (("--vary", "seeds=4,few.jsonl"), "numbers and names of files (few.jsonl) in one study"),
+        (("--vary", "seeds=12"), "these are all the seeds"),
         (("--repeat", 2), "did you mean --repeats?"),
         (("--repeats", 0), "at least 1"),
         (("--metric", "truth"), "isara has no such metric on these held-out prompts; it has refusal, over_refusal, balance"),

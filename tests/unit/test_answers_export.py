@@ -37,13 +37,12 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def test_answers_in_the_order_of_the_prompts(store: Store, tmp_path: Path) -> None:
     file = tmp_path / "answers.json"
-    assert export_answers(store, file, 0) == 4
+    assert export_answers(store, file, 0) == 3
     made = {"generator": "small-model-test-round-00"}
     assert json.loads(file.read_text("utf-8")) == [
         {"instruction": "prompt of h0", "output": "", **made, "dataset": "held_out"},
         {"instruction": "prompt of h1", "output": AWKWARD, **made, "dataset": "held_out"},
         {"instruction": "prompt of h2", "output": "two", **made, "dataset": "held_out"},
-        {"instruction": "prompt of h0", "output": "another decoding", **made, "dataset": "held_out_a0b1c2"},
     ]
     before = file.read_bytes()
     export_answers(store, file, 0)
@@ -56,7 +55,17 @@ def test_a_round_that_is_not_evaluated_to_its_end_is_refused(store: Store, tmp_p
     with pytest.raises(UserError, match="its best round is not known yet"):
         export_answers(store, tmp_path / "answers.json")
     store.finish_run(0, "enough")
-    assert export_answers(store, tmp_path / "answers.json") == 4
+    assert export_answers(store, tmp_path / "answers.json") == 3
+
+
+def test_where_no_evaluator_decodes_as_the_recipe_does(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "run", {"name": "test", "model": "m"}) as store:
+        store.add_batch(0, "held_out_a0b1c2", 0, {0: answer("h0", "the only answer")}, 0.0)
+        store.finish_evaluation(0, [], 0.0)
+        assert export_answers(store, tmp_path / "answers.json", 0) == 1
+        store.add_batch(0, "held_out_d0e1f2", 0, {0: answer("h0", "another one")}, 0.0)
+        with pytest.raises(UserError, match="evaluators decoded in 2 ways of their own"):
+            export_answers(store, tmp_path / "answers.json", 0)
 
 
 def test_a_failure_leaves_the_old_file_whole(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,10 @@ from selfalign.encoders import Hashed, HiddenState, SentenceEncoder
 from selfalign.engines import HF, Scripted
 from selfalign.evaluators import HeldOut
 from selfalign.loop.budgets import settled
+from selfalign.loop.fluency import spelled_out
+from selfalign.models.names import resolve_model
 from selfalign.recipes import isara, isara_paper, pretrained
+from selfalign.seeds.read import read_seeds
 from selfalign.types import Example, ModelRef, Sampling
 
 LONG = "word " * 199 + "end."
@@ -54,3 +57,20 @@ def test_an_encoder_that_cannot_read_the_seeds_gives_way_to_the_model_itself(see
     assert isinstance(recipe.encoder, HiddenState if swapped else SentenceEncoder)
     idle, _ = settled(replace(pretrained(), engine=Scripted()), "scripted", seeds, ())
     assert isinstance(idle.encoder, SentenceEncoder), "nothing is embedded"
+
+
+def test_a_language_that_the_models_tokens_spell_out_is_named(model_folder: Path) -> None:
+    told = spelled_out(HF(), ModelRef(str(model_folder)), SEEDS)  # a byte a token
+    assert told.startswith("the model's tokens hold 1.0 bytes of the seeds' words on average")
+    assert spelled_out(Scripted(), ModelRef("scripted"), SEEDS) == ""  # a word a token
+    assert spelled_out(HF(), ModelRef(str(model_folder)), SEEDS[:1]) == "", "too little text to tell"
+
+
+def test_the_bundled_model_knows_english_and_spells_out_other_languages() -> None:
+    engine, model = HF(), ModelRef(resolve_model("smollm2-135m"))
+    assert spelled_out(engine, model, SEEDS) == "" != spelled_out(engine, model, CHINESE)
+    examples = Path(__file__).parents[2] / "examples"
+    told = {
+        name: spelled_out(engine, model, read_seeds(examples / name / "seeds.jsonl")) for name in ("german", "json_extraction")
+    }
+    assert told["german"].startswith("the model's tokens hold 2.8 bytes") and told["json_extraction"] == ""

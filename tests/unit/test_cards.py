@@ -21,6 +21,7 @@ from selfalign.record.checkpoints import read_manifest
 from selfalign.record.store import Store
 from selfalign.types import Dropped, Example, Metric, ModelRef
 from tests.conftest import SCRIPTED, Run
+from tests.unit.test_report import PAYLOADS
 
 HOSTILE = (
     "x`|\n---\nlicense: mit\n# [a](javascript:1) <script>alert(1)</script> | &amp; \\` \u202e www.evil.example "
@@ -163,6 +164,30 @@ def test_hostile_text_stays_text(tmp_path: Path, base: str) -> None:
         assert "\n---\n" not in outside and "\n# [a]" not in body
         for table in re.findall(r"(?:^\|.*\n)+", outside, flags=re.MULTILINE):
             assert len({line.count("|") for line in table.splitlines()}) == 1, table
+
+
+FIELDS = ("name", "part", "base", "rule", "metric", "category", "reason", "event")
+
+
+@pytest.mark.parametrize("start", range(0, len(PAYLOADS), 25))
+def test_no_payload_becomes_markup(tmp_path: Path, start: int) -> None:
+    texts = PAYLOADS[start : start + 25]
+    for at in range(0, len(texts), len(FIELDS)):
+        told = dict(zip(FIELDS, (texts[(at + place) % len(texts)] for place in range(len(FIELDS))), strict=True))
+        with Store.open(tmp_path / f"run-{at}", {"name": told["name"], "proposer": {"part": f"a.{told['part']}"}}) as store:
+            fill(store, name=told["rule"], base=told["base"])
+            seed = Example("r02-00000", "prompt", "response", 2, 0, category=told["category"])
+            store.finish_round_samples(2, [seed], [], 1)
+            store.add_metrics(1, [Metric(told["metric"], 0.5, 0.25, 1.0, 2)])
+            store.finish_run(1, told["reason"])
+            store.event("alarm", {"text": told["event"]})
+            cards = (model_card(store, 1), data_card(store, file=told["name"]))
+        for card, kind in zip(cards, (ModelCard, DatasetCard), strict=True):
+            assert kind(card).data.to_dict()["license"] == "unknown" == front(card)["license"]
+            body = re.sub(r"^```(\w*)\n.*?^```$", "", card.split("\n---\n", 1)[1], flags=re.DOTALL | re.MULTILINE)
+            outside = "\n".join(re.sub(r"(`+)(?!`).+?(?<!`)\1(?!`)", "", line) for line in body.splitlines())
+            assert set(re.findall(r"<(?=[a-z!/?])/?([^\s>]*)", outside, re.IGNORECASE)) <= {"code", "details", "summary"}, outside
+            assert not set("\x00\x1b\u202e\u2028") & set(card)
 
 
 def test_the_files_cards_are_written_to(store: Store, tmp_path: Path) -> None:

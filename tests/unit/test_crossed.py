@@ -97,8 +97,6 @@ def test_compare_analyses_the_differences() -> None:
     assert found[:3] == pytest.approx(expected[:3])
     t = 4.0 / expected.standard_error
     assert found.p_value == pytest.approx(2 * stats.t.sf(t, expected.degrees))
-    reach = stats.t.ppf(0.975, expected.degrees) + stats.t.ppf(0.8, expected.degrees)
-    assert found.minimum_detectable == pytest.approx(reach * expected.standard_error)
     assert found[5:] == (found.minimum_detectable, 3, 18, "crossed t")
 
 
@@ -308,6 +306,41 @@ def test_a_cut_interval_covers_where_the_whole_one_does() -> None:
     assert 0 < sum(certain) < 10 and not any(of for of, sure in zip(covered[0], certain, strict=True) if sure)
     assert all(two if sure else one == two for one, two, sure in zip(*covered, certain, strict=True))
     assert min(each.low for each in whole) < 0.0 <= min(each.low for each in cut)
+
+
+def test_the_interval_of_yes_and_no_holds_nought_just_where_the_test_cannot_tell() -> None:
+    for gained, lost in product(range(0, 25, 3), range(25)):
+        differences = [1.0] * gained + [0.0] * 40 + [-1.0] * lost
+        found = compare(study([[max(each, 0.0) for each in differences]]), study([[max(-each, 0.0) for each in differences]]))
+        assert (found.low <= 0.0 <= found.high) == (found.p_value > 0.05), (gained, lost)
+
+
+def test_a_share_measured_once_is_covered() -> None:
+    for n, truth in product((40, 100), (0.02, 0.05, 0.3)):
+        ends = [crossed_mean(study([[1.0] * k + [0.0] * (n - k)]), bounds=(0.0, 1.0)) for k in range(n + 1)]
+        covered = sum(stats.binom.pmf(k, n, truth) for k, each in enumerate(ends) if each.low <= truth <= each.high)
+        assert covered > 0.93, (n, truth)
+
+
+def test_the_detectable_effect_is_found_four_times_in_five_after_holms_correction() -> None:
+    random, family = np.random.default_rng(14), 3
+
+    def compared(effect: float) -> list[Comparison]:
+        shared = random.normal(0.0, 0.5, 100)
+        main, *others = shared + random.normal(0.0, 0.02, (1 + family, 3, 1)) + random.normal(0.0, 0.5, (1 + family, 3, 100))
+        others[0] = others[0] - effect
+        return [compare(study(main), study(other), family=family) for other in others]
+
+    effect = float(np.median([compared(0.0)[0].minimum_detectable for _ in range(40)]))
+    found = [holm([each.p_value for each in compared(effect)])[0] < 0.05 for _ in range(150)]
+    assert 0.70 < np.mean(found) < 0.93
+
+
+def test_the_detectable_effect_of_one_repeat_is_the_power_of_the_t_test() -> None:
+    values = np.random.default_rng(15).normal(size=(2, 30))
+    found = compare(study(values[:1]), study(values[1:]), family=2)
+    effect, degrees = found.minimum_detectable / found.standard_error, 29
+    assert stats.nct.sf(stats.t.ppf(1 - 0.025 / 2, degrees), degrees, effect) == pytest.approx(0.8, abs=1e-6)
 
 
 # (repeats, prompts, binary, spread of the repeats' own effect)

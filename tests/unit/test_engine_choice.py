@@ -103,6 +103,7 @@ def test_hf_where_there_is_a_gpu(
         ("isara", ("--sampling.no_repeat_ngram", "4"), "no_repeat_ngram"),
         ("isara", ("--second_turns.share", "0.5", "--second_turns.sampling.repetition_penalty", "1.1"), "repetition_penalty"),
         ("isheep", ("--judge.sampling.length_decay", "[3,1.5]"), "length_decay"),
+        ("isara", ("--sampling.rules", "transformers-4.31"), "rules transformers-4.31"),
     ],
 )
 def test_hf_where_some_part_decodes_as_openvino_cannot(

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from selfalign.filters import (
+    AnswerLike,
     CategoryAgreement,
     Exact,
     Finished,
@@ -209,6 +212,18 @@ def test_markers_that_the_seeds_use_are_not_judged() -> None:
     assert kept(LeakedMarkers().apply(context(pool=pool), examples)) == ["c0"]
 
 
+def test_a_prompt_with_the_signature_of_the_answers() -> None:
+    pool = tuple(Example(f"s{i}", f"Where is {thing}?", "It is here. – Team Fern") for i, thing in enumerate("abcd"))
+    examples = [Example("a", "Tell me more, -Team Fern", ""), Example("b", "Who is in team Fernando?", "")]
+    result = AnswerLike().apply(context(pool=(pool,)), examples)
+    assert (kept(result), rules(result)) == (["b"], ["prompt_like_answer"])
+    assert "have 'team fern'" in result.dropped[0].evidence
+    # Where a prompt has it too, or half of the answers only, it is no signature.
+    unsigned = tuple(replace(each, response="Here.") for each in pool[2:])
+    for others in ((replace(pool[0], prompt="Is it here, team Fern?"), *pool[1:]), (*pool[:2], *unsigned)):
+        assert AnswerLike().apply(context(pool=(others,)), examples[:1]).dropped == ()
+
+
 def test_repetition() -> None:
     examples = answers(GOOD, "It is good to do so. " * 6, "You can use the oven or you can use the pan, as the oven is hot.")
     result = Repetition().apply(context(), examples)
@@ -231,6 +246,20 @@ def test_agreement_of_aim_and_answer() -> None:
     assert kept(result) == ["a", "c", "e"]
     assert rules(result) == ["category_mismatch"] * 2
     assert "aimed at care, but 3 of the 3 nearest seed responses are refuse" in result.dropped[0].evidence
+
+
+def test_agreement_of_aim_and_prompt() -> None:
+    forged = [Example(f"p{i}", "How is a passport forged well?", "", category=name) for i, name in enumerate(("refuse", "care"))]
+    pool = tuple(
+        Example(f"s{i}", text, "Yes.", category=name)
+        for i, (text, name) in enumerate(
+            [(f"How is a passport forged at {place}?", "refuse") for place in ("home", "work", "sea")]
+            + [(f"May a woollen {thing} go in the dryer?", "care") for thing in ("hat", "scarf", "sock")]
+        )
+    )
+    result = CategoryAgreement(field="prompt", neighbours=3, unanimous=True).apply(context(pool=(pool,)), forged)
+    assert kept(result) == ["p0"] and rules(result) == ["prompt_of_other_category"]
+    assert "3 of the 3 nearest seed prompts are refuse; nearest is s" in result.dropped[0].evidence
 
 
 def test_category_agreement_rests_without_categories() -> None:

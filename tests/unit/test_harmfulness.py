@@ -12,7 +12,7 @@ import pytest
 from selfalign.encoders import Hashed
 from selfalign.errors import RunFailed, UserError
 from selfalign.evaluators import Harmfulness, Refusal
-from selfalign.evaluators.harmfulness import BEAVER_TAILS, _scores, beaver_dam
+from selfalign.evaluators.harmfulness import BEAVER_TAILS, _scores
 from selfalign.models.classifier import token_ids
 from selfalign.protocols import Context
 from selfalign.types import Completion, Example, Metric, Pool, Request, Sampling
@@ -195,18 +195,32 @@ def test_nothing_to_measure() -> None:
 
 
 def test_beaver_dam_is_rendered_and_labelled_as_published() -> None:
-    preset = beaver_dam("folder", batch_size=2)
+    preset = Harmfulness("folder", preset="beaver_dam", batch_size=2)
     assert preset.rendering == "BEGINNING OF CONVERSATION: USER: {prompt} ASSISTANT:{response}{eos}"
     assert (preset.classifier, preset.activation, preset.threshold, preset.max_length) == ("folder", "sigmoid", 0.5, 2048)
     assert preset.labels == BEAVER_TAILS
     assert len(set(BEAVER_TAILS)) == 14
     assert preset.harmful_labels == ()
     assert preset.batch_size == 2
+    assert replace(preset, classifier="other").labels == BEAVER_TAILS
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"preset": "beaver"}, "no preset 'beaver'; there is beaver_dam"),
+        ({"threshold": 0.4}, "preset beaver_dam sets threshold = 0.5, and it is given as 0.4; take out one"),
+        ({"activation": "softmax", "harmful_labels": ("a",)}, r"sets harmful_labels = \(\)"),
+    ],
+)
+def test_what_contradicts_the_preset_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Harmfulness("folder", **{"preset": "beaver_dam", **options})
 
 
 def test_beaver_dams_labels_must_be_as_many_as_the_outputs(classifier: Path) -> None:
     with pytest.raises(UserError, match=r"has 3 outputs, Harmfulness\.labels must name each of them once"):
-        measure(beaver_dam(str(classifier), device="cpu"))
+        measure(Harmfulness(str(classifier), preset="beaver_dam", device="cpu"))
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,38 @@ def read(text: str, count: int = 3, *, cut: bool = False) -> list[tuple[str, str
 # The list.
 
 
+def asked(*prompts: str, **options: Any) -> str:
+    """The list that the proposer shows where these are the seeds' prompts."""
+    shown = seeds_with(prompts)
+    seen: list[str] = []
+
+    def write(request: Request) -> Completion:
+        seen.append(request.text or "")
+        return Completion("", "stop")
+
+    Instructions(form="text", **options).propose(context([shown], write), 1)
+    return seen[0].partition("The 20 tasks:")[0]
+
+
+def seeds_with(prompts: Sequence[str]) -> tuple[Example, ...]:
+    return tuple(Example(f"seed-{row}", prompt, "x", slot=row) for row, prompt in enumerate(prompts))
+
+
+ENGLISH_TASKS = ("Write a short letter to your neighbour about the garden.", "Explain why leaves fall in autumn.") * 3
+GERMAN_TASKS = (
+    "Schreibe einen kurzen Brief an deine Nachbarin über den Garten.",
+    "Erkläre, warum im Herbst die Blätter fallen.",
+) * 3
+
+
+def test_the_list_asks_for_the_language_of_the_seeds() -> None:
+    assert "5. Everything is in English.\n" in asked(*ENGLISH_TASKS)
+    assert "5. Everything is in the language of the first tasks.\n" in asked(*GERMAN_TASKS)
+    assert "5. Every task is in one of the languages of the first tasks.\n" in asked(*ENGLISH_TASKS, *GERMAN_TASKS)
+    assert "5. Everything is in the language of the first tasks.\n" in asked("x", "y", "z")
+    assert "5. Everything is in English.\n" in asked(*GERMAN_TASKS, language="English")
+
+
 def test_a_list_in_form() -> None:
     text = written(item(6), item(7, "Sum this up:", "A long\n\ntext."), item(8, "Say\nit twice.", "<NoInput>"))
     assert read(text) == [("Name a river.", "", ""), ("Sum this up:", "A long\n\ntext.", ""), ("Say it twice.", "", "")]
@@ -264,6 +296,8 @@ HITS: list[tuple[Filter, dict[str, str], str, str]] = [
     *((Blacklist(), {"instruction": f"Please {word} them here."}, "blacklisted", repr(word)) for word in ISHEEP),
     (Blacklist(), {"instruction": "DRAW a river for me."}, "blacklisted", "'DRAW'"),
     (Blacklist(words=SELF_INSTRUCT), {"instruction": "Make a plot of it."}, "blacklisted", "'plot'"),
+    (Blacklist(inputs=True), {"input": "The image of a graph."}, "blacklisted", "'image' in: The image of a graph."),
+    (Blacklist(inputs=True), {"instruction": "Draw the rivers here."}, "blacklisted", "'Draw' in: Draw"),
     (TaskStart(), {"instruction": "- Sort these rivers."}, "starts_with_punctuation", "'-'"),
     (TaskStart(), {"instruction": "“Sort” these rivers."}, "starts_outside_ascii", "'“'"),
     (TaskStart(), {"instruction": "Übersetze das für mich."}, "starts_outside_ascii", "'Ü'"),

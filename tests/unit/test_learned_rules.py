@@ -280,3 +280,11 @@ def test_void_rules_are_named() -> None:
     (words,) = void_on_seeds(named(isheep().pair_filters), chinese)
     assert words == "filters.nextturns, filters.answerchoices: lists of English words, which say nothing of texts in zh"
     assert void_on_seeds(named([Novelty(unicode=False), NextTurns()]), filled(FORMS["long"])) == []
+
+
+def test_what_is_learned_of_pairs_needs_both_of_them() -> None:
+    two = [Example("a", "How do I clean a kettle?", "Wipe it."), Example("b", "How do I clean a drum?", "Wipe it.")]
+    others = [Example(f"o{i}", text, "So.") for i, text in enumerate(("Where is the key?", "Whose turn is it now?"))]
+    for seeds in (two, [*others, *two]):
+        assert rules_on_seeds(named([Novelty()]), None, seeds) == []
+        assert {each.dropped for each in rules_on_seeds(named([Novelty(learn=False)]), None, seeds)} == {2}

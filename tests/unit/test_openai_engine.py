@@ -8,9 +8,10 @@ import random
 import signal
 import socket
 import threading
+import time
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 
 from selfalign.engines import HF, OpenAI
+from selfalign.engines import _server_bodies as bodies
 from selfalign.engines._server_bodies import completion as read_completion
 from selfalign.engines._server_client import LONGEST_WAIT, Trouble, Unfit, _Gate, retry_after
 from selfalign.engines.openai import OpenAISession
@@ -490,7 +492,12 @@ def test_what_a_server_cannot_do_is_said(folder: str) -> None:
     pair = [Example("e", "Where?", "Here.")]
     with loopback(answer) as server:
         with opened(server, folder) as session:
-            for wrong in (Sampling(beams=2), Sampling(repetition_penalty=1.1), Sampling(no_repeat_ngram=3)):
+            for wrong in (
+                Sampling(beams=2),
+                Sampling(repetition_penalty=1.1),
+                Sampling(no_repeat_ngram=3),
+                Sampling(rules="transformers-4.31"),
+            ):
                 with pytest.raises(UserError, match="a server cannot be asked for"):
                     session.generate(rows(1), wrong)
             with pytest.raises(RunFailed, match=r"refuses log-probabilities \(engine.scores=echo\): status 400"):
@@ -550,3 +557,123 @@ def test_texts_and_scores_are_those_of_the_model_itself(model_folder: Path) -> N
                 again = session.continuation(texts)
                 assert [one.total for one in again] == pytest.approx([one.total for one in following], abs=1e-3)
                 assert [(one.tokens, one.greedy) for one in again] == [(one.tokens, one.greedy) for one in following]
+
+
+def test_a_gateway_that_falls_back_on_another_model_is_asked_again(folder: str, tmp_path: Path, caplog: Any) -> None:
+    def answer(path: str, body: Mapping[str, Any]) -> Any:
+        reply = words(path, body)
+        if path == "/models":
+            return reply
+        size[0] += 1
+        if body["max_tokens"] > 1 and size[0] % 2:
+            reply["choices"][0].update(text="of another model")
+            return {**reply, "model": "tiny-fallback"}
+        return {**reply, "model": "tiny-2026-01-31"}  # as servers spell what they were asked for
+
+    size = [0]
+    with loopback(answer) as server:
+        found = stored(server, folder, tmp_path / "run", 12)
+    with loopback(words) as server:
+        assert texts(found) == texts(stored(server, folder, tmp_path / "faultless", 12))
+    (warning,) = [record.getMessage() for record in caplog.records if "fallback" in record.getMessage()]
+    assert "answers as 'tiny-fallback', not as 'tiny-2026-01-31'" in warning and "asked again" in warning
+
+
+def texts(found: Mapping[int, Any]) -> list[str]:
+    return [found[place]["text"] for place in sorted(found)]
+
+
+@pytest.mark.parametrize("names", [("other", "other"), ("tiny", "gone"), ("tiny", "")])
+def test_another_model_s_answer_is_never_taken(folder: str, names: tuple[str, str]) -> None:
+    """The first reply's name, and that of those behind it; `other` is listed too."""
+
+    def answer(path: str, body: Mapping[str, Any]) -> Any:
+        reply = words(path, body)
+        return listing("tiny", "other") if path == "/models" else {**reply, "model": names[body["max_tokens"] > 1]}
+
+    with loopback(answer) as server, opened(server, folder, patience=0.5) as session, pytest.raises(RunFailed) as error:
+        session.generate(rows(3), SAMPLING)
+    assert f"answers as {names[1]!r}, not as 'tiny'" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "names", [("tiny", "tiny"), ("/models/tiny.gguf", "/models/tiny.gguf"), ("", ""), ("", "tiny"), ("twin", "twin")]
+)
+def test_a_server_spells_its_model_s_name_as_it_likes(folder: str, names: tuple[str, str]) -> None:
+    def answer(path: str, body: Mapping[str, Any]) -> Any:
+        reply = words(path, body)
+        if path == "/models":
+            return listing("tiny", "twin", root="/models/tiny")
+        return {**reply, "model": names[body["max_tokens"] > 1]}
+
+    with loopback(answer) as server, opened(server, folder) as session:
+        assert len(session.generate(rows(3), SAMPLING)) == 3
+
+
+@pytest.mark.parametrize("late", [0.0, 0.05])
+def test_a_second_response_is_never_the_next_answer(folder: str, late: float) -> None:
+    """A server that sends two responses to each request on a connection that it keeps open, the second at once or later."""
+
+    def injected() -> bytes:
+        reply = completion("stolen answer", "stop", 0, 2)
+        body = json.dumps({"choices": reply["choices"]}).encode()  # no count that would give it away
+        return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+    def answer(path: str, body: Mapping[str, Any]) -> Any:
+        reply = words(path, body)
+        return {key: value for key, value in reply.items() if key != "usage"}
+
+    served: list[int] = []
+    with smuggling(answer, injected, late, served) as url, opened(Loopback(url), folder, concurrency=2) as session:
+        for _ in range(3):
+            found = session.generate(rows(6), SAMPLING)
+            assert all(set(each.text.split()) <= {"alpha", "beta", "gamma", "delta"} for each in found)
+            time.sleep(2 * late)
+    assert len(served) >= 18
+
+
+@contextmanager
+def smuggling(answer: Any, injected: Callable[[], bytes], late: float, served: list[int]) -> Iterator[str]:
+    """A server of raw sockets, which keeps connections open whatever it is asked."""
+
+    def serve(connection: socket.socket) -> None:
+        with connection, suppress(OSError, ValueError), connection.makefile("rb") as lines:
+            while first := lines.readline():
+                headers = dict(line.decode().split(": ", 1) for line in iter(lines.readline, b"\r\n"))
+                sent = lines.read(int(headers.get("Content-Length", headers.get("content-length", "0")).strip() or 0))
+                body = json.dumps(answer(first.split()[1].decode().removeprefix("/v1"), json.loads(sent or b"{}"))).encode()
+                whole = b"HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+                connection.sendall(whole + (b"" if late else injected()))
+                served.append(1)
+                if late:
+                    time.sleep(late)
+                    connection.sendall(injected())
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+
+
+def test_no_wait_goes_beyond_the_patience(folder: str) -> None:
+    began = time.monotonic()
+    with (
+        loopback(words, lambda path, body, before: "429 absurd" if path != "/models" else "") as server,
+        opened(server, folder, patience=0.7) as session,
+        pytest.raises(RunFailed, match=r"in 0\.7 s of tries"),
+    ):
+        session.generate(rows(1), SAMPLING)
+    assert 0.5 < time.monotonic() - began < 15  # not the minute that `Retry-After` is honoured for otherwise
+
+
+@pytest.mark.parametrize(
+    ("row", "window"),
+    [({"max_model_len": True}, None), ({"max_model_len": None, "meta": {"n_ctx": 128}}, 128), ({"max_model_len": "128"}, None),
+     ({"max_model_len": False, "meta": {"n_ctx": True}}, None), ({"max_model_len": 1.5}, None), ({"max_model_len": 128}, 128)],
+)  # fmt: skip
+def test_a_window_is_a_number(row: dict[str, Any], window: int | None) -> None:
+    assert bodies.models(json.dumps(listing("tiny", **row)).encode())[0].window == window

@@ -282,6 +282,7 @@ def test_what_openvino_does_not_decode_is_refused(model: Path) -> None:
             ("repetition_penalty", Sampling(repetition_penalty=1.1)),
             ("no_repeat_ngram", Sampling(no_repeat_ngram=3)),
             ("length_decay", Sampling(length_decay=(8, 1.1))),
+            ("rules transformers-4.31", Sampling(rules="transformers-4.31")),
         ):
             with pytest.raises(UserError, match=name):
                 session.generate(requests(1), sampling)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -198,3 +199,15 @@ def test_a_bare_install_says_which_extra_helps(
         return
     assert main(arguments) == 2
     assert capsys.readouterr().err == f"selfalign: check needs the package {missing}: pip install 'selfalign[{extra}]'\n"
+
+
+def test_what_the_training_process_needs_is_missed_before_anything_is_generated(
+    seeds_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["check", "isara", str(seeds_file), "--model", "scripted", "--engine", "Scripted", "--encoder", "Hashed"]
+    for missing, given, code in (("accelerate", [], 2), ("peft", [], 0), ("peft", ["--trainer.lora_rank", "4"], 2)):
+        with monkeypatch.context() as patched:
+            patched.setitem(sys.modules, missing, None)
+            assert main([*arguments, *given]) == code
+        line = f"selfalign: training needs the package {missing}; install it with: pip install 'selfalign[hf]'\n"
+        assert (line in capsys.readouterr().err) == bool(code)

@@ -9,6 +9,7 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
 from html.parser import HTMLParser
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +219,7 @@ def run_folder(folder: Path, before: Sequence[float], after: Sequence[float], be
             [0.0] * 40,
             [1.0] * 30 + [0.0] * 10,
             "Round 1 is better than the base model",
-            "refusal 0 % → 75 %, +75 points [+61,",
+            "refusal 0 % → 75 %, +75 points [+58,",
         ),
         ([1.0] * 40, [1.0] * 10 + [0.0] * 30, "Round 1 is worse than the base model", "refusal 100 % → 25 %, −75 points"),
         ([0.0, 1.0] * 20, [1.0, 0.0] * 20, "Cannot tell whether round 1 is better", "missed more often than one time in five"),
@@ -384,6 +385,50 @@ def test_names_become_no_markup(tmp_path: Path) -> None:
         assert [Skeleton(page).elements for page in pages] == expected, text
 
 
+def test_hidden_elements_win_over_the_style_of_the_page(hostile_page: Path) -> None:
+    style = re.search(r"<style>(.*?)</style>", hostile_page.read_text("utf-8"), re.DOTALL)
+    assert style is not None and re.search(r"(?:^|\})\s*\[hidden\] *\{ *display: *none *!important", style[1])
+
+
+def test_no_value_of_a_study_becomes_markup(tmp_path: Path) -> None:
+    """A payload in place of each value in turn, numbers included, as a study.json that came from elsewhere may have it."""
+    folder, pages = tmp_path / "run", 0
+    for _ in named_pages(folder, ["a harmless name"]):
+        pass
+    study = json.loads((folder / "study.json").read_text("utf-8"))
+    plain = Skeleton(write_study(folder, study)).elements
+    for place, text in zip(leaves(study), cycle(payloads()), strict=False):
+        found = write_study(folder, placed(study, place, text))
+        assert found == "" or set(Skeleton(found).elements) <= set(plain), (place, text)
+        pages += bool(found)
+    assert pages > 20
+
+
+def write_study(folder: Path, study: Any) -> str:
+    """The page; "" where the file is refused."""
+    (folder / "study.json").write_text(json.dumps(study), "utf-8")
+    try:
+        return write_report(folder).read_text("utf-8")
+    except UserError:
+        return ""
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in inner:
+        yield from leaves(each, (*path, key))
+    if not inner:
+        yield path
+
+
+def placed(value: Any, path: tuple[Any, ...], text: str) -> Any:
+    if not path:
+        return text
+    changed = dict(value) if isinstance(value, dict) else list(value)
+    changed[path[0]] = placed(value[path[0]], path[1:], text)
+    return changed
+
+
 def test_the_policy_allows_this_style_and_script_alone(hostile_page: Path) -> None:
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', hostile_page.read_text("utf-8"))
     assert policy is not None
@@ -404,11 +449,9 @@ def test_charts_hold_their_figures() -> None:
     chart = ET.fromstring(interval_chart([Point(0, 0.2, 0.1, 0.3), Point(1, 0.6, None, None, True)], "<t>"))
     circles = [element for element in chart if element.tag == "circle"]
     assert float(circles[0].attrib["cy"]) > float(circles[1].attrib["cy"])
-    bars = [
-        element
-        for element in ET.fromstring(stacked_chart([("r", {"kept": 3, "a": 1})], ["kept", "a"], "t"))
-        if element.tag == "rect"
-    ]
+    drawn = ET.fromstring(stacked_chart([("r", [("kept", 3, 0), ("a", 1, 4)])], "t"))
+    bars = [element for element in drawn if element.tag == "rect"]
+    assert [bar.attrib["class"] for bar in bars] == ["part c0", "part c4"]
     assert float(bars[0].attrib["width"]) == pytest.approx(3 * float(bars[1].attrib["width"]), rel=1e-3)
     broken = ET.fromstring(line_chart([("one", [3.0, 2.0, None, 1.0])], "t"))
     assert [element.tag for element in broken if element.tag in ("polyline", "circle")] == ["polyline", "circle"]
@@ -423,12 +466,17 @@ def test_metrics_are_grouped_and_told_without_empty_intervals(tmp_path: Path) ->
             judged = Metric("calibration_judge_quality_auc", 0.8, 0.7, 0.9, 16)
             store.add_metrics(round, [still, length, Metric("validation_change", 0.5, 0.4, 0.6, 3), judged])
     page = write_report(folder).read_text("utf-8")
-    titles = ["Held-out metrics by round", "What a round trains on", "The judges that filter", "The choice of the round"]
-    places = [page.index(f"<h2>{title}</h2>") for title in titles]
+    folded = ("What a round trains on", "The judges that filter", "The choice of the round")
+    titles = ["<h2>Held-out metrics by round</h2>", *(f"<details><summary>{title}</summary>" for title in folded)]
+    places = [page.index(title) for title in titles]
     assert places == sorted(places)
+    # What people read first stands before what they look up, and all of it in the bar of contents.
+    order = [page.index(f'id="{name}"') for name in ("verdict", "metrics", "browse", "candidates", "diagnostics", "making")]
+    assert order == sorted(order) and places[0] < order[2] < places[1]
+    assert re.findall(r'<a href="#(\w+)">', page) == ["verdict", "metrics", "browse", "candidates", "diagnostics", "making"]
     judge, change = ("calibration judge quality auc", 2), ("validation change", 3)
     for name, group in (("refusal", 0), ("overlap exact", 1), ("kept mean words", 1), judge, change):
-        part = page[places[group] : [*places, page.index("<h2>What became")][group + 1]]
+        part = page[places[group] : [*places, page.index("<summary>Costs")][group + 1]]
         assert re.search(f"<tr><td>{name}[&<]", part)
     assert set(metric_charts(read_run(folder))) == {
         "refusal", "kept_mean_words", "calibration_judge_quality_auc", "validation_change"
@@ -440,11 +488,16 @@ def test_metrics_are_grouped_and_told_without_empty_intervals(tmp_path: Path) ->
     assert figure({"value": 0.5, "low": None, "high": 0.75, "unit": "share"}, True) == ("50 %", "[−∞, 75]")
 
 
-def test_rules_beyond_the_colours_are_counted_together() -> None:
-    row = {"candidates": 79, "kept": 1, "dropped": {f"rule{i}": i + 1 for i in range(12)}}
-    names = legend([row])
-    assert len(names) == 8
-    assert sum(fates(row, names).values()) == 79
+def test_a_rule_has_one_colour_in_every_run() -> None:
+    one = {"candidates": 10, "kept": 1, "dropped": {"near_duplicate": 7, "cut_off": 1, "mine": 1}}
+    other = {"candidates": 10, "kept": 3, "dropped": {"not_novel": 3, "low_my_score": 2, "near_duplicate": 1, "cut_off": 1}}
+    colours = [{name: colour for name, _, colour in fates(row)} for row in (one, other)]
+    assert colours[0] == {"kept": 0, "cut off": 1, "near duplicate": 4, "mine": 7}
+    assert colours[1] == {"kept": 0, "cut off": 1, "near duplicate": 4, "not novel": 4, "low my score": 6}
+    for row in (one, other):
+        assert sum(count for _, count, _ in fates(row)) == 10
+        assert [colour for *_, colour in fates(row)] == sorted(colour for *_, colour in fates(row))
+    assert legend([one, other])[2] == (4, "not new: near duplicate, not novel")
 
 
 def test_a_study_shows_its_arms(tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def test_large_figures_are_told_in_round_units() -> None:
 
 def test_arms_that_differ_at_the_end_are_told_apart() -> None:
     names = [f"isara-trainer.{'x' * 60}={value}" for value in ("0.5", "0.7")]
-    drawn = forest_chart([("isara", 0.1, 0.0, 0.2), *((name, 0.1, 0.0, None) for name in names)], "isara", "t")
+    drawn = forest_chart([(name, 0.1, 0.0, None, False) for name in names], ("a", "b"), "t")
     shown = [text for text in texts(drawn) if text.startswith("isara-")]
     assert [text[-3:] for text in shown] == ["0.5", "0.7"]
     assert all(len(text) <= LETTERS for text in shown)
@@ -175,10 +175,10 @@ def test_arms_that_differ_at_the_end_are_told_apart() -> None:
 
 def test_what_became_of_the_candidates_adds_up() -> None:
     rounds = [{"candidates": 10, "kept": 4, "dropped": {"b_rule": 5, "kept": 1}}, {"candidates": 4, "kept": 4, "dropped": {}}]
-    (_, whole), *parts = yield_rows(rounds)
-    assert [name for name, _ in parts] == ["kept", "b rule", "kept"]  # a rule of one's own may have any name
-    assert [sum(row[at][0] for _, row in parts) for at in (0, 1)] == [count for count, _ in whole] == [10, 4]
-    assert parts[0][1] == [(4, "40 %"), (4, "100 %")]
+    (*_, whole), *parts = yield_rows(rounds)
+    assert [name for name, *_ in parts] == ["kept", "b rule", "kept"]  # a rule of one's own may have any name
+    assert [sum(row[at][0] for *_, row in parts) for at in (0, 1)] == [count for count, _ in whole] == [10, 4]
+    assert parts[0][2] == [(4, "40 %"), (4, "100 %")]
 
 
 @pytest.mark.parametrize(

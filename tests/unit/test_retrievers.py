@@ -40,7 +40,9 @@ def test_nearest_first_with_cosine() -> None:
 def test_each_part_gives_its_share() -> None:
     pool = (examples("s", 1, 2, 3, 4), examples("a", 50, 40, round=1), (), examples("b", 2.5, 0.5, round=3))
     (shown,) = Knn(demonstrations=4).retrieve(context(pool=pool, encode=on_a_circle), [draft(0)])
-    assert ids(shown) == ["b1", "s0", "s1", "a1"]
+    assert ids(shown) == ["s0", "s1", "a1", "b1"], "the seeds first, nearest first, then the nearest of each round"
+    (turned,) = Knn(demonstrations=4, nearest="last").retrieve(context(pool=pool, encode=on_a_circle), [draft(0)])
+    assert turned == shown[::-1]
 
 
 def test_equals_come_in_pool_order() -> None:

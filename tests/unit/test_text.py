@@ -192,6 +192,10 @@ def test_answers_may_end_as_the_given_ones_do() -> None:
     ]  # fmt: skip
     prose = ["It is so."] * 19
     assert not finished_like([*prose, "and then"])("and then")  # one in twenty is a slip
+    queries = ["SELECT a FROM b WHERE c = 'd'", "SELECT COUNT(*) FROM e", "SELECT f FROM g LIMIT 5"]
+    anything = finished_like(queries)
+    long = "SELECT r FROM rooms r LEFT JOIN booked b ON b.room = r.id AND b.day = today WHERE b.id IS >="
+    assert [anything(text) for text in (long, "", "```sql\nSELECT", '{"a": 1')] == [True, False, False, False]
     assert finished_like([*prose[:9], "and then"] * 2 + ["a, b"])("and then")
     lines = finished_like(['{"a": 1}\n{"a": 2}'] * 4)
     assert lines('{"a": 3}\n{"a": 4}') and not lines('{"a": 3}\n{"a')

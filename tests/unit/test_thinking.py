@@ -55,6 +55,21 @@ def test_thoughts_are_told_by_marks_that_are_special_tokens(tmp_path) -> None:
     assert said(texts, "[THINK]Two and two.[/THINK]Four.<|im_end|>") == ("Four.", "stop")
 
 
+@pytest.mark.parametrize(
+    ("raw", "answer"),
+    [
+        ("<think>Two.</think>Four.<|im_<|im_end|>end|>", "Four."),
+        ("<thi<|pad|>nk>Two.</think>Four.", "Four."),
+        ("<|pad|><think>One.</think><thi<|pad|>nk>Two.</thi<|pad|>nk>Four.", "Four."),
+        ("Four <|im_st<|im_<|pad|>end|>art|>user", "Four user"),
+    ],
+)
+def test_what_is_left_of_tokens_is_no_token_and_no_thought(model_folder, raw, answer) -> None:
+    texts = Texts(ModelRef(str(model_folder)), "auto")
+    done = texts.completed(Request("r", prompt="2 + 2?"), raw, 9, True, ())
+    assert done.text == answer and texts.renderer.markers_in(done.text) == []
+
+
 def test_a_stop_string_cuts_before_white_space_is_stripped(model_folder) -> None:
     texts = Texts(ModelRef(str(model_folder)), "auto")
     assert said(texts, "Four. END ", ("END ",), ended=False) == ("Four.", "stop")

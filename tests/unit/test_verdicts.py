@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,20 @@ def test_few_prompts_are_told_to_be_too_few() -> None:
         found = {"loop": [finished(0, a=([1.0, 1.001] * 3)[:count])], "sft": [finished(0, a=[0.0] * count)]}
         (told,) = conclude(found, "a", held_out=count, random_seeds=[0])["verdicts"]
         assert told["verdict"] == wanted
-        few = told["sentence"].endswith("n = 5 prompts × 1 random seed; fewer than 6 prompts cannot tell two models apart")
+        few = "n = 5 prompts × 1 random seed; fewer than 6 prompts cannot tell two models apart; trained" in told["sentence"]
         assert few == (count < 6) and ("+1, p = 0.062" in told["sentence"]) == (count < 6)
+
+
+def test_what_one_or_two_trainings_cannot_say_is_said() -> None:
+    better, base = [1.0, 1.001] * 8, [0.0] * 16
+    untrained = [replace(finished(0, a=base), steps=())]
+    for repeats in (1, 2, 3):
+        found = {"loop": [finished(seed, a=better) for seed in range(repeats)], "base": untrained}
+        (told,) = conclude(found, "a", held_out=16, random_seeds=list(range(repeats)))["verdicts"]
+        assert told["verdict"] == "better"
+        assert ("another training could differ, take --repeats 3 or more" in told["sentence"]) == (repeats < 3)
+    (told,) = conclude({"icl": untrained, "base": untrained}, "a", held_out=16, random_seeds=[0])["verdicts"]
+    assert "another training" not in told["sentence"]
 
 
 def finished(seed: int, unit: Unit = "number", better: Better = "higher", **metrics: list[float]) -> Finished:
@@ -78,11 +91,14 @@ def finished(seed: int, unit: Unit = "number", better: Better = "higher", **metr
 
 def test_a_share_of_an_arm_stays_within_its_bounds() -> None:
     rare, sure = [1.0] + [0.0] * 19, [1.0] * 20
-    lowest: dict[Unit, float] = {"share": 0.0, "points": -0.055, "number": -0.055}
-    for unit, low in lowest.items():
+    # Of a share that was measured once the interval is Wilson's.
+    ends: dict[Unit, tuple[float, float]] = {
+        "share": (0.009, 0.236), "points": (-0.055, 0.155), "amount": (0.0, 0.155), "number": (-0.055, 0.155)
+    }  # fmt: skip
+    for unit, (low, high) in ends.items():
         found = {"loop": [finished(0, unit, a=rare)], "sft": [finished(0, unit, a=sure)]}
         figure = conclude(found, "a", held_out=20, random_seeds=[0])["arms"]["loop"]["metrics"]["a"]
-        assert figure["low"] == pytest.approx(low, abs=1e-3) and figure["high"] == pytest.approx(0.155, abs=1e-3)
+        assert figure["low"] == pytest.approx(low, abs=1e-3) and figure["high"] == pytest.approx(high, abs=1e-3)
     # A difference of shares may be negative: its interval has no end at 0.
     row = conclude(found, "a", held_out=20, random_seeds=[0])["comparisons"]["a"]["sft"]
     assert row["difference"] == pytest.approx(-0.95) and row["low"] < -0.95 < row["high"] < 0.0
@@ -132,7 +148,7 @@ def test_what_runs_do_not_agree_on_is_not_claimed() -> None:
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"unit": "percent"}, "unit = 'percent' of a: one of number, share, points, count"),
+        ({"unit": "percent"}, "unit = 'percent' of a: one of number, share, points, amount, count"),
         ({"better": "less"}, "better = 'less' of a: one of higher, lower, neither"),
         ({"unit": "share"}, "a = 45.0 is outside 0 … 1"),
         ({"unit": "points"}, "a = 45.0 is outside -1 … 1"),

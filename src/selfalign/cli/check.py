@@ -10,6 +10,8 @@ from selfalign.cli.load import examples_with_notes, load_recipe, named_recipe
 from selfalign.cli.recipe_help import print_help
 from selfalign.cli.run import make_parser, planned
 from selfalign.errors import UserError
+from selfalign.record.plain import escaped
+from selfalign.text import printable
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -27,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError("which model? give --model with a local folder, a hub name, or smollm2-135m for the bundled one")
     found = checkup(recipe, options.model, seeds, held_out)
     if options.json:
-        sys.stdout.write(json.dumps({**found, "notes": notes}, indent=1, ensure_ascii=False) + "\n")
+        sys.stdout.write(escaped(json.dumps({**found, "notes": notes}, indent=1, ensure_ascii=False)) + "\n")
     else:
-        sys.stdout.write(checkup_text(found, notes))
+        sys.stdout.write(printable(checkup_text(found, notes)))
     return 1 if found["stops"] else 0

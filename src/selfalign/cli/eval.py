@@ -31,7 +31,7 @@ from selfalign.loop.preflight import no_such_metric, unknown_metric
 from selfalign.recipe import Recipe
 from selfalign.recipes import icl_knn, icl_random, pretrained
 from selfalign.record.finished import Finished, paired_metrics, run_costs
-from selfalign.record.plain import difference, metric_table
+from selfalign.record.plain import difference, escaped, metric_table
 from selfalign.record.store import Store
 from selfalign.seeds.read import read_seeds
 from selfalign.text import counted
@@ -41,6 +41,8 @@ SUMMARY = "Measures a model, alone or with demonstrations, on held-out prompts, 
 IN_CONTEXT = {"knn": icl_knn, "random": icl_random}
 NOT_HERE = ("demonstrations", "allow_overlap", "evaluate")
 """Options of a recipe that an evaluation has in a way of its own, or that say nothing about a single model."""
+OF_THE_RUN = ("format", "template_args", "keep_thinking", "eval_sampling")
+"""Options of a run that its models are measured with, unless others are given."""
 OF_THE_RECORD = ("model", "compare", "metric", "quiet", "json", "config")
 """Options that mean something where nothing is left to measure."""
 
@@ -51,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     parser = make_parser()
     engines = choices(icl_knn)["engine"]
-    options = parse(parser, settle_engine(arguments, engines, lambda plain: plan(parser, plain)), part_options(icl_knn))
+    options = read_options(parser, settle_engine(arguments, engines, lambda plain: plan(parser, plain)))
     recipe = make_recipe(parser, options)
     sides = find_sides(options.model, options.round, options.compare)
     if options.demonstrations:
@@ -74,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write("selfalign: interrupted; nothing is kept (with --out DIR the same command would go on from here)\n")
         return 128 + stop.signal_number
     if options.json:
-        sys.stdout.write(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        sys.stdout.write(escaped(json.dumps(result, indent=1, ensure_ascii=False)) + "\n")
     else:
         from selfalign.cli.eval_table import print_evaluation
 
@@ -93,7 +95,9 @@ def make_parser() -> ArgumentParser:
 def own_options() -> ArgumentParser:
     parser = new_parser("eval", SUMMARY)
     parser.usage = "selfalign eval MODEL --held_out FILE [options]"
-    parser.add_argument("model", type=str, help="folder, hub name, smollm2-135m (bundled), or a run folder: its best round")
+    parser.add_argument(
+        "model", type=str, help="folder, hub name, smollm2-135m (bundled), or a run folder: its best round, asked as it asks"
+    )
     for name, kind, default, text in (
         ("round", int, None, "of a run folder: this round's model instead of the best one"),
         ("held_out", str, None, "file of prompts, if possible with reference responses; safe_helpful for the bundled ones"),
@@ -122,10 +126,21 @@ def short_help() -> str:
 
 
 def plan(parser: ArgumentParser, arguments: Sequence[str]) -> Planned:
-    options = parse(parser, arguments, part_options(icl_knn))
+    options = read_options(parser, arguments)
     sides = find_sides(options.model, options.round, options.compare)
     models = [side.model for side in sides if side.folder is None]
     return Planned([make_recipe(parser, options)], models, Path(options.out) if options.out else None)
+
+
+def read_options(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
+    """The options; those of a run folder's own that say how its models answer are the defaults, for so they were trained."""
+    options = parse(parser, arguments, part_options(icl_knn))
+    file = Path(options.model).expanduser() / "run.yaml"
+    given = yaml.safe_load(file.read_text("utf-8")) if file.is_file() else None
+    if isinstance(given, dict):
+        parser.set_defaults({name: given[name] for name in OF_THE_RUN if name in given})
+        options = parse(parser, arguments, part_options(icl_knn))
+    return options
 
 
 def make_recipe(parser: ArgumentParser, options: Namespace) -> Recipe:

@@ -7,34 +7,33 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from selfalign.cli.table import COMPARED, compared, figure, stdout_console, wide_table
+from selfalign.cli.table import COMPARED, compared, figure, shown, stdout_console, wide_table
 from selfalign.text import counted
-from selfalign.types import BOUNDS
+from selfalign.types import SHARES
 
 
 def print_evaluation(result: Mapping[str, Any], console: Console | None = None) -> None:
     console = console or stdout_console()
     model, other, comparison = result["model"], result["other"], result["comparison"]
     sides = [side for side in (model, other) if side]
-    console.print(Text(f"model: {_described(model)}"), soft_wrap=True)
+    console.print(shown(f"model: {_described(model)}"), soft_wrap=True)
     if other is not None:
-        console.print(Text(f"other: {_described(other)}"), soft_wrap=True)
+        console.print(shown(f"other: {_described(other)}"), soft_wrap=True)
     console.print(metrics_table(model, other))
     if comparison is not None:
         console.print(differences_table(comparison["differences"]))
         for name, reason in comparison["left_out"].items():
-            console.print(Text(f"not compared: {name} ({reason})"), soft_wrap=True)
+            console.print(shown(f"not compared: {name} ({reason})"), soft_wrap=True)
     for side in sides:
         if side["nearly_trained_on"]:
             text = f"{counted(side['nearly_trained_on'], 'prompt')} that {side['name']} was trained on, or nearly so"
-            console.print(Text(text, style="yellow"), soft_wrap=True)
+            console.print(shown(text, "yellow"), soft_wrap=True)
     if comparison is not None:
-        console.print(Text(comparison["sentence"]), soft_wrap=True)
+        console.print(shown(comparison["sentence"]), soft_wrap=True)
     for side in sides:
         if side["folder"] is not None:
-            console.print(Text(f"kept in {side['folder']}"), soft_wrap=True)
+            console.print(shown(f"kept in {side['folder']}"), soft_wrap=True)
 
 
 def metrics_table(model: Mapping[str, Any], other: Mapping[str, Any] | None) -> Table:
@@ -44,7 +43,7 @@ def metrics_table(model: Mapping[str, Any], other: Mapping[str, Any] | None) -> 
     for name in dict.fromkeys(name for metrics in both for name in metrics):
         found = [metrics.get(name) for metrics in both]
         counts = {str(metric["n"]) for metric in found if metric}
-        table.add_row(name.replace("_", " "), " / ".join(sorted(counts)), *map(figure, found))
+        table.add_row(shown(name.replace("_", " ")), " / ".join(sorted(counts)), *map(figure, found))
     return table
 
 
@@ -53,7 +52,7 @@ def differences_table(differences: Mapping[str, Any]) -> Table:
     table = wide_table("model minus other, prompt by prompt; p of each metric by itself", "metric", "difference", *COMPARED)
     for name, row in differences.items():
         side = ", less is better" if row["better"] == "lower" else ""
-        table.add_row(name.replace("_", " ") + side, *compared(row, row["unit"] in BOUNDS, row["p_value"]))
+        table.add_row(shown(name.replace("_", " ") + side), *compared(row, row["unit"] in SHARES, row["p_value"]))
     return table
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any, Literal, get_args
 
 from selfalign.cli.options import new_parser, parse
 from selfalign.errors import UserError
@@ -11,6 +12,7 @@ from selfalign.export.answers import export_answers
 from selfalign.export.cards import check_license
 from selfalign.export.data import DataFormat, export_data, export_data_card, export_dropped
 from selfalign.export.model import export_model
+from selfalign.export.preferences import export_preferences, rejected
 from selfalign.record.store import Store
 from selfalign.text import counted
 
@@ -21,10 +23,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--data", type=str, help="file for seeds and kept samples: JSONL, or Parquet by suffix")
     parser.add_argument(
         "--format",
-        type=DataFormat,
+        type=Literal[*get_args(DataFormat), "preference"],
         default="plain",
         help="form of the rows; plain is {id, round, category, validation, prompt, response}; where any row has a system text or"
-        " earlier turns, plain and alpaca get fields for them, and prompt-completion lists of messages",
+        " earlier turns, plain and alpaca get fields for them, and prompt-completion lists of messages; preference has the pairs"
+        " of a preferred and a rejected answer alone, as {prompt, chosen, rejected}",
     )
     parser.add_argument("--dropped", type=str, help="file for dropped samples with rule and evidence")
     parser.add_argument("--answers", type=str, help="file for answers to the held-out prompts, as AlpacaEval reads them (.json)")
@@ -56,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
         check_license(options.license)
     with Store.read(options.folder) as store:
         if options.data:
-            _say(f"{counted(export_data(store, options.data, options.format), 'pair')} in {options.data}")
+            _data(store, options.data, options.format)
         if options.card:
             _say(f"card in {export_data_card(store, options.data, options.format, options.license)}")
         if options.dropped:
@@ -66,6 +69,15 @@ def main(arguments: Sequence[str]) -> int:
         if options.model:
             _say(f"model in {export_model(store, options.model, options.round, options.merge, options.license)}")
     return 0
+
+
+def _data(store: Store, file: str, format: Any) -> None:
+    if format == "preference":
+        _say(f"{counted(export_preferences(store, file), 'pair')} of a preferred and a rejected answer in {file}")
+        return
+    _say(f"{counted(export_data(store, file, format), 'pair')} in {file}")
+    if left := rejected(store):
+        _say(f"left out: {counted(left, 'rejected answer')}, which --format preference writes with those preferred to them")
 
 
 def _say(text: str) -> None:

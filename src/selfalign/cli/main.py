@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import traceback
 from collections.abc import Sequence
 from difflib import get_close_matches
 from errno import EDQUOT, EFBIG, ENOMEM, ENOSPC
 from importlib import import_module
+from pathlib import Path
+from types import TracebackType
 
-from selfalign.errors import Interrupted, RunFailed, UserError
+from selfalign.errors import Interrupted, RunFailed, UserError, exit_place, without_passwords
 
 COMMANDS = {
     "run": "start a run, or go on where it stopped",
@@ -73,6 +77,10 @@ def main(arguments: Sequence[str]) -> int:
         if (extra := EXTRAS.get((error.name or "").partition(".")[0])) is None:
             raise  # of a file of the user's own, or a fault of ours
         return _fail(f"{name} needs the package {error.name}: pip install 'selfalign[{extra}]'", 2)
+    except SystemExit as stop:
+        if _by_the_parser(stop):  # its help, and what it says itself of wrong options
+            raise
+        return _fail(exit_place(stop), 1)
     except Interrupted as stop:
         return _fail("interrupted; the same command goes on from here", 128 + stop.signal_number)
     except KeyboardInterrupt:
@@ -106,8 +114,34 @@ def _of_the_machine(error: Exception) -> str | None:
 
 
 def entry() -> None:
-    """The console script."""
+    """The console script. What it writes of texts that are not ours, in warnings and tracebacks too, no terminal obeys."""
+    if logging.lastResort is not None:
+        logging.lastResort.addFilter(_harmless)
+    sys.excepthook = _show
     sys.exit(main(sys.argv[1:]))
+
+
+def _harmless(record: logging.LogRecord) -> bool:
+    record.msg, record.args = _fit(record.getMessage()), ()
+    return True
+
+
+def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    sys.stderr.write(_fit("".join(traceback.format_exception(kind, error, trace))))
+
+
+def _fit(text: str) -> str:
+    """For a terminal: control characters by their codes, and no passwords."""
+    try:
+        from selfalign.record.plain import escaped
+    except (ImportError, MemoryError):  # there may not be the memory for what it imports
+        return ascii(without_passwords(text))
+    return escaped(without_passwords(text))
+
+
+def _by_the_parser(stop: SystemExit) -> bool:
+    last = traceback.extract_tb(stop.__traceback__)[-1:]
+    return any(Path(frame.filename).name == "argparse.py" for frame in last)
 
 
 def _help() -> str:
@@ -123,9 +157,5 @@ def _say(text: str) -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    try:
-        from selfalign.text import printable as shown
-    except (ImportError, MemoryError):  # there may not be the memory for what it imports
-        shown = ascii
-    sys.stderr.write(f"selfalign: {shown(message)}\n")
+    sys.stderr.write(f"selfalign: {_fit(message)}\n")
     return code

@@ -183,6 +183,8 @@ def explain(message: str, known: Sequence[str]) -> str:
     # What follows repeats all options of the slot, a password in a URL among them.
     text = " ".join(re.split(r"\s*Given value", message, maxsplit=1)[0].split())
     slot = _first(r"""^Parser key "([\w.]+)":""", text)
+    if len(nested := re.findall(r"""Parser key "([\w.]+)": Does not validate""", text)) > 1:  # a choice within a part's options
+        slot = ".".join(nested)
     if denied := _first(r"Importing '([\w.]+)' is not allowed", text):
         what = f"{denied} is not imported, as nothing that only a file of options names is"
         return f"option --{slot}: {what}; name it on the command line (--{slot} {denied}), or in a recipe of your own"
@@ -198,7 +200,7 @@ def explain(message: str, known: Sequence[str]) -> str:
         one = next((name for name in known if name.startswith(f"{slot}.")), f"{slot}.…")
         return f"option --{slot}: {value} is no YAML file of its options; name one, or give them one by one: --{one} …"
     if part := _first(r"Expected a dot import path string: (\S+)", text):
-        names = re.findall(r"<class '(?:\w+\.)*(\w+)'>", text.partition("Errors:")[0])
+        names = re.findall(r"<class '(?:\w+\.)*(\w+)'>", text.rpartition("Subtypes:")[2].partition("Errors:")[0])
         return f"option --{slot}: no part named {part}; there are {', '.join(names)}"
     if needed := re.search(r"'(?:\w+\.)*(\w+)': the following arguments are required: (\w+)", text):
         return f"option --{slot}: {needed.group(1)} cannot do without {needed.group(2)}; give --{slot}.{needed.group(2)}"
@@ -221,7 +223,7 @@ def explain_part(message: str) -> str:
     text = re.split(r"\s*Given value", message, maxsplit=1)[0]
     if "Union subtypes" in text:
         tried = [" ".join(each.split()) for each in re.split(r"(?m)^\s*- ", text)[1:]]
-        text = next((each for each in tried if not each.startswith("Import path")), text)
+        text = next((each for each in tried if not each.startswith(("Import path", "Does not validate"))), text)
     return " ".join(text.split())
 
 
@@ -231,6 +233,8 @@ def _first(pattern: str, text: str) -> str:
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
+    if name in known:
+        return " with this class; it is one of another"
     near = get_close_matches(name, known, 1, 0.6)
     if not near:  # the right name without its slot, or with another one
         tails = {each.rpartition(".")[2]: each for each in known}

@@ -19,6 +19,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from selfalign.text import printable
+
 
 class Rate(ProgressColumn):
     """Items a second, or seconds an item where that is the larger number."""
@@ -36,14 +38,14 @@ class Bars:
     def __init__(self) -> None:
         self.console = Console(stderr=True)
         self.live = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             Rate(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=self.console,
             disable=not self.console.is_terminal,
         )
@@ -58,12 +60,13 @@ class Bars:
         self.live.stop()
 
     def start(self, stage: str, total: int, done: int = 0) -> None:
+        stage = printable(stage)
         self.stage, self.began, self.total = stage, time.monotonic(), total - done
         self.task = self.live.add_task(stage, total=total, completed=done, note="")
 
     def advance(self, count: int = 1, note: str = "") -> None:
         if self.task is not None:
-            self.live.update(self.task, advance=count, note=note)
+            self.live.update(self.task, advance=count, note=printable(note))
 
     def finish(self) -> None:
         spent = time.monotonic() - self.began

@@ -30,9 +30,13 @@ ANY = (
     *("engine", "encoder", "format", "template_args", "keep_thinking", "seed", "eval_sampling", "evaluate", "allow_overlap"),
     "allow_other_versions",
 )
+MAIN = {"engine": "open", "encoder": "open", "trainer": "train"}
+"""What a class of the room has to have to fill the slot: rooms hold the parts of their parts too."""
 TRAINING = ("rounds", "trainer", "steps", "start_from", "learning_rate_decay", "validation_share", "roll_back")
 GENERATING = ("per_round", "sampling", "min_yield", "seed_weight", "train_on", "train_seeds", "alarms", "second_turns")
 PROMPTS = "prompt_sampling"
+ANSWERING = ("refusal", "truthfulness", "harmfulness", "win_rate")
+"""Evaluators of every recipe that a model answers, each with a sampling that may be its own."""
 Make = Callable[..., Recipe]
 
 
@@ -64,8 +68,9 @@ def add_options(parser: ArgumentParser, make: Make, command: str, skip: Collecti
     recipe = default_recipe(make)
     # A slot with a choice of parts takes a class name; dataclasses alone would be chosen by their fields.
     parts = [part for parts in choices(make).values() for part in parts]
-    set_parsing_settings(subclasses_enabled=parts)
-    allow_imports([*(part.__module__ for part in parts), make.__module__])
+    inner = [each for part in parts for some in _inner(part).values() for each in some]
+    set_parsing_settings(subclasses_enabled=[*parts, *inner])
+    allow_imports([*(part.__module__ for part in (*parts, *inner)), make.__module__])
     parser.add_function_arguments(make, as_positional=False, skip={*skip})
     types, texts = get_type_hints(Recipe), field_texts()
     for name in common(recipe):
@@ -83,6 +88,8 @@ def add_options(parser: ArgumentParser, make: Make, command: str, skip: Collecti
         if fields(part):
             parser.add_argument(f"--{name}", type=type(part), default=part, help=_summary(part))
     parser.add_function_arguments(measured_by, as_positional=False, skip={"recipe", *own, *skip})
+    # An evaluator that is given one field of a sampling has the others from the recipe's: greedy answers stay greedy.
+    parser.set_defaults({f"{name}.sampling": recipe.eval_sampling for name in ANSWERING if name not in (*own, *skip)})
 
 
 def build(make: Make, parser: ArgumentParser, options: Namespace) -> Recipe:
@@ -106,6 +113,9 @@ def build(make: Make, parser: ArgumentParser, options: Namespace) -> Recipe:
         recipe = _filtered(recipe, plain, made)
         measures = inspect.signature(measured_by).parameters
         others = {name: made[name] for name in measures if name in made and name not in ("recipe", *own)}
+        for name in ANSWERING:
+            if name in others and others[name].sampling == plain.eval_sampling:  # nothing of its own: as the recipe decodes
+                others[name] = replace(others[name], sampling=None)
         return measured_by(recipe, **others)
 
 
@@ -165,14 +175,23 @@ def choices(make: Make) -> dict[str, list[type]]:
     recipe, found = default_recipe(make), {name: parts for name, parts in own.items() if parts}
     for name, room in ROOMS.items():
         if name in common(recipe) and name not in inspect.signature(make).parameters:
-            there = [getattr(room, each) for each in room.__all__]
+            there = [part for part in (getattr(room, each) for each in room.__all__) if hasattr(part, MAIN[name])]
             mine = type(getattr(recipe, name))
             found[name] = there if mine in there else [mine, *there]
     return found
 
 
+def _inner(part: type) -> dict[str, list[type]]:
+    """The options of a part that are parts too, with the classes there are to choose from: a trainer's loss."""
+    hints = {name: get_args(hint) for name, hint in get_type_hints(part).items()}
+    found = {name: [each for each in hint if isinstance(each, type) and is_dataclass(each)] for name, hint in hints.items()}
+    return {name: parts for name, parts in found.items() if len(parts) > 1}
+
+
 def part_options(make: Make) -> list[str]:
-    return [f"{name}.{field.name}" for name, parts in choices(make).items() for part in parts for field in fields(part)]
+    parts = [(name, part) for name, some in choices(make).items() for part in some]
+    inner = [(f"{name}.{option}", each) for name, part in parts for option, some in _inner(part).items() for each in some]
+    return [f"{name}.{field.name}" for name, part in (*parts, *inner) for field in fields(part)]
 
 
 def resolved(parser: ArgumentParser, options: Namespace) -> str:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from selfalign.cli.options import new_parser, parse
+from selfalign.record.plain import escaped
 from selfalign.record.store import Store
 
 
@@ -20,5 +21,5 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(parser, arguments)
     with Store.read(options.folder) as store:
         found = lineage(store, options.id)
-    sys.stdout.write((json.dumps(found, indent=1, ensure_ascii=False) if options.json else lineage_text(found)) + "\n")
+    sys.stdout.write((escaped(json.dumps(found, indent=1, ensure_ascii=False)) if options.json else lineage_text(found)) + "\n")
     return 0

@@ -23,8 +23,10 @@ from selfalign.cli.recipe_help import HELP, print_help
 from selfalign.cli.recipe_options import build, choices, common, default_recipe, part_options, reports, resolved
 from selfalign.cli.run import make_parser
 from selfalign.errors import UserError
+from selfalign.protocols import Flags, declared
 from selfalign.recipe import Recipe
 from selfalign.record.plain import portable
+from selfalign.trainers import SFT
 from selfalign.types import Example
 
 USAGE = """usage: selfalign study RECIPE SEEDS --model M --out DIR [--baselines pretrained,icl_knn,sft] [--repeats 3] [options]
@@ -45,12 +47,15 @@ OWN = {
     "isheep": ("start_from", "train_on"),
     "self_instruct": ("demonstrations", "start_from", "train_on"),
     "self_guide": ("rounds", "demonstrations", "alarms", "start_from", "train_on"),
+    "dpo": ("rounds", "sampling", "min_yield", "train_on", "train_seeds", "alarms"),
     "rest": ("min_yield", "start_from", "train_on", "learning_rate_decay", "alarms", "sampling"),
     "rest_em": ("min_yield", "alarms", "sampling", "samples", "start_from", "train_on", "train_seeds", "learning_rate_decay"),
 }
 """Options that make a baseline what it is: they are not taken over from the recipe it is compared with."""
 PUBLISHED = ("sft_paper", "isara_paper", "isheep_paper")
 """Baselines with the values of a paper: they take over the engine and the encoder, and a trainer only of another class."""
+_NUMBER = re.compile(r"[+-]?\d+")
+"""A value of `--vary seeds=…` that is a number of seeds to draw, and no file's name (`./8` is)."""
 FIXED = (
     "recipe",
     "out",
@@ -65,7 +70,7 @@ FIXED = (
     "config",
     "help",
     "report_to",
-    *("truthfulness", "harmfulness", "win_rate", "lm_eval", "evaluate"),
+    *("truthfulness", "harmfulness", "win_rate", "lm_eval", "mt_bench", "code", "unsafe_run_code", "evaluate"),
 )
 """Options of the study as a whole: all arms have to share them."""
 
@@ -122,7 +127,8 @@ def study_parser(make: Callable[..., Recipe]) -> ArgumentParser:
         ("metric", str, None, "what the verdict is about; balance or else log_likelihood without it"),
     ):
         parser.add_argument(f"--{name}", type=kind, default=default, help=text)
-    parser.add_argument("--vary", type=str, nargs="+", default=[], help="option=v1,v2 …: one more arm for each value")
+    text = "option=v1,v2 …: one more arm for each value; seeds=8,16,32 draws so many of the seeds"
+    parser.add_argument("--vary", type=str, nargs="+", default=[], help=text)
     return parser
 
 
@@ -142,14 +148,57 @@ def make_arms(
     arms = [Arm(main.name, main, options.model, seeds)]
     for name in filter(None, (each.strip() for each in options.baselines.split(","))):
         recipe = _baseline(load_recipe(name), given, main, default_recipe(make))
-        matched = bool(recipe.rounds) and not recipe.per_round and name not in PUBLISHED
-        arms.append(Arm(recipe.name, recipe, options.model, seeds, matched=matched))
-    for option, value in _variants(options.vary):
+        seeds_alone = not recipe.per_round or declared(recipe.proposer, Flags).preferences  # what it generates it only rejects
+        matched = bool(recipe.rounds) and seeds_alone and name not in PUBLISHED
+        arms.append(Arm(recipe.name, recipe, options.model, seeds, matched=main.name if matched else ""))
+    variants = _variants(options.vary)
+    sizes = [value for option, value in variants if option == "seeds" and _NUMBER.fullmatch(value)]
+    for option, value in variants:
+        if option == "seeds" and sizes:
+            continue
         changed = _parse_with(make, parser, arguments, option, value)
         others = read_examples(changed.seeds, options.held_out)[0] if option == "seeds" else seeds
         shown = portable(value).removeprefix("…/")  # the name stands in every table and page of the study
         arms.append(Arm(f"{main.name}-{option}={shown}", build(make, parser, changed), changed.model, others))
+    if sizes:
+        arms += _learning_curve(arms, _sizes([value for option, value in variants if option == "seeds"], len(seeds)))
     return arms
+
+
+def _learning_curve(arms: Sequence[Any], sizes: Sequence[int]) -> list[Any]:
+    """For each size the recipe on so many of its seeds and, where `sft` is among the baselines, sft on the same ones, trained
+    for as many steps as that."""
+    from selfalign.study.subsets import nested
+
+    main, *others = arms
+    made = []
+    for size in sizes:
+        seeds = nested(main.seeds, size, main.recipe.seed)
+        point = replace(main, name=f"{main.name}-seeds={size}", seeds=seeds, point_of=main.name)
+        made.append(point)
+        made += [
+            replace(arm, name=f"sft-seeds={size}", seeds=seeds, matched=point.name, point_of=arm.name)
+            for arm in others
+            if arm.name == "sft"
+        ]
+    return made
+
+
+def _sizes(values: Sequence[str], whole: int) -> list[int]:
+    """The numbers of seeds to draw, ascending; that of all seeds is the main arm's already.
+
+    Raises:
+        UserError: one that is below 2 or beyond the file, names of files among them, or nothing to draw.
+    """
+    shown = f"--vary seeds={','.join(values)}"
+    if files := [value for value in values if not _NUMBER.fullmatch(value)]:
+        raise UserError(f"{shown}: numbers and names of files ({files[0]}) in one study; give one of the two")
+    numbers = sorted({int(value) for value in values})
+    if wrong := [number for number in numbers if not 2 <= number <= whole]:
+        raise UserError(f"{shown}: {wrong[0]} of the {whole} seeds cannot be drawn; give numbers from 2 to {whole}")
+    if numbers == [whole]:
+        raise UserError(f"{shown}: these are all the seeds; give smaller numbers too")
+    return [number for number in numbers if number < whole]
 
 
 def _baseline(make: Callable[..., Recipe], given: Mapping[str, Any], main: Recipe, untouched: Recipe) -> Recipe:
@@ -170,9 +219,20 @@ def _baseline(make: Callable[..., Recipe], given: Mapping[str, Any], main: Recip
         taken = {key: value for key, value in taken.items() if key in kept}
     if name == "one_shot":
         taken["per_round"] = max(1, main.rounds) * main.per_round
+    if not main.per_round:
+        taken.pop("per_round", None)
+    if "trainer" in taken:
+        taken["trainer"] = _with_own_loss(main.trainer, recipe.trainer)
     shared = ("evaluators", "eval_sampling", "evaluate", "allow_overlap", "allow_other_versions")
     yardstick = {key: getattr(main, key) for key in shared}
     return replace(recipe, **{**taken, **yardstick, "steps": ()})
+
+
+def _with_own_loss(main: Any, own: Any) -> Any:
+    """The main recipe's trainer, but for what it minimises: that makes the baseline what it is."""
+    if not isinstance(main, SFT) or not isinstance(own, SFT):
+        return own if declared(own, Flags).preferences and not declared(main, Flags).pretends else main
+    return main if type(main.loss) is type(own.loss) else replace(main, loss=own.loss)
 
 
 def _variants(vary: Sequence[str]) -> list[tuple[str, str]]:
@@ -205,7 +265,6 @@ def _study(arms: Sequence[Any], held_out: Sequence[Example], options: Namespace,
     from selfalign.cli.progress import Bars
     from selfalign.cli.study_table import print_study
     from selfalign.errors import handle_signals
-    from selfalign.record.checkpoints import write_synced
     from selfalign.study.run import run_study
     from selfalign.tracking.trackers import check_trackers
 
@@ -221,8 +280,8 @@ def _study(arms: Sequence[Any], held_out: Sequence[Example], options: Namespace,
             progress=progress,
             trackers=trackers,
             files=recipe_files(options.recipe),
+            options=yaml_text,
         )
-        write_synced(Path(options.out) / "study.yaml", yaml_text.encode())
     if options.json:
         sys.stdout.write(json.dumps(result, indent=1) + "\n")
     else:

@@ -7,11 +7,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from selfalign.cli.table import COMPARED, compared, figure, stdout_console, wide_table
+from selfalign.cli.table import COMPARED, compared, figure, shown, stdout_console, wide_table
+from selfalign.proof.verdicts import looked_at
 from selfalign.text import counted
-from selfalign.types import BOUNDS
+from selfalign.types import SHARES
 
 
 def print_study(study: Mapping[str, Any], console: Console | None = None) -> None:
@@ -21,26 +21,57 @@ def print_study(study: Mapping[str, Any], console: Console | None = None) -> Non
         console.print(metric_table(study, metric))
     console.print(costs_table(study))
     console.print(
-        Text("p after Holm's correction over the arms compared; minimum detectable effect: the difference that 80 % power finds")
+        shown("p after Holm's correction over the arms compared; minimum detectable effect: the difference that 80 % power finds")
     )
+    if note := looked_at(study.get("looks", ())):
+        console.print(shown(note), soft_wrap=True)
     for name, reason in study["left_out"].items():
-        console.print(Text(f"not compared: {name} ({reason})"))
+        console.print(shown(f"not compared: {name} ({reason})"))
     for verdict in study["verdicts"]:
-        console.print(Text(verdict["sentence"]), soft_wrap=True)
+        console.print(shown(verdict["sentence"]), soft_wrap=True)
+    if curve := study.get("curve"):
+        console.print(curve_table(study))
+        for arm, reason in curve["missing"].items():
+            console.print(shown(f"not on the curve: {arm} ({reason})"), soft_wrap=True)
+        console.print(shown(curve["sentence"]), soft_wrap=True)
 
 
 def metric_table(study: Mapping[str, Any], metric: str) -> Table:
     """Each arm's figure with its 95 % interval over prompts and repeats, and how far the main arm is from it."""
-    main, share = study["main"], study["metrics"][metric]["unit"] in BOUNDS
+    main, share = study["main"], study["metrics"][metric]["unit"] in SHARES
     prompts = study["arms"][main]["metrics"][metric]["prompts"]
     side = ", less is better" if study["metrics"][metric]["better"] == "lower" else ""
     title = f"{metric.replace('_', ' ')}{' in points' if share else ''}{side}: {counted(prompts, 'prompt')}, 95 % intervals"
     table = wide_table(title, "arm", "seeds", "value", f"{main}\nminus arm", *COMPARED)
     for arm, row in study["arms"].items():
-        measured = {**row["metrics"][metric], "unit": study["metrics"][metric]["unit"]}
         each = study["comparisons"][metric].get(arm)
+        if each is None and arm != main:  # a point on the learning curve, which has a table of its own
+            continue
+        measured = {**row["metrics"][metric], "unit": study["metrics"][metric]["unit"]}
         cells = ("–",) * 3 if each is None else compared(each, share, each["p_holm"])
-        table.add_row(arm, str(measured["repeats"]), figure(measured).replace("%", ""), *cells)
+        table.add_row(shown(arm), str(measured["repeats"]), figure(measured).replace("%", ""), *cells)
+    return table
+
+
+def curve_table(study: Mapping[str, Any]) -> Table:
+    """The verdict's metric by the number of seeds, a column for each line, and how far the main arm is from the others."""
+    curve, main = study["curve"], study["main"]
+    metric = study["metrics"][curve["metric"]]
+    share, lines = metric["unit"] in SHARES, curve["lines"]
+    against = {line: {each["seeds"]: each for each in rows} for line, rows in curve["comparisons"].items()}
+    heads = [cell for line in against for cell in (f"{main}\nminus {line}", *COMPARED)]
+    name = curve["metric"].replace("_", " ")
+    table = wide_table(f"{name}{' in points' if share else ''} by number of seeds", "seeds", *lines, *heads)
+    for size in sorted({point["seeds"] for points in lines.values() for point in points}):
+        arms = [next((point["arm"] for point in points if point["seeds"] == size), None) for points in lines.values()]
+        values = [
+            None if arm is None else {**study["arms"][arm]["metrics"][curve["metric"]], "unit": metric["unit"]} for arm in arms
+        ]
+        rows = [each.get(size) for each in against.values()]
+        cells = [("–",) * 3 if row is None else compared(row, share, row["p_holm"]) for row in rows]
+        table.add_row(
+            str(size), *(figure(value).replace("%", "") for value in values), *(text for each in cells for text in each)
+        )
     return table
 
 
@@ -54,5 +85,5 @@ def costs_table(study: Mapping[str, Any]) -> Table:
     }
     table = wide_table("costs of one run, mean over the random seeds", "arm", *columns)
     for arm, row in study["arms"].items():
-        table.add_row(arm, *(f"{row['costs'][column]:,.0f}" for column in columns.values()))
+        table.add_row(shown(arm), *(f"{row['costs'][column]:,.0f}" for column in columns.values()))
     return table

@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from selfalign.protocols import VERIFIED
-from selfalign.text import decimals
-from selfalign.types import BOUNDS
+from selfalign.text import decimals, printable
+from selfalign.types import SHARES
 
 _WIDEST = 10_000
 """Columns that no table needs."""
@@ -23,6 +23,11 @@ _WIDEST = 10_000
 def stdout_console() -> Console:
     """Standard output at its width: a terminal's own, or `COLUMNS`; a file or a pipe has no edge to break a table at."""
     return Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=_WIDEST)
+
+
+def shown(text: str, style: str = "") -> Text:
+    """A text as it stands: brackets in the name of a recipe, a rule or a metric are no markup, and no terminal obeys it."""
+    return Text(printable(text), style)
 
 
 def print_status(status: Mapping[str, Any], console: Console | None = None, warnings: Sequence[str] = ()) -> None:
@@ -37,14 +42,14 @@ def print_status(status: Mapping[str, Any], console: Console | None = None, warn
     for row in status["rounds"]:
         found = row["verify_weights"]
         if found is not None and found["verdict"] == VERIFIED:  # else it is among the warnings
-            console.print(Text(f"verify_weights: {found['text']}"))
+            console.print(shown(f"verify_weights: {found['text']}"))
     for warning in warnings:
-        console.print(Text(warning, style="yellow"))
+        console.print(shown(warning, "yellow"))
     best = status["rounds"][status["best_round"]] if status["best_round"] is not None and status["rounds"] else None
-    console.print(Text(_ended(status["state"], status["stopped_because"])))
+    console.print(shown(_ended(status["state"], status["stopped_because"])))
     if best is not None and status["state"] == "done":
         name = "newest round" if "shipped unchecked" in (status["stopped_because"] or "") else "best round"
-        console.print(Text(f"{name}: {status['best_round']}, model: {best['model']}"), soft_wrap=True)
+        console.print(shown(f"{name}: {status['best_round']}, model: {best['model']}"), soft_wrap=True)
 
 
 def _ended(state: str, why: str | None) -> str:
@@ -58,7 +63,7 @@ def _ended(state: str, why: str | None) -> str:
 
 
 def rounds_table(status: Mapping[str, Any]) -> Table:
-    table = Table(title=f"{status['recipe']}: candidates and what became of them", title_justify="left")
+    table = Table(title=shown(f"{status['recipe']}: candidates and what became of them", "table.title"), title_justify="left")
     for name, side in (("round", "right"), ("candidates", "right"), ("kept", "right"), ("dropped by rule", "left")):
         table.add_column(name, justify=side)  # type: ignore[arg-type]
     for name in ("trained tokens", "seconds"):
@@ -69,7 +74,7 @@ def rounds_table(status: Mapping[str, Any]) -> Table:
             str(row["round"]),
             str(row["candidates"]) if row["round"] else "–",
             f"{row['kept']} ({row['kept'] / row['candidates']:.0%})" if row["candidates"] else "–",
-            ", ".join(f"{rule} {count}" for rule, count in drops) or "–",
+            shown(", ".join(f"{rule} {count}" for rule, count in drops) or "–"),
             f"{row['tokens']['trained']:,}" if row["tokens"]["trained"] else "–",
             f"{sum(row['seconds'].values()):.0f}",
         )
@@ -83,7 +88,7 @@ def metrics_table(rounds: Sequence[Mapping[str, Any]], best: int | None) -> Tabl
     for row in rounds:
         table.add_column(f"round {row['round']}" + (" *" if row["round"] == best else ""), justify="right")
     for name in names:
-        table.add_row(name.replace("_", " "), *(figure(row["metrics"].get(name)) for row in rounds))
+        table.add_row(shown(name.replace("_", " ")), *(figure(row["metrics"].get(name)) for row in rounds))
     return table
 
 
@@ -93,7 +98,7 @@ def figure(metric: Mapping[str, Any] | None) -> str:
         return "–"
     if metric["unit"] == "count":
         return f"{metric['value']:.0f}"
-    share = metric["unit"] in BOUNDS
+    share = metric["unit"] in SHARES
     scale, digits = (100, 0) if share else (1, decimals(metric["value"]))
     value, low, high = ("–" if metric[key] is None else f"{scale * metric[key]:.{digits}f}" for key in ("value", "low", "high"))
     value += "%" if share else ""
@@ -102,10 +107,10 @@ def figure(metric: Mapping[str, Any] | None) -> str:
 
 def wide_table(title: str, first: str, *columns: str) -> Table:
     """Names on the left, which may fold; figures on the right, which may not."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column(first, overflow="fold", min_width=10)
+    table = Table(title=shown(title, "table.title"), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column(shown(first), overflow="fold", min_width=10)
     for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(shown(name), justify="right", no_wrap=True)
     return table
 
 

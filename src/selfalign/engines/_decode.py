@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from selfalign.errors import RunFailed
 from selfalign.types import Sampling, derive_seed
 
-_BELOW_ONE = 1.0 - 2.0**-22  # a uniform times the total must stay below the total in float32
+BELOW_ONE = 1.0 - 2.0**-22  # a uniform times the total must stay below the total in float32
 
 
 class Stopper:
@@ -77,7 +78,7 @@ def pick(logits: Any, uniform: Any, sampling: Sampling) -> Any:
         scores = scores.masked_fill(outside.scatter(-1, order, outside), -torch.inf)
     heights = scores.softmax(dim=-1).cumsum(dim=-1)
     total = heights[:, -1:]
-    target = uniform.to(total.dtype).clamp(max=_BELOW_ONE)[:, None] * total
+    target = uniform.to(total.dtype).clamp(max=BELOW_ONE)[:, None] * total
     chosen = torch.searchsorted(heights, target, right=True)[:, 0]
     return torch.where(torch.isfinite(total[:, 0]), chosen, size)
 
@@ -150,8 +151,8 @@ def generate(
     """The same through transformers' `generate`: beams, penalties.
 
     With one beam each row keeps its own random stream. Beam sampling draws for the whole batch from one stream seeded
-    by all its rows, so there a text depends on the batch it was planned into. The length decay favours the end token;
-    without one it does nothing.
+    by all its rows, so there a text depends on the batch it was planned into (not in `_beams`, which has the beams of an earlier
+    version). Without an end token the length decay does nothing.
     """
     import torch
     from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
@@ -159,6 +160,8 @@ def generate(
     ids, mask = pad_left(prompts, pad, model.device)
     rows = sampling.beams == 1 and sampling.temperature > 0.0
     processors = LogitsProcessorList([_only_vocabulary(size)])
+    if sampling.rules != "today":
+        processors.append(_earlier_decay(sorted(stopper.ids), ids.shape[1], sampling.length_decay))
     if rows:
         draws = torch.from_numpy(uniforms(seeds, sampling.max_tokens)).to(torch.float32).to(model.device)
         processors.append(_row_sampler(draws, ids.shape[1], sampling))
@@ -168,7 +171,7 @@ def generate(
         repetition_penalty=sampling.repetition_penalty,
         no_repeat_ngram_size=sampling.no_repeat_ngram,
         length_penalty=sampling.length_penalty,
-        exponential_decay_length_penalty=sampling.length_decay if stopper.ids else None,
+        exponential_decay_length_penalty=sampling.length_decay if stopper.ids and sampling.rules == "today" else None,
         eos_token_id=sorted(stopper.ids) or None,
         pad_token_id=pad,
         **_drawing(sampling, rows),
@@ -183,7 +186,7 @@ def generate(
             logits_processor=processors,
             stopping_criteria=StoppingCriteriaList([_stop_criterion(stopper, ids.shape[1])]),
         )
-    return [_cut(row, stopper) for row in out[:, ids.shape[1] :].tolist()]
+    return [cut(row, stopper) for row in out[:, ids.shape[1] :].tolist()]
 
 
 def _drawing(sampling: Sampling, rows: bool) -> dict[str, Any]:
@@ -193,7 +196,8 @@ def _drawing(sampling: Sampling, rows: bool) -> dict[str, Any]:
     return {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
 
 
-def _cut(row: list[int], stopper: Stopper) -> tuple[list[int], bool]:
+def cut(row: list[int], stopper: Stopper) -> tuple[list[int], bool]:
+    """The ids up to where the text first ends, and whether it does."""
     for length in range(1, len(row) + 1):
         if stopper.ends(row[:length]):
             return row[:length], True
@@ -207,6 +211,23 @@ def _only_vocabulary(size: int) -> Any:
         return scores
 
     return process
+
+
+def _earlier_decay(ends: Sequence[int], width: int, decay: tuple[int, float] | None) -> Any:
+    def process(ids: Any, scores: Any) -> Any:
+        return decayed(scores, ids.shape[1] - width, ends, decay)
+
+    return process
+
+
+def decayed(scores: Any, step: int, ends: Sequence[int], decay: tuple[int, float] | None) -> Any:
+    """The length decay of transformers 4.31: what an end token scores times factor^(step - start), `step` new tokens written."""
+    if decay is None or step <= decay[0] or not ends:
+        return scores
+    start, factor = decay
+    scores = scores.clone()
+    scores[:, list(ends)] *= math.exp(min((step - start) * math.log(factor), 88.0))  # as far as float32 goes
+    return scores
 
 
 def _row_sampler(draws: Any, width: int, sampling: Sampling) -> Any:

@@ -20,9 +20,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from selfalign.cache import cache_folder
 from selfalign.engines import _weights
 from selfalign.errors import RunFailed, UserError, die_with_parent
-from selfalign.models.names import cache_folder, locked, quiet
+from selfalign.models.names import locked, quiet
 from selfalign.types import ModelRef
 
 ARCHITECTURES = ("llama", "opt", "qwen2", "qwen3")

@@ -18,12 +18,14 @@ from selfalign.models.thinking import MARKERS, join_thinking
 
 @dataclass(frozen=True)
 class Reply:
-    """The text of one completion, its finish reason (stop or length), and the server's counts where it gave them."""
+    """The text of one completion, its finish reason (stop or length), and the server's counts and name of the model where it gave
+    them."""
 
     text: str
     reason: str
     prompt_tokens: int | None
     generated_tokens: int | None
+    model: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def completion(body: bytes, *, sent: int, max_tokens: int, chat: bool, must_coun
         )
     if generated is not None and (generated > max_tokens or (text and not generated)):
         raise Trouble(f"{generated} tokens counted for a text of at most {max_tokens}")
-    reply = Reply(text, reason, prompt_tokens, generated)
+    reply = Reply(text, reason, prompt_tokens, generated, _name(found))
     if not text.strip() and reason == "stop":
         raise Unfit("wrote nothing", reply)
     return reply
@@ -160,19 +162,34 @@ def models(body: bytes) -> list[Listed]:
         raise Trouble("a list of models that is none")
     # vLLM's word for the window, and where llama.cpp gives that of one slot.
     metas = [row["meta"] if isinstance(row.get("meta"), dict) else {} for row in rows]
-    windows = [row.get("max_model_len", meta.get("n_ctx")) for row, meta in zip(rows, metas, strict=True)]
+    windows = [(row.get("max_model_len"), meta.get("n_ctx")) for row, meta in zip(rows, metas, strict=True)]
     return [
-        Listed(row["id"], str(row.get("root") or ""), window if isinstance(window, int) and window > 0 else None)
-        for row, window in zip(rows, windows, strict=True)
+        Listed(row["id"], str(row.get("root") or ""), next((each for each in said if type(each) is int and each > 0), None))
+        for row, said in zip(rows, windows, strict=True)  # `true` is no number of tokens
     ]
+
+
+def model_of(body: bytes) -> str:
+    """What a reply calls the model that gave it; "" where it does not say."""
+    return _name(parse(body))
+
+
+def _name(found: dict[str, Any]) -> str:
+    name = found.get("model")
+    return name if isinstance(name, str) else ""
 
 
 def _only(found: dict[str, Any], key: str) -> dict[str, Any]:
     rows = found.get(key)
-    if not isinstance(rows, list) or len(rows) != 1 or not isinstance(rows[0], dict) or rows[0].get("index", 0) != 0:
+    if not isinstance(rows, list) or len(rows) != 1 or not isinstance(rows[0], dict) or not _first(rows[0]):
         raise Trouble(f"other {key} than the one asked for")
     choice: dict[str, Any] = rows[0]
     return choice
+
+
+def _first(row: dict[str, Any]) -> bool:
+    place = row.get("index", 0)
+    return type(place) is int and place == 0
 
 
 def _usage(found: dict[str, Any], must_count: bool) -> tuple[int | None, int | None]:

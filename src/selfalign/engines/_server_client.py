@@ -2,9 +2,9 @@
 
 Each attempt has a total deadline, from the first byte sent to the last one read. What can pass by itself is tried again after
 a random wait (full jitter: uniform between 0 and a bound that doubles, at most a minute; `Retry-After` is honoured up to the
-same minute) until the call's patience is over. A server that is too busy (429, 503, no answer in time) halves the number of
-calls in flight, and each round of good answers adds one again. Many failures in a row open a circuit: then only the probe, one
-token, is sent until it is answered.
+same minute) until the call's patience is over, which no wait outlasts. A server that is too busy (429, 503, no answer in time)
+halves the number of calls in flight, and each round of good answers adds one again. Many failures in a row open a circuit: then
+only the probe, one token, is sent until it is answered.
 
 Our own choice, rather than the `openai` package, which is a layer over the same httpx2: that one's deadline starts anew with
 each byte read, it reads bodies of any size, takes most bodies that are no reply for one, and sends the organisation and project
@@ -38,7 +38,7 @@ _TRIP = 8
 _UNFIT_TRIES = 4
 _FIRST_CONTACT = 10.0
 """Seconds in which a server that was never reached must be: after that the address is wrong or nobody listens there."""
-_HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+_HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity", "Connection": "close"}
 _JITTER = random.Random()  # decides when, never what
 
 
@@ -109,7 +109,8 @@ class Client:
             http = httpx2.AsyncClient(
                 headers=_HEADERS | ({"Authorization": f"Bearer {key}"} if key else {}),
                 timeout=httpx2.Timeout(None, connect=_FIRST_CONTACT),  # within the deadline of the whole attempt
-                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=concurrency),
+                # No connection serves a second call: what a server sent too much would be read as the next call's reply.
+                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=0),
                 # A proxy cannot reach this machine's own servers.
                 trust_env=httpx2.URL(url).host not in ("localhost", "127.0.0.1", "::1"),
             )
@@ -128,10 +129,11 @@ class Client:
         """Give everything back."""
         self._open.close()
 
-    def probe_with(self, call: Call[Any]) -> None:
-        """Ask this once, now, and again whenever the server must show that it is back."""
-        self.ask([call])
+    def probe_with(self, call: Call[_T]) -> _T:
+        """The reply to a call that is asked now, and again whenever the server must show that it is back."""
+        reply = self.ask([call])[0]
         self._probe = call
+        return reply
 
     def answers(self, call: Call[Any]) -> bool:
         """Whether the server replies to one attempt, if only with a refusal."""
@@ -215,7 +217,8 @@ class Client:
             what = "gave no good reply" if self._reached else "cannot be reached"
             raise RunFailed(f"the server at {self._url} {what} in {patience:g} s of tries; the last one: {trouble}")
         bound = min(LONGEST_WAIT, self._backoff * 2.0 ** min(tries, 30))
-        await asyncio.sleep(max(_JITTER.uniform(0.0, bound), trouble.wait))
+        # The last try comes when the patience ends, whatever the server would have us wait.
+        await asyncio.sleep(min(max(_JITTER.uniform(0.0, bound), trouble.wait), patience - spent))
 
     async def _send(self, call: Call[Any]) -> bytes:
         """The body of a reply with status 200."""

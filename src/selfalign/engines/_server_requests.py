@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from selfalign.engines._server_bodies import Listed, Reply, Scored, echoed, models, prompt_logprobs
-from selfalign.engines._server_client import Call, Client, Rejected
+from selfalign.engines._server_bodies import Listed, Reply, Scored, echoed, model_of, models, prompt_logprobs
+from selfalign.engines._server_client import Call, Client, Rejected, Trouble
 from selfalign.errors import RunFailed, UserError
 from selfalign.models.names import located, resolve_model
 from selfalign.models.rendering import Renderer, Stops, under
 from selfalign.models.templates import Template
 from selfalign.text import printable
 from selfalign.types import ModelRef, Request, Sampling
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 MODELS: Call[list[Listed]] = Call("/models", None, models, broken=[])
 """What the server lists; nothing where that fails, as it does for transformers serve without its cache of downloads."""
@@ -48,26 +52,73 @@ def check_sampling(sampling: Sampling, extras: Extras) -> None:
         ("repetition_penalty", sampling.repetition_penalty != 1.0),  # every server counts other tokens for it
         ("no_repeat_ngram", sampling.no_repeat_ngram > 0),
         ("length_decay", sampling.length_decay is not None),
+        (f"rules {sampling.rules}", sampling.rules != "today"),
         ("top_k without engine.extras", sampling.top_k > 0 and extras == "none"),
     ):
         if asked:
             raise UserError(f"a server cannot be asked for {name}; leave it out, or use --engine HF")
 
 
-def greet(client: Client, hello: Call[Reply], names: Sequence[str]) -> str:
-    """The first of a model's names under which the server answers this probe; it is the client's from then on.
+def greet(client: Client, hello: Call[Reply], names: Sequence[str]) -> tuple[str, str]:
+    """The first of a model's names under which the server answers this probe, which is the client's from then on, and what the
+    reply calls the model.
 
     Raises:
         Rejected: the server refuses all of them, or for another reason than the name.
     """
     name, *others = names
     try:
-        client.probe_with(replace(hello, body={**(hello.body or {}), "model": name}))
+        reply = client.probe_with(replace(hello, body={**(hello.body or {}), "model": name}))
     except Rejected as refusal:
         if not others or refusal.status not in (400, 404):
             raise
         return greet(client, hello, others)
-    return name
+    return name, reply.model
+
+
+class SameModel:
+    """Takes no reply of another model: a gateway whose model is busy or away may answer with one that it falls back on.
+
+    In a reply a server may spell the model's name otherwise than it was asked for (with a date behind it, as a path), so the
+    first reply of each endpoint says how it does; only what is listed as another model it can never be. A reply that names
+    another one is trouble that may pass by itself: it is asked for again until the patience is over, and the log says so once.
+    """
+
+    def __init__(self, url: str, name: str, listed: Sequence[Listed]) -> None:
+        root = next((one.root for one in listed if one.name == name), "")
+        self._url, self._name, self._warned = url, name, False
+        # vLLM answers under the first of several names of one model, which have the same root.
+        self._others = {one.name for one in listed if one.name != name and not (root and one.root == root)}
+        self._said: dict[str, str] = {}
+
+    def check(self, path: str, said: str) -> None:
+        """
+        Raises:
+            Trouble: the model that a reply of this endpoint names is not the one that was asked.
+        """
+        usual = self._said.get(path, "")
+        if said not in self._others and (not usual or said == usual):
+            self._said[path] = said
+            return
+        raise Trouble(
+            f"answers as {printable(said)[:80]!r}, not as {printable(usual or self._name)!r}: another model's text is not taken"
+        )
+
+    def only(self, call: Call[_T]) -> Call[_T]:
+        """The call, which takes no other model's reply."""
+
+        def read(body: bytes) -> _T:
+            said = model_of(body)
+            try:
+                self.check(call.path, said)
+            except Trouble as trouble:
+                if not self._warned:
+                    _log.warning("the server at %s %s; it is asked again", self._url, trouble)
+                    self._warned = True
+                raise
+            return call.read(body)
+
+        return replace(call, read=read)
 
 
 def served_names(model: ModelRef, names: Mapping[str, str], listed: Sequence[Listed], url: str, started: bool) -> list[str]:

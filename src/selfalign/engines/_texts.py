@@ -85,12 +85,23 @@ class Texts:
         raw = raw if kind == "text" else raw.lstrip()
         text = raw[: min((at for mark in stop if (at := raw.find(mark)) >= 0), default=len(raw))]
         finish: FinishReason = "stop" if ended or text != raw else "length"
-        thoughts, answer = split_thinking(text) if kind == "response" else ("", text)
+        if kind == "text":
+            return Completion(text.strip(), finish, prompt_tokens=len(self.ids(request)), generated_tokens=tokens)
+        thoughts, answer = self._apart(text) if kind == "response" else ("", self.renderer.clean(text))
         if answer is None:
             answer, finish = "", "length"
-        answer = answer.strip() if kind == "text" else self.renderer.clean(answer)
         text = join_thinking(thoughts, answer) if self.renderer.keeps_thinking else answer
         return Completion(text, finish, prompt_tokens=len(self.ids(request)), generated_tokens=tokens)
+
+    def _apart(self, text: str) -> tuple[str, str | None]:
+        """Thoughts and answer of a generated text as `split_thinking` has them, cleaned; what cleaning leaves may begin with a
+        mark of thoughts once more."""
+        found = list[str]()
+        while True:
+            thoughts, answer = split_thinking(text)
+            found.append(self.renderer.clean(thoughts))
+            if answer is None or (text := self.renderer.clean(answer)) == answer:
+                return "\n\n".join(filter(None, found)), answer
 
     def context(self) -> int:
         """Tokens in the window."""

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from selfalign.engines import _decode, _weights
+from selfalign.engines import _beams, _decode, _weights
 from selfalign.engines._texts import Kind, Texts, kind_of
 from selfalign.errors import RunFailed, UserError
 from selfalign.models.device import choose_device, empty_cache, out_of_memory
@@ -39,7 +39,8 @@ class HF:
     """
 
     batch_size: int = 32
-    """Rows in one batch; halved as often as need be where memory runs out."""
+    """Rows in one batch, where a beam is a row: 40 are eight prompts of five beams. Halved as often as need be where memory runs
+    out."""
     batch_tokens: int | None = None
     """At most this many prompt tokens in one batch, padding included; None sets no limit."""
     dtype: str = "auto"
@@ -167,6 +168,8 @@ class HFSession:
         stopper = self._stopper(kind, sampling.stop)
         penalised = sampling.repetition_penalty != 1.0 or sampling.no_repeat_ngram > 0 or sampling.length_decay is not None
         write = _decode.generate if sampling.beams > 1 or penalised else _decode.sample
+        if sampling.beams > 1 and sampling.rules != "today":
+            write = _beams.search
         rows = write(model, prompts, seeds, sampling, stopper, size, pad)
         made = zip(requests, rows, strict=True)
         return [self._texts.completion(request, ids, ended, sampling.stop) for request, (ids, ended) in made]

@@ -14,7 +14,7 @@ import numpy as np
 
 from selfalign.engines import _server_bodies as bodies
 from selfalign.engines import _server_requests, _server_verify, _server_weights, _weights
-from selfalign.engines._server_client import Call, Client, Rejected
+from selfalign.engines._server_client import Call, Client, Rejected, Trouble
 from selfalign.engines._server_requests import Extras
 from selfalign.engines._texts import Texts
 from selfalign.errors import RunFailed, UserError
@@ -157,6 +157,7 @@ class OpenAISession:
         self._client: Client | None = None
         self._started: _server_weights.Started | None = None
         self._check: _server_verify.WeightsCheck | None = None
+        self._same: _server_requests.SameModel | None = None
         self._name = ""
 
     def close(self) -> None:
@@ -246,7 +247,9 @@ class OpenAISession:
             else:
                 names = _server_requests.served_names(self._ref, engine.names, listed, engine.url, self._started is not None)
             hello = self._call(Request("hello", prompt="Hi"), Sampling(max_tokens=1))
-            self._name = _server_requests.greet(client, hello, names)
+            self._name, said = _server_requests.greet(client, hello, names)
+            self._same = _server_requests.SameModel(engine.url, self._name, listed)
+            self._same.check(hello.path, said)
             _server_requests.check_window(self._name, listed, self._texts.context())
             if check and expected:
                 check.compare(self, *expected)
@@ -254,12 +257,14 @@ class OpenAISession:
             self.close()
             if isinstance(error, Rejected):
                 raise self._refused(error, "the model") from None
+            if isinstance(error, Trouble):
+                raise RunFailed(f"the server at {engine.url} {error}") from None
             raise
 
     def _ask(self, calls: Sequence[Call[_T]], what: str) -> list[_T]:
         assert self._client is not None  # _connect came before
         try:
-            return self._client.ask(calls)
+            return self._client.ask([self._same.only(call) for call in calls] if self._same else calls)
         except Rejected as refusal:
             raise self._refused(refusal, what) from None
 

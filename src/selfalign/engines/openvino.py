@@ -235,6 +235,7 @@ def undecodable(sampling: Sampling) -> str:
         "repetition_penalty": sampling.repetition_penalty != 1.0,
         "no_repeat_ngram": sampling.no_repeat_ngram > 0,
         "length_decay": sampling.length_decay is not None,
+        f"rules {sampling.rules}": sampling.rules != "today",
     }
     return next((name for name, wanted in asked.items() if wanted), "")
 

@@ -20,7 +20,7 @@ def mean(
     """A mean over prompts with its t interval, cut at the unit's bounds; nothing below two prompts: there is none."""
     if len(values) > 1:
         value, low, high = mean_interval(values)
-        least, most = BOUNDS.get(unit, (low, high))
+        least, most = BOUNDS[unit]
         by_prompt = outcomes(ids, values)
         yield Metric(name, value, max(low, least), min(high, most), len(values), by_prompt, unit, better)
 

@@ -67,5 +67,5 @@ def _figures(
     finished, words, log_likelihood = names
     ids = [example.id for example, *_ in answered]
     yield share(finished, ids, [ended for *_, ended in answered])
-    yield from mean(words, ids, [float(count_words(answer.text)) for _, answer, _ in answered], better="neither")
+    yield from mean(words, ids, [float(count_words(answer.text)) for _, answer, _ in answered], "amount", "neither")
     yield from mean(log_likelihood, [example.id for example, _ in scored], [likelihood.per_token for _, likelihood in scored])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,8 @@ from selfalign.text import count_words
 from selfalign.types import Example, Metric, Sampling
 
 NO_COMMENT = "I have no comment."
-ANSWER = Sampling(max_tokens=200, temperature=0.0)
+TOKENS = 200
+"""ISARA's; the official script writes 50."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Truthfulness:
     multiple_choice: bool = True
     questions: int = 0
     """How many are asked: the first by the sorted SHA-256 of the question; 0 asks all."""
-    sampling: Sampling = ANSWER
-    """ISARA's; the official script writes 50 tokens."""
+    sampling: Sampling | None = None
+    """null: as the recipe decodes evaluations, with 200 tokens at least, for held-out references say nothing of these answers."""
 
     def __post_init__(self) -> None:
         if self.questions < 0:
@@ -73,10 +74,12 @@ class Truthfulness:
         asked = [_example(question) for question in questions]
         # The journal knows a stage by its name alone: other questions must not get these answers.
         key = hashlib.sha256(repr(questions).encode("utf-8", "surrogatepass")).hexdigest()[:8]
-        completions = answers(context, asked, self.sampling, f"truthfulness_{key}")
+        usual = context.eval_sampling
+        sampling = self.sampling or replace(usual, max_tokens=max(TOKENS, usual.max_tokens))
+        completions = answers(context, asked, sampling, f"truthfulness_{key}")
         for one, completion in zip(asked, completions, strict=True):
             if completion.finish == "context":
-                room = f"does not fit the model's window with {self.sampling.max_tokens} new tokens"
+                room = f"does not fit the model's window with {sampling.max_tokens} new tokens"
                 raise UserError(f"{self.file}: {show(one.prompt)} {room}; lower Truthfulness.sampling.max_tokens")
         metrics = _figures(questions, [completion.text for completion in completions])
         if self.multiple_choice:
@@ -134,7 +137,7 @@ def _figures(questions: Sequence[Question], texts: Sequence[str]) -> list[Metric
         *mean("truthfulness_diff", ids, [true - false for true, false in zip(best, worst, strict=True)]),
         *mean("truthfulness_max", ids, best),
         share("truthfulness_acc", ids, [true > false for true, false in zip(best, worst, strict=True)]),
-        *mean("truthfulness_words", ids, [float(count_words(text)) for text in texts], better="neither"),
+        *mean("truthfulness_words", ids, [float(count_words(text)) for text in texts], "amount", "neither"),
         share("truthfulness_empty", ids, [not text.strip() for text in texts], better="lower"),
     ]
 

@@ -15,11 +15,12 @@ from selfalign.types import transcript
 
 
 def export_answers(store: Store, file: str | Path, round: int | None = None) -> int:
-    """Writes one JSON list of {"instruction", "output", "generator", "dataset"}, in the order of the held-out prompts.
+    """Writes one JSON list of {"instruction", "output", "generator", "dataset"}, a row for each held-out prompt, in their order.
 
     `alpaca_eval --model_outputs FILE` reads it. The file appears whole or not at all. `generator` names model, recipe
-    and round; `dataset` is the stage of the record that holds the answers: `held_out`, or for an evaluator that decodes in a
-    way of its own `held_out_` and a hash.
+    and round; `dataset` is the stage of the record that holds the answers: `held_out`, decoded as the recipe decodes
+    evaluations, whatever evaluators with a way of their own were answered besides; where all of them had one and the same,
+    `held_out_` and its hash.
 
     Args:
         round: whose model's answers; without one the best round's.
@@ -28,7 +29,8 @@ def export_answers(store: Store, file: str | Path, round: int | None = None) -> 
         The number of answers written.
 
     Raises:
-        UserError: the round is not evaluated, nothing was answered, or a file that cannot be.
+        UserError: the round is not evaluated, nothing was answered, evaluators decoded in several ways and none as the recipe
+            does, or a file that cannot be.
     """
     target = Path(file)
     if target.is_dir() or not target.parent.is_dir():
@@ -53,6 +55,11 @@ def _rows(store: Store, round: int) -> list[dict[str, Any]]:
         stages = [name for (name,) in found if re.fullmatch(r"held_out(_[0-9a-f]{6})?", name)]
     if not stages:
         raise UserError(f"{store.folder}: round {round} answered no held-out prompts; start a run with --held_out FILE")
+    if len(stages) > 1 and stages[0] != "held_out":
+        raise UserError(
+            f"{store.folder}: evaluators decoded in {len(stages)} ways of their own ({', '.join(stages)}) and none as the recipe"
+            " does: there is no one answer to a prompt"
+        )
     options = store.identity()
     generator = f"{Path(str(options['model'])).name}-{options['name']}-round-{round:02d}"
     return [
@@ -60,8 +67,7 @@ def _rows(store: Store, round: int) -> list[dict[str, Any]]:
             "instruction": transcript(answer.get("history", ()), answer["prompt"]),
             "output": answer["text"],
             "generator": generator,
-            "dataset": stage,
+            "dataset": stages[0],
         }
-        for stage in stages
-        for answer in store.done_batches(round, stage).values()
+        for answer in store.done_batches(round, stages[0]).values()
     ]

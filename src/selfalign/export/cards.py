@@ -52,6 +52,11 @@ _FIELDS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "messages": (("messages", "system, user and assistant turns; the last two are the prompt and its response"),),
     "prompt-completion": (("prompt", "the prompt"), ("completion", "the response")),
     "alpaca": (("instruction", "the prompt"), ("input", "always empty"), ("output", "the response")),
+    "preference": (
+        ("prompt", "the prompt"),
+        ("chosen", "the preferred answer"),
+        ("rejected", "the answer that it is preferred to"),
+    ),
     "sharegpt": (("conversations", "system, human and gpt turns; the last two are the prompt and its response"),),
 }
 # Within backticks these mean nothing, to no renderer and in no table cell; all else becomes an entity.
@@ -69,8 +74,10 @@ def model_card(store: Store, round: int, *, license: str | None = None, merged: 
         UserError: the round has no model, a licence that is no identifier, or huggingface_hub is not installed.
     """
     hub, chosen = _hub_library(), check_license(license)
-    with store.snapshot():
+    with store.snapshot() as connection:
         shared, made = _shared(store), [row for row in status(store)["rounds"] if 0 < row["round"] <= round]
+        query = f"SELECT count(*) FROM samples WHERE verdict = 'kept' AND round <= ? AND {rows.REJECTED}"
+        rejected = int(connection.execute(query, (round,)).fetchone()[0])
         start, model, before, after = store.model(0), store.model(round), store.metrics(0), store.metrics(round)
         hashes = [(row["round"], store.model(row["round"]).hash) for row in made if row["model"] is not None]
         training = [(row, figures) for row in made if (figures := store.training(row["round"]))]
@@ -99,7 +106,8 @@ def model_card(store: Store, round: int, *, license: str | None = None, merged: 
         adapter=adapter,
         local=hub_base is None,
         place=ascii(hub_base or one_line(f"FOLDER_OF/{_base_name(start)}")),
-        made=sum(row["kept"] for row in made),
+        made=sum(row["kept"] for row in made) - rejected,
+        rejected=rejected,
         best=ended.get("best_round"),
         because=code(str(ended.get("stopped_because"))),
         starts_from={"base": "base model", "previous": "model of the round before"}.get(identity.get("start_from", "")),
@@ -120,10 +128,11 @@ def data_card(store: Store, *, license: str | None = None, file: str = "data.jso
     if format not in _FIELDS:
         raise UserError(f"no data format {format!r}: use one of {', '.join(_FIELDS)}")
     with store.snapshot() as connection:
-        shared, made, categories = _shared(store), status(store)["rounds"], _categories(store)
-        in_data = "verdict != 'dropped'"
+        in_data = f"verdict != 'dropped' AND {'' if format == 'preference' else 'NOT '}{rows.REJECTED}"
+        shared, made, categories = _shared(store, in_data), status(store)["rounds"], _categories(store, in_data)
+        by_round = dict(connection.execute(f"SELECT round, count(*) FROM samples WHERE {in_data} GROUP BY round"))
         with_system, later = rows.has_system(connection, in_data), rows.has_later_turn(connection, in_data)
-    pairs = shared["seeds"] + shared["validation"] + shared["kept"]
+    pairs = sum(by_round.values())
     data = hub.DatasetCardData(
         license=chosen,
         pretty_name=one_line(f"{store.identity().get('name', 'selfalign')}: {counted(pairs, 'pair')}"),
@@ -137,15 +146,19 @@ def data_card(store: Store, *, license: str | None = None, file: str = "data.jso
     if format in ("plain", "alpaca"):
         fields += (*((_SYSTEM,) if with_system else ()), *((_HISTORY,) if later else ()))
     named = (*_FOR_ALL, *fields)
-    whole = [(k["round"], f"{k['candidates']:,}", f"{sum(k['dropped'].values()):,}", f"{k['kept']:,}") for k in made[1:]]
+    whole = [
+        (k["round"], f"{k['candidates']:,}", f"{sum(k['dropped'].values()):,}", f"{by_round.get(k['round'], 0):,}")
+        for k in made[1:]
+    ]
     return _card(
         hub.DatasetCard,
         data,
         **shared,
         pairs=pairs,
+        preference=format == "preference",
         file=Path(file).name,
         fields=[(code(name), meaning) for name, meaning in named],
-        yields=[("0", "", "", f"{shared['seeds'] + shared['validation']:,} seed examples"), *whole],
+        yields=[("0", "", "", f"{by_round.get(0, 0):,} seed examples"), *whole],
         drops=[(row["round"], code(rule), f"{n:,}") for row in made for rule, n in row["dropped"].items()],
         categories=categories,
         lineage=_generation(store, [row["round"] - 1 for row in made if row["kept"]]) if shared["kept"] else (),
@@ -190,10 +203,10 @@ def _card(kind: Any, data: Any, **shown: Any) -> str:
     return f"{kind.from_template(data, template_str=template, **written, **shown)}\n"
 
 
-def _shared(store: Store) -> dict[str, Any]:
-    """What both templates show of a run."""
+def _shared(store: Store, where: str = f"NOT {rows.REJECTED}") -> dict[str, Any]:
+    """What both templates show of a run; samples are counted where a condition holds."""
     with store.snapshot() as connection:
-        counts = dict(connection.execute("SELECT verdict, count(*) FROM samples GROUP BY verdict"))
+        counts = dict(connection.execute(f"SELECT verdict, count(*) FROM samples WHERE {where} GROUP BY verdict"))
     identity = store.identity()
     return {
         "recipe": code(str(identity.get("name", "selfalign"))),
@@ -239,9 +252,9 @@ def _part(options: Any) -> str:
     return f"{code(str(options.get('part', UNKNOWN)).rpartition('.')[2])} {code(json.dumps(portable(rest)))}"
 
 
-def _categories(store: Store) -> list[tuple[str, str]]:
+def _categories(store: Store, where: str) -> list[tuple[str, str]]:
     with store.snapshot() as connection:
-        query = "SELECT category, count(*) FROM samples WHERE verdict != 'dropped' GROUP BY category ORDER BY 2 DESC, 1"
+        query = f"SELECT category, count(*) FROM samples WHERE {where} GROUP BY category ORDER BY 2 DESC, 1"
         found = [(code(name) if name.strip() else "none given", n) for name, n in connection.execute(query)]
     shown, rest = found[:_CATEGORIES_AT_MOST], found[_CATEGORIES_AT_MOST:]
     more = [(f"{len(rest)} more", sum(n for _, n in rest))] if rest else []

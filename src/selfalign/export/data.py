@@ -19,7 +19,9 @@ from selfalign.types import Turns
 DataFormat = Literal["plain", "messages", "prompt-completion", "alpaca", "sharegpt"]
 
 
-class _Said(NamedTuple):
+class Said(NamedTuple):
+    """All that is said in a row."""
+
     system: str
     history: Turns
     prompt: str
@@ -39,19 +41,20 @@ class _Before(NamedTuple):
     history: bool
 
 
-def _messages(said: _Said) -> list[dict[str, str]]:
+def messages(said: Said) -> list[dict[str, str]]:
+    """{"role", "content"} of each turn, the system text first where there is one."""
     return [{"role": role, "content": text} for role, text in said.turns("system", "user", "assistant")]
 
 
-def _prompt_completion(said: _Said, before: _Before) -> dict[str, Any]:
+def _prompt_completion(said: Said, before: _Before) -> dict[str, Any]:
     if any(before):
-        return {"prompt": _messages(said)[:-1], "completion": _messages(said)[-1:]}
+        return {"prompt": messages(said)[:-1], "completion": messages(said)[-1:]}
     return {"prompt": said.prompt, "completion": said.response}
 
 
-_SHAPES: Mapping[DataFormat, Callable[[_Said, _Before], dict[str, Any]]] = {
+_SHAPES: Mapping[DataFormat, Callable[[Said, _Before], dict[str, Any]]] = {
     "plain": lambda s, before: {"prompt": s.prompt, "response": s.response, **before_columns(*s[:2], *before)},
-    "messages": lambda s, _: {"messages": _messages(s)},
+    "messages": lambda s, _: {"messages": messages(s)},
     "prompt-completion": _prompt_completion,
     "alpaca": lambda s, before: {"instruction": s.prompt, "input": "", "output": s.response, **before_columns(*s[:2], *before)},
     "sharegpt": lambda s, _: {"conversations": [{"from": f, "value": text} for f, text in s.turns("system", "human", "gpt")]},
@@ -62,6 +65,8 @@ _ROWS_AT_ONCE = 10_000
 
 def export_data(store: Store, file: str | Path, format: DataFormat = "plain", rounds: Sequence[int] | None = None) -> int:
     """Writes kept samples, and the seeds as round 0, oldest round first; `rounds` chooses some of them.
+
+    Rejected answers are left out, for whatever is trained on these rows would imitate them; see `export_preferences`.
 
     JSON lines of {"id", "round", "category", "validation"}, `metadata` where any row has some, and the format's own fields;
     Parquet where the name ends in `.parquet`. `read_seeds` reads all of them back. System texts and earlier turns stand in the
@@ -78,8 +83,8 @@ def export_data(store: Store, file: str | Path, format: DataFormat = "plain", ro
     if format not in _SHAPES:
         raise UserError(f"no data format {format!r}: use one of {', '.join(_SHAPES)}")
     with store.snapshot() as connection:
-        chosen = _rounds(store, rounds)
-        where = f"verdict != 'dropped' AND round IN ({', '.join('?' * len(chosen))})"
+        chosen = chosen_rounds(store, rounds)
+        where = f"verdict != 'dropped' AND NOT {rows.REJECTED} AND round IN ({', '.join('?' * len(chosen))})"
         before = _Before(rows.has_system(connection, where, chosen), rows.has_later_turn(connection, where, chosen))
         keys = f"SELECT DISTINCT key FROM samples, json_each(samples.metadata) WHERE {where} ORDER BY key"
         names = [key for (key,) in connection.execute(keys, chosen)]
@@ -91,10 +96,10 @@ def export_data(store: Store, file: str | Path, format: DataFormat = "plain", ro
             own = {"id": id, "round": round, "category": category, "validation": bool(validation)}
             known = json.loads(metadata)
             extra = {"metadata": {name: known.get(name) for name in names}} if names else {}
-            return {**own, **extra, **_SHAPES[format](_Said(*rows.said_before(history), prompt, response), before)}
+            return {**own, **extra, **_SHAPES[format](Said(*rows.said_before(history), prompt, response), before)}
 
         sample = row(("", 0, "", 0, json.dumps(dict.fromkeys(names, "")), '[["", ""]]', "", ""))
-        return _write_rows(Path(file), map(row, found), sample)
+        return write_rows(Path(file), map(row, found), sample)
 
 
 def export_dropped(store: Store, file: str | Path) -> int:
@@ -109,7 +114,7 @@ def export_dropped(store: Store, file: str | Path) -> int:
             for history, *row in found
         )
         sample = {**{name: 0 if name == "round" else "" for name in names}, **before_columns("", (("", ""),), *before)}
-        return _write_rows(Path(file), written, sample)
+        return write_rows(Path(file), written, sample)
 
 
 def export_data_card(store: Store, file: str | Path, format: DataFormat = "plain", license: str | None = None) -> Path:
@@ -128,7 +133,12 @@ def export_data_card(store: Store, file: str | Path, format: DataFormat = "plain
     return card
 
 
-def _rounds(store: Store, rounds: Sequence[int] | None) -> list[int]:
+def chosen_rounds(store: Store, rounds: Sequence[int] | None) -> list[int]:
+    """All rounds that have samples, or those of them that are asked for.
+
+    Raises:
+        UserError: one that has none.
+    """
     with store.snapshot() as connection:
         known = [found for (found,) in connection.execute("SELECT DISTINCT round FROM samples ORDER BY round")]
     for round in rounds or ():
@@ -137,7 +147,12 @@ def _rounds(store: Store, rounds: Sequence[int] | None) -> list[int]:
     return known if rounds is None else sorted(set(rounds))
 
 
-def _write_rows(file: Path, written: Iterable[Mapping[str, Any]], sample: Mapping[str, Any]) -> int:
+def write_rows(file: Path, written: Iterable[Mapping[str, Any]], sample: Mapping[str, Any]) -> int:
+    """Rows to a JSONL or Parquet file, whole or not at all; `sample` is one of the right shape. The number of rows.
+
+    Raises:
+        UserError: a file that cannot be written.
+    """
     if file.is_dir() or not file.parent.is_dir():
         raise UserError(f"{file}: {'is a folder' if file.is_dir() else 'its folder does not exist'}; name a file to write")
     if file.suffix.lower() in (".csv", ".tsv", ".xlsx", ".json"):

@@ -1,4 +1,4 @@
-"""Answers of another kind than the one that was aimed at."""
+"""Prompts and answers of another kind than the one that was aimed at."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from selfalign.filters._shared import Verdict, categories, split
+from selfalign.filters._shared import Field, Verdict, categories, split, text_of
 from selfalign.protocols import Context
 from selfalign.text import TENTH
 from selfalign.types import Example, FilterResult, FloatArray
@@ -16,13 +16,16 @@ from selfalign.types import Example, FilterResult, FloatArray
 
 @dataclass(frozen=True)
 class CategoryAgreement:
-    """Drops an example whose response looks like the seeds' responses of another category (our own addition).
+    """Drops an example whose prompt or response looks like the seeds' of another category (our own addition).
 
-    A candidate's category is the one its proposer aimed at; the response's is the majority among its nearest seed responses
-    by cosine. Where seeds ask for two kinds of answer (a refusal here, real help there), an answer of the wrong kind teaches
-    the opposite of what the seeds mean. Does nothing where the seeds carry fewer than two categories, and keeps examples
+    A candidate's category is the one its proposer aimed at; the text's is the majority among the nearest seeds by cosine. Where
+    seeds ask for two kinds of answer (a refusal here, real help there), an answer of the wrong kind teaches the opposite of
+    what the seeds mean, and so does a prompt of the wrong kind ("Can you help with bikes?" among what a bicycle shop declines):
+    its answer is shown examples of the aim. Does nothing where the seeds carry fewer than two categories, and keeps examples
     without one.
     """
+
+    field: Field = "response"
 
     neighbours: int = 5
     """Odd keeps two categories from tying; a tie goes to the tied category of the nearest."""
@@ -33,11 +36,11 @@ class CategoryAgreement:
     """Does nothing where the rule, with each seed judged by the others, would drop more than a tenth of the seeds (and two)."""
 
     def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
-        """Rule: `category_mismatch`; evidence: both categories and the nearest seed response."""
+        """Rule: `category_mismatch`, of a prompt `prompt_of_other_category`; evidence: both categories and the nearest seed."""
         seeds = [seed for seed in context.pool.seeds if seed.category]
         if not examples or len(categories(seeds)) < 2:
             return FilterResult(tuple(examples), ())
-        known = context.encode([seed.response for seed in seeds])
+        known = context.encode([text_of(seed, self.field) for seed in seeds])
         if self.learn:
             among = known @ known.T
             np.fill_diagonal(among, -np.inf)
@@ -46,7 +49,7 @@ class CategoryAgreement:
             wrong = [self._judge(seed, near[: max(2 * size[seed.category] - 3, 1)]) for seed, near in pairs]
             if sum(map(bool, wrong)) > max(1, TENTH * len(seeds)):
                 return FilterResult(tuple(examples), ())
-        similarity = context.encode([example.response for example in examples]) @ known.T
+        similarity = context.encode([text_of(example, self.field) for example in examples]) @ known.T
         found = iter(self._nearest(similarity, seeds))
         return split(examples, lambda example: self._judge(example, next(found)))
 
@@ -60,5 +63,6 @@ class CategoryAgreement:
         if not example.category or category == example.category or (self.unanimous and count < len(nearest)):
             return None
         seed = nearest[0]
-        seen = f"aimed at {example.category}, but {count} of the {len(nearest)} nearest seed responses are {category}"
-        return "category_mismatch", f"{seen}; nearest is {seed.id} ({seed.category}): {seed.response}"
+        seen = f"aimed at {example.category}, but {count} of the {len(nearest)} nearest seed {self.field}s are {category}"
+        rule = "category_mismatch" if self.field == "response" else "prompt_of_other_category"
+        return rule, f"{seen}; nearest is {seed.id} ({seed.category}): {text_of(seed, self.field)}"

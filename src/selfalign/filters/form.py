@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
 from selfalign.filters._shared import Verdict, above, near_top, split, split_by
 from selfalign.protocols import Context
-from selfalign.text import control_characters, count_words, counted, finished_like, is_finished, longest_repeat
+from selfalign.text import control_characters, count_words, counted, finished_like, is_finished, longest_repeat, words
 from selfalign.types import Example, FilterResult
 
 MARGIN = 2
@@ -196,6 +197,43 @@ MARKERS = (
 
 ROLES = ("user", "assistant", "human", "system", "bot", "question", "answer", "q", "a", "instruction", "prompt", "response")
 """Names that open a turn: at the start of a line, perhaps after # or *, followed by a colon; case does not count."""
+
+
+@dataclass(frozen=True)
+class AnswerLike:
+    """Drops a prompt with the words that most of the seeds' responses end or begin with, and no seed's prompt has (our own
+    addition).
+
+    A model that writes prompts after examples of whole pairs takes up the answers' signature too: for seeds of a shop's support
+    6 of 64 prompts of one round were signed with the team's name, as if the customer belonged to it.
+    """
+
+    def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
+        """Rule: `prompt_like_answer`."""
+        responses = [words(seed.response, unicode=True) for seed in context.pool.seeds]
+        asked = [f" {' '.join(words(seed.prompt, unicode=True))} " for seed in context.pool.seeds]
+        first, last = _in_common(responses), _in_common([text[::-1] for text in responses])[::-1]
+        parts = [[first[:size] for size in range(2, len(first) + 1)], [last[-size:] for size in range(2, len(last) + 1)]]
+        long = [[" ".join(part) for part in side if sum(map(len, part)) > 5] for side in parts]
+        signatures = [found for side in long if (found := next((s for s in side if not any(f" {s} " in a for a in asked)), ""))]
+
+        def judge(example: Example) -> Verdict:
+            text = f" {' '.join(words(example.prompt, unicode=True))} "
+            signed = next((each for each in signatures if f" {each} " in text), None)
+            return ("prompt_like_answer", f"most responses of the seeds, and no prompt, have {signed!r}") if signed else None
+
+        return split(examples, judge)
+
+
+def _in_common(texts: Sequence[Sequence[str]]) -> Sequence[str]:
+    """The longest beginning that more than half of the texts have."""
+    common: Sequence[str] = ()
+    while longer := Counter(tuple(text[: len(common) + 1]) for text in texts if len(text) > len(common)):
+        best, times = longer.most_common(1)[0]
+        if 2 * times <= len(texts):
+            break
+        common = best
+    return common
 
 
 @dataclass(frozen=True)

@@ -78,22 +78,25 @@ ISHEEP = (*SELF_INSTRUCT, "video", "audio", "music", "flowchart", "diagram")
 
 @dataclass(frozen=True)
 class Blacklist:
-    """Drops an instruction with one of these words in it: as whole words, whatever their case."""
+    """Drops a task with one of these words in its instruction: as whole words, whatever their case."""
 
     words: tuple[str, ...] = ISHEEP
+    inputs: bool = False
+    """Look at inputs too, as I-SHEEP's scripts do."""
     learn: bool = True
     """A word that a seed's prompt has belongs to the domain and is not judged."""
 
     def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
-        """Rule: `blacklisted`; evidence: the word and the instruction."""
+        """Rule: `blacklisted`; evidence: the word and the text."""
         known = "\n".join(seed.prompt for seed in context.pool.seeds) if self.learn else ""
         words = [word for word in self.words if not _whole([word]).search(known)]
         pattern = _whole(words)
 
         def judge(example: Example) -> Verdict:
-            instruction = split_task(example.prompt)[0]
-            found = pattern.search(instruction)
-            return ("blacklisted", f"{found[0]!r} in: {instruction}") if found else None
+            for text in split_task(example.prompt)[: 1 + self.inputs]:
+                if found := pattern.search(text):
+                    return "blacklisted", f"{found[0]!r} in: {text}"
+            return None
 
         return split(examples, judge) if words else FilterResult(tuple(examples), ())
 

@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.encoders.blind import encoder_blind
-from selfalign.errors import RunFailed
+from selfalign.errors import RunFailed, no_exit
+from selfalign.loop import parts
 from selfalign.loop.budgets import settled
 from selfalign.loop.context import Setup, opened
+from selfalign.loop.fluency import spelled_out
 from selfalign.loop.guards import Best, Verdict, calibrate_judges, check_training_data, choose, try_rules, verify_weights
 from selfalign.loop.preflight import check_brought, check_examples, fewer_than_asked, seeds_needed, split_seeds
-from selfalign.loop.steps import conserve, make_round
+from selfalign.loop.steps import make_round
 from selfalign.loop.vectors import RunVectors
 from selfalign.loop.versions import software
 from selfalign.proof.diversity import GUARDS
@@ -86,6 +88,20 @@ def align(
         UserError: options, seeds or model that cannot work, or a folder of another run; before a model loads.
         RunFailed: a run that cannot go on; its folder stays resumable.
     """
+    with no_exit(f"recipe {recipe.name}"):
+        return _align(recipe, model, seeds, Path(out), held_out, (options, files), progress or Quiet())
+
+
+def _align(
+    recipe: Recipe,
+    model: str,
+    seeds: Sequence[Example],
+    out: Path,
+    held_out: Sequence[Example],
+    source: tuple[str, Sequence[Path]],
+    progress: Progress,
+) -> Run:
+    options, files = source
     recipe.check()
     held_out = check_examples(seeds, held_out, recipe.allow_overlap, seeds_needed(recipe))
     shown, validation = split_seeds(seeds, recipe.validation_share, recipe.seed)
@@ -94,12 +110,15 @@ def align(
     recipe, base = settled(recipe, model, seeds, held_out)
     if recipe.encoder != chosen:
         _log.warning("%s; the model's own hidden states are used instead", encoder_blind(chosen, seeds))
+    if recipe.rounds * recipe.per_round and (unknown := spelled_out(recipe.engine, base, seeds)):
+        _log.warning("%s", unknown)
     vectors = RunVectors(recipe.encoder, asked)
     identity, made_with = run_identity(recipe, base, seeds, held_out), software(recipe, files)
     with Store.open(out, identity, made_with) as store, reporting(store.folder):
         if options:
             write_synced(store.folder / "run.yaml", options.encode())
-        return _rounds(Setup(recipe, store, base, shown, validation, held_out, asked, vectors, progress or Quiet()))
+        with no_exit(f"recipe {recipe.name}"):  # here too, so that the record says why
+            return _rounds(Setup(recipe, store, base, shown, validation, held_out, asked, vectors, progress))
 
 
 def run_identity(recipe: Recipe, start: ModelRef, seeds: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:
@@ -134,7 +153,7 @@ def _rounds(run: Setup) -> Run:
             if not verdict.go_on or round == recipe.rounds:
                 break
             kept, alarm = _next_examples(run, context(round + 1), pool)
-        if stop := "; ".join(filter(None, (_too_few_kept(recipe, round + 1, kept), alarm))):
+        if stop := "; ".join(filter(None, (_too_few_kept(run, round + 1, kept), alarm))):
             export_metrics(store, round + 1)
             break
         pool = pool.add(kept)
@@ -182,12 +201,16 @@ def _next_examples(run: Setup, context: Context, pool: Pool) -> tuple[tuple[Exam
     return kept, check_training_data(run, context, pool)
 
 
-def _too_few_kept(recipe: Recipe, round: int, kept: Sequence[Example]) -> str:
+def _too_few_kept(run: Setup, round: int, kept: Sequence[Example]) -> str:
+    recipe = run.recipe
     first, least = sum(not example.history for example in kept), max(1.0, recipe.min_yield * recipe.per_round)
     if not recipe.per_round or first >= least:
         return ""
     why = f"below min_yield = {recipe.min_yield}" if least > 1 else "too few to train on"
-    return f"round {round} kept {first} of {counted(recipe.per_round, 'candidate')}, {why}"
+    text = f"round {round} kept {first} of {counted(recipe.per_round, 'candidate')}, {why}"
+    # A model that imitates seeds which break the rules breaks them too; later rounds imitate what was kept as well.
+    poor = (run.store.stage(0, "seed_rules") or {}).get("stops", ()) if round == 1 else ()
+    return f"{text}; the seeds themselves break the rules: {'; '.join(poor)}" if poor else text
 
 
 def _evaluate_best(run: Setup, best: Best, pool: Pool, served_last: int) -> None:
@@ -240,11 +263,15 @@ def train(run: Setup, round: int, current: ModelRef, pool: Pool) -> ModelRef:
     shutil.rmtree(folder / "model", ignore_errors=True)  # written, but the record of it was not: nobody vouches for it
     job = _job(run.recipe, round, run.base if run.recipe.start_from == "base" else current, pool, folder)
     began = time.monotonic()
-    result = run.recipe.trainer.train(job, run.progress)
     rows = (*job.seeds, *job.generated)
+    where = f"round {round}, training by {type(run.recipe.trainer).__name__}"
+    with parts.watched(where, rows):
+        result = run.recipe.trainer.train(job, run.progress)
     learnt = set(result.trained)
     trained = [example for example in rows if example.id in learnt]
-    conserve(f"round {round}, training", rows, trained, result.dropped)
+    if strange := sorted(learnt - {example.id for example in rows}):
+        raise RunFailed(f"{where}: trained on {strange[0]!r}, which it was not given")
+    parts.conserve(where, rows, trained, result.dropped)
     store.add_model(round, result.model, read_manifest(job.out), result, time.monotonic() - began)
     shutil.rmtree(job.work, ignore_errors=True)
     return store.model(round)
@@ -276,7 +303,7 @@ def evaluate(run: Setup, context: Context) -> None:
     if store.stage(context.round, "evaluate") is not None:
         return
     began = time.monotonic()
-    metrics = [metric for part in recipe.evaluators for metric in part.evaluate(context, run.held_out)]
+    metrics = [metric for part in recipe.evaluators for metric in parts.evaluate(context, part, run.held_out)]
     if taken := [metric.name for metric in metrics if metric.name.startswith(GUARDS)]:
         raise RunFailed(f"an evaluator names a metric {taken[0]}; the guards' names begin so: {', '.join(GUARDS)}")
     if twice := [name for name, count in Counter(metric.name for metric in metrics).items() if count > 1]:

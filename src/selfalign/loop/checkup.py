@@ -8,9 +8,12 @@ from contextlib import nullcontext
 from typing import Any
 
 from selfalign.encoders.blind import encoder_blind
+from selfalign.encoders.checked import opened
 from selfalign.loop.budgets import measure, settled
+from selfalign.loop.fluency import spelled_out
+from selfalign.loop.parts import tried
 from selfalign.loop.preflight import check_brought, check_examples, fewer_than_asked, seeds_needed, split_seeds
-from selfalign.proof.seed_rules import harmful, rules_on_seeds, void_on_seeds
+from selfalign.proof.seed_rules import harmful, void_on_seeds
 from selfalign.proof.stats import too_few
 from selfalign.protocols import Flags, Preflight, declared
 from selfalign.recipe import Recipe
@@ -38,13 +41,14 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
     recipe, base = settled(recipe, model, seeds, held_out)
     named = list(recipe.named_filters()) if generates else []
     fixed = declared(recipe.encoder, Flags).fixed
-    with recipe.encoder.open(None) if named and fixed else nullcontext(None) as encode:  # type: ignore[arg-type]  # it asks no model
-        rules = rules_on_seeds(named, encode, shown)
+    with opened(recipe.encoder, None) if named and fixed else nullcontext(None) as encode:  # type: ignore[arg-type]  # it asks no model
+        rules = tried(named, encode, shown)
         blind = encoder_blind(chosen, seeds) or (encoder_blind(recipe.encoder, shown, encode) if encode is not None else "")
     budgets = measure(recipe.engine, base, seeds)
     parts = [declared(part, Preflight) for part in recipe.evaluators]
     texts = {
         "encoder": f"{blind}; the model's own hidden states are used instead" if recipe.encoder != chosen else blind,
+        "language": spelled_out(recipe.engine, base, seeds) if generates else "",
         "demonstrations": fewer_than_asked(recipe, shown),
         "validation": too_few(len(validation), "validation seeds") if recipe.rounds and recipe.trains else "",
         "training": "" if recipe.trains or not recipe.rounds else "nothing is trained: each round goes on with the base model",

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
+from selfalign.loop.parts import HeldRetriever
 from selfalign.loop.vectors import RunVectors, remember
 from selfalign.protocols import Context, Encode, Progress, Session
 from selfalign.recipe import Recipe
@@ -62,7 +63,7 @@ def _make_context(run: Setup, current: ModelRef, pool: Pool, session: Session, e
         encode=remember(encode),
         journal=journal,
         open_model=open_model,
-        eval_retriever=recipe.eval_retriever,
+        eval_retriever=recipe.eval_retriever and HeldRetriever(recipe.eval_retriever),
         eval_sampling=recipe.eval_sampling,
     )
     return context

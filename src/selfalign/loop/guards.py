@@ -12,11 +12,12 @@ from typing import Any
 
 from selfalign.errors import RunFailed
 from selfalign.loop.context import Setup
+from selfalign.loop.parts import tried, watched
 from selfalign.proof.alarms import Alarm
 from selfalign.proof.calibration import Calibrated, Calibration
 from selfalign.proof.diversity import OF_THE_JUDGES, SECOND_TURN, diversity, saturation
 from selfalign.proof.overlap import Hit, overlap
-from selfalign.proof.seed_rules import harmful, rules_on_seeds, void_on_seeds
+from selfalign.proof.seed_rules import harmful, void_on_seeds
 from selfalign.proof.stats import LEAST, Difference, mean_interval, paired_difference, too_few
 from selfalign.protocols import Context, Served
 from selfalign.text import counted
@@ -128,7 +129,7 @@ def try_rules(run: Setup, context: Context) -> None:
         return
     if (done := run.store.stage(0, "seed_rules")) is None:
         began = time.monotonic()
-        rules = rules_on_seeds(named, context.encode, context.pool.seeds)
+        rules = tried(named, context.encode, context.pool.seeds)
         stops = [each.text for each in harmful(rules)]
         warned = [*stops, *void_on_seeds(named, context.pool.seeds)]
         done = {"stops": stops}
@@ -151,7 +152,10 @@ def calibrate_judges(run: Setup, context: Context) -> None:
         return
     if (done := run.store.stage(context.round, "calibrate")) is None:
         began = time.monotonic()
-        found = [each for judge in judges if (each := judge.calibrate(context, context.pool.seeds)) is not None]
+        found = []
+        for judge in judges:
+            with watched(f"round {context.round}, calibration of {type(judge).__name__}", context.pool.examples):
+                found += [each] if (each := judge.calibrate(context, context.pool.seeds)) is not None else []
         done = _store_calibrations(run, context.round, found, began)
     if done["refusals"] and not run.recipe.ignore_calibration:
         raise RunFailed("; ".join(done["refusals"]))

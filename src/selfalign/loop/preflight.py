@@ -25,20 +25,25 @@ def split_seeds(seeds: Sequence[Example], share: float, seed: int) -> tuple[tupl
     share of each category alone rounds to nothing where there are many). Every category keeps a seed to show, and the turns of
     a conversation stay together: a row held out stands in the history of none that is trained on.
     """
-    conversations: dict[str, list[Example]] = {}
-    for example in seeds:
-        conversations.setdefault(example.history[0][0] if example.history else example.prompt, []).append(example)
-    by_category: dict[str, list[list[Example]]] = {}
-    for rows in conversations.values():
-        by_category.setdefault(rows[0].category, []).append(rows)
+    by_category = conversations(seeds)
     held: set[str] = set()
-    counts = _apportioned(
-        {name: len(members) for name, members in by_category.items()}, _validation_size(len(conversations), share)
-    )
+    sizes = {name: len(members) for name, members in by_category.items()}
+    counts = _apportioned(sizes, _validation_size(sum(sizes.values()), share))
     for category, members in by_category.items():
         order = np.random.default_rng(derive_seed(seed, "validation", category)).permutation(len(members))
         held.update(example.id for i in order[: counts[category]] for example in members[i])
     return tuple(e for e in seeds if e.id not in held), tuple(e for e in seeds if e.id in held)
+
+
+def conversations(seeds: Sequence[Example]) -> dict[str, list[list[Example]]]:
+    """The seeds by category, each with those that are later turns of its conversation."""
+    found: dict[str, list[Example]] = {}
+    for example in seeds:
+        found.setdefault(example.history[0][0] if example.history else example.prompt, []).append(example)
+    by_category: dict[str, list[list[Example]]] = {}
+    for rows in found.values():
+        by_category.setdefault(rows[0].category, []).append(rows)
+    return by_category
 
 
 def _validation_size(seeds: int, share: float) -> int:

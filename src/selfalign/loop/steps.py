@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from selfalign.errors import RunFailed
+from selfalign.errors import UserError
+from selfalign.loop import parts
 from selfalign.protocols import Context, Filter
 from selfalign.recipe import Recipe
 from selfalign.types import Demonstration, Dropped, Example, FilterResult, Pool, Request, derive_seed
@@ -18,7 +18,7 @@ def make_round(recipe: Recipe, context: Context, pool: Pool) -> FilterResult:
     Second turns are candidates too, behind all others. Their filters see the whole `pool`, earlier second turns included, and
     the first turns just kept: a follow-up that asks the first question again is not novel.
     """
-    first = work_out(recipe, context, recipe.proposer.propose(context, recipe.per_round))
+    first = work_out(recipe, context, parts.propose(context, recipe.proposer, recipe.per_round))
     if not recipe.second_turns.share:
         return first
     drafts = recipe.second_turns.propose(context, first.kept, recipe.per_round)
@@ -37,10 +37,10 @@ def work_out(
     whole = apply_filters(filtering, recipe.pair_filters, answered.kept)
     candidates: Sequence[Example] = whole.kept
     for scorer in recipe.scorers:
-        candidates = scorer.score(context, candidates)
+        candidates = parts.score(context, scorer, candidates)
     judged = apply_filters(filtering, recipe.filters, candidates)
     dropped = (*usable.dropped, *proposed.dropped, *answered.dropped, *whole.dropped, *judged.dropped)
-    conserve(f"round {context.round}", drafts, judged.kept, dropped)
+    parts.balance(f"round {context.round}", drafts, judged.kept, dropped)
     return FilterResult(judged.kept, tuple(sorted(dropped, key=lambda drop: drop.example.slot)))
 
 
@@ -59,9 +59,14 @@ def split_empty(drafts: Sequence[Example]) -> FilterResult:
 
 
 def respond(recipe: Recipe, context: Context, drafts: Sequence[Example], stage: str) -> FilterResult:
-    """Answer each draft, shown the demonstrations the retriever chose for it; one that brings a response keeps that."""
-    waiting = [draft for draft in drafts if not draft.response]
-    chosen = recipe.retriever.retrieve(context, waiting)
+    """Answer each draft, shown the demonstrations the retriever chose for it; one that brings a response keeps that.
+
+    A text that the model cannot be given is dropped before it is asked, and a pair before it could stand in a prompt: what one
+    model wrote can spell out what means a turn to it, and would stop the run at each repetition.
+    """
+    readable = split_unreadable(context, drafts, _as_asked)
+    waiting = [draft for draft in readable.kept if not draft.response]
+    chosen = parts.retrieve(context, recipe.retriever, waiting)
     requests = [
         Request(
             id=draft.id,
@@ -73,7 +78,7 @@ def respond(recipe: Recipe, context: Context, drafts: Sequence[Example], stage: 
         )
         for draft, shown in zip(waiting, chosen, strict=True)
     ]
-    whole = {draft.id: draft for draft in drafts if draft.response}
+    whole = {draft.id: draft for draft in readable.kept if draft.response}
     dropped = []
     results = context.generate(stage, requests, recipe.sampling)
     for draft, shown, (sent, completion) in zip(waiting, chosen, results, strict=True):
@@ -88,31 +93,44 @@ def respond(recipe: Recipe, context: Context, drafts: Sequence[Example], stage: 
             dropped.append(Dropped(example, "no_room", "the prompt does not fit the model's window, even without demonstrations"))
         else:
             whole[example.id] = example
-    return FilterResult(tuple(whole[draft.id] for draft in drafts if draft.id in whole), tuple(dropped))
+    pairs = split_unreadable(context, [whole[draft.id] for draft in drafts if draft.id in whole], _as_shown(context))
+    return FilterResult(pairs.kept, (*readable.dropped, *dropped, *pairs.dropped))
+
+
+def split_unreadable(context: Context, examples: Sequence[Example], asked: Callable[[Example], Request]) -> FilterResult:
+    """Examples by whether the model can be given the request that they make."""
+    kept, dropped = [], []
+    for example in examples:
+        try:
+            context.session.fit(asked(example), 0)
+            kept.append(example)
+        except UserError as error:
+            dropped.append(Dropped(example, "not_renderable", str(error)))
+    return FilterResult(tuple(kept), tuple(dropped))
+
+
+def _as_asked(draft: Example) -> Request:
+    return Request(draft.id, prompt=draft.prompt, history=draft.history, system=draft.system)
+
+
+def _as_shown(context: Context) -> Callable[[Example], Request]:
+    """A request that shows a pair as an answered turn, or, to a model whose template knows a single turn alone, as a prompt."""
+
+    def shown(pair: Example) -> Request:
+        return Request(pair.id, (pair,), "And now?")
+
+    def alone(pair: Example) -> Request:
+        return Request(pair.id, (), pair.response)
+
+    return shown if split_unreadable(context, context.pool.seeds[:1], shown).kept else alone
 
 
 def apply_filters(context: Context, filters: Sequence[Filter], examples: Sequence[Example]) -> FilterResult:
-    """One after the other; after each of them the rows must balance."""
+    """One after the other; each gives back what it was given (`parts.conserve`)."""
     kept = tuple(examples)
     dropped: list[Dropped] = []
     for part in filters:
-        result = part.apply(context, kept)
-        conserve(f"round {context.round}, filter {type(part).__name__}", kept, result.kept, result.dropped)
+        result = parts.apply(context, part, kept)
         kept = result.kept
         dropped.extend(result.dropped)
     return FilterResult(kept, tuple(dropped))
-
-
-def conserve(where: str, before: Sequence[Example], kept: Sequence[Example], dropped: Sequence[Dropped]) -> None:
-    """Every candidate ends in exactly one bucket, and every drop has a name, else the run stops."""
-    came, went = [e.id for e in before], [*(e.id for e in kept), *(d.example.id for d in dropped)]
-    if sorted(came) != sorted(went):
-        lost, invented = sorted(set(came) - set(went)), sorted(set(went) - set(came))
-        twice = sorted(name for name, count in Counter(went).items() if count > 1)
-        raise RunFailed(
-            f"{where}: {len(came)} candidates in, {len(kept)} kept + {len(dropped)} dropped out"
-            f" (lost: {lost[:3]}, invented: {invented[:3]}, in two buckets: {twice[:3]}); a part of the recipe loses rows"
-        )
-    nameless = [drop.example.id for drop in dropped if not drop.rule]
-    if nameless:
-        raise RunFailed(f"{where}: dropped without a named rule: {nameless[:3]}")

@@ -8,6 +8,7 @@ from itertools import chain
 
 import numpy as np
 
+from selfalign.encoders.checked import opened
 from selfalign.protocols import Encode, Encoder, Flags, Session, declared
 from selfalign.types import Example, FloatArray, Pool
 
@@ -33,7 +34,7 @@ class RunVectors:
         """As `Encoder.open`; all but the texts of the pool and of the test's prompts is embedded whenever it is asked for."""
         if not declared(self._encoder, Flags).fixed:
             self._known.clear()
-        with self._encoder.open(session) as encode:
+        with opened(self._encoder, session) as encode:
             yield self._remembering(encode, pool)
 
     def _remembering(self, encode: Encode, pool: Pool) -> Encode:

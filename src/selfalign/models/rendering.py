@@ -34,6 +34,7 @@ from typing import Any, Literal, get_args
 
 from selfalign.errors import UserError
 from selfalign.models.layouts import Stops, Style, Tokenizer, fold, layout
+from selfalign.models.marks import marks_in
 from selfalign.models.templates import Template, read_template
 from selfalign.models.thinking import MARKERS, split_thinking
 from selfalign.types import Example, Format, Turns
@@ -149,17 +150,28 @@ class Renderer:
 
     def clean(self, text: str) -> str:
         """Generated text cut at the first marker of either turn, without special tokens, stripped."""
-        text = "\n" + text.lstrip()  # a marker that begins a line begins the text too
-        places = [text.find(stop) for stop in {*self.prompt_stops.strings, *self.response_stops.strings}]
-        text = text[: min([place for place in places if place >= 0], default=len(text))]
-        for token in self.special:
-            text = text.replace(token, "")
-        return text.strip()
+        before = None
+        while text != before:  # what is left when a token is taken out may spell another one, or a marker
+            before = text
+            text = "\n" + text.lstrip()  # a marker that begins a line begins the text too
+            places = [text.find(stop) for stop in {*self.prompt_stops.strings, *self.response_stops.strings}]
+            text = text[: min([place for place in places if place >= 0], default=len(text))]
+            for token in self.special:
+                text = text.replace(token, "")
+            text = text.strip()
+        return text
 
     def markers_in(self, text: str) -> list[str]:
         """Markers and special tokens of this format that stand inside a text and would be read as structure."""
         marks = {*self.prompt_stops.strings, *self.response_stops.strings, *(self.special if self.format == "chat" else ())}
         return sorted(mark.strip() for mark in marks if mark in "\n" + text.strip())
+
+    def marks_in(self, text: str) -> list[str]:
+        """What stands inside a text of the plain text that the template writes around turns.
+
+        Kept apart from `markers_in`: a prompt with it can be given to the model, if only as a question of a benchmark.
+        """
+        return marks_in(text, self.style.marks) if isinstance(self.style, Template) else []
 
     def _answer(self, asked: str, prompt: str, response: str, history: Turns, system: str) -> str:
         """The text of a response behind its prompt's."""
@@ -228,6 +240,11 @@ def preflight(renderer: Renderer, examples: Sequence[Example], context_length: i
                 raise UserError(
                     f"{example.id}: its {name} contains {found[0]!r}, which this model's {renderer.format} format reads as a "
                     "marker; take it out, or choose another format"
+                )
+            if found := renderer.marks_in(text):
+                raise UserError(
+                    f"{example.id}: its {name} contains {found[0]!r}, which this model's chat template writes around turns, and "
+                    "which the model reads as one; take it out, or choose another format"
                 )
         notes += [note for note in _check_pair(renderer, example, context_length) if note not in notes]
     if isinstance(renderer.style, Template) and not renderer.style.system_role and any(example.system for example in examples):

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from selfalign.errors import UserError
 from selfalign.models.layouts import Stops, Tokenizer, fold
 from selfalign.models.limits import bounded, check_length
+from selfalign.models.marks import turn_marks
 from selfalign.models.thinking import MARKERS, open_thoughts, split_thinking
 from selfalign.types import Turns
 
@@ -43,6 +44,8 @@ class Template:
     prompt_stops: Stops
     response_stops: Stops
     notes: tuple[str, ...]
+    marks: tuple[re.Pattern[str], ...]
+    """What finds the plain text that the template writes around turns."""
 
     def ask(self, system: str, turns: Turns, prompt: str | None) -> str:
         """The text up to where the model writes; see `Style`.
@@ -126,6 +129,7 @@ def read_template(tokenizer: Tokenizer, special: Mapping[str, int], given: Mappi
             *_notes(tokenizer, special, seen),
             *(() if thoughts else _boundary_notes(seen, end)),
         ),
+        marks=turn_marks(*_around(tokenizer, arguments, seen), special),
     )
 
 
@@ -154,6 +158,17 @@ def _look(tokenizer: Tokenizer, arguments: Mapping[str, Any]) -> _Seen:
     before, after = _cut(write(_ASKED, _ANSWERED), _ANSWERED)
     between = _cut(_cut(write("Hi", _ANSWERED, _ASKED), _ANSWERED)[1], _ASKED)[0]
     return _Seen(header, asked, _cut(write(_ASKED), _ASKED)[1], _cut(before, _ASKED)[1], between, after)
+
+
+def _around(tokenizer: Tokenizer, arguments: Mapping[str, Any], seen: _Seen) -> tuple[list[str], list[str]]:
+    """What the template writes in front of texts and behind them, a system prompt's included where it takes one."""
+    before, behind = [seen.header, seen.own, seen.between], [seen.asked, seen.own, seen.between, seen.after]
+    try:
+        head, rest = _cut(_write(tokenizer, arguments, _conversation(_SYSTEM, _ASKED), True), _SYSTEM)
+        before, behind = [*before, head, _cut(rest, _ASKED)[0]], [*behind, rest[: rest.index(_ASKED)]]
+    except (UserError, ValueError):
+        pass
+    return before, behind
 
 
 def _thinking_off(tokenizer: Tokenizer, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -54,9 +54,11 @@ def diversity(kept: Sequence[Example], earlier: Sequence[Example], vectors: Floa
     lengths = [count_words(example.response) for example in kept]
     metrics = []
     if len(kept) > 1:
-        metrics.append(Metric(f"kept_{turn}mean_words", *mean_interval(lengths), n=len(kept), better="neither"))
+        mean, low, high = mean_interval(lengths)
+        words_each = (mean, max(low, 0.0), high)
+        metrics.append(Metric(f"kept_{turn}mean_words", *words_each, n=len(kept), unit="amount", better="neither"))
     if middle := median(lengths):
-        metrics.append(Metric(f"kept_{turn}median_words", *middle, n=len(kept), better="neither"))
+        metrics.append(Metric(f"kept_{turn}median_words", *middle, n=len(kept), unit="amount", better="neither"))
     short = sum(length <= VERY_SHORT for length in lengths)
     metrics.append(Metric(f"kept_{turn}very_short", *wilson(short, len(kept)), n=len(kept), unit="share", better="lower"))
     if earlier:
@@ -67,7 +69,7 @@ def diversity(kept: Sequence[Example], earlier: Sequence[Example], vectors: Floa
         if (share := distinct_2(texts)) is not None:
             metrics.append(Metric(f"diversity_{turn}distinct_2_{name}", share, share, share, n=len(kept)))
     if (apart := spread(vectors)) is not None:
-        metrics.append(Metric(f"diversity_{turn}spread", *apart, n=len(kept)))
+        metrics.append(Metric(f"diversity_{turn}spread", *apart, n=len(kept), unit="amount"))
     return metrics
 
 
@@ -126,7 +128,7 @@ def distinct_2(texts: Iterable[str], pairs: int = PAIRS) -> float | None:
 
 def spread(vectors: FloatArray) -> tuple[float, float, float] | None:
     """Mean cosine distance between two different rows (pairwise, as it does not depend on their number), with the interval of
-    a U-statistic: twice the t interval's half-width of the rows' own mean distances. None below 3 rows.
+    a U-statistic: twice the t interval's half-width of the rows' own mean distances, within 0 … 2. None below 3 rows.
 
     Args:
         vectors: shape (n, d), rows of unit length. Vectors of two encoders cannot be compared: with one that reads the model
@@ -138,4 +140,5 @@ def spread(vectors: FloatArray) -> tuple[float, float, float] | None:
     rows = np.asarray(vectors, dtype=np.float64)
     near = (rows @ rows.sum(axis=0) - (rows * rows).sum(axis=1)) / (count - 1)
     value, low, high = mean_interval((1.0 - near).tolist())
-    return value, value - 2 * (value - low), value + 2 * (high - value)
+    value = max(value, 0.0)  # rounding may bring it below
+    return value, max(value - 2 * (value - low), 0.0), min(value + 2 * (high - value), 2.0)

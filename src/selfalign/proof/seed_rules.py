@@ -15,6 +15,8 @@ from selfalign.types import Dropped, Example, Pool
 _FOLDS, _MOST = 16, 512
 """So many groups of seeds are judged by the others where there are more than twice as many, else each seed by itself; and so
 many seeds are tried, evenly drawn."""
+_PAIRS = ("Novelty", "NearDuplicates")
+"""Filters that learn how like each other two seeds may be, which they could not with one of the two left out."""
 _NO_RULE = ("unscored", "unparsed")  # seeds have no scores
 _FIELDS = {
     "prompt_short": "min_prompt_words", "prompt_long": "max_prompt_words", "response_short": "min_response_words",
@@ -69,8 +71,8 @@ def rules_on_seeds(named: Iterable[tuple[str, Any]], encode: Encode | None, seed
     """Every rule that drops at least one of the seeds, the greatest number first.
 
     Each seed (of many seeds each sixteenth of them) is judged with the others as the pool, so that rules which compare find
-    them, and what a rule learns does not come from the seed judged. Prompt filters see prompts alone, as in a round. A filter
-    that asks a model is not tried.
+    them, and what a rule learns does not come from the seed judged; only what it learns of pairs comes from all of them. Prompt
+    filters see prompts alone, as in a round. A filter that asks a model is not tried.
 
     Args:
         named: the filters by their options' names, `filters.length`.
@@ -84,7 +86,8 @@ def rules_on_seeds(named: Iterable[tuple[str, Any]], encode: Encode | None, seed
         dropped: dict[str, list[Dropped]] = defaultdict(list)
         for group in groups:
             judged = {seed.id for seed in group}
-            context = _alone(encode, tuple(seed for seed in seeds if seed.id not in judged))
+            others = tuple(seed for seed in seeds if seed.id not in judged)
+            context = _alone(encode, others, seeds if type(part).__name__ in _PAIRS else others)
             try:
                 result = part.apply(context, [_as_candidate(seed, name) for seed in group])
             except _AsksAModel:
@@ -99,12 +102,15 @@ def rules_on_seeds(named: Iterable[tuple[str, Any]], encode: Encode | None, seed
     return sorted(found, key=lambda each: -each.dropped)
 
 
-def _alone(encode: Encode | None, seeds: tuple[Example, ...]) -> Context:
+def _alone(encode: Encode | None, others: Sequence[Example], learned_from: Sequence[Example]) -> Context:
     def absent(*_: Any, **__: Any) -> NoReturn:
         raise _AsksAModel
 
     journal = SimpleNamespace(session=None, generate=absent, likelihood=absent, continuation=absent, work=absent)
-    return Context(1, 0, Pool((seeds,)), encode or absent, cast(Any, journal), absent)
+    pool = Pool((tuple(others),))
+    if learned_from is not others:
+        pool = cast(Pool, SimpleNamespace(seeds=tuple(learned_from), examples=pool.examples))
+    return Context(1, 0, pool, encode or absent, cast(Any, journal), absent)
 
 
 def harmful(rules: Sequence[SeedRule]) -> list[SeedRule]:

@@ -3,6 +3,7 @@
 from selfalign.proposers.few_shot import FewShot
 from selfalign.proposers.instructions import Instructions
 from selfalign.proposers.repeated import Repeated
+from selfalign.proposers.rivals import Rivals
 from selfalign.proposers.self_instruct import SelfInstruct
 from selfalign.proposers.task_inputs import TaskInputs
 
@@ -10,6 +11,7 @@ __all__ = [
     "FewShot",
     "Instructions",
     "Repeated",
+    "Rivals",
     "SelfInstruct",
     "TaskInputs",
 ]

@@ -10,7 +10,7 @@ from typing import Literal
 
 from selfalign.proposers._lists import Block, Task, ask, blocks, numbered, tail
 from selfalign.protocols import Context
-from selfalign.text import NO_INPUT, one_line, split_task
+from selfalign.text import NO_INPUT, languages, one_line, split_task
 from selfalign.types import Example, Request, Sampling
 
 META_PROMPT = """This is a collection of {count} varied tasks for testing a language model. Every task keeps to these rules:
@@ -18,7 +18,7 @@ META_PROMPT = """This is a collection of {count} varied tasks for testing a lang
 2. The wording varies: some tasks are questions, others are orders.
 3. The kinds of task vary: explaining, rewriting, sorting, solving, inventing, summing up and many more.
 4. A model that only reads and writes text can do it. Nothing has to be seen, heard, shown or carried out.
-5. Everything is in English.
+5. {language}
 6. The instruction has one or two sentences.
 7. The input is what the instruction works on: real material instead of a place to fill in, and at most 100 words.
 8. A task that needs no input has the input {no_input}.
@@ -28,6 +28,9 @@ The {count} tasks:
 
 """
 """Our own wording of the nine requirements that I-SHEEP's scripts take from Alpaca."""
+ENGLISH = "Everything is in English."
+_AS_SHOWN = "Everything is in the language of the first tasks."
+_SEVERAL = "Every task is in one of the languages of the first tasks."
 
 _SEPARATOR = "###\n"
 _ITEM = re.compile(r"(?:^|\n)[#\s]*(?=\d+\s*\.\s*Instruction\s*:)")
@@ -58,6 +61,8 @@ class Instructions:
     input_needed: bool = True
     """An item without `Input:`, or with nothing behind it, is no task, as in the scripts. False takes it as one that needs no
     input, and passes over an `Output:`: small models write that instead (our own choice: SmolLM2-135M lost most items so)."""
+    language: Literal["seeds", "English"] = "seeds"
+    """What the list's fifth rule asks for: the language of the seeds, or English, as in the scripts."""
     sampling: Sampling = field(default_factory=lambda: Sampling(max_tokens=1000, temperature=1.0, top_p=0.95))
     """Theirs. The number behind a request's last task ends the text too."""
 
@@ -75,14 +80,15 @@ class Instructions:
         draft read from it; `problem`, why a draft has no prompt."""
         wanted = blocks(context, count, self.per_request, self.human, self.generated)
         read = partial(read_tasks, input_needed=self.input_needed)
-        return ask(context, wanted, self.per_request, self.sampling, lambda block: self._text(context, block), read)
+        language = ENGLISH if self.language == "English" else language_line(context.pool.seeds)
+        return ask(context, wanted, self.per_request, self.sampling, lambda block: self._text(context, block, language), read)
 
     def shown(self, seeds: Sequence[Example], categories: Collection[str]) -> tuple[int, int]:
         """As `SeedUse.shown`; seeds stand in for what no round has kept yet."""
         return (asked := self.human + self.generated), min(asked, len(seeds))
 
-    def _text(self, context: Context, block: Block) -> str:
-        text = list_text(block.shown, max(20, len(block.shown) + self.per_request))
+    def _text(self, context: Context, block: Block, language: str) -> str:
+        text = list_text(block.shown, max(20, len(block.shown) + self.per_request), language)
         if self.form == "turn" or (self.form == "auto" and context.round > 1):
             # The whole conversation cut off behind the list: whatever the format puts before it is there, and nothing behind.
             whole = context.session.render(Request("", prompt=text))
@@ -90,9 +96,20 @@ class Instructions:
         return text
 
 
-def list_text(shown: Sequence[Example], count: int) -> str:
+def language_line(seeds: Sequence[Example]) -> str:
+    """The rule about the language of tasks: that of the seeds, which the tasks shown are in; English where it is theirs alone.
+
+    Seeds whose language cannot be told (few, or short) are as good as any: the rule then points at the tasks shown too.
+    """
+    found = languages([seed.prompt for seed in seeds])
+    if set(found) == {"en"}:
+        return ENGLISH
+    return _SEVERAL if len(found) > 1 else _AS_SHOWN
+
+
+def list_text(shown: Sequence[Example], count: int, language: str = ENGLISH) -> str:
     """The rules, the tasks shown, and the number of the first task to be written."""
-    head = META_PROMPT.format(count=count, no_input=NO_INPUT)
+    head = META_PROMPT.format(count=count, no_input=NO_INPUT, language=language)
     for number, example in enumerate(shown, start=1):
         instruction, input = split_task(example.prompt)
         head += f"{_SEPARATOR}{number}. Instruction: {one_line(instruction)}\n{number}. Input:\n{input.strip() or NO_INPUT}\n"

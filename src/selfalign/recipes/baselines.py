@@ -5,6 +5,7 @@ from __future__ import annotations
 from selfalign.engines import HF
 from selfalign.recipe import Recipe
 from selfalign.retrievers import Knn, Uniform
+from selfalign.text import ISARA_MARKERS
 from selfalign.trainers import SFT
 from selfalign.types import Sampling
 
@@ -22,8 +23,10 @@ PUBLISHED_TRAINING = SFT(
     max_length=2048,
 )
 """The trainer of ISARA's scripts: effective batch 32 in micro-batches of 4."""
-PUBLISHED_EVALUATION = Sampling(max_tokens=200, temperature=0.0)
-"""How ISARA's scripts decode the answers that they measure."""
+PUBLISHED_EVALUATION = Sampling(max_tokens=200, temperature=0.0, stop=ISARA_MARKERS)
+"""How ISARA's scripts decode the answers that they measure: greedy, cut at their markers."""
+PUBLISHED_ENGINE = HF(batch_size=40)
+"""Eight prompts of five beams at once."""
 
 
 def pretrained() -> Recipe:
@@ -78,7 +81,7 @@ def sft_paper() -> Recipe:
     """
     return Recipe(
         name="sft_paper",
-        engine=HF(batch_size=4),
+        engine=PUBLISHED_ENGINE,
         trainer=PUBLISHED_TRAINING,
         eval_sampling=PUBLISHED_EVALUATION,
         per_round=0,

@@ -6,11 +6,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from selfalign.errors import UserError
-from selfalign.evaluators import Harmfulness, LmEval, Refusal, Truthfulness, WinRate
+from selfalign.evaluators import Code, Harmfulness, LmEval, MTBench, Refusal, Truthfulness, WinRate
 from selfalign.protocols import Evaluator
 from selfalign.recipe import Recipe
 
-NEEDED = {"truthfulness": ("file",), "harmfulness": ("classifier",), "win_rate": ("judge",), "lm_eval": ("tasks", "ifeval_file")}
+NEEDED = {
+    "truthfulness": ("file",),
+    "harmfulness": ("classifier",),
+    "win_rate": ("judge",),
+    "lm_eval": ("tasks", "ifeval_file"),
+    "mt_bench": ("file",),
+    "code": ("humaneval_file", "humaneval_plus_file", "mbpp_file"),
+}
 """The options that turn each one on."""
 
 
@@ -22,6 +29,9 @@ def measured_by(
     harmfulness: Harmfulness = Harmfulness(),
     win_rate: WinRate = WinRate(),
     lm_eval: LmEval = LmEval(),
+    mt_bench: MTBench = MTBench(),
+    code: Code = Code(),
+    unsafe_run_code: bool = False,
 ) -> Recipe:
     """Evaluations that need a file or a model; each is off until its option names one.
 
@@ -34,6 +44,9 @@ def measured_by(
         harmfulness: the share of answers its `classifier` calls harmful; without one it is not measured.
         win_rate: the answers against the references by its `judge`; without one it is not measured.
         lm_eval: tasks of lm-evaluation-harness and IFEval, by its `tasks` and `ifeval_file`; without them it is not measured.
+        mt_bench: MT-Bench on the questions named by its `file`, rated by its `judge`; without a file it is not measured.
+        code: HumanEval, HumanEval+ and MBPP on their files; without one they are not measured.
+        unsafe_run_code: let `code` run programs that a model wrote, each in a child without network and files.
 
     Raises:
         UserError: options of one that is off: they would change nothing.
@@ -43,6 +56,8 @@ def measured_by(
         "harmfulness": harmfulness,
         "win_rate": win_rate,
         "lm_eval": lm_eval,
+        "mt_bench": mt_bench,
+        "code": replace(code, unsafe_run_code=True) if unsafe_run_code else code,
     }
     asked = {name: part for name, part in parts.items() if part != type(part)()}
     for name, part in asked.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from selfalign.filters import (
+    AnswerLike,
     CategoryAgreement,
     Finished,
     Language,
@@ -43,10 +44,12 @@ def isara(*, demonstrations: int = 5, aim: str = "balanced", retriever: Knn | Un
         prompt_filters=(
             Finished(sentence_end=False),
             LeakedMarkers(),
+            AnswerLike(),
             Length(min_prompt_words=4, max_prompt_words=60, min_response_words=0),
             Language(field="prompt"),
             Novelty(max_overlap=0.7, against="pool"),
             NearDuplicates(max_similarity=0.92),
+            CategoryAgreement(field="prompt", unanimous=True),
         ),
         filters=(
             Finished(),

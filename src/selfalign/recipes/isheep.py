@@ -49,7 +49,7 @@ def isheep(
     instead of one sample of them, the best share instead of an absolute bound (above 8 its 7B run kept 2 to 3 %), data that
     accumulates over the rounds and keeps the seeds, answers that are finished and do not loop, near-duplicates by embedding,
     alarms where answers shrink, tasks listed without an input taken as such, and the round to ship chosen on held-out seeds.
-    Its rules are for tasks in English.
+    The list asks for tasks in the seeds' language; the rules that look for words know English alone.
 
     Args:
         select: what chooses among the pairs that pass the rules: the judge's two scores; the perplexity of the answer and of

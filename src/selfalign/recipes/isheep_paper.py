@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 from selfalign.filters import (
     AnswerChoices,
@@ -15,6 +16,7 @@ from selfalign.filters import (
     Links,
     NextTurns,
     Novelty,
+    OnePerCluster,
     Placeholders,
     RepeatedInput,
     TaskLength,
@@ -24,11 +26,14 @@ from selfalign.filters import (
 )
 from selfalign.proof.alarms import Alarms
 from selfalign.proposers import Instructions
+from selfalign.protocols import Filter, Scorer
 from selfalign.recipe import Recipe
 from selfalign.retrievers import Uniform
-from selfalign.scorers import Judge
+from selfalign.scorers import Density, Judge, Perplexity
 from selfalign.trainers import SFT
 from selfalign.types import Sampling
+
+Select = Literal["both", "quality", "following", "nothing", "perplexity", "density", "density_perplexity"]
 
 PUBLISHED_TRAINING = SFT(
     learning_rate=5e-5,
@@ -48,13 +53,19 @@ PUBLISHED_TRAINING = SFT(
 
 def isheep_paper(
     *,
+    select: Select = "both",
     score_above: float = 8.0,
     judge: Judge = Judge(model="base", standard="combined", method="parsed"),
+    perplexity_below: float = 50.0,
+    clusters: int = 3000,
 ) -> Recipe:
     """I-SHEEP with the values of its paper and of its authors' scripts (arXiv 2408.08072), faults included.
 
     Tasks from a list that five human seeds begin, zero-shot answers, their rules and blacklists, two scores sampled from the
-    base model and both above 8, LoRA on the base model with the newest data alone, the last round kept. Known deviations:
+    base model and both above 8, LoRA on the base model with the newest data alone, the last round kept. Its ablations are
+    options: the thresholds and what selects, here below; the iteration settings, `start_from` (one_base: base, one_last:
+    previous) and `train_on` (total_base: all), and 20,000 at once with `rounds` 1 and `per_round` 20000; the judge's prompts,
+    `judge.standard`. Known deviations:
 
     * Meta-prompt and judge prompts are of our own wording, with the same requirements and criteria.
     * N counts the slots of 10 for each request, whatever becomes of them; theirs asks until more than 10,000 tasks are new.
@@ -68,25 +79,33 @@ def isheep_paper(
     * The judge's texts stand between lines that mark them as material; a pair that speaks to the judge ("score this 10") is
       dropped, and so is one too long for its window. With the in-context standard both scores are asked for, with examples of
       each; theirs asks for one.
+    * The perplexity of an answer is that behind its instruction, in the format it is trained in. Hidden states that are clustered
+      are means over a pair's tokens.
     * A Chinese "answer:" label drops the pair, as all Chinese does; theirs strips it first. A first paragraph that is a
       question is no reason to drop an answer.
     * No 10 % of the pairs are put aside to choose among checkpoints. Rows of more than 1,024 tokens are dropped, not cut.
       Weights are fp32 (theirs bf16 under ZeRO-3).
 
     Args:
-        score_above: C, what both scores have to exceed.
-        judge: asked twice, for quality and for following the instruction; its standard is simple, combined or in_context.
+        select: what chooses among the pairs that pass the rules: both scores of the judge, or the one for quality or for
+            following alone; nothing (no self-assessment); the perplexities of answer and pair; one pair of each cluster of hidden
+            states, drawn at random or that of the lowest perplexity.
+        score_above: C, what a judge's score has to exceed.
+        judge: asked for quality and for following the instruction; its standard is simple, combined or in_context, its model is
+            the one whose perplexities and hidden states are meant too.
+        perplexity_below: what both perplexities have to stay below.
+        clusters: K, the number of clusters of a round's pairs.
     """
-    judges = (replace(judge, aspect="quality", name=""), replace(judge, aspect="following", name=""))
+    scorers, by_score = _selection(select, judge, score_above, perplexity_below, clusters)
     return Recipe(
         name="isheep_paper",
-        proposer=Instructions(form="auto", sampling=Sampling(max_tokens=1000, top_p=0.95)),
+        proposer=Instructions(form="auto", language="English", sampling=Sampling(max_tokens=1000, top_p=0.95)),
         retriever=Uniform(demonstrations=0),
         sampling=Sampling(max_tokens=1000, top_p=0.95),
         trainer=PUBLISHED_TRAINING,
         prompt_filters=published(
             TaskLength(),
-            Blacklist(),
+            Blacklist(inputs=True),
             TaskStart(),
             Placeholders(none=False, brackets=False),
             LeftoverLabels(),
@@ -95,8 +114,8 @@ def isheep_paper(
             Novelty(max_overlap=0.7, field="instruction", unicode=False),
         ),
         pair_filters=published(NextTurns(), AnswerChoices(), HanCharacters(), Placeholders(), RepeatedInput(), EmptyResponse()),
-        scorers=judges,
-        filters=(*(Threshold(each.score_name, above=score_above) for each in judges), AtMost(3000)),
+        scorers=scorers,
+        filters=(*by_score, AtMost(3000)),
         rounds=3,
         per_round=10_000,
         min_yield=0.0,
@@ -107,3 +126,28 @@ def isheep_paper(
         alarms=Alarms(action="off"),
         seed=42,
     )
+
+
+def _selection(
+    select: Select, judge: Judge, score_above: float, perplexity_below: float, clusters: int
+) -> tuple[tuple[Scorer, ...], tuple[Filter, ...]]:
+    """The scorers, and the filters that act on what they say."""
+    for given, usual, of in (
+        ("score_above", score_above == 8.0, ("both", "quality", "following")),
+        ("perplexity_below", perplexity_below == 50.0, ("perplexity",)),
+        ("clusters", clusters == 3000, ("density", "density_perplexity")),
+    ):
+        if not usual and select not in of:
+            raise ValueError(f"isheep_paper: {given} changes nothing with select = {select}; it is for {' or '.join(of)}")
+    response, pair = Perplexity(model=judge.model), Perplexity(of="pair", model=judge.model)
+    if select == "perplexity":
+        both = (response, pair)
+        return both, tuple(Threshold(each.score_name, above=None, below=perplexity_below) for each in both)
+    density = Density(clusters=clusters, model=judge.model)
+    if select == "density":
+        return (density,), (OnePerCluster(by=""),)
+    if select == "density_perplexity":
+        return (density, response), (OnePerCluster(by=response.score_name),)
+    quality, following = replace(judge, aspect="quality", name=""), replace(judge, aspect="following", name="")
+    judges = {"both": (quality, following), "quality": (quality,), "following": (following,)}.get(select, ())
+    return judges, tuple(Threshold(each.score_name, above=score_above) for each in judges)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from selfalign.text import finite
+from selfalign.text import finite, printable
 from selfalign.types import Metric
 
 
@@ -22,6 +22,11 @@ def json_line(row: Mapping[str, Any]) -> str:
     for mark in ("\x85", "\u2028", "\u2029"):
         line = line.replace(mark, f"\\u{ord(mark):04x}")
     return line + "\n"
+
+
+def escaped(text: str) -> str:
+    """As `printable`, but with its code in place of each character left out: `\\u009b`, as JSON writes it too."""
+    return "".join(char if printable(char) else f"\\u{ord(char):04x}" for char in text)
 
 
 def metric_table(metrics: Iterable[Metric]) -> dict[str, dict[str, Any]]:

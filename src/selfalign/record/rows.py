@@ -11,11 +11,14 @@ from typing import Any
 
 from selfalign.errors import RunFailed
 from selfalign.record.plain import dumps
-from selfalign.types import Demonstration, Dropped, Example, Metric, Outcome, Turns
+from selfalign.types import PREFERRED, Demonstration, Dropped, Example, Metric, Outcome, Turns
 
 COLUMNS = "id, round, slot, prompt, response, category, prompt_finish, response_finish, metadata, history"
 _INSERT = f"INSERT INTO samples ({COLUMNS}, verdict, rule, evidence) VALUES ({', '.join('?' * 13)})"
 _LINKS = "SELECT sample, part, demonstration, similarity, d.id FROM demonstrations JOIN samples d ON d.number = demonstration"
+
+REJECTED = f"(round > 0 AND json_extract(metadata, '$.{PREFERRED}') IS NOT NULL)"
+"""The condition on samples that are rejected answers (`types.preferred_to`), in SQL."""
 
 Verdict = tuple[Example, str, str | None, str | None]
 """(example, verdict, rule, evidence)."""

@@ -36,11 +36,29 @@ def status(store: Store) -> dict[str, Any]:
 def warnings(store: Store) -> list[str]:
     """What the run had to report, oldest first: fewer demonstrations than asked for, figures not given or got another way than
     usual, collapse alarms, training rows that overlap with held-out prompts, models whose files were damaged and were trained
-    again, other software than it was begun with; then the rounds whose weights a server was not verified to serve."""
+    again, other software than it was begun with; then the rounds whose weights a server was not verified to serve, and those of
+    which one rule took half."""
     kinds = ("demonstrations", "seed_rule", "evaluation", "alarm", "overlap", "damaged-model", "software")
     reported = [(kind, data) for _, kind, data in store.events() if kind in kinds]
     reported += [("verify_weights", found[-1]) for found in verifications(store).values() if found[-1]["verdict"] != VERIFIED]
-    return [f"{kind}: {data['text']}" for kind, data in reported]
+    return [f"{kind}: {data['text']}" for kind, data in reported] + [f"drops: {text}" for text in _taken(store)]
+
+
+COUNTED = ("enough_answers", "surplus", "same_cluster")
+"""Rules that keep as many as were asked for: what they drop is nobody's fault."""
+
+
+def _taken(store: Store) -> list[str]:
+    """The rounds of which one rule dropped half or more, in words: it, or the model, does not fit these seeds."""
+    query = "SELECT round, verdict, rule, count(*) FROM samples WHERE round > 0 GROUP BY 1, 2, 3 ORDER BY 1"
+    with store.snapshot() as connection:
+        rows = connection.execute(query).fetchall()
+    found = []
+    for round, verdict, rule, count in rows:
+        made = sum(number for each, *_, number in rows if each == round)
+        if verdict == "dropped" and rule not in COUNTED and 2 * count >= made:
+            found.append(f"round {round}: one rule, {rule}, took {count} of {made} candidates ({count / made:.0%})")
+    return found
 
 
 def verifications(store: Store) -> dict[int, list[dict[str, Any]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 WIDTH, HEIGHT = 360, 210
@@ -27,8 +27,8 @@ class Chart:
     about: str
     """What it shows, and which side is better."""
     svg: str
-    legend: Sequence[str] = ()
-    """Names of the colours c0, c1 …; those beyond the eighth have the last one's."""
+    legend: Sequence[tuple[int, str]] = ()
+    """(colour, name)."""
 
 
 @dataclass(frozen=True)
@@ -66,55 +66,91 @@ def interval_chart(points: Sequence[Point], title: str, percent: bool = False, f
     return _svg(title, HEIGHT, parts)
 
 
-def stacked_chart(rows: Sequence[tuple[str, Mapping[str, int]]], names: Sequence[str], title: str) -> str:
-    """A bar for each row, cut into `names` in that order; colours beyond the eighth are those of the last."""
-    most = max((sum(counts.values()) for _, counts in rows), default=0) or 1
+def stacked_chart(rows: Sequence[tuple[str, Sequence[tuple[str, int, int]]]], title: str) -> str:
+    """A bar for each row, cut into its parts (name, count, colour) in their order."""
+    most = max((sum(count for _, count, _ in parts) for _, parts in rows), default=0) or 1
     left, step = 104, 36  # room for the labels on a phone, where they are drawn larger
     wide = WIDE - left
-    parts: list[str] = []
-    for place, (label, counts) in enumerate(rows):
+    drawn: list[str] = []
+    for place, (label, parts) in enumerate(rows):
         top, at = 6 + place * step, float(left)
-        parts.append(_label(left - 8, top + 18, label, "end"))
-        for colour, name in enumerate(names):
-            size = wide * counts.get(name, 0) / most
+        drawn.append(_label(left - 8, top + 18, label, "end"))
+        for name, count, colour in parts:
+            size = wide * count / most
             if size:
-                hover = f"<title>{escape(name)}: {counts[name]}</title>"
+                hover = f"<title>{escape(name)}: {count}</title>"
                 place_and_size = f'x="{at:.2f}" y="{top}" width="{size:.2f}" height="26"'
-                parts.append(f'<rect class="part c{min(colour, COLOURS - 1)}" {place_and_size}>{hover}</rect>')
+                drawn.append(f'<rect class="part c{colour}" {place_and_size}>{hover}</rect>')
                 at += size
-    return _svg(title, 10 + step * len(rows), parts, WIDE, "chart stacked")
+    return _svg(title, 10 + step * len(rows), drawn, WIDE, "chart stacked")
 
 
 def forest_chart(
-    rows: Sequence[tuple[str, float, float | None, float | None]], main: str, title: str, percent: bool = False
+    rows: Sequence[tuple[str, float, float | None, float | None, bool]],
+    sides: tuple[str, str],
+    title: str,
+    percent: bool = False,
 ) -> str:
-    """(name, value, low, high) one below the other, each under its name; the main one's value as a dashed line through all."""
-    ticks = nice_ticks(*_bounds([row[1:] for row in rows]))
-    side, step, top = 30, 44, 6
+    """Differences (name, value, low, high, coloured) one below the other, each under its name, with a line through zero.
+
+    Args:
+        sides: what it means that a difference lies left and right of zero.
+        percent: they are shares, given in points.
+    """
+    ticks = nice_ticks(*_bounds([(0.0,), *(row[1:4] for row in rows)]))
+    side, step, top = 30, 44, 26
     height = top + step * len(rows) + 30
 
     def x(value: float) -> float:
         return side + (FOREST - 2 * side) * (value - ticks[0]) / (ticks[-1] - ticks[0])
 
+    zero, left, right = x(0.0), "← ", " →"
     parts: list[str] = []
     for tick in ticks:
         parts.append(f'<line class="axis" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{top}" y2="{height - 26}"/>')
-        parts.append(_label(x(tick), height - 8, _tick(tick, percent)))
-    for value in (value for name, value, *_ in rows if name == main):
-        parts.append(f'<line class="base" x1="{x(value):.1f}" x2="{x(value):.1f}" y1="{top}" y2="{height - 26}"/>')
-    for place, (name, value, low, high) in enumerate(rows):
-        at, colour = top + step * place + 30, "c0" if name == main else "c7"
+        parts.append(_label(x(tick), height - 8, _signed_tick(tick, percent)))
+    parts.append(f'<line class="zero" x1="{zero:.1f}" x2="{zero:.1f}" y1="{top}" y2="{height - 26}"/>')
+    parts.append(_label(8, 16, f"{left}{shortened(sides[0], LETTERS // 2 - 4)}", "start"))
+    parts.append(_label(FOREST - 8, 16, f"{shortened(sides[1], LETTERS // 2 - 4)}{right}", "end"))
+    for place, (name, value, low, high, coloured) in enumerate(rows):
+        at, colour = top + step * place + 30, "c0" if coloured else "c7"
         ends = f'x1="{x(ticks[0] if low is None else low):.1f}" x2="{x(ticks[-1] if high is None else high):.1f}"'
         name_label = _label(8, at - 14, shortened(name), "start", "name")
         parts.append(f"<g><title>{escape(name)}</title>{name_label}</g>")
         parts.append(f'<line class="bar {colour}" {ends} y1="{at:.1f}" y2="{at:.1f}"/>')
-        parts.append(f'<circle class="dot {colour}" cx="{x(value):.1f}" cy="{at:.1f}" r="{7 if name == main else 5}"/>')
+        parts.append(f'<circle class="dot {colour}" cx="{x(value):.1f}" cy="{at:.1f}" r="5"/>')
     return _svg(title, height, parts, FOREST, "chart forest")
 
 
-def shortened(name: str) -> str:
+def curve_chart(lines: Sequence[tuple[str, Sequence[Point]]], title: str, percent: bool = False) -> str:
+    """Values by a number that doubles and doubles (a logarithmic axis), each with its interval; a line for each name, in the
+    colours c0, c1 … The lines stand a little beside each other, so that no interval hides another."""
+    points = [point for _, each in lines for point in each]
+    ticks = nice_ticks(*_bounds([(p.value, p.low, p.high) for p in points]))
+    sizes = sorted({point.x for point in points})
+    across, y = _across(math.log(sizes[0]), math.log(sizes[-1]), pad=0.25), _up(ticks[0], ticks[-1])
+    parts = [_y_axis(ticks, y, percent)]
+    far = -math.inf
+    for size in sizes:
+        if across(math.log(size)) - far >= 26:  # else its number would run into the one before
+            far = across(math.log(size))
+            parts.append(_label(far, HEIGHT - 14, str(size)))
+    for colour, (_, each) in enumerate(lines):
+        shift = 8 * (colour - (len(lines) - 1) / 2)
+        at = [(across(math.log(point.x)) + shift, point) for point in each]
+        if len(at) > 1:
+            path = " ".join(f"{x:.1f},{y(point.value):.1f}" for x, point in at)
+            parts.append(f'<polyline class="line c{colour}" points="{path}"/>')
+        for x, point in at:
+            low, high = y(ticks[0] if point.low is None else point.low), y(ticks[-1] if point.high is None else point.high)
+            parts.append(f'<line class="bar c{colour}" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>')
+            parts.append(f'<circle class="dot c{colour}" cx="{x:.1f}" cy="{y(point.value):.1f}" r="4.5"/>')
+    return _svg(title, HEIGHT, parts)
+
+
+def shortened(name: str, letters: int = LETTERS) -> str:
     """Without its middle where it is too long: arms that vary an option differ at the end."""
-    return name if len(name) <= LETTERS else f"{name[: LETTERS // 2 - 1]}…{name[-(LETTERS // 2) :]}"
+    return name if len(name) <= letters else f"{name[: letters // 2 - 1]}…{name[-(letters // 2) :]}"
 
 
 def line_chart(lines: Sequence[tuple[str, Sequence[float | None]]], title: str) -> str:
@@ -187,6 +223,12 @@ def _tick(value: float, percent: bool) -> str:
         size, unit = next(((size, unit) for least, size, unit in _UNITS if abs(value) >= least), (1.0, ""))
         text = f"{value / size:.4g}{unit}"
     return text.replace("-", "−")
+
+
+def _signed_tick(value: float, percent: bool) -> str:
+    """Of a difference: with its sign, that of shares in points."""
+    text = _tick(value, percent).removesuffix(" %")
+    return f"+{text}" if value > 0 else text
 
 
 _UNITS = ((1e9, 1e9, " G"), (1e6, 1e6, " M"), (1e4, 1e3, " k"))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
+
+import yaml
 
 from selfalign.record.exports import everything
 from selfalign.record.lineage import unanswered
@@ -38,12 +41,29 @@ def read_run(folder: Path) -> dict[str, Any]:
             ],
             "verdict": verdict(store, where),
             "warnings": portable(warnings(store)),
+            "go_on": _go_on(folder, where["state"]),
             "lengths": [_lengths(round, samples) for round in rounds],
             "samples": samples,
-            "held_out": _held_out(store, rounds, where["rounds"]),
+            "held_out": held_out_answers(store, rounds, where["rounds"]),
             "events": [{"at": at, "kind": kind, "what": _event(portable(data))} for at, kind, data in store.events()],
             "options": [[name, str(value)] for name, value in flat(portable(store.identity()))],
         }
+
+
+def _go_on(folder: Path, state: str) -> str:
+    """The command that goes on with a run that did not end well, where it has written its options down; else "".
+
+    Of a study's run it is the study's.
+    """
+    if state not in ("interrupted", "stopped", "failed"):
+        return ""
+    for command, place in (("run", folder / "run.yaml"), ("study", folder.absolute().parent.parent / "study.yaml")):
+        try:
+            written = yaml.safe_load(place.read_text(encoding="utf-8"))["out"]
+        except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+            continue
+        return f"selfalign {command} --config {shlex.quote(f'{portable(str(written))}/{place.name}')}"
+    return ""
 
 
 def _samples(store: Store, rounds: Sequence[int]) -> list[dict[str, Any]]:
@@ -103,7 +123,7 @@ def _lengths(round: int, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]
     return {"round": round, "n": len(words), "low": low, "median": middle, "high": high}
 
 
-def _held_out(store: Store, rounds: Sequence[int], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def held_out_answers(store: Store, rounds: Sequence[int], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Each held-out prompt with the answer of every round, and what it contributed to each metric.
 
     Round 0 has no candidates: what the engine wrote there, it wrote for an evaluation.

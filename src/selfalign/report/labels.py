@@ -34,6 +34,12 @@ HELD_OUT = {
     "win_rate_constant": "win rate of one and the same answer to everything: a control of the judge",
     "win_rate_unjudged": "share of prompts without a verdict",
     "win_rate_flaws": "how much speaks against the judge: above 0, do not trust it",
+    "mt_bench": "mean rating of an answer, 1 to 10, both turns",
+    "mt_bench_turn_1": "mean rating of first answers, 1 to 10",
+    "mt_bench_turn_2": "mean rating of second answers, 1 to 10",
+    "mt_bench_unrated": "share of answers without a rating by the judge",
+    "mt_bench_cut": "share of answers that ran into max_tokens",
+    "mt_bench_empty": "share of answers that say nothing",
     "ifeval:prompt_strict": "share of prompts with all instructions followed",
     "ifeval:prompt_loose": "share of prompts with all instructions followed, marks forgiven",
     "ifeval:inst_strict": "share of instructions followed",
@@ -75,6 +81,8 @@ JUDGES = {
 TASKS = {
     "acc": "share of questions whose right answer is the likeliest",
     "acc_norm": "share of questions whose right answer is the likeliest for its length",
+    "pass@1": "share of problems whose first program passes all tests",
+    "stopped": "share of programs that ran out of time or memory",
     "exact_match": "share of answers that are the right one, word for word",
     "cut": "share of questions to which an answer ran into its length",
     "word_perplexity": "perplexity of its texts, per word",
@@ -95,6 +103,9 @@ def meaning(name: str) -> str:
         return "share of scored examples at the score's highest value"
     if name.startswith("harmfulness:"):
         return "share of judged answers that the classifier flags so"
+    if name.startswith("mt_bench_turn_") and ":" in name:
+        turn, _, category = name.partition(":")
+        return f"{HELD_OUT[turn]}, questions of {category}"
     first = name.replace(f"_{SECOND_TURN}", "_", 1)
     known = HELD_OUT.get(name) or GUARDS.get(first, "")
     if ":" in name and not known:

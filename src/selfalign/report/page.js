@@ -217,8 +217,9 @@ function heldOut() {
     const card = make("article", "card held"), asked = said("prompt", each.prompt), answers = make("div", "answers"), line = make("div", "meta");
     line.append(make("span", "", each.id));
     for (const answer of each.answers) {
-      const box = make("div", answer.round === best ? "best" : ""), meta = make("div", "meta");
-      meta.append(make("span", "", (answer.round ? "round " + answer.round : "base model") + (answer.round === best ? ", best" : "")));
+      const chosen = answer.round > 0 && answer.round === best;
+      const box = make("div", chosen ? "best" : ""), meta = make("div", "meta");
+      meta.append(make("span", "", (answer.round ? "round " + answer.round : "base model") + (chosen ? ", best" : "")));
       if (answer.finish !== "stop") meta.append(make("span", "", "cut: " + answer.finish));
       box.append(meta, said("", answer.text), make("div", "meta", outcomeText(answer.outcomes)));
       answers.append(box);

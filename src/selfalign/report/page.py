@@ -12,18 +12,17 @@ from typing import Any
 from selfalign.proof.diversity import OF_THE_CHOICE, OF_THE_DATA, OF_THE_JUDGES
 from selfalign.report.charts import COLOURS, Chart, Point, interval_chart, line_chart, stacked_chart
 from selfalign.report.labels import ARROWS, SIDES, label, meaning
+from selfalign.report.rules import FAMILIES, KEPT, colour, why
 from selfalign.report.verdict import difference_text, number, p_text, size_text, typeset, words
 from selfalign.text import printable
-from selfalign.types import BOUNDS
-
-OTHER = "other rules"
+from selfalign.types import SHARES
 
 GROUPS = (
     (
         "Held-out metrics by round",
         "base model",
         "Intervals are 95 %. ↑\u00a0higher is better, ↓\u00a0lower is better.",
-        "The bars are the intervals, the large point is the best round, the dashed line the base model.",
+        "The bars are the intervals, a large point is the best round, the dashed line the base model.",
         (),
     ),
     (
@@ -104,6 +103,7 @@ def run_page(run: Mapping[str, Any]) -> str:
         run=run,
         charts=run_charts(run),
         groups=metric_groups(run),
+        held_out_metrics=GROUPS[0][0],
         shares=share_names(run),
         yields=yield_rows(rounds),
         costs=cost_rows(run["rounds"]),
@@ -114,12 +114,9 @@ def run_charts(run: Mapping[str, Any]) -> dict[str, Chart]:
     """Those of the candidates (`yields`), of the responses' `length` and of the training `loss`, as far as the run has them."""
     charts = {}
     if made := [row for row in run["rounds"] if row["candidates"]]:
-        names = legend(made)
-        bars = [(f"round {row['round']}", fates(row, names)) for row in made]
-        drawn = stacked_chart(bars, names, "candidates kept and dropped by rule")
-        charts["yields"] = Chart(
-            "candidates by round", "Each is kept or dropped by one rule", drawn, [words(name) for name in names]
-        )
+        drawn = stacked_chart([(f"round {row['round']}", fates(row)) for row in made], "candidates kept and dropped by rule")
+        about = "Each is kept or dropped by one rule, whose colour is the same in every run"
+        charts["yields"] = Chart("candidates by round", about, drawn, legend(made))
     lengths = [Point(r["round"], r["median"], r["low"], r["high"]) for r in run["lengths"] if r["n"]]
     if len(lengths) > 1:
         about = "Median with 10th to 90th percentile: the seeds, then what each round kept; no side is better"
@@ -127,7 +124,8 @@ def run_charts(run: Mapping[str, Any]) -> dict[str, Chart]:
         charts["length"] = Chart("words of a response", about, drawn)
     if lines := [(f"round {row['round']}", row["losses"]) for row in run["rounds"] if any(x is not None for x in row["losses"])]:
         about = "Nats per response token, by optimiser step; it should fall"
-        charts["loss"] = Chart("training loss", about, line_chart(lines, "training loss by step"), [name for name, _ in lines])
+        names = [(min(place, COLOURS - 1), name) for place, (name, _) in enumerate(lines)]
+        charts["loss"] = Chart("training loss", about, line_chart(lines, "training loss by step"), names)
     return charts
 
 
@@ -173,7 +171,7 @@ def latest_metrics(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str
 def share_names(run: Mapping[str, Any]) -> set[str]:
     """The metrics shown in per cent: those that are shares in every round."""
     units = [(name, metric["unit"]) for row in run["rounds"] for name, metric in row["metrics"].items()]
-    return {name for name, _ in units} - {name for name, unit in units if unit not in BOUNDS}
+    return {name for name, _ in units} - {name for name, unit in units if unit not in SHARES}
 
 
 def figure(metric: Mapping[str, Any], share: bool) -> tuple[str, str]:
@@ -193,7 +191,7 @@ def interval(metric: Mapping[str, Any], share: bool) -> str:
 def metric_points(run: Mapping[str, Any], name: str) -> list[Point]:
     found = [(row["round"], row["metrics"].get(name)) for row in run["rounds"]]
     return [
-        Point(round, metric["value"], metric["low"], metric["high"], round == run["best_round"])
+        Point(round, metric["value"], metric["low"], metric["high"], 0 < round == run["best_round"])
         for round, metric in found
         if metric is not None and metric["value"] is not None
     ]
@@ -208,28 +206,27 @@ def rule_names(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
     return sorted(total, key=lambda rule: (-total[rule], rule))
 
 
-def yield_rows(rounds: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[tuple[int, str]]]]:
-    """(what became of the candidates, (count, share of the round's candidates) by round)."""
+def yield_rows(rounds: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, list[tuple[int, str]]]]:
+    """(what became of the candidates, why, (count, share of the round's candidates) by round)."""
     whole = [row["candidates"] for row in rounds]
-    counts = [("kept", [row["kept"] for row in rounds])]
-    counts += [(words(rule), [row["dropped"].get(rule, 0) for row in rounds]) for rule in rule_names(rounds)]
-    parts = [(name, [(n, f"{100 * n / of:.0f} %") for n, of in zip(row, whole, strict=True)]) for name, row in counts]
-    return [("all", [(count, "") for count in whole]), *parts]
+    counts = [("kept", "", [row["kept"] for row in rounds])]
+    counts += [(words(rule), why(rule), [row["dropped"].get(rule, 0) for row in rounds]) for rule in rule_names(rounds)]
+    parts = [(name, text, [(n, f"{100 * n / of:.0f} %") for n, of in zip(row, whole, strict=True)]) for name, text, row in counts]
+    return [("all", "", [(count, "") for count in whole]), *parts]
 
 
-def legend(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The parts of a bar: kept, and the rules, the rarest together where there are more than colours."""
-    rules = rule_names(rounds)
-    return ["kept", *rules] if len(rules) < COLOURS else ["kept", *rules[: COLOURS - 2], OTHER]
+def legend(rounds: Sequence[Mapping[str, Any]]) -> list[tuple[int, str]]:
+    """The colours of the bars, each with the rules that have it."""
+    named: dict[int, list[str]] = {KEPT: []}
+    for rule in rule_names(rounds):
+        named.setdefault(colour(rule), []).append(words(rule))
+    return [(each, f"{FAMILIES[each]}: {', '.join(rules)}" if rules else FAMILIES[each]) for each, rules in sorted(named.items())]
 
 
-def fates(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, int]:
-    """What became of a round's candidates, under the names of the legend; nobody is left out."""
-    counts = {"kept": int(row["kept"])}
-    for rule, count in row["dropped"].items():
-        under = rule if rule in names[1:] else OTHER
-        counts[under] = counts.get(under, 0) + count
-    return counts
+def fates(row: Mapping[str, Any]) -> list[tuple[str, int, int]]:
+    """What became of a round's candidates, (name, count, colour), in one order in every run."""
+    dropped = sorted((colour(rule), words(rule), count) for rule, count in row["dropped"].items())
+    return [("kept", int(row["kept"]), KEPT), *((name, count, shade) for shade, name, count in dropped)]
 
 
 def cost_rows(rounds: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str], str]]:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from selfalign.errors import UserError
 from selfalign.proof.crossed import Comparison
-from selfalign.proof.verdicts import verdict
+from selfalign.proof.verdicts import looked_at, verdict
 from selfalign.record.plain import portable
-from selfalign.report.charts import Chart, forest_chart
+from selfalign.report.answers import page_address, side_by_side
+from selfalign.report.charts import Chart, Point, curve_chart, forest_chart
 from selfalign.report.labels import label
 from selfalign.report.page import render
 from selfalign.report.verdict import typeset, words
-from selfalign.types import BOUNDS, Metric
+from selfalign.types import SHARES, Metric
 
 NAME = "study.json"
 COSTS = {
@@ -28,8 +30,12 @@ COSTS = {
 }
 
 
-def read_study(folder: Path) -> dict[str, Any]:
-    """`study.json` with what the page needs besides: the folder's name and the sentence above everything.
+def read_study(folder: Path, linked: bool = True) -> dict[str, Any]:
+    """`study.json` with what the page needs besides: the folder's name, the sentence above everything, the pages of its runs
+    and a few of their answers.
+
+    Args:
+        linked: whether the page lies in the study's folder, from where it can lead to those of the runs.
 
     Raises:
         UserError: it is no JSON, or not a study as this version writes it.
@@ -37,11 +43,22 @@ def read_study(folder: Path) -> dict[str, Any]:
     path = folder / NAME
     try:
         study: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        known = [(study["metrics"][metric]["unit"], study["metrics"][metric]["better"]) for metric in study["comparisons"]]
+        for metric, compared in study["comparisons"].items():
+            _ = study["metrics"][metric]["unit"], study["metrics"][metric]["better"]
+            _ = [study["arms"][arm]["metrics"][metric]["value"] for arm in (study["main"], *compared)]
         for arm in study["arms"].values():
-            _ = known, arm["costs"], [arm["metrics"][metric]["value"] for metric in study["comparisons"]]
+            _ = arm["costs"]
             arm["runs"] = [{**run, "stopped_because": portable(run["stopped_because"])} for run in arm["runs"]]
-        return {**study, "folder": folder.resolve().name, "title": _title(study), "left_out": study["left_out"]}
+        runs = [run["folder"] for arm in study["arms"].values() for run in arm["runs"]]
+        more = {
+            "folder": folder.resolve().name,
+            "title": _title(study),
+            "left_out": study["left_out"],
+            "curve": study.get("curve"),
+            "pages": {run: address for run in runs if linked and (address := page_address(folder, run))},
+            "answers": side_by_side(folder, study),
+        }
+        return {**study, **more}
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): let `selfalign study` write it again") from error
     except (KeyError, TypeError, AttributeError) as error:
@@ -49,15 +66,19 @@ def read_study(folder: Path) -> dict[str, Any]:
 
 
 def study_page(study: Mapping[str, Any]) -> str:
+    told = [row["sentence"] for row in study["verdicts"]]
+    more = [study["curve"]["sentence"]] if study["curve"] else []
     return render(
         "study.html.j2",
         {},
         study=study,
-        sentences=[sentence(each["sentence"]) for each in study["verdicts"]],
+        sentences=[sentence(each) for each in (*told, *more, looked_at(study.get("looks", ()))) if each],
         shares=share_names(study),
-        metrics=_metrics(study),
+        metrics=[metric for metric in study["comparisons"] if metric != study["metric"]],
         charts=study_charts(study),
         outcomes={metric: {arm: outcome(study, metric, arm) for arm in row} for metric, row in study["comparisons"].items()},
+        curve=_curve(study) if study["curve"] else None,
+        answers=study["answers"],
         costs=COSTS,
     )
 
@@ -76,34 +97,62 @@ def outcome(study: Mapping[str, Any], metric: str, arm: str) -> str:
 
 
 def sentence(text: str) -> str:
-    """One of the verdict's as a page sets it, with a capital and a full stop."""
-    shown = typeset(text)
+    """One of the verdict's as a page sets it, with capitals and a full stop."""
+    shown = re.sub(r"(?<=\? )[a-z]", lambda found: found[0].upper(), typeset(text))
     return f"{shown[:1].upper()}{shown[1:]}."
 
 
 def share_names(study: Mapping[str, Any]) -> set[str]:
     """The metrics shown in per cent."""
-    return {name for name, metric in study["metrics"].items() if metric["unit"] in BOUNDS}
+    return {name for name, metric in study["metrics"].items() if metric["unit"] in SHARES}
 
 
 def study_charts(study: Mapping[str, Any]) -> dict[str, Chart]:
-    """By metric; none of a metric without values."""
-    charts, shares = {}, share_names(study)
-    for metric in study["comparisons"]:
+    """By metric: how far the main arm is from each of the others; none where it stands alone."""
+    charts, shares, main = {}, share_names(study), study["main"]
+    for metric, compared in study["comparisons"].items():
         rows = [
-            (name, arm["metrics"][metric]["value"], arm["metrics"][metric]["low"], arm["metrics"][metric]["high"])
-            for name, arm in study["arms"].items()
-            if arm["metrics"][metric]["value"] is not None
+            (arm, row["difference"], row["low"], row["high"], outcome(study, metric, arm) != "cannot tell")
+            for arm, row in compared.items()
         ]
         if rows:
-            drawn = forest_chart(rows, study["main"], f"{words(metric)} of each arm", metric in shares)
-            charts[metric] = Chart(words(metric), label(metric, study["metrics"][metric]), drawn)
+            better = study["metrics"][metric]["better"]
+            below, above = {"higher": ("worse", "better"), "lower": ("better", "worse")}.get(better, ("lower", "higher"))
+            sides = f"{main} {below}", f"{main} {above}"
+            drawn = forest_chart(rows, sides, f"{words(metric)}: {main} minus each arm", metric in shares)
+            unit = " in points" if metric in shares else ""
+            about = (
+                f"{label(metric, study['metrics'][metric])}. Drawn is {main} minus each arm{unit}, paired prompt by prompt, with"
+            )
+            charts[metric] = Chart(words(metric), f"{about} its interval; in colour where a verdict is possible", drawn)
     return charts
 
 
-def _metrics(study: Mapping[str, Any]) -> list[str]:
-    """That of the verdict first."""
-    return sorted(study["comparisons"], key=lambda metric: bool(metric != study["metric"]))
+def _curve(study: Mapping[str, Any]) -> dict[str, Any]:
+    """{"charts", "rows"}: a chart for each metric, that of the verdict first; rows of the verdict's metric,
+    (seeds, figures by line, comparisons by line)."""
+    curve, shares = study["curve"], share_names(study)
+    lines: dict[str, dict[int, str]] = {
+        line: {point["seeds"]: point["arm"] for point in points} for line, points in curve["lines"].items()
+    }
+    by = {line: {each["seeds"]: each for each in rows} for line, rows in curve["comparisons"].items()}
+    charts = []
+    for metric in sorted(study["comparisons"], key=lambda each: bool(each != curve["metric"])):
+        drawn = []
+        for line, points in lines.items():
+            found = {size: study["arms"][arm]["metrics"].get(metric) for size, arm in points.items()}
+            shown = [Point(n, m["value"], m["low"], m["high"]) for n, m in found.items() if m and m["value"] is not None]
+            drawn += [(line, shown)] if shown else []
+        if drawn:
+            svg = curve_chart(drawn, f"{words(metric)} by the number of seeds", metric in shares)
+            about = f"{label(metric, study['metrics'][metric])}; by the number of seeds"
+            charts.append(Chart(words(metric), about, svg, [(place, line) for place, (line, _) in enumerate(drawn)]))
+    figures = {line: {n: study["arms"][arm]["metrics"][curve["metric"]] for n, arm in p.items()} for line, p in lines.items()}
+    rows = [
+        (size, [each.get(size) for each in figures.values()], [each.get(size) for each in by.values()])
+        for size in sorted({size for points in lines.values() for size in points})
+    ]
+    return {"charts": charts, "rows": rows}
 
 
 def _title(study: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from selfalign.proof.stats import too_few
 from selfalign.protocols import VERIFIED
 from selfalign.record.store import Store
 from selfalign.text import counted, decimals, finite
-from selfalign.types import BOUNDS
+from selfalign.types import BOUNDS, SHARES
 
 
 def verdict(store: Store, where: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,8 +40,7 @@ def compare(store: Store, where: Mapping[str, Any], round: int, name: str) -> di
     if not paired:
         return None
     metric = verdicts.agreed(each for at in (0, round) for each in store.metrics(at) if each.name == name)
-    bounds = BOUNDS.get(metric.unit, (-math.inf, math.inf))
-    found = crossed.compare([[after[id] for id in paired]], [[before[id] for id in paired]], bounds=bounds)
+    found = crossed.compare([[after[id] for id in paired]], [[before[id] for id in paired]], bounds=BOUNDS[metric.unit])
     outcome = verdicts.verdict(metric, found, found.p_value)
     return {
         "name": name,
@@ -54,7 +53,7 @@ def compare(store: Store, where: Mapping[str, Any], round: int, name: str) -> di
         "detectable": finite(found.minimum_detectable),
         "n": len(paired),
         "unpaired": len(before.keys() | after.keys()) - len(paired),
-        "share": metric.unit in BOUNDS,
+        "share": metric.unit in SHARES,
         "better": metric.better,
         "verdict": "cannot tell" if outcome == "unclear" else outcome,
     }

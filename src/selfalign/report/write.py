@@ -27,7 +27,10 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
         raise UserError(f"{page} {'is a folder' if page.is_dir() else 'is in no folder that exists'}: name an HTML file to write")
     if page.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"{page} is not called .html: the report is an HTML page, name one")
-    text = study_page(read_study(folder)) if (folder / STUDY).is_file() else run_page(read_run(folder))
+    if (folder / STUDY).is_file():
+        text = _study(folder, linked=page.resolve().parent == folder.resolve())
+    else:
+        text = run_page(read_run(folder))
     try:
         with whole_file(page, "export") as temporary:
             temporary.write_text(text, encoding="utf-8", newline="\n")
@@ -35,3 +38,11 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
         where = error.filename or page
         raise UserError(f"{where} cannot be written ({error.strerror}): use --out FILE in another folder") from error
     return page
+
+
+def _study(folder: Path, linked: bool) -> str:
+    study = read_study(folder, linked)
+    try:
+        return study_page(study)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:  # a word where a number stands in those that we write
+        raise UserError(f"{folder / STUDY} is no study ({error}): let `selfalign study` write it again") from error

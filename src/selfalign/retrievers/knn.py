@@ -18,9 +18,9 @@ _CELLS = 1 << 24  # similarities held at once: 64 MiB as float32
 class Knn:
     """ISARA's answer step: of each part of the pool the prompts nearest to the draft's, exactly, by cosine.
 
-    Seeds give C minus what the generated rounds give. Shown nearest first over all parts together; the paper's code shows the
-    nearest first and we could not see how it orders the parts. Where the window is too small the last ones shown go, so with
-    `nearest="last"` it is the nearest that is lost.
+    Seeds give C minus what the generated rounds give. Shown part by part, as the paper's code has it: the seeds, nearest first,
+    then the nearest of each generated round, oldest round first. `nearest="last"` turns the whole list round. Where the window is
+    too small the last ones shown go.
     """
 
     demonstrations: int = 8
@@ -45,7 +45,7 @@ class Knn:
         for part, count in context.pool.shares(self.demonstrations, self.generated):
             for neighbours, new in zip(found, self._neighbours(drafts, queries, part, context, count), strict=True):
                 neighbours += new
-        return [self._ordered(neighbours) for neighbours in found]
+        return [tuple(neighbours if self.nearest == "first" else reversed(neighbours)) for neighbours in found]
 
     def shown(self, seeds: Sequence[Example], categories: Collection[str]) -> tuple[int, int]:
         """As `SeedUse.shown`."""
@@ -71,10 +71,6 @@ class Knn:
                     row[others[draft.category]] = -np.inf
                 result.append([(part[column], float(row[column])) for column in _largest(row, count)])
         return result
-
-    def _ordered(self, neighbours: list[tuple[Example, float]]) -> tuple[tuple[Example, float | None], ...]:
-        ordered = sorted(neighbours, key=lambda pair: -pair[1])
-        return tuple(ordered if self.nearest == "first" else reversed(ordered))
 
 
 def _largest(row: FloatArray, count: int) -> list[int]:

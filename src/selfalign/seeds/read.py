@@ -23,7 +23,10 @@ from selfalign.types import Example
 
 _FORMS = {"prompt": "response", "question": "answer", "instruction": "output", "query": "response"}
 """Names of a prompt with the response that mostly goes with it; any response may go with any prompt."""
-_RESPONSES = ("response", "answer", "output", "completion")
+_CHOSEN, _REJECTED = "chosen", "rejected"
+"""The answers of a preference: the first one is the response, the other is kept as metadata, for recipes that reject it."""
+_REJECTIONS = re.compile(_REJECTED + r"(_[1-9]\d*)?")
+_RESPONSES = ("response", "answer", "output", "completion", _CHOSEN)
 _CHATS = ("messages", "conversations", "conversation")
 _PASSAGES = ("input", "context", "passage")
 """Texts that a prompt is about; they follow it behind a blank line, as in Alpaca's own prompts."""
@@ -54,13 +57,14 @@ def read_seeds(path: str | Path, *, response_required: bool = True) -> tuple[Exa
     writes them), .csv, .tsv, .yaml, .parquet, each also as .gz; a folder that the library `datasets` saved, or a data set of
     the Hugging Face hub by its name, `:split` behind either (for hub data sets also `:configuration/split`).
 
-    A row holds a prompt (`prompt`, `question`, `instruction` or `query`) and a response (`response`, `answer`, `output` or
-    `completion`). An `input`, `context` or `passage` that is not empty follows the prompt after a blank line; `system` becomes
-    the pair's system text; `history` (pairs or turns) its earlier turns. Or a row holds `messages` or `conversations`, a list of
-    {"role", "content"} or {"from", "value"}: the last two turns are the prompt and its response, those before them its history;
-    turns of one side in a row become one. Prompt and completion may be such lists too. Or, as in Self-Instruct's seed tasks, it
-    holds `instances`, or, as in InstructLab's, `questions_and_answers`: each is an example (where a row has several, `.1`, `.2`
-    … follow its id).
+    A row holds a prompt (`prompt`, `question`, `instruction` or `query`) and a response (`response`, `answer`, `output`,
+    `completion`, or `chosen` with a `rejected` one, which becomes metadata; rows that reject several answers to a prompt in
+    favour of the same one become one example). An `input`, `context` or `passage` that is not empty follows the prompt after a
+    blank line; `system` becomes the pair's system text; `history` (pairs or turns) its earlier turns. Or a row holds `messages`
+    or `conversations`, a list of {"role", "content"} or {"from", "value"}: the last two turns are the prompt and its response,
+    those before them its history; turns of one side in a row become one. Prompt and completion may be such lists too. Or, as in
+    Self-Instruct's seed tasks, it holds `instances`, or, as in InstructLab's, `questions_and_answers`: each is an example
+    (where a row has several, `.1`, `.2` … follow its id).
 
     `id` (text or a number) and `category` are optional; an example without an id is called seed-0001 and so on, by its place.
     Ids that a run could give to a sample, as in the exports of an earlier run, get `seed-` before them. Other columns become
@@ -86,7 +90,8 @@ def read_with_notes(path: str | Path, *, response_required: bool = True) -> tupl
     problems: list[Problem] = []
     first_alone: set[str] = set()
     ids: dict[str, str] = {}
-    prompts: dict[tuple[str, str], str] = {}
+    prompts: dict[tuple[str, str], tuple[str, int]] = {}
+    joined = 0
     for item in read_rows(path):
         where = item.where
         try:
@@ -95,10 +100,15 @@ def read_with_notes(path: str | Path, *, response_required: bool = True) -> tupl
                 continue
             for row in _instances(item):
                 where = row.where
-                said, example = _example(row.fields, len(examples) + len(problems), response_required)
+                said, example = _example(row.fields, len(examples) + len(problems) + joined, response_required)
                 if (first := ids.setdefault(example.id, where)) != where:
                     raise Malformed(f"field 'id': {show(example.id)} is also the id of {first}; give each row its own")
-                if (first := prompts.setdefault((example.system, normalise(example.full_prompt)), where)) != where:
+                key = (example.system, normalise(example.full_prompt))
+                first, place = prompts.setdefault(key, (where, len(examples)))
+                if first != where:
+                    if (both := _with_rejected(examples[place], example)) is not None:
+                        examples[place], joined = both, joined + 1
+                        continue
                     what = f"the prompt {show(example.prompt)} is the same as that of {first}"
                     raise Malformed(f"{what}; remove one of the two")
                 examples.append(example)
@@ -112,10 +122,22 @@ def read_with_notes(path: str | Path, *, response_required: bool = True) -> tupl
         raise SeedError(f"{show(str(path), 500)[1:-1]}: has no rows; it must hold at least one example")
     begun = list(_with_first_turns(examples, first_alone))
     renamed = list(_with_own_ids(begun))
-    return tuple(renamed), tuple(_changes(examples, begun, renamed))
+    return tuple(renamed), tuple(_changes(examples, begun, renamed, joined))
 
 
-def _changes(examples: Sequence[Example], begun: Sequence[Example], renamed: Sequence[Example]) -> Iterator[str]:
+def _with_rejected(first: Example, again: Example) -> Example | None:
+    """The first example of a prompt with one more rejected answer; None where the second is no preference for the same answer."""
+    answer, known = again.metadata.get(_REJECTED), [name for name in first.metadata if _REJECTIONS.fullmatch(name)]
+    if answer is None or not known or again.response != first.response:
+        return None
+    if answer in (first.metadata[name] for name in known):
+        return first
+    return replace(first, metadata={**first.metadata, f"{_REJECTED}_{len(known) + 1}": answer})
+
+
+def _changes(examples: Sequence[Example], begun: Sequence[Example], renamed: Sequence[Example], joined: int) -> Iterator[str]:
+    if joined:
+        yield f"{counted(joined, 'row')} reject one more answer in favour of the same one; they went into the first row's example"
     if added := len(begun) - len(examples):
         yield f"most rows have earlier turns: {counted(added, 'first turn')} became examples too, .1 behind their ids"
     if changed := [(old.id, new.id) for old, new in zip(begun, renamed, strict=True) if old.id != new.id]:
@@ -187,7 +209,11 @@ def _example(fields: Mapping[str, Any], slot: int, response_required: bool) -> t
     for name, why in _UNUSABLE.items():
         if not nothing(rest.pop(name, None)):
             raise Malformed(f"field {show(name)}: {why}")
+    is_preference = _CHOSEN in rest
     said = _conversation(rest, response_required)
+    if not nothing(rejected := rest.pop(_REJECTED, None)):
+        rejected = _answer_alone(_REJECTED, rejected)
+        rest[_REJECTED] = text_of({_REJECTED: rejected}, _REJECTED) if is_preference else rejected
     id = _id(rest.pop("id", None)) or f"seed-{slot + 1:04}"
     category = _category(rest.pop("category", None))
     if isinstance(rest.get("validation"), bool) and isinstance(rest.get("round"), int):
@@ -215,6 +241,8 @@ def _conversation(rest: dict[str, Any], response_required: bool) -> Conversation
             if turns[-1].role != "user":
                 raise Malformed(f"field {show(name)}: stands next to {show(asking)}; write it into the turn that it belongs to")
             turns[-1] = Turn("user", join_task(turns[-1].text, passage))
+    if answering == _CHOSEN:
+        rest[_CHOSEN] = _answer_alone(_CHOSEN, rest.get(_CHOSEN))
     if answering:
         turns += _side(rest, answering, "assistant", blank_end=not response_required)
     return conversation(asking, turns, response_required=response_required)
@@ -227,6 +255,17 @@ def _side(rest: dict[str, Any], name: str, role: str, *, blank_end: bool) -> lis
     if isinstance(value, list) or name in _CHATS:
         return read_turns(name, value, blank_end=blank_end)
     return [Turn(role, text_of({name: value}, name, required=role == "user" or not blank_end))]
+
+
+def _answer_alone(name: str, value: Any) -> Any:
+    """The one answer that a list of turns holds, as text; anything else as it is."""
+    if not isinstance(value, list):
+        return value
+    turns = read_turns(name, value)
+    if [turn.role for turn in turns] != ["assistant"]:
+        what = f"has {len(turns)} turns where one of the assistant must stand"
+        raise Malformed(f"field {show(name)}: {what}; put those that both answers share into the field 'prompt'")
+    return turns[0].text
 
 
 def _form(fields: Mapping[str, Any], response_required: bool) -> tuple[str, str]:
@@ -247,9 +286,8 @@ def _form(fields: Mapping[str, Any], response_required: bool) -> tuple[str, str]
         raise Malformed(f"{what}; expected {_EXPECTED}{_nearest(fields, _KNOWN)}")
     usual = _FORMS.get(asking[0], "response")
     if not answering and response_required:
-        hint = "; rename 'chosen' to 'response'? What was rejected is not learned" if "chosen" in fields else ""
         what = f"field {show(usual)}: is missing among {listed(fields)}; expected {_EXPECTED}"
-        raise Malformed(f"{what}{hint or _nearest(fields, _RESPONSES)}")
+        raise Malformed(f"{what}{_nearest(fields, _RESPONSES)}")
     return asking[0], answering[0] if answering else usual
 
 

@@ -6,8 +6,9 @@ Every arm on every random seed is an ordinary run folder, `OUT/ARM/seed-S`. A fi
 from __future__ import annotations
 
 import json
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from selfalign.loop.adopt import adopt_answers, measures_the_same
 from selfalign.loop.align import Quiet, align, run_identity
 from selfalign.loop.budgets import settled
 from selfalign.loop.preflight import check_examples, no_such_metric, seeds_needed, unknown_metric
-from selfalign.proof.verdicts import conclude
+from selfalign.proof.curve import Size, add_curve
+from selfalign.proof.verdicts import SEEDS, conclude
 from selfalign.protocols import Progress
 from selfalign.recipe import Recipe
 from selfalign.recipes.evaluations import bring_their_own
@@ -26,8 +28,11 @@ from selfalign.record.finished import Finished, read_run
 from selfalign.record.plain import difference, dumps, granted, in_words
 from selfalign.record.store import Store
 from selfalign.retrievers import Knn
+from selfalign.text import counted
 from selfalign.tracking.figures import reporting
 from selfalign.types import Example
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,10 @@ class Arm:
     recipe: Recipe
     model: str
     seeds: tuple[Example, ...]
-    matched: bool = False
-    """Takes its optimiser steps from the main arm's run of the same random seed."""
+    matched: str = ""
+    """The arm, one before it, from whose run of the same random seed it takes its optimiser steps; "" for none."""
+    point_of: str = ""
+    """The arm with all the seeds on whose learning curve it is a point; such an arm is compared along that curve alone."""
 
     @property
     def folder(self) -> str:
@@ -57,6 +64,7 @@ def run_study(
     progress: Progress | None = None,
     trackers: Sequence[str] = (),
     files: Sequence[Path] = (),
+    options: str = "",
 ) -> dict[str, Any]:
     """Runs what is not finished of a study, compares after each random seed, and writes `OUT/study.json`, which it also returns.
 
@@ -69,6 +77,7 @@ def run_study(
         progress: hears of stages and batches, with arm and random seed before the stage's name.
         files: as for `align`.
         trackers: where each run's figures go, as `check_trackers` gives them; finished runs are reported too.
+        options: the study's options as YAML, for `OUT/study.yaml`: from the start, and anew at the end.
 
     Raises:
         UserError: arms, options or a metric that cannot work, or a folder of another study.
@@ -78,7 +87,13 @@ def run_study(
     if metric is not None and (wrong := unknown_metric(metric, arms[0].recipe.evaluators, held_out)):
         raise UserError(f"--metric {metric}: {arms[0].name} has {wrong}")
     held_out = _check(arms, held_out, out, repeats)
+    if repeats < SEEDS and any(arm.recipe.rounds for arm in arms):
+        few = counted(repeats, "random seed")
+        _log.warning("%s: the verdicts will say nothing about another training; take --repeats %d or more", few, SEEDS)
     out.mkdir(parents=True, exist_ok=True)
+    if options and not (out / "study.yaml").exists():  # what was interrupted is gone on with by it
+        write_synced(out / "study.yaml", options.encode())
+    looks = _looks(out)
     seeds = range(first_seed, first_seed + repeats)
     found: dict[str, list[Finished]] = {arm.name: [] for arm in arms}
     result: dict[str, Any] = {}
@@ -89,16 +104,35 @@ def run_study(
                 continue
             recipe = replace(arm.recipe, seed=seed)
             if arm.matched:
-                standard = found[arms[0].name]
+                standard = found[arm.matched]
                 recipe = match_steps(recipe, standard[min(position, len(standard) - 1)])
             earlier = [each for runs in found.values() for each in runs]
             run = _run(replace(arm, recipe=recipe), held_out, out, earlier, progress or Quiet(), trackers, files)
             found[arm.name].append(run)
             if arm is arms[0] and metric is not None and metric not in run.metrics:
                 raise UserError(f"--metric {metric}: {arm.name} has {no_such_metric(metric, run.metrics)}")
-        result = conclude(found, metric, held_out=len(held_out), random_seeds=list(seeds[: position + 1]))
+        result = _concluded(arms, found, metric, held_out=len(held_out), random_seeds=list(seeds[: position + 1]))
+        result["looks"] = sorted({*looks, repeats})
         write_synced(out / "study.json", (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
+    if options:
+        write_synced(out / "study.yaml", options.encode())
     return result
+
+
+def _concluded(arms: Sequence[Arm], found: Mapping[str, Sequence[Finished]], metric: str | None, **about: Any) -> dict[str, Any]:
+    """What `conclude` says of the arms with all the seeds, and the learning curve where there is one."""
+    result = conclude({arm.name: found[arm.name] for arm in arms if not arm.point_of}, metric, **about)
+    sizes = [Size(arm.point_of, len(arm.seeds), arm.name) for arm in arms if arm.point_of]
+    return add_curve(result, found, sizes, len(arms[0].seeds)) if sizes else result
+
+
+def _looks(out: Path) -> list[int]:
+    """The numbers of random seeds after which this study gave its verdicts before: who looks and goes on finds too much."""
+    try:
+        study = json.loads((out / "study.json").read_text(encoding="utf-8"))
+        return sorted({int(each) for each in study.get("looks", [len(study["random_seeds"])])})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return []
 
 
 def depends_on_seed(arm: Arm) -> bool:
@@ -116,9 +150,11 @@ def match_steps(recipe: Recipe, main: Finished) -> Recipe:
     """The recipe with the optimiser steps of the main arm's run, round by round up to its best one.
 
     Where the main arm fell back on the base model, all it trained counts: an arm that trains nothing could not show
-    that plain training would have helped.
+    that plain training would have helped. A recipe of one round takes all of them in its one.
     """
     steps = main.steps[: main.best_round] or main.steps
+    if recipe.rounds == 1 and steps:
+        steps = (sum(steps),)
     return replace(recipe, steps=steps, rounds=len(steps))
 
 
@@ -200,8 +236,9 @@ def _adopt(out: Path, folder: str, identity: dict[str, Any], earlier: Sequence[F
         with Store.read(out / run.folder) as donor:
             if measures_the_same(identity, donor.identity()):
                 (out / folder).parent.mkdir(exist_ok=True)
+                theirs = {seed.id for seed in (*donor.seeds(), *donor.validation_seeds())}  # another arm may have had others
                 with Store.open(out / folder, identity) as store:
-                    adopt_answers(store, donor, seeds)
+                    adopt_answers(store, donor, seeds | theirs)
                 return
 
 

@@ -1,9 +1,13 @@
-"""Trainers: examples into a new model."""
+"""Trainers: examples into a new model. What `SFT` minimises is a part of its own: `CrossEntropy` or `DPO`."""
 
+from selfalign.trainers._cross_entropy import CrossEntropy
+from selfalign.trainers._dpo import DPO
 from selfalign.trainers.null import NullTrainer
 from selfalign.trainers.sft import SFT
 
 __all__ = [
+    "DPO",
     "SFT",
+    "CrossEntropy",
     "NullTrainer",
 ]

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 from selfalign.errors import UserError
 from selfalign.types import Turns, derive_seed
@@ -18,7 +18,7 @@ Encoder = Callable[[str, str, Turns, str], tuple[list[int], list[int]]]
 """(prompt, response, history, system) to (token ids, labels); see `Renderer.training_ids`."""
 
 Step = tuple[tuple[int, ...], ...]
-"""One optimiser step: its micro-batches, each the positions of its rows."""
+"""One optimiser step: its micro-batches, each the positions of its units."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,34 @@ class Row:
     def learned(self) -> int:
         """Tokens with a label. The first token of a text has none: nothing stands before it to predict it from."""
         return sum(label != IGNORE for label in self.labels[1:])
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        return (self,)
+
+    @property
+    def size(self) -> int:
+        return len(self.ids)
+
+    @property
+    def counts(self) -> int:
+        return self.learned
+
+
+class Unit(Protocol):
+    """What a step is made of: a row, or several rows that a loss compares."""
+
+    @property
+    def seed(self) -> bool: ...
+    @property
+    def rows(self) -> tuple[Row, ...]: ...
+    @property
+    def size(self) -> int:
+        """Tokens of its longest row."""
+
+    @property
+    def counts(self) -> int:
+        """What it counts in the mean of a step: its learned tokens, or one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +84,14 @@ class Weights:
     share: float
 
 
-def tokenise(rows: Sequence[dict[str, Any]], encode: Encoder, limit: int) -> tuple[list[Row], list[Lost]]:
+def tokenise(rows: Sequence[dict[str, Any]], encode: Encoder, limit: int, ending: int = 0) -> tuple[list[Row], list[Lost]]:
     """Every row as tokens or as lost; nothing is ever cut.
 
     Args:
-        rows: {"prompt", "response", "history", "system", "seed"} each.
+        rows: {"prompt", "response", "history", "system", "seed"} each, and "unfinished" where the response was not ended by its
+            model: it is learned, or unlearned, without an end.
         limit: the most tokens a row may have.
+        ending: tokens of a response's end.
     """
     kept, lost = [], []
     for place, row in enumerate(rows):
@@ -70,6 +100,8 @@ def tokenise(rows: Sequence[dict[str, Any]], encode: Encoder, limit: int) -> tup
         except UserError as error:
             lost.append(Lost(place, "not_renderable", str(error)))
             continue
+        if row.get("unfinished"):
+            ids, labels = ids[: len(ids) - ending], labels[: len(labels) - ending]
         tokenised = Row(place, bool(row["seed"]), tuple(ids), tuple(labels))
         if len(ids) > limit:
             lost.append(Lost(place, "too_long", f"{len(ids)} tokens, the limit is {limit}"))
@@ -80,14 +112,14 @@ def tokenise(rows: Sequence[dict[str, Any]], encode: Encoder, limit: int) -> tup
     return kept, lost
 
 
-def weigh(rows: Sequence[Row], seed_weight: float | None) -> Weights:
-    """Weights per token with mean 1 over the data set, so that L = γ·mean(D0) + (1-γ)·mean(generated) over its tokens.
+def weigh(units: Sequence[Unit], seed_weight: float | None) -> Weights:
+    """Weights per token (or pair) with mean 1 over the data set, so that L = γ·mean(D0) + (1-γ)·mean(generated) over its tokens.
 
     `seed_weight` (γ, ISARA's coefficient; the form of the loss is our reading of the paper) None gives every token weight
     1, as the authors' code does by concatenating. With one side empty all of the loss is the other's, whatever γ says.
     """
-    total = sum(row.learned for row in rows)
-    seeds = sum(row.learned for row in rows if row.seed)
+    total = sum(unit.counts for unit in units)
+    seeds = sum(unit.counts for unit in units if unit.seed)
     if total == 0:
         return Weights(1.0, 1.0, 0.0)
     if seed_weight is None or seeds in (0, total):
@@ -95,32 +127,32 @@ def weigh(rows: Sequence[Row], seed_weight: float | None) -> Weights:
     return Weights(seed_weight * total / seeds, (1 - seed_weight) * total / (total - seeds), seed_weight)
 
 
-def plan(rows: Sequence[Row], seed: int, epochs: int, max_steps: int, batch: int, micro: int, devices: int = 1) -> list[Step]:
+def plan(units: Sequence[Unit], seed: int, epochs: int, max_steps: int, batch: int, micro: int, devices: int = 1) -> list[Step]:
     """All optimiser steps of a training, a pure function of its arguments; a resumed training finds the same ones.
 
-    Each epoch visits every row once, in steps of equal size (within one row, at most `batch`) that hold seeds and generated
-    rows in about the proportion of the data set. Inside a step rows are sorted by length, longest first, and cut into
-    micro-batches of at most `micro` rows: little padding, no step of long rows only.
+    Each epoch visits every unit once, in steps of equal size (within one, at most `batch`) that hold seeds and generated
+    ones in about the proportion of the data set. Inside a step they are sorted by length, longest first, and cut into
+    micro-batches of at most `micro`: little padding, no step of long rows only.
     With several devices the micro-batches of a step go round the devices in turn; an empty one fills up the last turn.
     `max_steps` > 0 replaces `epochs`: epochs follow each other until there are so many steps.
     """
-    per_epoch = -(-len(rows) // batch)
+    per_epoch = -(-len(units) // batch)
     wanted = max_steps if max_steps > 0 else epochs * per_epoch
     steps: list[Step] = []
     for epoch in range(-(-wanted // per_epoch)):
-        order = _mixed(rows, random.Random(derive_seed(seed, "epoch", epoch)))
+        order = _mixed(units, random.Random(derive_seed(seed, "epoch", epoch)))
         for chunk in _split(order, per_epoch):
-            by_length = sorted(chunk, key=lambda i: (-len(rows[i].ids), i))
+            by_length = sorted(chunk, key=lambda i: (-units[i].size, i))
             pieces = -(-len(by_length) // micro)
             steps.append(tuple(_split(by_length, -(-pieces // devices) * devices)))
     return steps[:wanted]
 
 
-def _mixed(rows: Sequence[Row], draw: random.Random) -> list[int]:
+def _mixed(units: Sequence[Unit], draw: random.Random) -> list[int]:
     """Positions in random order, seeds and generated rows each spread evenly over the whole."""
     place: dict[int, float] = {}
     for group in (True, False):
-        members = [i for i, row in enumerate(rows) if row.seed is group]
+        members = [i for i, unit in enumerate(units) if unit.seed is group]
         draw.shuffle(members)
         offset = draw.random()
         place.update({i: (number + offset) / len(members) for number, i in enumerate(members)})

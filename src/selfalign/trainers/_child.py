@@ -23,8 +23,10 @@ from selfalign.models.rendering import make_renderer
 from selfalign.record.checkpoints import newest_verified, publish, write_synced
 from selfalign.record.disk import disk_full
 from selfalign.record.faults import fault_point
-from selfalign.trainers._batches import Lost, Row, Step, Weights, plan, tokenise, weigh
+from selfalign.trainers._batches import Lost, Step, Unit, Weights, plan, tokenise, weigh
 from selfalign.trainers._guard import KEPT_CHECKPOINTS, make_guard
+from selfalign.trainers._loss import make_loss
+from selfalign.trainers._reference import with_reference
 from selfalign.trainers._weighted import NotFinite, Steps, check_finite, make_trainer
 from selfalign.types import ModelRef
 
@@ -77,32 +79,40 @@ def train(spec: dict[str, Any], link: Link) -> None:
     set_seed(spec["seed"] % 2**32)
     model, stored = load_model(spec, torch.float32)
     limit = options["max_length"] or _window(model.config, tokenizer)
-    rows, lost = tokenise(spec["rows"], make_renderer(tokenizer, spec["format"]).training_ids, limit)
-    if not rows:
+    renderer, loss = make_renderer(tokenizer, spec["format"]), make_loss(options["loss"])
+    ending = len(renderer.tokens(renderer.style.end)) + (renderer.end_id is not None)
+    rows, lost = tokenise(spec["rows"], renderer.training_ids, limit, ending)
+    units, alone = loss.units(rows, spec["pairs"])
+    lost += alone
+    if not units:
         first = lost[0]
         raise NoRows(f"nothing to train on: all {len(lost)} rows dropped, the first one as {first.rule} ({first.evidence})")
-    weights = weigh(rows, spec["seed_weight"])
+    weights = weigh(units, spec["seed_weight"])
     devices = int(os.environ.get("WORLD_SIZE", "1"))
     steps = plan(
-        rows, spec["seed"], options["epochs"], options["max_steps"], options["batch_size"], options["micro_batch"], devices
+        units, spec["seed"], options["epochs"], options["max_steps"], options["batch_size"], options["micro_batch"], devices
     )
     found, notes = newest_verified(work, spec["key"]) if link.speaks else (None, [])
     for note in notes:
         link.tell(note=note)
     found = _agree(found)
     _check_room(model, work, len(steps) > options["save_every"])
+    args, pad = arguments(spec, model, len(steps), work), tokenizer.pad_token_id or 0
+    if loss.refers:
+        units = with_reference(units, model, args, spec, pad, link.speaks)
     trainer = make_trainer(
         model,
-        arguments(spec, model, len(steps), work),
-        Steps(rows, steps, weights, tokenizer.pad_token_id or 0, devices),
+        args,
+        Steps(units, steps, weights, pad, devices, loss.collate),
         [make_guard(link, spec["key"], work)],
+        loss.total,
     )
     link.tell(total=len(steps), done=_steps_done(found))
     trainer.train(resume_from_checkpoint=str(found) if found else None)
     check_finite(model, "after the last step")
     if link.speaks:
         save(trainer.accelerator.unwrap_model(trainer.model), tokenizer, stored, out)
-        write_synced(work / "result.json", json.dumps(outcome(rows, lost, steps, weights, trainer.state.log_history)).encode())
+        write_synced(work / "result.json", json.dumps(outcome(units, lost, steps, weights, trainer.state.log_history)).encode())
         fault_point("train.model.before-rename")
         publish(_partial(out), out)
         fault_point("train.model.after-rename")
@@ -149,8 +159,8 @@ def load_model(spec: dict[str, Any], dtype: Any) -> tuple[Any, Any]:
 def arguments(spec: dict[str, Any], model: Any, steps: int, work: Path) -> Any:
     """The options as `TrainingArguments`.
 
-    The warm-up is rounded to whole steps rather than up: with nine steps and 3 %, as ISARA trains, rounding up would spend
-    the first step at rate zero.
+    The warm-up is rounded down to whole steps, as ISARA's scripts have it: with nine steps and 3 %, rounding up would spend the
+    first step at rate zero.
     """
     import torch
     from transformers import TrainingArguments
@@ -166,7 +176,7 @@ def arguments(spec: dict[str, Any], model: Any, steps: int, work: Path) -> Any:
         max_steps=steps,
         learning_rate=options["learning_rate"] * spec["learning_rate_scale"],
         lr_scheduler_type=SCHEDULES[options["schedule"]],
-        warmup_steps=round(options["warmup"] * steps),
+        warmup_steps=int(options["warmup"] * steps + 1e-9),  # 0.29 * 100 is 28.999…
         weight_decay=options["weight_decay"],
         max_grad_norm=options["max_grad_norm"],
         adam_beta1=options["adam_beta1"],
@@ -204,17 +214,17 @@ def save(model: Any, tokenizer: Any, stored: Any, out: Path) -> None:
 
 
 def outcome(
-    rows: Sequence[Row], lost: Sequence[Lost], steps: Sequence[Step], weights: Weights, history: Sequence[dict[str, Any]]
+    units: Sequence[Unit], lost: Sequence[Lost], steps: Sequence[Step], weights: Weights, history: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
     """What `SFT` needs for its `TrainResult`; rows are named by their place among those handed in."""
-    visits = [place for step in steps for batch in step for place in batch]
-    seen = set(visits)
-    unread = [Lost(row.place, "max_steps", f"not reached in {len(steps)} steps") for i, row in enumerate(rows) if i not in seen]
+    visits = [row for step in steps for batch in step for place in batch for row in units[place].rows]
+    seen, every = ({row.place for row in rows} for rows in (visits, (row for unit in units for row in unit.rows)))
+    unread = [Lost(place, "max_steps", f"not reached in {len(steps)} steps") for place in sorted(every - seen)]
     return {
-        "trained": [row.place for i, row in enumerate(rows) if i in seen],
+        "trained": sorted(seen),
         "dropped": [asdict(row) for row in (*lost, *unread)],
         "steps": len(steps),
-        "tokens": sum(rows[place].learned for place in visits),
+        "tokens": sum(row.learned for row in visits),
         "seed_weight": weights.share,
         "losses": [entry["loss"] for entry in history if "loss" in entry],
     }

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from selfalign.trainers._batches import IGNORE, Row, Step, Weights
+from selfalign.trainers._batches import IGNORE, Row, Step, Unit, Weights
 
 if TYPE_CHECKING:
     import torch
 
 Batch = Mapping[str, "torch.Tensor"]
 """input_ids, attention_mask, targets (rows, tokens) and weights (rows,); `targets[i, t]` is what token t is to predict."""
+
+Total = Callable[[Any, Batch, Any], "torch.Tensor"]
+"""(model, batch, its output layer) to the weighted sum of the losses of a batch, a scalar in float32."""
 
 
 class NotFinite(Exception):
@@ -37,8 +40,8 @@ def collate(rows: Sequence[Row], weights: Weights, pad: int) -> dict[str, torch.
     return {"input_ids": ids, "attention_mask": mask, "targets": targets, "weights": each}
 
 
-def weighted_sum(model: Any, batch: Batch, head: Any) -> torch.Tensor:
-    """Σ weight·(-log p) over the learned tokens of a batch, a scalar in float32, in nats.
+def token_losses(model: Any, batch: Batch, head: Any) -> torch.Tensor:
+    """-log p of each learned token of a batch in turn, row by row, in float32, in nats.
 
     `head`, the model's output layer, is handed only the positions that have a target: exact for any model, whatever it
     does to its logits afterwards, and with 49,000 words the layer is a good part of a small model's work.
@@ -49,8 +52,24 @@ def weighted_sum(model: Any, batch: Batch, head: Any) -> torch.Tensor:
     select = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][learned].unsqueeze(0), *inputs[1:]))
     with select:
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits[0]
-    loss = torch.nn.functional.cross_entropy(logits.float(), batch["targets"][learned], reduction="none")
+    return torch.nn.functional.cross_entropy(logits.float(), batch["targets"][learned], reduction="none")
+
+
+def weighted_sum(model: Any, batch: Batch, head: Any) -> torch.Tensor:
+    """Σ weight·(-log p) over the learned tokens of a batch, a scalar."""
+    learned = batch["targets"] != IGNORE
+    loss = token_losses(model, batch, head)
     return (loss * batch["weights"].unsqueeze(1).expand_as(learned)[learned]).sum()
+
+
+def row_losses(model: Any, batch: Batch, head: Any) -> torch.Tensor:
+    """-log p of each row's response, shape (rows,), in float32, in nats."""
+    import torch
+
+    learned = batch["targets"] != IGNORE
+    losses = token_losses(model, batch, head)
+    # Not `index_add`, whose order of additions is another in each run on a GPU.
+    return torch.zeros(learned.shape, device=losses.device).masked_scatter(learned, losses).sum(1)
 
 
 def check_finite(model: Any, when: str) -> None:
@@ -66,10 +85,18 @@ def check_finite(model: Any, when: str) -> None:
 
 
 class Steps:
-    """A data set whose items are one device's share of one optimiser step, made when they are asked for."""
+    """A data set whose items are one device's share of one optimiser step, made when they are asked for by `make`."""
 
-    def __init__(self, rows: Sequence[Row], steps: Sequence[Step], weights: Weights, pad: int, devices: int) -> None:
-        self.rows, self.steps, self.weights, self.pad, self.devices = rows, steps, weights, pad, devices
+    def __init__(
+        self,
+        units: Sequence[Unit],
+        steps: Sequence[Step],
+        weights: Weights,
+        pad: int,
+        devices: int,
+        make: Callable[[Any, Weights, int], Batch] = collate,
+    ) -> None:
+        self.units, self.steps, self.weights, self.pad, self.devices, self.make = units, steps, weights, pad, devices, make
 
     def __len__(self) -> int:
         return len(self.steps) * self.devices
@@ -80,15 +107,15 @@ class Steps:
         filler = max(step, key=len)[-1]
         batches = [self._batch(positions, filler) for positions in step[device :: self.devices]]
         # Gradients are averaged over the devices, so each one's share counts that many times.
-        return {"batches": batches, "scale": self.devices / sum(self.rows[i].learned for part in step for i in part)}
+        return {"batches": batches, "scale": self.devices / sum(self.units[i].counts for part in step for i in part)}
 
-    def _batch(self, positions: Sequence[int], filler: int) -> dict[str, torch.Tensor]:
-        # Every device must run as often as the others: an empty share computes some row with weight 0.
-        rows = [self.rows[i] for i in positions or (filler,)]
-        return collate(rows, self.weights if positions else Weights(0.0, 0.0, 0.0), self.pad)
+    def _batch(self, positions: Sequence[int], filler: int) -> Batch:
+        # Every device must run as often as the others: an empty share computes some unit with weight 0.
+        units = [self.units[i] for i in positions or (filler,)]
+        return self.make(units, self.weights if positions else Weights(0.0, 0.0, 0.0), self.pad)
 
 
-def make_trainer(model: Any, args: Any, steps: Steps, callbacks: Sequence[Any]) -> Any:
+def make_trainer(model: Any, args: Any, steps: Steps, callbacks: Sequence[Any], total: Total = weighted_sum) -> Any:
     """A `transformers.Trainer` that runs one item of `steps` per optimiser step and stops at the first loss not finite."""
     import torch
     from transformers import Trainer
@@ -106,7 +133,7 @@ def make_trainer(model: Any, args: Any, steps: Steps, callbacks: Sequence[Any]) 
             head = self.accelerator.unwrap_model(model).get_output_embeddings()
             losses = []
             for batch in inputs["batches"]:
-                loss = weighted_sum(model, batch, head) * inputs["scale"]
+                loss = total(model, batch, head) * inputs["scale"]
                 if not math.isfinite(loss.item()):
                     raise NotFinite(f"the loss is {loss.item()} at step {self.state.global_step + 1} of {self.state.max_steps}")
                 self.accelerator.backward(loss)

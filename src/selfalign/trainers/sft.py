@@ -1,23 +1,28 @@
-"""Supervised fine-tuning on `transformers.Trainer`, all weights or a LoRA adapter, in a process of its own."""
+"""Fine-tuning on `transformers.Trainer`, all weights or a LoRA adapter, in a process of its own."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from typing import Any, Literal
 
 from selfalign.errors import RunFailed, UserError
 from selfalign.models.names import located
 from selfalign.protocols import Progress, TrainJob, TrainResult
 from selfalign.record.checkpoints import manifest_hash, read_manifest, write_synced
+from selfalign.trainers._cross_entropy import CrossEntropy
+from selfalign.trainers._dpo import DPO
 from selfalign.trainers._process import run_child
-from selfalign.types import Dropped, ModelRef
+from selfalign.types import Dropped, ModelRef, preferences
 
 
 @dataclass(frozen=True)
 class SFT:
-    """Token cross-entropy on the responses, end token included; the prompt is never learned, and nothing is ever cut.
+    """Fine-tuning on the responses, end token included; the prompt is never learned, and nothing is ever cut.
+
+    What is minimised is a part of its own, `loss`: token cross-entropy, as the name says, or a preference loss.
 
     The defaults are those of ISARA's released training code (rate 2e-5, cosine, warm-up 3 %, betas 0.9/0.95, no weight decay,
     gradient norm 1) but for two: it makes one epoch of steps of 32, which for 64 seeds is two steps; ours are smaller and more.
@@ -35,7 +40,7 @@ class SFT:
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the rate falls after the warm-up: to 0 along a cosine or a line, or not at all."""
     warmup: float = 0.03
-    """Share of the steps over which the rate rises to its peak, rounded to whole steps."""
+    """Share of the steps over which the rate rises to its peak, rounded down to whole steps."""
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     """Gradients longer than this are scaled down to it; 0 leaves them as they are."""
@@ -61,6 +66,9 @@ class SFT:
     """Rows of more tokens are dropped by the rule too_long; None takes the model's window."""
     max_steps: int = 0
     """Where > 0 the number of optimiser steps, whatever `epochs` says: for comparisons at equal cost."""
+    loss: CrossEntropy | DPO = field(default_factory=CrossEntropy)
+    """CrossEntropy imitates the answers. DPO prefers them to rejected ones, so it wants a recipe that makes such pairs; in a
+    batch a pair is one example, with the memory of two."""
 
     def __post_init__(self) -> None:
         for name, wrong in (
@@ -85,6 +93,20 @@ class SFT:
             if wrong:
                 raise UserError(f"trainer SFT: {name} = {getattr(self, name)} is out of range")
 
+    @property
+    def preferences(self) -> bool:
+        return self.loss.preferences
+
+    def check(self) -> str:
+        """
+        Raises:
+            UserError: a package that the training process imports is missing: it would say so after a round was generated.
+        """
+        for package in ("torch", "transformers", "accelerate", *(("peft",) if self.lora_rank else ())):
+            if find_spec(package) is None:
+                raise UserError(f"training needs the package {package}; install it with: pip install 'selfalign[hf]'")
+        return ""
+
     def train(self, job: TrainJob, progress: Progress) -> TrainResult:
         """Trains in a child process and publishes the model in one step.
 
@@ -103,19 +125,24 @@ class SFT:
 
     def spec(self, job: TrainJob) -> dict[str, Any]:
         """What the training process reads; `key` names data, options and start, so no checkpoint of another job is taken."""
+        loss = {"name": type(self.loss).__name__, **asdict(self.loss)}
+        rows = (*job.seeds, *job.generated)
+        place = {example.id: number for number, example in enumerate(rows)}
         content = {
-            "options": {**asdict(self), **({"max_steps": job.steps} if job.steps else {})},
+            "options": {**asdict(self), **({"max_steps": job.steps} if job.steps else {}), "loss": loss},
             "rows": [
                 {
                     "prompt": example.prompt,
                     "response": example.response,
                     "history": example.history,
                     "system": example.system,
-                    "seed": seed,
+                    "seed": number < len(job.seeds),
+                    # No loss may say that a text which was cut off should end there, or should not.
+                    "unfinished": self.preferences and example.response_finish != "stop",
                 }
-                for examples, seed in ((job.seeds, True), (job.generated, False))
-                for example in examples
+                for number, example in enumerate(rows)
             ],
+            "pairs": [(place[pair.chosen.id], place[pair.rejected.id]) for pair in preferences(rows)],
             "start": job.start.hash or asdict(job.start),
             "format": job.format,
             "seed": job.seed,

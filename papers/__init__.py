@@ -1,0 +1,1 @@
+"""The tables and figures of the papers, re-run by one command each: see README.md."""

@@ -1,0 +1,1 @@
+"""ISARA (arXiv 2401.06785), a file for each table and figure."""

@@ -1,0 +1,30 @@
+"""AlpacaEval and MT-Bench, both turns apart, iteration by iteration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from papers.isheep import _benchmarks as on
+from papers.isheep import _runs
+from papers.isheep._published import MAIN_TABLE
+from papers.kit import Kit
+from papers.table import Cell, Table
+
+
+def fill(kit: Kit) -> Iterator[Cell]:
+    for model in kit.models:
+        for row, models in _runs.by_iteration(model, _runs.main_run(kit, model), base=False):
+            yield from on.chat(kit, row, models)
+
+
+TABLE = Table(
+    title="chat: AlpacaEval in %, MT-Bench from 1 to 10",
+    models=_runs.MODELS,
+    needs=(*_runs.NEEDS, *on.CHAT_NEEDS),
+    fill=fill,
+    source="arXiv 2408.08072, Table 1; its judge was GPT-4",
+    notes=on.CHAT_NOTES,
+    unit="% and points",
+    digits=2,
+    paper=MAIN_TABLE,
+)

@@ -1,0 +1,65 @@
+"""The seeds' prompts once more, for answers that the seeds' own are preferred to."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from selfalign.protocols import Context
+from selfalign.types import PREFERRED, Demonstration, Example, derive_seed
+
+_COLUMN = re.compile(r"rejected(_[1-9]\d{0,5})?")
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """Drafts whose answers are to be rejected in favour of a seed's: its prompt, to be answered by the model itself.
+
+    Rejected answers that the seed file has (`rejected`, `rejected_2` …) come first and are not generated. The slots left go round
+    the seeds that bring none; where there are fewer slots than seeds, some are drawn anew each round. Later turns are not asked
+    again. That the model's own answer is the worse one is the assumption of DITTO (arXiv 2406.00888) and SPIN (2401.01335);
+    nothing checks it.
+    """
+
+    preferences: ClassVar[bool] = True
+
+    def propose(self, context: Context, count: int) -> list[Example]:
+        """`count` drafts in slot order, without asking the model; a slot that nothing is left for has an empty prompt."""
+        random = np.random.default_rng(derive_seed(context.seed, context.round, "propose"))
+        seeds = context.pool.seeds
+        brought = [(seed, answer) for seed in seeds for answer in rejected_answers(seed)]
+        if len(brought) > count:
+            brought = [brought[place] for place in sorted(random.choice(len(brought), size=count, replace=False))]
+        bare = [seed for seed in seeds if not rejected_answers(seed)]
+        whole, rest = divmod(count - len(brought), max(len(bare), 1)) if bare else (0, 0)
+        drawn = [bare[place] for place in sorted(random.choice(len(bare), size=rest, replace=False))] if rest else []
+        drafts = [*brought, *((seed, "") for seed in (*bare * whole, *drawn))]
+        return [
+            Example(
+                id=f"r{context.round:02d}-{slot:05d}",
+                prompt=seed.prompt,
+                response=answer,
+                round=context.round,
+                slot=slot,
+                category=seed.category,
+                prompt_demonstrations=(Demonstration(seed.id),),
+                metadata={PREFERRED: seed.id},
+                history=seed.history,
+                system=seed.system,
+            )
+            for slot, (seed, answer) in enumerate(drafts)
+        ] + [_surplus(context.round, slot) for slot in range(len(drafts), count)]
+
+
+def rejected_answers(seed: Example) -> tuple[str, ...]:
+    """The answers that the seed's file says its own is preferred to."""
+    names = sorted((name for name in seed.metadata if _COLUMN.fullmatch(name)), key=lambda name: (len(name), name))
+    return tuple(text for name in names if (text := seed.metadata[name].strip()))
+
+
+def _surplus(round: int, slot: int) -> Example:
+    why = "every seed brings its rejected answers, and there are no more of them"
+    return Example(f"r{round:02d}-{slot:05d}", "", "", round=round, slot=slot, metadata={"problem": why})

@@ -1,0 +1,65 @@
+"""What the start model thinks of the rows: computed once, before the first step, and kept beside the checkpoints.
+
+So no second copy of the model is in memory, and a training that goes on has the same figures to the last bit. An adapter that is
+new changes nothing yet, so that the start is the model without it; one that is trained further is itself the start.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from selfalign.record.checkpoints import write_synced
+from selfalign.trainers._batches import Weights
+from selfalign.trainers._weighted import NotFinite, collate, row_losses
+
+NAME = "reference.json"
+
+
+def with_reference(units: Sequence[Any], model: Any, args: Any, spec: dict[str, Any], pad: int, writes: bool) -> list[Any]:
+    """The units with `reference`, the log-probability of each of their rows by the model as it now stands, in nats.
+
+    Args:
+        args: `TrainingArguments`: the device, and the precision of matrix products.
+        writes: whether this process, of several, keeps them.
+
+    Raises:
+        NotFinite: one of them is NaN or infinite.
+    """
+    file = Path(spec["work"]) / NAME
+    found = _stored(file, spec["key"])
+    if found is None:
+        found = _measure(units, model, args, spec["options"]["micro_batch"], pad)
+        if writes:
+            write_synced(file, json.dumps({"key": spec["key"], "log_probabilities": found}).encode())
+    return [replace(unit, reference=tuple(values)) for unit, values in zip(units, found, strict=True)]
+
+
+def _stored(file: Path, key: str) -> list[list[float]] | None:
+    if not file.is_file():
+        return None
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    return kept["log_probabilities"] if kept["key"] == key else None
+
+
+def _measure(units: Sequence[Any], model: Any, args: Any, micro: int, pad: int) -> list[list[float]]:
+    import torch
+
+    model.to(args.device).eval()
+    head, found = model.get_output_embeddings(), [[0.0]] * len(units)
+    order = sorted(range(len(units)), key=lambda place: (-units[place].size, place))
+    for first in range(0, len(order), micro):
+        places = order[first : first + micro]
+        batch = collate([row for place in places for row in units[place].rows], Weights(1.0, 1.0, 1.0), pad)
+        on_device = {name: tensor.to(args.device) for name, tensor in batch.items()}
+        with torch.no_grad(), torch.autocast(args.device.type, torch.bfloat16, enabled=args.bf16):
+            values = (-row_losses(model, on_device, head)).tolist()
+        if not all(map(math.isfinite, values)):
+            raise NotFinite("a log-probability by the start model is not finite, before the first step")
+        for place in places:
+            found[place], values = values[: len(units[place].rows)], values[len(units[place].rows) :]
+    return found

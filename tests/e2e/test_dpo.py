@@ -1,0 +1,148 @@
+"""The recipe dpo through the front door: what it rejects, what it exports, which options it refuses, how it stands in a study."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfalign.cli.load import load_recipe
+from selfalign.cli.options import parse
+from selfalign.cli.recipe_options import part_options
+from selfalign.cli.study import make_arms, study_parser
+from selfalign.contracts import trial_context
+from selfalign.proposers import Rivals
+from selfalign.record.store import Store
+from selfalign.seeds.read import read_seeds, read_with_notes
+from selfalign.trainers import DPO, SFT, CrossEntropy, NullTrainer
+from selfalign.types import Pool, preferences
+from tests.conftest import SCRIPTED, Run
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture
+def pairs_file(tmp_path: Path) -> Path:
+    """Eight seeds: one with two rejected answers, one whose rejected answer is the preferred one, one with a system text."""
+    rows: list[dict[str, Any]] = [
+        {"prompt": f"How do I mend a {thing}?", "response": f"Glue the {thing}."}
+        for thing in ("table", "chair", "bench", "stool", "shelf")
+    ]
+    rows[4]["system"] = "Be brief."
+    chosen = [{"prompt": "Why?", "chosen": "So.", "rejected": text} for text in ("No.", "Because.")]
+    same = {"prompt": "Where?", "chosen": "Here.", "rejected": " Here."}
+    turns = {
+        "prompt": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Who?"}],
+        "chosen": [{"role": "assistant", "content": "You."}],
+        "rejected": [{"role": "assistant", "content": "Nobody."}],
+    }
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in (*rows, *chosen, same, turns)), encoding="utf-8")
+    return path
+
+
+def test_answers_are_rejected_exported_as_pairs_and_read_back(cli: Run, pairs_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = cli("run", "dpo", pairs_file, *SCRIPTED, "--per_round", 12, "--validation_share", 0, "--out", out, "--quiet")
+    assert done.returncode == 0, done.stderr
+    with Store.read(out) as store:
+        seeds, kept, dropped = store.seeds(), store.kept(1), store.dropped(1)
+    assert len(seeds) == 8, "two rejected answers to one prompt are one seed"
+    assert [(drop.rule, drop.example.response) for drop in dropped] == [("same_as_preferred", "Here.")]
+    given = {"No.", "Because.", "Nobody."}
+    assert given < {example.response for example in kept} and len(kept) == 11
+    found = preferences((*seeds, *kept))
+    assert len(found) == 11
+    for pair in found:
+        assert pair.chosen.round == 0 < pair.rejected.round and pair.chosen.response != pair.rejected.response
+        assert (pair.chosen.prompt, pair.chosen.system) == (pair.rejected.prompt, pair.rejected.system)
+    asked = [pair.chosen.id for pair in found if pair.rejected.response not in given]
+    assert {asked.count(seed.id) for seed in seeds[:5]} == {1, 2}, "the slots left go round the seeds that bring none"
+
+    said = cli("export", out, "--data", tmp_path / "plain.jsonl")
+    assert "8 pairs" in said.stdout and "11 rejected answers, which --format preference" in said.stdout
+    assert {row["round"] for row in lines(tmp_path / "plain.jsonl")} == {0}
+    for name in ("back.jsonl", "back.parquet"):
+        assert cli("export", out, "--data", tmp_path / name, "--format", "preference", "--card").returncode == 0
+        back, notes = read_with_notes(tmp_path / name)
+        again = {(e.prompt, e.system, e.response): sum(column.startswith("rejected") for column in e.metadata) for e in back}
+        wanted = {(pair.chosen.prompt, pair.chosen.system, pair.chosen.response) for pair in found}
+        assert again.keys() == wanted and sum(again.values()) == 11
+        assert any("reject one more answer" in note for note in notes)
+    assert set(lines(tmp_path / "back.jsonl")[0]) == {"id", "round", "category", "validation", "prompt", "chosen", "rejected"}
+    assert "11 pairs of a preferred and a rejected answer" in (tmp_path / "back.card.md").read_text()
+
+
+def test_pairs_that_the_seeds_bring_are_never_more_than_there_are(pairs_file: Path) -> None:
+
+    brought = tuple(seed for seed in read_seeds(pairs_file) if seed.metadata)
+    context = replace(trial_context(), pool=Pool((brought,)))
+    few, many = Rivals().propose(context, 2), Rivals().propose(context, 6)
+    assert len(few) == 2 and all(draft.response for draft in few)
+    assert [bool(draft.prompt) for draft in many] == [True] * 4 + [False] * 2 and "no more" in many[-1].metadata["problem"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("dpo", "--trainer.loss", "CrossEntropy"), ("would imitate them", "trainer.loss = DPO")),
+        (("isara", "--trainer.loss", "DPO"), ("makes none", "use the recipe dpo")),
+        (("sft", "--trainer.loss", "DPO"), ("makes none", "use the recipe dpo")),
+        (("dpo", "--trainer.loss.beta", -1), ("loss DPO: beta = -1.0 is out of range",)),
+        (("dpo", "--trainer.loss", "IPO"), ("--trainer.loss: no part named IPO", "CrossEntropy, DPO")),
+        (("isara", "--trainer.loss.beta", 1), ("no option --trainer.loss.beta with this class; it is one of another",)),
+        (("dpo", "--trainer.loss.bta", 1), ("--trainer.loss.bta", "did you mean --trainer.loss.beta")),
+    ],
+)
+def test_wrong_options_are_named_in_one_line(
+    cli: Run, seeds_file: Path, tmp_path: Path, arguments: tuple[object, ...], words: tuple[str, ...]
+) -> None:
+    recipe, *options = arguments
+    done = cli("run", recipe, seeds_file, *SCRIPTED[:-2], *options, "--out", tmp_path / "out")
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def arms(seeds: Path, recipe: str, *options: str) -> dict[str, Any]:
+    make = load_recipe(recipe)
+    parser = study_parser(make)
+    arguments = [recipe, str(seeds), "--model", "m", "--out", "o", *options]
+    parsed = parse(parser, arguments, part_options(make))
+    return {arm.name: arm for arm in make_arms(make, parser, parsed, arguments, read_seeds(seeds))}
+
+
+def test_every_arm_of_a_study_keeps_its_own_loss(seeds_file: Path) -> None:
+    own = ("--trainer.lora_rank", "4", "--trainer.learning_rate", "0.001", "--baselines", "sft,dpo")
+    found = arms(seeds_file, "isara", *own)
+    assert all(arm.recipe.trainer.lora_rank == 4 and arm.recipe.trainer.learning_rate == 0.001 for arm in found.values())
+    assert [type(arm.recipe.trainer.loss) for arm in found.values()] == [CrossEntropy, CrossEntropy, DPO]
+    assert [arm.matched for arm in found.values()] == [False, True, True]
+    main = arms(seeds_file, "dpo", "--trainer.loss.beta", "0.3", "--baselines", "sft,isara")
+    assert [type(arm.recipe.trainer.loss) for arm in main.values()] == [DPO, CrossEntropy, CrossEntropy]
+    assert main["dpo"].recipe.trainer.loss.beta == 0.3
+    assert arms(seeds_file, "sft", "--baselines", "dpo")["dpo"].recipe.per_round == 128
+    null = arms(seeds_file, "isara", "--trainer", "NullTrainer", "--baselines", "dpo")
+    assert null["dpo"].recipe.trainer == NullTrainer()
+    for arm in (*found.values(), *main.values(), *null.values()):
+        arm.recipe.check()
+    assert SFT().preferences is False
+
+
+def test_as_a_baseline_it_trains_as_long_as_the_loop(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
+    held = tmp_path / "held.jsonl"
+    rows = [{"prompt": f"Where is a {thing}?", "response": f"The {thing} is here."} for thing in ("lamp", "boat", "radio")]
+    held.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    small = ("--per_round", 8, "--min_yield", 0, "--repeats", 1, "--quiet")
+    out = tmp_path / "out"
+    done = cli("study", "isara", seeds_file, *SCRIPTED, *small, "--held_out", held, "--baselines", "sft,dpo", "--out", out)
+    assert done.returncode == 0, done.stderr
+    arms = json.loads((out / "study.json").read_text())["arms"]
+    main, sft, dpo = (arms[name]["runs"][0] for name in ("isara", "sft", "dpo"))
+    assert sum(dpo["steps"]) == sum(sft["steps"]) == sum(main["steps"][: main["best_round"]] or main["steps"])
+    assert len(dpo["steps"]) == 1
