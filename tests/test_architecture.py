@@ -12,8 +12,8 @@ import pytest
 SRC = Path(__file__).parent.parent / "src" / "selfalign"
 PARTS = ("engines", "encoders", "proposers", "retrievers", "scorers", "filters", "trainers", "evaluators")
 LAYERS = (
-    ("types", "text", "errors"),
-    ("seeds", "protocols", "own_file"),
+    ("types", "text", "errors", "cache"),
+    ("seeds", "protocols"),
     ("models", "record", "expect"),
     ("proof",),
     PARTS,

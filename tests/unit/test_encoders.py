@@ -154,3 +154,9 @@ def test_an_encoder_that_takes_prompts_for_one_another_is_told() -> None:
     assert encoder_blind(HiddenState(), seeds_of(*prompts), part.encode) == "", "of the model itself nothing is said"
     alike = seeds_of("How much is a kettle?", "How much is a garden gate?", "How much is a violin?")
     assert encoder_blind(part, alike, part.encode) == "", "prompts of one pattern are alike"
+
+
+def test_a_folder_that_names_code_of_its_own_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "modules.json").write_text('[{"idx": 0, "name": "0", "path": "", "type": "evil_parts.Transformer"}]')
+    with SentenceEncoder(model=str(tmp_path)).open(None) as encode, pytest.raises(UserError, match=r"evil_parts\.Transformer"):  # type: ignore[arg-type]
+        encode(["a text"])

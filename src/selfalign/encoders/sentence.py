@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from selfalign.errors import UserError
+from selfalign.errors import UserError, in_a_line
 from selfalign.models.device import empty_cache
 from selfalign.protocols import Encode, Session
 from selfalign.text import normalise
@@ -95,14 +96,34 @@ class SentenceEncoder:
             from transformers.utils.logging import disable_progress_bar
         except ImportError as error:
             raise UserError(f"SentenceEncoder needs the package {error.name}: pip install 'selfalign[hf]'") from error
+        _check_modules(path)
         disable_progress_bar()  # type: ignore[no-untyped-call]  # it would write across the run's own progress display
         try:
-            encoder = SentenceTransformer(path, device=self.device, local_files_only=Path(path).is_dir())
+            safe = {"use_safetensors": True, "trust_remote_code": False}  # pickled weights are not read
+            local = Path(path).is_dir()
+            encoder = SentenceTransformer(path, device=self.device, local_files_only=local, model_kwargs=safe)
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"no sentence encoder at {path!r} (a folder or a hub name is wanted): {reason}") from error
         encoder.to(getattr(torch, _dtype(encoder.device.type) if self.dtype == "auto" else self.dtype))
         return encoder.eval()
+
+
+def _check_modules(path: str) -> None:
+    """The library would import whatever module a folder names for a part of the encoder.
+
+    Raises:
+        UserError: one that is not the library's own.
+    """
+    listed = Path(path) / "modules.json"
+    if not listed.is_file():
+        return
+    try:
+        kinds = [str(module["type"]) for module in json.loads(listed.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{listed} cannot be read: {in_a_line(error)}") from error
+    if foreign := [kind for kind in kinds if not kind.startswith("sentence_transformers.")]:
+        raise UserError(f"{listed} names {foreign[0]!r}, code that is not part of sentence-transformers; refused")
 
 
 def _letters(text: str) -> Counter[str]:
