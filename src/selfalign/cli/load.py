@@ -11,7 +11,7 @@ from selfalign import recipes
 from selfalign.cli.config_file import read_config
 from selfalign.cli.options import given
 from selfalign.errors import UserError
-from selfalign.own_file import load_function
+from selfalign.expect.own_file import load_function
 from selfalign.recipe import Recipe
 from selfalign.seeds.notes import seed_notes
 from selfalign.seeds.read import read_seeds, read_with_notes

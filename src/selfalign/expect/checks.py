@@ -16,9 +16,9 @@ import numpy as np
 
 from selfalign.errors import UserError
 from selfalign.expect.json_answers import object_or_list, read_json, schema_judge
+from selfalign.expect.own_file import load_function
 from selfalign.expect.patterns import LIMIT, match_with
 from selfalign.expect.spec import Spec
-from selfalign.own_file import load_function
 from selfalign.text import count_words, counted, in_language, language, language_identifier, normalise
 from selfalign.types import Example
 
