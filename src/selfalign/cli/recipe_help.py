@@ -75,6 +75,6 @@ def _short(default: Any) -> str:
     """A default as a person writes it; of a part its class."""
     if isinstance(default, (Namespace, dict)) and "class_path" in default:
         return str(default["class_path"]).rpartition(".")[2]
-    if default in (None, []) or isinstance(default, (Namespace, dict)) or str(default).startswith("=="):
+    if default in (None, [], ()) or isinstance(default, (Namespace, dict)) or str(default).startswith("=="):
         return ""
     return str(default).lower() if isinstance(default, bool) else str(default)
