@@ -267,7 +267,7 @@ def test_the_outcomes_of_a_metric_add_up_to_its_value() -> None:
         "over_refusal": ("share", "lower"),
         "balance": ("points", "higher"),
         "finished": ("share", "higher"),
-        "response_words": ("number", "neither"),
+        "response_words": ("amount", "neither"),
         "log_likelihood": ("number", "higher"),
         "usual_length": ("share", "higher"),
         "in_language": ("share", "higher"),
