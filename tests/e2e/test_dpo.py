@@ -122,7 +122,7 @@ def test_every_arm_of_a_study_keeps_its_own_loss(seeds_file: Path) -> None:
     found = arms(seeds_file, "isara", *own)
     assert all(arm.recipe.trainer.lora_rank == 4 and arm.recipe.trainer.learning_rate == 0.001 for arm in found.values())
     assert [type(arm.recipe.trainer.loss) for arm in found.values()] == [CrossEntropy, CrossEntropy, DPO]
-    assert [arm.matched for arm in found.values()] == [False, True, True]
+    assert [bool(arm.matched) for arm in found.values()] == [False, True, True]
     main = arms(seeds_file, "dpo", "--trainer.loss.beta", "0.3", "--baselines", "sft,isara")
     assert [type(arm.recipe.trainer.loss) for arm in main.values()] == [DPO, CrossEntropy, CrossEntropy]
     assert main["dpo"].recipe.trainer.loss.beta == 0.3
