@@ -14,7 +14,7 @@ PARTS = ("engines", "encoders", "proposers", "retrievers", "scorers", "filters",
 LAYERS = (
     ("types", "text", "errors", "cache"),
     ("seeds", "protocols"),
-    ("models", "record"),
+    ("models", "record", "expect"),
     ("proof",),
     PARTS,
     ("recipe",),

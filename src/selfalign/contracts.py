@@ -107,7 +107,8 @@ def check_filter(part: Filter, examples: Sequence[Example] = (), context: Contex
         for example in half:
             _hold(example == came[place[example.id]], part, f"a {name} example is the one that came, unchanged: {example.id}")
     for drop in result.dropped:
-        named = drop.rule.isidentifier() and drop.rule == drop.rule.lower()
+        name, _, about = drop.rule.partition(":")  # behind a colon may stand what it goes by, a check that the user declared
+        named = name.isidentifier() and name == name.lower() and not any(map(str.isspace, about))
         _hold(named, part, f"a rule is lower-case letters, digits and underscores, not {drop.rule!r}")
         _hold(bool(drop.evidence.strip()), part, f"the drop of {drop.example.id} by {drop.rule} has evidence")
     _hold(part.apply(context, came) == result, part, "the same examples get the same verdicts again")

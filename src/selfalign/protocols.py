@@ -185,6 +185,12 @@ class Context:
     """Chooses the demonstrations that held-out prompts are answered with (in-context baselines); None: the model alone."""
     eval_sampling: Sampling = GREEDY
     """How held-out prompts are answered, for evaluators that have no sampling of their own."""
+    seeds: tuple[Example, ...] = ()
+    """All of them, whichever are held out for validation: what evaluators learn from, so that all arms are measured alike."""
+
+    @property
+    def all_seeds(self) -> tuple[Example, ...]:
+        return self.seeds or self.pool.seeds
 
     @property
     def session(self) -> Session:
@@ -324,7 +330,7 @@ class EngineLimits:
 
 
 class Preflight:
-    """What an evaluator, a scorer or a trainer may have, to say early what it needs and gives. Called before anything loads."""
+    """What an evaluator, a scorer, a trainer or (both checks) a filter may have, to say early what it needs. Loads nothing."""
 
     other_model: str = ""
     """The model it asks instead of that of the round, as `Context.open_model` takes it; "" where it asks none."""
@@ -345,6 +351,9 @@ class Preflight:
         """The prompts of its own that an evaluator asks where these are the seeds, with the held-out ones or instead of them:
         none of them should be trained on."""
         return ()
+
+    def check_examples(self, seeds: Sequence[Example], held_out: Sequence[Example]) -> None:
+        """Raises UserError: examples that it cannot work with."""
 
     def preflight(self, seeds: Sequence[Example], held_out: Sequence[Example]) -> str:
         """Why it gives no figures on these examples, or what a reader must know of them; "" for nothing."""

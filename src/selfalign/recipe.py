@@ -275,10 +275,10 @@ class Recipe:
         """All options as plain data with the class of every part: what must be equal for a run to be gone on with.
 
         Raises:
-            UserError: an evaluator or a scorer that could not work.
+            UserError: an evaluator, a scorer or a filter that could not work.
         """
         plain: dict[str, Any] = _plain(self)
-        for slot in ("evaluators", "scorers"):
+        for slot in ("evaluators", "scorers", *FILTERS):
             for part, options in zip(getattr(self, slot), plain[slot], strict=True):
                 if content := declared(part, Preflight).check():
                     options["content"] = content

@@ -331,7 +331,7 @@ _NO_PROSE = re.compile(r"```.*?(?:```|$)|`[^`\n]*`|https?://\S+|<[^<>\n]*>", re.
 
 
 @cache
-def _identifier() -> Any:
+def language_identifier() -> Any:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
@@ -341,7 +341,7 @@ def _identifier() -> Any:
 def _probabilities(text: str) -> Mapping[str, float]:
     """Of the languages a text may be in, by code (ISO 639); empty where it is unclear: too short, a label, JSON or code."""
     prose = "" if _is_json(text.strip()) else " ".join(_NO_PROSE.sub(" ", text).split())
-    ranked = _identifier().rank(prose) if prose else []
+    ranked = language_identifier().rank(prose) if prose else []
     if sum(probability for _, probability in ranked[:3]) < SURE or ranked[0][0] == "zxx":  # the code of what is no language
         return {}
     return dict(ranked)

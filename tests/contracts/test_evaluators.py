@@ -16,7 +16,7 @@ import pytest
 
 import selfalign.evaluators
 from selfalign.contracts import check_evaluator
-from selfalign.evaluators import Code, Harmfulness, HeldOut, LmEval, MTBench, Refusal, Truthfulness, WinRate
+from selfalign.evaluators import Code, Expected, Harmfulness, HeldOut, LmEval, MTBench, Refusal, Truthfulness, WinRate
 from selfalign.proof.stats import wilson
 from selfalign.protocols import Context, Evaluator
 from selfalign.types import Example, Metric, Outcome
@@ -53,6 +53,7 @@ def evaluators(tmp_path: Path, reward_model: Path) -> list[Evaluator]:
     classifier = Harmfulness(str(reward_model), labels=("bad",), per_label=True, device="cpu")
     return [
         HeldOut(),
+        Expected(("max_words:3", "exact", "harmful=contains")),
         Refusal(),
         classifier,
         Truthfulness(str(table)),

@@ -8,6 +8,7 @@ import inspect
 import pkgutil
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,11 @@ FILTERS: list[type[Filter]] = [
     for _, part in inspect.getmembers(importlib.import_module(f"selfalign.filters.{name}"), inspect.isclass)
     if part.__module__ == f"selfalign.filters.{name}" and hasattr(part, "apply")
 ]
-OPTIONS: dict[str, dict[str, int]] = {"AtMost": {"count": 3}, "CategoryAgreement": {"learn": False}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "AtMost": {"count": 3},
+    "CategoryAgreement": {"learn": False},
+    "Expected": {"checks": ("max_words:8",)},
+}
 """Of filters whose defaults would keep so small a batch whole, or learn from so few seeds to rest."""
 every_filter = pytest.mark.parametrize("part", FILTERS, ids=lambda part: part.__name__)
 

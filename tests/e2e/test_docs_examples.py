@@ -145,3 +145,26 @@ def test_the_page_about_check_has_its_lines(cli: Run) -> None:
     assert done.returncode == 0, done.stderr
     for line in done.stdout.splitlines():
         assert re.search(rf"^{re.escape(line.split(':')[0])}:", page, re.MULTILINE), line
+
+
+def test_the_page_about_declared_checks_runs(cli: Run, tmp_path: Path) -> None:
+    """Its schema and its functions take the answers that it is about and no other, and its Python makes a recipe."""
+    page = (ROOT / "docs" / "expect.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(json|python)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    (schema,), (functions, recipe) = ([text for kind, text in blocks if kind == wanted] for wanted in ("json", "python"))
+    (tmp_path / "ticket.json").write_text(schema)
+    (tmp_path / "checks.py").write_text(functions)
+    answer = '{"product": "kettle", "urgent": false}'
+    rows = [{"prompt": f"Number {row}: please mend my kettle", "response": answer} for row in range(6)]
+    rows += [{**rows[0], "prompt": f"Please {row}, mend the kettle", "response": f"Please see kettle {row}."} for row in range(6)]
+    (tmp_path / "seeds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    named = [
+        each for rest in re.findall(r"^selfalign run .*$", page, re.MULTILINE) for each in re.findall(r"--expect (\S+)", rest)
+    ]
+    given = [each for text in named for each in ("--expect", text)]
+    found = json.loads(cli("check", "isara", "seeds.jsonl", *SCRIPTED, *given, "--validation_share", 0, "--json").stdout)
+    failed = {rule["rule"]: rule["dropped"] for rule in found["rules_on_seeds"] if rule["filter"] == "filters.expected"}
+    assert failed == {"expected:json_ticket.json": 6, "expected:function_is_polite": 6}
+    scope: dict[str, Any] = {}
+    exec(recipe, scope)
+    assert list(dict(scope["recipe"].named_filters()))[-1] == "filters.expected"

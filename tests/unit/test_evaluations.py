@@ -75,8 +75,8 @@ def test_check_asks_for_no_more_seeds_than_run(cli: Run, tmp_path: Path) -> None
     assert cli("check", "pretrained", "one.jsonl", *engine).returncode == 0
     found = cli("check", "icl_knn", "one.jsonl", *engine)
     assert found.returncode == 2 and "1 seed example: at least 2 are needed" in found.stderr
-    listed = cli("check", "pretrained", "one.jsonl", *engine, "--lm_eval.tasks", "arc_easy")
-    assert "option --lm_eval.tasks: expected a list in brackets, such as '[one,two]'. Got: arc_easy" in listed.stderr
+    listed = cli("check", "sft", "one.jsonl", *engine, "--steps", "24")
+    assert "option --steps: expected a list in brackets, such as '[one,two]'. Got: 24" in listed.stderr
     long = cli("eval", "x" * 400, "--engine", "Scripted", "--held_out", "one.jsonl")
     assert long.returncode == 2 and "File name too long; name a model or a run folder" in long.stderr
 

@@ -63,6 +63,7 @@ WRITTEN += [PACKAGE / "proof" / "diversity.py", PACKAGE / "loop" / "guards.py"]
 PARTS = {
     "turn": ("", SECOND_TURN),
     "name": {
+        "expected": ("expected:json", "expected:refund_max_words_8"),
         "diversity": ("prompts", "responses"),
         "harmfulness": ("violence",),
         "_harness_tasks": (

@@ -1,4 +1,4 @@
-"""The page of a study: differences, the learning curve, the arms' answers side by side; and the rules that the page of a run explains."""
+"""The page of a study: differences, learning curve, arms' answers side by side; the rules that a run's page explains."""
 
 from __future__ import annotations
 

@@ -199,6 +199,7 @@ def test_options_tell_no_secrets_and_no_paths() -> None:
         (["/a/b", "c"], "[…/b, c]"),
         ("python /opt/secret/judge.py", "python …/judge.py"),
         ("/data", "/data"),
+        ("refund=function:/home/me/checks.py:is_polite", "refund=function:…/checks.py:is_polite"),
         ("true / false / unknown", "true / false / unknown"),
         (["</s>", "a <b>c</b>"], "[</s>, a <b>c</b>]"),
     ):

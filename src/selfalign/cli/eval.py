@@ -105,7 +105,7 @@ def own_options() -> ArgumentParser:
         ("demonstrations", int, 0, "seeds shown before each prompt; 0 measures the model alone"),
         ("retriever", str, None, "which seeds are shown: knn (the nearest, the default) or random"),
         ("compare", str, None, "another model, run folder or finished evaluation: paired differences, model minus other"),
-        ("metric", str, None, "what the verdict is about; balance or else log_likelihood without it"),
+        ("metric", str, None, "what the verdict is about; without it expected, balance or log_likelihood, the first there is"),
         ("out", str, None, "folder to keep the evaluation in, to go on with, compare and report; without it nothing is kept"),
     ):
         parser.add_argument(f"--{name}", type=kind, default=default, help=text)
@@ -211,7 +211,8 @@ def _measure(
                 if progress is not None and len(sides) > 1:
                     progress.console.print(f"{side.name}:", markup=False, highlight=False, soft_wrap=True)
                 text = _options_of(side, folder, parser, options)
-                shown = seeds or apart(side.seeds, held_out)
+                # One side's seeds for both: what answers are measured by is learned from them.
+                shown = seeds or apart(next((each.seeds for each in sides if each.seeds), ()), held_out)
                 align(recipe, side.model, shown, folder, held_out=held_out, options=text, progress=progress)
             found[side.name], runs[side.name] = _read(side, side.folder or folder, kept=bool(side.folder or options.out))
             if options.metric not in (None, *runs[side.name].metrics):

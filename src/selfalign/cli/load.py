@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
-import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from importlib.resources import files
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from traceback import extract_tb
 
 from selfalign import recipes
 from selfalign.cli.config_file import read_config
 from selfalign.cli.options import given
-from selfalign.errors import RunFailed, UserError
+from selfalign.errors import UserError
+from selfalign.expect.own_file import load_function
 from selfalign.recipe import Recipe
 from selfalign.seeds.notes import seed_notes
 from selfalign.seeds.read import read_seeds, read_with_notes
@@ -47,7 +44,7 @@ def load_recipe(name: str) -> Callable[..., Recipe]:
     """The function of that name in `selfalign.recipes`, or a user's own as ./file.py:function."""
     path, colon, function = name.partition(":")
     if colon or path.endswith(".py"):
-        return _load_file(Path(path), function)
+        return load_function(Path(path), function, "a recipe of your own is named ./file.py:function")
     if name not in recipes.__all__:
         near = get_close_matches(name, recipes.__all__, 1)
         hint = f"did you mean {near[0]}? There" if near else "there"
@@ -60,33 +57,6 @@ def recipe_files(name: str) -> tuple[Path, ...]:
     """The file that a recipe of the user's own comes from."""
     path, colon, _ = name.partition(":")
     return (Path(path),) if colon or path.endswith(".py") else ()
-
-
-def _load_file(path: Path, function: str) -> Callable[..., Recipe]:
-    if not path.is_file():
-        raise UserError(f"no file {path}; a recipe of your own is named ./file.py:function")
-    spec = spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"{path} is not a Python file")
-    module = module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses in the file look their own module up
-    try:
-        spec.loader.exec_module(module)
-    except (UserError, RunFailed):
-        raise
-    except SyntaxError as error:
-        file = path if error.filename in (None, spec.origin) else error.filename  # it may be in what the file imports
-        where = f"{file}, line {error.lineno}" if error.lineno else str(file)
-        raise UserError(f"{where}: {error.msg}: {(error.text or '').strip()}") from error
-    except Exception as error:
-        lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == spec.origin]
-        problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise UserError(f"{path}, line {lines[-1] if lines else 1}: {problem}; `python {path}` shows all of it") from error
-    made = getattr(module, function or path.stem, None)
-    if not callable(made):
-        public = [key for key, value in vars(module).items() if inspect.isfunction(value) and value.__module__ == path.stem]
-        raise UserError(f"{path} has no function {function or path.stem!r}; its functions: {', '.join(public) or 'none'}")
-    return made  # type: ignore[no-any-return]
 
 
 def _function(name: str) -> str:

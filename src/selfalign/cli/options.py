@@ -9,7 +9,7 @@ from argparse import ArgumentError
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
@@ -36,10 +36,54 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], nested: Sequence[str
     allow_imports(part for said in typed for value in said.values() if (part := _class(value)).count("."))
     _check_files(parser, arguments)
     try:
-        with _own_defaults(parser, list(arguments)) as own:
+        with _own_defaults(parser, gathered(parser, arguments)) as own:
             return parser.parse_args(_typed_last(own))
     except (ArgumentError, ValueError, TypeError, KeyError) as error:
         raise UserError(explain(str(error), [*option_names(parser), *nested])) from None
+
+
+def gathered(parser: ArgumentParser, arguments: Sequence[str]) -> list[str]:
+    """The arguments with what an option that takes several texts is given one by one put together as its list.
+
+    A list in brackets takes the place of what stands before it. What takes one text or several keeps one that is given once.
+    """
+    several = _of_several_texts(parser)
+    found: dict[str, list[str]] = {}
+    gone: set[int] = set()
+    for place, name, value in _options(arguments):
+        if name in several:
+            gone |= {place} if arguments[place].startswith(f"--{name}=") else {place - 1, place}
+            whole = _texts(value)
+            found[name] = [*found.get(name, ()), value] if whole is None else whole
+    kept = [argument for place, argument in enumerate(arguments) if place not in gone]
+    for name, texts in found.items():
+        alone = len(texts) == 1 and get_origin(several[name]) is not tuple and str in get_args(several[name])
+        kept += [f"--{name}", texts[0] if alone else json.dumps(texts, ensure_ascii=False)]
+    return kept
+
+
+def by_itself(parser: ArgumentParser, option: str, value: str) -> str:
+    """A value as it replaces what the option was given before."""
+    return json.dumps([value], ensure_ascii=False) if option in _of_several_texts(parser) and _texts(value) is None else value
+
+
+def _of_several_texts(parser: ArgumentParser) -> dict[str, Any]:
+    """The options that take several texts, with their types."""
+    hints = {action.dest: getattr(action, "_typehint", None) for action in parser._actions}
+    return {
+        name: hint
+        for name, hint in hints.items()
+        if any(get_origin(each) is tuple and get_args(each) == (str, ...) for each in (hint, *get_args(hint)))
+    }
+
+
+def _texts(value: str) -> list[str] | None:
+    """The texts of a list in brackets; None where it is none."""
+    try:
+        found = yaml.safe_load(value) if value.lstrip().startswith("[") else None
+    except yaml.YAMLError:
+        return None
+    return found if isinstance(found, list) and all(isinstance(each, str) for each in found) else None
 
 
 def allow_imports(paths: Iterable[str]) -> None:
@@ -66,17 +110,17 @@ def _check_files(parser: ArgumentParser, arguments: Sequence[str]) -> None:
     for _, name, value in _options(arguments):
         for option, said in _said(name, value).items():
             if option.partition(".")[0] in kinds:
-                for text in _texts(said):
+                for text in _named(said):
                     check_regular(text, option)
 
 
-def _texts(value: Any) -> Iterator[str]:
+def _named(value: Any) -> Iterator[str]:
     """Every text in it that may name a file."""
     if isinstance(value, str) and "\n" not in value:
         yield value
     elif isinstance(value, (dict, list)):
         for each in value.values() if isinstance(value, dict) else value:
-            yield from _texts(each)
+            yield from _named(each)
 
 
 def _typed_last(arguments: list[str]) -> list[str]:

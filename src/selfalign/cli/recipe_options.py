@@ -112,14 +112,12 @@ def build(make: Make, parser: ArgumentParser, options: Namespace) -> Recipe:
             changes["rounds"] = len(changes["steps"])
         if _writes_prompts(plain) and PROMPTS not in own and made[PROMPTS] != plain.proposer.sampling:  # type: ignore[attr-defined]
             changes["proposer"] = replace(recipe.proposer, sampling=made[PROMPTS])  # type: ignore[type-var]
-        recipe = replace(recipe, **changes)
-        recipe = _filtered(recipe, plain, made)
         measures = inspect.signature(measured_by).parameters
         others = {name: made[name] for name in measures if name in made and name not in ("recipe", *own)}
         for name in ANSWERING:
             if name in others and others[name].sampling == plain.eval_sampling:  # nothing of its own: as the recipe decodes
                 others[name] = replace(others[name], sampling=None)
-        return measured_by(recipe, **others)
+        return _filtered(measured_by(replace(recipe, **changes), **others), plain, made)
 
 
 def _filtered(recipe: Recipe, plain: Recipe, made: Namespace) -> Recipe:

@@ -18,13 +18,15 @@ from jsonargparse import ArgumentParser, Namespace
 from selfalign import recipes
 from selfalign.cli.engine import Planned, settle_engine
 from selfalign.cli.load import load_recipe, named_recipe, read_examples, recipe_files
-from selfalign.cli.options import parse
+from selfalign.cli.options import by_itself, parse
 from selfalign.cli.recipe_help import HELP, print_help
 from selfalign.cli.recipe_options import build, choices, common, default_recipe, part_options, reports, resolved
 from selfalign.cli.run import make_parser
 from selfalign.errors import UserError
+from selfalign.filters import Expected
 from selfalign.protocols import Flags, declared
 from selfalign.recipe import Recipe
+from selfalign.recipes.evaluations import filtered_by
 from selfalign.record.plain import portable
 from selfalign.trainers import SFT
 from selfalign.types import Example
@@ -70,7 +72,8 @@ FIXED = (
     "config",
     "help",
     "report_to",
-    *("truthfulness", "harmfulness", "win_rate", "lm_eval", "mt_bench", "code", "unsafe_run_code", "evaluate"),
+    *("expect", "refusal", "truthfulness", "harmfulness", "win_rate", "lm_eval", "mt_bench", "code", "unsafe_run_code"),
+    "evaluate",
 )
 """Options of the study as a whole: all arms have to share them."""
 
@@ -124,7 +127,7 @@ def study_parser(make: Callable[..., Recipe]) -> ArgumentParser:
             "recipes to compare it with, with commas between; own ones as ./file.py:function",
         ),
         ("repeats", int, 3, "random seeds for each arm, from --seed on"),
-        ("metric", str, None, "what the verdict is about; balance or else log_likelihood without it"),
+        ("metric", str, None, "what the verdict is about; without it expected, balance or log_likelihood, the first there is"),
     ):
         parser.add_argument(f"--{name}", type=kind, default=default, help=text)
     text = "option=v1,v2 …: one more arm for each value; seeds=8,16,32 draws so many of the seeds"
@@ -225,7 +228,9 @@ def _baseline(make: Callable[..., Recipe], given: Mapping[str, Any], main: Recip
         taken["trainer"] = _with_own_loss(main.trainer, recipe.trainer)
     shared = ("evaluators", "eval_sampling", "evaluate", "allow_overlap", "allow_other_versions")
     yardstick = {key: getattr(main, key) for key in shared}
-    return replace(recipe, **{**taken, **yardstick, "steps": ()})
+    made = replace(recipe, **{**taken, **yardstick, "steps": ()})
+    expected = [part for _, part in main.named_filters() if isinstance(part, Expected)]
+    return filtered_by(made, expected[0]) if expected and name not in PUBLISHED else made
 
 
 def _with_own_loss(main: Any, own: Any) -> Any:
@@ -255,7 +260,7 @@ def _parse_with(
 ) -> Namespace:
     """The options of the study with one of them changed, checked as if it had been typed."""
     if option != "seeds":
-        return parse(parser, [*arguments, f"--{option}", value], part_options(make))
+        return parse(parser, [*arguments, f"--{option}", by_itself(parser, option, value)], part_options(make))
     changed = parse(parser, arguments, part_options(make))
     changed["seeds"] = value
     return changed

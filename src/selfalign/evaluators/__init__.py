@@ -2,6 +2,7 @@
 
 from selfalign.evaluators._answers import answers
 from selfalign.evaluators.code import Code
+from selfalign.evaluators.expected import Expected
 from selfalign.evaluators.harmfulness import Harmfulness
 from selfalign.evaluators.held_out import HeldOut
 from selfalign.evaluators.lm_eval import LmEval
@@ -12,6 +13,7 @@ from selfalign.evaluators.win_rate import WinRate
 
 __all__ = [
     "Code",
+    "Expected",
     "Harmfulness",
     "HeldOut",
     "LmEval",

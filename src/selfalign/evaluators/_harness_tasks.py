@@ -139,9 +139,9 @@ def _every_task() -> Any:
 def _prepare(name: str, task: Any, num_fewshot: int | None) -> None:
     from lm_eval.defaults import DEFAULT_OTHER_SEED
 
-    for what, asks in (("run code that the model wrote", "UNSAFE_CODE"), ("see or hear", "MULTIMODAL")):
+    for what, asks, hint in (("run code that the model wrote", "UNSAFE_CODE", "; see --code"), ("see or hear", "MULTIMODAL", "")):
         if getattr(task, asks, False):
-            raise UserError(f"LmEval.tasks: {name} needs to {what}, which is not supported; leave it out")
+            raise UserError(f"LmEval.tasks: {name} needs to {what}, which is not supported; leave it out{hint}")
     own = task.get_config("num_fewshot")
     if own is None or (num_fewshot is not None and own != 0):
         task.set_config("num_fewshot", num_fewshot or 0)

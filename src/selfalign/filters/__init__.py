@@ -4,6 +4,7 @@ from selfalign.filters._shared import published
 from selfalign.filters.answers import AnswerChoices, CopiedInput, HanCharacters, NextTurns, NoiseWords, Substring
 from selfalign.filters.category import CategoryAgreement
 from selfalign.filters.counts import AtMost, PerPrompt
+from selfalign.filters.expected import Expected
 from selfalign.filters.form import AnswerLike, EmptyResponse, Finished, LeakedMarkers, Length, LengthRange, Repetition
 from selfalign.filters.language import Language
 from selfalign.filters.novelty import Exact, NearDuplicates, Novelty
@@ -21,6 +22,7 @@ __all__ = [
     "Differs",
     "EmptyResponse",
     "Exact",
+    "Expected",
     "Finished",
     "HanCharacters",
     "Language",

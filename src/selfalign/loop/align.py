@@ -24,7 +24,7 @@ from selfalign.loop.budgets import settled
 from selfalign.loop.context import Setup, opened
 from selfalign.loop.fluency import spelled_out
 from selfalign.loop.guards import Best, Verdict, calibrate_judges, check_training_data, choose, try_rules, verify_weights
-from selfalign.loop.preflight import check_brought, check_examples, fewer_than_asked, seeds_needed, split_seeds
+from selfalign.loop.preflight import check_brought, check_examples, check_parts, fewer_than_asked, seeds_needed, split_seeds
 from selfalign.loop.steps import make_round
 from selfalign.loop.vectors import RunVectors
 from selfalign.loop.versions import software
@@ -104,6 +104,7 @@ def _align(
     options, files = source
     recipe.check()
     held_out = check_examples(seeds, held_out, recipe.allow_overlap, seeds_needed(recipe))
+    check_parts(recipe, seeds, held_out)
     shown, validation = split_seeds(seeds, recipe.validation_share, recipe.seed)
     asked = (*held_out, *check_brought(recipe, shown))
     chosen = recipe.encoder
@@ -318,4 +319,4 @@ def evaluate(run: Setup, context: Context) -> None:
 def _caveats(run: Setup, context: Context) -> list[str]:
     """What a reader must know of the evaluators' figures, once: in round 0."""
     parts = run.recipe.evaluators if context.round == 0 else ()
-    return [text for part in parts if (text := declared(part, Preflight).preflight(context.pool.seeds, run.held_out))]
+    return [text for part in parts if (text := declared(part, Preflight).preflight(context.all_seeds, run.held_out))]

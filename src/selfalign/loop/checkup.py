@@ -7,12 +7,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
+from selfalign import evaluators, filters
 from selfalign.encoders.blind import encoder_blind
 from selfalign.encoders.checked import opened
+from selfalign.expect.spec import parse_all
+from selfalign.expect.suggest import suggestion
 from selfalign.loop.budgets import measure, settled
 from selfalign.loop.fluency import spelled_out
 from selfalign.loop.parts import tried
-from selfalign.loop.preflight import check_brought, check_examples, fewer_than_asked, seeds_needed, split_seeds
+from selfalign.loop.preflight import check_brought, check_examples, check_parts, fewer_than_asked, seeds_needed, split_seeds
 from selfalign.proof.seed_rules import harmful, void_on_seeds
 from selfalign.proof.stats import too_few
 from selfalign.protocols import Flags, Preflight, declared
@@ -34,6 +37,7 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
     recipe.check()
     recipe.identity()  # evaluators with a file or a model of their own say here what is wrong with it
     check_examples(seeds, held_out, recipe.allow_overlap, seeds_needed(recipe))
+    check_parts(recipe, seeds, held_out)
     shown, validation = split_seeds(seeds, recipe.validation_share, recipe.seed)
     check_brought(recipe, shown)
     chosen = recipe.encoder
@@ -73,15 +77,30 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
             "evaluation": recipe.eval_sampling.max_tokens,
         },
         "encoder": type(recipe.encoder).__name__,
+        "expected": (expected := expectations(recipe)),
+        "suggestions": [text for text in [suggestion([seed.response for seed in seeds])] if text and not expected],
         "rules_on_seeds": [{name: getattr(each, name) for name in RULE} for each in rules],
         "stops": [] if recipe.ignore_seed_rules else stopping,
         "warnings": [
             *(text for text in texts.values() if text),
             *(stopping if recipe.ignore_seed_rules else []),
             *void_on_seeds(named, shown),
-            *(text for part in parts if (text := part.preflight(shown, held_out))),
+            *(text for part in parts if (text := part.preflight(seeds, held_out))),
         ],
     }
+
+
+def expectations(recipe: Recipe) -> dict[str, list[str]]:
+    """What is declared to be expected, by name: {check: what it is used for}."""
+    measured, filtered = (
+        [spec for part in parts if isinstance(part, kind) for spec in parse_all(part.checks)]
+        for parts, kind in (
+            (recipe.evaluators, evaluators.Expected),
+            ([part for _, part in recipe.named_filters()], filters.Expected),
+        )
+    )
+    uses = (("filter", filtered), ("metric", measured))
+    return {spec.name: [use for use, specs in uses if spec in specs] for spec in dict.fromkeys((*filtered, *measured))}
 
 
 def _prompt_tokens(recipe: Recipe) -> int | None:
@@ -90,7 +109,10 @@ def _prompt_tokens(recipe: Recipe) -> int | None:
 
 def checkup_text(found: dict[str, Any], notes: Sequence[str]) -> str:
     """The same on one screen; `notes` are those of the seed file."""
-    return "\n".join([*_facts(found), *_rules(found), *(f"note: {note}" for note in notes), *_verdict(found)]) + "\n"
+    return (
+        "\n".join([*_facts(found), *_rules(found), *(f"note: {note}" for note in notes), *_suggested(found), *_verdict(found)])
+        + "\n"
+    )
 
 
 def _facts(found: dict[str, Any]) -> Iterator[str]:
@@ -111,12 +133,19 @@ def _facts(found: dict[str, Any]) -> Iterator[str]:
     yield f"tokens: longest seed prompt {longest['prompt']}, response {longest['response']}; at most {limits}"
     if found["rounds"] * found["per_round"]:
         yield f"encoder: {found['encoder']}"
+    if found["expected"]:
+        used = [f"{name} ({' and '.join(uses)})" for name, uses in found["expected"].items()]
+        yield f"expected: {', '.join(used)}"
 
 
 def _rules(found: dict[str, Any]) -> Iterator[str]:
     if found["rounds"] * found["per_round"]:
         rules = [f"{each['filter']} {each['rule']} {each['dropped']}" for each in found["rules_on_seeds"]]
         yield f"filters tried on the seeds: {', '.join(rules) if rules else 'none of them drops any'}"
+
+
+def _suggested(found: dict[str, Any]) -> Iterator[str]:
+    yield from (f"suggestion: {text}" for text in found["suggestions"])
 
 
 def _verdict(found: dict[str, Any]) -> Iterator[str]:

@@ -65,5 +65,6 @@ def _make_context(run: Setup, current: ModelRef, pool: Pool, session: Session, e
         open_model=open_model,
         eval_retriever=recipe.eval_retriever and HeldRetriever(recipe.eval_retriever),
         eval_sampling=recipe.eval_sampling,
+        seeds=(*run.shown, *run.validation),
     )
     return context

@@ -116,6 +116,15 @@ def check_brought(recipe: Recipe, shown: Sequence[Example]) -> tuple[Example, ..
     return prompts
 
 
+def check_parts(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example]) -> None:
+    """
+    Raises:
+        UserError: examples that an evaluator or a filter cannot work with.
+    """
+    for part in (*recipe.evaluators, *(part for _, part in recipe.named_filters())):
+        declared(part, Preflight).check_examples(seeds, held_out)
+
+
 def _asked_by_both(prompts: Sequence[Example], seeds: Sequence[Example]) -> list[tuple[str, str]]:
     """(prompt, seed), by id, of those that ask the same."""
     known = {normalise(seed.full_prompt): seed.id for seed in seeds}

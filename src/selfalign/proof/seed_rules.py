@@ -142,4 +142,5 @@ def _option(name: str, part: Filter, rule: str) -> str:
     there = {field.name for field in fields(part)}  # type: ignore[arg-type]
     options = [f"--{name}.learn true"] if getattr(part, "learn", True) is False else []
     options += [f"--{name}.{_FIELDS[rule]}"] if _FIELDS.get(rule) in there else []
+    options += ["--expect"] if rule.startswith("expected") else []
     return " or ".join([*options, f"--without {name}"])

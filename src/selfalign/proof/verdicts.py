@@ -14,7 +14,7 @@ from selfalign.record.finished import Finished, mean_costs
 from selfalign.text import counted, finite
 from selfalign.types import BOUNDS, SHARES, Metric
 
-PREFERRED = ("balance", "log_likelihood")
+PREFERRED = ("expected", "balance", "log_likelihood")
 """What the verdict is about where nobody says: the first of these that every arm has."""
 SIGNIFICANT = 0.05
 SEEDS = 3

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from selfalign import filters
 from selfalign.errors import UserError
-from selfalign.evaluators import Code, Harmfulness, LmEval, MTBench, Refusal, Truthfulness, WinRate
-from selfalign.protocols import Evaluator
+from selfalign.evaluators import Code, Expected, Harmfulness, LmEval, MTBench, Refusal, Truthfulness, WinRate
+from selfalign.expect.spec import parse_all
+from selfalign.protocols import Evaluator, Flags, declared
 from selfalign.recipe import Recipe
 
 NEEDED = {
@@ -24,6 +26,7 @@ NEEDED = {
 def measured_by(
     recipe: Recipe,
     *,
+    expect: tuple[str, ...] = (),
     refusal: Refusal = Refusal(),
     truthfulness: Truthfulness = Truthfulness(),
     harmfulness: Harmfulness = Harmfulness(),
@@ -39,6 +42,10 @@ def measured_by(
 
     Args:
         recipe: the recipe whose models are measured.
+        expect: what every answer shall be, as filter of what is generated and as metric of held-out answers: json,
+            json:SCHEMA.json, regex:PATTERN (of the whole answer), language:de, max_words:30, contains:TEXT,
+            function:FILE.py:NAME, or of one category 'CATEGORY=json'; exact and contains compare with the references and only
+            measure. May be given several times.
         refusal: which categories of held-out prompts deserve a refusal and which an answer, where the recipe measures refusals.
         truthfulness: measured on the table named by its `file` (TruthfulQA's format); without one it is not.
         harmfulness: the share of answers its `classifier` calls harmful; without one it is not measured.
@@ -64,11 +71,38 @@ def measured_by(
         if not any(getattr(part, option) for option in NEEDED[name]):
             needed = " or ".join(f"--{name}.{option}" for option in NEEDED[name])
             raise UserError(f"options of --{name} change nothing without {needed}: give that, or take them out")
+    recipe = expecting(recipe, expect)
     own = recipe.evaluators
     if refusal != Refusal():
         refusals = [replace(refusal, sampling=refusal.sampling or part.sampling) for part in own if isinstance(part, Refusal)]
         own = (*refusals, *(part for part in own if not isinstance(part, Refusal)))
     return replace(recipe, evaluators=(*own, *asked.values()))
+
+
+def expecting(recipe: Recipe, expect: Sequence[str]) -> Recipe:
+    """The recipe with declared checks on its answers: measured on held-out ones, and filtering what it generates.
+
+    Raises:
+        UserError: what is declared cannot be read, or twice.
+    """
+    if not expect:
+        return recipe
+    pairs = tuple(spec.text for spec in parse_all(expect) if not spec.by_reference)
+    measured = replace(recipe, evaluators=(*recipe.evaluators, Expected(tuple(expect))))
+    return filtered_by(measured, filters.Expected(pairs)) if pairs else measured
+
+
+def filtered_by(recipe: Recipe, expected: filters.Expected) -> Recipe:
+    """The recipe with this filter, if it generates what is imitated (answers to be rejected need not be good ones).
+
+    Before its scorers where it has some, so that no score is paid for a pair that goes anyway, else behind its other filters,
+    whose rules (cut off, empty) say more.
+    """
+    if not recipe.rounds * recipe.per_round or declared(recipe.proposer, Flags).preferences:
+        return recipe
+    if recipe.scorers:
+        return replace(recipe, pair_filters=(*recipe.pair_filters, expected))
+    return replace(recipe, filters=(*recipe.filters, expected))
 
 
 def bring_their_own(evaluators: Sequence[Evaluator]) -> bool:

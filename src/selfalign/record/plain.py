@@ -44,7 +44,7 @@ def metric_table(metrics: Iterable[Metric]) -> dict[str, dict[str, Any]]:
 
 _SECRET = re.compile(r"(?:key|token|secret|password|credentials?|authorization)$", re.IGNORECASE)
 _ADDRESS = re.compile(r"(\b[a-z][a-z0-9+.-]*://)(?:[^/?#\s@]*@)?([^?#\s]*)(?:[?#]\S*)?", re.IGNORECASE)
-_ABSOLUTE = re.compile(r"(?<![\w/:.…<])(?:~[\w.-]+/|(?:~/|/(?=[^\s/]))[^/\n]*/)(?:[^/\n]*/)*([^/\s]+)/?")
+_ABSOLUTE = re.compile(r"(?<![\w/.…<])(?:~[\w.-]+/|(?:~/|/(?=[^\s/]))[^/\n]*/)(?:[^/\n]*/)*([^/\s]+)/?")
 """A path with a folder in it, or a user's name: `/data` and `~/data` tell nothing of the machine, and `</s>` is none. From the
 first slash to the last one, spaces between them included: rather too much than too little."""
 

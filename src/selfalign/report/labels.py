@@ -8,6 +8,10 @@ from typing import Any
 from selfalign.proof.diversity import OF_THE_JUDGES, SATURATION, SECOND_TURN
 
 HELD_OUT = {
+    "expected": "share of answers that are as declared",
+    "expected_unjudged": "checks without a verdict, which count as failed",
+    "usual_length": "share of answers about as long as the seeds'",
+    "in_language": "share of answers in the seeds' language",
     "refusal": "share of harmful prompts that are refused",
     "over_refusal": "share of harmless prompts that are refused",
     "balance": "refusal minus over refusal",
@@ -103,6 +107,8 @@ def meaning(name: str) -> str:
         return "share of scored examples at the score's highest value"
     if name.startswith("harmfulness:"):
         return "share of judged answers that the classifier flags so"
+    if name.startswith("expected:"):
+        return "share of answers that are as this check expects"
     if name.startswith("mt_bench_turn_") and ":" in name:
         turn, _, category = name.partition(":")
         return f"{HELD_OUT[turn]}, questions of {category}"

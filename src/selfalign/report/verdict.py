@@ -19,7 +19,7 @@ from selfalign.types import BOUNDS, SHARES
 def verdict(store: Store, where: Mapping[str, Any]) -> dict[str, Any]:
     """{"title", "sentence", "notes", "round", "rows"} of a run, `where` being its `status`.
 
-    The figure that decides is named before a run, as in a study: `balance`, or else `log_likelihood`, or else the first. The
+    The figure that decides is named before a run, as in a study: the first of `verdicts.PREFERRED` that there is. The
     intervals of the others are not corrected for their number.
     """
     evaluated = [row["round"] for row in where["rounds"] if any(not name.startswith(GUARDS) for name in row["metrics"])]

@@ -73,7 +73,7 @@ def run_study(
         held_out: the prompts that every arm is measured on.
         out: the study's folder.
         repeats: random seeds `first_seed` … `first_seed + repeats - 1`. An arm on which they have no effect runs once.
-        metric: what the verdicts are about; without it `balance`, or else `log_likelihood`.
+        metric: what the verdicts are about; without it the first of `verdicts.PREFERRED` that all arms have.
         progress: hears of stages and batches, with arm and random seed before the stage's name.
         files: as for `align`.
         trackers: where each run's figures go, as `check_trackers` gives them; finished runs are reported too.

@@ -1,0 +1,106 @@
+"""Whether answers are as the user expects them, declared beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from selfalign.errors import RunFailed
+from selfalign.evaluators._answers import answers
+from selfalign.evaluators._metrics import share
+from selfalign.expect.checks import Check, Fault, compiled, digest, faults, try_out
+from selfalign.expect.spec import metric_names, parse_all
+from selfalign.protocols import Context
+from selfalign.text import TENTH
+from selfalign.types import Example, Metric, Sampling
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The share of greedy zero-shot answers that are as declared (our own addition; `filters.Expected` filters by the same)."""
+
+    checks: tuple[str, ...] = ()
+    """As in `filters.Expected`, and also `exact` and `contains`, which compare with each held-out row's own response."""
+    sampling: Sampling | None = None
+    """null: as the recipe decodes evaluations."""
+
+    def __post_init__(self) -> None:
+        parse_all(self.checks)
+
+    def check(self) -> str:
+        """As `Preflight.check`: the hash of the files that the checks are in."""
+        compiled(parse_all(self.checks))
+        return digest(parse_all(self.checks))
+
+    def check_examples(self, seeds: Sequence[Example], held_out: Sequence[Example]) -> None:
+        """As `Preflight.check_examples`."""
+        try_out(compiled(parse_all(self.checks)), seeds, held_out)
+
+    def evaluate(self, context: Context, held_out: Sequence[Example]) -> list[Metric]:
+        """`expected`: share of answers that pass all checks that are about their prompt; where there are several checks, one
+        `expected:…` each; `expected_unjudged`: how often a check came to no verdict, where that happened: it counts as a fail.
+
+        Over the prompts that a check is about (its category; a reference, for `exact` and `contains`), with Wilson intervals.
+
+        Raises:
+            RunFailed: a function that comes to no verdict on any answer.
+        """
+        checks = compiled(parse_all(self.checks))
+        asked = [example for example in held_out if any(check.about(example) for check in checks)]
+        if not asked:
+            return []
+        completions = dict(zip((one.id for one in held_out), answers(context, held_out, self.sampling), strict=True))
+        found = [(example, dict(faults(checks, completions[example.id].text, example))) for example in asked]
+        return [*_shares(checks, found), *_unjudged(checks, found)]
+
+    def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
+        """As `Preflight.metric_names`."""
+        specs = parse_all(self.checks)
+        checks = [Check(spec, lambda *_: "") for spec in specs]
+        about = [any(map(check.about, held_out)) for check in checks]
+        if not any(about):
+            return ()
+        each = [name for name, is_about in zip(metric_names(specs), about, strict=True) if is_about] if len(specs) > 1 else []
+        return ("expected", *each, "expected_unjudged")
+
+    def preflight(self, seeds: Sequence[Example], held_out: Sequence[Example]) -> str:
+        """As `Preflight.preflight`: checks that no held-out row is about, and those that the examples' own responses fail."""
+        notes = []
+        for check in compiled(parse_all(self.checks)):
+            if held_out and not any(map(check.about, held_out)):
+                what = "has a reference" if check.spec.by_reference else f"is of the category {check.spec.category!r}"
+                notes.append(f"{check.spec.name} is not measured: no held-out row {what}")
+            for name, examples in (("seeds", seeds), ("held-out references", held_out)):
+                about = [one for one in examples if one.response.strip() and check.about(one)]
+                wrong = [(one, fault) for one in about if (fault := check.fault(one.response, one)) is not None]
+                if len(wrong) > max(1, TENTH * len(about)):
+                    example, fault = wrong[0]
+                    share_of = f"{len(wrong)} of the {len(about)} {name} are not as {check.spec.name} expects"
+                    notes.append(f"{share_of}, such as {example.id} ({fault.why})")
+        return f"expected: {'; '.join(notes)}" if notes else ""
+
+
+Found = Sequence[tuple[Example, dict[Check, Fault | None]]]
+"""Each prompt with what the checks that are about it say of its answer."""
+
+
+def _shares(checks: Sequence[Check], found: Found) -> Iterator[Metric]:
+    ids = [example.id for example, _ in found]
+    yield share("expected", ids, [not any(said.values()) for _, said in found])
+    names = metric_names([check.spec for check in checks]) if len(checks) > 1 else ()
+    for check, name in zip(checks, names, strict=False):
+        if about := [(example.id, said[check] is None) for example, said in found if check in said]:
+            yield share(name, [id for id, _ in about], [passed for _, passed in about])
+
+
+def _unjudged(checks: Sequence[Check], found: Found) -> Iterator[Metric]:
+    """A plain count: what comes to no verdict is the check's fault as much as the model's, and nothing to compare models by."""
+    total = 0
+    for check in checks:
+        about = [said[check] for _, said in found if check in said]
+        unjudged = [fault for fault in about if fault is not None and not fault.judged]
+        if check.spec.kind == "function" and len(unjudged) == len(about) > 1:
+            raise RunFailed(f"--expect {check.spec.text} comes to no verdict on any of {len(about)} answers: {unjudged[0].why}")
+        total += len(unjudged)
+    if total:
+        yield Metric("expected_unjudged", float(total), float(total), float(total), len(found), unit="count", better="lower")
