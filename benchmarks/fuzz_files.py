@@ -393,7 +393,10 @@ def fuzz(kind: str, count: int, seed: int, processes: int) -> bool:
     began = time.monotonic()
     pieces = [(kind, seed, range(at, min(at + 50, count))) for at in range(0, count, 50)]
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        found = [case for piece in pool.imap_unordered(worker, pieces) for case in piece]
+        found: list[tuple[int, str, float]] = []
+        for piece in pool.imap_unordered(worker, pieces):
+            found += piece
+            sys.stderr.write(f"{kind}: {len(found)} of {count}\n")
     sorts = Counter(said.partition(" ")[0] if said.startswith(("accepted", "refused ")) else "fault" for _, said, _ in found)
     slowest = max(found, key=lambda case: case[2])
     print(

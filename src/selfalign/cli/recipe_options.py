@@ -100,7 +100,10 @@ def build(make: Make, parser: ArgumentParser, options: Namespace) -> Recipe:
     """
     plain, own = default_recipe(make), inspect.signature(make).parameters
     with reports():
-        made = parser.instantiate(options)
+        try:
+            made = parser.instantiate(options)
+        except (TypeError, AttributeError, KeyError) as error:  # of a value that passed for the options of a part
+            raise UserError("a part is given something else than its options as {name: value}; see --help-all") from error
         recipe = checked(make, make(**{name: made[name] for name in own if name in made}))
         changes = {
             name: made[name] for name in common(plain) if name not in own and name in made and made[name] != getattr(plain, name)

@@ -129,7 +129,7 @@ def load_model(spec: dict[str, Any], dtype: Any) -> tuple[Any, Any]:
 
     options = spec["options"]
     # No implementation of attention by what the model's files say: it could be one of the hub.
-    plain = {"use_safetensors": True, "trust_remote_code": False, "attn_implementation": None}
+    plain: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False, "attn_implementation": None}
     model: Any = AutoModelForCausalLM.from_pretrained(spec["base"], dtype="auto", **plain)
     stored = model.dtype
     frozen = options["lora_rank"] > 0 and torch.cuda.is_available() and options["precision"] != "fp32"
