@@ -104,23 +104,26 @@ def _check_files(parser: ArgumentParser, arguments: Sequence[str]) -> None:
     Raises:
         UserError: a pipe or a device, which it would wait for, or a file that would blow up.
     """
-    kinds = {
-        action.dest for action in parser._actions if getattr(action, "_enable_path", False) or "Config" in type(action).__name__
+    known = {
+        action.dest: getattr(action, "_enable_path", False) or "Config" in type(action).__name__ for action in parser._actions
     }
     for _, name, value in _options(arguments):
-        for option, said in _said(name, value).items():
-            if option.partition(".")[0] in kinds:
-                for text in _named(said):
-                    check_regular(text, option)
+        for option, text in (each for said in _said(name, value).items() for each in _texts(*said)):
+            # --truthfulness may name a file of its options; what --truthfulness.file names is for the part itself.
+            if known.get(option, known.get(option.partition(".")[0], False)):
+                check_regular(text, option)
 
 
-def _named(value: Any) -> Iterator[str]:
-    """Every text in it that may name a file."""
+def _texts(option: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Every text in it that may name a file, with the option that it is given to."""
     if isinstance(value, str) and "\n" not in value:
-        yield value
-    elif isinstance(value, (dict, list)):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from _named(each)
+        yield option, value
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            yield from _texts(f"{option}.{name}", each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _texts(option, each)
 
 
 def _typed_last(arguments: list[str]) -> list[str]:
