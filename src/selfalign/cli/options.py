@@ -108,22 +108,22 @@ def _check_files(parser: ArgumentParser, arguments: Sequence[str]) -> None:
         action.dest: getattr(action, "_enable_path", False) or "Config" in type(action).__name__ for action in parser._actions
     }
     for _, name, value in _options(arguments):
-        for option, text in (each for said in _said(name, value).items() for each in _texts(*said)):
+        for option, text in (each for said in _said(name, value).items() for each in _files_in(*said)):
             # --truthfulness may name a file of its options; what --truthfulness.file names is for the part itself.
             if known.get(option, known.get(option.partition(".")[0], False)):
                 check_regular(text, option)
 
 
-def _texts(option: str, value: Any) -> Iterator[tuple[str, str]]:
+def _files_in(option: str, value: Any) -> Iterator[tuple[str, str]]:
     """Every text in it that may name a file, with the option that it is given to."""
     if isinstance(value, str) and "\n" not in value:
         yield option, value
     elif isinstance(value, dict):
         for name, each in value.items():
-            yield from _texts(f"{option}.{name}", each)
+            yield from _files_in(f"{option}.{name}", each)
     elif isinstance(value, list):
         for each in value:
-            yield from _texts(option, each)
+            yield from _files_in(option, each)
 
 
 def _typed_last(arguments: list[str]) -> list[str]:
