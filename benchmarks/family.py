@@ -50,13 +50,13 @@ def isheep_paper(
     *, per_round: int = 48, engine: Engine = ENGINE, encoder: SentenceEncoder = ENCODER, trainer: SFT = TRAINER, seed: int = 0
 ) -> Recipe:
     """The paper's values at this size; of `trainer` only the number of steps."""
-    return published(
+    return replace(
+        made := published(judge=Judge(model="base", method="parsed", calibrate_on=8)),
         rounds=1,
         per_round=per_round,
         seed=seed,
-        prompt_sampling=replace(LISTS, temperature=1.0),
+        proposer=replace(made.proposer, sampling=replace(LISTS, temperature=1.0)),  # type: ignore[type-var]
         sampling=Sampling(max_tokens=128, top_p=0.95),
-        judge=Judge(model="base", method="parsed", calibrate_on=8),
         engine=engine,
         encoder=encoder,
         trainer=replace(PUBLISHED_TRAINING, max_steps=trainer.max_steps),

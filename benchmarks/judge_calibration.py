@@ -17,7 +17,8 @@ from importlib.resources import files
 from selfalign.encoders import Hashed
 from selfalign.engines import HF
 from selfalign.loop.align import Quiet, hash_examples
-from selfalign.loop.steps import make_context
+from selfalign.loop.context import Setup, opened
+from selfalign.loop.vectors import RunVectors
 from selfalign.proof.calibration import Calibration, calibrate
 from selfalign.recipes import isara
 from selfalign.record.store import Store
@@ -41,10 +42,11 @@ def main() -> None:
     recipe = replace(isara(), engine=HF(batch_size=16), encoder=Hashed())
     model = recipe.engine.check(ModelRef(options.model), seeds, recipe.format)
     identity = {"calibration": model.hash, "seeds": hash_examples(seeds), "most": options.most}
-    with Store.open(options.out, identity) as store, recipe.engine.open(model, recipe.format) as session:
+    with Store.open(options.out, identity) as store:
         store.add_model(0, model)
-        with recipe.encoder.open(session) as encode:
-            context = make_context(recipe, store, 0, Pool((seeds,)), model, session, encode, Quiet())
+        run = Setup(recipe, store, model, seeds, (), (), (), RunVectors(recipe.encoder, ()), Quiet())
+        with opened(run, model, Pool((seeds,))) as at:
+            context = at(0)
             for aspect in options.aspects:
                 judge = Judge(aspect, options.standard, method=options.method, prompt_form=options.prompt_form)
                 sampled, name = options.method == "parsed", judge.score_name

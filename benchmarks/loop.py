@@ -27,6 +27,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ from selfalign.engines import Scripted
 from selfalign.engines.scripted import ScriptedSession
 from selfalign.filters import NearDuplicates, Novelty
 from selfalign.loop.align import align
-from selfalign.loop.steps import remember
+from selfalign.loop.vectors import remember
 from selfalign.proposers import FewShot
 from selfalign.protocols import Context, Encode, Session
 from selfalign.recipe import Recipe
@@ -184,7 +185,8 @@ def parts_alone(rows: int, batch: int) -> dict[str, Any]:
     parts = tuple(example(0, i) for i in range(64)), tuple(example(1, i) for i in range(rows - 64))
     batches = [example(2, slot) for slot in range(batch)]
     unused: Any = None
-    context = Context(2, 0, Pool(parts), unused, remember(encode), generate, unused, unused, unused)
+    journal: Any = SimpleNamespace(generate=generate)
+    context = Context(2, 0, Pool(parts), remember(encode), journal, unused)
     before, seconds = peak(), {}
     work: dict[str, Callable[[], object]] = {
         "vectors": lambda: context.encode([each.prompt for each in context.pool.examples]),

@@ -30,7 +30,8 @@ from selfalign.encoders import Hashed
 from selfalign.engines import OpenVINO
 from selfalign.engines._texts import Texts
 from selfalign.engines.openvino import _BLOCK, _common
-from selfalign.loop.steps import remember, split_seeds
+from selfalign.loop.preflight import split_seeds
+from selfalign.loop.vectors import remember
 from selfalign.models.names import resolve_ref
 from selfalign.protocols import Context
 from selfalign.recipe import Recipe

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +82,13 @@ def test_the_seeds_of_each_domain_pass_every_rule(cli: Run, name: str) -> None:
     assert (found["seeds"], found["validation"], found["stops"], found["rules_on_seeds"]) == (24, 6, [], [])
     page = (EXAMPLES / name / "README.md").read_text(encoding="utf-8")
     assert f"examples/{name}/seeds.jsonl" in page
+
+
+@pytest.mark.parametrize("path", sorted((EXAMPLES.parent / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_each_benchmark_still_imports_what_it_measures(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(path.parent))
+    spec = importlib.util.spec_from_file_location(f"benchmark_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look their own module up
+    spec.loader.exec_module(module)
