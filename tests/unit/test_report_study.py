@@ -188,6 +188,7 @@ def test_every_rule_is_explained_in_the_same_words_everywhere() -> None:
     named |= set(re.findall(r'Dropped\(\w+, "(\w+)"', (ROOT / "src/selfalign/loop/steps.py").read_text("utf-8")))
     assert {"cut_off", "not_novel", "low_<name>", "no_room", "category_mismatch"} <= named and len(named) > 40
     assert sorted(rule for rule in named if not why(rule.replace("<name>", "quality"))) == []
+    assert why("expected:json") and not why("mine")
     written = [f"| {', '.join(f'`{rule}`' for rule in rules)} | {text} |" for _, rules, text in GROUPS]
     docs = (ROOT / "docs/troubleshooting.md").read_text("utf-8").partition("## Rules that drop candidates")[2]
     assert [line for line in docs.splitlines() if line.startswith("| `")] == written
