@@ -401,7 +401,7 @@ def test_no_value_of_a_study_becomes_markup(tmp_path: Path) -> None:
         found = write_study(folder, placed(study, place, text))
         assert found == "" or set(Skeleton(found).elements) <= set(plain), (place, text)
         pages += bool(found)
-    assert pages > 20
+    assert pages > 15  # the rest is refused: a main arm or a metric that is not there, a word for a number
 
 
 def write_study(folder: Path, study: Any) -> str:

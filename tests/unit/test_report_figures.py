@@ -64,6 +64,8 @@ PARTS = {
     "turn": ("", SECOND_TURN),
     "name": {
         "expected": ("expected:json", "expected:refund_max_words_8"),
+        "code": ("humaneval", "mbpp"),
+        "mt_bench": ("mt_bench_turn_1", "mt_bench_turn_2", "mt_bench_turn_2:math"),
         "diversity": ("prompts", "responses"),
         "harmfulness": ("violence",),
         "_harness_tasks": (

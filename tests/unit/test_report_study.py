@@ -52,6 +52,8 @@ def test_differences_are_drawn_from_zero_and_say_who_is_better(
     assert [text for text in texts(svg) if "loop" in text] == sides
     zero = next(each for each in ET.fromstring(svg) if each.attrib.get("class") == "zero")
     dots = {each.attrib["class"]: float(each.attrib["cx"]) for each in ET.fromstring(svg) if each.tag.endswith("circle")}
+    (at_zero,) = (each for each in ET.fromstring(svg) if each.text == "0")
+    assert zero.attrib["x1"] == at_zero.attrib["x"]
     assert float(zero.attrib["x1"]) < dots["dot c7"] < dots["dot c0"]  # `same` is a little above zero and not told apart
     cells = re.findall(r'<td class="(better|worse|)">([^<]*)</td>', study_page(study))
     assert cells == [(word.split()[-1] if better != "neither" else "", word), ("", "cannot tell")]
@@ -108,9 +110,9 @@ def test_answers_stand_side_by_side_with_the_way_to_their_runs(tmp_path: Path) -
     assert "not this study" not in page and "sft: no answers here, its run folder is not here" in page
     section = page[page.index('<section id="answers">') : page.index('<section id="diagnostics">')]
     assert section.count("<article") == 8 and "words asks 0" in section
-    assert re.findall(r"<span>(h\d+)</span><span>(\w+)</span>", section)[:4] == [
-        ("h0", "other"), ("h1", "words"), ("h2", "words"), ("h3", "other")
-    ]  # fmt: skip
+    shown = re.findall(r"<span>(h\d+)</span><span>(\w+)</span>", section)
+    assert [id for id, _ in shown] == ["h0", "h1", "h2", "h3", "h4", "h6", "h5", "h9"]  # the categories by turns
+    assert [kind for _, kind in shown] == ["other", "words", "words", "other", "words", "other", "words", "other"]
     assert "<code>selfalign report study/loop/seed-0</code> makes its page" in section and '<a href="./' not in page
     write_report(folder / "loop/seed-0")
     assert page.count('href="./') == 0 and write_report(folder).read_text("utf-8").count('href="./loop/seed-0/report.html"') == 2
@@ -144,8 +146,8 @@ def test_hostile_answers_and_folders_stay_text(tmp_path: Path) -> None:
 
 
 def test_no_round_0_is_marked_as_the_best(tmp_path: Path) -> None:
-    page = write_report(run_folder(tmp_path / "a", [0.0] * 9, [0.0] * 9, best=0)).read_text("utf-8")
-    assert ", best</th>" not in page and 'r="7"' not in page
+    page = write_report(run_folder(tmp_path / "a", [1.0] * 9, [0.0] * 9, best=0)).read_text("utf-8")
+    assert "<circle" in page and ", best</th>" not in page and 'r="7"' not in page
     page = write_report(run_folder(tmp_path / "b", [0.0] * 40, [1.0] * 30 + [0.0] * 10)).read_text("utf-8")
     assert "round 1, best</th>" in page and 'r="7"' in page
 
@@ -186,6 +188,7 @@ def test_every_rule_is_explained_in_the_same_words_everywhere() -> None:
     named |= set(re.findall(r'Dropped\(\w+, "(\w+)"', (ROOT / "src/selfalign/loop/steps.py").read_text("utf-8")))
     assert {"cut_off", "not_novel", "low_<name>", "no_room", "category_mismatch"} <= named and len(named) > 40
     assert sorted(rule for rule in named if not why(rule.replace("<name>", "quality"))) == []
+    assert why("expected:json") and not why("mine")
     written = [f"| {', '.join(f'`{rule}`' for rule in rules)} | {text} |" for _, rules, text in GROUPS]
     docs = (ROOT / "docs/troubleshooting.md").read_text("utf-8").partition("## Rules that drop candidates")[2]
     assert [line for line in docs.splitlines() if line.startswith("| `")] == written

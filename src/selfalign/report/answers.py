@@ -27,12 +27,12 @@ def side_by_side(folder: Path, study: Mapping[str, Any]) -> dict[str, Any]:
     told: dict[str, list[dict[str, Any]]] = {}
     for name in (study["main"], *study["comparisons"][study["metric"]]):
         run = study["arms"][name]["runs"][0]
-        place, round = folder / run["folder"], run["best_round"]
-        if not inside(folder, place) or not (place / "run.sqlite").is_file():
+        round, record = run["best_round"], _own(folder, run["folder"], "run.sqlite")
+        if record is None:
             missing[name] = "its run folder is not here"
             continue
         try:
-            with Store.read(place) as store, store.snapshot():
+            with Store.read(record.parent) as store, store.snapshot():
                 names = {metric.name: None for metric in store.metrics(round)}
                 told[name] = held_out_answers(store, [round], [{"round": round, "metrics": names}])
                 kinds = {each.id: each.stratum for each in store.outcomes(round, study["metric"])}
@@ -44,15 +44,18 @@ def side_by_side(folder: Path, study: Mapping[str, Any]) -> dict[str, Any]:
     return {"arms": arms, "missing": missing, "prompts": _prompts(told)}
 
 
-def inside(folder: Path, place: Path) -> bool:
-    """Whether a run folder that `study.json` names is one of the study's own."""
-    return place.resolve().is_relative_to(folder.resolve())
-
-
 def page_address(folder: Path, run: str) -> str:
     """The page of a run as the study's own page links to it; "" where it has none."""
-    page = folder / run / "report.html"
-    return f"./{quote(run)}/report.html" if inside(folder, page) and page.is_file() else ""
+    return f"./{quote(run)}/report.html" if _own(folder, run, "report.html") else ""
+
+
+def _own(folder: Path, run: str, name: str) -> Path | None:
+    """A file of a run folder that `study.json` names; None where it is not there, or outside of the study's folder."""
+    try:
+        place = folder / run / name
+        return place if place.resolve().is_relative_to(folder.resolve()) and place.is_file() else None
+    except (OSError, ValueError):  # no name of a file at all
+        return None
 
 
 def _prompts(told: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:

@@ -32,6 +32,8 @@ GROUPS = (
     (2, ("answer_choices", "option_marker"), "the response has choices to pick from"),
     (2, ("noise",), "the response has a refusal or a remnant of the request that no seed has"),
     (2, ("starts_with_punctuation", "starts_outside_ascii", "starts_with_phrase"), "it begins as no instruction does"),
+    (2, ("expected:…",), "the response is not as declared (--expect)"),
+    (2, ("expected_unjudged",), "a declared check came to no verdict on the response"),
     (2, ("blacklisted",), "the instruction has a listed word, such as those for pictures"),
     (2, ("placeholder", "leftover_label", "link"), "it has a placeholder, a label of the request or a link"),
     (3, ("prompt_in_response", "response_in_prompt"), "one of the two repeats the other"),
@@ -62,5 +64,7 @@ def colour(rule: str) -> int:
 
 
 def _found(rule: str) -> tuple[int, str]:
-    side = rule.partition("_")[0]  # low_judge_quality: of a score that has any name
-    return _KNOWN.get(rule) or (_KNOWN[f"{side}_…"] if side in ("low", "high") else (OTHER, ""))
+    for beginning in ("low_", "high_", "expected:"):  # low_judge_quality: of a score that has any name
+        if rule.startswith(beginning):
+            return _KNOWN[f"{beginning}…"]
+    return _KNOWN.get(rule, (OTHER, ""))
