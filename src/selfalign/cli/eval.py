@@ -32,6 +32,7 @@ from selfalign.recipe import Recipe
 from selfalign.recipes import icl_knn, icl_random, pretrained
 from selfalign.record.finished import Finished, paired_metrics, run_costs
 from selfalign.record.plain import difference, escaped, metric_table
+from selfalign.record.status import shortcuts
 from selfalign.record.store import Store
 from selfalign.seeds.read import read_seeds
 from selfalign.text import counted
@@ -222,7 +223,11 @@ def _measure(
             if side.folder is None:
                 folder = out / f"compared-{re.sub(r'[^A-Za-z0-9=.+-]+', '_', options.compare or '')[-80:]}"
     first, *others = found.values()
-    return {"model": first, "other": others[0] if others else None, "comparison": _compared(runs, options.metric)}
+    return {
+        "model": first,
+        "other": others[0] if others else None,
+        "comparison": _compared(runs, options.metric, first["shortcuts"]),
+    }
 
 
 @contextmanager
@@ -254,20 +259,21 @@ def _read(side: Side, folder: Path, kept: bool) -> tuple[dict[str, Any], Finishe
             "retriever": str(retriever.get("part", "")).rpartition(".")[2] or None,
             "demonstrations": retriever.get("demonstrations", 0),
             "metrics": metric_table(store.metrics(0)),
+            "shortcuts": shortcuts(store),
             "prompt_tokens_per_answer": costs.prompt_tokens_per_answer,
             "seconds": costs.seconds,
         }
     return measured, Finished(int(identity["seed"]), str(folder), 0, "", (), costs, metrics)
 
 
-def _compared(runs: Mapping[str, Finished], metric: str | None) -> dict[str, Any] | None:
+def _compared(runs: Mapping[str, Finished], metric: str | None, rules: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """The paired differences, model minus other, as a study with one run an arm has them."""
     from selfalign.proof.verdicts import conclude
 
     if len(runs) < 2:
         return None
     _, other = runs
-    study = conclude({name: [run] for name, run in runs.items()}, metric, held_out=0, random_seeds=())
+    study = conclude({name: [run] for name, run in runs.items()}, metric, held_out=0, random_seeds=(), shortcuts=rules)
     columns = ("difference", "low", "high", "p_value", "minimum_detectable", "prompts", "test")
     return {
         **{key: study["verdicts"][0][key] for key in ("metric", "verdict", "sentence")},

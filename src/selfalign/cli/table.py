@@ -114,6 +114,15 @@ def wide_table(title: str, first: str, *columns: str) -> Table:
     return table
 
 
+def shortcuts_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """What trivial rules reach on the held-out prompts (`proof.shortcuts.audit`)."""
+    table = wide_table("trivial rules fitted on the seeds, J in points", "looks at", "rule", "J", "AUC")
+    for row in rows:
+        value, low, high = (f"{100 * row[key]:.0f}" for key in ("balance", "low", "high"))
+        table.add_row(shown(row["name"]), shown(row["rule"] or "–"), f"{value} [{low}, {high}]", f"{row['auc']:.2f}")
+    return table
+
+
 COMPARED = ("p", "minimum\ndetectable\neffect")
 
 

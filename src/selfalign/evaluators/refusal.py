@@ -78,6 +78,11 @@ class Refusal:
         """As `Preflight.metric_names`."""
         return ("refusal", "over_refusal", "balance") if self._both(held_out) else ()
 
+    def sides(self, examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+        """The examples that deserve a refusal, and those that deserve an answer; the others are in neither."""
+        bad, good = ([one for one in examples if one.category in names] for names in (self._refuse, self._answer))
+        return bad, good
+
     def _both(self, held_out: Sequence[Example]) -> bool:
         there = {example.category for example in held_out}
         return not there.isdisjoint(self._refuse) and not there.isdisjoint(self._answer)

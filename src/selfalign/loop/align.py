@@ -25,10 +25,12 @@ from selfalign.loop.context import Setup, opened
 from selfalign.loop.fluency import spelled_out
 from selfalign.loop.guards import Best, Verdict, calibrate_judges, check_training_data, choose, try_rules, verify_weights
 from selfalign.loop.preflight import check_brought, check_examples, check_parts, fewer_than_asked, seeds_needed, split_seeds
+from selfalign.loop.shortcuts import audited
 from selfalign.loop.steps import make_round
 from selfalign.loop.vectors import RunVectors
 from selfalign.loop.versions import software
 from selfalign.proof.diversity import GUARDS
+from selfalign.proof.shortcuts import warning
 from selfalign.proof.stats import LEAST
 from selfalign.protocols import Context, Preflight, Progress, TrainJob, declared
 from selfalign.recipe import Recipe
@@ -313,6 +315,8 @@ def evaluate(run: Setup, context: Context) -> None:
         for text in _caveats(run, context):
             _log.warning("%s", text)
             store.event("evaluation", {"text": text})
+        if context.round == 0 and (rows := audited(recipe, context.all_seeds, run.held_out)):
+            store.event("shortcuts", {"text": warning(rows) or "no trivial rule wins on the held-out prompts", "rows": rows})
         store.finish_evaluation(context.round, metrics, time.monotonic() - began - store.seconds(context.round))
 
 

@@ -16,6 +16,7 @@ from selfalign.loop.budgets import measure, settled
 from selfalign.loop.fluency import spelled_out
 from selfalign.loop.parts import tried
 from selfalign.loop.preflight import check_brought, check_examples, check_parts, fewer_than_asked, seeds_needed, split_seeds
+from selfalign.loop.shortcuts import audited, shortcut_warning
 from selfalign.proof.seed_rules import harmful, void_on_seeds
 from selfalign.proof.stats import too_few
 from selfalign.protocols import Flags, Preflight, declared
@@ -48,6 +49,7 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
     with opened(recipe.encoder, None) if named and fixed else nullcontext(None) as encode:  # type: ignore[arg-type]  # it asks no model
         rules = tried(named, encode, shown)
         blind = encoder_blind(chosen, seeds) or (encoder_blind(recipe.encoder, shown, encode) if encode is not None else "")
+        shortcuts = audited(recipe, seeds, held_out, None if blind else encode)
     budgets = measure(recipe.engine, base, seeds)
     parts = [declared(part, Preflight) for part in recipe.evaluators]
     texts = {
@@ -55,6 +57,7 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
         "language": spelled_out(recipe.engine, base, seeds) if generates else "",
         "demonstrations": fewer_than_asked(recipe, shown),
         "validation": too_few(len(validation), "validation seeds") if recipe.rounds and recipe.trains else "",
+        "shortcuts": shortcut_warning(recipe, seeds, held_out, shortcuts),
         "training": "" if recipe.trains or not recipe.rounds else "nothing is trained: each round goes on with the base model",
     }
     stopping = [each.text for each in harmful(rules)]
@@ -79,6 +82,7 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
         "encoder": type(recipe.encoder).__name__,
         "expected": (expected := expectations(recipe)),
         "suggestions": [text for text in [suggestion([seed.response for seed in seeds])] if text and not expected],
+        "shortcuts": shortcuts,
         "rules_on_seeds": [{name: getattr(each, name) for name in RULE} for each in rules],
         "stops": [] if recipe.ignore_seed_rules else stopping,
         "warnings": [

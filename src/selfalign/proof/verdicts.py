@@ -9,12 +9,15 @@ from typing import Any
 
 from selfalign.errors import UserError
 from selfalign.proof.crossed import Comparison, compare, crossed_mean, holm
+from selfalign.proof.shortcuts import overtaken
 from selfalign.proof.stats import too_few
 from selfalign.record.finished import Finished, mean_costs
 from selfalign.text import counted, finite
 from selfalign.types import BOUNDS, SHARES, Metric
 
-PREFERRED = ("expected", "balance", "log_likelihood")
+BALANCE = "balance"
+"""The metric that a rule by a prompt's form may reach too."""
+PREFERRED = ("expected", BALANCE, "log_likelihood")
 """What the verdict is about where nobody says: the first of these that every arm has."""
 SIGNIFICANT = 0.05
 SEEDS = 3
@@ -23,9 +26,17 @@ two arms alike are told apart in 7 or 22 % of studies on one, 3 or 4 % on two, 2
 
 
 def conclude(
-    found: Mapping[str, Sequence[Finished]], metric: str | None, *, held_out: int, random_seeds: Sequence[int]
+    found: Mapping[str, Sequence[Finished]],
+    metric: str | None,
+    *,
+    held_out: int,
+    random_seeds: Sequence[int],
+    shortcuts: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The study as plain data: figures of each arm, comparisons of the first arm with the others, verdicts.
+
+    Args:
+        shortcuts: what trivial rules reach on the held-out prompts (`shortcuts.audit`); the verdicts name one that does as well.
 
     Raises:
         UserError: the metric asked for is missing in an arm, or no metric is common to all.
@@ -42,13 +53,16 @@ def conclude(
         m: {arm: compare(values[main][m], values[arm][m], bounds=bounds[m], family=len(others)) for arm in others}
         for m in metrics
     }
+    arms = {name: arm_figures(runs, metrics) for name, runs in found.items()}
+    easy = overtaken(shortcuts, arms[main]["metrics"][BALANCE]["low"]) if chosen == BALANCE else ""
     adjusted = {m: dict(zip(row, holm([each.p_value for each in row.values()]), strict=True)) for m, row in compared.items()}
     return {
         "main": main,
         "metric": chosen,
         "held_out": held_out,
         "random_seeds": list(random_seeds),
-        "arms": {name: arm_figures(runs, metrics) for name, runs in found.items()},
+        "arms": arms,
+        "shortcuts": list(shortcuts),
         "metrics": {name: {"unit": each.unit, "better": each.better} for name, each in metrics.items()},
         "left_out": left_out,
         "comparisons": {
@@ -59,7 +73,9 @@ def conclude(
                 "arm": arm,
                 "metric": chosen,
                 "verdict": verdict(metrics[chosen], each, adjusted[chosen][arm]),
-                "sentence": sentence(main, arm, metrics[chosen], each, adjusted[chosen][arm]) + chance(found[main], found[arm]),
+                "sentence": sentence(main, arm, metrics[chosen], each, adjusted[chosen][arm])
+                + chance(found[main], found[arm])
+                + (f"; {easy}" if easy else ""),
             }
             for arm, each in compared[chosen].items()
         ],

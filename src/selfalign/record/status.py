@@ -44,6 +44,12 @@ def warnings(store: Store) -> list[str]:
     return [f"{kind}: {data['text']}" for kind, data in reported] + [f"drops: {text}" for text in _taken(store)]
 
 
+def shortcuts(store: Store) -> list[dict[str, Any]]:
+    """What trivial rules reach on the held-out prompts (`proof.shortcuts.audit`); empty where nothing was audited."""
+    found: list[list[dict[str, Any]]] = [data["rows"] for _, kind, data in store.events() if kind == "shortcuts"]
+    return found[-1] if found else []
+
+
 COUNTED = ("enough_answers", "surplus", "same_cluster")
 """Rules that keep as many as were asked for: what they drop is nobody's fault."""
 

@@ -179,4 +179,4 @@ def _model(folder: Path, path: str | None) -> str:
 
 
 def _event(data: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}: {value}" for key, value in data.items() if key not in ("pid", "host"))
+    return ", ".join(f"{key}: {value}" for key, value in data.items() if key not in ("pid", "host", "rows"))

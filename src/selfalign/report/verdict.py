@@ -9,8 +9,10 @@ from typing import Any
 
 from selfalign.proof import crossed, verdicts
 from selfalign.proof.diversity import GUARDS
+from selfalign.proof.shortcuts import overtaken
 from selfalign.proof.stats import too_few
 from selfalign.protocols import VERIFIED
+from selfalign.record.status import shortcuts
 from selfalign.record.store import Store
 from selfalign.text import counted, decimals, finite
 from selfalign.types import BOUNDS, SHARES
@@ -26,7 +28,8 @@ def verdict(store: Store, where: Mapping[str, Any]) -> dict[str, Any]:
     chosen = where["best_round"] if where["best_round"] is not None else max(evaluated, default=0)
     rows = [row for name in _names(where, chosen) if (row := compare(store, where, chosen, name)) is not None] if chosen else []
     title, sentence = _sentence(where, evaluated, chosen, rows)
-    return {"round": chosen, "title": title, "sentence": sentence, "notes": _notes(where, chosen, rows), "rows": rows}
+    notes = [*_shortcut(store, where, chosen), *_notes(where, chosen, rows)]
+    return {"round": chosen, "title": title, "sentence": sentence, "notes": notes, "rows": rows}
 
 
 def compare(store: Store, where: Mapping[str, Any], round: int, name: str) -> dict[str, Any] | None:
@@ -146,6 +149,13 @@ def _sentence(
     if lead["verdict"] in ("better", "worse"):
         return f"Round {chosen} is {lead['verdict']} than the base model", sentence
     return f"Round {chosen}: {words(lead['name'])} is {lead['verdict']}", f"{sentence} Whether that is better is for you to say."
+
+
+def _shortcut(store: Store, where: Mapping[str, Any], chosen: int) -> list[str]:
+    """That a trivial rule does as well as the round, where one does."""
+    metrics: dict[str, Any] = next((row["metrics"] for row in where["rounds"] if row["round"] == chosen), {})
+    told = overtaken(shortcuts(store), metrics.get(verdicts.BALANCE, {}).get("low"))
+    return [f"{told[:1].upper()}{told[1:]}."] if told else []
 
 
 def _notes(where: Mapping[str, Any], chosen: int, rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -18,6 +18,7 @@ from selfalign.loop.adopt import adopt_answers, measures_the_same
 from selfalign.loop.align import Quiet, align, run_identity
 from selfalign.loop.budgets import settled
 from selfalign.loop.preflight import check_examples, no_such_metric, seeds_needed, unknown_metric
+from selfalign.loop.shortcuts import audited
 from selfalign.proof.curve import Size, add_curve
 from selfalign.proof.verdicts import SEEDS, conclude
 from selfalign.protocols import Progress
@@ -93,7 +94,7 @@ def run_study(
     out.mkdir(parents=True, exist_ok=True)
     if options and not (out / "study.yaml").exists():  # what was interrupted is gone on with by it
         write_synced(out / "study.yaml", options.encode())
-    looks = _looks(out)
+    looks, shortcuts = _looks(out), audited(arms[0].recipe, arms[0].seeds, held_out)
     seeds = range(first_seed, first_seed + repeats)
     found: dict[str, list[Finished]] = {arm.name: [] for arm in arms}
     result: dict[str, Any] = {}
@@ -111,7 +112,8 @@ def run_study(
             found[arm.name].append(run)
             if arm is arms[0] and metric is not None and metric not in run.metrics:
                 raise UserError(f"--metric {metric}: {arm.name} has {no_such_metric(metric, run.metrics)}")
-        result = _concluded(arms, found, metric, held_out=len(held_out), random_seeds=list(seeds[: position + 1]))
+        about = {"held_out": len(held_out), "random_seeds": list(seeds[: position + 1]), "shortcuts": shortcuts}
+        result = _concluded(arms, found, metric, **about)
         result["looks"] = sorted({*looks, repeats})
         write_synced(out / "study.json", (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
     if options:

@@ -1,0 +1,30 @@
+"""The shortcut audit (`proof.shortcuts`) of what a recipe measures: its refusals, the one metric that compares categories."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from selfalign.evaluators import Refusal
+from selfalign.proof.shortcuts import Sides, audit, given_away, warning
+from selfalign.protocols import Encode
+from selfalign.recipe import Recipe
+from selfalign.types import Example
+
+ENCODED = 500
+"""Held-out prompts up to which the nearest seed is asked: an encoder takes a few seconds for them."""
+
+
+def audited(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example], encode: Encode | None = None) -> list[Any]:
+    """The rows of `audit`; empty where the recipe measures no refusals, or the examples have not both categories."""
+    return next((audit(*sides, encode if len(held_out) <= ENCODED else None) for sides in _sides(recipe, seeds, held_out)), [])
+
+
+def shortcut_warning(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example], rows: Sequence[Any]) -> str:
+    """The rule that wins the test, `rows` being its audit; where there is none, how the seeds give their categories away."""
+    return warning(rows) or next((given_away(ours) for ours, _ in _sides(recipe, seeds, held_out)), "")
+
+
+def _sides(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example]) -> list[tuple[Sides, Sides]]:
+    parts = [part for part in recipe.evaluators if isinstance(part, Refusal)]
+    return [(part.sides(seeds), part.sides(held_out)) for part in parts]
