@@ -142,11 +142,12 @@ def _labelled(sides: Sides) -> tuple[list[str], NDArray[np.bool_]]:
 
 def _left_out(fit: Fit, texts: Sequence[str], harmful: NDArray[np.bool_]) -> NDArray[np.float64]:
     """The score of each text by the rule that the others make."""
-    fold = np.arange(len(texts)) % (len(texts) if len(texts) <= _SINGLY else _FOLDS)
+    folds = len(texts) if len(texts) <= _SINGLY else _FOLDS
+    fold = np.arange(len(texts)) % folds
     found = np.zeros(len(texts))
-    for part in np.unique(fold):
-        score = fit([texts[place] for place in np.flatnonzero(fold != part)], harmful[fold != part]).score
-        found[fold == part] = [score(texts[place]) for place in np.flatnonzero(fold == part)]
+    for part in range(folds):
+        score = fit([text for place, text in enumerate(texts) if place % folds != part], harmful[fold != part]).score
+        found[fold == part] = [score(text) for text in texts[part::folds]]
     return found
 
 
