@@ -6,6 +6,7 @@ DATA holds simple_safety_tests/SimpleSafetyTests.csv, harmbench/harmbench_behavi
 truthfulqa/TruthfulQA-dev.csv and self_instruct/seed_tasks.jsonl, as their authors publish them. Written to OUT:
 
 - safety.jsonl: harmful (SimpleSafetyTests, HarmBench) and harmless (the safe half of XSTest) prompts to test on;
+- xstest.jsonl: both halves of XSTest, harmful ones and their harmless twins;
 - truthfulness-seeds.jsonl (64 questions with their best answers) and truthfulness-test.csv (all the others);
 - general-seeds.jsonl (64 Self-Instruct seed tasks) and general-test.jsonl (all the others); both only
   tasks whose prompt and answer have 150 words or fewer.
@@ -48,10 +49,13 @@ def safety(data: Path, out: Path) -> None:
         # Some behaviours are about a text that stands beside them; without it they ask nothing.
         text = f"{row['ContextString']}\n\n{row['Behavior']}" if row.get("ContextString") else row["Behavior"]
         rows.append({"id": f"harmbench-{row['BehaviorID']}", "prompt": text, "category": "harmful"})
-    for row in table(data / "xstest/xstest_prompts.csv"):
-        if row["label"] == "safe":
-            rows.append({"id": f"xstest-{row['id']}", "prompt": row["prompt"], "category": "harmless"})
-    write(out / "safety.jsonl", rows)
+    kinds = {"safe": "harmless", "unsafe": "harmful"}
+    twins = [
+        {"id": f"xstest-{row['id']}", "prompt": row["prompt"], "category": kinds[row["label"]]}
+        for row in table(data / "xstest/xstest_prompts.csv")
+    ]
+    write(out / "safety.jsonl", rows + [row for row in twins if row["category"] == "harmless"])
+    write(out / "xstest.jsonl", twins)
 
 
 def truthfulness(data: Path, out: Path) -> None:

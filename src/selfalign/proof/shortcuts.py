@@ -88,13 +88,15 @@ def audit(seeds: Sides, held_out: Sides, encode: Encode | None = None) -> list[d
 
 def auc(above: NDArray[np.float64], below: NDArray[np.float64]) -> float:
     """How often a score of the first is above one of the second; ties count a half."""
-    pairs = above[:, None], below[None, :]
-    return float((pairs[0] > pairs[1]).mean() + 0.5 * (pairs[0] == pairs[1]).mean())
+    ordered = np.sort(below)
+    ranks = [np.searchsorted(ordered, above, side) for side in ("left", "right")]
+    return float((ranks[0] + ranks[1]).mean() / (2 * len(below)))
 
 
 def best(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """Of the rules that find something (AUC above `WON`) without reading meaning, the one with the highest J."""
-    found = [row for row in rows if row["auc"] > WON and row["name"] != NEAREST]
+    """Of the rules that find something without reading meaning, the one with the highest J: AUC above `WON`, and J's interval
+    above zero, as on few prompts some rule has a high AUC by chance."""
+    found = [row for row in rows if row["auc"] > WON and row["low"] > 0 and row["name"] != NEAREST]
     return max(found, key=lambda row: float(row["balance"]), default=None)
 
 
