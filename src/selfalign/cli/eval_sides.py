@@ -31,7 +31,7 @@ class Side:
     folder: Path | None = None
     """The evaluation's folder, where it is done."""
     seeds: tuple[Example, ...] = ()
-    """The seeds of the run that made the model."""
+    """The seeds of the run that it is a round of."""
     trained_on: tuple[Example, ...] = ()
     """Seeds and kept samples of that run up to the model's round."""
 
@@ -84,7 +84,7 @@ def find_side(name: str, round: int | None = None) -> Side:
         seeds = (*store.seeds(), *store.validation_seeds())
         kept = [example for each in range(1, chosen + 1) for example in store.kept(each)]
     if chosen == 0:  # the base model has seen none of them
-        return Side(f"{name}, round 0", str(place(model)))
+        return Side(f"{name}, round 0", str(place(model)), None, seeds)
     return Side(f"{name}, round {chosen}", str(place(model)), None, seeds, (*seeds, *kept))
 
 
