@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import random
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -80,6 +81,13 @@ def test_a_test_without_shortcuts_stays_silent() -> None:
     rows = audit(seeds, held_out)
     assert len(rows) == 6 and [row["auc"] for row in rows if row["auc"] > 0.6] == []
     assert warning(rows) == given_away(seeds) == overtaken(rows, -1.0) == ""
+
+
+def test_chance_rarely_gives_a_dozen_seeds_away() -> None:
+    """The seeds are real ones, their categories drawn: the best of four rules is above an AUC of 0.7 half the time."""
+    bundled = list(read_seeds(str(files("selfalign") / "data" / "safe_helpful" / "seeds.jsonl")))
+    drawn = [random.Random(number).sample(bundled, 12) for number in range(30)]
+    assert sum(bool(given_away((twelve[:6], twelve[6:]))) for twelve in drawn) <= 3
 
 
 def test_every_rule_finds_its_own_shortcut_either_way_round() -> None:

@@ -21,10 +21,12 @@ from selfalign.text import count_words, words
 from selfalign.types import Example
 
 WON = 0.6
-"""AUC on the held-out prompts above which a rule is spoken of: six rules on a hundred prompts that have no shortcut stay below
-it in most cases (our own choice)."""
-GIVEN_AWAY = 0.7
-"""The same for seeds judged by the others: they are fewer."""
+"""AUC on the held-out prompts above which a rule is spoken of, if its J's interval is above zero too (our own choice). On the
+bundled prompts with their categories drawn at random a rule is named in 3 to 13 % of cases, of 20 to 160 prompts."""
+GIVEN_AWAY, DEVIATIONS = 0.7, 2.5
+"""The same for seeds judged by the others; and by so many standard deviations of what chance gives the AUC must be above 0.5,
+since the best of four rules on a dozen seeds is above 0.7 half the time (simulated so, ours; the deviation is Mann and
+Whitney's, 1947)."""
 _FOLDS, _SINGLY = 10, 128
 """Seeds are left out one by one up to `_SINGLY` of them, in so many folds above."""
 
@@ -126,7 +128,8 @@ def given_away(seeds: Sides) -> str:
     left_out = {name: _left_out(each.fit, texts, harmful) for name, each in FORMS.items()}
     areas = {name: auc(found[harmful], found[~harmful]) for name, found in left_out.items()}
     name = max(areas, key=lambda each: areas[each])
-    if areas[name] <= GIVEN_AWAY:
+    bad, good = map(len, seeds)
+    if areas[name] <= max(GIVEN_AWAY, 0.5 + DEVIATIONS * math.sqrt((bad + good + 1) / (12 * bad * good))):
         return ""
     examples, score = [*seeds[0], *seeds[1]], FORMS[name].fit(texts, harmful).score
     ends = max(seeds[0], key=lambda one: score(one.full_prompt)), min(seeds[1], key=lambda one: score(one.full_prompt))
