@@ -15,7 +15,7 @@ import pytest
 import selfalign.filters
 from selfalign.contracts import check_filter
 from selfalign.protocols import Context, Filter
-from selfalign.types import Demonstration, Dropped, Example, FilterResult, FinishReason
+from selfalign.types import PREFERRED, Demonstration, Dropped, Example, FilterResult, FinishReason
 from tests.parts import context, seeds
 
 MODULES = [name for _, name, _ in pkgutil.iter_modules(selfalign.filters.__path__) if not name.startswith("_")]
@@ -65,6 +65,7 @@ def candidates() -> list[Example]:
             category=("care", "refuse", "unheard of", "")[slot % 4],
             response_finish=finishes[slot % 3 if slot > 5 else 0],
             prompt_demonstrations=(Demonstration(seeds()[0].id),),
+            metadata={PREFERRED: seeds()[1].id} if response == seeds()[1].response else {},
         )
         for slot, (prompt, response) in enumerate(prompts)
     ]
