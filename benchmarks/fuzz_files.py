@@ -333,7 +333,7 @@ def _a_record(folder: Path) -> tuple[bytes, str]:
         store.add_batch(1, "propose", 0, {i: {"id": made[i].id, "text": made[i].prompt} for i in range(60)}, 1.5)
         store.finish_round_samples(1, made[:40], [Dropped(each, "length", "9 words") for each in made[40:]], 60)
         outcomes = tuple(Outcome(f"h{i}", i / 3) for i in range(30))
-        store.finish_evaluation(1, [Metric("m", 1.25, 1.0, 1.5, 30, unit="words", better="higher", outcomes=outcomes)], 2.0)
+        store.finish_evaluation(1, [Metric("m", 1.25, 1.0, 1.5, 30, unit="amount", better="higher", outcomes=outcomes)], 2.0)
     return (folder / "run.sqlite").read_bytes(), _content(folder)
 
 

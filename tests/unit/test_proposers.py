@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -28,7 +30,9 @@ def recording(**options: object) -> tuple[Context, list[Request]]:
         sent.append(request)
         return Completion(f"line one of {request.id}\nline two", "length" if request.id.endswith("1") else "stop")
 
-    return context(write=write, **options), sent  # type: ignore[arg-type]
+    made = context(write=write, **options)  # type: ignore[arg-type]
+    anything: Any = SimpleNamespace(fit=lambda request, max_tokens: request)
+    return calling(made, session=anything), sent
 
 
 def test_drafts_carry_what_was_written_and_shown() -> None:

@@ -115,7 +115,7 @@ def test_figures_are_the_official_ones(tmp_path: Path) -> None:
         "diff": ("number", "higher"),
         "max": ("number", "higher"),
         "acc": ("share", "higher"),
-        "words": ("number", "neither"),
+        "words": ("amount", "neither"),
         "empty": ("share", "lower"),
     }
 

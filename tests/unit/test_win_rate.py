@@ -253,12 +253,14 @@ def test_options_out_of_range(options: dict[str, Any]) -> None:
 
 
 def test_the_hash_of_the_judge(model_folder: Path, tmp_path: Path) -> None:
-    assert WinRate().check() == WinRate("base").check() == WinRate("some/hub-name").check() == ""
+    assert WinRate().check() == WinRate("base").check() == ""
     other = tiny_model(tmp_path / "other", seed=1)
     hashes = {WinRate(str(folder)).check() for folder in (model_folder, other)}
     assert len(hashes) == 2 and all(len(each) == 64 for each in hashes)
     with pytest.raises(UserError, match="there is no such folder"):
         WinRate("/no/such/folder").check()
+    with pytest.raises(UserError, match="there is no such folder, and from the hub"):
+        WinRate("some/hub-name").check()
 
 
 def really_judged(folder: Path, *texts: str) -> Context:

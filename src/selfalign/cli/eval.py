@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+from selfalign.cli.config_file import read_config
 from selfalign.cli.engine import Planned, offer_auto, settle_engine
 from selfalign.cli.eval_sides import Side, check_alike, check_to_measure, find_sides
 from selfalign.cli.load import read_examples
@@ -137,9 +138,12 @@ def read_options(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     """The options; those of a run folder's own that say how its models answer are the defaults, for so they were trained."""
     options = parse(parser, arguments, part_options(icl_knn))
     file = Path(options.model).expanduser() / "run.yaml"
-    given = yaml.safe_load(file.read_text("utf-8")) if file.is_file() else None
-    if isinstance(given, dict):
-        parser.set_defaults({name: given[name] for name in OF_THE_RUN if name in given})
+    try:
+        given = read_config(str(file)) if file.is_file() else {}
+    except OSError as error:
+        raise UserError(f"{options.model[:80]}: {error.strerror}; name a model or a run folder") from error
+    if kept := {name: given[name] for name in OF_THE_RUN if name in given}:
+        parser.set_defaults(kept)
         options = parse(parser, arguments, part_options(icl_knn))
     return options
 

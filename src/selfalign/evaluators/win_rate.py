@@ -112,7 +112,7 @@ class WinRate:
         """The hash of the judge's files; that of `base` is the run's own.
 
         Raises:
-            UserError: there is no such folder, or one without a model; a name on the hub is looked up when it is loaded.
+            UserError: there is no such folder, none of that name on the hub, or one without a model.
         """
         return resolve_ref(ModelRef(self.judge)).hash if self.judge not in ("", "base") else ""
 

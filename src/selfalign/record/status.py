@@ -52,17 +52,20 @@ def shortcuts(store: Store) -> list[dict[str, Any]]:
 
 COUNTED = ("enough_answers", "surplus", "same_cluster")
 """Rules that keep as many as were asked for: what they drop is nobody's fault."""
+_FEW = 8
+"""Candidates below which half of a round is chance."""
 
 
 def _taken(store: Store) -> list[str]:
-    """The rounds of which one rule dropped half or more, in words: it, or the model, does not fit these seeds."""
+    """The rounds of at least `_FEW` candidates of which one rule dropped half or more, in words: it, or the model, does not fit
+    these seeds."""
     query = "SELECT round, verdict, rule, count(*) FROM samples WHERE round > 0 GROUP BY 1, 2, 3 ORDER BY 1"
     with store.snapshot() as connection:
         rows = connection.execute(query).fetchall()
     found = []
     for round, verdict, rule, count in rows:
         made = sum(number for each, *_, number in rows if each == round)
-        if verdict == "dropped" and rule not in COUNTED and 2 * count >= made:
+        if verdict == "dropped" and rule not in COUNTED and 2 * count >= made >= _FEW:
             found.append(f"round {round}: one rule, {rule}, took {count} of {made} candidates ({count / made:.0%})")
     return found
 
