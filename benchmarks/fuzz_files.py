@@ -22,6 +22,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -224,8 +225,10 @@ def damage_folder(rng: random.Random, model: Path) -> None:
     paths = sorted(path for path in model.iterdir() if path.is_file())
     path = rng.choice(paths)
     kind = rng.random()
-    if kind < 0.35 and path.suffix == ".json":
-        content = json.loads(path.read_text())
+    content = None
+    with suppress(ValueError):  # an earlier damage may have left no JSON
+        content = json.loads(path.read_text()) if kind < 0.35 and path.suffix == ".json" else None
+    if content is not None:
         change(rng, content)
         path.write_text(json.dumps(content))
     elif kind < 0.8:

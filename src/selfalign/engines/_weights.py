@@ -58,7 +58,11 @@ def tokenizer_and_config(model: ModelRef) -> tuple[Any, Any]:
     with quiet(), _explained(model):
         base, adapter = located(model.base), located(model.adapter or "")
         source = adapter if adapter and (Path(adapter) / "tokenizer_config.json").is_file() else base
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False), AutoConfig.from_pretrained(base)
+        tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        if not isinstance(tokenizer.model_max_length, int | float):
+            given = f"model_max_length is {tokenizer.model_max_length!r:.80}"
+            raise UserError(f"{source}, tokenizer_config.json: {given}; it must be a number of tokens")
+        return tokenizer, AutoConfig.from_pretrained(base)
 
 
 def weights(model: ModelRef, on: Any, kind: Any, attention: str) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from selfalign.errors import UserError
 from selfalign.record import sums
+from selfalign.text import one_line
 
 NAME = "run.sqlite"
 VERSION = 4
@@ -89,7 +90,8 @@ def _readable(folder: Path) -> Iterator[None]:
 
 
 def _damaged(folder: Path, what: str) -> UserError:
-    return UserError(f"{folder / NAME} is damaged or not the record of a run ({what}): bring back a copy, or use another --out")
+    said = one_line(what)[:200]
+    return UserError(f"{folder / NAME} is damaged or not the record of a run ({said}): bring back a copy, or use another --out")
 
 
 def connect(folder: Path) -> sqlite3.Connection:
