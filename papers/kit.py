@@ -55,11 +55,13 @@ class Scale:
 
     name: str
     share: float
-    """Of the paper's rows and candidates."""
+    """Of the paper's rows and, unless `candidates` says otherwise, candidates."""
     max_tokens: int | None
     """No text is longer, where a number is given."""
     models: int | None
     """How many of a table's models are run unless some are named."""
+    candidates: float | None = None
+    """Of the paper's candidates."""
 
     def rows(self, count: int, least: int = 4) -> int:
         """So many rows or candidates in place of the paper's `count`."""
@@ -70,7 +72,11 @@ class Scale:
         return count if self.share >= 1 else min(count, 3)
 
 
-SCALES = {"tiny": Scale("tiny", 1 / 64, 24, 1), "paper": Scale("paper", 1.0, None, None)}
+SCALES = {
+    "tiny": Scale("tiny", 1 / 64, 24, 1),
+    "small": Scale("small", 1.0, None, None, candidates=1 / 16),
+    "paper": Scale("paper", 1.0, None, None),
+}
 
 
 @dataclass(frozen=True)
@@ -162,8 +168,9 @@ class Kit:
             capped, later = _capped(recipe, self.scale.max_tokens), recipe.second_turns
             if isinstance(recipe.proposer, Instructions):  # a list of ten tasks needs its room
                 capped = replace(capped, proposer=recipe.proposer)
-            recipe = replace(capped, per_round=self.fewer(recipe.per_round), encoder=Hashed())
+            recipe = replace(capped, encoder=Hashed())
             recipe = recipe if later.share else replace(recipe, second_turns=later)  # a part that is off keeps its defaults
+        recipe = replace(recipe, per_round=self.fewer(recipe.per_round))
         if self.scripted:
             return replace(recipe, engine=Scripted(), trainer=NullTrainer(), encoder=Hashed())
         if self.batch_size is not None and isinstance(recipe.engine, HF):
@@ -172,6 +179,8 @@ class Kit:
 
     def fewer(self, per_round: int) -> int:
         """Candidates of a round at this scale; 0 stays 0."""
+        if self.scale.candidates is not None:
+            return round(self.scale.candidates * per_round)
         return self.scale.rows(per_round) if per_round else 0
 
 

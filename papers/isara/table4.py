@@ -1,4 +1,7 @@
-"""Table 4: everything generated at once against two rounds of half as much, as arms of the same studies."""
+"""Table 4: everything generated at once against two rounds of half as much, as arms of the same studies.
+
+Without BeaverTails and its judge, `table4_truthful` is the half on TruthfulQA.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +28,13 @@ def fill(kit: Kit) -> Iterator[Cell]:
         for arm in both:
             metrics = {c: [run.metrics["harmfulness"] for run in runs[arm]] for c, runs in found.items()}
             yield _safety.pooled(f"{model}, harmful answers (%)", arm, metrics, asked)
-        for arm, runs in _truthful.study(kit, model, both).items():
-            metrics_of = [run.metrics["truthfulness_diff"] for run in runs]
-            yield cell(f"{model}, TruthfulQA (ROUGE-L)", arm, metrics_of)
+        yield from truthful(kit, model)
+
+
+def truthful(kit: Kit, model: str) -> Iterator[Cell]:
+    """The row of a model on TruthfulQA."""
+    for arm, runs in _truthful.study(kit, model, arms(kit.scale.shown(8))).items():
+        yield cell(f"{model}, TruthfulQA (ROUGE-L)", arm, [run.metrics["truthfulness_diff"] for run in runs])
 
 
 TABLE = Table(
