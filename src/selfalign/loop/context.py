@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
+from selfalign.loop.copying import Copying
 from selfalign.loop.parts import HeldRetriever
 from selfalign.loop.vectors import RunVectors, remember
 from selfalign.protocols import Context, Encode, Progress, Session
@@ -45,6 +46,7 @@ def opened(run: Setup, model: ModelRef, pool: Pool) -> Iterator[Callable[[int], 
 def _make_context(run: Setup, current: ModelRef, pool: Pool, session: Session, encode: Encode, round: int) -> Context:
     recipe, store = run.recipe, run.store
     arrange = in_pool_order if recipe.order == "shared" else tuple
+    session = Copying(session) if getattr(recipe.eval_retriever, "copies", False) else session
     journal = Journal(store, round, session, run.progress, arrange)
 
     @contextmanager

@@ -1,6 +1,6 @@
 """Recipes: compositions of parts over the one loop, and the baselines that they are measured against."""
 
-from selfalign.recipes.baselines import icl_knn, icl_random, pretrained, sft, sft_paper
+from selfalign.recipes.baselines import copy_nearest, copy_random, icl_knn, icl_random, pretrained, sft, sft_paper
 from selfalign.recipes.isara import isara, one_shot
 from selfalign.recipes.isara_paper import isara_paper
 from selfalign.recipes.isheep import isheep
@@ -11,6 +11,8 @@ from selfalign.recipes.self_guide import self_guide
 from selfalign.recipes.self_instruct import self_instruct
 
 __all__ = [
+    "copy_nearest",
+    "copy_random",
     "dpo",
     "icl_knn",
     "icl_random",

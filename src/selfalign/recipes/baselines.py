@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from selfalign.engines import HF
 from selfalign.recipe import Recipe
-from selfalign.retrievers import Knn, Uniform
+from selfalign.retrievers import Copied, Knn, Uniform
 from selfalign.text import ISARA_MARKERS
 from selfalign.trainers import SFT
 from selfalign.types import Sampling
@@ -60,6 +60,23 @@ def icl_random(*, demonstrations: int = 8) -> Recipe:
     """
     shown = Uniform(demonstrations=demonstrations)
     return Recipe(name="icl_random", rounds=0, retriever=shown, eval_retriever=shown)
+
+
+def copy_nearest() -> Recipe:
+    """Answers each held-out prompt with the response of the seed nearest to it, word for word: what needs no model at all.
+
+    For labels and other answers of a few kinds it is a classifier by one neighbour. Where it does as well as a trained model, the
+    test does not show that training was worth it. (Our own choice.)
+    """
+    return Recipe(name="copy_nearest", rounds=0, eval_retriever=Copied(Knn(demonstrations=1)))
+
+
+def copy_random() -> Recipe:
+    """Answers each held-out prompt with the response of a seed drawn at random: what chance reaches, in the seeds' own form.
+
+    A metric on which it does well measures form, and not what is said. (Our own choice.)
+    """
+    return Recipe(name="copy_random", rounds=0, eval_retriever=Copied(Uniform(demonstrations=1)))
 
 
 def sft() -> Recipe:

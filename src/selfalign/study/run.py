@@ -144,7 +144,8 @@ def depends_on_seed(arm: Arm) -> bool:
         return True
     decoding = [getattr(part, "sampling", None) or recipe.eval_sampling for part in recipe.evaluators]
     sampled = any(sampling.temperature > 0 for sampling in decoding)
-    drawn = recipe.eval_retriever is not None and (not isinstance(recipe.eval_retriever, Knn) or recipe.validation_share > 0)
+    shown = getattr(recipe.eval_retriever, "chosen", recipe.eval_retriever)  # of one whose choice is copied
+    drawn = shown is not None and (not isinstance(shown, Knn) or recipe.validation_share > 0)
     return sampled or drawn
 
 
