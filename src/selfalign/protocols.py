@@ -330,7 +330,7 @@ class EngineLimits:
 
 
 class Preflight:
-    """What an evaluator, a scorer, a trainer or (both checks) a filter may have, to say early what it needs. Loads nothing."""
+    """What an evaluator, a scorer, a trainer, a filter or a proposer (these the checks) may have. Loads nothing."""
 
     other_model: str = ""
     """The model it asks instead of that of the round, as `Context.open_model` takes it; "" where it asks none."""

@@ -229,7 +229,7 @@ class Recipe:
             what = f"{type(self.proposer).__name__} makes answers to be rejected, and this trainer would imitate them"
             raise UserError(f"recipe {self.name}: {what}; give it a preference loss (trainer.loss = DPO)")
         what = "trainer.loss is one that learns from pairs of a preferred and a rejected answer, and this recipe makes none"
-        raise UserError(f"recipe {self.name}: {what}; use the recipe dpo, or trainer.loss = CrossEntropy")
+        raise UserError(f"recipe {self.name}: {what}; use the recipe dpo or contrast, or trainer.loss = CrossEntropy")
 
     @property
     def trains(self) -> bool:

@@ -339,8 +339,8 @@ class Pool:
         return Pool((*self.parts, kept))
 
     def single_turns(self) -> Pool:
-        """Where demonstrations come from: the pairs without earlier turns. "And why?" shows nobody what to ask or answer."""
-        return Pool(tuple(tuple(example for example in part if not example.history) for part in self.parts))
+        """Where demonstrations come from: no rejected answers, and no pairs with earlier turns ("And why?" shows nothing)."""
+        return Pool(tuple(tuple(one for one in part if not (one.history or preferred_to(one))) for part in self.parts))
 
     def shares(self, demonstrations: int, generated: int) -> list[tuple[tuple[Example, ...], int]]:
         """How many demonstrations each part gives to one prompt: (part, count), the seeds first, empty parts left out.

@@ -49,6 +49,7 @@ OWN = {
     "isheep": ("start_from", "train_on"),
     "self_instruct": ("demonstrations", "start_from", "train_on"),
     "self_guide": ("rounds", "demonstrations", "alarms", "start_from", "train_on"),
+    "contrast": ("rounds", "proposer", "learning_rate_decay"),
     "dpo": ("rounds", "sampling", "min_yield", "train_on", "train_seeds", "alarms"),
     "rest": ("min_yield", "start_from", "train_on", "learning_rate_decay", "alarms", "sampling"),
     "rest_em": ("min_yield", "alarms", "sampling", "samples", "start_from", "train_on", "train_seeds", "learning_rate_decay"),

@@ -206,7 +206,7 @@ def _next_examples(run: Setup, context: Context, pool: Pool) -> tuple[tuple[Exam
 
 def _too_few_kept(run: Setup, round: int, kept: Sequence[Example]) -> str:
     recipe = run.recipe
-    first, least = sum(not example.history for example in kept), max(1.0, recipe.min_yield * recipe.per_round)
+    first, least = sum(example.slot < recipe.per_round for example in kept), max(1.0, recipe.min_yield * recipe.per_round)
     if not recipe.per_round or first >= least:
         return ""
     why = f"below min_yield = {recipe.min_yield}" if least > 1 else "too few to train on"
@@ -249,7 +249,7 @@ def generate(run: Setup, context: Context, pool: Pool) -> tuple[Example, ...]:
         began = time.monotonic()
         result = make_round(recipe, context, pool)
         made = (*result.kept, *(drop.example for drop in result.dropped))
-        candidates = recipe.per_round + sum(bool(example.history) for example in made)
+        candidates = max(recipe.per_round, 1 + max((example.slot for example in made), default=-1))  # what follows on some, too
         spent = time.monotonic() - began - store.seconds(context.round)
         store.finish_round_samples(context.round, result.kept, result.dropped, candidates, spent)
     export_round(store, context.round)

@@ -205,8 +205,9 @@ def _diversity(run: Setup, context: Context, pool: Pool, examples: Sequence[Exam
     metrics: list[Metric] = []
     if run.recipe.per_round:
         earlier = pool.examples if context.round else ()
+        own = [one for one in examples if one.history or not context.round or one.slot < run.recipe.per_round]
         for turn in ("", SECOND_TURN):
-            if these := [example for example in examples if bool(example.history) is bool(turn)]:
+            if these := [example for example in own if bool(example.history) is bool(turn)]:
                 metrics += diversity(these, earlier, context.encode([example.prompt for example in these]), turn)
     if context.round:
         metrics += saturation((*examples, *(drop.example for drop in run.store.dropped(context.round))))

@@ -119,9 +119,10 @@ def check_brought(recipe: Recipe, shown: Sequence[Example]) -> tuple[Example, ..
 def check_parts(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example]) -> None:
     """
     Raises:
-        UserError: examples that an evaluator or a filter cannot work with.
+        UserError: examples that an evaluator, a filter or the proposer cannot work with.
     """
-    for part in (*recipe.evaluators, *(part for _, part in recipe.named_filters())):
+    proposers = (recipe.proposer,) if recipe.rounds * recipe.per_round else ()
+    for part in (*recipe.evaluators, *(part for _, part in recipe.named_filters()), *proposers):
         declared(part, Preflight).check_examples(seeds, held_out)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from selfalign.errors import UserError
+from selfalign.filters import Differs
 from selfalign.loop import parts
 from selfalign.protocols import Context, Filter
 from selfalign.recipe import Recipe
@@ -19,10 +20,19 @@ def make_round(recipe: Recipe, context: Context, pool: Pool) -> FilterResult:
     the first turns just kept: a follow-up that asks the first question again is not novel.
     """
     first = work_out(recipe, context, parts.propose(context, recipe.proposer, recipe.per_round))
+    if (oppose := getattr(recipe.proposer, "oppose", None)) is not None:
+        return _opposed(recipe, context, first, oppose(context, first.kept, recipe.per_round))
     if not recipe.second_turns.share:
         return first
     drafts = recipe.second_turns.propose(context, first.kept, recipe.per_round)
     second = work_out(recipe, context, drafts, "respond_second_turn", pool.add(first.kept))
+    return FilterResult((*first.kept, *second.kept), (*first.dropped, *second.dropped))
+
+
+def _opposed(recipe: Recipe, context: Context, first: FilterResult, drafts: Sequence[Example]) -> FilterResult:
+    """A round with the answers that others are preferred to. Their prompts are kept ones: no rule on prompts asks again."""
+    unasked = replace(recipe, prompt_filters=(), filters=(*recipe.filters, Differs()))
+    second = work_out(unasked, context, drafts, "respond_opposed", context.pool.add(first.kept))
     return FilterResult((*first.kept, *second.kept), (*first.dropped, *second.dropped))
 
 

@@ -1,5 +1,6 @@
 """Proposers: where new prompts come from."""
 
+from selfalign.proposers.contrasted import Contrasted
 from selfalign.proposers.few_shot import FewShot
 from selfalign.proposers.instructions import Instructions
 from selfalign.proposers.repeated import Repeated
@@ -8,6 +9,7 @@ from selfalign.proposers.self_instruct import SelfInstruct
 from selfalign.proposers.task_inputs import TaskInputs
 
 __all__ = [
+    "Contrasted",
     "FewShot",
     "Instructions",
     "Repeated",

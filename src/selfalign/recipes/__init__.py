@@ -5,12 +5,13 @@ from selfalign.recipes.isara import isara, one_shot
 from selfalign.recipes.isara_paper import isara_paper
 from selfalign.recipes.isheep import isheep
 from selfalign.recipes.isheep_paper import isheep_paper
-from selfalign.recipes.preference import dpo
+from selfalign.recipes.preference import contrast, dpo
 from selfalign.recipes.rest import rest, rest_em
 from selfalign.recipes.self_guide import self_guide
 from selfalign.recipes.self_instruct import self_instruct
 
 __all__ = [
+    "contrast",
     "copy_nearest",
     "copy_random",
     "dpo",

@@ -1,11 +1,14 @@
-"""Direct preference optimisation on the seeds: the baseline that more than imitation of the same examples is worth."""
+"""Direct preference optimisation: on the seeds alone, a baseline, and on new prompts whose categories contrast."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from selfalign.filters import Differs
 from selfalign.proof.alarms import Alarms
-from selfalign.proposers import Rivals
+from selfalign.proposers import Contrasted, Rivals
 from selfalign.recipe import Recipe
+from selfalign.recipes.isara import isara
 from selfalign.retrievers import Uniform
 from selfalign.trainers import DPO, SFT
 from selfalign.types import Sampling
@@ -33,4 +36,27 @@ def dpo() -> Recipe:
         min_yield=0.0,
         validation_share=0.2,
         alarms=Alarms(action="off"),
+    )
+
+
+def contrast(*, demonstrations: int = 5, aim: str = "balanced") -> Recipe:
+    """ISARA's round, and each answer preferred to what examples of another category make of the same prompt; learned by DPO.
+
+    The answers of the seeds and of the new pairs are the preferred ones; the rejected ones are the model's own, shown another
+    category's examples and kept where they look like that category's. The loss has a term for imitation, so that the preferred
+    answers do not grow less probable. Needs seeds of two categories at least. One round; a second one starts from the newest
+    model, which is then its reference. Our own recipe; nearest are RLCD (arXiv 2307.12950) and PT-ALIGN (2502.11075).
+
+    Args:
+        demonstrations: C, as in `isara`.
+        aim: as in `isara`.
+    """
+    ours = isara(demonstrations=demonstrations, aim=aim)
+    return replace(
+        ours,
+        name="contrast",
+        proposer=Contrasted(demonstrations=demonstrations, aim=aim, sampling=Sampling(max_tokens=0, temperature=0.8)),
+        trainer=SFT(learning_rate=2e-5, epochs=2, loss=DPO()),
+        rounds=1,
+        learning_rate_decay=1.0,
     )

@@ -1,0 +1,51 @@
+"""The recipe contrast through the front door: what stands against what, shown whose examples, and where it all goes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from selfalign.record.store import Store
+from selfalign.types import preferences, preferred_to
+from tests.conftest import SCRIPTED, Run
+
+
+def test_every_answer_stands_against_one_of_another_category(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    small = ("--per_round", 12, "--rounds", 2, "--validation_share", 0, "--min_yield", 0)
+    done = cli("run", "contrast", seeds_file, *SCRIPTED, *small, "--out", out, "--quiet")
+    assert done.returncode == 0, done.stderr
+    with Store.read(out) as store:
+        seeds, rounds = store.seeds(), {round: (store.kept(round), store.dropped(round)) for round in (1, 2)}
+    known = {seed.id: seed for seed in seeds}
+    for kept, dropped in rounds.values():
+        made = [*kept, *(drop.example for drop in dropped)]
+        first = [one for one in kept if not preferred_to(one)]
+        against = [one for one in made if preferred_to(one)]
+        # One draft against each seed and each pair kept, behind the twelve; nothing is lost.
+        assert {preferred_to(one) for one in against} == {one.id for one in (*seeds, *first)}
+        assert sorted(one.slot for one in made) == list(range(12 + len(against)))
+        known |= {one.id: one for one in first}
+        for one in against:
+            chosen = known[preferred_to(one)]
+            assert one.prompt == chosen.prompt and one.category != chosen.category
+            assert one.response_demonstrations and all(known[d.id].category == one.category for d in one.response_demonstrations)
+        pairs = preferences((*seeds, *kept))
+        assert pairs and all(pair.chosen.response.strip() != pair.rejected.response.strip() for pair in pairs)
+    # What is rejected is shown to nobody later, and exported as such alone.
+    shown = {d.id for one in rounds[2][0] for d in (*one.prompt_demonstrations, *one.response_demonstrations)}
+    assert not shown & {one.id for one in rounds[1][0] if preferred_to(one)}
+    assert shown & {one.id for one in rounds[1][0]}
+    file = tmp_path / "pairs.jsonl"
+    assert cli("export", out, "--data", file, "--format", "preference").returncode == 0
+    written = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert len(written) == sum(bool(preferred_to(one)) for kept, _ in rounds.values() for one in kept)
+
+
+def test_one_category_has_nothing_to_contrast(cli: Run, tmp_path: Path) -> None:
+    seeds = tmp_path / "seeds.jsonl"
+    rows = ({"prompt": f"How do I mend {n} chairs?", "response": "With glue and patience.", "category": "help"} for n in range(8))
+    seeds.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    done = cli("run", "contrast", seeds, *SCRIPTED, "--out", tmp_path / "out", "--quiet")
+    assert done.returncode == 2 and "the seeds have only 'help': name two or more" in done.stderr
+    assert not (tmp_path / "out").exists()
