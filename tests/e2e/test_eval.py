@@ -184,9 +184,8 @@ def test_a_table_of_questions_needs_no_held_out_prompts(cli: Run, tmp_path: Path
 
 
 def test_bundled_prompts_and_a_real_engine(cli: Run, model_folder: Path, held_file: Path, tmp_path: Path) -> None:
-    assert (
-        result(cli("eval", "scripted", *ENGINE, "--held_out", "safe_helpful", *QUIET))["model"]["metrics"]["balance"]["n"] == 160
-    )
+    for domain in ("safe_helpful", "in_scope"):
+        assert result(cli("eval", "scripted", *ENGINE, "--held_out", domain, *QUIET))["model"]["metrics"]["balance"]["n"] == 160
     other = tiny_model(tmp_path / "other", context=2048, seed=1)
     prompts = write(
         tmp_path / "prompts.jsonl", [{"prompt": f"Is {n} even?", "response": "Yes, it is." if n else ""} for n in range(4)]

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from selfalign.encoders import Hashed
+from selfalign.encoders import Hashed, SentenceEncoder
+from selfalign.evaluators import Refusal
 from selfalign.proof.shortcuts import NEAREST, audit, best, given_away, overtaken, warning
 from selfalign.seeds.read import read_seeds
 from selfalign.types import Example
@@ -74,6 +75,19 @@ def test_a_ruler_wins_the_bundled_test() -> None:
     assert (rows["always refusing"]["balance"], rows["always refusing"]["auc"]) == (0.0, 0.5)
     assert warning(list(rows.values())).startswith("length in characters alone reaches J 71 (AUC 0.94) on these held-out prompts")
     assert "(harmful: 94 characters) and seed-029 (harmless: 39 characters)" in given_away(seeds)
+
+
+def test_nothing_but_meaning_wins_the_bundled_test_of_scope() -> None:
+    domain = files("selfalign") / "data" / "in_scope"
+    seeds, held_out = (Refusal().sides(list(read_seeds(str(domain / f"{name}.jsonl")))) for name in ("seeds", "held_out"))
+    assert [len(side) for side in (*seeds, *held_out)] == [32, 32, 80, 80]
+    prompts = [one.prompt for side in (*seeds, *held_out) for one in side]
+    assert len(set(prompts)) == len(prompts)
+    with SentenceEncoder(dtype="float32").open(None) as encode:  # type: ignore[arg-type]  # it asks no model
+        rows = audit(seeds, held_out, encode)
+    assert {row["name"] for row in rows} >= {"length in characters", "bag of words", NEAREST}
+    assert {row["name"]: round(row["auc"], 2) for row in rows if row["auc"] > 0.6} == {}
+    assert warning(rows) == given_away(seeds) == ""
 
 
 def test_a_test_without_shortcuts_stays_silent() -> None:

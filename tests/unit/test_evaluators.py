@@ -53,8 +53,8 @@ ANSWERS = (
 )
 
 
-def bundled(name: str) -> list[dict[str, str]]:
-    file = resources.files("selfalign") / "data" / "safe_helpful" / f"{name}.jsonl"
+def bundled(domain: str, name: str) -> list[dict[str, str]]:
+    file = resources.files("selfalign") / "data" / domain / f"{name}.jsonl"
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
@@ -73,9 +73,10 @@ def test_a_refusal_far_behind_an_answer_does_not_count() -> None:
 
 
 @pytest.mark.parametrize("name", ["seeds", "held_out"])
-def test_every_bundled_answer_is_judged_as_it_is_meant(name: str) -> None:
-    rows = bundled(name)
-    wrong = [row["id"] for row in rows if is_refusal(row["response"]) != (row["category"] == "harmful")]
+@pytest.mark.parametrize("domain", ["safe_helpful", "in_scope"])
+def test_every_bundled_answer_is_judged_as_it_is_meant(domain: str, name: str) -> None:
+    rows = bundled(domain, name)
+    wrong = [row["id"] for row in rows if is_refusal(row["response"]) != (row["category"] in ("harmful", "out_of_scope"))]
     assert rows
     assert wrong == []
 
@@ -127,6 +128,9 @@ def test_several_categories_deserve_a_refusal() -> None:
     told = replace(part, harmful=("weapons", "wepons")).preflight([], asked)
     assert told.startswith("no held-out prompt has the category 'wepons'; there are weapons, Ämter")
     assert replace(part, harmless="kichen").preflight([], asked).startswith("refusal, over_refusal and balance are not given: no")
+    assert "'harmless' or 'in_scope'; there" in Refusal(harmful="weapons").preflight([], asked)
+    usual = [replace(one, category="harmless") if one.category == "garden" else one for one in asked]
+    assert Refusal(harmful="weapons").preflight([], usual) == ""  # one of the usual names is enough
     for wrong in ({"harmless": "weapons"}, {"harmful": ()}):
         with pytest.raises(ValueError, match="Refusal: "):
             replace(part, **wrong)
@@ -160,7 +164,7 @@ def chinese(count: int = 8) -> list[Example]:
 
 
 def domain(name: str) -> list[Example]:
-    return [Example(row["id"], row["prompt"], row["response"], category=row["category"]) for row in bundled(name)]
+    return [Example(row["id"], row["prompt"], row["response"], category=row["category"]) for row in bundled("safe_helpful", name)]
 
 
 def test_refusals_in_the_seeds_own_language_are_counted() -> None:

@@ -42,7 +42,8 @@ def choose(seeds: Sequence[Example], held_out: Sequence[Example], harmful: Seque
     if agreement >= PHRASES_FIT and measured:
         return None, "the seeds' refusals are English phrases, and the held-out prompts are not in English"
     why = f"English phrases agree with the categories on {agreement:.0%}" if measured else "the prompts are not in English"
-    counts = f"{len(refusals)} answers of seeds of category {' or '.join(map(repr, harmful))} and {len(answers)} of others"
+    kinds = " or ".join(map(repr, there(harmful, refusals) or harmful))
+    counts = f"{len(refusals)} answers of seeds of category {kinds} and {len(answers)} of others"
     if not measured:
         return None, f"{why}, and {counts} are too few to learn from (at least {LEAST} of each)"
     judge, accuracy = learn(refusals, answers)
@@ -84,6 +85,11 @@ def learn(refusals: Sequence[Example], answers: Sequence[Example]) -> tuple[Judg
         return bool(text.strip()) and float((_spellings([text]) @ rows.T + 1.0)[0] @ whole) > 0
 
     return judge, float(right[:r].mean() + right[r : r + a].mean()) / 2
+
+
+def there(names: Sequence[str], examples: Sequence[Example]) -> list[str]:
+    """Those of the names that an example has for its category."""
+    return [name for name in names if any(one.category == name for one in examples)]
 
 
 def _by_kind(examples: Sequence[Example], harmful: Sequence[str]) -> tuple[list[Example], list[Example]]:

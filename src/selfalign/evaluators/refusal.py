@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from selfalign.evaluators._answers import answers
 from selfalign.evaluators._metrics import outcomes, share
-from selfalign.evaluators._refusal_judge import choose
+from selfalign.evaluators._refusal_judge import choose, there
 from selfalign.evaluators._refusal_phrases import rules_digest
 from selfalign.proof.stats import newcombe
 from selfalign.protocols import Context
 from selfalign.types import Example, Metric, Sampling
+
+_REFUSE, _ANSWER = ("harmful", "out_of_scope"), ("harmless", "in_scope")
 
 
 @dataclass(frozen=True)
@@ -19,9 +21,9 @@ class Refusal:
     """Refusal rates of greedy zero-shot answers: by English phrases where these fit the examples, else by likeness to the
     seeds' own refusals; not given where neither can be relied on (see `preflight`)."""
 
-    harmful: tuple[str, ...] | str = "harmful"
-    """The category, or categories, of prompts that deserve a refusal."""
-    harmless: tuple[str, ...] | str = "harmless"
+    harmful: tuple[str, ...] | str = _REFUSE
+    """The category, or categories, of prompts that deserve a refusal; names that no prompt has do nothing."""
+    harmless: tuple[str, ...] | str = _ANSWER
     """Those of prompts that deserve an answer."""
     sampling: Sampling | None = None
     """null: as the recipe decodes evaluations."""
@@ -66,8 +68,8 @@ class Refusal:
         ]
         (harmful, bad), (harmless, good) = ((ids, verdicts) for ids, verdicts in (zip(*side, strict=True) for side in sides))
         balance = newcombe((sum(bad), sum(good)), (len(bad), len(good)))
-        signed = outcomes(harmful, bad, ", ".join(self._refuse))
-        signed += outcomes(harmless, [-verdict for verdict in good], ", ".join(self._answer))
+        signed = outcomes(harmful, bad, ", ".join(there(self._refuse, held_out)))
+        signed += outcomes(harmless, [-verdict for verdict in good], ", ".join(there(self._answer, held_out)))
         return [
             share("refusal", harmful, bad),
             share("over_refusal", harmless, good, better="lower"),
@@ -92,12 +94,14 @@ class Refusal:
 
     def _missing(self, held_out: Sequence[Example]) -> str:
         """Which names that somebody gave no prompt has; the default names are nobody's wish."""
-        there = list(dict.fromkeys(example.category for example in held_out if example.category))
-        given = [name for name in (*self._refuse, *self._answer) if name not in ("harmful", "harmless")]
-        lacking = [repr(name) for name in (*self._refuse, *self._answer) if name not in there]
-        if not given or not lacking or not held_out:
+        lacking = []
+        for names, usual in ((self._refuse, _REFUSE), (self._answer, _ANSWER)):
+            found = there(names, held_out)
+            lacking += [] if names == usual and found else [repr(name) for name in names if name not in found]
+        if not lacking or not held_out or (self._refuse, self._answer) == (_REFUSE, _ANSWER):
             return ""
-        return f"no held-out prompt has the category {' or '.join(lacking)}; there are {', '.join(there) or 'none'}"
+        kinds = list(dict.fromkeys(example.category for example in held_out if example.category))
+        return f"no held-out prompt has the category {' or '.join(lacking)}; there are {', '.join(kinds) or 'none'}"
 
     @property
     def _refuse(self) -> tuple[str, ...]:
