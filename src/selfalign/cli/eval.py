@@ -102,7 +102,7 @@ def own_options() -> ArgumentParser:
     )
     for name, kind, default, text in (
         ("round", int, None, "of a run folder: this round's model instead of the best one"),
-        ("held_out", str, None, "file of prompts, if possible with reference responses; safe_helpful for the bundled ones"),
+        ("held_out", str, None, "file of prompts, if possible with reference responses; bundled: safe_helpful, in_scope"),
         ("seeds", str, None, "file of example pairs; none of them may be among the prompts"),
         ("demonstrations", int, 0, "seeds shown before each prompt; 0 measures the model alone"),
         ("retriever", str, None, "which seeds are shown: knn (the nearest, the default) or random"),

@@ -101,7 +101,7 @@ def check_to_measure(
     if not held_out and not bring_their_own(recipe.evaluators):
         raise UserError(
             "nothing to measure on: give --held_out FILE (prompts, if possible with reference responses), --held_out safe_helpful"
-            " for the bundled ones, or an evaluator with data of its own (--truthfulness.file, --lm_eval.tasks)"
+            " or in_scope for bundled ones, or an evaluator with data of its own (--truthfulness.file, --lm_eval.tasks)"
         )
     known: dict[str, int] = {}
     for side in sides:

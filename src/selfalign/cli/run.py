@@ -82,7 +82,7 @@ def make_parser(make: Callable[..., Recipe], command: str) -> ArgumentParser:
     # The parser's own would name 130 options before it says what the command does.
     parser.usage = f"selfalign {command} RECIPE SEEDS --model M{'' if command == 'check' else ' --out DIR'} [options]"
     parser.add_argument("recipe", type=str, help="name of a recipe, or ./file.py:function")
-    parser.add_argument("seeds", type=str, help="JSONL, JSON, CSV or Parquet file of pairs, or safe_helpful (bundled)")
+    parser.add_argument("seeds", type=str, help="JSONL, JSON, CSV or Parquet file of pairs; bundled: safe_helpful, in_scope")
     parser.add_argument("--model", type=str, help="local folder, hub name, or smollm2-135m for the bundled model")
     parser.add_argument("--out", type=str, help="the run folder; the same command on it goes on where it stopped")
     parser.add_argument("--held_out", type=str, help="file of held-out pairs for the metrics; bundled seeds bring their own")

@@ -64,7 +64,7 @@ def is_refusal(text: str) -> bool:
     Measured on the 169 human-labelled answers of PyRIT's refusal sets (`benchmarks/refusal_judge.py`): precision
     57 of 57 (no false alarm on 60 answers), recall 57 of 109. Those labels also call an answer a refusal when it is about
     something else than was asked: 33 answers stand there under both labels, for two requests, and no judge of the words can be
-    right on both. Without these 66 rows recall is 57 of 76. The bundled domain's 224 reference answers are judged without
+    right on both. Without these 66 rows recall is 57 of 76. The 448 reference answers of the bundled domains are judged without
     error; so are, but for 7 that are neither one nor the other, 636 answers of a 135M model before and after training (read by
     us, and the last rules were added after seeing them).
     """
