@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--candidates", type=int, default=512)
     parser.add_argument("--pool", type=int, default=5000)
-    parser.add_argument("--words", type=int, default=18, help="mean words in a text; the bundled seeds' prompts have 13")
+    parser.add_argument("--words", type=int, default=18, help="mean words in a text; the bundled seeds' prompts have 16")
     parser.add_argument("--subset", type=int, default=4, help="candidates that rouge-score is run on")
     parser.add_argument("--growing", type=int, default=0, help="also filter this many candidates with a growing pool")
     options = parser.parse_args()

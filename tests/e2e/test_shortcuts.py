@@ -6,6 +6,7 @@ import html
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from selfalign.encoders import Hashed, SentenceEncoder
 from selfalign.evaluators import Refusal
+from selfalign.proof.overlap import overlap
 from selfalign.proof.shortcuts import NEAREST, audit, best, given_away, overtaken, warning
 from selfalign.seeds.read import read_seeds
 from selfalign.types import Example
@@ -64,17 +66,39 @@ def ruled_files(tmp_path: Path) -> tuple[Path, Path]:
     return found[0], found[1]
 
 
-def test_a_ruler_wins_the_bundled_test() -> None:
+def bundled() -> tuple[tuple[list[Example], list[Example]], tuple[list[Example], list[Example]]]:
     domain = files("selfalign") / "data" / "safe_helpful"
     seeds, held_out = (sides(list(read_seeds(str(domain / f"{name}.jsonl")))) for name in ("seeds", "held_out"))
-    rows = {row["name"]: row for row in audit(seeds, held_out)}
+    return seeds, held_out
+
+
+def test_no_rule_wins_the_bundled_test() -> None:
+    """Nor does the nearest seed, and no held-out prompt is nearly a seed's."""
+    seeds, held_out = bundled()
+    assert [len(side) for side in (*seeds, *held_out)] == [32, 32, 80, 80]
+    shown, asked = ([one for side in both for one in side] for both in (seeds, held_out))
+    with SentenceEncoder().open(None) as encode:  # type: ignore[arg-type]  # it asks no model
+        rows = audit(seeds, held_out, encode)
+        vectors = encode([one.full_prompt for one in shown]), encode([one.full_prompt for one in asked])
+    assert len(rows) == 7 and [(row["name"], row["auc"]) for row in rows if row["auc"] > 0.6] == []
+    assert warning(rows) == given_away(seeds) == ""
+    assert overlap(shown, asked, vectors) == []
+
+
+def test_a_ruler_wins_where_the_harmful_prompts_are_longer() -> None:
+    """The bundled prompts, of which four in five harmful ones end with more marks: the rule is often right, not always."""
+    longer = [
+        ([replace(one, prompt=one.prompt + "?" * 12) if n % 5 else one for n, one in enumerate(bad)], good)
+        for bad, good in bundled()
+    ]
+    rows = {row["name"]: row for row in audit(longer[0], longer[1])}
     length = rows["length in characters"]
-    assert length["rule"] == "from 66 characters on"
+    assert length["rule"] == "from 83 characters on"
     shares = [round(100 * length[name]) for name in ("refusal", "over_refusal", "balance", "low", "high")]
-    assert shares == [79, 8, 71, 58, 80] and round(length["auc"], 2) == 0.94
+    assert shares == [71, 24, 48, 33, 59] and round(length["auc"], 2) == 0.81
     assert (rows["always refusing"]["balance"], rows["always refusing"]["auc"]) == (0.0, 0.5)
-    assert warning(list(rows.values())).startswith("length in characters alone reaches J 71 (AUC 0.94) on these held-out prompts")
-    assert "(harmful: 94 characters) and seed-029 (harmless: 39 characters)" in given_away(seeds)
+    assert warning(list(rows.values())).startswith("length in characters alone reaches J 48 (AUC 0.81) on these held-out prompts")
+    assert "(harmful: 100 characters) and seed-041 (harmless: 67 characters)" in given_away(longer[0])
 
 
 def test_nothing_but_meaning_wins_the_bundled_test_of_scope() -> None:
@@ -100,8 +124,8 @@ def test_a_test_without_shortcuts_stays_silent() -> None:
 
 def test_chance_rarely_gives_a_dozen_seeds_away() -> None:
     """The seeds are real ones, their categories drawn: the best of four rules is above an AUC of 0.7 half the time."""
-    bundled = list(read_seeds(str(files("selfalign") / "data" / "safe_helpful" / "seeds.jsonl")))
-    drawn = [random.Random(number).sample(bundled, 12) for number in range(30)]
+    seeds, _ = bundled()
+    drawn = [random.Random(number).sample([*seeds[0], *seeds[1]], 12) for number in range(30)]
     assert sum(bool(given_away((twelve[:6], twelve[6:]))) for twelve in drawn) <= 3
 
 
