@@ -20,6 +20,7 @@ COMMANDS = {
     "show": "the lineage of a sample: where it came from and what became of it",
     "report": "one HTML page of a run or study: verdict, metrics, drops, costs, every sample",
     "export": "training data (JSONL, Parquet) or a round's model",
+    "rate": "pairs of answers for people to rate blind, and what their ratings say",
     "push": "a round's model, or the data, to the Hugging Face hub, with its card",
     "check": "everything that can be known before a model generates",
     "eval": "a model, alone or with demonstrations, on held-out prompts; against another one",

@@ -48,6 +48,26 @@ def export_answers(store: Store, file: str | Path, round: int | None = None) -> 
 
 
 def _rows(store: Store, round: int) -> list[dict[str, Any]]:
+    stage, found = answered(store, round)
+    options = store.identity()
+    generator = f"{Path(str(options['model'])).name}-{options['name']}-round-{round:02d}"
+    return [
+        {
+            "instruction": transcript(answer.get("history", ()), answer["prompt"]),
+            "output": answer["text"],
+            "generator": generator,
+            "dataset": stage,
+        }
+        for answer in found
+    ]
+
+
+def answered(store: Store, round: int) -> tuple[str, list[dict[str, Any]]]:
+    """The stage of the record that holds a round's answers to the held-out prompts, and its rows in the order of the prompts.
+
+    Raises:
+        UserError: as `export_answers`.
+    """
     if store.stage(round, "evaluate") is None:
         raise UserError(f"{store.folder}: round {round} is not evaluated (yet); go on with the run, or name another round")
     with store.snapshot() as connection:
@@ -60,14 +80,4 @@ def _rows(store: Store, round: int) -> list[dict[str, Any]]:
             f"{store.folder}: evaluators decoded in {len(stages)} ways of their own ({', '.join(stages)}) and none as the recipe"
             " does: there is no one answer to a prompt"
         )
-    options = store.identity()
-    generator = f"{Path(str(options['model'])).name}-{options['name']}-round-{round:02d}"
-    return [
-        {
-            "instruction": transcript(answer.get("history", ()), answer["prompt"]),
-            "output": answer["text"],
-            "generator": generator,
-            "dataset": stages[0],
-        }
-        for answer in store.done_batches(round, stages[0]).values()
-    ]
+    return stages[0], list(store.done_batches(round, stages[0]).values())
