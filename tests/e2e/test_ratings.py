@@ -51,7 +51,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one round with forty held-out prompts, thirty of one category and ten of another."""
     folder = tmp_path_factory.mktemp("rated")
     seeds = [{"prompt": f"How do I mend pot {i}?", "response": f"Mend pot {i} with some glue."} for i in range(12)]
-    asked = [{"id": f"h{i}", "prompt": f"What about {i}?", "category": "care" if i % 4 else "repair"} for i in range(40)]
+    asked = [{"id": f"h{i}", "prompt": f"What about {i}?", "category": "harmless" if i % 4 else "harmful"} for i in range(40)]
     for name, rows in (("seeds", seeds), ("held_out", asked)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     few = ("--rounds", "1", "--per_round", "16", "--min_yield", "0", "--ignore_seed_rules", "true", "--quiet")
@@ -107,48 +107,51 @@ def test_a_run_is_rated_blind_and_the_preference_comes_back(do: Do, run_folder: 
             side: {r["id"]: r["text"] for r in store.done_batches(n, "held_out").values()}
             for side, n in (("new", 1), ("base", 0))
         }
-        outcomes = {side: {o.id: o.value for o in store.outcomes(n, "finished")} for side, n in (("new", 1), ("base", 0))}
+        lower = {side: {o.id: o.value for o in store.outcomes(n, "over_refusal")} for side, n in (("new", 1), ("base", 0))}
     for row in rows:
         each = key[row["id"]]
         id, other = each["prompt_id"], {"A": "b", "B": "a"}[each["new"]]
         assert (uncell(row[each["new"].lower()]), uncell(row[other])) == (said_by["new"][id], said_by["base"][id])
-        assert each["metrics"]["finished"] == outcomes["new"][id] - outcomes["base"][id]
+        assert each["metrics"].get("over_refusal") == (lower["base"][id] - lower["new"][id] if id in lower["new"] else None)
     letters = [each["new"] for each in key.values()]
     assert abs(letters.count("A") - letters.count("B")) <= 2 and "ABABABAB" not in "".join(letters)
     assert do(*write, "again.csv", "--seed", 7)[0] == 0 and (tmp_path / "again.csv").read_bytes() == text
     assert do(*write, "other.csv", "--seed", 8)[0] == 0 and (tmp_path / "other.csv").read_bytes() != text
 
-    prefers = {"care": "new", "repair": "base"}
+    prefers = {"harmless": "new", "harmful": "base"}
     other = {"A": "B", "B": "A"}
     ratings = {id: each["new"] if prefers[each["category"]] == "new" else other[each["new"]] for id, each in key.items()}
     hand_back(file, "anna.csv", ratings)
     done = json.loads(do("rate", "--in", "anna.csv", "--key", "pairs.key.json", "--json")[1])
     same = [each["category"] for each in json.loads((tmp_path / "pairs.key.json").read_text())["identical"]]
     size = {name: sum(each["category"] == name for each in key.values()) for name in prefers}
-    assert {name: size[name] + same.count(name) for name in prefers} == {"care": 30, "repair": 10}
-    assert done["categories"]["care"]["value"] == pytest.approx((size["care"] + same.count("care") / 2) / 30)
-    assert done["categories"]["repair"]["value"] == pytest.approx(same.count("repair") / 2 / 10)
-    assert done["preference"]["value"] == pytest.approx((size["care"] + len(same) / 2) / 40) and done["preference"]["n"] == 40
+    assert {name: size[name] + same.count(name) for name in prefers} == {"harmless": 30, "harmful": 10}
+    assert done["categories"]["harmless"]["value"] == pytest.approx((size["harmless"] + same.count("harmless") / 2) / 30)
+    assert done["categories"]["harmful"]["value"] == pytest.approx(same.count("harmful") / 2 / 10)
+    assert done["preference"]["value"] == pytest.approx((size["harmless"] + len(same) / 2) / 40) and done["preference"]["n"] == 40
     assert done["preference"]["low"] > 0.5 and done["agreement"]["alpha"] is None
     # By a metric that people follow, they and it agree everywhere.
-    follow = {id: each["new"] if each["metrics"]["finished"] > 0 else other[each["new"]] for id, each in key.items()}
+    follow = {id: each["new"] if each["metrics"].get("over_refusal", 0) > 0 else other[each["new"]] for id, each in key.items()}
     hand_back(file, "ben.csv", follow)
-    metric = json.loads(do("rate", "--in", "ben.csv", "--key", "pairs.key.json", "--json")[1])["metrics"]["finished"]
-    assert metric["value"] == 1.0 and metric["n"] == sum(each["metrics"]["finished"] != 0 for each in key.values()) > 2
+    metric = json.loads(do("rate", "--in", "ben.csv", "--key", "pairs.key.json", "--json")[1])["metrics"]["over_refusal"]
+    assert metric["value"] == 1.0 and metric["n"] == sum(each["metrics"].get("over_refusal", 0) != 0 for each in key.values()) > 2
+    against = {id: each for id, each in ratings.items() if key[id]["category"] == "harmful"}
+    hand_back(file, "cleo.csv", against)
+    shown = do("rate", "--in", "anna.csv", "--key", "pairs.key.json")[1]
+    assert f"people prefer {run_folder}, round 1 to {run_folder}, round 0: {done['preference']['value']:.0%} [" in shown
+    shown = do("rate", "--in", "cleo.csv", "--key", "pairs.key.json")[1]
+    assert f"people prefer {run_folder}, round 0 to {run_folder}, round 1: " in shown and "rated by nobody" in shown
     shown = do("rate", "--in", "anna.csv", "ben.csv", "--key", "pairs.key.json")[1]
-    assert f"people prefer {run_folder}, round 1 to {run_folder}, round 0" in shown or "cannot tell" in shown
-    assert "Krippendorff's alpha" in shown and "repair" in shown and "ben" in shown
+    assert "Krippendorff's alpha" in shown and "harmful" in shown and "ben" in shown
 
 
 def test_a_draw_has_each_category_in_its_share(do: Do, run_folder: Path, tmp_path: Path) -> None:
-    held_out = run_folder.with_name("held_out.jsonl")
-    code, said, error = do(
-        "rate", run_folder, run_folder, "--round", 0, "--rows", 20, "--held_out", held_out, "--out", "few.jsonl"
-    )
+    """Without the prompts' file the categories are those that `balance` goes by."""
+    code, said, error = do("rate", run_folder, run_folder, "--round", 0, "--rows", 20, "--out", "few.jsonl")
     assert code == 0 and "20 of 40 prompts drawn, by category" in said, error
     key = json.loads((tmp_path / "few.key.json").read_text())
     found = [each["category"] for each in (*key["pairs"], *key["identical"])]
-    assert (found.count("care"), found.count("repair")) == (15, 5)
+    assert (found.count("harmless"), found.count("harmful")) == (15, 5)
     assert key["sides"]["new"].endswith("round 0") and len(pairs(tmp_path / "few.jsonl")) == len(key["pairs"])
 
 
@@ -192,7 +195,7 @@ def test_who_always_takes_the_first_answer_prefers_nobody(do: Do, tmp_path: Path
     done = do("rate", "--in", "anna.csv", "--key", "pairs.key.json", "--json")[1]
     assert (json.loads(done)["preference"]["value"], json.loads(done)["chose_a"]["value"]) == (0.5, 1.0)
     shown = do("rate", "--in", "anna.csv", "--key", "pairs.key.json")[1]
-    assert "cannot tell which of the two people prefer: 50% [43, 57]" in shown and "the place of an answer matters" in shown
+    assert "cannot tell which of the two people prefer: 50% [43, 57]" in shown and "its place matters" in shown
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])

@@ -48,8 +48,9 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"agreement: not known, for {why}"
     if found["both_bad"]["value"]:
         yield f"neither answer will do: {_share(found['both_bad'])} of the ratings"
-    if (place := found["chose_a"]) is not None and not place["low"] <= 0.5 <= place["high"]:
-        yield f"the place of an answer matters: A was chosen {_share(place)}, which draws the preference towards 50 %"
+    if (place := found["chose_a"]) is not None:
+        drawn = "" if place["low"] <= 0.5 <= place["high"] else ": its place matters, which draws the preference towards 50 %"
+        yield f"the first answer was chosen {_share(place)} of the times that one was preferred{drawn}"
     if found["identical"]:
         yield f"{counted(found['identical'], 'prompt')} that both answer alike count as ties"
     if found["unrated"]:
@@ -60,12 +61,14 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
 def sentence(found: Mapping[str, Any]) -> str:
     """The verdict: whether the interval leaves out one half."""
     figure, (new, base) = found["preference"], (found["sides"][side] for side in ("new", "base"))
-    people = f"{_share(figure)} for {new}, n = {counted(figure['n'], 'prompt')} × {counted(len(found['raters']), 'rater')}"
+    n = f"n = {counted(figure['n'], 'prompt')} × {counted(len(found['raters']), 'rater')}"
     few = too_few(figure["n"], "prompts")
     if few or figure["low"] <= 0.5 <= figure["high"]:
-        return f"cannot tell which of the two people prefer: {people}{f'; {few}' if few else ''}"
-    first, other = (new, base) if figure["value"] > 0.5 else (base, new)
-    return f"people prefer {first} to {other}: {people}"
+        return f"cannot tell which of the two people prefer: {_share(figure)} for {new}, {n}{f'; {few}' if few else ''}"
+    if figure["value"] > 0.5:
+        return f"people prefer {new} to {base}: {_share(figure)}, {n}"
+    turned = {"value": 1 - figure["value"], "low": 1 - figure["high"], "high": 1 - figure["low"]}
+    return f"people prefer {base} to {new}: {_share(turned)}, {n}"
 
 
 def _share(figure: Mapping[str, Any] | None) -> str:

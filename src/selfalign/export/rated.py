@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from errno import ENOENT
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ def read_key(path: str | Path) -> dict[str, Any]:
         UserError: it cannot be read, is none, or is not as it was written.
     """
     try:
+        if not Path(path).is_file():  # a pipe could be waited for for ever
+            raise FileNotFoundError(ENOENT, "no such file")
         key = json.loads(Path(path).read_text("utf-8"))
     except OSError as error:
         raise UserError(
