@@ -152,6 +152,9 @@ def test_a_draw_has_each_category_in_its_share(do: Do, run_folder: Path, tmp_pat
     key = json.loads((tmp_path / "few.key.json").read_text())
     found = [each["category"] for each in (*key["pairs"], *key["identical"])]
     assert (found.count("harmless"), found.count("harmful")) == (15, 5)
+    assert do("rate", run_folder, run_folder, "--round", 0, "--rows", 20, "--seed", 1, "--out", "others.jsonl")[0] == 0
+    drawn, others = ({each["prompt_id"] for each in key_of(tmp_path / name).values()} for name in ("few.jsonl", "others.jsonl"))
+    assert len(drawn - others) > 3
     assert key["sides"]["new"].endswith("round 0") and len(pairs(tmp_path / "few.jsonl")) == len(key["pairs"])
 
 
@@ -163,18 +166,19 @@ def test_figures_of_several_raters(do: Do, tmp_path: Path) -> None:
     assert code == 0 and "left out: 1 prompt that both answer alike" in said
     file, key = tmp_path / "pairs.jsonl", key_of(tmp_path / "pairs.jsonl")
     ids = list(key)
-    table = {"anna": ("A", "a", "tie", "B", "A"), "ben.b": ("A", "B", "Both bad", "B", ""), "cleo": ("", "", "", "B", "")}
+    table = {"anna": ("A", "a", "tie", "B", "A"), "ben.b": ("A", "B", "Both bad", "B", ""), "cleo": ("", "B", "", "B", "")}
     for name, ratings in table.items():
         hand_back(file, f"{name}.jsonl", dict(zip(ids, ratings, strict=True)))
     given = [f"{name}.jsonl" for name in table]
     done = json.loads(do("rate", "--in", *given, "--key", "pairs.key.json", "--json")[1])
-    # Rated twice or more: AA, AB, two ties, BBB. Nine ratings, 3 A, 4 B, 2 ties; one pair of them disagrees, counted both ways.
-    observed, expected = 2 / 9, (9 * 9 - 3 * 3 - 4 * 4 - 2 * 2) / (9 * 8)
-    assert done["agreement"]["alpha"] == pytest.approx(1 - observed / expected) == pytest.approx(9 / 13)
-    assert done["agreement"]["low"] < 9 / 13 < done["agreement"]["high"] <= 1 and done["agreement"]["n"] == 4
+    # Rated twice or more: AA, ABB, two ties, BBB. Ten ratings: 3 A, 5 B, 2 ties. Counted both ways, four pairs of them disagree,
+    # and as they are within three ratings, each weighs 1 / (3 - 1).
+    observed, expected = (4 / 2) / 10, (10 * 10 - 3 * 3 - 5 * 5 - 2 * 2) / (10 * 9)
+    assert done["agreement"]["alpha"] == pytest.approx(1 - observed / expected) == pytest.approx(22 / 31)
+    assert done["agreement"]["low"] < 22 / 31 < done["agreement"]["high"] <= 1 and done["agreement"]["n"] == 4
     # Prompt by prompt, the mean of those who rated it; a prompt without a difference is a tie for all.
     value = {id: {"A": float(key[id]["new"] == "A"), "B": float(key[id]["new"] == "B"), "t": 0.5} for id in ids}
-    means = [value[ids[0]]["A"], 0.5, 0.5, value[ids[3]]["B"], value[ids[4]]["A"], 0.5]
+    means = [value[ids[0]]["A"], (1 + value[ids[1]]["B"]) / 3, 0.5, value[ids[3]]["B"], value[ids[4]]["A"], 0.5]
     assert done["preference"]["value"] == pytest.approx(sum(means) / 6) and done["preference"]["n"] == 6
     assert done["both_bad"]["value"] == pytest.approx(0.5 / 5)
     assert done["raters"]["ben.b"] == {**done["raters"]["ben.b"], "rated": 4, "unrated": 1, "A": 1, "B": 2, "tie": 0, "bad": 1}
@@ -218,13 +222,15 @@ def test_any_text_comes_through(do: Do, tmp_path: Path, suffix: str) -> None:
 
 def test_a_file_that_a_spreadsheet_saved(do: Do, tmp_path: Path) -> None:
     """Semicolons, its own line breaks within cells, the apostrophes gone, a column more: the texts are known all the same."""
-    new, base = (answers(tmp_path, f"{name}.json", [f"- one\n- two {name}", f"plain {name}"]) for name in ("new", "base"))
+    new, base = (answers(tmp_path, f"{name}.json", [f"- one\n- two {name}", f"'plain\n{name}"]) for name in ("new", "base"))
     assert do("rate", new, base, "--out", "pairs.csv")[0] == 0
     back = hand_back(tmp_path / "pairs.csv", "anna.csv", dict.fromkeys(key_of(tmp_path / "pairs.csv"), "tie"), ";")
     text = (
         back.read_text(encoding="utf-8")
         .replace("'- one", "- one")
+        .replace("''plain", "'plain")
         .replace("one\n", "one\r\n")
+        .replace("plain\n", "plain\r\n")
         .replace(";comment", ";comment;note")
     )
     back.write_bytes(text.replace(";tie;", ";Tie ;;mine").encode("utf-8-sig"))

@@ -15,7 +15,7 @@ def print_ratings(found: Mapping[str, Any]) -> None:
     console = stdout_console()
     for side in ("new", "base"):
         console.print(shown(f"{side}: {found['sides'][side]}"), soft_wrap=True)
-    table = wide_table("preference for the new model with 95 % intervals; ties count half", "category", "prompts", "preference")
+    table = wide_table("preference for the new model", "category", "prompts", "preference")
     for name, figure in found["categories"].items() if len(found["categories"]) > 1 else ():
         table.add_row(shown(name or "(none)"), str(figure["n"]), _share(figure))
     table.add_row("all", str(found["preference"]["n"]), _share(found["preference"]))
@@ -27,7 +27,7 @@ def print_ratings(found: Mapping[str, Any]) -> None:
         table.add_row(shown(name), _share(row["preference"]), *counts, _share(row["chose_a"]))
     console.print(table)
     if found["metrics"]:
-        table = wide_table("prompts on which people and a metric prefer the same answer, where both do", "metric", "n", "share")
+        table = wide_table("agreement with metrics", "metric", "n", "share")
         for name, figure in found["metrics"].items():
             table.add_row(shown(name.replace("_", " ")), str(figure["n"]), _share(figure))
         console.print(table)
