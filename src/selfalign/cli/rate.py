@@ -34,7 +34,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(parser, arguments)
     reading = bool(options["in"])
     if idle := [name for name in (_OF_WRITING if reading else ("json",)) if options[name] != parser.get_default(name)]:
-        raise UserError(f"{idle[0]} changes nothing {'with' if reading else 'without'} --in; take it out")
+        name = idle[0] if idle[0] in ("new", "base") else f"--{idle[0]}"
+        raise UserError(f"{name} changes nothing {'with' if reading else 'without'} --in; take it out")
     if reading:
         _say_what_people_say(options)
     else:
@@ -95,8 +96,7 @@ def _sides(options: Namespace) -> Sides:
             raise UserError(f"{options.new} holds the answers of one model: name those of the other one too")
         if options.round is not None or options.held_out is not None:
             raise UserError("--round and --held_out are about runs, not about files of answers; take them out")
-        new, base = ((str(place), _rows(place)) for place in places)
-        return of_answers(new, base)
+        return of_answers(*((str(place), _rows(place)) for place in places))
     if odd := [place for place, run in zip(places, runs, strict=True) if not run]:
         what = "is a file: export the other one's answers too, or name two runs" if odd[0].is_file() else "is no run folder"
         raise UserError(f"{odd[0]}: {what}")
