@@ -14,6 +14,7 @@ from selfalign.evaluators import HeldOut
 from selfalign.proof.alarms import DEFAULT, Alarms
 from selfalign.recipe import Recipe, RollBack
 from selfalign.recipes import isara
+from selfalign.retrievers import Uniform
 from selfalign.trainers import NullTrainer
 from selfalign.types import Example, Format, Likelihood, ModelRef, Request
 
@@ -68,6 +69,16 @@ class MoodySession(ScriptedSession):
         return found
 
 
+def wandering(model: ModelRef, request: Request) -> str:
+    """Prompts of which three in four have no word of the seeds; held-out answers grow in round 1 and shrink again."""
+    if request.prompt is None:
+        near = request.demonstrations[0].prompt
+        return f"{near[:-1]} {request.seed % 97}?" if request.id.endswith(("0", "5")) else f"{text(request.seed, 9)}?"
+    if request.prompt.startswith("Is "):
+        return f"{text(request.seed, 30 if round_of(model) == 1 else 8)}."
+    return "" if "old house" not in request.prompt and request.seed % 2 else f"{text(request.seed, 8)}."
+
+
 def _bare(recipe: Recipe) -> Recipe:
     return replace(recipe, prompt_filters=(), filters=(), evaluators=(HeldOut(),))
 
@@ -107,6 +118,15 @@ def collapse(*, alarms: Alarms = DEFAULT, rounds: int = 2) -> Recipe:
             trainer=NullTrainer(),
         )
     )
+
+
+def wander(*, at_random: bool = False) -> Recipe:
+    """Its filters are ISARA's own for answers, so that empty answers are dropped."""
+    made = isara(demonstrations=3)
+    engine = Scripted(replies=wandering)
+    own = {"engine": engine, "encoder": Hashed(), "trainer": NullTrainer(), "evaluators": (HeldOut(),), "prompt_filters": ()}
+    made = replace(made, rounds=2, per_round=40, alarms=Alarms(action="off"), allow_overlap=True, min_yield=0.0, **own)
+    return replace(made, retriever=Uniform(3)) if at_random else made
 
 
 def leak(*, allow_overlap: bool = False) -> Recipe:

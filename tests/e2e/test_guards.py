@@ -257,3 +257,55 @@ def test_a_damaged_model_is_trained_again_and_told(cli: Run, seeds_file: Path, t
     again = cli("run", f"{RECIPES}:moody", seeds_file, "--model", "scripted", "--quiet", "--out", out, "--rounds", 1)
     assert again.returncode == 0
     assert "damaged-model: the model of round 1 is trained again" in " ".join(again.stdout.split())
+
+
+@pytest.fixture
+def many_seeds(tmp_path: Path) -> Path:
+    verbs, things = ("clean", "mend", "paint", "store"), ("table", "window", "roof", "stove", "chair", "floor")
+    rows = [
+        {"prompt": f"How do I {verb} the {thing} in the old house today?", "response": f"Take the {thing} and {verb} it slowly."}
+        for verb in verbs
+        for thing in things
+    ]
+    path = tmp_path / "many.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_prompts_that_were_shown_nothing_near_and_a_metric_that_turned(cli: Run, many_seeds: Path, tmp_path: Path) -> None:
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text(
+        "".join(json.dumps({"prompt": f"Is {n} more than {n + 3}?", "response": "No."}) + "\n" for n in range(14))
+    )
+    for _ in range(2):  # the second time nothing is left to do, and nothing is said twice
+        status = run(cli, "wander", many_seeds, tmp_path / "out", "--held_out", held_out)
+    out, page = tmp_path / "out", tmp_path / "report.html"
+    far, turns = ([event["text"] for event in events(out, kind)] for kind in ("retrieval", "oscillation"))
+    assert [text.partition(" than all")[0] for text in far] == [
+        f"round {k}: 80% of 40 prompts lie farther from every example they were shown" for k in (1, 2)
+    ]
+    kept, dropped = ([json.loads(line) for line in (out / f"round-02/{half}.jsonl").open()] for half in ("kept", "dropped"))
+    near = [row["id"] for row in (*kept, *dropped) if max(d["similarity"] for d in row["response_demonstrations"]) > 0.85]
+    share = (len(kept) - len(near)) / (40 - len(near))
+    assert len(near) == 8 and {*near} < {row["id"] for row in kept}
+    assert (
+        f"than all 18 seeds lie from the nearest other seed (cosine below 0.85); answers to them were kept {share:.0%}" in far[1]
+    )
+    assert "those to the others 100%" in far[1]
+    assert json.loads((out / "round-02/metrics.json").read_text())["diversity_far_from_shown"]["value"] == 0.8
+    assert [text.partition(" turned")[0] for text in turns] == ["finished", "response words", "usual length"]  # and no other one
+    assert (
+        "from 8.0 to 19.0 in rounds 0 to 1 (+11.0 [" in turns[1] and "then from 19.0 to 8.0 in rounds 1 to 2 (-11.0 [" in turns[1]
+    )
+    assert cli("report", out, "--out", page).returncode == 0
+    shown = (cli("status", out).stdout, page.read_text())
+    assert all(text[:60] in each.replace("\n", " ") for each in shown for text in (*far, *turns))
+    assert status["best_round"] == 2
+
+
+def test_examples_drawn_at_random_are_not_far_and_two_prompts_turn_nothing(
+    cli: Run, many_seeds: Path, held_out_file: Path, tmp_path: Path
+) -> None:
+    status = run(cli, "wander", many_seeds, tmp_path / "out", "--at_random", "true", "--held_out", held_out_file)
+    assert not events(tmp_path / "out", "retrieval") and not events(tmp_path / "out", "oscillation")
+    assert all("diversity_far_from_shown" not in row["metrics"] for row in status["rounds"])

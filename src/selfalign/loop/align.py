@@ -23,7 +23,16 @@ from selfalign.loop import parts
 from selfalign.loop.budgets import settled
 from selfalign.loop.context import Setup, opened
 from selfalign.loop.fluency import spelled_out
-from selfalign.loop.guards import Best, Verdict, calibrate_judges, check_training_data, choose, try_rules, verify_weights
+from selfalign.loop.guards import (
+    Best,
+    Verdict,
+    calibrate_judges,
+    check_training_data,
+    check_turns,
+    choose,
+    try_rules,
+    verify_weights,
+)
 from selfalign.loop.preflight import check_brought, check_examples, check_parts, fewer_than_asked, seeds_needed, split_seeds
 from selfalign.loop.shortcuts import audited
 from selfalign.loop.steps import make_round
@@ -166,6 +175,7 @@ def _rounds(run: Setup) -> Run:
             store.add_model(round + 1, model)
     assert verdict is not None  # round 0 has one
     _evaluate_best(run, verdict.best, pool, served_last=round)
+    check_turns(run)
     if not stop:
         stop = "; ".join(filter(None, (_all_done(recipe), verdict.text, _unchecked(run)))) if verdict.go_on else verdict.text
     store.finish_run(verdict.best.round, stop)

@@ -16,10 +16,13 @@ from selfalign.loop.parts import tried, watched
 from selfalign.proof.alarms import Alarm
 from selfalign.proof.calibration import Calibrated, Calibration
 from selfalign.proof.diversity import OF_THE_JUDGES, SECOND_TURN, diversity, saturation
+from selfalign.proof.oscillation import turned
 from selfalign.proof.overlap import Hit, overlap
+from selfalign.proof.retrieval import far_from_shown, nearest_other
 from selfalign.proof.seed_rules import harmful, void_on_seeds
 from selfalign.proof.stats import LEAST, Difference, mean_interval, paired_difference, too_few
 from selfalign.protocols import Context, Served
+from selfalign.record.finished import paired_metrics
 from selfalign.text import counted
 from selfalign.types import Example, Metric, ModelRef, Pool
 
@@ -193,12 +196,32 @@ def check_training_data(run: Setup, context: Context, pool: Pool) -> str:
         if round and run.recipe.alarms.action != "off" and len(examples) >= run.recipe.alarms.min_examples:
             metrics.append(_count("alarms", len(alarms), len(examples)))
         hits = _overlap(run, context, examples)
+        far, text = _retrieval(run, context) if round else ([], "")
+        metrics += far
         if run.asked:
             same, near = ({hit.training for hit in hits if hit.same is wanted} for wanted in (True, False))
             metrics += [_count("overlap_exact", len(same), len(examples)), _count("overlap_near", len(near), len(examples))]
-        done = _store_findings(run, round, metrics, alarms, hits, began)
+        with run.store.transaction("guards"):
+            if text:
+                run.store.event("retrieval", {"round": round, "text": text})
+            done = _store_findings(run, round, metrics, alarms, hits, began)
     overlapping = "" if run.recipe.allow_overlap else done.get("overlap", "")
     return "; ".join(filter(None, (overlapping, done["stop"])))
+
+
+def check_turns(run: Setup) -> None:
+    """Notes the metrics on held-out prompts that turned round over the rounds of a run that is at its end (`turned`).
+
+    The validation seeds choose the round, so that there a fall is a regression, told and rolled back as it happens (`choose`).
+    """
+    store = run.store
+    if any(kind == "oscillation" for _, kind, _ in store.events()):
+        return
+    rounds = [round for round in range(run.recipe.rounds + 1) if store.stage(round, "evaluate") is not None]
+    found = turned({round: paired_metrics(store, round) for round in rounds})
+    with store.transaction("oscillation"):
+        for text in found:
+            store.event("oscillation", {"text": text})
 
 
 def _diversity(run: Setup, context: Context, pool: Pool, examples: Sequence[Example]) -> list[Metric]:
@@ -212,6 +235,17 @@ def _diversity(run: Setup, context: Context, pool: Pool, examples: Sequence[Exam
     if context.round:
         metrics += saturation((*examples, *(drop.example for drop in run.store.dropped(context.round))))
     return metrics
+
+
+def _retrieval(run: Setup, context: Context) -> tuple[list[Metric], str]:
+    """`far_from_shown` of the round's first turns, whatever became of them; what they were shown stands in the record."""
+    kept = run.store.kept(context.round)
+    made = [*kept, *(drop.example for drop in run.store.dropped(context.round))]
+    answered = [each for each in made if not each.history and any(d.similarity is not None for d in each.response_demonstrations)]
+    if not answered:
+        return [], ""
+    seeds = nearest_other(context.encode([seed.prompt for seed in context.pool.seeds]))
+    return far_from_shown(context.round, answered, {each.id for each in kept}, seeds)
 
 
 def _alarms(run: Setup, round: int, metrics: Sequence[Metric]) -> list[Alarm]:

@@ -35,10 +35,11 @@ def status(store: Store) -> dict[str, Any]:
 
 def warnings(store: Store) -> list[str]:
     """What the run had to report, oldest first: fewer demonstrations than asked for, figures not given or got another way than
-    usual, collapse alarms, training rows that overlap with held-out prompts, models whose files were damaged and were trained
-    again, other software than it was begun with; then the rounds whose weights a server was not verified to serve, and those of
-    which one rule took half."""
-    kinds = ("demonstrations", "seed_rule", "evaluation", "alarm", "overlap", "damaged-model", "software")
+    usual, collapse alarms, prompts that were shown nothing near, training rows that overlap with held-out prompts, metrics that
+    turned round, models whose files were damaged and were trained again, other software than it was begun with; then the rounds
+    whose weights a server was not verified to serve, and those of which one rule took half."""
+    findings = ("alarm", "retrieval", "overlap", "oscillation")
+    kinds = ("demonstrations", "seed_rule", "evaluation", *findings, "damaged-model", "software")
     reported = [(kind, data) for _, kind, data in store.events() if kind in kinds]
     reported += [("verify_weights", found[-1]) for found in verifications(store).values() if found[-1]["verdict"] != VERIFIED]
     return [f"{kind}: {data['text']}" for kind, data in reported] + [f"drops: {text}" for text in _taken(store)]

@@ -59,6 +59,7 @@ GUARDS = {
     "diversity_distinct_2_prompts": "share of different word pairs among 200 of the prompts",
     "diversity_distinct_2_responses": "share of different word pairs among 200 of the responses",
     "diversity_spread": "mean distance between the embeddings of the prompts",
+    "diversity_far_from_shown": "share of prompts far from every example that their answers were shown",
     "overlap_exact": "examples that ask the same as a prompt of the test",
     "overlap_near": "examples that ask nearly the same as a prompt of the test",
     "alarms": "collapse alarms that went off",
