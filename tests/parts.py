@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any, NoReturn
 
 from selfalign.encoders import Hashed
-from selfalign.protocols import Context, Encode, OpenModel, Preflight, Work, declared
+from selfalign.protocols import Context, Encode, Engine, OpenModel, Preflight, Work, declared
 from selfalign.types import Completion, Continuation, Example, Likelihood, Metric, Pool, Request, Sampling
 
 Write = Callable[[Request], Completion]
@@ -62,7 +62,7 @@ def calling(made: Context, **calls: Callable[..., Any]) -> Context:
     return replace(made, journal=replace(made.journal, **calls))  # type: ignore[type-var]
 
 
-def _no_other_model(model: str) -> NoReturn:
+def _no_other_model(model: str, engine: Engine | None = None) -> NoReturn:
     raise AssertionError(f"no part under test here opens {model!r}")
 
 

@@ -1,7 +1,7 @@
 """What a part must be able to do. Structural: a user's class fits by having the method, nothing to inherit.
 
-Every part is a frozen dataclass whose fields are its options; weights, clients and indexes appear only inside
-`open`, `train`, `apply`, `score`, `evaluate`. Batches in, batches out, same order, no concurrency outside an engine.
+Every part is a frozen dataclass whose fields are its options; weights, clients and indexes appear only inside `open`, `train`,
+`apply`, `score`, `evaluate`. Batches in, batches out, same order, no concurrency outside an engine.
 
 What a part *must* have is a Protocol here. What it *may* have besides stands in four classes behind them, by the parts that
 they are about (`EngineLimits`, `Preflight`, `SeedUse`, `Flags`), each with what holds for a part that leaves it out; the loop
@@ -158,14 +158,11 @@ class Journal(Protocol):
 
 
 class OpenModel(Protocol):
-    """Opens another model through the recipe's engine: a judge, a teacher."""
+    """Opens another model, a judge or a teacher, through an engine of its own or (None) the recipe's."""
 
-    def __call__(self, model: str) -> AbstractContextManager[Context]:
+    def __call__(self, model: str, engine: Engine | None = None) -> AbstractContextManager[Context]:
         """The same context with session and journal those of `model`: a folder, a name on the hub, or `base` for the model the
-        run started from.
-
-        The journal knows work by the stage's name: give the other model's stages names of their own.
-        """
+        run started from. The journal knows work by the stage's name: give its stages names of their own."""
         ...
 
 
@@ -334,6 +331,10 @@ class Preflight:
 
     other_model: str = ""
     """The model it asks instead of that of the round, as `Context.open_model` takes it; "" where it asks none."""
+    engine: Engine | None = None
+    """What runs that model; None: the recipe's engine."""
+    other_sampling: Sampling | None = None
+    """How that model writes; None where it writes nothing."""
 
     def check(self) -> str:
         """What the figures depend on besides the options (a file, a model), as a hash: another one is another run.
@@ -348,8 +349,7 @@ class Preflight:
         return None
 
     def prompts(self, seeds: Sequence[Example]) -> Sequence[Example]:
-        """The prompts of its own that an evaluator asks where these are the seeds, with the held-out ones or instead of them:
-        none of them should be trained on."""
+        """The prompts that an evaluator brings where these are the seeds, with or for held-out ones: not to be trained on."""
         return ()
 
     def check_examples(self, seeds: Sequence[Example], held_out: Sequence[Example]) -> None:

@@ -209,11 +209,14 @@ class Recipe:
             if not ok:
                 raise UserError(f"recipe {self.name}: {name} = {value}, must be {must}")
         self._check_pairs()
-        engine = declared(self.engine, EngineLimits)
-        engine.check_models(self._trained_models(), self._other_models())
-        for name, sampling in self.samplings():
+        declared(self.engine, EngineLimits).check_models(self._trained_models(), self._other_models())
+        decoding = [(name, self.engine, sampling) for name, sampling in self.samplings()]
+        for name, engine, _, sampling in self.own_engines():
+            declared(engine, EngineLimits).check_models(None, ())
+            decoding += [(f"{name}.engine", engine, sampling)] if sampling is not None else []
+        for name, engine, sampling in decoding:
             try:
-                engine.check_sampling(sampling)
+                declared(engine, EngineLimits).check_sampling(sampling)
             except UserError as error:
                 raise UserError(f"recipe {self.name}, {name}: {error}") from error
         if self.rounds:
@@ -261,12 +264,22 @@ class Recipe:
             return None
         return "adapter" if rank else "weights"
 
+    def own_engines(self) -> list[tuple[str, Engine, str, Sampling | None]]:
+        """(part, engine, model, how it writes) of each part that has another model run by an engine of its own."""
+        asks = [(type(part).__name__, declared(part, Preflight)) for part, _ in self._asking()]
+        return [(name, one.engine, one.other_model, one.other_sampling) for name, one in asks if one.engine and one.other_model]
+
     def _other_models(self) -> list[str]:
-        """The models that parts ask besides that of a round; `base` is itself the first that a part meets."""
+        """The models that this engine runs for parts besides that of a round; `base` is itself the first that a part meets."""
+        asks = [(declared(part, Preflight), models) for part, models in self._asking()]
+        named = [(one.other_model, models) for one, models in asks if one.engine is None]
+        return [name for name, models in named if name and models > (name == "base")]
+
+    def _asking(self) -> list[tuple[object, int]]:
+        """The parts that may ask another model, each with the number of the run's models that it meets."""
         generating = self.rounds if self.per_round else 0
         met = [*((part, generating) for part in self.scorers), *((part, self.rounds + 1) for part in self.evaluators)]
-        named = [(declared(part, Preflight).other_model, models) for part, models in met]
-        return [name for name, models in named if name and models > (name == "base")]
+        return [(part, models) for part, models in met if models]
 
     def _steps_fit(self) -> bool:
         return len(self.steps) == self.rounds and min(self.steps) >= 1
@@ -292,8 +305,11 @@ def _samplings(name: str, part: Any) -> Iterator[tuple[str, Sampling]]:
         for each in part:
             yield from _samplings(f"{name}.{type(each).__name__}", each)
     elif is_dataclass(part) and not isinstance(part, type):
+        asks = declared(part, Preflight)
         for each in fields(part):
-            yield from _samplings(f"{name}.{each.name}", getattr(part, each.name))
+            value = getattr(part, each.name)
+            if asks.engine is None or value is not asks.other_sampling:  # else how a model writes on that engine
+                yield from _samplings(f"{name}.{each.name}", value)
 
 
 def _plain(value: Any) -> Any:

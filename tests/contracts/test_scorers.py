@@ -18,7 +18,7 @@ import pytest
 
 import selfalign.scorers
 from selfalign.contracts import check_scorer
-from selfalign.protocols import Context, Scorer
+from selfalign.protocols import Context, Engine, Scorer
 from selfalign.scorers import Reward
 from selfalign.types import Example, FloatArray, Request
 from tests.parts import calling, context
@@ -53,7 +53,7 @@ def scoring_context(**changes: Any) -> Context:
     """A context for a scorer, with the session above or the one given; any other model's context is the same one."""
 
     @contextmanager
-    def open_model(model: str) -> Iterator[Context]:
+    def open_model(model: str, engine: Engine | None = None) -> Iterator[Context]:
         yield made
 
     names = ("generate", "likelihood", "continuation", "session")

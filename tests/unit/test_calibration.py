@@ -16,7 +16,7 @@ from selfalign.proof.calibration import APPEALS, Calibrated, Calibration, calibr
 from selfalign.proof.injection import REMOVED, addressed
 from selfalign.proof.judge_stats import auc_interval, entropy, mean_change, modal_share, repeatability, spearman
 from selfalign.proof.spoiling import KINDS, spoil
-from selfalign.protocols import Context
+from selfalign.protocols import Context, Engine
 from selfalign.scorers import Judge, Perplexity
 from selfalign.scorers._standards import judge_prompt
 from selfalign.seeds.read import read_seeds
@@ -176,7 +176,7 @@ def test_calibration_uses_stages_of_its_own_also_in_another_model() -> None:
     answers = likely(perfect(judge), stages)
 
     @contextmanager
-    def open_model(model: str) -> Iterator[Context]:
+    def open_model(model: str, engine: Engine | None = None) -> Iterator[Context]:
         yield scoring_context(continuation=answers)
 
     own = scoring_context(open_model=open_model)

@@ -13,7 +13,7 @@ import pytest
 from selfalign.errors import UserError
 from selfalign.evaluators import MTBench
 from selfalign.evaluators.mt_bench import rating
-from selfalign.protocols import Context
+from selfalign.protocols import Context, Engine
 from selfalign.types import Completion, Metric, Request, Sampling
 from tests.conftest import Run
 from tests.parts import calling, context, foretold
@@ -60,7 +60,7 @@ def measure(
         return [(request, Completion(judge(str(request.prompt)), "stop")) for request in requests]
 
     @contextmanager
-    def open_model(model: str) -> Iterator[Context]:
+    def open_model(model: str, engine: Engine | None = None) -> Iterator[Context]:
         assert model == evaluator.judge
         yield calling(context(), generate=reply, session=Window())  # type: ignore[arg-type]
 

@@ -58,7 +58,7 @@ def test_every_metric_of_a_run_has_a_meaning(cli: Run, seeds_file: Path, tmp_pat
 
 
 WRITTEN = [path for path in sorted(PACKAGE.glob("evaluators/*.py")) if path.name != "_metrics.py"]
-WRITTEN += [PACKAGE / "proof" / "diversity.py", PACKAGE / "loop" / "guards.py"]
+WRITTEN += [PACKAGE / "proof" / "diversity.py", PACKAGE / "proof" / "retrieval.py", PACKAGE / "loop" / "guards.py"]
 """Where metrics get their names, but for those of a judge's calibration."""
 PARTS = {
     "turn": ("", SECOND_TURN),

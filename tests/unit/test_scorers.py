@@ -13,7 +13,7 @@ from selfalign.engines import HF
 from selfalign.errors import UserError
 from selfalign.filters import OnePerCluster, Percentile, Threshold
 from selfalign.proof.injection import REMOVED, addressed, without_address
-from selfalign.protocols import Context
+from selfalign.protocols import Context, Engine
 from selfalign.scorers import Density, Judge, Perplexity
 from selfalign.scorers._standards import judge_prompt
 from selfalign.scorers.judge import expected_score, parse_score
@@ -174,7 +174,7 @@ def test_another_model_is_opened_by_name_and_the_current_one_is_not() -> None:
     opened: list[str] = []
 
     @contextmanager
-    def open_model(model: str) -> Iterator[Context]:
+    def open_model(model: str, engine: Engine | None = None) -> Iterator[Context]:
         opened.append(model)
         yield scoring_context()
 

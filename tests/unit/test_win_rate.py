@@ -18,7 +18,7 @@ from selfalign.engines import HF
 from selfalign.errors import RunFailed, UserError
 from selfalign.evaluators import HeldOut, WinRate
 from selfalign.evaluators.win_rate import PROMPT, flaws
-from selfalign.protocols import Context
+from selfalign.protocols import Context, Engine
 from selfalign.types import Completion, Example, Likelihood, Metric, ModelRef, Request, Sampling
 from tests.parts import calling, context, foretold
 from tests.tiny import END, REWARD_WINDOW, START, chat_ids, tiny_model, tiny_tokenizer
@@ -58,7 +58,7 @@ def judged(judge: Judge, *texts: str, stages: list[str] | None = None, asked: li
         return [Likelihood(-2000.0 + (each if one.response == "A" else 0.0), 2) for one, each in zip(examples, odds, strict=True)]
 
     @contextmanager
-    def open_model(model: str) -> Iterator[Context]:
+    def open_model(model: str, engine: Engine | None = None) -> Iterator[Context]:
         assert model == "judge"
         yield calling(ours, session=FakeSession(), likelihood=likelihood)  # type: ignore[arg-type]
 
@@ -267,7 +267,7 @@ def really_judged(folder: Path, *texts: str) -> Context:
     """The judge is a real model under the real engine."""
 
     @contextmanager
-    def open_model(model: str) -> Iterator[Context]:
+    def open_model(model: str, engine: Engine | None = None) -> Iterator[Context]:
         with HF(device="cpu", dtype="float32").open(ModelRef(model), "auto") as session:
             scored = lambda stage, examples, shown=(): session.likelihood(examples, shown)  # noqa: E731
             yield calling(ours, session=session, likelihood=scored)

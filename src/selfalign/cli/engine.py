@@ -110,8 +110,9 @@ def _obstacle(planned: Planned, engines: Sequence[type]) -> str:
 def _judges(recipe: Recipe) -> Iterator[str]:
     """The other models that the recipe's engine runs."""
     for part in (*recipe.scorers, *recipe.evaluators):
-        if (model := declared(part, Preflight).other_model) not in ("", "base"):
-            yield model
+        asks = declared(part, Preflight)
+        if asks.engine is None and asks.other_model not in ("", "base"):
+            yield asks.other_model
 
 
 def _recorded(folder: Path | None, engines: Sequence[type]) -> dict[str, Any] | None:

@@ -151,7 +151,9 @@ def _own_defaults(parser: ArgumentParser, arguments: list[str]) -> Iterator[list
         chosen |= {slot: part for slot in defaults if (part := _class(each.get(slot)))}
     kept = list(arguments)
     for place, name, _ in _options(arguments):
+        later = {slot: part for at, each in said.items() if at > place for slot, value in each.items() if (part := _class(value))}
         own = {key: each for key, each in said[place].items() if not _differ(_class(each), chosen.get(key, ""))}
+        own = {key: _unchanged(each, key, later) for key, each in own.items()}
         if name == "config" and own != said[place]:
             _put(kept, place, name, yaml.safe_dump(own, allow_unicode=True))
     changed = {slot: part for slot, part in chosen.items() if _differ(defaults[slot]["class_path"], part)}
@@ -161,6 +163,15 @@ def _own_defaults(parser: ArgumentParser, arguments: list[str]) -> Iterator[list
         yield kept
     finally:
         parser.set_defaults({slot: defaults[slot] for slot in changed})
+
+
+def _unchanged(said: Any, path: str, later: dict[str, str]) -> Any:
+    """What a file says of a part, without the parts in it (a judge's engine, a trainer's loss) whose class is changed later."""
+    if not isinstance(said, dict):
+        return said
+    paths = {key: path if key == "init_args" else f"{path}.{key}" for key in said}
+    gone = [key for key, each in said.items() if isinstance(each, dict) and _differ(_class(each), later.get(paths[key], ""))]
+    return {key: _unchanged(each, paths[key], later) for key, each in said.items() if key not in gone}
 
 
 def given(arguments: Sequence[str], option: str) -> Any:
@@ -248,7 +259,9 @@ def explain(message: str, known: Sequence[str]) -> str:
         return f"option --{slot}: {value} is no YAML file of its options; name one, or give them one by one: --{one} …"
     if part := _first(r"Expected a dot import path string: (\S+)", text):
         names = re.findall(r"<class '(?:\w+\.)*(\w+)'>", text.rpartition("Subtypes:")[2].partition("Errors:")[0])
-        return f"option --{slot}: no part named {part}; there are {', '.join(names)}"
+        if "Engine" in names:  # the classes that there are stand in the options of the command, not in a choice within a choice
+            return f"option --{slot}: to be given in a recipe of your own alone, such as Judge(engine={part}(…))"
+        return f"option --{slot}: no part named {part}; there are {', '.join(names).replace('NoneType', 'null')}"
     if needed := re.search(r"'(?:\w+\.)*(\w+)': the following arguments are required: (\w+)", text):
         return f"option --{slot}: {needed.group(1)} cannot do without {needed.group(2)}; give --{slot}.{needed.group(2)}"
     inner = re.search(r"""Parser key "([\w.]+)": (Expected .*? Got value: \S+)""", text)

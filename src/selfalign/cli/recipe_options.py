@@ -20,6 +20,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from selfalign import encoders, engines, trainers
 from selfalign.cli.options import allow_imports, explain_part
 from selfalign.errors import UserError
+from selfalign.protocols import Engine
 from selfalign.recipe import FILTERS, Recipe
 from selfalign.recipes.evaluations import measured_by
 from selfalign.types import Sampling
@@ -30,6 +31,7 @@ ANY = (
     *("engine", "encoder", "format", "template_args", "keep_thinking", "seed", "eval_sampling", "evaluate", "allow_overlap"),
     "allow_other_versions",
 )
+ENGINES = [part for part in (getattr(engines, name) for name in engines.__all__) if hasattr(part, "open")]
 MAIN = {"engine": "open", "encoder": "open", "trainer": "train"}
 """What a class of the room has to have to fill the slot: rooms hold the parts of their parts too."""
 TRAINING = ("rounds", "trainer", "steps", "start_from", "learning_rate_decay", "validation_share", "roll_back")
@@ -68,7 +70,7 @@ def add_options(parser: ArgumentParser, make: Make, command: str, skip: Collecti
     recipe = default_recipe(make)
     # A slot with a choice of parts takes a class name; dataclasses alone would be chosen by their fields.
     parts = [part for parts in choices(make).values() for part in parts]
-    inner = [each for part in parts for some in _inner(part).values() for each in some]
+    inner = [*ENGINES, *(each for part in parts for some in _inner(part).values() for each in some)]
     set_parsing_settings(subclasses_enabled=[*parts, *inner])
     allow_imports([*(part.__module__ for part in (*parts, *inner)), make.__module__])
     parser.add_function_arguments(make, as_positional=False, skip={*skip})
@@ -88,6 +90,9 @@ def add_options(parser: ArgumentParser, make: Make, command: str, skip: Collecti
         if fields(part):
             parser.add_argument(f"--{name}", type=type(part), default=part, help=_summary(part))
     parser.add_function_arguments(measured_by, as_positional=False, skip={"recipe", *own, *skip})
+    for action in parser._actions:  # a judge may have an engine of its own; the parts do not know which ones there are
+        if getattr(action, "_typehint", None) == Engine | None:
+            action._typehint = Union[(*ENGINES, None)]  # type: ignore[attr-defined]
     # An evaluator that is given one field of a sampling has the others from the recipe's: greedy answers stay greedy.
     parser.set_defaults({f"{name}.sampling": recipe.eval_sampling for name in ANSWERING if name not in (*own, *skip)})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 
 from selfalign.errors import UserError
@@ -14,7 +14,7 @@ from selfalign.evaluators._metrics import mean, share
 from selfalign.evaluators._mt_bench_questions import REFERENCED, Question, read_questions
 from selfalign.models.names import resolve_ref
 from selfalign.proof.injection import without_address
-from selfalign.protocols import Context, Session
+from selfalign.protocols import Context, Engine, Session
 from selfalign.seeds.rows import show
 from selfalign.text import counted
 from selfalign.types import Completion, Example, Metric, ModelRef, Request, Sampling, derive_seed
@@ -52,7 +52,7 @@ class MTBench:
     file: str = ""
     """MT-Bench's question.jsonl: question_id, category, turns; "" measures nothing."""
     judge: str = ""
-    """The model that rates, run by the recipe's engine: a folder, a name on the hub, or `base`, the one the run started from."""
+    """The model that rates, run by `engine`: a folder, a name on the hub, or `base`, the one the run started from."""
     references: str = ""
     """Its reference answers (reference_answer/gpt-4.jsonl), for mathematics, reasoning and coding; "" takes those of the
     questions' own field `reference`."""
@@ -64,6 +64,8 @@ class MTBench:
     """New tokens of an answer at most. Its temperature is the category's."""
     judging: Sampling = JUDGING
     """How the judge's replies are decoded."""
+    engine: Engine | None = field(default=None, repr=False)
+    """What runs the judge, where that is not the recipe's engine: OpenAI with a url of its own, for one."""
 
     def __post_init__(self) -> None:
         for name, wrong in (
@@ -78,6 +80,10 @@ class MTBench:
     def other_model(self) -> str:
         return self.judge if self.file else ""
 
+    @property
+    def other_sampling(self) -> Sampling:
+        return self.judging
+
     def check(self) -> str:
         """The hash of the questions and of the judge's files (that of `base` is the run's own).
 
@@ -88,7 +94,8 @@ class MTBench:
             return ""
         if not self.judge:
             raise UserError("MTBench needs a model that rates the answers; give --mt_bench.judge")
-        judge = "" if self.judge == "base" else resolve_ref(ModelRef(self.judge)).hash
+        model = ModelRef(self.judge)
+        judge = "" if self.judge == "base" else (self.engine.check(model, (), "auto") if self.engine else resolve_ref(model)).hash
         return _key((self._questions(), judge), 64)
 
     def preflight(self, seeds: Sequence[Example], held_out: Sequence[Example]) -> str:
@@ -187,7 +194,7 @@ class MTBench:
         ]
         found: list[float | None] = [None if answer.text.strip() else 1.0 for answer in (*first, *second)]
         stage = f"mt_bench_judge_{_key((self.judge, self.judging, texts))}"
-        with context.open_model(self.judge) as judge:
+        with context.open_model(self.judge, self.engine) as judge:
             wanted = [
                 Request(str(place), prompt=text, seed=derive_seed(context.seed, stage, place))
                 for place, text in enumerate(texts)

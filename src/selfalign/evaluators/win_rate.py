@@ -6,7 +6,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import numpy as np
@@ -18,7 +18,7 @@ from selfalign.evaluators._metrics import mean, outcomes, share
 from selfalign.models.classifier import rendering_fits, reward_model
 from selfalign.models.layouts import fold
 from selfalign.models.names import resolve_ref
-from selfalign.protocols import Context, Session
+from selfalign.protocols import Context, Engine, Session
 from selfalign.types import Example, Metric, ModelRef, Request, Sampling
 
 _log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class WinRate:
     judge: str = ""
     """A folder or a name on the hub; for a model also `base`, the one the run started from; "" measures nothing."""
     kind: Kind = "model"
-    """model: any causal model, run by the recipe's engine and in its format, as a judge between two answers; reward: a
+    """model: any causal model, run by `engine` and in the recipe's format, as a judge between two answers; reward: a
     sequence classifier with one output, which scores each answer by itself (safetensors, no code of its own)."""
     prompt: str = PROMPT
     """What a model is asked, with {prompt}, {first} and {second}; it must call for the letter A or B."""
@@ -90,6 +90,8 @@ class WinRate:
     """Where a reward model runs: auto, cpu, cuda, cuda:1 or mps."""
     sampling: Sampling | None = None
     """null: as the recipe decodes evaluations."""
+    engine: Engine | None = field(default=None, repr=False)
+    """What runs a model as the judge, where that is not the recipe's engine: OpenAI with a url of its own, for one."""
 
     def __post_init__(self) -> None:
         for name, wrong in (
@@ -103,6 +105,8 @@ class WinRate:
         ):
             if wrong:
                 raise ValueError(f"WinRate: {name} = {getattr(self, name)!r} is out of range")
+        if self.kind == "reward" and self.engine is not None:
+            raise ValueError("WinRate: engine runs a judge of kind model; a reward model runs without one")
 
     @property
     def other_model(self) -> str:
@@ -114,7 +118,10 @@ class WinRate:
         Raises:
             UserError: there is no such folder, none of that name on the hub, or one without a model.
         """
-        return resolve_ref(ModelRef(self.judge)).hash if self.judge not in ("", "base") else ""
+        model = ModelRef(self.judge)
+        if self.judge in ("", "base"):
+            return ""
+        return (self.engine.check(model, (), "auto") if self.engine else resolve_ref(model)).hash
 
     def evaluate(self, context: Context, held_out: Sequence[Example]) -> list[Metric]:
         """All over the prompts that have a reference and were judged, in 0 … 1:
@@ -167,7 +174,7 @@ class WinRate:
         stands against itself in the two orders and all but cancels in their mean.
         """
         found = [_settled(example, text) for example, text in pairs]
-        with context.open_model(self.judge) as other:
+        with context.open_model(self.judge, self.engine) as other:
             # A judge that cannot be asked this is an error; where it can, what fails later is one prompt's texts.
             if other.session.fit(Request("", prompt=self._question("…", "…", "…")), _ROOM) is None:
                 raise UserError(f"WinRate.prompt does not fit the window of {self.judge!r}; shorten it, or use another judge")

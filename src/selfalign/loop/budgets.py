@@ -51,13 +51,15 @@ def settled(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
     which goes wherever prompts are rendered.
 
     Raises:
-        UserError: as `Engine.check`.
+        UserError: as `Engine.check`, also of the engines that parts have of their own.
     """
     given = {**recipe.template_args, **({"keep_thinking": True} if recipe.keep_thinking else {})}
     recipe = replace(recipe, format=with_template_args(recipe.format, given), template_args={}, keep_thinking=False)
     if (recipe.rounds * recipe.per_round or recipe.eval_retriever is not None) and encoder_blind(recipe.encoder, seeds):
         recipe = replace(recipe, encoder=HiddenState())
     base = recipe.engine.check(ModelRef(model), (*seeds, *held_out), recipe.format)
+    for _, engine, other, _ in recipe.own_engines():
+        engine.check(base if other == "base" else ModelRef(other), (), recipe.format)
     references = [example for example in held_out if example.response.strip()]
     found = measure(recipe.engine, base, seeds)
     return with_budgets(recipe, found, measure(recipe.engine, base, references) if references else found), base

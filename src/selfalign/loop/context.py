@@ -10,7 +10,7 @@ from functools import partial
 from selfalign.loop.copying import Copying
 from selfalign.loop.parts import HeldRetriever
 from selfalign.loop.vectors import RunVectors, remember
-from selfalign.protocols import Context, Encode, Progress, Session
+from selfalign.protocols import Context, Encode, Engine, Progress, Session
 from selfalign.recipe import Recipe
 from selfalign.record.journal import Journal
 from selfalign.record.store import Store
@@ -50,12 +50,13 @@ def _make_context(run: Setup, current: ModelRef, pool: Pool, session: Session, e
     journal = Journal(store, round, session, run.progress, arrange)
 
     @contextmanager
-    def open_model(model: str) -> Iterator[Context]:
-        other = store.model(0) if model == "base" else recipe.engine.check(ModelRef(model), (), recipe.format)
-        if other == current:  # open already; a second copy would take its memory, and time to load
+    def open_model(model: str, engine: Engine | None = None) -> Iterator[Context]:
+        asked, runs = store.model(0) if model == "base" else ModelRef(model), engine or recipe.engine
+        other = asked if model == "base" and engine is None else runs.check(asked, (), recipe.format)
+        if engine is None and other == current:  # open already; a second copy would take its memory, and time to load
             yield context
             return
-        with recipe.engine.open(other, recipe.format) as its_session:
+        with runs.open(other, recipe.format) as its_session:
             yield replace(context, journal=replace(journal, session=its_session))
 
     context = Context(

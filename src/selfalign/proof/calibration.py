@@ -18,7 +18,7 @@ from selfalign.proof.injection import addressed
 from selfalign.proof.judge_stats import Column, auc_interval, entropy, mean_change, modal_share, repeatability, spearman
 from selfalign.proof.spoiling import KINDS, spoil
 from selfalign.proof.stats import Interval, wilson
-from selfalign.protocols import Context, Journal, Scorer, Session, Work
+from selfalign.protocols import Context, Engine, Journal, Scorer, Session, Work
 from selfalign.text import count_words
 from selfalign.types import Better, Completion, Continuation, Example, Likelihood, Metric, Request, Sampling, derive_seed
 
@@ -303,8 +303,8 @@ class _Prefixed:
 
 def _under(context: Context, head: str) -> Context:
     @contextmanager
-    def open_model(model: str) -> Iterator[Context]:
-        with context.open_model(model) as other:
+    def open_model(model: str, engine: Engine | None = None) -> Iterator[Context]:
+        with context.open_model(model, engine) as other:
             yield _under(replace(other, seed=context.seed), head)
 
     return replace(context, journal=_Prefixed(context.journal, head), open_model=open_model)

@@ -9,7 +9,6 @@ import numpy as np
 from selfalign.proof.stats import wilson
 from selfalign.types import Example, FloatArray, Metric
 
-FAR = "diversity_far_from_shown"
 SEEDS, PROMPTS = 12, 20
 """Seeds and prompts below which nothing is said."""
 NOTABLE = 0.25
@@ -36,8 +35,8 @@ def nearest_other(vectors: FloatArray) -> list[float]:
 def far_from_shown(
     round: int, answered: Sequence[Example], kept: Collection[str], seeds: Sequence[float]
 ) -> tuple[list[Metric], str]:
-    """The share of a round's prompts that lie far from every example their answer was shown (`FAR`, Wilson), and the finding in
-    words; "" for none.
+    """The share of a round's prompts that lie far from every example their answer was shown (Wilson), and the finding in words;
+    "" for none.
 
     Far is farther, by cosine, than all but a twentieth of the seeds (below 20 than all of them) lie from the nearest other
     seed: as near as the seeds are to each other is what a set of this kind can offer. The limit is our own choice, and drops
@@ -58,7 +57,7 @@ def far_from_shown(
         return [], ""
     limit = sorted(seeds)[len(seeds) // 20]
     far = [id for id, similarity in nearest.items() if similarity < limit]
-    metric = Metric(FAR, *wilson(len(far), len(nearest)), n=len(nearest), unit="share", better="lower")
+    metric = Metric("diversity_far_from_shown", *wilson(len(far), len(nearest)), n=len(nearest), unit="share", better="lower")
     if len(nearest) < PROMPTS or metric.value <= NOTABLE:
         return [metric], ""
     near = [id for id in nearest if id not in set(far)]

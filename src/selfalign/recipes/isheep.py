@@ -96,7 +96,9 @@ def _selection(
         raise ValueError(
             f"isheep: score_above = {score_above} is for select = judge; with select = {select} nobody gives such scores"
         )
-    response, pair, density = Perplexity(model=judge.model), Perplexity(of="pair", model=judge.model), Density(model=judge.model)
+    model, engine = judge.model, judge.engine
+    response, pair = Perplexity(model=model, engine=engine), Perplexity(of="pair", model=model, engine=engine)
+    density = Density(model=model, engine=engine)
     if select == "perplexity":
         return (response, pair), tuple(Percentile(each.score_name, keep=keep, highest=False) for each in (response, pair))
     if select == "density":

@@ -139,11 +139,12 @@ def _selection(
     ):
         if not usual and select not in of:
             raise ValueError(f"isheep_paper: {given} changes nothing with select = {select}; it is for {' or '.join(of)}")
-    response, pair = Perplexity(model=judge.model), Perplexity(of="pair", model=judge.model)
+    model, engine = judge.model, judge.engine
+    response, pair = Perplexity(model=model, engine=engine), Perplexity(of="pair", model=model, engine=engine)
     if select == "perplexity":
         both = (response, pair)
         return both, tuple(Threshold(each.score_name, above=None, below=perplexity_below) for each in both)
-    density = Density(clusters=clusters, model=judge.model)
+    density = Density(clusters=clusters, model=model, engine=engine)
     if select == "density":
         return (density,), (OnePerCluster(by=""),)
     if select == "density_perplexity":

@@ -8,17 +8,17 @@ from contextlib import contextmanager
 
 from selfalign.errors import UserError
 from selfalign.models.names import resolve_ref
-from selfalign.protocols import Context, Session
+from selfalign.protocols import Context, Engine, Session
 from selfalign.types import ModelRef, Request
 
 
 @contextmanager
-def asked(context: Context, model: str) -> Iterator[Context]:
+def asked(context: Context, model: str, engine: Engine | None) -> Iterator[Context]:
     """The context of the model to ask: `current` is the one being aligned, anything else see `Context.open_model`."""
     if model == "current":
         yield context
     else:
-        with context.open_model(model) as other:
+        with context.open_model(model, engine) as other:
             yield other
 
 
@@ -38,13 +38,21 @@ def another(model: str) -> str:
     return "" if model == "current" else model
 
 
-def fingerprint(model: str) -> str:
+def check_engine(model: str, engine: Engine | None) -> None:
+    """Raises ValueError: an engine for the model being aligned."""
+    if engine is not None and model == "current":
+        raise ValueError("engine is for another model: the one being aligned (current) runs on the recipe's engine; name a model")
+
+
+def fingerprint(model: str, engine: Engine | None) -> str:
     """The hash of the files of the model to ask; "" for `current` and `base`, which the run knows itself.
 
     Raises:
         UserError: there is no such model.
     """
-    return "" if model in ("current", "base") else resolve_ref(ModelRef(model)).hash
+    if model in ("current", "base"):
+        return ""
+    return (engine.check(ModelRef(model), (), "auto") if engine else resolve_ref(ModelRef(model))).hash
 
 
 def stage(name: str, *content: object) -> str:

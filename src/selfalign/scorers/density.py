@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
 from selfalign.errors import UserError
-from selfalign.protocols import Context
-from selfalign.scorers._model import another, asked, fingerprint
+from selfalign.protocols import Context, Engine
+from selfalign.scorers._model import another, asked, check_engine, fingerprint
 from selfalign.types import Example, FloatArray, derive_seed, is_score_name, with_score
 
 
@@ -31,16 +31,19 @@ class Density:
     """Whose hidden states: current, base, a folder or a name on the hub."""
     name: str = "density"
     """Of the share; the cluster's number is `<name>_cluster`."""
+    engine: Engine | None = field(default=None, repr=False)
+    """What runs the model, where that is not the recipe's engine; not with current."""
 
     def __post_init__(self) -> None:
-        for field, wrong in (
+        for name, wrong in (
             ("clusters", self.clusters < 0),
             ("vectors", self.vectors not in ("model", "encoder")),
             ("model", not self.model),
             ("name", not is_score_name(self.name)),
         ):
             if wrong:
-                raise ValueError(f"Density: {field} = {getattr(self, field)!r} is out of range")
+                raise ValueError(f"Density: {name} = {getattr(self, name)!r} is out of range")
+        check_engine(self.model, self.engine)
 
     @property
     def other_model(self) -> str:
@@ -48,7 +51,7 @@ class Density:
 
     def check(self) -> str:
         """The hash of the model asked, where it is one of its own. Raises UserError where there is no such model."""
-        return fingerprint(self.model)
+        return fingerprint(self.model, self.engine)
 
     def score(self, context: Context, examples: Sequence[Example]) -> list[Example]:
         """Adds `density`, in (0, 1], and `density_cluster`, counted from 0 in order of first appearance."""
@@ -58,7 +61,7 @@ class Density:
         if self.vectors == "encoder":
             rows = context.encode(texts)
         else:
-            with asked(context, self.model) as reader:
+            with asked(context, self.model, self.engine) as reader:
                 rows = reader.session.embed(texts)
         count = self.clusters or max(1, round(0.3 * len(examples)))
         labels = _labels(rows, count, derive_seed(context.seed, context.round, self.name))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -12,8 +12,8 @@ import numpy as np
 from selfalign.models.layouts import fold
 from selfalign.proof.calibration import Calibration, calibrate
 from selfalign.proof.injection import addressed, without_address
-from selfalign.protocols import Context
-from selfalign.scorers._model import another, asked, fingerprint, obstacle, stage
+from selfalign.protocols import Context, Engine
+from selfalign.scorers._model import another, asked, check_engine, fingerprint, obstacle, stage
 from selfalign.scorers._standards import Aspect, PromptForm, Standard, judge_prompt
 from selfalign.types import (
     Continuation,
@@ -65,9 +65,11 @@ class Judge:
     """Show the pairs of the standard in_context in the opposite order."""
     calibrate_on: int = 64
     """The most seeds the calibration scores, with six texts made from each; fewer cost less and widen its intervals."""
+    engine: Engine | None = field(default=None, repr=False)
+    """What runs the model, where that is not the recipe's engine; not with current."""
 
     def __post_init__(self) -> None:
-        for field, wrong in (
+        for name, wrong in (
             ("aspect", self.aspect not in get_args(Aspect)),
             ("standard", self.standard not in get_args(Standard)),
             ("model", not self.model),
@@ -77,7 +79,8 @@ class Judge:
             ("calibrate_on", self.calibrate_on < 2),
         ):
             if wrong:
-                raise ValueError(f"Judge: {field} = {getattr(self, field)!r} is out of range")
+                raise ValueError(f"Judge: {name} = {getattr(self, name)!r} is out of range")
+        check_engine(self.model, self.engine)
 
     @property
     def score_name(self) -> str:
@@ -87,9 +90,13 @@ class Judge:
     def other_model(self) -> str:
         return another(self.model)
 
+    @property
+    def other_sampling(self) -> Sampling | None:
+        return self.sampling if self.method == "parsed" else None
+
     def check(self) -> str:
         """The hash of the model asked, where it is one of its own. Raises UserError where there is no such model."""
-        return fingerprint(self.model)
+        return fingerprint(self.model, self.engine)
 
     def score(self, context: Context, examples: Sequence[Example]) -> list[Example]:
         """Adds the score, or the reason why there is none: the text no number was found in, or what the judge cannot read."""
@@ -97,7 +104,7 @@ class Judge:
             return []
         requests = [self._request(context, row, example) for row, example in enumerate(examples)]
         key = stage(self.score_name, self, context.seed, [(one.id, one.text or one.prompt) for one in requests])
-        with asked(context, self.model) as judge:
+        with asked(context, self.model, self.engine) as judge:
             # Checked here because a text too long for the window would lose its beginning, the standard, or end the run.
             problems = [obstacle(judge.session, request, self.sampling.max_tokens, "the judge's") for request in requests]
             sent = [request for request, problem in zip(requests, problems, strict=True) if not problem]

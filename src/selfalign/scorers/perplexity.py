@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from selfalign.protocols import Context
-from selfalign.scorers._model import another, asked, fingerprint, obstacle, stage
+from selfalign.protocols import Context, Engine
+from selfalign.scorers._model import another, asked, check_engine, fingerprint, obstacle, stage
 from selfalign.types import Continuation, Example, Likelihood, Request, is_score_name, with_score, without_score
 
 _SLACK = 64
@@ -30,15 +30,18 @@ class Perplexity:
     """current, base, a folder or a name on the hub."""
     name: str = ""
     """Of the score; "" is `perplexity` or `perplexity_pair`."""
+    engine: Engine | None = field(default=None, repr=False)
+    """What runs the model, where that is not the recipe's engine; not with current."""
 
     def __post_init__(self) -> None:
-        for field, wrong in (
+        for name, wrong in (
             ("of", self.of not in ("response", "pair")),
             ("model", not self.model),
             ("name", self.name != "" and not is_score_name(self.name)),
         ):
             if wrong:
-                raise ValueError(f"Perplexity: {field} = {getattr(self, field)!r} is out of range")
+                raise ValueError(f"Perplexity: {name} = {getattr(self, name)!r} is out of range")
+        check_engine(self.model, self.engine)
 
     @property
     def score_name(self) -> str:
@@ -50,7 +53,7 @@ class Perplexity:
 
     def check(self) -> str:
         """The hash of the model asked, where it is one of its own. Raises UserError where there is no such model."""
-        return fingerprint(self.model)
+        return fingerprint(self.model, self.engine)
 
     def score(self, context: Context, examples: Sequence[Example]) -> list[Example]:
         """Adds the score; one that the model cannot read (too long, a turn of its format inside) gets none, with the reason."""
@@ -58,7 +61,7 @@ class Perplexity:
             return []
         texts = [f"{example.full_prompt}\n{example.response}" for example in examples]
         key = stage(self.score_name, self, texts, [example.system for example in examples])
-        with asked(context, self.model) as reader:
+        with asked(context, self.model, self.engine) as reader:
             # As a prompt, so that the format's own tokens count too.
             requests = [
                 Request("", prompt=text, system=example.system) if self.of == "response" else Request("", text=text)

@@ -1,0 +1,186 @@
+"""A judge on another engine than the recipe's: chosen by options, checked before anything loads, closed whatever happens."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from selfalign.encoders import Hashed
+from selfalign.engines import Scripted
+from selfalign.engines.scripted import ScriptedSession
+from selfalign.errors import UserError
+from selfalign.evaluators import MTBench
+from selfalign.loop.align import align
+from selfalign.recipe import Recipe
+from selfalign.recipes import isara
+from selfalign.scorers import Judge
+from selfalign.seeds.read import read_seeds
+from selfalign.trainers import NullTrainer
+from selfalign.types import Completion, Format, ModelRef, Sampling
+from tests.conftest import Run
+from tests.server import model_server
+
+
+@dataclass(frozen=True)
+class Rater(Scripted):
+    """A judge's engine, which notes what it opens and closes."""
+
+    refused: str = ""
+    """The field of a sampling that it does not offer."""
+    log: ClassVar[list[str]] = []
+    fails_at: ClassVar[int] = 0
+    """The batch at which it fails."""
+
+    def check_sampling(self, sampling: Sampling) -> None:
+        if self.refused and getattr(sampling, self.refused) != getattr(Sampling(), self.refused):
+            raise UserError(f"Rater does not decode with {self.refused}")
+
+    @contextmanager
+    def open(self, model: ModelRef, format: Format) -> Iterator[RaterSession]:
+        self.log.append(f"opened {model.base}")
+        try:
+            yield RaterSession(self, model)
+        finally:
+            self.log.append("closed")
+
+
+@dataclass(frozen=True)
+class RaterSession(ScriptedSession):
+    def generate(self, requests: Any, sampling: Sampling) -> list[Completion]:
+        Rater.log.append("batch")
+        if Rater.log.count("batch") == Rater.fails_at:
+            raise KeyboardInterrupt
+        return [Completion(f"Rating: [[{1 + len(f'{each.prompt}{each.text}') % 10}]]", "stop") for each in requests]
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    Rater.log.clear()
+    Rater.fails_at = 0
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> str:
+    path = tmp_path / "questions.jsonl"
+    rows = [{"question_id": n, "category": "writing", "turns": [f"Write {n} lines.", "Rhyme."]} for n in range(5)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def small(**parts: Any) -> Recipe:
+    plain = {"engine": Scripted(), "encoder": Hashed(), "trainer": NullTrainer(), "prompt_filters": (), "filters": ()}
+    return replace(isara(demonstrations=3), rounds=1, per_round=6, min_yield=0.0, **{**plain, "evaluators": (), **parts})
+
+
+def rows(out: Path, query: str) -> list[Any]:
+    with sqlite3.connect(f"file:{out / 'run.sqlite'}?mode=ro", uri=True) as connection:
+        return connection.execute(query).fetchall()
+
+
+RECORD = (
+    "SELECT round, stage, slot, batch, id, data FROM outputs ORDER BY 1, 2, 3",
+    "SELECT round, stage, batch, prompt_tokens, generated_tokens FROM batches ORDER BY 1, 2, 3",
+    "SELECT round, name, value, low, high FROM metrics ORDER BY 1, 2",
+    "SELECT round, metric, prompt, value FROM outcomes ORDER BY 1, 2, 3",
+    "SELECT sample, name, value FROM scores ORDER BY 1, 2",
+)
+
+
+def judged(questions: str, engine: Scripted) -> Recipe:
+    """MT-Bench by a model of the other engine, scores by the base model on it."""
+    judge = Judge(model="base", method="parsed", engine=engine)
+    return small(evaluators=(MTBench(questions, "a-judge", engine=engine),), scorers=(judge,), ignore_calibration=True)
+
+
+def test_interrupted_judging_closes_the_judge_and_goes_on_to_the_same_record(
+    seeds_file: Path, questions: str, tmp_path: Path
+) -> None:
+    seeds, recipe = read_seeds(seeds_file), judged(questions, Rater(batch_size=3))
+    align(recipe, "scripted", seeds, tmp_path / "whole")
+    assert [each for each in Rater.log if each != "batch"][:4] == ["opened a-judge", "closed", "opened scripted", "closed"]
+    assert Rater.log.count("closed") == sum(each.startswith("opened") for each in Rater.log)
+    sizes = {len(found) for found in json.loads(json.dumps([[1]]))} and rows(
+        tmp_path / "whole",
+        "SELECT max(c) FROM (SELECT count(*) c FROM outputs WHERE stage LIKE 'mt_bench_judge%' GROUP BY round, batch)",
+    )
+    assert sizes == [(3,)]
+    for place in (2, 7):  # among MT-Bench's ratings; among the scores of candidates
+        Rater.log.clear()
+        Rater.fails_at = place
+        with pytest.raises(KeyboardInterrupt):
+            align(recipe, "scripted", seeds, tmp_path / "broken")
+        assert Rater.log[-2:] == ["batch", "closed"]
+    Rater.fails_at = 0
+    align(recipe, "scripted", seeds, tmp_path / "broken")
+    assert [rows(tmp_path / "broken", query) for query in RECORD] == [rows(tmp_path / "whole", query) for query in RECORD]
+    with pytest.raises(UserError, match=r"evaluators\[0\]\.engine\.batch_size = 3, now 4"):
+        align(judged(questions, Rater(batch_size=4)), "scripted", seeds, tmp_path / "broken")
+
+
+def test_each_engine_is_asked_for_what_it_has_to_decode_before_anything_loads(
+    seeds_file: Path, questions: str, tmp_path: Path
+) -> None:
+    """The recipe's engine decodes no beams, and the judge's no other temperature: each is asked about its own alone."""
+    seeds = read_seeds(seeds_file)
+    judge = MTBench(questions, "a-judge", judging=Sampling(temperature=0.0, beams=2))
+    with pytest.raises(UserError, match=r"evaluators\.MTBench\.judging: Rater does not decode with beams"):
+        align(small(engine=Rater(refused="beams"), evaluators=(judge,)), "scripted", seeds, tmp_path / "one")
+    with pytest.raises(UserError, match=r"MTBench\.engine: Rater does not decode with beams"):
+        align(small(evaluators=(replace(judge, engine=Rater(refused="beams")),)), "scripted", seeds, tmp_path / "one")
+    long = Rater(window=3)
+    with pytest.raises(UserError, match="no engine for the model being aligned|engine is for another model"):
+        Judge(engine=long)
+    assert not Rater.log and not (tmp_path / "one").exists()
+    align(
+        small(engine=Rater(refused="beams"), evaluators=(replace(judge, engine=Scripted()),)), "scripted", seeds, tmp_path / "two"
+    )
+
+
+OPTIONS = ("--encoder", "Hashed", "--trainer", "NullTrainer", "--quiet", "--rounds", 0)
+
+
+def test_the_command_line_gives_a_judge_its_engine(cli: Run, seeds_file: Path, questions: str, tmp_path: Path) -> None:
+    run = ("run", "isara", seeds_file, "--model", "scripted", "--engine", "Scripted", *OPTIONS)
+    rated = ("--mt_bench.file", questions, "--mt_bench.judge", "any-name")
+    out = tmp_path / "out"
+    own = ("--mt_bench.engine", "Scripted", "--mt_bench.engine.window", 100, "--mt_bench.engine.batch_size", 77)
+    done = cli(*run, *rated, *own, "--out", out, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["rounds"][0]["metrics"]["mt_bench_unrated"]["value"] == 1.0  # nothing fits its window
+    assert cli("run", "--config", out / "run.yaml").returncode == 0  # the same run
+    changed = cli("run", "--config", out / "run.yaml", "--mt_bench.engine", "HF")
+    assert changed.returncode == 2 and "any-name" in changed.stderr and len(changed.stderr.splitlines()) == 1
+    checked = cli("check", "--config", out / "run.yaml", "--mt_bench.engine", "OpenAI", "--mt_bench.judge", "base")
+    assert checked.returncode == 2 and "scripted" in checked.stderr  # its tokenizer is asked for, before any server
+    for wrong, said in (
+        (("--mt_bench.engine", "vLLM"), "no part named vLLM; there are HF, OpenAI, OpenVINO, Scripted, null"),
+        (("--mt_bench.engine", "OpenAI", "--mt_bench.engine.urls", "x"), "there is no option --mt_bench.engine.urls"),
+        (("--win_rate.judge", "base", "--win_rate.kind", "reward", "--win_rate.engine", "HF"), "out of range"),
+    ):
+        done = cli(*run, *rated, *wrong, "--out", tmp_path / "wrong")
+        assert done.returncode == 2 and said in done.stderr and not (tmp_path / "wrong").exists()
+
+
+def test_a_judge_behind_a_server_says_what_it_says_here(cli: Run, seeds_file: Path, model_folder: Path, tmp_path: Path) -> None:
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text("".join(json.dumps({"prompt": f"Is {n} even?", "response": "Yes, it is."}) + "\n" for n in range(3)))
+    command = ("run", "isara", seeds_file, "--model", model_folder, *OPTIONS, "--held_out", held_out, "--json")
+    command = (*command, "--win_rate.judge", model_folder, "--engine.dtype", "float32")
+    here = cli(*command, "--out", tmp_path / "here")
+    with model_server(model_folder, seconds=120) as server:
+        engine = ("--win_rate.engine", "OpenAI", "--win_rate.engine.url", server.url)
+        there = cli(*command, *engine, "--out", tmp_path / "there")
+    gone = cli(*command, *engine, "--out", tmp_path / "gone", "--win_rate.engine.patience", 0.5)
+    assert (here.returncode, there.returncode, gone.returncode) == (0, 0, 1), there.stderr
+    one, other = (json.loads(done.stdout)["rounds"][0]["metrics"] for done in (here, there))
+    assert one["win_rate"]["value"] == pytest.approx(other["win_rate"]["value"], abs=1e-3)
+    assert one["finished"] == other["finished"] and server.url in gone.stderr
+    scored = [rows(tmp_path / each, "SELECT data FROM outputs WHERE stage LIKE 'win_rate%'") for each in ("here", "there")]
+    assert len(scored[0]) == len(scored[1]) > 0
