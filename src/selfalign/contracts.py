@@ -302,7 +302,7 @@ def _opened(model: str) -> Iterator[Session]:
 
 
 @contextmanager
-def _open_other(model: str) -> Iterator[Context]:
+def _open_other(model: str, engine: Engine | None = None) -> Iterator[Context]:
     with _opened(model) as session:
         yield replace(trial_context(), journal=_Unrecorded(session))
 

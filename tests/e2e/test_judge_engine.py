@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,19 +13,21 @@ from typing import Any, ClassVar
 
 import pytest
 
+from selfalign.cli.main import main
 from selfalign.encoders import Hashed
-from selfalign.engines import Scripted
+from selfalign.engines import HF, OpenAI, Scripted
 from selfalign.engines.scripted import ScriptedSession
-from selfalign.errors import UserError
-from selfalign.evaluators import MTBench
+from selfalign.errors import RunFailed, UserError
+from selfalign.evaluators import MTBench, WinRate
 from selfalign.loop.align import align
+from selfalign.protocols import Engine
 from selfalign.recipe import Recipe
 from selfalign.recipes import isara
+from selfalign.record.store import Store
 from selfalign.scorers import Judge
 from selfalign.seeds.read import read_seeds
 from selfalign.trainers import NullTrainer
-from selfalign.types import Completion, Format, ModelRef, Sampling
-from tests.conftest import Run
+from selfalign.types import Completion, Example, Format, ModelRef, Request, Sampling
 from tests.server import model_server
 
 
@@ -53,7 +56,7 @@ class Rater(Scripted):
 
 @dataclass(frozen=True)
 class RaterSession(ScriptedSession):
-    def generate(self, requests: Any, sampling: Sampling) -> list[Completion]:
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         Rater.log.append("batch")
         if Rater.log.count("batch") == Rater.fails_at:
             raise KeyboardInterrupt
@@ -106,11 +109,8 @@ def test_interrupted_judging_closes_the_judge_and_goes_on_to_the_same_record(
     align(recipe, "scripted", seeds, tmp_path / "whole")
     assert [each for each in Rater.log if each != "batch"][:4] == ["opened a-judge", "closed", "opened scripted", "closed"]
     assert Rater.log.count("closed") == sum(each.startswith("opened") for each in Rater.log)
-    sizes = {len(found) for found in json.loads(json.dumps([[1]]))} and rows(
-        tmp_path / "whole",
-        "SELECT max(c) FROM (SELECT count(*) c FROM outputs WHERE stage LIKE 'mt_bench_judge%' GROUP BY round, batch)",
-    )
-    assert sizes == [(3,)]
+    sizes = "SELECT count(*) FROM outputs WHERE stage LIKE 'mt_bench_judge%' GROUP BY round, batch"
+    assert max(rows(tmp_path / "whole", sizes)) == (3,)
     for place in (2, 7):  # among MT-Bench's ratings; among the scores of candidates
         Rater.log.clear()
         Rater.fails_at = place
@@ -120,7 +120,7 @@ def test_interrupted_judging_closes_the_judge_and_goes_on_to_the_same_record(
     Rater.fails_at = 0
     align(recipe, "scripted", seeds, tmp_path / "broken")
     assert [rows(tmp_path / "broken", query) for query in RECORD] == [rows(tmp_path / "whole", query) for query in RECORD]
-    with pytest.raises(UserError, match=r"evaluators\[0\]\.engine\.batch_size = 3, now 4"):
+    with pytest.raises(UserError, match=r"scorers\[0\]\.engine\.batch_size = 3, now 4"):
         align(judged(questions, Rater(batch_size=4)), "scripted", seeds, tmp_path / "broken")
 
 
@@ -134,53 +134,70 @@ def test_each_engine_is_asked_for_what_it_has_to_decode_before_anything_loads(
         align(small(engine=Rater(refused="beams"), evaluators=(judge,)), "scripted", seeds, tmp_path / "one")
     with pytest.raises(UserError, match=r"MTBench\.engine: Rater does not decode with beams"):
         align(small(evaluators=(replace(judge, engine=Rater(refused="beams")),)), "scripted", seeds, tmp_path / "one")
-    long = Rater(window=3)
-    with pytest.raises(UserError, match="no engine for the model being aligned|engine is for another model"):
-        Judge(engine=long)
+    with pytest.raises(ValueError, match="engine is for another model"):
+        Judge(engine=Rater())
     assert not Rater.log and not (tmp_path / "one").exists()
     align(
         small(engine=Rater(refused="beams"), evaluators=(replace(judge, engine=Scripted()),)), "scripted", seeds, tmp_path / "two"
     )
 
 
-OPTIONS = ("--encoder", "Hashed", "--trainer", "NullTrainer", "--quiet", "--rounds", 0)
+def test_the_command_line_gives_a_judge_its_engine(
+    seeds_file: Path, questions: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*arguments: object) -> tuple[int, str]:
+        code = main([str(each) for each in arguments])
+        return code, capsys.readouterr()[code != 0]
 
-
-def test_the_command_line_gives_a_judge_its_engine(cli: Run, seeds_file: Path, questions: str, tmp_path: Path) -> None:
-    run = ("run", "isara", seeds_file, "--model", "scripted", "--engine", "Scripted", *OPTIONS)
-    rated = ("--mt_bench.file", questions, "--mt_bench.judge", "any-name")
-    out = tmp_path / "out"
+    small = ("--encoder", "Hashed", "--trainer", "NullTrainer", "--quiet", "--rounds", 0, "--engine", "Scripted")
+    run = (
+        "run",
+        "isara",
+        seeds_file,
+        "--model",
+        "scripted",
+        *small,
+        "--mt_bench.file",
+        questions,
+        "--mt_bench.judge",
+        "any-name",
+    )
     own = ("--mt_bench.engine", "Scripted", "--mt_bench.engine.window", 100, "--mt_bench.engine.batch_size", 77)
-    done = cli(*run, *rated, *own, "--out", out, "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["rounds"][0]["metrics"]["mt_bench_unrated"]["value"] == 1.0  # nothing fits its window
-    assert cli("run", "--config", out / "run.yaml").returncode == 0  # the same run
-    changed = cli("run", "--config", out / "run.yaml", "--mt_bench.engine", "HF")
-    assert changed.returncode == 2 and "any-name" in changed.stderr and len(changed.stderr.splitlines()) == 1
-    checked = cli("check", "--config", out / "run.yaml", "--mt_bench.engine", "OpenAI", "--mt_bench.judge", "base")
-    assert checked.returncode == 2 and "scripted" in checked.stderr  # its tokenizer is asked for, before any server
-    for wrong, said in (
+    out, wrong = tmp_path / "out", tmp_path / "wrong"
+    code, status = said(*run, *own, "--out", out, "--json")
+    assert code == 0 and json.loads(status)["rounds"][0]["metrics"]["mt_bench_unrated"]["value"] == 1.0  # by its window
+    again = ("run", "--config", out / "run.yaml")
+    assert said(*again)[0] == 0  # the same run
+    code, text = said(*again, "--mt_bench.engine", "HF", "--out", wrong)  # it is the judge's engine that looks for the judge
+    assert code == 2 and "any-name" in text and len(text.splitlines()) == 1
+    code, text = said(*again, "--mt_bench.engine", "OpenAI", "--mt_bench.judge", "base", "--out", wrong)
+    assert code == 2 and "scripted" in text  # its tokenizer is asked for before any server
+    given, config = tmp_path / "given", tmp_path / "config.yaml"
+    config.write_text("mt_bench:\n  engine:\n    class_path: OpenAI\n    init_args:\n      batch_size: 3\n")
+    assert said(*run, "--config", config, "--mt_bench.engine", "Scripted", "--out", given)[0] == 0
+    with Store.read(given) as store:  # of another class, nothing that the file says of this one
+        assert store.identity()["evaluators"][-1]["engine"]["batch_size"] == 8
+    for options, message in (
         (("--mt_bench.engine", "vLLM"), "no part named vLLM; there are HF, OpenAI, OpenVINO, Scripted, null"),
         (("--mt_bench.engine", "OpenAI", "--mt_bench.engine.urls", "x"), "there is no option --mt_bench.engine.urls"),
-        (("--win_rate.judge", "base", "--win_rate.kind", "reward", "--win_rate.engine", "HF"), "out of range"),
+        (("--win_rate.judge", "x", "--win_rate.kind", "reward", "--win_rate.engine", "HF"), "a reward model runs without one"),
     ):
-        done = cli(*run, *rated, *wrong, "--out", tmp_path / "wrong")
-        assert done.returncode == 2 and said in done.stderr and not (tmp_path / "wrong").exists()
+        code, text = said(*run, *options, "--out", wrong)
+        assert code == 2 and message in text and not wrong.exists()
 
 
-def test_a_judge_behind_a_server_says_what_it_says_here(cli: Run, seeds_file: Path, model_folder: Path, tmp_path: Path) -> None:
-    held_out = tmp_path / "held_out.jsonl"
-    held_out.write_text("".join(json.dumps({"prompt": f"Is {n} even?", "response": "Yes, it is."}) + "\n" for n in range(3)))
-    command = ("run", "isara", seeds_file, "--model", model_folder, *OPTIONS, "--held_out", held_out, "--json")
-    command = (*command, "--win_rate.judge", model_folder, "--engine.dtype", "float32")
-    here = cli(*command, "--out", tmp_path / "here")
-    with model_server(model_folder, seconds=120) as server:
-        engine = ("--win_rate.engine", "OpenAI", "--win_rate.engine.url", server.url)
-        there = cli(*command, *engine, "--out", tmp_path / "there")
-    gone = cli(*command, *engine, "--out", tmp_path / "gone", "--win_rate.engine.patience", 0.5)
-    assert (here.returncode, there.returncode, gone.returncode) == (0, 0, 1), there.stderr
-    one, other = (json.loads(done.stdout)["rounds"][0]["metrics"] for done in (here, there))
-    assert one["win_rate"]["value"] == pytest.approx(other["win_rate"]["value"], abs=1e-3)
-    assert one["finished"] == other["finished"] and server.url in gone.stderr
-    scored = [rows(tmp_path / each, "SELECT data FROM outputs WHERE stage LIKE 'win_rate%'") for each in ("here", "there")]
-    assert len(scored[0]) == len(scored[1]) > 0
+def test_a_judge_behind_a_server_says_what_it_says_here(seeds_file: Path, model_folder: Path, tmp_path: Path) -> None:
+    asked = [Example(f"{n}", f"Is {n} even?", "Yes, it is.") for n in range(3)]
+
+    def scores(name: str, engine: Engine | None) -> list[float]:
+        judge = WinRate(judge=str(model_folder), engine=engine)
+        recipe = replace(small(engine=HF(dtype="float32"), evaluators=(judge,)), rounds=0, eval_sampling=Sampling(max_tokens=4))
+        align(recipe, str(model_folder), read_seeds(seeds_file), tmp_path / name, held_out=asked)
+        found = rows(tmp_path / name, "SELECT data FROM outputs WHERE stage LIKE 'win_rate%' ORDER BY slot")
+        return [float(json.loads(data)["total"]) for (data,) in found]
+
+    here = scores("here", None)
+    with model_server(model_folder, seconds=300) as server:
+        assert scores("there", OpenAI(url=server.url)) == pytest.approx(here, abs=1e-3) and len(here) == 3 * 4 * 2
+    with pytest.raises(RunFailed, match=re.escape(server.url)):
+        scores("gone", OpenAI(url=server.url, patience=0.5))

@@ -44,7 +44,7 @@ def check_engine(model: str, engine: Engine | None) -> None:
         raise ValueError("engine is for another model: the one being aligned (current) runs on the recipe's engine; name a model")
 
 
-def fingerprint(model: str, engine: Engine | None) -> str:
+def fingerprint(model: str, engine: Engine | None = None) -> str:
     """The hash of the files of the model to ask; "" for `current` and `base`, which the run knows itself.
 
     Raises:
