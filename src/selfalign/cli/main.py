@@ -22,6 +22,7 @@ COMMANDS = {
     "export": "training data (JSONL, Parquet) or a round's model",
     "rate": "pairs of answers for people to rate blind, and what their ratings say",
     "push": "a round's model, or the data, to the Hugging Face hub, with its card",
+    "preview": "a few candidates with their verdicts, and whether examples in context teach the model anything",
     "check": "everything that can be known before a model generates",
     "eval": "a model, alone or with demonstrations, on held-out prompts; against another one",
     "study": "a recipe against baselines over several random seeds, with intervals and a verdict",

@@ -80,7 +80,8 @@ def make_parser(make: Callable[..., Recipe], command: str) -> ArgumentParser:
     summary = (getdoc(make) or "").split("\n\n")[0]
     parser = new_parser(command, summary)
     # The parser's own would name 130 options before it says what the command does.
-    parser.usage = f"selfalign {command} RECIPE SEEDS --model M{'' if command == 'check' else ' --out DIR'} [options]"
+    out = "" if command in ("check", "preview") else " --out DIR"
+    parser.usage = f"selfalign {command} RECIPE SEEDS --model M{out} [options]"
     parser.add_argument("recipe", type=str, help="name of a recipe, or ./file.py:function")
     parser.add_argument("seeds", type=str, help="JSONL, JSON, CSV or Parquet file of pairs; bundled: safe_helpful, in_scope")
     parser.add_argument("--model", type=str, help="local folder, hub name, or smollm2-135m for the bundled model")

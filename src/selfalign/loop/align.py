@@ -20,7 +20,6 @@ from typing import Any
 from selfalign.encoders.blind import encoder_blind
 from selfalign.errors import RunFailed, no_exit
 from selfalign.loop import parts
-from selfalign.loop.budgets import settled
 from selfalign.loop.context import Setup, opened
 from selfalign.loop.fluency import spelled_out
 from selfalign.loop.guards import (
@@ -33,7 +32,7 @@ from selfalign.loop.guards import (
     try_rules,
     verify_weights,
 )
-from selfalign.loop.preflight import check_brought, check_examples, check_parts, fewer_than_asked, seeds_needed, split_seeds
+from selfalign.loop.preflight import fewer_than_asked, prepared
 from selfalign.loop.shortcuts import audited
 from selfalign.loop.steps import make_round
 from selfalign.loop.vectors import RunVectors
@@ -113,13 +112,8 @@ def _align(
     progress: Progress,
 ) -> Run:
     options, files = source
-    recipe.check()
-    held_out = check_examples(seeds, held_out, recipe.allow_overlap, seeds_needed(recipe))
-    check_parts(recipe, seeds, held_out)
-    shown, validation = split_seeds(seeds, recipe.validation_share, recipe.seed)
-    asked = (*held_out, *check_brought(recipe, shown))
     chosen = recipe.encoder
-    recipe, base = settled(recipe, model, seeds, held_out)
+    recipe, base, shown, validation, held_out, asked = prepared(recipe, model, seeds, held_out)
     if recipe.encoder != chosen:
         _log.warning("%s; the model's own hidden states are used instead", encoder_blind(chosen, seeds))
     if recipe.rounds * recipe.per_round and (unknown := spelled_out(recipe.engine, base, seeds)):

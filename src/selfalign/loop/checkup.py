@@ -12,10 +12,10 @@ from selfalign.encoders.blind import encoder_blind
 from selfalign.encoders.checked import opened
 from selfalign.expect.spec import parse_all
 from selfalign.expect.suggest import suggestion
-from selfalign.loop.budgets import measure, settled
+from selfalign.loop.budgets import measure
 from selfalign.loop.fluency import spelled_out
 from selfalign.loop.parts import tried
-from selfalign.loop.preflight import check_brought, check_examples, check_parts, fewer_than_asked, seeds_needed, split_seeds
+from selfalign.loop.preflight import fewer_than_asked, prepared
 from selfalign.loop.shortcuts import audited, shortcut_warning
 from selfalign.proof.seed_rules import harmful, void_on_seeds
 from selfalign.proof.stats import too_few
@@ -35,15 +35,10 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
     Raises:
         UserError: options, seeds or a model that cannot work.
     """
-    recipe.check()
-    recipe.identity()  # evaluators with a file or a model of their own say here what is wrong with it
-    check_examples(seeds, held_out, recipe.allow_overlap, seeds_needed(recipe))
-    check_parts(recipe, seeds, held_out)
-    shown, validation = split_seeds(seeds, recipe.validation_share, recipe.seed)
-    check_brought(recipe, shown)
     chosen = recipe.encoder
+    recipe, base, shown, validation, held_out, _ = prepared(recipe, model, seeds, held_out)
+    recipe.identity()  # evaluators with a file or a model of their own say here what is wrong with it
     generates = recipe.rounds * recipe.per_round > 0
-    recipe, base = settled(recipe, model, seeds, held_out)
     named = list(recipe.named_filters()) if generates else []
     fixed = declared(recipe.encoder, Flags).fixed
     with opened(recipe.encoder, None) if named and fixed else nullcontext(None) as encode:  # type: ignore[arg-type]  # it asks no model

@@ -7,15 +7,44 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 import numpy as np
 
 from selfalign.errors import UserError
+from selfalign.loop.budgets import settled
 from selfalign.proof.stats import LEAST
 from selfalign.protocols import Preflight, SeedUse, declared
 from selfalign.recipe import Recipe
 from selfalign.text import counted, normalise
-from selfalign.types import Example, derive_seed
+from selfalign.types import Example, ModelRef, derive_seed
+
+
+class Prepared(NamedTuple):
+    """What a run would begin with."""
+
+    recipe: Recipe
+    """As it runs on this model and these seeds (`budgets.settled`)."""
+    base: ModelRef
+    shown: tuple[Example, ...]
+    """The seeds to show and train on."""
+    validation: tuple[Example, ...]
+    held_out: tuple[Example, ...]
+    asked: tuple[Example, ...]
+    """The held-out prompts, and those that evaluators bring."""
+
+
+def prepared(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequence[Example]) -> Prepared:
+    """
+    Raises:
+        UserError: options, seeds or a model that cannot work; no model loads.
+    """
+    recipe.check()
+    held_out = check_examples(seeds, held_out, recipe.allow_overlap, seeds_needed(recipe))
+    check_parts(recipe, seeds, held_out)
+    shown, validation = split_seeds(seeds, recipe.validation_share, recipe.seed)
+    asked = (*held_out, *check_brought(recipe, shown))
+    return Prepared(*settled(recipe, model, seeds, held_out), shown, validation, held_out, asked)
 
 
 def split_seeds(seeds: Sequence[Example], share: float, seed: int) -> tuple[tuple[Example, ...], tuple[Example, ...]]:

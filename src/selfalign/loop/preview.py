@@ -1,0 +1,210 @@
+"""What a run would do, before it costs anything: a few candidates of its first round, and whether context teaches the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selfalign.evaluators import Expected, HeldOut, Refusal
+from selfalign.loop import parts
+from selfalign.loop.context import Setup, opened
+from selfalign.loop.guards import try_rules
+from selfalign.loop.preflight import fewer_than_asked, prepared
+from selfalign.loop.steps import make_round
+from selfalign.loop.vectors import RunVectors
+from selfalign.proof.context_gain import gain, sentence
+from selfalign.proof.verdicts import PREFERRED
+from selfalign.protocols import Context, Preflight, Progress, SeedUse, declared
+from selfalign.recipe import Recipe
+from selfalign.record.journal import Journal
+from selfalign.record.plain import metric_table
+from selfalign.record.store import Store
+from selfalign.text import counted, finite, normalise
+from selfalign.types import Demonstration, Example, Metric, Pool, Request, derive_seed, in_pool_order
+
+SAMPLES, PROMPTS = 6, 24
+"""Candidates that are shown, and seeds that are asked with and without others: a minute or two of a 135M model on two cores."""
+SHOWN = 5
+"""Seeds that are shown before a prompt, where the recipe does not say how many: as many as `isara` shows."""
+ALONE, NEAREST, OWN = "alone", "nearest", "own_category"
+WAYS = {ALONE: "without examples", NEAREST: "nearest examples", OWN: "nearest of its category"}
+"""What is shown before a prompt, in words."""
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The seeds whose prompts are nearest, never one that asks the same, as many as the window has room for."""
+
+    count: int
+    own_category: bool = False
+
+    def retrieve(self, context: Context, drafts: Sequence[Example]) -> list[parts.Shown]:
+        """See `Retriever.retrieve`; the nearest first."""
+        seeds = context.pool.seeds
+        likeness = context.encode([draft.prompt for draft in drafts]) @ context.encode([seed.prompt for seed in seeds]).T
+        asked, found = [normalise(seed.prompt) for seed in seeds], []
+        for draft, row in zip(drafts, likeness, strict=True):
+            order = [
+                (seeds[place], float(row[place]))
+                for place in np.argsort(-row, kind="stable")
+                if asked[place] != normalise(draft.prompt) and (not self.own_category or seeds[place].category == draft.category)
+            ]
+            found.append(tuple(order[: self._room(context, draft, [seed for seed, _ in order[: self.count]])]))
+        return found
+
+    def _room(self, context: Context, draft: Example, shown: Sequence[Example]) -> int:
+        """How many of them leave room for an answer."""
+        request = Request(draft.id, tuple(shown), draft.prompt, history=draft.history, system=draft.system)
+        fitted = context.session.fit(request, context.eval_sampling.max_tokens)
+        return len(fitted.demonstrations) if fitted else 0
+
+
+@dataclass(frozen=True)
+class Named:
+    """Progress under the name of what is measured, and not of a round."""
+
+    progress: Progress
+    name: str
+
+    def start(self, stage: str, total: int, done: int = 0) -> None:
+        what = "likelihood" if stage.endswith("likelihood") else "answers"
+        self.progress.start(f"{self.name}: {what}", total, done)
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        self.progress.advance(count, note)
+
+    def finish(self) -> None:
+        self.progress.finish()
+
+
+def preview(
+    recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequence[Example], folder: Path, progress: Progress
+) -> dict[str, Any]:
+    """What `selfalign preview` shows, as plain data.
+
+    Args:
+        folder: for what is journaled meanwhile; nobody reads it afterwards.
+
+    Raises:
+        UserError: options, seeds or a model that cannot work; before the model loads.
+        RunFailed: a rule that would drop the seeds themselves, as in a run.
+    """
+    generates = recipe.rounds * recipe.per_round > 0
+    count = (declared(recipe.retriever, SeedUse).shown(seeds, {""})[0] if generates else 0) or SHOWN
+    short = replace(recipe, per_round=min(SAMPLES, recipe.per_round), eval_retriever=Nearest(count))
+    recipe, base, shown, validation, held_out, asked = prepared(short, model, seeds, held_out)
+    with Store.open(folder / "samples", {}) as store:
+        store.add_model(0, base)
+        run = Setup(recipe, store, base, shown, validation, held_out, asked, RunVectors(recipe.encoder), progress)
+        pool = Pool((shown,))
+        with opened(run, base, pool) as context:
+            try_rules(run, context(0))
+            samples = _samples(recipe, context(1), pool) if generates else []
+            outlook = _outlook(run, context(0), count, generates, folder)
+    few = fewer_than_asked(recipe, shown)
+    return {
+        "recipe": recipe.name,
+        "model": base.base,
+        "adapter": base.adapter,
+        "seeds": len(seeds),
+        "samples": samples,
+        **outlook,
+        "warnings": [*filter(None, (few, *outlook["warnings"]))],
+    }
+
+
+def _samples(recipe: Recipe, context: Context, pool: Pool) -> list[dict[str, Any]]:
+    result = make_round(recipe, context, pool)
+    drops = {drop.example.id: drop for drop in result.dropped}
+    made = sorted((*result.kept, *(drop.example for drop in result.dropped)), key=lambda example: example.slot)
+    return [
+        {
+            "id": example.id,
+            "category": example.category,
+            "history": [list(turn) for turn in example.history],
+            "prompt": example.prompt,
+            "prompt_demonstrations": _plain(example.prompt_demonstrations),
+            "response": example.response,
+            "response_demonstrations": _plain(example.response_demonstrations),
+            "scores": dict(example.scores),
+            "verdict": "dropped" if example.id in drops else "kept",
+            "rule": drops[example.id].rule if example.id in drops else None,
+            "evidence": drops[example.id].evidence if example.id in drops else None,
+        }
+        for example in made
+    ]
+
+
+def _plain(shown: Sequence[Demonstration]) -> list[dict[str, Any]]:
+    return [{"id": each.id, "similarity": each.similarity} for each in shown]
+
+
+def _outlook(run: Setup, context: Context, count: int, generates: bool, folder: Path) -> dict[str, Any]:
+    """The model on some of the seeds, each answered without examples and with others of the seeds, and what follows from it."""
+    recipe, whole = run.recipe, Pool(((*run.shown, *run.validation),)).single_turns()
+    context = replace(context, pool=whole)
+    prompts = some_of(whole.seeds, PROMPTS, recipe.seed)
+    kinds = list(dict.fromkeys(prompt.category for prompt in prompts if prompt.category))
+    ways = {ALONE: None, NEAREST: Nearest(count)} | ({OWN: Nearest(count, own_category=True)} if len(kinds) > 1 else {})
+    measured = [*(part for part in recipe.evaluators if isinstance(part, (Refusal, Expected))), HeldOut()]
+    found: dict[str, dict[str, Metric]] = {}
+    for way, retriever in ways.items():
+        with Store.open(folder / way, {}) as store:
+            arrange = in_pool_order if recipe.order == "shared" else tuple
+            journal = Journal(store, 0, context.session, Named(run.progress, WAYS[way]), arrange)
+            held = parts.HeldRetriever(retriever) if retriever else None
+            asking = replace(context, journal=journal, eval_retriever=held)
+            found[way] = {each.name: each for part in measured for each in parts.evaluate(asking, part, prompts)}
+    by = OWN if OWN in ways and _shows_own_category(recipe, generates) else NEAREST
+    gains = {name: gain(found[ALONE][name], metric) for name, metric in found[by].items() if name in found[ALONE]}
+    name = next(each for each in PREFERRED if gains.get(each))
+    ours = gains[name]
+    assert ours is not None
+    how = f"shown the {counted(count, 'nearest seed')}{' of its own category' if by == OWN else ''}"
+    return {
+        "prompts": len(prompts),
+        "demonstrations": count,
+        "metrics": {way: metric_table(metrics.values()) for way, metrics in found.items()},
+        "by_category": {kind: _of(kind, prompts, found) for kind in kinds} if len(kinds) > 1 else {},
+        "differences": {
+            each: {key: finite(value) if isinstance(value, float) else value for key, value in one._asdict().items()}
+            for each, one in gains.items()
+            if one
+        },
+        "decided_by": {"metric": name, "shown": by},
+        "verdict": ours.verdict,
+        "sentence": sentence(how, found[ALONE][name], found[by][name], ours),
+        "warnings": [text for part in measured if (text := declared(part, Preflight).preflight(context.all_seeds, prompts))],
+    }
+
+
+def _shows_own_category(recipe: Recipe, generates: bool) -> bool:
+    """Not where a recipe answers its own prompts behind examples of any category: then that is what it can learn from."""
+    return not generates or getattr(recipe.retriever, "by_category", True)
+
+
+def _of(category: str, prompts: Sequence[Example], found: Mapping[str, Mapping[str, Metric]]) -> dict[str, dict[str, float]]:
+    """{way: {metric: mean over the prompts of a category}}, of what is measured on the prompts of every category."""
+    ids = {prompt.id for prompt in prompts if prompt.category == category}
+    means: dict[str, dict[str, float]] = {way: {} for way in found}
+    for way, metrics in found.items():
+        for name in ("expected", "log_likelihood"):
+            if values := [each.value for each in (metrics[name].outcomes if name in metrics else ()) if each.id in ids]:
+                means[way][name] = sum(values) / len(values)
+    return means
+
+
+def some_of(seeds: Sequence[Example], most: int, seed: int) -> tuple[Example, ...]:
+    """At most so many, drawn from the categories alike as far as these reach, in the seeds' order."""
+    order = np.random.default_rng(derive_seed(seed, "preview")).permutation(len(seeds))
+    met: dict[str, int] = {}
+    turns = []  # each seed's turn within its category: the first ones of all categories come before the second ones
+    for place in order.tolist():
+        turns.append((met.setdefault(seeds[place].category, 0), place))
+        met[seeds[place].category] += 1
+    chosen = sorted(place for _, place in sorted(turns, key=lambda turn: turn[0])[:most])
+    return tuple(seeds[place] for place in chosen)
