@@ -18,7 +18,7 @@ from selfalign.loop.steps import make_round
 from selfalign.loop.vectors import RunVectors
 from selfalign.proof.context_gain import gain, sentence
 from selfalign.proof.verdicts import PREFERRED
-from selfalign.protocols import Context, Preflight, Progress, SeedUse, declared
+from selfalign.protocols import Context, Evaluator, Preflight, Progress, SeedUse, declared
 from selfalign.recipe import Recipe
 from selfalign.record.journal import Journal
 from selfalign.record.plain import metric_table
@@ -94,9 +94,11 @@ def preview(
         RunFailed: a rule that would drop the seeds themselves, as in a run.
     """
     generates = recipe.rounds * recipe.per_round > 0
-    count = (declared(recipe.retriever, SeedUse).shown(seeds, {""})[0] if generates else 0) or SHOWN
-    short = replace(recipe, per_round=min(SAMPLES, recipe.per_round), eval_retriever=Nearest(count))
+    count = declared(recipe.retriever, SeedUse).shown(seeds, {""})[0] if generates else 0
+    nearest = Nearest(count or SHOWN, own_category=not count or _by_category(recipe, seeds))
+    short = replace(recipe, per_round=min(SAMPLES, recipe.per_round), eval_retriever=nearest)
     recipe, base, shown, validation, held_out, asked = prepared(short, model, seeds, held_out)
+    recipe.identity()  # evaluators with a file or a model of their own say here what is wrong with it
     with Store.open(folder / "samples", {}) as store:
         store.add_model(0, base)
         run = Setup(recipe, store, base, shown, validation, held_out, asked, RunVectors(recipe.encoder), progress)
@@ -104,7 +106,7 @@ def preview(
         with opened(run, base, pool) as context:
             try_rules(run, context(0))
             samples = _samples(recipe, context(1), pool) if generates else []
-            outlook = _outlook(run, context(0), count, generates, folder)
+            outlook = _outlook(run, context(0), nearest, folder)
     few = fewer_than_asked(recipe, shown)
     return {
         "recipe": recipe.name,
@@ -143,31 +145,30 @@ def _plain(shown: Sequence[Demonstration]) -> list[dict[str, Any]]:
     return [{"id": each.id, "similarity": each.similarity} for each in shown]
 
 
-def _outlook(run: Setup, context: Context, count: int, generates: bool, folder: Path) -> dict[str, Any]:
-    """The model on some of the seeds, each answered without examples and with others of the seeds, and what follows from it."""
+def _outlook(run: Setup, context: Context, nearest: Nearest, folder: Path) -> dict[str, Any]:
+    """The model on some of the seeds, each answered without examples and with others of the seeds, and what follows from it.
+
+    Args:
+        nearest: as the recipe itself shows seeds, which decides.
+    """
     recipe, whole = run.recipe, Pool(((*run.shown, *run.validation),)).single_turns()
     context = replace(context, pool=whole)
     prompts = some_of(whole.seeds, PROMPTS, recipe.seed)
     kinds = list(dict.fromkeys(prompt.category for prompt in prompts if prompt.category))
-    ways = {ALONE: None, NEAREST: Nearest(count)} | ({OWN: Nearest(count, own_category=True)} if len(kinds) > 1 else {})
+    ways: dict[str, Nearest | None] = {ALONE: None, NEAREST: replace(nearest, own_category=False)}
+    if len(kinds) > 1:
+        ways[OWN] = replace(nearest, own_category=True)
     measured = [*(part for part in recipe.evaluators if isinstance(part, (Refusal, Expected))), HeldOut()]
-    found: dict[str, dict[str, Metric]] = {}
-    for way, retriever in ways.items():
-        with Store.open(folder / way, {}) as store:
-            arrange = in_pool_order if recipe.order == "shared" else tuple
-            journal = Journal(store, 0, context.session, Named(run.progress, WAYS[way]), arrange)
-            held = parts.HeldRetriever(retriever) if retriever else None
-            asking = replace(context, journal=journal, eval_retriever=held)
-            found[way] = {each.name: each for part in measured for each in parts.evaluate(asking, part, prompts)}
-    by = OWN if OWN in ways and _shows_own_category(recipe, generates) else NEAREST
+    found = {way: _measured(run, context, way, retriever, measured, prompts, folder) for way, retriever in ways.items()}
+    by = OWN if OWN in ways and nearest.own_category else NEAREST
     gains = {name: gain(found[ALONE][name], metric) for name, metric in found[by].items() if name in found[ALONE]}
     name = next(each for each in PREFERRED if gains.get(each))
     ours = gains[name]
     assert ours is not None
-    how = f"shown the {counted(count, 'nearest seed')}{' of its own category' if by == OWN else ''}"
+    how = f"shown the {counted(nearest.count, 'nearest seed')}{' of its own category' if by == OWN else ''}"
     return {
         "prompts": len(prompts),
-        "demonstrations": count,
+        "demonstrations": nearest.count,
         "metrics": {way: metric_table(metrics.values()) for way, metrics in found.items()},
         "by_category": {kind: _of(kind, prompts, found) for kind in kinds} if len(kinds) > 1 else {},
         "differences": {
@@ -182,9 +183,28 @@ def _outlook(run: Setup, context: Context, count: int, generates: bool, folder: 
     }
 
 
-def _shows_own_category(recipe: Recipe, generates: bool) -> bool:
-    """Not where a recipe answers its own prompts behind examples of any category: then that is what it can learn from."""
-    return not generates or getattr(recipe.retriever, "by_category", True)
+def _measured(
+    run: Setup,
+    context: Context,
+    way: str,
+    retriever: Nearest | None,
+    evaluators: Sequence[Evaluator],
+    prompts: Sequence[Example],
+    folder: Path,
+) -> dict[str, Metric]:
+    """The metrics by name; each way has a journal of its own, as the same prompts are asked under the same stage."""
+    arrange = in_pool_order if run.recipe.order == "shared" else tuple
+    held = parts.HeldRetriever(retriever) if retriever else None
+    with Store.open(folder / way, {}) as store:
+        journal = Journal(store, 0, context.session, Named(run.progress, WAYS[way]), arrange)
+        asking = replace(context, journal=journal, eval_retriever=held)
+        return {metric.name: metric for part in evaluators for metric in parts.evaluate(asking, part, prompts)}
+
+
+def _by_category(recipe: Recipe, seeds: Sequence[Example]) -> bool:
+    """Whether the recipe answers its own prompts behind examples of their category: that is what it can learn from then."""
+    aims = declared(recipe.proposer, SeedUse).aims(seeds, SAMPLES)
+    return getattr(recipe.retriever, "by_category", False) and any(aims)
 
 
 def _of(category: str, prompts: Sequence[Example], found: Mapping[str, Mapping[str, Metric]]) -> dict[str, dict[str, float]]:

@@ -57,11 +57,10 @@ def gain(alone: Metric, shown: Metric) -> Gain | None:
 
 def sentence(how: str, alone: Metric, shown: Metric, found: Gain) -> str:
     """The verdict in words; `how` says what the model is shown."""
-    worse = found.high < 0
+    effect = "make it worse" if found.high < 0 else "change nothing here"
     end = {
         "go": "there is something to learn from context",
-        "no gain to expect": f"the examples {'make it worse' if worse else 'change nothing here'}, "
-        "no recipe that learns from context will gain",
+        "no gain to expect": f"the examples {effect}, and no recipe that learns from context will gain",
         "cannot tell": f"that is within the noise of {counted(found.prompts, 'prompt')}",
     }[found.verdict]
     return f"{found.verdict}: {how}, {_done(alone, shown)}; {_figures(shown, found)}: {end}"
@@ -75,7 +74,7 @@ def _done(alone: Metric, shown: Metric) -> str:
         return f"the model refuses {kinds}, instead of {before:.0%} and {over_before:.0%} without"
     if shown.unit in SHARES:
         return f"{shown.value:.0%} of the model's answers are as declared, instead of {alone.value:.0%} without"
-    return f"your own answers have {shown.value:.2f} nats per token, instead of {alone.value:.2f} without"
+    return f"your own answers have a log-likelihood of {shown.value:.2f} a token, instead of {alone.value:.2f} without"
 
 
 def _refused(balance: Metric) -> list[tuple[str, float]]:
