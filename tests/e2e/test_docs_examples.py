@@ -25,7 +25,7 @@ COMMANDS = [
     found
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
     for block in re.findall(r"^```\w*\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    for found in re.findall(r"^(?:\$ )?selfalign (run|check|study) (\w+) (.*)$", block.replace("\\\n", " "), re.MULTILINE)
+    for found in re.findall(r"^(?:\$ )?selfalign (run|preview|check|study) (\w+) (.*)$", block.replace("\\\n", " "), re.MULTILINE)
 ]
 """(command, recipe, the rest) of all pages, but for recipes in files, which run below."""
 SMALL = ("--per_round", 24, "--quiet")

@@ -55,7 +55,7 @@ def test_samples_are_those_of_a_first_round(
     samples = found(capsys, *asked)["samples"]
     assert main(["run", *asked, "--per_round", "9", "--quiet", "--out", str(tmp_path / "run")]) == 0
     with Store.read(tmp_path / "run") as store:
-        whole = [(each, None, None) for each in store.kept(1)]
+        whole: list[Any] = [(each, None, None) for each in store.kept(1)]
         whole += [(each.example, each.rule, each.evidence) for each in store.dropped(1)]
     first = sorted((each for each in whole if each[0].slot < 6), key=lambda each: each[0].slot)
     assert len(first) == len(samples) == 6
