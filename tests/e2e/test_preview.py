@@ -75,7 +75,9 @@ def test_a_model_that_context_changes_and_one_that_it_does_not(capsys: pytest.Ca
     assert f"go: {refuses}, instead of 0% and 0% without; balance +100 points" in text and "12 of 24 outcomes flip" in text
     assert "there is something to learn from context" in text and "dropped by " in text and "shown for the answer: seed-" in text
     by_both = found(capsys, TAUGHT, "safe_helpful", "--model", "any")["metrics"]
-    assert by_both["alone"]["balance"]["value"] == 0 < by_both["nearest"]["balance"]["value"] < 1
+    assert by_both["nearest"]["balance"]["value"] < 1 == by_both["own_category"]["balance"]["value"], (
+        "a twin is of the other kind"
+    )
     text = told(capsys, TAUGHT, "safe_helpful", "--model", "any", "--imitates", "false")
     assert "no gain to expect: " in text and "0 of 24 outcomes flip: the examples change nothing here" in text
 
