@@ -42,6 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     sys.stdout.write(printable("".join(f"{line}\n" for line in _samples(found))))
     console = stdout_console()
+    console.print(shown(_title(found)), soft_wrap=True)
     console.print(_table(found))
     for text in (*(f"warning: {each}" for each in found["warnings"]), found["sentence"]):
         console.print(shown(text), soft_wrap=True)
@@ -78,14 +79,19 @@ def _indented(name: str, text: str) -> Iterator[str]:
     yield from (f"    {line}" for line in others)
 
 
+def _title(found: Mapping[str, Any]) -> str:
+    from selfalign.loop.preview import WAYS
+
+    by = WAYS[found["decided_by"]["shown"]]
+    prompts = f"{counted(found['prompts'], 'seed')} as prompts, shown up to {found['demonstrations']} others"
+    return f"{prompts}; difference: {by} minus without, prompt by prompt"
+
+
 def _table(found: Mapping[str, Any]) -> Table:
     from selfalign.loop.preview import WAYS
 
-    ways, by = found["metrics"], found["decided_by"]["shown"]
-    title = f"{counted(found['prompts'], 'seed')} as prompts, shown up to {found['demonstrations']} others; " + (
-        f"difference: {WAYS[by]} minus without, prompt by prompt"
-    )
-    table = wide_table(title, "metric", "n", *(WAYS[way] for way in ways), "difference", "flips")
+    ways = found["metrics"]
+    table = wide_table("", "metric", "n", *(WAYS[way] for way in ways), "difference", "flips")
     for name in dict.fromkeys(name for metrics in ways.values() for name in metrics):
         row = [metrics.get(name) for metrics in ways.values()]
         about = next(each for each in row if each)
