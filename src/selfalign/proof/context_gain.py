@@ -10,7 +10,7 @@ from math import isfinite
 from typing import Literal, NamedTuple
 
 from selfalign.proof.crossed import compare
-from selfalign.proof.stats import LEAST, wilson
+from selfalign.proof.stats import wilson
 from selfalign.proof.verdicts import BALANCE, SIGNIFICANT
 from selfalign.text import counted
 from selfalign.types import BOUNDS, SHARES, Metric
@@ -36,9 +36,8 @@ class Gain(NamedTuple):
 
     @property
     def verdict(self) -> Verdict:
-        """Of a metric that is the better the higher it is: by the interval, and by the share of outcomes that flip."""
-        if self.prompts < LEAST:
-            return "cannot tell"
+        """Of a metric that is the better the higher it is: by the share of outcomes that flip, and by the interval, which tells
+        nothing below `stats.LEAST` prompts."""
         still = self.high < SMALL if self.flipped is None else wilson(self.flipped, self.prompts).high < UNMOVED
         if still or self.high < 0:
             return "no gain to expect"
