@@ -321,8 +321,7 @@ class EngineLimits:
         """Called with every sampling of the run; raises for one that the engine does not offer."""
 
     def token_lengths(self, model: ModelRef, texts: Sequence[str]) -> list[int]:
-        """How many tokens of the model each text has, its end included; where the engine cannot count, two bytes are taken for
-        one, which is rather too many tokens than too few."""
+        """Tokens of the model that each text has, end included; where the engine cannot count, one for two bytes: rather too many."""
         return [len(text.encode()) // 2 + 1 for text in texts]
 
 

@@ -37,8 +37,8 @@ def status(store: Store) -> dict[str, Any]:
 def warnings(store: Store) -> list[str]:
     """What the run had to report, oldest first: fewer demonstrations than asked for, figures not given or got another way than
     usual, collapse alarms, prompts that were shown nothing near, training rows that overlap with held-out prompts, metrics that
-    turned round, models whose files were damaged and were trained again, other software than it was begun with, what was done
-    with given prompts; then the rounds whose weights a server was not verified to serve, and those of which one rule took half."""
+    turned round, models whose files were damaged and were trained again, other software than it was begun with, what was
+    done with prompts; then the rounds whose weights a server was not verified to serve, and those of which one rule took half."""
     findings = ("alarm", "retrieval", "overlap", "oscillation")
     kinds = ("demonstrations", "seed_rule", "evaluation", *findings, "damaged-model", "software", "given")
     reported = [(kind, data) for _, kind, data in store.events() if kind in kinds]
