@@ -321,7 +321,7 @@ class EngineLimits:
         """Called with every sampling of the run; raises for one that the engine does not offer."""
 
     def token_lengths(self, model: ModelRef, texts: Sequence[str]) -> list[int]:
-        """Tokens that each text has for the model, end included; where the engine cannot count, one for two bytes, rather too many."""
+        """Tokens of each text for the model, its end included; half its bytes, rather too many, where the engine cannot count."""
         return [len(text.encode()) // 2 + 1 for text in texts]
 
 
