@@ -257,7 +257,7 @@ class TrainJob:
     seeds: tuple[Example, ...]
     """D0, the seeds to train on."""
     generated: tuple[Example, ...]
-    """What was generated and kept: D_k, or D_1 … D_k with train_on=all."""
+    """What was generated and kept: D_k, or D_1 … D_k with train_on=all; behind it the replay rows (`Recipe.replay`)."""
     seed_weight: float | None
     """γ in L = γ·mean(D0) + (1-γ)·mean(generated), means over response tokens; None concatenates (every token counts 1)."""
     format: Format
@@ -321,8 +321,7 @@ class EngineLimits:
         """Called with every sampling of the run; raises for one that the engine does not offer."""
 
     def token_lengths(self, model: ModelRef, texts: Sequence[str]) -> list[int]:
-        """How many tokens of the model each text has, its end included; where the engine cannot count, two bytes are taken for
-        one, which is rather too many tokens than too few."""
+        """Tokens of each text for the model, its end included; half its bytes, rather too many, where the engine cannot count."""
         return [len(text.encode()) // 2 + 1 for text in texts]
 
 
@@ -385,8 +384,9 @@ class Flags:
     lora_rank: int | None = None
     """Of a trainer: the rank of the LoRA adapter that it trains, 0 where it trains all weights; None where it does not say."""
     preferences: bool = False
-    """Of a proposer: the answers to its drafts are rejected ones (`types.preferred_to`). Of a trainer: it learns from pairs of
-    a preferred and a rejected answer, and from nothing else."""
+    """Of a proposer: it makes answers to be rejected (`types.preferred_to`). Of a trainer: it learns from such pairs alone."""
+    references: bool = False
+    """Of a scorer: it compares with a response that is known, a seed's or that of a given prompt (metadata `reference`)."""
     fixed: bool = False
     """Of an encoder: its vectors do not depend on the session's model, and so hold for the whole run."""
 

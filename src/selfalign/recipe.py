@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -14,7 +14,7 @@ from selfalign.engines import HF
 from selfalign.errors import UserError
 from selfalign.evaluators import HeldOut, Refusal
 from selfalign.proof.alarms import DEFAULT, Alarms
-from selfalign.proposers import FewShot
+from selfalign.proposers import FewShot, Given, Prompts, Repeated, Replay
 from selfalign.protocols import (
     Context,
     Encoder,
@@ -73,7 +73,7 @@ class SecondTurns:
         requests = [
             Request(
                 id=f"{first.id}.2",
-                history=((first.prompt, first.response),),
+                history=(*first.history, (first.prompt, first.response)),
                 system=first.system,
                 seed=derive_seed(context.seed, context.round, "second_turns", first.slot),
             )
@@ -156,6 +156,8 @@ class Recipe:
     """train on the newest round's pairs or on those of all rounds (the seeds always)"""
     train_seeds: bool = True
     """train on the seeds too; false trains on what was generated alone"""
+    replay: Replay | None = None
+    # General prompts with the base model's own answers, among what every round trains on: against forgetting.
     learning_rate_decay: float = 1.0
     """round k trains with the trainer's learning rate times learning_rate_decay^(k-1)"""
     validation_share: float = 0.0
@@ -202,6 +204,12 @@ class Recipe:
             ("order", self.order, self.order in get_args(Order), "chosen or shared"),
             ("steps", list(self.steps), not self.steps or self._steps_fit(), "one number of at least 1 for each round"),
             ("train_seeds", self.train_seeds, self.train_seeds or self.per_round > 0, "true where nothing is generated"),
+            (
+                "replay",
+                self.replay and self.replay.count,
+                not self.replay or self._imitates(),
+                f"0: {self.name} imitates no answers",
+            ),
             ("second_turns.share", extended, not extended or generated > 0, "0 where nothing is generated"),
             ("second_turns.share", extended, extended > 0 or self.second_turns == NONE, "above 0 for its sampling to matter"),
             ("seed", self.seed, 0 <= self.seed < 2**63, "between 0 and 2^63"),
@@ -233,6 +241,59 @@ class Recipe:
             raise UserError(f"recipe {self.name}: {what}; give it a preference loss (trainer.loss = DPO)")
         what = "trainer.loss is one that learns from pairs of a preferred and a rejected answer, and this recipe makes none"
         raise UserError(f"recipe {self.name}: {what}; use the recipe dpo or contrast, or trainer.loss = CrossEntropy")
+
+    def with_prompts(self, prompts: Sequence[Example], share: float = 1.0, notes: Sequence[str] = ()) -> Recipe:
+        """The recipe fed with prompts of the user's own, instead of new ones or beside them; see `proposers.Given`.
+
+        Args:
+            prompts: their responses count for nothing, but for a scorer that compares with them (`Flags.references`).
+            share: of a round's candidates, how many have a given prompt.
+            notes: what the record shall say of them.
+
+        Raises:
+            UserError: the recipe makes no pairs to be imitated, or needs responses that some of the prompts have not.
+        """
+        if not self.rounds * self.per_round:
+            raise UserError(f"recipe {self.name} generates nothing: given prompts (--prompts) would change nothing")
+        if declared(self.proposer, Flags).preferences:
+            raise UserError(f"recipe {self.name} makes answers to be rejected: it takes no given prompts (--prompts)")
+        bare = [prompt for prompt in prompts if not prompt.response.strip()]
+        if bare and any(declared(scorer, Flags).references for scorer in self.scorers):
+            what = f"compares answers with known ones, and given prompt {bare[0].id} has no response ({len(bare)} such prompts)"
+            raise UserError(f"recipe {self.name} {what}; give each of --prompts one, or take another reward")
+        return replace(self, proposer=Given(self.proposer, Prompts(tuple(prompts), tuple(notes)), share, self._samples()))
+
+    def with_replay(self, count: int, prompts: Sequence[Example] = (), notes: Sequence[str] = ()) -> Recipe:
+        """The recipe with so many of these prompts (none: of our own) replayed; see `proposers.Replay`, and `with_prompts`."""
+        return replace(self, replay=Replay(count, Prompts(tuple(prompts), tuple(notes))) if prompts else Replay(count))
+
+    @property
+    def prompt_notes(self) -> tuple[str, ...]:
+        """What was done with given prompts and those to be replayed when they were read."""
+        return tuple(note for part in (self.given, self.replay) if part for note in part.prompts.notes)
+
+    def fed_as(self, other: Recipe) -> Recipe:
+        """The recipe with the given prompts and the replay of another one, as far as it takes any: to be compared with it."""
+        takes = self.rounds * self.per_round and not declared(self.proposer, Flags).preferences and not self.given
+        proposer = replace(other.given, own=self.proposer, samples=self._samples()) if takes and other.given else self.proposer
+        return replace(self, proposer=proposer, replay=other.replay if self._imitates() else None)
+
+    def _samples(self) -> int:
+        return self.proposer.samples if isinstance(self.proposer, Repeated) else 1
+
+    def _imitates(self) -> bool:
+        """Whether a round trains a model to write the answers that it is given."""
+        rejects = self.per_round > 0 and declared(self.proposer, Flags).preferences
+        return self.rounds > 0 and self.trains and not rejects and not declared(self.trainer, Flags).preferences
+
+    @property
+    def given(self) -> Given | None:
+        """What the recipe knows of prompts of the user's own."""
+        return self.proposer if isinstance(self.proposer, Given) else None
+
+    def candidates(self, round: int) -> int:
+        """How many a round has, second turns aside: fewer than `per_round` where the given prompts are used up."""
+        return self.per_round if self.given is None else sum(self.given.split(round, self.per_round))
 
     @property
     def trains(self) -> bool:
@@ -287,10 +348,14 @@ class Recipe:
     def identity(self) -> dict[str, Any]:
         """All options as plain data with the class of every part: what must be equal for a run to be gone on with.
 
+        Fields that count in no comparison (`compare=False`) are left out.
+
         Raises:
             UserError: an evaluator, a scorer or a filter that could not work.
         """
         plain: dict[str, Any] = _plain(self)
+        if self.replay is None:  # then a run is the one it was before there was any
+            del plain["replay"]
         for slot in ("evaluators", "scorers", *FILTERS):
             for part, options in zip(getattr(self, slot), plain[slot], strict=True):
                 if content := declared(part, Preflight).check():
@@ -306,7 +371,7 @@ def _samplings(name: str, part: Any) -> Iterator[tuple[str, Sampling]]:
             yield from _samplings(f"{name}.{type(each).__name__}", each)
     elif is_dataclass(part) and not isinstance(part, type):
         asks = declared(part, Preflight)
-        for each in fields(part):
+        for each in (each for each in fields(part) if each.compare):
             value = getattr(part, each.name)
             if asks.engine is None or value is not asks.other_sampling:  # else how a model writes on that engine
                 yield from _samplings(f"{name}.{each.name}", value)
@@ -314,7 +379,7 @@ def _samplings(name: str, part: Any) -> Iterator[tuple[str, Sampling]]:
 
 def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        options = {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
+        options = {each.name: _plain(getattr(value, each.name)) for each in fields(value) if each.compare}
         return {"part": f"{type(value).__module__}.{type(value).__qualname__}", **options}
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from selfalign.errors import Interrupted, RunFailed, UserError
 from selfalign.export.data import export_data, export_dropped
 from selfalign.protocols import TrainResult
+from selfalign.record import schema, sums
 from selfalign.record.checkpoints import read_manifest
 from selfalign.record.exports import export_metrics, export_round
 from selfalign.record.status import status, warnings
@@ -433,6 +434,18 @@ def test_outcomes_stay_with_their_metric(tmp_path: Path) -> None:
         assert store.outcomes(0, "a") == () and store.outcomes(1, "b") == ()
         with pytest.raises(RunFailed, match="two outcomes"):
             store.add_metrics(1, [Metric("b", 1.0, 0.0, 2.0, 2, (Outcome("p", 1.0), Outcome("p", 0.0)))])
+
+
+def test_a_record_from_before_there_was_replay_is_gone_on_with(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "run.sqlite", isolation_level=None)
+    sums.prepare(connection)
+    schema.create(connection, schema.TABLES_4)
+    connection.execute("PRAGMA user_version = 4")
+    connection.close()
+    with Store.open(tmp_path, IDENTITY) as store:
+        store.add_seeds((Example("a", "Why?", "So."),), ())
+    with Store.read(tmp_path) as store:
+        assert [seed.id for seed in store.seeds()] == ["a"] and "replay" not in status(store)
 
 
 @pytest.mark.parametrize("older", [1, 2])

@@ -41,7 +41,7 @@ from selfalign.types import Example
 
 SUMMARY = "Measures a model, alone or with demonstrations, on held-out prompts, and compares it with another one."
 IN_CONTEXT = {"knn": icl_knn, "random": icl_random}
-NOT_HERE = ("demonstrations", "allow_overlap", "evaluate")
+NOT_HERE = ("demonstrations", "allow_overlap", "evaluate", "prompts", "prompts_share", "replay", "replay_prompts")
 """Options of a recipe that an evaluation has in a way of its own, or that say nothing about a single model."""
 OF_THE_RUN = ("format", "template_args", "keep_thinking", "eval_sampling")
 """Options of a run that its models are measured with, unless others are given."""

@@ -70,7 +70,7 @@ def _samples(found: Mapping[str, Any]) -> Iterator[str]:
 
 def _near(demonstration: Mapping[str, Any]) -> str:
     near = demonstration["similarity"]
-    return demonstration["id"] + ("" if near is None else f" {near:.2f}")
+    return f"{demonstration['id']}" + ("" if near is None else f" {near:.2f}")
 
 
 def _indented(name: str, text: str) -> Iterator[str]:

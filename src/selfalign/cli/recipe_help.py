@@ -16,7 +16,7 @@ from selfalign.cli.recipe_options import field_texts
 HELP, HELP_ALL = ("-h", "--help"), "--help-all"
 WIDTH = 100
 GROUPS = {
-    "Data and model": ("model", "out", "held_out", "expect"),
+    "Data and model": ("model", "out", "held_out", "prompts", "expect"),
     "Loop": ("rounds", "per_round", "start_from", "min_yield", "validation_share", "without"),
     "Parts, each with options of its own": ("engine", "encoder", "trainer", "sampling", "eval_sampling"),
     "Study": ("baselines", "repeats", "metric", "vary"),

@@ -19,6 +19,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from selfalign import encoders, engines, trainers
 from selfalign.cli.options import allow_imports, explain_part
+from selfalign.cli.prompt_options import PROMPT_OPTIONS, add_prompt_options, with_prompt_options
 from selfalign.errors import UserError
 from selfalign.protocols import Engine
 from selfalign.recipe import FILTERS, Recipe
@@ -89,6 +90,7 @@ def add_options(parser: ArgumentParser, make: Make, command: str, skip: Collecti
     for name, part in there.items():
         if fields(part):
             parser.add_argument(f"--{name}", type=type(part), default=part, help=_summary(part))
+    add_prompt_options(parser, {*own, *skip})
     parser.add_function_arguments(measured_by, as_positional=False, skip={"recipe", *own, *skip})
     for action in parser._actions:  # a judge may have an engine of its own; the parts do not know which ones there are
         if getattr(action, "_typehint", None) == Engine | None:
@@ -122,7 +124,8 @@ def build(make: Make, parser: ArgumentParser, options: Namespace) -> Recipe:
         for name in ANSWERING:
             if name in others and others[name].sampling == plain.eval_sampling:  # nothing of its own: as the recipe decodes
                 others[name] = replace(others[name], sampling=None)
-        return _filtered(measured_by(replace(recipe, **changes), **others), plain, made)
+        prompts = {name: made[name] for name in PROMPT_OPTIONS if name in made and name not in own}
+        return with_prompt_options(_filtered(measured_by(replace(recipe, **changes), **others), plain, made), prompts)
 
 
 def _filtered(recipe: Recipe, plain: Recipe, made: Namespace) -> Recipe:

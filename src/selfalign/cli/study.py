@@ -230,6 +230,7 @@ def _baseline(make: Callable[..., Recipe], given: Mapping[str, Any], main: Recip
     shared = ("evaluators", "eval_sampling", "evaluate", "allow_overlap", "allow_other_versions")
     yardstick = {key: getattr(main, key) for key in shared}
     made = replace(recipe, **{**taken, **yardstick, "steps": ()})
+    made = made if name in PUBLISHED else made.fed_as(main)
     expected = [part for _, part in main.named_filters() if isinstance(part, Expected)]
     return filtered_by(made, expected[0]) if expected and name not in PUBLISHED else made
 

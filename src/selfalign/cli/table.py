@@ -37,6 +37,10 @@ def print_status(status: Mapping[str, Any], console: Console | None = None, warn
     """
     console = console or stdout_console()
     console.print(rounds_table(status))
+    if replay := status.get("replay"):
+        drops = ", ".join(f"{rule} {count}" for rule, count in replay["dropped"].items())
+        dropped = f"; dropped by rule: {drops}" if drops else ""
+        console.print(shown(f"replay: {replay['kept']} of {replay['prompts']} answers of the base model{dropped}"))
     if any(row["metrics"] for row in status["rounds"]):
         console.print(metrics_table(status["rounds"], status["best_round"]))
     for row in status["rounds"]:
@@ -72,13 +76,17 @@ def rounds_table(status: Mapping[str, Any]) -> Table:
         drops = sorted(row["dropped"].items(), key=lambda item: (-item[1], item[0]))
         table.add_row(
             str(row["round"]),
-            str(row["candidates"]) if row["round"] else "–",
+            f"{row['candidates']}{_given(row)}" if row["round"] else "–",
             f"{row['kept']} ({row['kept'] / row['candidates']:.0%})" if row["candidates"] else "–",
             shown(", ".join(f"{rule} {count}" for rule, count in drops) or "–"),
             f"{row['tokens']['trained']:,}" if row["tokens"]["trained"] else "–",
             f"{sum(row['seconds'].values()):.0f}",
         )
     return table
+
+
+def _given(row: Mapping[str, Any]) -> str:
+    return f" ({row['given']['candidates']} given)" if "given" in row else ""
 
 
 def metrics_table(rounds: Sequence[Mapping[str, Any]], best: int | None) -> Table:

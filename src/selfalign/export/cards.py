@@ -128,7 +128,7 @@ def data_card(store: Store, *, license: str | None = None, file: str = "data.jso
     if format not in _FIELDS:
         raise UserError(f"no data format {format!r}: use one of {', '.join(_FIELDS)}")
     with store.snapshot() as connection:
-        in_data = f"verdict != 'dropped' AND {'' if format == 'preference' else 'NOT '}{rows.REJECTED}"
+        in_data = f"verdict NOT IN ('dropped', 'replay') AND {'' if format == 'preference' else 'NOT '}{rows.REJECTED}"
         shared, made, categories = _shared(store, in_data), status(store)["rounds"], _categories(store, in_data)
         by_round = dict(connection.execute(f"SELECT round, count(*) FROM samples WHERE {in_data} GROUP BY round"))
         with_system, later = rows.has_system(connection, in_data), rows.has_later_turn(connection, in_data)

@@ -25,7 +25,8 @@ def measures_the_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 def adopt_answers(store: Store, donor: Store, seeds: Collection[str]) -> None:
     """Copies the journal of round 0 from a finished run to one that has none yet, seconds included, and notes it as an event.
 
-    Stages about the seeds (ids `seeds`), such as the validation, stay behind: which seeds are held out is drawn by run.
+    Stages about the seeds (ids `seeds`), such as the validation, stay behind, and so do replay's answers: which seeds are held
+    out and which prompts replayed is drawn by run.
     """
     with donor.snapshot() as connection:
         batches = connection.execute("SELECT * FROM batches WHERE round = 0").fetchall()
@@ -34,7 +35,7 @@ def adopt_answers(store: Store, donor: Store, seeds: Collection[str]) -> None:
     with store.transaction("adopt") as connection:
         if connection.execute("SELECT count(*) FROM batches").fetchone()[0]:
             return
-        stages = sorted({stage for _, stage, *_ in batches} - about_seeds)
+        stages = sorted({stage for _, stage, *_ in batches} - about_seeds - {"replay"})
         connection.executemany("INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?)", [row for row in batches if row[1] in stages])
         connection.executemany("INSERT INTO outputs VALUES (?, ?, ?, ?, ?, ?)", [row for row in outputs if row[1] in stages])
         if stages:

@@ -33,6 +33,7 @@ from selfalign.loop.guards import (
     verify_weights,
 )
 from selfalign.loop.preflight import fewer_than_asked, prepared
+from selfalign.loop.replay import make_replay
 from selfalign.loop.shortcuts import audited
 from selfalign.loop.steps import make_round
 from selfalign.loop.vectors import RunVectors
@@ -45,6 +46,7 @@ from selfalign.recipe import Recipe
 from selfalign.record.checkpoints import read_manifest, write_synced
 from selfalign.record.disk import reporting
 from selfalign.record.exports import export_metrics, export_round
+from selfalign.record.replay import replayed
 from selfalign.record.store import Store
 from selfalign.text import counted
 from selfalign.types import Example, ModelRef, Pool, derive_seed
@@ -151,12 +153,12 @@ def hash_examples(examples: Sequence[Example]) -> str:
 def _rounds(run: Setup) -> Run:
     recipe, store = run.recipe, run.store
     _record_seeds(run)
-    pool, model, stop = Pool((run.shown,)), run.base, ""
+    pool, model, stop, used = Pool((run.shown,)), run.base, "", ""
     verdict: Verdict | None = None
     for round in range(recipe.rounds + 1):
         with opened(run, model, pool) as context:
             verdict = _measure(run, context(round), pool, model, verdict)
-            if not verdict.go_on or round == recipe.rounds:
+            if not verdict.go_on or round == recipe.rounds or (used := _used_up(recipe, round + 1)):
                 break
             kept, alarm = _next_examples(run, context(round + 1), pool)
         if stop := "; ".join(filter(None, (_too_few_kept(run, round + 1, kept), alarm))):
@@ -171,7 +173,8 @@ def _rounds(run: Setup) -> Run:
     _evaluate_best(run, verdict.best, pool, served_last=round)
     check_turns(run)
     if not stop:
-        stop = "; ".join(filter(None, (_all_done(recipe), verdict.text, _unchecked(run)))) if verdict.go_on else verdict.text
+        done = (used or _all_done(recipe), verdict.text, _unchecked(run))
+        stop = "; ".join(filter(None, done)) if verdict.go_on else verdict.text
     store.finish_run(verdict.best.round, stop)
     return Run(store.folder, verdict.best.model, verdict.best.round, stop)
 
@@ -181,6 +184,11 @@ def _record_seeds(run: Setup) -> None:
     if (few := fewer_than_asked(recipe, run.shown)) and all(kind != "demonstrations" for _, kind, _ in store.events()):
         _log.warning("%s: %s", recipe.name, few)
         store.event("demonstrations", {"text": few})
+    if recipe.prompt_notes and all(kind != "given" for _, kind, _ in store.events()):
+        with store.transaction("given"):
+            for text in recipe.prompt_notes:
+                _log.warning("%s", text)
+                store.event("given", {"text": text})
     store.add_seeds(run.shown, run.validation)
     store.add_model(0, run.base)
 
@@ -195,6 +203,7 @@ def _measure(run: Setup, context: Context, pool: Pool, model: ModelRef, last: Ve
     if round == 0 or (recipe.evaluate == "every" and recipe.trains):
         evaluate(run, context)
     if round == 0 and recipe.rounds:
+        make_replay(run, context)
         check_training_data(run, context, pool)
     verdict = choose(run, context, model, last) if last is None or recipe.trains else last
     export_metrics(run.store, round)
@@ -209,12 +218,12 @@ def _next_examples(run: Setup, context: Context, pool: Pool) -> tuple[tuple[Exam
 
 
 def _too_few_kept(run: Setup, round: int, kept: Sequence[Example]) -> str:
-    recipe = run.recipe
-    first, least = sum(example.slot < recipe.per_round for example in kept), max(1.0, recipe.min_yield * recipe.per_round)
-    if not recipe.per_round or first >= least:
+    recipe, made = run.recipe, run.recipe.candidates(round)
+    first, least = sum(example.slot < made for example in kept), max(1.0, recipe.min_yield * made)
+    if not made or first >= least:
         return ""
     why = f"below min_yield = {recipe.min_yield}" if least > 1 else "too few to train on"
-    text = f"round {round} kept {first} of {counted(recipe.per_round, 'candidate')}, {why}"
+    text = f"round {round} kept {first} of {counted(made, 'candidate')}, {why}"
     # A model that imitates seeds which break the rules breaks them too; later rounds imitate what was kept as well.
     poor = (run.store.stage(0, "seed_rules") or {}).get("stops", ()) if round == 1 else ()
     return f"{text}; the seeds themselves break the rules: {'; '.join(poor)}" if poor else text
@@ -230,6 +239,12 @@ def _evaluate_best(run: Setup, best: Best, pool: Pool, served_last: int) -> None
         verify_weights(run, best_context, served_last)
         evaluate(run, best_context)
     export_metrics(run.store, best.round)
+
+
+def _used_up(recipe: Recipe, round: int) -> str:
+    """Why a round has no candidates at all; "" where it has some, or needs none."""
+    used = recipe.per_round and not recipe.candidates(round)
+    return f"round {round} finds no given prompt left; --prompts_share below 1 lets the model write its own" if used else ""
 
 
 def _all_done(recipe: Recipe) -> str:
@@ -252,10 +267,13 @@ def generate(run: Setup, context: Context, pool: Pool) -> tuple[Example, ...]:
     if store.stage(context.round, "filter") is None:
         began = time.monotonic()
         result = make_round(recipe, context, pool)
-        made = (*result.kept, *(drop.example for drop in result.dropped))
-        candidates = max(recipe.per_round, 1 + max((example.slot for example in made), default=-1))  # what follows on some, too
+        made, first = (*result.kept, *(drop.example for drop in result.dropped)), recipe.candidates(context.round)
+        candidates = max(first, 1 + max((example.slot for example in made), default=-1))  # what follows on some, too
         spent = time.monotonic() - began - store.seconds(context.round)
-        store.finish_round_samples(context.round, result.kept, result.dropped, candidates, spent)
+        with store.transaction("filter"):
+            if recipe.given and (text := recipe.given.shortage(context.round, recipe.per_round)):
+                store.event("given", {"text": text})
+            store.finish_round_samples(context.round, result.kept, result.dropped, candidates, spent)
     export_round(store, context.round)
     return store.kept(context.round)
 
@@ -268,7 +286,7 @@ def train(run: Setup, round: int, current: ModelRef, pool: Pool) -> ModelRef:
         shutil.rmtree(folder / "training", ignore_errors=True)
         return ready
     shutil.rmtree(folder / "model", ignore_errors=True)  # written, but the record of it was not: nobody vouches for it
-    job = _job(run.recipe, round, run.base if run.recipe.start_from == "base" else current, pool, folder)
+    job = _job(run.recipe, round, run.base if run.recipe.start_from == "base" else current, pool, replayed(store), folder)
     began = time.monotonic()
     rows = (*job.seeds, *job.generated)
     where = f"round {round}, training by {type(run.recipe.trainer).__name__}"
@@ -284,12 +302,12 @@ def train(run: Setup, round: int, current: ModelRef, pool: Pool) -> ModelRef:
     return store.model(round)
 
 
-def _job(recipe: Recipe, round: int, start: ModelRef, pool: Pool, folder: Path) -> TrainJob:
+def _job(recipe: Recipe, round: int, start: ModelRef, pool: Pool, replay: Sequence[Example], folder: Path) -> TrainJob:
     return TrainJob(
         round=round,
         start=start,
         seeds=pool.seeds if recipe.train_seeds else (),
-        generated=pool.parts[round] if recipe.train_on == "latest" else tuple(chain.from_iterable(pool.parts[1:])),
+        generated=(*chain.from_iterable(pool.parts[round if recipe.train_on == "latest" else 1 :]), *replay),
         seed_weight=recipe.seed_weight,
         format=recipe.format,
         seed=derive_seed(recipe.seed, round, "train"),

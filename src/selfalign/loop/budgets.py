@@ -85,7 +85,7 @@ def _filled(part: Any, tokens: int) -> Any:
     if isinstance(part, tuple):
         return tuple(_filled(each, tokens) for each in part)
     if is_dataclass(part) and not isinstance(part, type):
-        inner = {each.name: _filled(getattr(part, each.name), tokens) for each in fields(part) if each.init}
+        inner = {each.name: _filled(getattr(part, each.name), tokens) for each in fields(part) if each.init and each.compare}
         changed = {name: value for name, value in inner.items() if value is not getattr(part, name)}
         return replace(part, **changed) if changed else part
     return part

@@ -16,6 +16,7 @@ from selfalign.loop.budgets import measure
 from selfalign.loop.fluency import spelled_out
 from selfalign.loop.parts import tried
 from selfalign.loop.preflight import fewer_than_asked, prepared
+from selfalign.loop.prompts import prompt_facts, prompt_texts, prompt_warnings
 from selfalign.loop.shortcuts import audited, shortcut_warning
 from selfalign.proof.seed_rules import harmful, void_on_seeds
 from selfalign.proof.stats import too_few
@@ -36,8 +37,9 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
         UserError: options, seeds or a model that cannot work.
     """
     chosen = recipe.encoder
-    recipe, base, shown, validation, held_out, _ = prepared(recipe, model, seeds, held_out)
+    recipe, base, shown, validation, held_out, asked = prepared(recipe, model, seeds, held_out)
     recipe.identity()  # evaluators with a file or a model of their own say here what is wrong with it
+    fed = prompt_facts(recipe, shown, asked)
     generates = recipe.rounds * recipe.per_round > 0
     named = list(recipe.named_filters()) if generates else []
     fixed = declared(recipe.encoder, Flags).fixed
@@ -69,6 +71,7 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
         "rounds": recipe.rounds,
         "per_round": recipe.per_round,
         "second_turns": recipe.second_turns.share,
+        **fed,
         "longest_tokens": {"prompt": budgets.longest_prompt, "response": budgets.longest_response},
         "max_tokens": {
             **({"prompt": _prompt_tokens(recipe), "response": recipe.sampling.max_tokens} if generates else {}),
@@ -82,6 +85,7 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
         "stops": [] if recipe.ignore_seed_rules else stopping,
         "warnings": [
             *(text for text in texts.values() if text),
+            *filter(None, prompt_warnings(recipe, fed, shown)),
             *(stopping if recipe.ignore_seed_rules else []),
             *void_on_seeds(named, shown),
             *(text for part in parts if (text := part.preflight(seeds, held_out))),
@@ -127,6 +131,7 @@ def _facts(found: dict[str, Any]) -> Iterator[str]:
     yield f"model: {found['model']}" + (f" with adapter {found['adapter']}" if found["adapter"] else "")
     turns = f", and second turns of {found['second_turns']:.0%} of those kept" if found["second_turns"] else ""
     yield f"generated at most: {counted(found['rounds'], 'round')} of {counted(found['per_round'], 'candidate')}{turns}"
+    yield from prompt_texts(found)
     longest, most_tokens = found["longest_tokens"], found["max_tokens"]
     limits = ", ".join(f"{name} {count}" for name, count in most_tokens.items() if count)
     yield f"tokens: longest seed prompt {longest['prompt']}, response {longest['response']}; at most {limits}"

@@ -23,6 +23,7 @@ from selfalign.proof.seed_rules import harmful, void_on_seeds
 from selfalign.proof.stats import LEAST, Difference, mean_interval, paired_difference, too_few
 from selfalign.protocols import Context, Served
 from selfalign.record.finished import paired_metrics
+from selfalign.record.replay import replayed
 from selfalign.text import counted
 from selfalign.types import Example, Metric, ModelRef, Pool
 
@@ -195,12 +196,13 @@ def check_training_data(run: Setup, context: Context, pool: Pool) -> str:
         alarms = _alarms(run, round, metrics)
         if round and run.recipe.alarms.action != "off" and len(examples) >= run.recipe.alarms.min_examples:
             metrics.append(_count("alarms", len(alarms), len(examples)))
-        hits = _overlap(run, context, examples)
+        trained = examples if round else (*examples, *replayed(run.store))  # the same ones in each round
+        hits = _overlap(run, context, trained)
         far, text = _retrieval(run, context) if round else ([], "")
         metrics += far
         if run.asked:
             same, near = ({hit.training for hit in hits if hit.same is wanted} for wanted in (True, False))
-            metrics += [_count("overlap_exact", len(same), len(examples)), _count("overlap_near", len(near), len(examples))]
+            metrics += [_count("overlap_exact", len(same), len(trained)), _count("overlap_near", len(near), len(trained))]
         with run.store.transaction("guards"):
             if text:
                 run.store.event("retrieval", {"round": round, "text": text})

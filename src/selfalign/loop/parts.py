@@ -38,8 +38,11 @@ def watched(where: str, *groups: Sequence[Example]) -> Iterator[None]:
             raise RunFailed(f"{where}: writes into {was['id']}, whose {change}; make another one by dataclasses.replace")
 
 
-def propose(context: Context, part: Proposer, count: int) -> list[Example]:
-    """`Proposer.propose`: so many new examples of the round, each slot once.
+def propose(context: Context, part: Proposer, count: int, made: int) -> list[Example]:
+    """`Proposer.propose`, asked for `count`: so many new examples of the round, each slot once.
+
+    Args:
+        made: how many there must be: fewer than `count` where given prompts are used up.
 
     Raises:
         RunFailed: they are others.
@@ -47,8 +50,8 @@ def propose(context: Context, part: Proposer, count: int) -> list[Example]:
     where = _where(context, "proposer", part)
     with watched(where, context.pool.examples):
         drafts = _listed(where, part.propose(context, count), Example)
-    if sorted(draft.slot for draft in drafts) != list(range(count)):
-        raise RunFailed(f"{where}: gives {len(drafts)} drafts, not {count} with each slot from 0 on once")
+    if sorted(draft.slot for draft in drafts) != list(range(made)):
+        raise RunFailed(f"{where}: gives {len(drafts)} drafts, not {made} with each slot from 0 on once")
     known = Counter(example.id for example in (*context.pool.examples, *drafts))
     for draft in drafts:
         if known[draft.id] > 1:

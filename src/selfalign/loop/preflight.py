@@ -44,6 +44,7 @@ def prepared(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Seq
     check_parts(recipe, seeds, held_out)
     shown, validation = split_seeds(seeds, recipe.validation_share, recipe.seed)
     asked = (*held_out, *check_brought(recipe, shown))
+    check_prompts(recipe, shown, asked)
     return Prepared(*settled(recipe, model, seeds, held_out), shown, validation, held_out, asked)
 
 
@@ -113,7 +114,7 @@ def check_examples(
     if (single := sum(not seed.history for seed in seeds)) < needed:
         what = "" if single == len(seeds) else " without earlier turns"
         raise UserError(f"{counted(single, 'seed example')}{what}: at least {needed} are needed, 20 to 100 make sense")
-    taken = [seed.id for seed in seeds if re.fullmatch(r"r\d{2,}-\d{5,}(\.2)?", seed.id)]
+    taken = [seed.id for seed in seeds if re.fullmatch(r"r\d{2,}-\d{5,}(\.2)?|replay-\d{5,}", seed.id)]
     if taken:
         raise UserError(f"seed id {taken[0]!r} looks like the id of a generated sample; rename it")
     same = _asked_by_both(held_out, seeds)
@@ -143,6 +144,34 @@ def check_brought(recipe: Recipe, shown: Sequence[Example]) -> tuple[Example, ..
     if (same := _asked_by_both(prompts, shown)) and not recipe.allow_overlap:
         raise UserError(f"prompt {same[0][0]} of an evaluator asks the same as seed {same[0][1]}; take one of them out")
     return prompts
+
+
+def check_prompts(recipe: Recipe, shown: Sequence[Example], asked: Sequence[Example]) -> None:
+    """
+    Args:
+        shown: the seeds that are shown and trained on.
+        asked: what the run's models are measured on.
+
+    Raises:
+        UserError: a given or a replay prompt asks the same as one of `asked`, or a replay prompt the same as a seed, unless
+            `allow_overlap`: it would be trained on, a seed's with another answer.
+    """
+    given = recipe.given.prompts.examples if recipe.given else ()
+    replay = recipe.replay.drafts(recipe.seed) if recipe.replay else ()
+    for what, prompts, other, others in (
+        ("given", given, "held-out example", asked),
+        ("replay", replay, "held-out example", asked),
+        ("replay", replay, "seed", shown),
+    ):
+        if (same := _asked_by_both(others, prompts)) and not recipe.allow_overlap:
+            theirs, ours = same[0]
+            found = next(prompt for prompt in prompts if prompt.id == ours)
+            line = f" (line {at.removeprefix('row ')})" if (at := found.metadata.get("line")) else ""
+            more = f"; {len(same)} such prompts" if len(same) > 1 else ""
+            remedy = "take it out of one of the two files, or give --allow_overlap true"
+            raise UserError(
+                f"{what} prompt {ours}{line} asks the same as {other} {theirs}: {found.prompt[:80]!r}{more}; {remedy}"
+            )
 
 
 def check_parts(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example]) -> None:

@@ -46,9 +46,9 @@ class Nearest:
         """See `Retriever.retrieve`; the nearest first."""
         seeds = context.pool.seeds
         likeness = context.encode([draft.prompt for draft in drafts]) @ context.encode([seed.prompt for seed in seeds]).T
-        asked, found = [normalise(seed.prompt) for seed in seeds], []
+        asked, found = [normalise(seed.prompt) for seed in seeds], list[parts.Shown]()
         for draft, row in zip(drafts, likeness, strict=True):
-            order = [
+            order: list[tuple[Example, float | None]] = [
                 (seeds[place], float(row[place]))
                 for place in np.argsort(-row, kind="stable")
                 if asked[place] != normalise(draft.prompt) and (not self.own_category or seeds[place].category == draft.category)

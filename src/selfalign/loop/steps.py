@@ -19,12 +19,13 @@ def make_round(recipe: Recipe, context: Context, pool: Pool) -> FilterResult:
     Second turns are candidates too, behind all others. Their filters see the whole `pool`, earlier second turns included, and
     the first turns just kept: a follow-up that asks the first question again is not novel.
     """
-    first = work_out(recipe, context, parts.propose(context, recipe.proposer, recipe.per_round))
+    count = recipe.candidates(context.round)
+    first = work_out(recipe, context, parts.propose(context, recipe.proposer, recipe.per_round, count))
     if (oppose := getattr(recipe.proposer, "oppose", None)) is not None:
-        return _opposed(recipe, context, first, oppose(context, first.kept, recipe.per_round))
+        return _opposed(recipe, context, first, oppose(context, first.kept, count))
     if not recipe.second_turns.share:
         return first
-    drafts = recipe.second_turns.propose(context, first.kept, recipe.per_round)
+    drafts = recipe.second_turns.propose(context, first.kept, count)
     second = work_out(recipe, context, drafts, "respond_second_turn", pool.add(first.kept))
     return FilterResult((*first.kept, *second.kept), (*first.dropped, *second.dropped))
 

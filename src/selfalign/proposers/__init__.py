@@ -2,8 +2,10 @@
 
 from selfalign.proposers.contrasted import Contrasted
 from selfalign.proposers.few_shot import FewShot
+from selfalign.proposers.given import Given, Prompts
 from selfalign.proposers.instructions import Instructions
 from selfalign.proposers.repeated import Repeated
+from selfalign.proposers.replay import Replay
 from selfalign.proposers.rivals import Rivals
 from selfalign.proposers.self_instruct import SelfInstruct
 from selfalign.proposers.task_inputs import TaskInputs
@@ -11,8 +13,11 @@ from selfalign.proposers.task_inputs import TaskInputs
 __all__ = [
     "Contrasted",
     "FewShot",
+    "Given",
     "Instructions",
+    "Prompts",
     "Repeated",
+    "Replay",
     "Rivals",
     "SelfInstruct",
     "TaskInputs",

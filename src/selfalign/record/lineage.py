@@ -39,6 +39,7 @@ def lineage(store: Store, id: str) -> dict[str, Any]:
         if found is None:
             raise UserError(f"{store.folder} has no sample {id!r}{_example_ids(connection)}")
         number, verdict = found
+        replay = verdict == "replay"
         example, rule, evidence = next(rows.read(connection, "number = ?", (number,)))
         return {
             **everything(example),
@@ -49,8 +50,8 @@ def lineage(store: Store, id: str) -> dict[str, Any]:
             "evidence": evidence or None,
             "prompt_demonstrations": _demonstrations(connection, number, "prompt"),
             "response_demonstrations": _demonstrations(connection, number, "response"),
-            "written_by": _writer(store, connection, example.round - 1) if example.round else None,
-            "sampling": _sampling(store, example) if example.round else None,
+            "written_by": _writer(store, connection, max(example.round - 1, 0)) if example.round or replay else None,
+            "sampling": _sampling(store, example, replay) if example.round or replay else None,
             "prompt_texts": _prompt_texts(connection, example),
             "trained_into": _trained_into(store, connection, number),
             "shown_in": _shown_in(connection, number),
@@ -67,16 +68,18 @@ def lineage_text(lineage: Mapping[str, Any]) -> str:
     """The lineage for a terminal, with nothing in it that a terminal would obey."""
     p = lineage
     firsts = ", ".join(d["id"] for d in p["prompt_demonstrations"]) if p["history"] else ""
+    again = "replay, " if p["verdict"] == "replay" else ""
+    is_given = p["round"] and p["metadata"].get("source") == "given"
     origin = f"round {p['round']}, slot {p['slot']}" + (f", category {p['category']}" if p["category"] else "")
     parts = [
         f"{p['id']} ({origin})",
-        _block("verdict", p["verdict"] if p["rule"] is None else f"dropped by {p['rule']}: {p['evidence']}"),
+        _block("verdict", p["verdict"] if p["rule"] is None else f"{again}dropped by {p['rule']}: {p['evidence']}"),
         _block("system text", p.get("system")),
         _block(
             f"earlier turns ({firsts})" if firsts else "earlier turns",
             "\n".join(f"{prompt}\n→ {response}" for prompt, response in p["history"]),
         ),
-        _block(f"prompt (ended by {p['prompt_finish']})", p["prompt"]),
+        _block("prompt (given)" if is_given else f"prompt (ended by {p['prompt_finish']})", p["prompt"]),
         _block(f"response (ended by {p['response_finish']})", p["response"] or "(empty)")
         if p["answered"]
         else _block("response", "(not answered)"),
@@ -151,11 +154,15 @@ def _writer(store: Store, connection: sqlite3.Connection, round: int) -> dict[st
     return model and {**model, "verify_weights": taken[-1] if taken else None}
 
 
-def _sampling(store: Store, example: Example) -> dict[str, Any]:
+def _sampling(store: Store, example: Example, replay: bool) -> dict[str, Any]:
     identity = store.identity()
-    asking = identity.get("second_turns" if example.history else "proposer")
+    if replay:
+        return {"prompt": None, "response": identity["replay"]["sampling"], "seed": identity.get("seed")}
+    is_given = example.metadata.get("source") == "given"
+    asking = identity.get("second_turns" if example.history and not is_given else "proposer")
+    asking = asking.get("own", asking) if isinstance(asking, dict) else asking
     return {
-        "prompt": asking.get("sampling") if isinstance(asking, dict) else None,
+        "prompt": asking.get("sampling") if isinstance(asking, dict) and not is_given else None,
         "response": identity.get("sampling"),
         "seed": identity.get("seed"),
     }

@@ -97,6 +97,8 @@ CONTENTS = {
     "model_hash": "other files of the model than now",
     "seeds_hash": "other seed examples than now",
     "held_out_hash": "other held-out examples than now",
+    "proposer.prompts.content": "other given prompts than now",
+    "replay.prompts.content": "other replay prompts than now",
 }
 """What differs where a hash does: its digits tell a person nothing."""
 

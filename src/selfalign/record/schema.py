@@ -13,7 +13,8 @@ from selfalign.record import sums
 from selfalign.text import one_line
 
 NAME = "run.sqlite"
-VERSION = 4
+VERSION, OLDEST = 5, 4
+"""Of the tables that are made, and of the oldest ones that can be read and gone on with: those of 4 know no replay rows."""
 APPLICATION = 0x5E1FA119
 
 TABLES = """
@@ -21,14 +22,15 @@ TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE events (id INTEGER PRIMARY KEY, at TEXT NOT NULL, kind TEXT NOT NULL, data TEXT NOT NULL);
 
--- Seeds (round 0) and candidates. verdict: seed, validation, kept, dropped. `number` gives the order of writing. history:
--- [[prompt, response], …]; of a sample with a system text {"system": …, "turns": [[prompt, response], …]}.
+-- Seeds (round 0) and candidates; replay rows (round 0), with a rule where they are dropped. `number` gives the order of writing.
+-- history: [[prompt, response], …]; of a sample with a system text {"system": …, "turns": [[prompt, response], …]}.
 CREATE TABLE samples (
   number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, round INTEGER NOT NULL, slot INTEGER NOT NULL,
-  verdict TEXT NOT NULL CHECK (verdict IN ('seed', 'validation', 'kept', 'dropped')), rule TEXT, evidence TEXT,
+  verdict TEXT NOT NULL CHECK (verdict IN ('seed', 'validation', 'kept', 'dropped', 'replay')), rule TEXT, evidence TEXT,
   prompt TEXT NOT NULL, response TEXT NOT NULL, category TEXT NOT NULL,
   prompt_finish TEXT NOT NULL, response_finish TEXT NOT NULL, metadata TEXT NOT NULL, history TEXT NOT NULL,
-  CHECK ((verdict IN ('seed', 'validation')) = (round = 0)), CHECK ((verdict = 'dropped') = (rule IS NOT NULL)));
+  CHECK ((verdict IN ('seed', 'validation', 'replay')) = (round = 0)),
+  CHECK (verdict = 'replay' OR (verdict = 'dropped') = (rule IS NOT NULL)));
 CREATE INDEX samples_by_round ON samples (round, verdict, rule);
 CREATE UNIQUE INDEX one_candidate_per_slot ON samples (round, slot) WHERE round > 0;
 CREATE TABLE demonstrations (
@@ -69,6 +71,9 @@ CREATE TABLE training (
   PRIMARY KEY (round, sample)) WITHOUT ROWID;
 CREATE INDEX trained_into ON training (sample);
 """
+TABLES_4 = TABLES.replace(", 'replay'", "").replace(
+    " = (round = 0)),\n  CHECK (verdict = 'replay' OR ", " = (round = 0)), CHECK ("
+)
 
 
 _CLOSED = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH)
@@ -153,17 +158,17 @@ def version(connection: sqlite3.Connection, folder: Path) -> int:
     tables = int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
     if tables and application != APPLICATION:
         raise UserError(f"{folder / NAME} is a database of another program: use another --out")
-    if 0 < found < VERSION:
+    if 0 < found < OLDEST:
         raise UserError(f"{folder} was written by an older selfalign (record version {found}, here {VERSION}): use another --out")
     if found > VERSION:
         raise UserError(f"{folder} was written by a newer selfalign (record version {found}, here {VERSION}): update selfalign")
     return found
 
 
-def create(connection: sqlite3.Connection) -> None:
+def create(connection: sqlite3.Connection, tables: str = TABLES) -> None:
     """All tables in one transaction: after a crash there are all of them or none."""
     connection.execute("BEGIN IMMEDIATE")
-    for statement in TABLES.split(";\n"):
+    for statement in tables.split(";\n"):
         if statement.strip():
             connection.execute(statement)
     for statement in [*sums.statements(connection)]:
@@ -180,7 +185,7 @@ def _check(connection: sqlite3.Connection, folder: Path) -> None:
     """
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as model:
         sums.prepare(model)
-        create(model)
+        create(model, TABLES if version(connection, folder) == VERSION else TABLES_4)
         schema = sums.sql_of(model)
     connection.execute("BEGIN")  # all of it as it stands at one moment, whatever a writer does
     try:

@@ -29,6 +29,7 @@ def status(store: Store) -> dict[str, Any]:
             "stopped_because": ended.get("stopped_because"),
             "recipe": store.identity().get("name"),
             "best_round": store.state().get("best_round"),
+            **_replay(connection),
             "rounds": [_round(store, connection, round, found.get(round, ())) for round in _rounds(connection)],
         }
 
@@ -36,10 +37,10 @@ def status(store: Store) -> dict[str, Any]:
 def warnings(store: Store) -> list[str]:
     """What the run had to report, oldest first: fewer demonstrations than asked for, figures not given or got another way than
     usual, collapse alarms, prompts that were shown nothing near, training rows that overlap with held-out prompts, metrics that
-    turned round, models whose files were damaged and were trained again, other software than it was begun with; then the rounds
-    whose weights a server was not verified to serve, and those of which one rule took half."""
+    turned round, models whose files were damaged and were trained again, other software than it was begun with, what was
+    done with prompts; then the rounds whose weights a server was not verified to serve, and those of which one rule took half."""
     findings = ("alarm", "retrieval", "overlap", "oscillation")
-    kinds = ("demonstrations", "seed_rule", "evaluation", *findings, "damaged-model", "software")
+    kinds = ("demonstrations", "seed_rule", "evaluation", *findings, "damaged-model", "software", "given")
     reported = [(kind, data) for _, kind, data in store.events() if kind in kinds]
     reported += [("verify_weights", found[-1]) for found in verifications(store).values() if found[-1]["verdict"] != VERIFIED]
     return [f"{kind}: {data['text']}" for kind, data in reported] + [f"drops: {text}" for text in _taken(store)]
@@ -100,12 +101,28 @@ def _round(store: Store, connection: sqlite3.Connection, round: int, found: Sequ
         "candidates": kept + sum(dropped.values()),
         "kept": kept,
         "dropped": dropped,
+        **_given(connection, round),
         "metrics": metric_table(store.metrics(round)),
         "model": None if model is None else str(model_rows.place(model[0])),
         "verify_weights": found[-1] if found else None,
         "seconds": _seconds(connection, round),
         "tokens": _tokens(store, connection, round),
     }
+
+
+def _replay(connection: sqlite3.Connection) -> dict[str, Any]:
+    """{"replay": {"prompts", "kept", "dropped": {rule: count}}} of a run with replay rows; nothing for any other."""
+    query = "SELECT rule, count(*) FROM samples WHERE round = 0 AND verdict = 'replay' GROUP BY rule ORDER BY 2 DESC, 1"
+    found = dict(connection.execute(query))
+    rest = {rule: count for rule, count in found.items() if rule}
+    return {"replay": {"prompts": sum(found.values()), "kept": found.get(None, 0), "dropped": rest}} if found else {}
+
+
+def _given(connection: sqlite3.Connection, round: int) -> dict[str, Any]:
+    """{"given": {"candidates", "kept"}} of a round whose prompts were not all proposed; nothing for any other."""
+    query = "SELECT count(*), coalesce(sum(verdict = 'kept'), 0) FROM samples WHERE round = ? AND round > 0 AND"
+    found, kept = connection.execute(f"{query} json_extract(metadata, '$.source') = 'given'", (round,)).fetchone()
+    return {"given": {"candidates": found, "kept": kept}} if found else {}
 
 
 def _seconds(connection: sqlite3.Connection, round: int) -> dict[str, float]:

@@ -13,6 +13,7 @@ import yaml
 from selfalign.record.exports import everything
 from selfalign.record.lineage import unanswered
 from selfalign.record.plain import flat, portable
+from selfalign.record.replay import replay_rows
 from selfalign.record.status import status, warnings
 from selfalign.record.store import Store
 from selfalign.report.verdict import verdict
@@ -76,6 +77,9 @@ def _samples(store: Store, rounds: Sequence[int]) -> list[dict[str, Any]]:
             found += sorted(made, key=lambda row: int(row["slot"]))
     found += [_sample(example, "seed") for example in store.seeds()]
     found += [_sample(example, "validation") for example in store.validation_seeds()]
+    found += [
+        {**row, "verdict": "replay", "prompt_demonstrations": [], "response_demonstrations": []} for row in replay_rows(store)
+    ]
     trained = _trained(store)
     with store.snapshot() as connection:
         bare = unanswered(connection)
@@ -114,7 +118,9 @@ def _losses(store: Store, round: int) -> list[float | None]:
 
 def _lengths(round: int, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Words of the responses in use after a round: its kept samples (round 0: the seeds)."""
-    words = sorted(count_words(s["response"]) for s in samples if s["round"] == round and s["verdict"] != "dropped")
+    words = sorted(
+        count_words(s["response"]) for s in samples if s["round"] == round and s["verdict"] not in ("dropped", "replay")
+    )
     if len(words) < 2:
         low = middle = high = float(words[0]) if words else None
     else:
@@ -126,10 +132,11 @@ def _lengths(round: int, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]
 def held_out_answers(store: Store, rounds: Sequence[int], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Each held-out prompt with the answer of every round, and what it contributed to each metric.
 
-    Round 0 has no candidates: what the engine wrote there, it wrote for an evaluation.
+    Round 0 has no candidates: what the engine wrote there, it wrote for an evaluation, or to be replayed.
     """
     with store.snapshot() as connection:
         stages = [name for (name,) in connection.execute("SELECT DISTINCT stage FROM outputs WHERE round = 0 ORDER BY stage")]
+    stages = [name for name in stages if name != "replay"]
     outcomes = {
         (row["round"], name): {each.id: finite(each.value) for each in store.outcomes(row["round"], name)}
         for row in rows

@@ -211,6 +211,10 @@ def yield_rows(rounds: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, list
     whole = [row["candidates"] for row in rounds]
     counts = [("kept", "", [row["kept"] for row in rounds])]
     counts += [(words(rule), why(rule), [row["dropped"].get(rule, 0) for row in rounds]) for rule in rule_names(rounds)]
+    if given := [row.get("given", {"candidates": 0, "kept": 0}) for row in rounds if any("given" in each for each in rounds)]:
+        given_why = "with a prompt of the user's own file, instead of one that the model wrote"
+        keys = (("given", "candidates"), ("given, kept", "kept"))
+        counts += [(name, given_why, [each[key] for each in given]) for name, key in keys]
     parts = [(name, text, [(n, f"{100 * n / of:.0f} %") for n, of in zip(row, whole, strict=True)]) for name, text, row in counts]
     return [("all", "", [(count, "") for count in whole]), *parts]
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import ClassVar
 
 from selfalign.protocols import Context
 from selfalign.text import normalise
@@ -19,11 +20,14 @@ _NUMBER = re.compile(r"(?:(?<![\w.)])-)?\$?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.
 class ExactAnswer:
     """1 where a response ends in the same result as the seed of the same prompt, 0 where it does not (ReST-EM, 2312.06585).
 
+    A prompt of the user's own (`proposers.Given`) is compared with the response that its file has.
+
     The result is what stands behind `marker`, as in GSM8K ("… #### 1,250"); without it the last number of the text, as models
     seldom write the marker. Numbers are compared as numbers (1,250 = 1250.00), anything else as text, where case, white space
     and a final full stop do not count.
     """
 
+    references: ClassVar[bool] = True
     marker: str = "####"
     name: str = ""
     """Of the score; "" is `exact_answer`."""
@@ -39,9 +43,11 @@ class ExactAnswer:
         return self.name or "exact_answer"
 
     def score(self, context: Context, examples: Sequence[Example]) -> list[Example]:
-        """Adds the score; an example whose prompt is no seed's gets none, with that as the reason."""
-        known = {seed.prompt: result(seed.response, self.marker) for seed in context.pool.seeds}
-        return [self._scored(example, known.get(example.prompt)) for example in examples]
+        """Adds the score; an example whose prompt is no seed's, nor given with a `reference`, gets none, and the reason."""
+        known = {seed.prompt: seed.response for seed in context.pool.seeds}
+        texts = [known.get(example.prompt, example.metadata.get("reference")) for example in examples]
+        wanted = [None if text is None else result(text, self.marker) for text in texts]
+        return [self._scored(*each) for each in zip(examples, wanted, strict=True)]
 
     def _scored(self, example: Example, wanted: str | None) -> Example:
         if wanted is None:

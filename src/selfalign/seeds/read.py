@@ -86,6 +86,40 @@ def read_seeds(path: str | Path, *, response_required: bool = True) -> tuple[Exa
 
 def read_with_notes(path: str | Path, *, response_required: bool = True) -> tuple[tuple[Example, ...], tuple[str, ...]]:
     """As `read_seeds`, and what reading did to the rows, a sentence each; `notes` has what stands out in the examples."""
+    examples, first_alone, _, joined = _read(path, response_required)
+    begun = list(_with_first_turns(examples, first_alone))
+    renamed = list(_with_own_ids(begun))
+    return tuple(renamed), tuple(_changes(examples, begun, renamed, joined))
+
+
+def read_prompts(path: str | Path) -> tuple[tuple[Example, ...], tuple[str, ...]]:
+    """Prompts to be answered, of any format that `read_seeds` takes, and what reading did to the rows, a sentence each.
+
+    A prompt that an earlier row asks is taken once, and no turn of a history becomes a prompt of its own. Metadata: `line`, the
+    line of the file, or the row where lines say nothing, alone.
+
+    Raises:
+        SeedError: as `read_seeds`.
+    """
+    examples, _, places, repeated = _read(path, response_required=False, repeats=True)
+    name = str(path)
+    found = [
+        replace(example, slot=slot, metadata={"line": places[example.id].removeprefix(name).lstrip(": ")})
+        for slot, example in enumerate(examples)
+    ]
+    answered = sum(bool(example.response) for example in found)
+    notes = (
+        (answered, f"{Path(name).name}: {counted(answered, 'response')} ignored, the model writes its own"),
+        (repeated, f"{Path(name).name}: {counted(repeated, 'prompt')} asked by an earlier row already, and taken once"),
+    )
+    return tuple(found), tuple(text for count, text in notes if count)
+
+
+def _read(
+    path: str | Path, response_required: bool, repeats: bool = False
+) -> tuple[list[Example], set[str], dict[str, str], int]:
+    """(the examples, the ids of those whose first turn can be learned alone, the place of each id, the rows that went into the
+    example of an earlier one: further rejected answers or, with `repeats`, any with its prompt)."""
     examples: list[Example] = []
     problems: list[Problem] = []
     first_alone: set[str] = set()
@@ -106,6 +140,9 @@ def read_with_notes(path: str | Path, *, response_required: bool = True) -> tupl
                 key = (example.system, normalise(example.full_prompt))
                 first, place = prompts.setdefault(key, (where, len(examples)))
                 if first != where:
+                    if repeats:
+                        joined += 1
+                        continue
                     if (both := _with_rejected(examples[place], example)) is not None:
                         examples[place], joined = both, joined + 1
                         continue
@@ -120,9 +157,7 @@ def read_with_notes(path: str | Path, *, response_required: bool = True) -> tupl
         raise SeedError(f"{problems[0].where}: {problems[0].what}{more}")
     if not examples:
         raise SeedError(f"{show(str(path), 500)[1:-1]}: has no rows; it must hold at least one example")
-    begun = list(_with_first_turns(examples, first_alone))
-    renamed = list(_with_own_ids(begun))
-    return tuple(renamed), tuple(_changes(examples, begun, renamed, joined))
+    return examples, first_alone, ids, joined
 
 
 def _with_rejected(first: Example, again: Example) -> Example | None:

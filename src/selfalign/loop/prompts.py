@@ -1,0 +1,70 @@
+"""What can be known of given and replay prompts before a model runs: how long they last, and what they are much like."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from selfalign.proof.overlap import overlap
+from selfalign.recipe import Recipe
+from selfalign.text import counted
+from selfalign.types import Example
+
+
+def prompt_facts(recipe: Recipe, seeds: Sequence[Example], asked: Sequence[Example]) -> dict[str, Any]:
+    """{"replay": how many, "given": …}, each where the recipe has such prompts.
+
+    `taken` are those given prompts that the rounds take; of them some are `near` a seed, a prompt that models are measured on
+    (`held_out`), or one that is taken earlier (`other`), by shared words (`proof.overlap`; no encoder is asked).
+
+    Args:
+        seeds: those to show.
+    """
+    replay = {"replay": recipe.replay.count} if recipe.replay else {}
+    if (given := recipe.given) is None:
+        return replay
+    count = sum(-(-given.split(round, recipe.per_round)[0] // given.samples) for round in range(1, recipe.rounds + 1))
+    taken = given.prompts.drawn(recipe.seed, "given")[:count]
+    place = {prompt.id: number for number, prompt in enumerate(taken)}
+    alike = {hit.training for hit in overlap(taken, taken) if place[hit.training] > place[hit.held_out]}
+    near = {name: len({hit.training for hit in overlap(taken, them)}) for name, them in (("seed", seeds), ("held_out", asked))}
+    found = {
+        "prompts": len(given.prompts.examples),
+        "share": given.share,
+        "a_round": given.split(1, recipe.per_round)[0],
+        "lasts": given.lasts(recipe.per_round),
+        "taken": count,
+        "near": {**near, "other": len(alike)},
+        "categories": dict(Counter(prompt.category for prompt in taken if prompt.category)),
+        "without_category": sum(not prompt.category for prompt in taken),
+        "with_history": sum(bool(prompt.history) for prompt in taken),
+    }
+    return {**replay, "given": found}
+
+
+def prompt_warnings(recipe: Recipe, found: Mapping[str, Any], seeds: Sequence[Example]) -> Iterator[str]:
+    """What is no error and may not be what was meant."""
+    yield from recipe.prompt_notes
+    if (given := recipe.given) is None:
+        return
+    short = (given.shortage(round, recipe.per_round) for round in range(1, recipe.rounds + 1))
+    yield next(filter(None, short), "")
+    known = {seed.category for seed in seeds if seed.category}
+    if known and (others := {name: n for name, n in found["given"]["categories"].items() if name not in known}):
+        prompts = counted(sum(others.values()), "given prompt")
+        yield f"{prompts} of a category that no seed has ({', '.join(sorted(others)[:3])}): no example of it can be shown"
+
+
+def prompt_texts(found: Mapping[str, Any]) -> Iterator[str]:
+    """The facts, a line for either kind."""
+    if "replay" in found:
+        yield f"replay: {counted(found['replay'], 'general prompt')}, answered by the base model and trained on in every round"
+    if given := found.get("given"):
+        near = given["near"]
+        yield (
+            f"given prompts: {given['prompts']}, {counted(given['a_round'], 'candidate')} of a round; they last for"
+            f" {given['lasts']:.1f} rounds; of the {given['taken']} taken, by shared words {near['seed']} much like a seed,"
+            f" {near['held_out']} like a held-out prompt, {near['other']} like one another;"
+            f" {given['without_category']} without a category, {given['with_history']} with earlier turns"
+        )

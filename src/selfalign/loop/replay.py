@@ -1,0 +1,42 @@
+"""The base model's answers to general prompts: made once in a run, journaled, and rows of every round's training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from selfalign.filters import EmptyResponse, Finished
+from selfalign.loop import parts
+from selfalign.loop.context import Setup
+from selfalign.loop.steps import apply_filters, respond
+from selfalign.protocols import Context
+from selfalign.record.replay import add_replay, export_replay
+from selfalign.types import Example
+
+
+@dataclass(frozen=True)
+class _Alone:
+    """The retriever of prompts that are answered without demonstrations."""
+
+    def retrieve(self, context: Context, drafts: Sequence[Example]) -> list[tuple[tuple[Example, float | None], ...]]:
+        return [() for _ in drafts]
+
+
+def make_replay(run: Setup, context: Context) -> None:
+    """Answers the recipe's replay prompts by the model of `context`, which is that of round 0, unless that is done.
+
+    Rules: `no_room`, `not_renderable`, `cut_off`, `empty_response`. An answer that ran into its tokens teaches no end.
+    """
+    if (replay := run.recipe.replay) is None:
+        return
+    if run.store.stage(0, "replay") is None:
+        began = time.monotonic()
+        drafts = replay.drafts(context.seed)
+        asking = replace(run.recipe, retriever=_Alone(), sampling=replay.sampling)
+        answered = respond(asking, context, drafts, "replay")
+        judged = apply_filters(context, (Finished(sentence_end=False), EmptyResponse()), answered.kept)
+        dropped = (*answered.dropped, *judged.dropped)
+        parts.balance("replay", drafts, judged.kept, dropped)
+        add_replay(run.store, judged.kept, dropped, time.monotonic() - began - run.store.seconds(0))
+    export_replay(run.store)

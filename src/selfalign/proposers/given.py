@@ -1,0 +1,164 @@
+"""Given prompts: those of a user's file, answered instead of new ones, or beside them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from selfalign.protocols import Context, Proposer, SeedUse, declared
+from selfalign.text import counted
+from selfalign.types import Example, Sampling, derive_seed, shared_system
+
+SOURCE, GIVEN = "source", "given"
+"""Key and value in the metadata of a candidate whose prompt was given."""
+REFERENCE = "reference"
+"""The key of the response that a given prompt had in its file: nothing learns it."""
+VOTED = "category_by"
+NEIGHBOURS = 5
+"""Seeds that vote on the category of a prompt without one: as many as `filters.CategoryAgreement` asks."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts as a part of a recipe: two are equal where their content is, whatever their files are called."""
+
+    examples: tuple[Example, ...] = field(repr=False, compare=False)
+    """Their responses count for nothing, and of their metadata `line` alone (see `seeds.read.read_prompts`)."""
+    notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    """What reading did to them, a sentence each."""
+    content: str = field(init=False, default="")
+    """SHA-256 of all that is in them."""
+
+    def __post_init__(self) -> None:
+        rows = [[e.prompt, e.history, e.system, e.category, e.response, sorted(e.metadata.items())] for e in self.examples]
+        digest = hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
+        object.__setattr__(self, "content", digest)
+
+    def drawn(self, seed: int, purpose: str) -> list[Example]:
+        """All of them in the order in which a run of this random seed takes them."""
+        order = np.random.default_rng(derive_seed(seed, purpose)).permutation(len(self.examples))
+        return [self.examples[place] for place in order]
+
+
+@dataclass(frozen=True)
+class Given:
+    """A share of a round's candidates from the user's file, the rest from the recipe's own proposer (our own addition).
+
+    The file is drawn from without repetition, over all rounds, in an order that the run's random seed decides. Once it is used up
+    the own proposer fills the rounds up; with a share of 1 the last round takes what is left, and none follows.
+    """
+
+    own: Proposer
+    prompts: Prompts
+    share: float = 1.0
+    """Of a round's candidates; at least one of them is given while there are some left."""
+    samples: int = 1
+    """Answers drawn for each prompt (see `Repeated`)."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.share <= 1.0:
+            raise ValueError(f"prompts_share = {self.share} is out of range: above 0 and at most 1")
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """How new prompts are decoded, where some are written."""
+        return getattr(self.own, "sampling", None) if self.share < 1.0 else None
+
+    def split(self, round: int, count: int) -> tuple[int, int]:
+        """(given, proposed) candidates of round 1 and on, of `count` that are asked for in each round."""
+        left = max(0, len(self.prompts.examples) - (round - 1) * self._a_round(count))
+        given = min(self._slots(count), left * self.samples)
+        return given, count - given if self.share < 1.0 else 0
+
+    def shortage(self, round: int, count: int) -> str:
+        """What to say of a round that finds fewer prompts in the file than it would take; "" where it finds enough."""
+        (given, _), wanted = self.split(round, count), self._slots(count)
+        if given == wanted:
+            return ""
+        rest = "the model's own fill it up" if self.share < 1.0 else f"it has {counted(given, 'candidate')} instead of {wanted}"
+        return f"round {round} finds {counted(-(-given // self.samples), 'given prompt')} left: {rest}"
+
+    def lasts(self, count: int) -> float:
+        """For how many rounds there are prompts."""
+        return len(self.prompts.examples) * self.samples / self._slots(count)
+
+    def propose(self, context: Context, count: int) -> list[Example]:
+        """First the drafts with given prompts, so that of two that are alike the given one stays; their slots come last.
+
+        Fewer than `count` where the file is used up and the share is 1. Metadata of a given one: `source`, `line` (or `id`) and,
+        where they are so, `category_by` (the seeds that voted) and `reference` (the response that the file has).
+        """
+        given, own = self.split(context.round, count)
+        proposed = self.own.propose(context, own) if own else []
+        first = (context.round - 1) * self._a_round(count)
+        chosen = self.prompts.drawn(context.seed, GIVEN)[first : first + -(-given // self.samples)]
+        chosen = _with_categories(context, chosen)
+        system = shared_system(context.pool.seeds)
+        drafts = [
+            Example(
+                id=f"r{context.round:02d}-{own + place:05d}",
+                prompt=prompt.prompt,
+                response="",
+                round=context.round,
+                slot=own + place,
+                category=prompt.category,
+                metadata=_told(prompt),
+                history=prompt.history,
+                system=prompt.system or system,
+            )
+            for place, prompt in ((place, chosen[place // self.samples]) for place in range(given))
+        ]
+        return [*drafts, *proposed]
+
+    def aims(self, seeds: Sequence[Example], count: int) -> list[str]:
+        """As `SeedUse.aims`, but each category once: those of the file, and all of the seeds' where a prompt has none."""
+        own = self.split(1, count)[1]
+        kinds = {prompt.category for prompt in self.prompts.examples}
+        voted = {seed.category for seed in seeds} if "" in kinds else set()
+        return [*(declared(self.own, SeedUse).aims(seeds, own) if own else ()), *sorted((kinds - {""}) | voted)]
+
+    def shown(self, seeds: Sequence[Example], categories: Collection[str]) -> tuple[int, int]:
+        """As `SeedUse.shown`: to a prompt that the model writes itself."""
+        return declared(self.own, SeedUse).shown(seeds, categories) if self.share < 1.0 else (0, 0)
+
+    def _slots(self, count: int) -> int:
+        return max(1, round(self.share * count))
+
+    def _a_round(self, count: int) -> int:
+        return -(-self._slots(count) // self.samples)
+
+
+def whence(prompt: Example) -> dict[str, str]:
+    """Where a prompt comes from, as metadata: its line, or its id. Other columns stay behind: some mean something to the loop."""
+    return {"line": prompt.metadata["line"]} if "line" in prompt.metadata else {"id": prompt.id}
+
+
+def _told(prompt: Example) -> dict[str, str]:
+    voted = {VOTED: prompt.metadata[VOTED]} if VOTED in prompt.metadata else {}
+    return {SOURCE: GIVEN, **whence(prompt), **voted, **({REFERENCE: prompt.response} if prompt.response.strip() else {})}
+
+
+def _with_categories(context: Context, prompts: Sequence[Example]) -> list[Example]:
+    """The prompts, those without a category in that of most of the nearest seeds by cosine; a tie goes to the nearest one's."""
+    seeds = [seed for seed in context.pool.seeds if seed.category]
+    bare = [prompt for prompt in prompts if not prompt.category]
+    if not seeds or not bare:
+        return list(prompts)
+    similarity = context.encode([each.prompt for each in bare]) @ context.encode([seed.prompt for seed in seeds]).T
+    nearest = iter(np.argsort(-similarity, axis=1, kind="stable")[:, :NEIGHBOURS])
+    told = f"the {min(NEIGHBOURS, len(seeds))} nearest seeds"
+    return [
+        prompt
+        if prompt.category
+        else replace(
+            prompt,
+            category=Counter(seeds[column].category for column in next(nearest)).most_common(1)[0][0],
+            metadata={**whence(prompt), VOTED: told},
+        )
+        for prompt in prompts
+    ]

@@ -1,0 +1,40 @@
+"""The record's part about replay rows: the base model's answers to general prompts, trained on and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from selfalign.record import rows
+from selfalign.record.exports import everything, write_lines
+from selfalign.record.store import Store
+from selfalign.types import Dropped, Example
+
+
+def add_replay(store: Store, kept: Sequence[Example], dropped: Sequence[Dropped], seconds: float) -> None:
+    """All of them, those dropped with rule and evidence, and the stage `replay`, in one transaction."""
+    verdicts: list[rows.Verdict] = [(example, "replay", None, None) for example in kept]
+    verdicts += [(drop.example, "replay", drop.rule, drop.evidence) for drop in dropped]
+    with store.transaction("replay") as connection:
+        rows.insert(connection, sorted(verdicts, key=lambda verdict: verdict[0].slot))
+        store.finish_stage(0, "replay", {"prompts": len(verdicts), "kept": len(kept)}, seconds)
+
+
+def replayed(store: Store) -> tuple[Example, ...]:
+    """The rows that each round trains on besides its own; empty without replay."""
+    return tuple(example for example, rule, _ in _read(store) if not rule)
+
+
+def replay_rows(store: Store) -> list[dict[str, Any]]:
+    """All of them as plain data; `rule` and `evidence` are "" where one is trained on."""
+    return [{**everything(example), "rule": rule, "evidence": evidence} for example, rule, evidence in _read(store)]
+
+
+def export_replay(store: Store) -> None:
+    """`round-00/replay.jsonl`."""
+    write_lines(store.round_folder(0) / "replay.jsonl", replay_rows(store))
+
+
+def _read(store: Store) -> list[rows.Written]:
+    with store.snapshot() as connection:
+        return list(rows.read(connection, "verdict = 'replay'"))
