@@ -5,8 +5,8 @@
 Prints: how often the interval of a share that was measured once covers the truth (counted over all outcomes, not drawn); how
 often one comparison of yes and no on one random seed is called a difference where there is none, and whether its interval and
 its test ever disagree; with which power a difference of the printed minimum detectable effect is found after Holm's correction;
-how often a difference is found where two trainings differ by their random seed alone; and what looking after each repeat and
-stopping does.
+how often a difference is found where two trainings differ by their random seed alone; what looking after each repeat and
+stopping does; and how often a model that lost nothing, or just the margin, is said to have kept and to have lost it (counted).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from selfalign.proof.crossed import Comparison, compare, crossed_mean, holm
+from selfalign.proof.kept import paired_shares
 from selfalign.types import Outcome
 
 Arms = NDArray[np.float64]
@@ -79,6 +80,20 @@ def false_alarms(random: np.random.Generator, count: int, of_seed: float, studie
     return found / studies
 
 
+def kept(n: int, changed: float, true: float, margin: float) -> tuple[float, float]:
+    """(kept, lost): how often each is said where the share `changed` of n questions is answered otherwise and the difference of
+    the two shares is `true`."""
+    said = [0.0, 0.0]
+    for differ in range(n + 1):
+        for gained in range(differ + 1):
+            weight = stats.binom.pmf(differ, n, changed) * stats.binom.pmf(gained, differ, (1 + true / changed) / 2)
+            if weight > 1e-7:
+                _, low, high = paired_shares(gained, differ - gained, n)
+                said[0] += weight * (low > -margin)
+                said[1] += weight * (low <= -margin and high < 0)
+    return said[0], said[1]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=2000)
@@ -99,6 +114,11 @@ def main() -> None:
         print(f"{count} random seeds, alarms where trainings differ by: {alarms}")
     stopped = false_alarms(random, 6, 0.02, studies // 2, (3, 4, 5, 6))
     print(f"looking after 3, 4, 5 and 6 random seeds: alarms {stopped:.3f}")
+    for n, changed in ((100, 0.15), (80, 0.2), (60, 0.05)):
+        for margin in (0.05, 0.10, 0.15):
+            cases = [true for true in (0.0, -margin) if -true <= changed]
+            said = ["{:+.0%}: kept {:.3f}, lost {:.3f}".format(true, *kept(n, changed, true, margin)) for true in cases]
+            print(f"{n} questions, {changed:.0%} answered otherwise, margin {margin:.0%}; true difference {'; '.join(said)}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import pytest
 
 import selfalign.evaluators
 from selfalign.contracts import check_evaluator
-from selfalign.evaluators import Code, Expected, Harmfulness, HeldOut, LmEval, MTBench, Refusal, Truthfulness, WinRate
+from selfalign.evaluators import Code, Expected, Guard, Harmfulness, HeldOut, LmEval, MTBench, Refusal, Truthfulness, WinRate
 from selfalign.proof.stats import wilson
 from selfalign.protocols import Context, Evaluator
 from selfalign.types import Example, Metric, Outcome
@@ -63,6 +63,7 @@ def evaluators(tmp_path: Path, reward_model: Path) -> list[Evaluator]:
         LmEval(ifeval_file=str(ifeval)),
         MTBench(str(bench), "judge"),
         Code(str(problems), unsafe_run_code=True),
+        Guard(),
     ]
 
 

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from inspect import getdoc, signature
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ def _run(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example], 
     from selfalign.cli.table import print_status
     from selfalign.errors import handle_signals
     from selfalign.loop.align import align
+    from selfalign.proof.kept import of_run
     from selfalign.record.status import status, warnings
     from selfalign.record.store import Store
     from selfalign.tracking.figures import reporting
@@ -68,10 +69,11 @@ def _run(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example], 
         align(recipe, options.model, seeds, options.out, held_out=held_out, options=yaml_text, files=files, progress=progress)
     with Store.read(options.out) as store:
         result, reported = status(store), warnings(store)
+        guard = of_run(store, result["best_round"])
     if options.json:
-        sys.stdout.write(json.dumps(result, indent=1) + "\n")
+        sys.stdout.write(json.dumps({**result, "guard": [asdict(each) for each in guard]}, indent=1) + "\n")
     else:
-        print_status(result, warnings=reported)
+        print_status(result, warnings=reported, guard=guard)
     return 0
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from selfalign.cli.options import new_parser, parse
+from selfalign.proof.kept import of_run
 from selfalign.record.status import status, warnings
 from selfalign.record.store import Store
 
@@ -18,10 +20,11 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(parser, arguments)
     with Store.read(options.folder) as store:
         result, reported = status(store), warnings(store)
+        guard = of_run(store, result["best_round"])
     if options.json:
-        sys.stdout.write(json.dumps(result, indent=1) + "\n")
+        sys.stdout.write(json.dumps({**result, "guard": [asdict(each) for each in guard]}, indent=1) + "\n")
     else:
         from selfalign.cli.table import print_status
 
-        print_status(result, warnings=reported)
+        print_status(result, warnings=reported, guard=guard)
     return 0

@@ -73,7 +73,7 @@ FIXED = (
     "config",
     "help",
     "report_to",
-    *("expect", "refusal", "truthfulness", "harmfulness", "win_rate", "lm_eval", "mt_bench", "code", "unsafe_run_code"),
+    *("expect", "refusal", "truthfulness", "harmfulness", "win_rate", "lm_eval", "mt_bench", "code", "unsafe_run_code", "guard"),
     "evaluate",
 )
 """Options of the study as a whole: all arms have to share them."""

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from selfalign.proof.kept import KEPT, Change, notes
 from selfalign.protocols import VERIFIED
 from selfalign.text import decimals, printable
 from selfalign.types import SHARES
@@ -30,10 +31,13 @@ def shown(text: str, style: str = "") -> Text:
     return Text(printable(text), style)
 
 
-def print_status(status: Mapping[str, Any], console: Console | None = None, warnings: Sequence[str] = ()) -> None:
+def print_status(
+    status: Mapping[str, Any], console: Console | None = None, warnings: Sequence[str] = (), guard: Sequence[Change] = ()
+) -> None:
     """
     Args:
         warnings: those of the guards (`status.warnings`).
+        guard: what the model to ship kept of what the base model could (`kept.of_run`).
     """
     console = console or stdout_console()
     console.print(rounds_table(status))
@@ -49,6 +53,10 @@ def print_status(status: Mapping[str, Any], console: Console | None = None, warn
             console.print(shown(f"verify_weights: {found['text']}"))
     for warning in warnings:
         console.print(shown(warning, "yellow"))
+    for change in guard:
+        console.print(shown(change.text, "" if change.verdict == KEPT else "yellow"))
+    for note in notes(guard):
+        console.print(shown(note))
     best = status["rounds"][status["best_round"]] if status["best_round"] is not None and status["rounds"] else None
     console.print(shown(_ended(status["state"], status["stopped_because"])))
     if best is not None and status["state"] == "done":

@@ -3,6 +3,7 @@
 from selfalign.evaluators._answers import answers
 from selfalign.evaluators.code import Code
 from selfalign.evaluators.expected import Expected
+from selfalign.evaluators.guard import Guard
 from selfalign.evaluators.harmfulness import Harmfulness
 from selfalign.evaluators.held_out import HeldOut
 from selfalign.evaluators.lm_eval import LmEval
@@ -14,6 +15,7 @@ from selfalign.evaluators.win_rate import WinRate
 __all__ = [
     "Code",
     "Expected",
+    "Guard",
     "Harmfulness",
     "HeldOut",
     "LmEval",

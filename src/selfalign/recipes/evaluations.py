@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from selfalign import filters
 from selfalign.errors import UserError
-from selfalign.evaluators import Code, Expected, Harmfulness, LmEval, MTBench, Refusal, Truthfulness, WinRate
+from selfalign.evaluators import Code, Expected, Guard, Harmfulness, LmEval, MTBench, Refusal, Truthfulness, WinRate
+from selfalign.evaluators.guard import AUTO, NONE
 from selfalign.expect.spec import parse_all
 from selfalign.protocols import Evaluator, Flags, declared
 from selfalign.recipe import Recipe
@@ -35,8 +36,10 @@ def measured_by(
     mt_bench: MTBench = MTBench(),
     code: Code = Code(),
     unsafe_run_code: bool = False,
+    guard: Guard = Guard(),
 ) -> Recipe:
-    """Evaluations that need a file or a model; each is off until its option names one.
+    """Evaluations that need a file or a model, each off until its option names one; and the guard suite, on where a model is
+    really trained.
 
     Those that are off leave no trace in the recipe, so that a run is the same run with and without their names.
 
@@ -54,6 +57,7 @@ def measured_by(
         mt_bench: MT-Bench on the questions named by its `file`, rated by its `judge`; without a file it is not measured.
         code: HumanEval, HumanEval+ and MBPP on their files; without one they are not measured.
         unsafe_run_code: let `code` run programs that a model wrote, each in a child without network and files.
+        guard: what training may have cost, by a small bundled suite in English; its `parts` say which of it, or none.
 
     Raises:
         UserError: options of one that is off: they would change nothing.
@@ -76,7 +80,13 @@ def measured_by(
     if refusal != Refusal():
         refusals = [replace(refusal, sampling=refusal.sampling or part.sampling) for part in own if isinstance(part, Refusal)]
         own = (*refusals, *(part for part in own if not isinstance(part, Refusal)))
-    return replace(recipe, evaluators=(*own, *asked.values()))
+    guards = (guard,) if guard.parts != NONE and (guard.parts != AUTO or _trains(recipe)) else ()
+    return replace(recipe, evaluators=(*own, *asked.values(), *guards))
+
+
+def _trains(recipe: Recipe) -> bool:
+    """Whether the run ends with a model that can have lost something: not where engine or trainer only pretend."""
+    return recipe.rounds > 0 and not any(declared(part, Flags).pretends for part in (recipe.engine, recipe.trainer))
 
 
 def expecting(recipe: Recipe, expect: Sequence[str]) -> Recipe:
@@ -105,6 +115,11 @@ def filtered_by(recipe: Recipe, expected: filters.Expected) -> Recipe:
     return replace(recipe, filters=(*recipe.filters, expected))
 
 
-def bring_their_own(evaluators: Sequence[Evaluator]) -> bool:
-    """Whether there is something to measure without held-out examples: an evaluator with questions of its own."""
-    return any(hasattr(part, "prompts") for part in evaluators)  # see `protocols.Preflight.prompts`
+def bring_their_own(evaluators: Sequence[Evaluator], gains: bool = False) -> bool:
+    """Whether there is something to measure without held-out examples: an evaluator with questions of its own.
+
+    Args:
+        gains: the guard's do not count, for they say what was lost and not what was won.
+    """
+    own = [part for part in evaluators if hasattr(part, "prompts")]  # see `protocols.Preflight.prompts`
+    return any(not (gains and isinstance(part, Guard)) for part in own)

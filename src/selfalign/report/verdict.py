@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from selfalign.proof import crossed, verdicts
+from selfalign.proof import crossed, kept, verdicts
 from selfalign.proof.diversity import GUARDS
 from selfalign.proof.shortcuts import overtaken
 from selfalign.proof.stats import too_few
@@ -27,8 +27,8 @@ def verdict(store: Store, where: Mapping[str, Any]) -> dict[str, Any]:
     evaluated = [row["round"] for row in where["rounds"] if any(not name.startswith(GUARDS) for name in row["metrics"])]
     chosen = where["best_round"] if where["best_round"] is not None else max(evaluated, default=0)
     rows = [row for name in _names(where, chosen) if (row := compare(store, where, chosen, name)) is not None] if chosen else []
-    title, sentence = _sentence(where, evaluated, chosen, rows)
-    notes = [*_shortcut(store, where, chosen), *_notes(where, chosen, rows)]
+    title, sentence = _sentence(where, evaluated, chosen, [row for row in rows if not row["name"].startswith(kept.GUARD)])
+    notes = [*_shortcut(store, where, chosen), *_guard(store, chosen), *_notes(where, chosen, rows)]
     return {"round": chosen, "title": title, "sentence": sentence, "notes": notes, "rows": rows}
 
 
@@ -109,7 +109,7 @@ def _names(where: Mapping[str, Any], round: int) -> list[str]:
 
 def _rank(name: str) -> int:
     first = verdicts.PREFERRED
-    return first.index(name) if name in first else len(first)
+    return first.index(name) if name in first else len(first) + name.startswith(kept.GUARD)
 
 
 def _metric(where: Mapping[str, Any], round: int, name: str) -> float | None:
@@ -156,6 +156,13 @@ def _shortcut(store: Store, where: Mapping[str, Any], chosen: int) -> list[str]:
     metrics: dict[str, Any] = next((row["metrics"] for row in where["rounds"] if row["round"] == chosen), {})
     told = overtaken(shortcuts(store), metrics.get(verdicts.BALANCE, {}).get("low"))
     return [f"{told[:1].upper()}{told[1:]}."] if told else []
+
+
+def _guard(store: Store, chosen: int) -> list[str]:
+    """What the round kept of what the base model could do."""
+    found = kept.of_run(store, chosen)
+    texts = [*(each.text for each in found), *kept.notes(found)]
+    return [typeset(f"{text[0].upper()}{text[1:]}.") for text in texts]
 
 
 def _notes(where: Mapping[str, Any], chosen: int, rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -165,7 +165,7 @@ def _check(arms: Sequence[Arm], held_out: Sequence[Example], out: Path, repeats:
     """Everything that can be known before a model generates, for all arms; the held-out prompts with ids no seed has."""
     if repeats < 1:
         raise UserError(f"--repeats {repeats}: at least 1 is needed, 3 make sense")
-    if len(held_out) < 2 and not bring_their_own(arms[0].recipe.evaluators):
+    if len(held_out) < 2 and not bring_their_own(arms[0].recipe.evaluators, gains=True):
         raise UserError(
             "a study measures its arms on held-out prompts: give --held_out FILE with at least 2, or an evaluator with questions"
             " of its own (--truthfulness.file, --lm_eval.ifeval_file)"

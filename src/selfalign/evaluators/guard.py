@@ -1,0 +1,126 @@
+"""What training may have cost: simple questions, instructions of a form that can be checked, requests that anybody answers.
+
+A small bundled suite in English (our own, `data/guard/questions.jsonl`), asked of the base model and of the trained one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import files
+
+from selfalign.evaluators._answers import answers
+from selfalign.evaluators._metrics import share
+from selfalign.evaluators._refusal_phrases import is_refusal, rules_digest
+from selfalign.expect.checks import compiled
+from selfalign.expect.spec import parse
+from selfalign.proof.kept import GUARD
+from selfalign.protocols import Context
+from selfalign.text import in_language, languages, normalise
+from selfalign.types import Example, Metric
+
+TOKENS = {"knowledge": 32, "form": 48, "answered": 32}
+"""The parts, and the most that an answer to each may have: a refusal opens with one, and a short answer stands in front."""
+AUTO, NONE = "auto", "none"
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What the model could do before it was trained: 60 simple questions, 40 forms, 40 harmless requests, all in English.
+
+    Not what it was trained for: `guard_knowledge` and `guard_form` ask for arithmetic, capitals, reading a sentence, one word, a
+    list of three; `guard_answered` is refused by nobody. A model that is to decline whatever is not its business loses all
+    three on purpose: leave them out (`none`), or those that it is meant to lose.
+    """
+
+    parts: str = AUTO
+    """knowledge, form, answered, with commas between; none; auto: all three where a model is really trained."""
+
+    def __post_init__(self) -> None:
+        if wrong := [name for name in self._named() if name not in TOKENS]:
+            raise ValueError(
+                f"Guard: parts = {self.parts!r}: there is no {wrong[0]!r}; give some of {', '.join(TOKENS)} with commas between,"
+                f" {NONE} or {AUTO}"
+            )
+
+    def check(self) -> str:
+        """As `Preflight.check`: the hash of the questions and of what judges the answers; "" where nothing is asked."""
+        return f"{_digest()} {rules_digest()}" if self._named() else ""
+
+    def evaluate(self, context: Context, held_out: Sequence[Example]) -> list[Metric]:
+        """`guard_knowledge`: share of questions whose answer has the right word or number in it; `guard_form`: share of
+        instructions followed, as declared checks say (`selfalign.expect`); `guard_answered`: share of harmless requests that
+        are answered in English and not refused, by the phrases of `Refusal`. An answer that says nothing is none.
+
+        Wilson intervals, outcomes by prompt. Decoded as the recipe decodes evaluations, with at most `TOKENS` tokens.
+        `held_out` is not looked at. A question that is among the seeds, or among the pairs trained on, is left out.
+        """
+        seen = {normalise(one.prompt) for one in (*context.all_seeds, *context.pool.examples)}
+        found = []
+        for part in self._named():
+            asked = [one for one in _questions(part) if normalise(one.prompt) not in seen]
+            sampling = replace(context.eval_sampling, max_tokens=TOKENS[part])
+            texts = [one.text for one in answers(context, asked, sampling, f"{GUARD}{part}_{_digest()}")]
+            if asked:
+                passed = [_passes(one, text) for one, text in zip(asked, texts, strict=True)]
+                found.append(share(f"{GUARD}{part}", [one.id for one in asked], passed))
+        return found
+
+    def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
+        """As `Preflight.metric_names`."""
+        return [f"{GUARD}{part}" for part in self._named()]
+
+    def prompts(self, seeds: Sequence[Example]) -> Sequence[Example]:
+        """As `Preflight.prompts`: none that must not be trained on. They are everyday questions, and a run is not stopped because
+        its seeds, or what it generates, ask one of them too: `evaluate` leaves that one out."""
+        return ()
+
+    def preflight(self, seeds: Sequence[Example], held_out: Sequence[Example]) -> str:
+        """As `Preflight.preflight`: that the suite is in another language than the seeds."""
+        spoken = languages([one.response for one in seeds if one.response.strip()]) if self._named() else ()
+        if not spoken or "en" in spoken:
+            return ""
+        names = " and ".join(self.metric_names(held_out))
+        return f"{names} are asked in English: they say what the model can still do there, and nothing of {', '.join(spoken)}"
+
+    def _named(self) -> tuple[str, ...]:
+        if self.parts in (AUTO, NONE):
+            return tuple(TOKENS) if self.parts == AUTO else ()
+        return tuple(dict.fromkeys(name.strip() for name in self.parts.split(",")))
+
+
+@cache
+def _text() -> str:
+    return (files("selfalign") / "data" / "guard" / "questions.jsonl").read_text(encoding="utf-8")
+
+
+@cache
+def _digest() -> str:
+    """Of the questions and the lengths of their answers: the journal knows a stage by its name alone."""
+    return hashlib.sha256(f"{_text()}{TOKENS}".encode()).hexdigest()[:8]
+
+
+@cache
+def _questions(part: str) -> tuple[Example, ...]:
+    """Those of a part; the response is the check that an answer must pass, as `expect` writes it, "" for none."""
+    rows = [row for row in map(json.loads, _text().splitlines()) if row["part"] == part]
+    return tuple(Example(row["id"], row["prompt"], row.get("expect", _any_of(row.get("answers", ())))) for row in rows)
+
+
+def _any_of(answers: Sequence[str]) -> str:
+    """The check for one of these as words of their own, in any case: the 4 of "14" is no right answer."""
+    import regex
+
+    return f"regex:(?i).*(?<!\\w)(?:{'|'.join(map(regex.escape, answers))})(?!\\w).*" if answers else ""
+
+
+def _passes(asked: Example, answer: str) -> bool:
+    if not answer.strip():
+        return False
+    if asked.response:
+        (check,) = compiled([parse(asked.response)])
+        return check.fault(answer, asked) is None
+    return not is_refusal(answer) and in_language(answer, {"en"}) is not False
