@@ -58,7 +58,7 @@ def test_every_fault_point_of_a_scripted_run(cli: Run, seeds_file: Path, tmp_pat
 
 
 def test_every_fault_point_of_a_real_training(cli: Run, seeds_file: Path, model_folder: Path, tmp_path: Path) -> None:
-    options = (TINY, seeds_file, "--model", model_folder, "--quiet")
+    options = (TINY, seeds_file, "--model", model_folder, "--guard.parts", "none", "--quiet")
     points = hits(cli, tmp_path, *options, "--out", tmp_path / "whole")
     wanted = digest(tmp_path / "whole", cli)
     names = [name for name in dict.fromkeys(points) if name.startswith("train")]
@@ -97,7 +97,7 @@ def test_signals_end_the_run_resumably(cli: Run, seeds_file: Path, tmp_path: Pat
 
 def test_sigterm_ends_a_training_and_its_child(cli: Run, seeds_file: Path, model_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    run = ("run", TINY, seeds_file, "--model", model_folder, "--epochs", 4000, "--quiet", "--out", out)
+    run = ("run", TINY, seeds_file, "--model", model_folder, "--epochs", 4000, "--guard.parts", "none", "--quiet", "--out", out)
     process = subprocess.Popen(command(*run), stderr=subprocess.PIPE, text=True, start_new_session=True)
     training = out / "round-01" / "training"
     deadline = time.monotonic() + 120

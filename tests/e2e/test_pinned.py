@@ -24,7 +24,7 @@ def test_another_revision_in_the_cache_is_said_and_refused(
     tmp_path: Path, model_folder: Path, seeds_file: Path, cli: Run
 ) -> None:
     home, out = tmp_path / "home", tmp_path / "out"
-    options = ("--out", out, "--trainer.lora_rank", 2, "--trainer.max_steps", 1, "--encoder", "Hashed", "--quiet")
+    options = ("--out", out, "--trainer.lora_rank", 2, "--trainer.max_steps", 1, "--encoder", "Hashed", "--guard.parts", "none")
 
     def run(model: str = "some/tiny") -> tuple[int, str]:
         done = cli("run", "sft", seeds_file, "--model", model, *options, HF_HOME=str(home))

@@ -124,7 +124,8 @@ def verdicts(out: Path) -> list[tuple[int, str]]:
 
 
 def run(cli: Run, seeds: Path, model: Path, out: Path, *options: object) -> None:
-    done = cli("run", RECIPE, seeds, "--model", model, "--out", out, "--quiet", "--engine", "OpenAI", *options, timeout=3000)
+    common = ("--model", model, "--out", out, "--quiet", "--engine", "OpenAI", "--guard.parts", "none")
+    done = cli("run", RECIPE, seeds, *common, *options, timeout=3000)
     assert done.returncode == 0, done.stderr
 
 

@@ -38,10 +38,10 @@ def measured_by(
     unsafe_run_code: bool = False,
     guard: Guard = Guard(),
 ) -> Recipe:
-    """Evaluations that need a file or a model, each off until its option names one; and the guard suite, on where a model is
-    really trained.
+    """Evaluations that need a file or a model, each off until its option names one, and the guard suite.
 
-    Those that are off leave no trace in the recipe, so that a run is the same run with and without their names.
+    The suite is on where a model is really trained. Those that are off leave no trace in the recipe, so that a run is the same run
+    with and without their names.
 
     Args:
         recipe: the recipe whose models are measured.
