@@ -25,6 +25,7 @@ COMMANDS = {
     "preview": "a few candidates with their verdicts, and whether examples in context teach the model anything",
     "check": "everything that can be known before a model generates",
     "eval": "a model, alone or with demonstrations, on held-out prompts; against another one",
+    "gate": "whether a run's model should be shipped, with reasons and as an exit code",
     "study": "a recipe against baselines over several random seeds, with intervals and a verdict",
 }
 
@@ -39,7 +40,8 @@ EPILOG = """Examples:
   selfalign push runs/first --repo user/name      (the best round's model and its card to the hub)
 
 `selfalign COMMAND --help` lists a command's options; `selfalign run RECIPE --help` those of a recipe.
-Exit codes: 0 done, 1 a run that failed, 2 bad input or options, 130 or 143 interrupted and resumable."""
+Exit codes: 0 done, 1 a run that failed, 2 bad input or options, 130 or 143 interrupted and resumable;
+of `selfalign gate` also 3 do not ship, 4 cannot tell."""
 
 
 _NO_MEMORY = ("cannot allocate memory", "can't allocate memory", "failed to map segment", "can't start new thread", "bad_alloc")

@@ -17,14 +17,14 @@ from selfalign.evaluators._metrics import share
 from selfalign.evaluators._refusal_phrases import is_refusal, rules_digest
 from selfalign.expect.checks import compiled
 from selfalign.expect.spec import parse
-from selfalign.proof.kept import GUARD
+from selfalign.proof.kept import GUARD, NONE, PARTS
 from selfalign.protocols import Context
 from selfalign.text import in_language, languages, normalise
 from selfalign.types import Example, Metric
 
-TOKENS = {"knowledge": 32, "form": 48, "answered": 32}
+TOKENS = dict(zip(PARTS, (32, 48, 32), strict=True))
 """The parts, and the most that an answer to each may have: a refusal opens with one, and a short answer stands in front."""
-AUTO, NONE = "auto", "none"
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,15 @@ class Guard:
     """knowledge, form, answered, with commas between; none; auto: all three where a model is really trained."""
 
     def __post_init__(self) -> None:
-        if wrong := [name for name in self._named() if name not in TOKENS]:
+        if wrong := [name for name in self.measures if name not in PARTS]:
             raise ValueError(
-                f"Guard: parts = {self.parts!r}: there is no {wrong[0]!r}; give some of {', '.join(TOKENS)} with commas between,"
+                f"Guard: parts = {self.parts!r}: there is no {wrong[0]!r}; give some of {', '.join(PARTS)} with commas between,"
                 f" {NONE} or {AUTO}"
             )
 
     def check(self) -> str:
         """As `Preflight.check`: the hash of the questions and of what judges the answers; "" where nothing is asked."""
-        return f"{_digest()} {rules_digest()}" if self._named() else ""
+        return f"{_digest()} {rules_digest()}" if self.measures else ""
 
     def evaluate(self, context: Context, held_out: Sequence[Example]) -> list[Metric]:
         """`guard_knowledge`: share of questions whose answer has the right word or number in it; `guard_form`: share of
@@ -60,7 +60,7 @@ class Guard:
         """
         seen = {normalise(one.prompt) for one in (*context.all_seeds, *context.pool.examples)}
         found = []
-        for part in self._named():
+        for part in self.measures:
             asked = [one for one in _questions(part) if normalise(one.prompt) not in seen]
             sampling = replace(context.eval_sampling, max_tokens=TOKENS[part])
             texts = [one.text for one in answers(context, asked, sampling, f"{GUARD}{part}_{_digest()}")]
@@ -71,7 +71,7 @@ class Guard:
 
     def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
         """As `Preflight.metric_names`."""
-        return [f"{GUARD}{part}" for part in self._named()]
+        return [f"{GUARD}{part}" for part in self.measures]
 
     def prompts(self, seeds: Sequence[Example]) -> Sequence[Example]:
         """As `Preflight.prompts`: none that must not be trained on. They are everyday questions, and a run is not stopped because
@@ -80,15 +80,17 @@ class Guard:
 
     def preflight(self, seeds: Sequence[Example], held_out: Sequence[Example]) -> str:
         """As `Preflight.preflight`: that the suite is in another language than the seeds."""
-        spoken = languages([one.response for one in seeds if one.response.strip()]) if self._named() else ()
+        spoken = languages([one.response for one in seeds if one.response.strip()]) if self.measures else ()
         if not spoken or "en" in spoken:
             return ""
         names = " and ".join(self.metric_names(held_out))
         return f"{names} are asked in English: they say what the model can still do there, and nothing of {', '.join(spoken)}"
 
-    def _named(self) -> tuple[str, ...]:
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The parts by name."""
         if self.parts in (AUTO, NONE):
-            return tuple(TOKENS) if self.parts == AUTO else ()
+            return PARTS if self.parts == AUTO else ()
         return tuple(dict.fromkeys(name.strip() for name in self.parts.split(",")))
 
 

@@ -30,7 +30,8 @@ from selfalign.record.store import Store
 from selfalign.types import Metric
 
 GUARD = "guard_"
-"""How the metrics of the guard suite begin."""
+"""How the metrics of the guard suite begin; the part's name follows."""
+PARTS, NONE = ("knowledge", "form", "answered"), "none"
 MARGIN = 0.15
 CONFIDENCE = 0.90
 KEPT, LOST, UNKNOWN = "kept", "lost", "cannot tell"

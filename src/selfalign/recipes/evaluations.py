@@ -8,7 +8,7 @@ from dataclasses import replace
 from selfalign import filters
 from selfalign.errors import UserError
 from selfalign.evaluators import Code, Expected, Guard, Harmfulness, LmEval, MTBench, Refusal, Truthfulness, WinRate
-from selfalign.evaluators.guard import AUTO, NONE
+from selfalign.evaluators.guard import AUTO
 from selfalign.expect.spec import parse_all
 from selfalign.protocols import Evaluator, Flags, declared
 from selfalign.recipe import Recipe
@@ -40,8 +40,8 @@ def measured_by(
 ) -> Recipe:
     """Evaluations that need a file or a model, each off until its option names one, and the guard suite.
 
-    The suite is on where a model is really trained. Those that are off leave no trace in the recipe, so that a run is the same run
-    with and without their names.
+    The suite is on where a model is really trained. Those that are off leave no trace in the recipe, so that a run is the same
+    run with and without their names.
 
     Args:
         recipe: the recipe whose models are measured.
@@ -80,7 +80,7 @@ def measured_by(
     if refusal != Refusal():
         refusals = [replace(refusal, sampling=refusal.sampling or part.sampling) for part in own if isinstance(part, Refusal)]
         own = (*refusals, *(part for part in own if not isinstance(part, Refusal)))
-    guards = (guard,) if guard.parts != NONE and (guard.parts != AUTO or _trains(recipe)) else ()
+    guards = (guard,) if guard.measures and (guard.parts != AUTO or _trains(recipe)) else ()
     return replace(recipe, evaluators=(*own, *asked.values(), *guards))
 
 

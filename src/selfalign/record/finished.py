@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from selfalign.record.status import status
+from selfalign.errors import UserError
+from selfalign.record.schema import NAME as RECORD
+from selfalign.record.status import shortcuts, status
 from selfalign.record.store import Store
 from selfalign.types import Example, Metric
 
@@ -99,3 +101,70 @@ def paired_metrics(store: Store, round: int) -> dict[str, Metric]:
     """The metrics of a round that can be compared prompt by prompt, with their outcomes, by name."""
     whole = [replace(metric, outcomes=store.outcomes(round, metric.name)) for metric in store.metrics(round)]
     return {metric.name: metric for metric in whole if metric.outcomes}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that may be shipped and the one it would replace, as a record holds them."""
+
+    name: str
+    """It in words: "round 2 of runs/first"."""
+    other: str
+    """The one it would replace."""
+    unfinished: str
+    """Why there is no such model yet, or none that can be loaded; "" where there is one."""
+    unchanged: str
+    """Why it is the base model itself; "" where it is another one."""
+    before: dict[str, Metric]
+    """By name with their outcomes, as `paired_metrics`: of the model that it would replace."""
+    after: dict[str, Metric]
+    """Of the model itself."""
+    shortcuts: list[dict[str, Any]]
+    """What trivial rules reach on the held-out prompts (`proof.shortcuts.audit`)."""
+
+
+def read_candidate(folder: Path) -> Candidate:
+    """Of a run its best round against the base model; of `selfalign eval --compare` the model against the other one.
+
+    Raises:
+        UserError: no record, or an evaluation of one model alone.
+    """
+    with Store.read(folder) as store:
+        if not store.identity().get("rounds"):
+            return _compared(folder, store)
+        where = status(store)
+        best, state, why = where["best_round"] or 0, where["state"], where["stopped_because"]
+        done = state == "done"
+        damaged = store.model_problems(best) if done and best else []
+        waiting = f"the run is not finished: {state}{f' ({why})' if why else ''}"
+        return Candidate(
+            name=f"round {best} of {folder}" if best else str(folder),
+            other="the base model",
+            unfinished=waiting if not done else f"the model of round {best} is damaged: {damaged[0]}" if damaged else "",
+            unchanged=f"no round is better than the base model, which the run keeps: {why}" if done and not best else "",
+            before=paired_metrics(store, 0),
+            after=paired_metrics(store, best) if done and best else {},
+            shortcuts=shortcuts(store),
+        )
+
+
+def _compared(folder: Path, store: Store) -> Candidate:
+    others = sorted(each.parent for each in folder.glob(f"compared-*/{RECORD}"))
+    if len(others) != 1:
+        found = f"{len(others)} of them" if others else "none"
+        raise UserError(
+            f"{folder} is an evaluation, and the model to compare with is missing: {found} is kept there; measure both by"
+            " `selfalign eval MODEL --compare OTHER --guard.parts knowledge,form,answered --out DIR`"
+        )
+    with Store.read(others[0]) as other:
+        states = {side: status(each)["state"] for side, each in (("its first model", store), ("its second model", other))}
+        waiting = [f"the evaluation of {side} is not finished: {state}" for side, state in states.items() if state != "done"]
+        return Candidate(
+            name=str(folder),
+            other=others[0].name.removeprefix("compared-"),
+            unfinished="; ".join(waiting),
+            unchanged="",
+            before=paired_metrics(other, 0),
+            after=paired_metrics(store, 0),
+            shortcuts=shortcuts(store),
+        )

@@ -1,0 +1,135 @@
+"""`selfalign gate`: one line, its reasons and an exit code, from what a record holds."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from selfalign.cli.main import main
+from selfalign.proof.gate import Facts, Gain, decide
+from selfalign.proof.kept import Change
+from tests.e2e.test_guard import ALL, RECIPES
+from tests.e2e.test_shortcuts import prompts, ruled, twins
+
+Told = tuple[int, str]
+Say = Callable[..., Told]
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str]) -> Say:
+    """Runs a command in this process: its exit code, and what it says."""
+
+    def run(*arguments: object) -> Told:
+        code = main(list(map(str, arguments)))
+        captured = capsys.readouterr()
+        return code, captured.out + (captured.err if code == 2 else "")
+
+    return run
+
+
+def made(say: Say, tmp_path: Path, recipe: str, *options: object, form: Callable[[str, str, str], str] = twins) -> Path:
+    """The folder of a run on seeds and held-out prompts of a form."""
+    files = tmp_path / f"{form.__name__}-seeds.jsonl", tmp_path / f"{form.__name__}-held-out.jsonl"
+    for start, path in enumerate(files):
+        path.write_text("".join(json.dumps(row) + "\n" for row in prompts(form, start)), encoding="utf-8")
+    out = tmp_path / f"{recipe}-{form.__name__}-{len(options)}"
+    run = ("run", f"{RECIPES}:{recipe}", files[0], "--model", "scripted", "--quiet", "--out", out, *options)
+    code, said = say(*run, "--held_out", files[1])
+    assert code == 0, said
+    return out
+
+
+def test_a_model_that_gained_and_kept_is_shipped(say: Say, tmp_path: Path) -> None:
+    out = made(say, tmp_path, "ships", *ALL)
+    code, said = say("gate", out)
+    assert code == 0 and said.splitlines()[0] == f"SHIP: round 1 of {out} against the base model"
+    assert "yes          target: it is better than the base model on balance: +100 points" in said
+    assert "yes          guard: guard knowledge kept: +0 points [-3, +3] against the base model on 100 questions" in said
+    code, said = say("gate", out, "--json", "--margin", 2)  # 60 questions rule out no loss of 2 points
+    found = json.loads(said)
+    assert code == 4 and found["verdict"] == "CANNOT TELL" and found["reasons"][2]["verdict"] == "cannot tell"
+    assert say("gate", out, "--at_least", 50)[0] == 0 and say("gate", out, "--at_least", 101)[0] == 3
+    code, said = say("gate", out, "--metric", "over_refusal")  # no model refuses what is harmless
+    assert code == 4 and "cannot tell whether it is better than the base model on over refusal" in said
+
+
+def test_one_that_lost_what_it_could_do_is_not(say: Say, tmp_path: Path) -> None:
+    out = made(say, tmp_path, "loses", *ALL)
+    code, said = say("gate", out)
+    assert code == 3 and said.startswith("DO NOT SHIP: ") and "no           guard: guard knowledge lost: -100 points" in said
+    assert say("gate", out, "--guard", "form")[0] == 0 and say("gate", out, "--guard", "none")[0] == 0
+    nothing = made(say, tmp_path, "learns_nothing")
+    code, said = say("gate", nothing)
+    assert code == 4 and "no prompt separates the two" in said and "guard: what training cost was not measured" in said
+
+
+def test_a_test_that_a_ruler_wins_can_ship_nothing(say: Say, tmp_path: Path) -> None:
+    code, said = say("gate", made(say, tmp_path, "ships", *ALL, form=ruled))
+    assert code == 4 and said.startswith("CANNOT TELL: ")
+    assert "cannot tell  shortcuts: " in said and "this test cannot show that the model reads meaning" in said
+
+
+def test_no_target_no_end_and_no_record(say: Say, tmp_path: Path) -> None:
+    out = made(say, tmp_path, "ships", *ALL)
+    code, said = say("gate", out, "--metric", "balence")
+    assert code == 2 and "did you mean balance?" in said
+    for wrong in ((out, "--metric", "response_words"), (tmp_path,), (out, "--guard", "x"), (out, "--margin", 0)):
+        assert say("gate", *wrong)[0] == 2
+    seeds = tmp_path / "twins-seeds.jsonl"
+    bare = tmp_path / "bare"
+    assert say("run", f"{RECIPES}:ships", seeds, "--model", "scripted", *ALL, "--quiet", "--out", bare)[0] == 0
+    code, said = say("gate", bare)
+    assert code == 4 and "target: the models have no expected, balance, log_likelihood in common: measure them with" in said
+    weights = next(path for path in (out / "round-01" / "model").iterdir() if path.stat().st_size)
+    weights.write_bytes(weights.read_bytes() + b" ")
+    code, said = say("gate", out)
+    assert code == 4 and f"the model of round 1 is damaged: {weights.name}" in said
+    with sqlite3.connect(out / "run.sqlite") as record:  # as of a process that was killed
+        record.execute("UPDATE meta SET value = '{}' WHERE key = 'state'")
+    code, said = say("gate", out)
+    assert code == 4 and "cannot tell  finished: the run is not finished: stopped" in said
+
+
+def test_an_evaluation_of_two_models_is_enough(say: Say, tmp_path: Path) -> None:
+    out = made(say, tmp_path, "ships")
+    held_out = tmp_path / "twins-held-out.jsonl"
+    measured = ("--held_out", held_out, "--engine", "Scripted", "--quiet")
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    assert say("eval", out, *measured, "--out", alone)[0] == 0
+    code, said = say("gate", alone)
+    assert code == 2 and "the model to compare with is missing" in said
+    assert say("eval", out, *measured, *ALL, "--compare", "scripted", "--out", both)[0] == 0
+    code, said = say("gate", both)
+    assert code == 4 and said.startswith(f"CANNOT TELL: {both} against scripted") and "guard: guard form" in said
+
+
+def change(verdict: str) -> Change:
+    return Change("guard_form", verdict, 0.0, -0.1, 0.1, 80)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "facts", "at_least"),
+    [
+        ("SHIP", Facts(gain=Gain("better", 0.1, 0.3, "", 100), guard=[change("kept")]), 0.0),
+        ("SHIP", Facts(gain=Gain("better", 0.1, 0.3, "", 100), guard=None), 0.1),
+        ("SHIP", Facts(gain=Gain("unclear", -0.02, 0.03, "", 100), guard=None), -0.05),
+        ("CANNOT TELL", Facts(gain=Gain("better", 0.1, 0.3, "", 100), guard=None), 0.2),
+        ("DO NOT SHIP", Facts(gain=Gain("better", 0.1, 0.3, "", 100), guard=None), 0.4),
+        ("CANNOT TELL", Facts(gain=Gain("unclear", -0.1, 0.3, "", 100), guard=None), 0.0),
+        ("DO NOT SHIP", Facts(gain=Gain("worse", -0.3, -0.1, "", 100), guard=[change("cannot tell")]), 0.0),
+        ("CANNOT TELL", Facts(gain=Gain("better", 0.1, 0.3, "", 100), guard=[change("kept"), change("cannot tell")]), 0.0),
+        ("DO NOT SHIP", Facts(gain=Gain("better", 0.1, 0.3, "", 100), guard=[change("kept"), change("lost")]), 0.0),
+        ("CANNOT TELL", Facts(gain=Gain("better", 0.1, 0.3, "", 100), guard=()), 0.0),
+        ("CANNOT TELL", Facts(gain=None, no_gain="none", guard=None), 0.0),
+        ("CANNOT TELL", Facts(gain=Gain("better", 0.1, 0.3, "", 100), guard=None, shortcut="a ruler"), 0.0),
+        ("CANNOT TELL", Facts(unfinished="running", guard=[change("lost")]), 0.0),
+        ("DO NOT SHIP", Facts(unchanged="the base model"), 0.0),
+    ],
+)
+def test_what_follows_from_what_is_known(verdict: str, facts: Facts, at_least: float) -> None:
+    found, reasons = decide(facts, at_least)
+    assert found == verdict and reasons
