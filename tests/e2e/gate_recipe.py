@@ -10,6 +10,7 @@ from importlib.resources import files
 
 from selfalign.encoders import Hashed
 from selfalign.engines import Scripted
+from selfalign.errors import RunFailed
 from selfalign.recipe import Recipe
 from selfalign.recipes import sft
 from selfalign.trainers import NullTrainer
@@ -52,6 +53,13 @@ def idle(model: ModelRef, request: Request) -> str:
     return careful(ModelRef(""), request)
 
 
+def broken(model: ModelRef, request: Request) -> str:
+    """Nothing answers for the trained model."""
+    if _trained(model):
+        raise RunFailed("the server is gone")
+    return careful(model, request)
+
+
 def _recipe(replies: Callable[[ModelRef, Request], str]) -> Recipe:
     engine = Scripted(replies=replies)
     return replace(sft(), engine=engine, encoder=Hashed(), trainer=NullTrainer(), rounds=1, validation_share=0.0)
@@ -67,3 +75,7 @@ def loses() -> Recipe:
 
 def learns_nothing() -> Recipe:
     return _recipe(idle)
+
+
+def breaks() -> Recipe:
+    return _recipe(broken)

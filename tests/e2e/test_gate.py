@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,11 +86,12 @@ def test_no_target_no_end_and_no_record(say: Say, tmp_path: Path) -> None:
     weights = next(path for path in (out / "round-01" / "model").iterdir() if path.stat().st_size)
     weights.write_bytes(weights.read_bytes() + b" ")
     code, said = say("gate", out)
-    assert code == 4 and f"the model of round 1 is damaged: {weights.name}" in said
-    with sqlite3.connect(out / "run.sqlite") as record:  # as of a process that was killed
-        record.execute("UPDATE meta SET value = '{}' WHERE key = 'state'")
-    code, said = say("gate", out)
-    assert code == 4 and "cannot tell  finished: the run is not finished: stopped" in said
+    assert code == 4 and "the model of round 1 is damaged: " in said and f"{weights.name}: " in said
+    broken = tmp_path / "broken"
+    run = ("run", f"{RECIPES}:breaks", seeds, "--held_out", tmp_path / "twins-held-out.jsonl", "--model", "scripted")
+    assert say(*run, "--quiet", "--out", broken)[0] == 1
+    code, said = say("gate", broken)
+    assert code == 4 and "cannot tell  finished: the run is not finished: failed (the server is gone)" in said
 
 
 def test_an_evaluation_of_two_models_is_enough(say: Say, tmp_path: Path) -> None:

@@ -123,12 +123,12 @@ def facts(
 def gain(before: Metric, after: Metric, other: str) -> Gain | None:
     """The difference of a metric, prompt by prompt, as a study with one random seed has it; None where it has no good side, or
     where no prompt is common."""
-    sides = [{each.id: each for each in metric.outcomes} for metric in (after, before)]
-    ids = [id for id in sides[0] if id in sides[1]]
+    ours, theirs = ({each.id: each for each in metric.outcomes} for metric in (after, before))
+    ids = [id for id in ours if id in theirs]
     metric = verdicts.agreed((after, before))
     if not ids or metric.better == "neither":
         return None
-    found = crossed.compare(*([[side[id] for id in ids]] for side in sides), bounds=BOUNDS[metric.unit])
+    found = crossed.compare([[ours[id] for id in ids]], [[theirs[id] for id in ids]], bounds=BOUNDS[metric.unit])
     sign = -1.0 if metric.better == "lower" else 1.0
     low, high = sorted((sign * found.low, sign * found.high))
     text = verdicts.sentence("it", other, metric, found, found.p_value)
