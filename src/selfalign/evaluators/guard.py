@@ -29,7 +29,7 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class Guard:
-    """What the model could do before it was trained: 60 simple questions, 40 forms, 40 harmless requests, all in English.
+    """What the model could do before it was trained: 100 simple questions, 80 forms, 60 harmless requests, in English.
 
     Not what it was trained for: `guard_knowledge` and `guard_form` ask for arithmetic, capitals, reading a sentence, one word, a
     list of three; `guard_answered` is refused by nobody. A model that is to decline whatever is not its business loses all
