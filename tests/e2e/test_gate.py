@@ -61,6 +61,8 @@ def test_one_that_lost_what_it_could_do_is_not(say: Say, tmp_path: Path) -> None
     code, said = say("gate", out)
     assert code == 3 and said.startswith("DO NOT SHIP: ") and "no           guard: guard knowledge lost: -100 points" in said
     assert say("gate", out, "--guard", "form")[0] == 0 and say("gate", out, "--guard", "none")[0] == 0
+    part = made(say, tmp_path, "ships", "--guard.parts", "form")
+    assert say("gate", part)[0] == 0 and say("gate", part, "--guard", "form,knowledge")[0] == 4  # that was not measured
     nothing = made(say, tmp_path, "learns_nothing")
     code, said = say("gate", nothing)
     assert code == 4 and "no prompt separates the two" in said and "guard: what training cost was not measured" in said
