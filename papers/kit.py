@@ -62,6 +62,8 @@ class Scale:
     """How many of a table's models are run unless some are named."""
     candidates: float | None = None
     """Of the paper's candidates."""
+    questions: int = 0
+    """How many of TruthfulQA's questions are asked; 0 asks all."""
 
     def rows(self, count: int, least: int = 4) -> int:
         """So many rows or candidates in place of the paper's `count`."""
@@ -74,7 +76,7 @@ class Scale:
 
 SCALES = {
     "tiny": Scale("tiny", 1 / 64, 24, 1),
-    "small": Scale("small", 1.0, None, None, candidates=1 / 16),
+    "small": Scale("small", 1.0, None, None, candidates=1 / 32, questions=100),
     "paper": Scale("paper", 1.0, None, None),
 }
 

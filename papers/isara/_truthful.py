@@ -18,7 +18,7 @@ NEEDS = ("TruthfulQA.csv",)
 def study(kit: Kit, model: str, arms: Mapping[str, Recipe]) -> dict[str, list[Finished]]:
     """The runs of some arms; `model` by its short name. Multiple choice is left out: the paper has none."""
     seeds, questions = kit.made("truthfulqa", ["seeds.jsonl", "questions.csv"], lambda out: _make(kit, out))
-    asked = Truthfulness(str(questions), multiple_choice=False, sampling=PUBLISHED_EVALUATION)
+    asked = Truthfulness(str(questions), multiple_choice=False, questions=kit.scale.questions, sampling=PUBLISHED_EVALUATION)
     return kit.study(name(model), kit.models[model], arms, seeds, (), [asked])
 
 
