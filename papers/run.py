@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("table", nargs="?", help="table2, figure3 …")
     parser.add_argument("--out", type=Path, help="the folder for data, runs and the table")
     parser.add_argument(
-        "--scale", choices=("tiny", "small", "paper"), default="paper", help="small: a sixteenth of the candidates"
+        "--scale", choices=("tiny", "small", "paper"), default="paper", help="small: all seeds, a thirty-second of the candidates"
     )
     parser.add_argument("--data", type=Path, help="the folder with what the table needs; at --scale tiny it is invented")
     parser.add_argument("--model", default="", help="of the table's, SHORT=FOLDER, or any other; several with commas between")
