@@ -37,7 +37,8 @@ class Knn:
                 raise ValueError(f"Knn: {name} = {getattr(self, name)} is out of range: at least 0")
 
     def retrieve(self, context: Context, drafts: Sequence[Example]) -> list[tuple[tuple[Example, float | None], ...]]:
-        """For each draft its demonstrations in the order shown, each with its cosine; equals in pool order, never itself."""
+        """For each draft its demonstrations in the order shown, each with its cosine; equals in pool order, never itself nor
+        another that asks the same, whose answer would give the draft's away."""
         if not drafts:
             return []
         queries = context.encode([draft.prompt for draft in drafts])
@@ -57,6 +58,9 @@ class Knn:
         self, drafts: Sequence[Example], queries: FloatArray, part: Sequence[Example], context: Context, count: int
     ) -> list[list[tuple[Example, float]]]:
         known = context.encode([example.prompt for example in part])
+        same: dict[str, list[int]] = {}
+        for column, example in enumerate(part):
+            same.setdefault(example.full_prompt, []).append(column)
         places = {example.id: column for column, example in enumerate(part)}
         kinds = np.array([example.category for example in part])
         others = {kind: kinds != kind for kind in {draft.category for draft in drafts} if self.by_category and kind}
@@ -67,6 +71,7 @@ class Knn:
             for row, draft in zip(similarity, drafts[start : start + step], strict=True):
                 if (own := places.get(draft.id)) is not None:
                     row[own] = -np.inf
+                row[same.get(draft.full_prompt, [])] = -np.inf
                 if draft.category in others:
                     row[others[draft.category]] = -np.inf
                 result.append([(part[column], float(row[column])) for column in _largest(row, count)])
