@@ -255,8 +255,8 @@ class Recipe:
             ),
             (
                 trainer.preferences and not rejects,
-                f"{loss} pairs of a preferred and a rejected answer, and this recipe makes none; use the recipe dpo or contrast, or "
-                "trainer.loss = CrossEntropy",
+                f"{loss} pairs of a preferred and a rejected answer, and this recipe makes none; use the recipe dpo or "
+                "contrast, or trainer.loss = CrossEntropy",
             ),
             (
                 trainer.distils and not untaught,
