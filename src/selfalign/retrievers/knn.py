@@ -38,7 +38,7 @@ class Knn:
 
     def retrieve(self, context: Context, drafts: Sequence[Example]) -> list[tuple[tuple[Example, float | None], ...]]:
         """For each draft its demonstrations in the order shown, each with its cosine; equals in pool order, never itself nor
-        another that asks the same, whose answer would give the draft's away."""
+        the example whose prompt it is, whose answer would give its own away."""
         if not drafts:
             return []
         queries = context.encode([draft.prompt for draft in drafts])
@@ -58,9 +58,6 @@ class Knn:
         self, drafts: Sequence[Example], queries: FloatArray, part: Sequence[Example], context: Context, count: int
     ) -> list[list[tuple[Example, float]]]:
         known = context.encode([example.prompt for example in part])
-        same: dict[str, list[int]] = {}
-        for column, example in enumerate(part):
-            same.setdefault(example.full_prompt, []).append(column)
         places = {example.id: column for column, example in enumerate(part)}
         kinds = np.array([example.category for example in part])
         others = {kind: kinds != kind for kind in {draft.category for draft in drafts} if self.by_category and kind}
@@ -69,9 +66,10 @@ class Knn:
         for start in range(0, len(drafts), step):
             similarity = queries[start : start + step] @ known.T
             for row, draft in zip(similarity, drafts[start : start + step], strict=True):
-                if (own := places.get(draft.id)) is not None:
-                    row[own] = -np.inf
-                row[same.get(draft.full_prompt, [])] = -np.inf
+                asked = {shown.id for shown in draft.prompt_demonstrations}
+                for own in {places[id] for id in (draft.id, *asked) if id in places}:
+                    if part[own].id == draft.id or part[own].full_prompt == draft.full_prompt:
+                        row[own] = -np.inf
                 if draft.category in others:
                     row[others[draft.category]] = -np.inf
                 result.append([(part[column], float(row[column])) for column in _largest(row, count)])
