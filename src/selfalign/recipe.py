@@ -239,33 +239,17 @@ class Recipe:
         trainer = declared(self.trainer, Flags)
         if not self.rounds or trainer.pretends:
             return
-        rejects = self.per_round > 0 and declared(self.proposer, Flags).preferences
-        untaught = self.per_round > 0 and self.shown_to == "teacher"
-        loss = "trainer.loss is one that learns from"
-        for wrong, what in (
-            (
-                rejects and not trainer.preferences,
-                f"{type(self.proposer).__name__} makes answers to be rejected, and this trainer would imitate them; give it a "
-                "preference loss (trainer.loss = DPO)",
-            ),
-            (
-                untaught and not trainer.distils,
-                "its answers are written without demonstrations, to be taught, and this trainer would imitate them; give it "
-                "trainer.loss = Distill",
-            ),
-            (
-                trainer.preferences and not rejects,
-                f"{loss} pairs of a preferred and a rejected answer, and this recipe makes none; use the recipe dpo or "
-                "contrast, or trainer.loss = CrossEntropy",
-            ),
-            (
-                trainer.distils and not untaught,
-                f"{loss} a teacher, and this recipe shows demonstrations to none; use the recipe self_distill, or "
-                "trainer.loss = CrossEntropy",
-            ),
-        ):
-            if wrong:
-                raise UserError(f"recipe {self.name}: {what}")
+        makes = (declared(self.proposer, Flags).preferences, self.shown_to == "teacher") if self.per_round else (False, False)
+        learns = (trainer.preferences, trainer.distils)
+        if makes == learns:
+            return
+        if any(makes):
+            what = f"{type(self.proposer).__name__} makes answers to be rejected" if makes[0] else "its answers are to be taught"
+            loss = "a preference loss (trainer.loss = DPO)" if makes[0] else "trainer.loss = Distill"
+            raise UserError(f"recipe {self.name}: {what}, and this trainer would imitate them; give it {loss}")
+        what = "pairs of a preferred and a rejected answer, and this recipe makes none; use the recipe dpo or contrast"
+        what = what if learns[0] else "a teacher, and this recipe shows demonstrations to none; use the recipe self_distill"
+        raise UserError(f"recipe {self.name}: trainer.loss is one that learns from {what}, or trainer.loss = CrossEntropy")
 
     def with_prompts(self, prompts: Sequence[Example], share: float = 1.0, notes: Sequence[str] = ()) -> Recipe:
         """The recipe fed with prompts of the user's own, instead of new ones or beside them; see `proposers.Given`.
@@ -308,8 +292,8 @@ class Recipe:
 
     def _imitates(self) -> bool:
         """Whether a round trains a model to write the answers that it is given."""
-        rejects = self.per_round > 0 and declared(self.proposer, Flags).preferences
-        return self.rounds > 0 and self.trains and not rejects and not declared(self.trainer, Flags).preferences
+        other = self.per_round > 0 and (declared(self.proposer, Flags).preferences or self.shown_to == "teacher")
+        return self.rounds > 0 and self.trains and not other and not declared(self.trainer, Flags).preferences
 
     @property
     def given(self) -> Given | None:
