@@ -145,15 +145,12 @@ class Journal(Protocol):
 
     def likelihood(self, stage: str, examples: Sequence[Example], shown: Sequence[Sequence[Example]] = ()) -> list[Likelihood]:
         """`Session.likelihood`."""
-        ...
 
     def continuation(self, stage: str, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
         """`Session.continuation`."""
-        ...
 
     def work(self, stage: str, ids: Sequence[str], work: Work, batch: int) -> list[dict[str, Any]]:
-        """Work that no session does, a classifier's scores for one: a row for each id, in order; `work` makes those of `batch`
-        positions at a time."""
+        """Work of no session, such as a classifier's: a row for each id, in order; `work` makes those of `batch` positions."""
         ...
 
 
@@ -270,6 +267,10 @@ class TrainJob:
     """The folder to write the finished model to; does not exist yet, and must be complete when `train` returns."""
     steps: int = 0
     """Where > 0 the number of optimiser steps, whatever the trainer's own options say."""
+    base: ModelRef | None = None
+    """The model that the run started from; None where that is `start`."""
+    shown: tuple[Example, ...] = ()
+    """The examples that `generated` name as demonstrations of their responses."""
 
 
 @dataclass(frozen=True)
@@ -367,12 +368,8 @@ class SeedUse:
         return [""] * count
 
     def shown(self, seeds: Sequence[Example], categories: Collection[str]) -> tuple[int, int]:
-        """(how many examples it is asked to show, how many it shows where there are the seeds alone, for the category with the
-        fewest).
-
-        Args:
-            categories: those that drafts are of, "" for drafts without one.
-        """
+        """(how many examples it is asked to show, how many it shows where there are the seeds alone, for that of the `categories`
+        with the fewest); "" among them stands for drafts without one."""
         return 0, 0
 
 
@@ -387,6 +384,8 @@ class Flags:
     """Of a proposer: it makes answers to be rejected (`types.preferred_to`). Of a trainer: it learns from such pairs alone."""
     references: bool = False
     """Of a scorer: it compares with a response that is known, a seed's or that of a given prompt (metadata `reference`)."""
+    distils: bool = False
+    """Of a trainer: it learns what a teacher that is shown demonstrations makes of answers that were given without them."""
     fixed: bool = False
     """Of an encoder: its vectors do not depend on the session's model, and so hold for the whole run."""
 

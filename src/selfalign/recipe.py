@@ -40,6 +40,7 @@ TrainOn = Literal["latest", "all"]
 RollBack = Literal["worse", "no_better"]
 Evaluate = Literal["every", "shipped"]
 Order = Literal["chosen", "shared"]
+ShownTo = Literal["answer", "teacher"]
 FILTERS = ("prompt_filters", "pair_filters", "filters")
 """The slots that hold filters, in the order in which they are applied."""
 
@@ -115,6 +116,8 @@ class Recipe:
     """what embeds texts for retrieval, near-duplicates and diversity; HiddenState needs no second model"""
     proposer: Proposer = FewShot()
     retriever: Retriever = Knn()
+    shown_to: ShownTo = "answer"
+    # Who sees the demonstrations: the model that answers, or only the teacher of a distillation, whose student answers without.
     sampling: Sampling = Sampling(max_tokens=0)
     """how responses are decoded; max_tokens 0 takes what the seeds need"""
     trainer: Trainer = SFT(learning_rate=5e-5, epochs=3)
@@ -211,12 +214,13 @@ class Recipe:
                 f"0: {self.name} imitates no answers",
             ),
             ("second_turns.share", extended, not extended or generated > 0, "0 where nothing is generated"),
+            ("second_turns.share", extended, not extended or self.shown_to == "answer", "0 where answers are to be taught"),
             ("second_turns.share", extended, extended > 0 or self.second_turns == NONE, "above 0 for its sampling to matter"),
             ("seed", self.seed, 0 <= self.seed < 2**63, "between 0 and 2^63"),
         ):
             if not ok:
                 raise UserError(f"recipe {self.name}: {name} = {value}, must be {must}")
-        self._check_pairs()
+        self._check_answers()
         declared(self.engine, EngineLimits).check_models(self._trained_models(), self._other_models())
         decoding = [(name, self.engine, sampling) for name, sampling in self.samplings()]
         for name, engine, _, sampling in self.own_engines():
@@ -230,17 +234,22 @@ class Recipe:
         if self.rounds:
             declared(self.trainer, Preflight).check()
 
-    def _check_pairs(self) -> None:
-        """A rejected answer is never imitated, and a preference never learned from answers alone."""
-        makes = self.per_round > 0 and declared(self.proposer, Flags).preferences
+    def _check_answers(self) -> None:
+        """What is made to be rejected or taught is never imitated, and no loss is given answers that it cannot learn from."""
         trainer = declared(self.trainer, Flags)
-        if not self.rounds or trainer.pretends or makes == trainer.preferences:
+        if not self.rounds or trainer.pretends:
             return
-        if makes:
-            what = f"{type(self.proposer).__name__} makes answers to be rejected, and this trainer would imitate them"
-            raise UserError(f"recipe {self.name}: {what}; give it a preference loss (trainer.loss = DPO)")
-        what = "trainer.loss is one that learns from pairs of a preferred and a rejected answer, and this recipe makes none"
-        raise UserError(f"recipe {self.name}: {what}; use the recipe dpo or contrast, or trainer.loss = CrossEntropy")
+        makes = (declared(self.proposer, Flags).preferences, self.shown_to == "teacher") if self.per_round else (False, False)
+        learns = (trainer.preferences, trainer.distils)
+        if makes == learns:
+            return
+        if any(makes):
+            what = f"{type(self.proposer).__name__} makes answers to be rejected" if makes[0] else "its answers are to be taught"
+            loss = "a preference loss (trainer.loss = DPO)" if makes[0] else "trainer.loss = Distill"
+            raise UserError(f"recipe {self.name}: {what}, and this trainer would imitate them; give it {loss}")
+        what = "pairs of a preferred and a rejected answer, and this recipe makes none; use the recipe dpo or contrast"
+        what = what if learns[0] else "a teacher, and this recipe shows demonstrations to none; use the recipe self_distill"
+        raise UserError(f"recipe {self.name}: trainer.loss is one that learns from {what}, or trainer.loss = CrossEntropy")
 
     def with_prompts(self, prompts: Sequence[Example], share: float = 1.0, notes: Sequence[str] = ()) -> Recipe:
         """The recipe fed with prompts of the user's own, instead of new ones or beside them; see `proposers.Given`.
@@ -283,8 +292,8 @@ class Recipe:
 
     def _imitates(self) -> bool:
         """Whether a round trains a model to write the answers that it is given."""
-        rejects = self.per_round > 0 and declared(self.proposer, Flags).preferences
-        return self.rounds > 0 and self.trains and not rejects and not declared(self.trainer, Flags).preferences
+        other = self.per_round > 0 and (declared(self.proposer, Flags).preferences or self.shown_to == "teacher")
+        return self.rounds > 0 and self.trains and not other and not declared(self.trainer, Flags).preferences
 
     @property
     def given(self) -> Given | None:

@@ -91,6 +91,7 @@ class Example:
 
 PREFERRED = "preferred"
 """The key in a rejected answer's metadata under which stands the id of the example whose answer is preferred to it."""
+ROLLOUT = "rollout"  # the key that marks an answer that a teacher is to correct, in its metadata: nothing may imitate it
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ import selfalign.trainers
 from selfalign.errors import RunFailed
 from selfalign.protocols import Trainer, TrainJob
 from selfalign.record.checkpoints import read_manifest
-from selfalign.trainers import DPO, SFT
-from selfalign.types import Example, ModelRef
+from selfalign.trainers import DPO, SFT, Distill
+from selfalign.types import Demonstration, Example, ModelRef
 
 MODULES = [name for _, name, _ in pkgutil.iter_modules(selfalign.trainers.__path__) if not name.startswith("_")]
 TRAINERS: list[type[Trainer]] = [
@@ -26,7 +26,8 @@ TRAINERS: list[type[Trainer]] = [
     if part.__module__ == f"selfalign.trainers.{name}" and hasattr(part, "train")
 ]
 OPTIONS = {SFT: {"learning_rate": 1e-3, "max_steps": 2, "batch_size": 6}}
-CASES = [*((part, OPTIONS.get(part, {})) for part in TRAINERS), (SFT, {**OPTIONS[SFT], "loss": DPO()})]
+LOSSES = (DPO(), Distill())
+CASES = [*((part, OPTIONS.get(part, {})) for part in TRAINERS), *((SFT, {**OPTIONS[SFT], "loss": loss}) for loss in LOSSES)]
 Make = Callable[..., TrainJob]
 
 
@@ -52,13 +53,23 @@ class Told:
 def make(model_folder: Path, tmp_path: Path) -> Make:
     """A job with changes, in a folder of its own."""
 
+    seeds = tuple(Example(f"s{i}", f"Question {i}?", f"Answer {i}.") for i in range(5))
+
     def build(name: str, **changes: object) -> TrainJob:
         given = {
             "round": 2,
             "start": ModelRef(str(model_folder), hash="start"),
-            "seeds": tuple(Example(f"s{i}", f"Question {i}?", f"Answer {i}.") for i in range(5)),
+            "seeds": seeds,
+            "shown": seeds,
             "generated": tuple(
-                Example(f"g{i}", f"Question {i % 5}?", f"It is {i}.", round=1, metadata={"preferred": f"s{i % 5}"})
+                Example(
+                    f"g{i}",
+                    f"Question {i % 5}?",
+                    f"It is {i}.",
+                    round=1,
+                    response_demonstrations=(Demonstration("s0"),),
+                    metadata={"preferred": f"s{i % 5}"},
+                )
                 for i in range(6)
             ),
             "seed_weight": None,
@@ -78,7 +89,7 @@ def test_every_file_holds_a_trainer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "options"), CASES, ids=[f"{part.__name__}{'-DPO' * ('loss' in given)}" for part, given in CASES]
+    ("part", "options"), CASES, ids=[f"{part.__name__}-{type(given.get('loss')).__name__}" for part, given in CASES]
 )
 def test_contract(part: type[Trainer], options: dict[str, object], make: Make) -> None:
     trainer = part(**options)

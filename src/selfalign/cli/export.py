@@ -12,7 +12,8 @@ from selfalign.export.answers import export_answers
 from selfalign.export.cards import check_license
 from selfalign.export.data import DataFormat, export_data, export_data_card, export_dropped
 from selfalign.export.model import export_model
-from selfalign.export.preferences import export_preferences, rejected
+from selfalign.export.preferences import export_preferences
+from selfalign.record import rows
 from selfalign.record.store import Store
 from selfalign.text import counted
 
@@ -76,8 +77,12 @@ def _data(store: Store, file: str, format: Any) -> None:
         _say(f"{counted(export_preferences(store, file), 'pair')} of a preferred and a rejected answer in {file}")
         return
     _say(f"{counted(export_data(store, file, format), 'pair')} in {file}")
-    if left := rejected(store):
-        _say(f"left out: {counted(left, 'rejected answer')}, which --format preference writes with those preferred to them")
+    with store.snapshot() as connection:
+        rejected, taught = connection.execute(rows.LEFT_OUT).fetchone()
+    if rejected:
+        _say(f"left out: {counted(rejected, 'rejected answer')}, which --format preference writes with those preferred to them")
+    if taught:
+        _say(f"left out: {counted(taught, 'answer')} that a teacher corrected: not to be imitated")
 
 
 def _say(text: str) -> None:

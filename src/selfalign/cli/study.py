@@ -50,6 +50,7 @@ OWN = {
     "self_instruct": ("demonstrations", "start_from", "train_on"),
     "self_guide": ("rounds", "demonstrations", "alarms", "start_from", "train_on"),
     "contrast": ("rounds", "proposer", "learning_rate_decay"),
+    "self_distill": ("rounds", "demonstrations", "sampling", "train_on", "train_seeds", "seed_weight", "alarms"),
     "dpo": ("rounds", "sampling", "min_yield", "train_on", "train_seeds", "alarms"),
     "rest": ("min_yield", "start_from", "train_on", "learning_rate_decay", "alarms", "sampling"),
     "rest_em": ("min_yield", "alarms", "sampling", "samples", "start_from", "train_on", "train_seeds", "learning_rate_decay"),
@@ -238,7 +239,8 @@ def _baseline(make: Callable[..., Recipe], given: Mapping[str, Any], main: Recip
 def _with_own_loss(main: Any, own: Any) -> Any:
     """The main recipe's trainer, but for what it minimises: that makes the baseline what it is."""
     if not isinstance(main, SFT) or not isinstance(own, SFT):
-        return own if declared(own, Flags).preferences and not declared(main, Flags).pretends else main
+        special = declared(own, Flags).preferences or declared(own, Flags).distils
+        return own if special and not declared(main, Flags).pretends else main
     return main if type(main.loss) is type(own.loss) else replace(main, loss=own.loss)
 
 

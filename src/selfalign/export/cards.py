@@ -76,8 +76,7 @@ def model_card(store: Store, round: int, *, license: str | None = None, merged: 
     hub, chosen = _hub_library(), check_license(license)
     with store.snapshot() as connection:
         shared, made = _shared(store), [row for row in status(store)["rounds"] if 0 < row["round"] <= round]
-        query = f"SELECT count(*) FROM samples WHERE verdict = 'kept' AND round <= ? AND {rows.REJECTED}"
-        rejected = int(connection.execute(query, (round,)).fetchone()[0])
+        rejected, taught = connection.execute(f"{rows.LEFT_OUT} AND round <= ?", (round,)).fetchone()
         start, model, before, after = store.model(0), store.model(round), store.metrics(0), store.metrics(round)
         hashes = [(row["round"], store.model(row["round"]).hash) for row in made if row["model"] is not None]
         training = [(row, figures) for row in made if (figures := store.training(row["round"]))]
@@ -106,8 +105,9 @@ def model_card(store: Store, round: int, *, license: str | None = None, merged: 
         adapter=adapter,
         local=hub_base is None,
         place=ascii(hub_base or one_line(f"FOLDER_OF/{_base_name(start)}")),
-        made=sum(row["kept"] for row in made) - rejected,
+        made=sum(row["kept"] for row in made) - rejected - taught,
         rejected=rejected,
+        taught=taught,
         best=ended.get("best_round"),
         because=code(str(ended.get("stopped_because"))),
         starts_from={"base": "base model", "previous": "model of the round before"}.get(identity.get("start_from", "")),
@@ -128,7 +128,7 @@ def data_card(store: Store, *, license: str | None = None, file: str = "data.jso
     if format not in _FIELDS:
         raise UserError(f"no data format {format!r}: use one of {', '.join(_FIELDS)}")
     with store.snapshot() as connection:
-        in_data = f"verdict NOT IN ('dropped', 'replay') AND {'' if format == 'preference' else 'NOT '}{rows.REJECTED}"
+        in_data = f"verdict NOT IN ('dropped', 'replay') AND {rows.REJECTED if format == 'preference' else rows.IMITATED}"
         shared, made, categories = _shared(store, in_data), status(store)["rounds"], _categories(store, in_data)
         by_round = dict(connection.execute(f"SELECT round, count(*) FROM samples WHERE {in_data} GROUP BY round"))
         with_system, later = rows.has_system(connection, in_data), rows.has_later_turn(connection, in_data)
@@ -203,7 +203,7 @@ def _card(kind: Any, data: Any, **shown: Any) -> str:
     return f"{kind.from_template(data, template_str=template, **written, **shown)}\n"
 
 
-def _shared(store: Store, where: str = f"NOT {rows.REJECTED}") -> dict[str, Any]:
+def _shared(store: Store, where: str = rows.IMITATED) -> dict[str, Any]:
     """What both templates show of a run; samples are counted where a condition holds."""
     with store.snapshot() as connection:
         counts = dict(connection.execute(f"SELECT verdict, count(*) FROM samples WHERE {where} GROUP BY verdict"))

@@ -66,8 +66,9 @@ _ROWS_AT_ONCE = 10_000
 def export_data(store: Store, file: str | Path, format: DataFormat = "plain", rounds: Sequence[int] | None = None) -> int:
     """Writes kept samples, and the seeds as round 0, oldest round first; `rounds` chooses some of them.
 
-    Rejected answers are left out, for whatever is trained on these rows would imitate them; see `export_preferences`. So are
-    replay rows: they are no pairs of the behaviour, and stand in the run folder, `round-00/replay.jsonl`.
+    Rejected answers, and those that a teacher corrects, are left out, for whatever is trained on these rows would imitate them;
+    see `export_preferences`. So are replay rows: they are no pairs of the behaviour, and stand in the run folder,
+    `round-00/replay.jsonl`.
 
     JSON lines of {"id", "round", "category", "validation"}, `metadata` where any row has some, and the format's own fields;
     Parquet where the name ends in `.parquet`. `read_seeds` reads all of them back. System texts and earlier turns stand in the
@@ -85,7 +86,7 @@ def export_data(store: Store, file: str | Path, format: DataFormat = "plain", ro
         raise UserError(f"no data format {format!r}: use one of {', '.join(_SHAPES)}")
     with store.snapshot() as connection:
         chosen = chosen_rounds(store, rounds)
-        where = f"verdict NOT IN ('dropped', 'replay') AND NOT {rows.REJECTED} AND round IN ({', '.join('?' * len(chosen))})"
+        where = f"verdict NOT IN ('dropped', 'replay') AND {rows.IMITATED} AND round IN ({', '.join('?' * len(chosen))})"
         before = _Before(rows.has_system(connection, where, chosen), rows.has_later_turn(connection, where, chosen))
         keys = f"SELECT DISTINCT key FROM samples, json_each(samples.metadata) WHERE {where} ORDER BY key"
         names = [key for (key,) in connection.execute(keys, chosen)]

@@ -59,9 +59,3 @@ def export_preferences(store: Store, file: str | Path, rounds: Sequence[int] | N
 
         sample = row(("", 0, "", json.dumps(dict.fromkeys(names, "")), '[["", ""]]', "", "", ""))
         return write_rows(Path(file), map(row, found), sample)
-
-
-def rejected(store: Store) -> int:
-    """How many of the kept samples are rejected answers."""
-    with store.snapshot() as connection:
-        return int(connection.execute(f"SELECT count(*) FROM samples WHERE verdict = 'kept' AND {rows.REJECTED}").fetchone()[0])

@@ -12,7 +12,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -286,7 +286,8 @@ def train(run: Setup, round: int, current: ModelRef, pool: Pool) -> ModelRef:
         shutil.rmtree(folder / "training", ignore_errors=True)
         return ready
     shutil.rmtree(folder / "model", ignore_errors=True)  # written, but the record of it was not: nobody vouches for it
-    job = _job(run.recipe, round, run.base if run.recipe.start_from == "base" else current, pool, replayed(store), folder)
+    start = run.base if run.recipe.start_from == "base" else current
+    job = replace(_job(run.recipe, round, start, pool, replayed(store), folder), base=run.base)
     began = time.monotonic()
     rows = (*job.seeds, *job.generated)
     where = f"round {round}, training by {type(run.recipe.trainer).__name__}"
@@ -303,11 +304,14 @@ def train(run: Setup, round: int, current: ModelRef, pool: Pool) -> ModelRef:
 
 
 def _job(recipe: Recipe, round: int, start: ModelRef, pool: Pool, replay: Sequence[Example], folder: Path) -> TrainJob:
+    generated = tuple(chain.from_iterable(pool.parts[round if recipe.train_on == "latest" else 1 :]))
+    named = {shown.id for example in generated for shown in example.response_demonstrations}
     return TrainJob(
         round=round,
         start=start,
         seeds=pool.seeds if recipe.train_seeds else (),
-        generated=(*chain.from_iterable(pool.parts[round if recipe.train_on == "latest" else 1 :]), *replay),
+        generated=(*generated, *replay),
+        shown=tuple(example for example in pool.examples if example.id in named),
         seed_weight=recipe.seed_weight,
         format=recipe.format,
         seed=derive_seed(recipe.seed, round, "train"),

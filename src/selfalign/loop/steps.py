@@ -10,7 +10,7 @@ from selfalign.filters import Differs
 from selfalign.loop import parts
 from selfalign.protocols import Context, Filter
 from selfalign.recipe import Recipe
-from selfalign.types import Demonstration, Dropped, Example, FilterResult, Pool, Request, derive_seed
+from selfalign.types import ROLLOUT, Demonstration, Dropped, Example, FilterResult, Pool, Request, derive_seed
 
 
 def make_round(recipe: Recipe, context: Context, pool: Pool) -> FilterResult:
@@ -43,8 +43,11 @@ def work_out(
     """What becomes of drafts; `compared` is the pool that filters see, where it is another one than the context's."""
     filtering = context if compared is None else replace(context, pool=compared)
     usable = split_empty(drafts)
-    proposed = apply_filters(filtering, recipe.prompt_filters, usable.kept)
-    answered = respond(recipe, context, proposed.kept, stage)
+    # A seed's own prompt to be taught an answer to is no new prompt: nothing is to be said against it.
+    again = {draft.id for draft in usable.kept if recipe.shown_to == "teacher" and _asks_a_seed(draft, context.pool.seeds)}
+    proposed = apply_filters(filtering, recipe.prompt_filters, [draft for draft in usable.kept if draft.id not in again])
+    asked = {*again, *(draft.id for draft in proposed.kept)}
+    answered = respond(recipe, context, [draft for draft in usable.kept if draft.id in asked], stage)
     whole = apply_filters(filtering, recipe.pair_filters, answered.kept)
     candidates: Sequence[Example] = whole.kept
     for scorer in recipe.scorers:
@@ -53,6 +56,12 @@ def work_out(
     dropped = (*usable.dropped, *proposed.dropped, *answered.dropped, *whole.dropped, *judged.dropped)
     parts.balance(f"round {context.round}", drafts, judged.kept, dropped)
     return FilterResult(judged.kept, tuple(sorted(dropped, key=lambda drop: drop.example.slot)))
+
+
+def _asks_a_seed(draft: Example, seeds: Sequence[Example]) -> bool:
+    """Whether a draft is a seed's own prompt: it names that seed and no other example."""
+    named = {shown.id for shown in draft.prompt_demonstrations}
+    return any(named == {seed.id} and draft.full_prompt == seed.full_prompt for seed in seeds)
 
 
 def split_empty(drafts: Sequence[Example]) -> FilterResult:
@@ -71,6 +80,8 @@ def split_empty(drafts: Sequence[Example]) -> FilterResult:
 
 def respond(recipe: Recipe, context: Context, drafts: Sequence[Example], stage: str) -> FilterResult:
     """Answer each draft, shown the demonstrations the retriever chose for it; one that brings a response keeps that.
+
+    Where a teacher is shown them the answer is written without, and marked as one that is not to be imitated.
 
     A text that the model cannot be given is dropped before it is asked, and a pair before it could stand in a prompt: what one
     model wrote can spell out what means a turn to it, and would stop the run at each repetition.
@@ -91,14 +102,18 @@ def respond(recipe: Recipe, context: Context, drafts: Sequence[Example], stage: 
     ]
     whole = {draft.id: draft for draft in readable.kept if draft.response}
     dropped = []
-    results = context.generate(stage, requests, recipe.sampling)
-    for draft, shown, (sent, completion) in zip(waiting, chosen, results, strict=True):
+    taught = recipe.shown_to == "teacher"
+    asked = [replace(request, demonstrations=()) for request in requests] if taught else requests
+    results = context.generate(stage, asked, recipe.sampling)
+    for draft, shown, request, (sent, completion) in zip(waiting, chosen, requests, results, strict=True):
         similarity = {example.id: value for example, value in shown}
+        seen = context.session.fit(request, recipe.sampling.max_tokens) or sent if taught else sent
         example = replace(
             draft,
             response=completion.text,
             response_finish=completion.finish,
-            response_demonstrations=tuple(Demonstration(d.id, similarity[d.id]) for d in sent.demonstrations),
+            response_demonstrations=tuple(Demonstration(d.id, similarity[d.id]) for d in seen.demonstrations),
+            metadata={**draft.metadata, **({ROLLOUT: "true"} if taught else {})},
         )
         if completion.finish == "context":
             dropped.append(Dropped(example, "no_room", "the prompt does not fit the model's window, even without demonstrations"))

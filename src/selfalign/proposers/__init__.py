@@ -9,6 +9,7 @@ from selfalign.proposers.replay import Replay
 from selfalign.proposers.rivals import Rivals
 from selfalign.proposers.self_instruct import SelfInstruct
 from selfalign.proposers.task_inputs import TaskInputs
+from selfalign.proposers.with_seeds import WithSeeds
 
 __all__ = [
     "Contrasted",
@@ -21,4 +22,5 @@ __all__ = [
     "Rivals",
     "SelfInstruct",
     "TaskInputs",
+    "WithSeeds",
 ]

@@ -7,6 +7,7 @@ from selfalign.recipes.isheep import isheep
 from selfalign.recipes.isheep_paper import isheep_paper
 from selfalign.recipes.preference import contrast, dpo
 from selfalign.recipes.rest import rest, rest_em
+from selfalign.recipes.self_distill import self_distill
 from selfalign.recipes.self_guide import self_guide
 from selfalign.recipes.self_instruct import self_instruct
 
@@ -25,6 +26,7 @@ __all__ = [
     "pretrained",
     "rest",
     "rest_em",
+    "self_distill",
     "self_guide",
     "self_instruct",
     "sft",

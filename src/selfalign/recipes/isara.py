@@ -21,6 +21,18 @@ from selfalign.recipe import Recipe
 from selfalign.retrievers import Knn, Uniform
 from selfalign.types import Sampling
 
+NEW_PROMPTS = (
+    Finished(sentence_end=False),
+    LeakedMarkers(),
+    AnswerLike(),
+    Length(min_prompt_words=4, max_prompt_words=60, min_response_words=0),
+    Language(field="prompt"),
+    Novelty(max_overlap=0.7, against="pool"),
+    NearDuplicates(max_similarity=0.92),
+    CategoryAgreement(field="prompt", unanimous=True),
+)
+"""What becomes of new prompts before they are answered."""
+
 
 def isara(*, demonstrations: int = 5, aim: str = "balanced", retriever: Knn | Uniform = Knn(by_category=True)) -> Recipe:
     """Retrieval-augmented in-context generation of new pairs, filters, supervised fine-tuning, repeat.
@@ -41,16 +53,7 @@ def isara(*, demonstrations: int = 5, aim: str = "balanced", retriever: Knn | Un
         proposer=FewShot(demonstrations=demonstrations, aim=aim, sampling=Sampling(max_tokens=0, temperature=0.8)),
         retriever=replace(retriever, demonstrations=demonstrations),
         sampling=Sampling(max_tokens=0, temperature=0.3),
-        prompt_filters=(
-            Finished(sentence_end=False),
-            LeakedMarkers(),
-            AnswerLike(),
-            Length(min_prompt_words=4, max_prompt_words=60, min_response_words=0),
-            Language(field="prompt"),
-            Novelty(max_overlap=0.7, against="pool"),
-            NearDuplicates(max_similarity=0.92),
-            CategoryAgreement(field="prompt", unanimous=True),
-        ),
+        prompt_filters=NEW_PROMPTS,
         filters=(
             Finished(),
             LeakedMarkers(),

@@ -14,7 +14,7 @@ from selfalign.record.exports import everything
 from selfalign.record.status import verifications
 from selfalign.record.store import Store
 from selfalign.text import counted, printable
-from selfalign.types import Example
+from selfalign.types import ROLLOUT, Example
 
 SHOWN_AT_MOST = 100
 """Samples listed that a demonstration was shown in; all of them are counted."""
@@ -88,7 +88,10 @@ def lineage_text(lineage: Mapping[str, Any]) -> str:
         _block("written by", p["written_by"] and _wrote(p["written_by"])),
         _block("sampling", p["sampling"] and "\n".join(f"{name}: {json.dumps(v)}" for name, v in p["sampling"].items())),
         _block("demonstrations of the prompt", "" if firsts else "\n".join(map(_shown, p["prompt_demonstrations"]))),
-        _block("demonstrations of the response", "\n".join(map(_shown, p["response_demonstrations"]))),
+        _block(
+            "shown to the teacher" if ROLLOUT in p["metadata"] else "demonstrations of the response",
+            "\n".join(map(_shown, p["response_demonstrations"])),
+        ),
         *(_block(f"the model was given ({stage})", text) for stage, text in p["prompt_texts"].items()),
         _block("trained into", "\n".join(map(_trained, p["trained_into"]))),
         _block(f"shown in {counted(p['shown_in']['count'], 'sample')}", "\n".join(_where(s) for s in p["shown_in"]["samples"])),

@@ -11,7 +11,7 @@ from typing import Any
 
 from selfalign.errors import RunFailed
 from selfalign.record.plain import dumps
-from selfalign.types import PREFERRED, Demonstration, Dropped, Example, Metric, Outcome, Turns
+from selfalign.types import PREFERRED, ROLLOUT, Demonstration, Dropped, Example, Metric, Outcome, Turns
 
 COLUMNS = "id, round, slot, prompt, response, category, prompt_finish, response_finish, metadata, history"
 _INSERT = f"INSERT INTO samples ({COLUMNS}, verdict, rule, evidence) VALUES ({', '.join('?' * 13)})"
@@ -19,6 +19,13 @@ _LINKS = "SELECT sample, part, demonstration, similarity, d.id FROM demonstratio
 
 REJECTED = f"(round > 0 AND json_extract(metadata, '$.{PREFERRED}') IS NOT NULL)"
 """The condition on samples that are rejected answers (`types.preferred_to`), in SQL."""
+TAUGHT = f"(round > 0 AND json_extract(metadata, '$.{ROLLOUT}') IS NOT NULL)"
+"""The same for answers that a teacher is to correct."""
+IMITATED = f"NOT {REJECTED} AND NOT {TAUGHT}"
+"""The same for samples whose answers may be imitated: seeds, and what is in neither of the others."""
+
+LEFT_OUT = f"SELECT count(*) FILTER (WHERE {REJECTED}), count(*) FILTER (WHERE {TAUGHT}) FROM samples WHERE verdict = 'kept'"
+"""Counts the kept samples that may not be imitated: rejected ones, and those that a teacher corrects."""
 
 Verdict = tuple[Example, str, str | None, str | None]
 """(example, verdict, rule, evidence)."""

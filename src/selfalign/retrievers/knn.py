@@ -37,7 +37,8 @@ class Knn:
                 raise ValueError(f"Knn: {name} = {getattr(self, name)} is out of range: at least 0")
 
     def retrieve(self, context: Context, drafts: Sequence[Example]) -> list[tuple[tuple[Example, float | None], ...]]:
-        """For each draft its demonstrations in the order shown, each with its cosine; equals in pool order, never itself."""
+        """For each draft its demonstrations in the order shown, each with its cosine; equals in pool order, never itself nor
+        the example whose prompt it is, whose answer would give its own away."""
         if not drafts:
             return []
         queries = context.encode([draft.prompt for draft in drafts])
@@ -65,8 +66,10 @@ class Knn:
         for start in range(0, len(drafts), step):
             similarity = queries[start : start + step] @ known.T
             for row, draft in zip(similarity, drafts[start : start + step], strict=True):
-                if (own := places.get(draft.id)) is not None:
-                    row[own] = -np.inf
+                asked = {shown.id for shown in draft.prompt_demonstrations}
+                for own in {places[id] for id in (draft.id, *asked) if id in places}:
+                    if part[own].id == draft.id or part[own].full_prompt == draft.full_prompt:
+                        row[own] = -np.inf
                 if draft.category in others:
                     row[others[draft.category]] = -np.inf
                 result.append([(part[column], float(row[column])) for column in _largest(row, count)])

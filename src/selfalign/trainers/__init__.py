@@ -1,6 +1,7 @@
-"""Trainers: examples into a new model. What `SFT` minimises is a part of its own: `CrossEntropy` or `DPO`."""
+"""Trainers: examples into a new model. What `SFT` minimises is a part of its own: `CrossEntropy`, `DPO` or `Distill`."""
 
 from selfalign.trainers._cross_entropy import CrossEntropy
+from selfalign.trainers._distill import Distill
 from selfalign.trainers._dpo import DPO
 from selfalign.trainers.null import NullTrainer
 from selfalign.trainers.sft import SFT
@@ -9,5 +10,6 @@ __all__ = [
     "DPO",
     "SFT",
     "CrossEntropy",
+    "Distill",
     "NullTrainer",
 ]

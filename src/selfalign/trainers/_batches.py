@@ -31,6 +31,10 @@ class Row:
     """From D0, or generated."""
     ids: tuple[int, ...]
     labels: tuple[int, ...]
+    kind: str = ""
+    """Its category, where the loss goes by that."""
+    taught: Row | None = None
+    """The same response behind what a teacher reads before it."""
 
     @property
     def learned(self) -> int:
@@ -55,6 +59,10 @@ class Unit(Protocol):
 
     @property
     def seed(self) -> bool: ...
+    @property
+    def kind(self) -> str:
+        """Units of one kind are spread evenly over the steps."""
+
     @property
     def rows(self) -> tuple[Row, ...]: ...
     @property
@@ -102,7 +110,7 @@ def tokenise(rows: Sequence[dict[str, Any]], encode: Encoder, limit: int, ending
             continue
         if row.get("unfinished"):
             ids, labels = ids[: len(ids) - ending], labels[: len(labels) - ending]
-        tokenised = Row(place, bool(row["seed"]), tuple(ids), tuple(labels))
+        tokenised = Row(place, bool(row["seed"]), tuple(ids), tuple(labels), row.get("category", ""))
         if len(ids) > limit:
             lost.append(Lost(place, "too_long", f"{len(ids)} tokens, the limit is {limit}"))
         elif tokenised.learned == 0:
@@ -149,10 +157,11 @@ def plan(units: Sequence[Unit], seed: int, epochs: int, max_steps: int, batch: i
 
 
 def _mixed(units: Sequence[Unit], draw: random.Random) -> list[int]:
-    """Positions in random order, seeds and generated rows each spread evenly over the whole."""
+    """Positions in random order, seeds and generated rows (and of each the kinds) spread evenly over the whole."""
     place: dict[int, float] = {}
-    for group in (True, False):
-        members = [i for i, unit in enumerate(units) if unit.seed is group]
+    kinds = sorted({unit.kind for unit in units})
+    for group, kind in ((group, kind) for group in (True, False) for kind in kinds):
+        members = [i for i, unit in enumerate(units) if unit.seed is group and unit.kind == kind]
         draw.shuffle(members)
         offset = draw.random()
         place.update({i: (number + offset) / len(members) for number, i in enumerate(members)})

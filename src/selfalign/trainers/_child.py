@@ -27,6 +27,7 @@ from selfalign.trainers._batches import Lost, Step, Unit, Weights, plan, tokenis
 from selfalign.trainers._guard import KEPT_CHECKPOINTS, make_guard
 from selfalign.trainers._loss import make_loss
 from selfalign.trainers._reference import with_reference
+from selfalign.trainers._teacher import taught_by, with_taught
 from selfalign.trainers._weighted import NotFinite, Steps, check_finite, make_trainer
 from selfalign.types import ModelRef
 
@@ -82,6 +83,9 @@ def train(spec: dict[str, Any], link: Link) -> None:
     renderer, loss = make_renderer(tokenizer, spec["format"]), make_loss(options["loss"])
     ending = len(renderer.tokens(renderer.style.end)) + (renderer.end_id is not None)
     rows, lost = tokenise(spec["rows"], renderer.training_ids, limit, ending)
+    if loss.distils:
+        rows, untaught = with_taught(rows, spec["rows"], renderer, limit, ending)
+        lost += untaught
     units, alone = loss.units(rows, spec["pairs"])
     lost += alone
     if not units:
@@ -100,12 +104,13 @@ def train(spec: dict[str, Any], link: Link) -> None:
     args, pad = arguments(spec, model, len(steps), work), tokenizer.pad_token_id or 0
     if loss.refers:
         units = with_reference(units, model, args, spec, pad, link.speaks)
+    total = taught_by(loss.total, model, _second_copy(spec), args) if loss.distils else loss.total
     trainer = make_trainer(
         model,
         args,
         Steps(units, steps, weights, pad, devices, loss.collate),
         [make_guard(link, spec["key"], work)],
-        loss.total,
+        total,
     )
     link.tell(total=len(steps), done=_steps_done(found))
     trainer.train(resume_from_checkpoint=str(found) if found else None)
@@ -154,6 +159,16 @@ def load_model(spec: dict[str, Any], dtype: Any) -> tuple[Any, Any]:
         model.name_or_path = base.name
         return get_peft_model(model, config, revision=base.base.removeprefix(base.name).removeprefix("@") or None), stored
     return model, stored
+
+
+def _second_copy(spec: dict[str, Any]) -> Any:
+    """The teacher as a model of its own, in float32; None where it is the model in training without its adapter."""
+    import torch
+
+    teacher = spec["teacher_at"]
+    if spec["options"]["lora_rank"] and teacher == {"base": spec["base"], "adapter": None}:
+        return None
+    return load_model({**spec, **teacher, "options": {**spec["options"], "lora_rank": 0}}, torch.float32)[0]
 
 
 def arguments(spec: dict[str, Any], model: Any, steps: int, work: Path) -> Any:

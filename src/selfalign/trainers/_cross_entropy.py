@@ -19,6 +19,7 @@ class CrossEntropy:
 
     preferences: ClassVar[bool] = False
     refers: ClassVar[bool] = False
+    distils: ClassVar[bool] = False
 
     def units(self, rows: Sequence[Row], pairs: Sequence[Sequence[int]]) -> tuple[list[Row], list[Lost]]:
         """Each row by itself."""

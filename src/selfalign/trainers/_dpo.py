@@ -28,6 +28,10 @@ class Pair:
         return self.chosen.seed
 
     @property
+    def kind(self) -> str:
+        return self.chosen.kind
+
+    @property
     def rows(self) -> tuple[Row, ...]:
         return (self.chosen, self.rejected)
 
@@ -59,6 +63,7 @@ class DPO:
 
     preferences: ClassVar[bool] = True
     refers: ClassVar[bool] = True
+    distils: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for name, wrong in (

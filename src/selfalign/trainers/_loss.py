@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from selfalign.trainers._batches import Lost, Row, Weights
 from selfalign.trainers._cross_entropy import CrossEntropy
+from selfalign.trainers._distill import Distill
 from selfalign.trainers._dpo import DPO
 from selfalign.trainers._weighted import Batch
 
@@ -25,6 +26,8 @@ class Loss(Protocol):
     """Whether it learns from pairs of a preferred and a rejected answer, and from nothing else."""
     refers: ClassVar[bool]
     """Whether its units need the log-probabilities of the start model, as their field `reference`."""
+    distils: ClassVar[bool]
+    """Whether it needs each generated row's `taught`, and in a batch the teacher's logits on it (`_teacher`)."""
 
     def units(self, rows: Sequence[Row], pairs: Sequence[Sequence[int]]) -> tuple[list[Any], list[Lost]]:
         """What steps are made of, and the rows that are in none of them, by rule.
@@ -45,6 +48,6 @@ class Loss(Protocol):
 
 def make_loss(options: Mapping[str, Any]) -> Loss:
     """The loss of a spec: its class by `name`, and that class's options."""
-    known: dict[str, Any] = {part.__name__: part for part in (CrossEntropy, DPO)}
+    known: dict[str, Any] = {part.__name__: part for part in (CrossEntropy, DPO, Distill)}
     loss: Loss = known[options["name"]](**{name: value for name, value in options.items() if name != "name"})
     return loss

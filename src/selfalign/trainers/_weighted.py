@@ -40,19 +40,26 @@ def collate(rows: Sequence[Row], weights: Weights, pad: int) -> dict[str, torch.
     return {"input_ids": ids, "attention_mask": mask, "targets": targets, "weights": each}
 
 
-def token_losses(model: Any, batch: Batch, head: Any) -> torch.Tensor:
-    """-log p of each learned token of a batch in turn, row by row, in float32, in nats.
+def token_logits(model: Any, batch: Batch, head: Any) -> torch.Tensor:
+    """The logits that each learned token of a batch is predicted by, row by row, shape (tokens, words), in float32.
 
     `head`, the model's output layer, is handed only the positions that have a target: exact for any model, whatever it
     does to its logits afterwards, and with 49,000 words the layer is a good part of a small model's work.
     """
-    import torch
-
     learned = batch["targets"] != IGNORE
     select = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][learned].unsqueeze(0), *inputs[1:]))
     with select:
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits[0]
-    return torch.nn.functional.cross_entropy(logits.float(), batch["targets"][learned], reduction="none")
+    found: torch.Tensor = logits.float()
+    return found
+
+
+def token_losses(model: Any, batch: Batch, head: Any) -> torch.Tensor:
+    """-log p of each learned token of a batch in turn, row by row, in float32, in nats."""
+    import torch
+
+    labels = batch["targets"][batch["targets"] != IGNORE]
+    return torch.nn.functional.cross_entropy(token_logits(model, batch, head), labels, reduction="none")
 
 
 def weighted_sum(model: Any, batch: Batch, head: Any) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -13,9 +14,10 @@ from selfalign.models.names import located
 from selfalign.protocols import Progress, TrainJob, TrainResult
 from selfalign.record.checkpoints import manifest_hash, read_manifest, write_synced
 from selfalign.trainers._cross_entropy import CrossEntropy
+from selfalign.trainers._distill import Distill
 from selfalign.trainers._dpo import DPO
 from selfalign.trainers._process import run_child
-from selfalign.types import Dropped, ModelRef, preferences
+from selfalign.types import Dropped, Example, ModelRef, preferences
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,9 @@ class SFT:
     """Rows of more tokens are dropped by the rule too_long; None takes the model's window."""
     max_steps: int = 0
     """Where > 0 the number of optimiser steps, whatever `epochs` says: for comparisons at equal cost."""
-    loss: CrossEntropy | DPO = field(default_factory=CrossEntropy)
+    loss: CrossEntropy | DPO | Distill = field(default_factory=CrossEntropy)
     """CrossEntropy imitates the answers. DPO prefers them to rejected ones, so it wants a recipe that makes such pairs; in a
-    batch a pair is one example, with the memory of two."""
+    batch a pair is one example, with the memory of two. Distill follows a teacher that is shown demonstrations."""
 
     def __post_init__(self) -> None:
         for name, wrong in (
@@ -96,6 +98,10 @@ class SFT:
     @property
     def preferences(self) -> bool:
         return self.loss.preferences
+
+    @property
+    def distils(self) -> bool:
+        return self.loss.distils
 
     def check(self) -> str:
         """
@@ -128,6 +134,7 @@ class SFT:
         loss = {"name": type(self.loss).__name__, **asdict(self.loss)}
         rows = (*job.seeds, *job.generated)
         place = {example.id: number for number, example in enumerate(rows)}
+        shown = {example.id: example for example in job.shown}
         content = {
             "options": {**asdict(self), **({"max_steps": job.steps} if job.steps else {}), "loss": loss},
             "rows": [
@@ -138,7 +145,8 @@ class SFT:
                     "system": example.system,
                     "seed": number < len(job.seeds),
                     # No loss may say that a text which was cut off should end there, or should not.
-                    "unfinished": self.preferences and example.response_finish != "stop",
+                    "unfinished": (self.preferences or self.distils) and example.response_finish != "stop",
+                    **(_taught(example, shown) if self.distils else {}),
                 }
                 for number, example in enumerate(rows)
             ],
@@ -150,11 +158,21 @@ class SFT:
             "learning_rate_scale": job.learning_rate_scale,
         }
         # Of content alone: a run folder that was moved still finds its checkpoints.
+        if teacher := self._teacher(job):
+            content["teacher"] = teacher.hash or asdict(teacher)
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         adapter = job.start.adapter and located(job.start.adapter)
-        start = {"base": located(job.start.base), "base_name": job.start.base, "adapter": adapter}
+        start: dict[str, Any] = {"base": located(job.start.base), "base_name": job.start.base, "adapter": adapter}
         places = {**start, "work": str(job.work), "out": str(job.out)}
+        if teacher:
+            places["teacher_at"] = {"base": located(teacher.base), "adapter": teacher.adapter and located(teacher.adapter)}
         return {**content, **places, "key": key}
+
+    def _teacher(self, job: TrainJob) -> ModelRef | None:
+        """The model that is shown the demonstrations; None for a loss without one."""
+        if not isinstance(self.loss, Distill):
+            return None
+        return job.base if job.base and self.loss.teacher == "start" else job.start
 
     def _model(self, job: TrainJob) -> ModelRef:
         digest = manifest_hash(read_manifest(job.out))
@@ -162,6 +180,12 @@ class SFT:
             return ModelRef(str(job.out), hash=digest)
         both = hashlib.sha256(f"{job.start.hash}\n{digest}".encode()).hexdigest()
         return ModelRef(job.start.base, str(job.out), both)
+
+
+def _taught(example: Example, shown: Mapping[str, Example]) -> dict[str, Any]:
+    """What a teacher is shown before a row, and the row's category."""
+    before = [shown[demonstration.id] for demonstration in example.response_demonstrations]
+    return {"category": example.category, "shown": [(each.prompt, each.response, each.system) for each in before]}
 
 
 def _result(job: TrainJob, model: ModelRef, result: dict[str, Any]) -> TrainResult:

@@ -1,0 +1,95 @@
+"""The teacher of a distillation: what it reads before an answer, and what it would say at each of the answer's tokens.
+
+With an adapter the teacher is the model in training without it, so that there is no second copy in memory. It takes no part in
+the training: no gradient, no dropout, no random number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from selfalign.errors import UserError
+from selfalign.models.rendering import Renderer
+from selfalign.trainers._batches import IGNORE, Lost, Row
+from selfalign.trainers._weighted import Batch, Total, token_logits
+from selfalign.types import Example
+
+if TYPE_CHECKING:
+    import torch
+
+
+def with_taught(
+    rows: Sequence[Row], given: Sequence[Mapping[str, Any]], renderer: Renderer, limit: int, ending: int
+) -> tuple[list[Row], list[Lost]]:
+    """The rows with their `taught`, seeds as they are.
+
+    Rules of those that have none: `no_demonstrations`, `not_renderable`, `other_tokens` (behind the demonstrations the response
+    has other tokens than behind the bare prompt, so that the two cannot be compared), `too_long`.
+
+    Args:
+        given: as for `tokenise`, with "shown": (prompt, response, system) of each demonstration.
+        limit: the most tokens of what the teacher reads, response included.
+        ending: tokens of a response's end.
+    """
+    kept: list[Row] = []
+    lost: list[Lost] = []
+    for row in rows:
+        found = row if row.seed else _with_taught(row, given[row.place], renderer, limit, ending)
+        (lost if isinstance(found, Lost) else kept).append(found)  # type: ignore[arg-type]
+    return kept, lost
+
+
+def _with_taught(row: Row, said: Mapping[str, Any], renderer: Renderer, limit: int, ending: int) -> Row | Lost:
+    shown = [Example("", prompt, response, system=system) for prompt, response, system in said["shown"]]
+    if not shown:
+        return Lost(row.place, "no_demonstrations", "the teacher is shown none, so that it knows nothing better")
+    try:
+        ids, labels = renderer.pair_ids(said["prompt"], said["response"], said["history"], said["system"], shown)
+    except UserError as error:
+        return Lost(row.place, "not_renderable", f"with its demonstrations: {error}")
+    cut = len(ids) - ending if said["unfinished"] else len(ids)
+    taught = Row(row.place, row.seed, tuple(ids[:cut]), tuple(labels[:cut]), row.kind)
+    if _learned(taught) != _learned(row):
+        return Lost(row.place, "other_tokens", "behind its demonstrations the response has other tokens")
+    if len(taught.ids) > limit:
+        return Lost(row.place, "too_long", f"{len(taught.ids)} tokens with its demonstrations, the limit is {limit}")
+    return replace(row, taught=taught)
+
+
+def _learned(row: Row) -> list[int]:
+    return [label for label in row.labels[1:] if label != IGNORE]
+
+
+def taught_by(total: Total, model: Any, copy: Any, args: Any) -> Total:
+    """A loss whose batches have the teacher's logits as `taught`.
+
+    Args:
+        model: the one in training, with an adapter that the teacher has not, where `copy` is None.
+        copy: the teacher as a model of its own.
+        args: `TrainingArguments`: the device, and the precision of matrix products.
+    """
+    if copy is not None:
+        copy.to(args.device).eval().requires_grad_(False)
+
+    def with_logits(student: Any, batch: Batch, head: Any) -> torch.Tensor:
+        if "taught_targets" in batch:
+            batch = {**batch, "taught": _logits(model if copy is None else copy, copy is None, batch, args)}
+        return total(student, batch, head)
+
+    return with_logits
+
+
+def _logits(teacher: Any, adapted: bool, batch: Batch, args: Any) -> torch.Tensor:
+    import torch
+
+    training = teacher.training
+    teacher.eval()
+    asked = {name: batch[f"taught_{name}"] for name in ("input_ids", "attention_mask", "targets")}
+    bf16 = torch.autocast(args.device.type, torch.bfloat16, enabled=args.bf16)
+    with torch.no_grad(), bf16, teacher.disable_adapter() if adapted else nullcontext():
+        found = token_logits(teacher, asked, teacher.get_output_embeddings())
+    teacher.train(training)
+    return found

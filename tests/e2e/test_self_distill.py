@@ -1,0 +1,102 @@
+"""The recipe self_distill through the front door: what it asks and marks, what it exports, which options it refuses."""
+
+from __future__ import annotations
+
+import json
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from selfalign.encoders import Hashed
+from selfalign.engines import HF
+from selfalign.loop.align import align
+from selfalign.recipes import self_distill
+from selfalign.record.store import Store
+from selfalign.seeds.read import read_seeds
+from selfalign.trainers import SFT, Distill
+from selfalign.types import Sampling
+from tests.conftest import SCRIPTED, Run
+from tests.e2e.test_kill import digest
+
+SMALL = ("--rounds", 2, "--per_round", 24, "--min_yield", 0, "--engine.batch_size", 4, "--validation_share", 0, "--quiet")
+
+
+def test_answers_are_written_bare_shown_to_the_teacher_and_never_imitated(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run = ("run", "self_distill", seeds_file, *SCRIPTED, *SMALL, "--out", out)
+    assert cli(*run, SELFALIGN_FAULT_AT="batch.after-commit:5").returncode == -signal.SIGKILL
+    done = cli(*run, "--json")
+    assert done.returncode == 0, done.stderr
+    rounds = json.loads(done.stdout)["rounds"][1:]
+    assert all(row["candidates"] == row["kept"] + sum(row["dropped"].values()) == 24 for row in rounds)
+    with Store.read(out) as store:
+        seeds, kept, dropped = {seed.id: seed for seed in store.seeds()}, store.kept(2), store.dropped(2)
+    own = [row for row in kept if len(row.prompt_demonstrations) == 1]
+    assert sorted(row.prompt for row in own) == sorted(seed.prompt for seed in seeds.values()), "each once, though not new"
+    assert len(kept) > len(own) and dropped and not any(drop.example.response for drop in dropped)
+    for row in kept:
+        shown = [seeds[each.id] for each in row.response_demonstrations]
+        assert {seed.category for seed in shown} == {row.category} and row.metadata == {"rollout": "true"}
+        assert row.prompt not in [seed.prompt for seed in shown] and len(shown) == 4
+    said = cli("show", out, own[0].id).stdout
+    asked = said[said.index("the model was given (respond)") :]
+    assert "shown to the teacher" in said and f"USER: {own[0].prompt}\n" in asked and asked.count("USER:") == 1
+    made = sum(row["kept"] for row in rounds)
+    said = cli("export", out, "--data", tmp_path / "data.jsonl", "--card").stdout
+    assert "12 pairs" in said and f"left out: {made} answers that a teacher corrected" in said
+    assert (tmp_path / "data.jsonl").read_text().count("\n") == 12
+
+    assert cli(*run[:-1], tmp_path / "whole").returncode == 0
+    assert digest(out, cli) == digest(tmp_path / "whole", cli)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("self_distill", "--trainer.loss", "CrossEntropy"), ("would imitate them", "trainer.loss = Distill")),
+        (("self_distill", "--trainer.loss", "DPO"), ("would imitate them", "trainer.loss = Distill")),
+        (("isara", "--trainer.loss", "Distill"), ("shows demonstrations to none", "use the recipe self_distill")),
+        (("sft", "--trainer.loss", "Distill"), ("shows demonstrations to none", "use the recipe self_distill")),
+        (("self_distill", "--trainer.loss.clip", -1), ("loss Distill: clip = -1.0 is out of range",)),
+        (("self_distill", "--trainer.loss.alpha", 0.2), ("alpha = 0.2 changes nothing with kl = forward",)),
+        (("self_distill", "--demonstrations", 0), ("demonstrations = 0: a teacher needs at least 1",)),
+        (("self_distill", "--second_turns.share", 1), ("second_turns.share = 1.0, must be 0 where answers are to be taught",)),
+    ],
+)
+def test_wrong_options_are_named_in_one_line(
+    cli: Run, seeds_file: Path, tmp_path: Path, arguments: tuple[object, ...], words: tuple[str, ...]
+) -> None:
+    recipe, *options = arguments
+    done = cli("run", recipe, seeds_file, *SCRIPTED[:-2], *options, "--out", tmp_path / "out")
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_real_model_is_taught_in_two_rounds_by_the_one_it_started_from(
+    seeds_file: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    recipe = replace(
+        self_distill(demonstrations=2),
+        rounds=2,
+        per_round=8,
+        validation_share=0.0,
+        prompt_filters=(),
+        sampling=Sampling(max_tokens=8),
+        engine=HF(batch_size=4, dtype="float32"),
+        encoder=Hashed(),
+        trainer=SFT(learning_rate=1e-3, epochs=1, batch_size=12, lora_rank=2, loss=Distill()),
+        evaluators=(),
+    )
+    align(recipe, str(model_folder), read_seeds(seeds_file), tmp_path / "out")
+    with Store.read(tmp_path / "out") as store, store.snapshot() as connection:
+        query = "SELECT t.round, s.id, t.rule FROM training t JOIN samples s ON s.number = t.sample"
+        met = [tuple(row) for row in connection.execute(query)]
+        for round in (1, 2):
+            kept = {row.id for row in store.kept(round)}
+            assert len(kept) == 8 and {(id, rule) for at, id, rule in met if at == round} == {
+                *((id, None) for id in kept),
+                *((seed.id, None) for seed in store.seeds()),
+            }
