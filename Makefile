@@ -20,7 +20,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: install
-	$(BIN)/selfalign run isara safe_helpful --model smollm2-135m --engine auto --out runs/demo
+	$(BIN)/selfalign run self_distill in_scope --model smollm2-135m --engine auto --out runs/demo
 
 # A test file at a time on each processor, four at most: a real model takes up to 4 GiB. In the order of the folders, so that the
 # few and long tests of whole runs do not come last, on one processor while the others wait.

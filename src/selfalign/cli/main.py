@@ -31,7 +31,7 @@ COMMANDS = {
 
 EPILOG = """Examples:
   selfalign run isara seeds.jsonl --model HuggingFaceTB/SmolLM2-360M-Instruct --out runs/first
-  selfalign run isara safe_helpful --model smollm2-135m --out runs/demo      (bundled seeds and model)
+  selfalign run self_distill in_scope --model smollm2-135m --out runs/demo   (bundled seeds and model)
   selfalign status runs/first
   selfalign export runs/first --data kept.jsonl --model better-model
   selfalign eval runs/first --held_out mine.jsonl --compare HuggingFaceTB/SmolLM2-360M-Instruct
