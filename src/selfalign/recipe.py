@@ -116,12 +116,12 @@ class Recipe:
     """what embeds texts for retrieval, near-duplicates and diversity; HiddenState needs no second model"""
     proposer: Proposer = FewShot()
     retriever: Retriever = Knn()
-    shown_to: ShownTo = "answer"
-    # Who sees the demonstrations: the model that answers, or only the teacher of a distillation, whose student answers without.
     sampling: Sampling = Sampling(max_tokens=0)
     """how responses are decoded; max_tokens 0 takes what the seeds need"""
     trainer: Trainer = SFT(learning_rate=5e-5, epochs=3)
     """what trains"""
+    shown_to: ShownTo = "answer"
+    # Who sees the demonstrations: the model that answers, or only the teacher of a distillation, whose student answers without.
     eval_retriever: Retriever | None = None
     # Chooses demonstrations for held-out prompts too: in-context baselines. None evaluates the model alone.
     order: Order = "chosen"

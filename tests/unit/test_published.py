@@ -67,11 +67,12 @@ SHARED = {
         "sampling": {"part": "Sampling", **SAMPLED, "max_tokens": 0, "temperature": 0.8},
     },
     "evaluators": [
-        {"part": "Refusal", "harmful": "harmful", "harmless": "harmless", "sampling": None},
+        {"part": "Refusal", "harmful": ["harmful", "out_of_scope"], "harmless": ["harmless", "in_scope"], "sampling": None},
         {"part": "HeldOut", "sampling": None},
     ],
     "eval_sampling": {"part": "Sampling", **SAMPLED, "max_tokens": 200, "temperature": 0.0, "stop": MARKERS},
     "evaluate": "every",
+    "shown_to": "answer",
     "rounds": 2,
     "steps": [],
     "seed_weight": None,

@@ -15,6 +15,8 @@ import pytest
 from selfalign.evaluators import LmEval
 from selfalign.proof.calibration import Calibration
 from selfalign.proof.diversity import OF_THE_JUDGES, SATURATION, SECOND_TURN
+from selfalign.proof.kept import GUARD
+from selfalign.proof.kept import PARTS as QUESTIONS
 from selfalign.proof.spoiling import KINDS
 from selfalign.proof.stats import Interval
 from selfalign.report import charts
@@ -62,6 +64,8 @@ WRITTEN += [PACKAGE / "proof" / "diversity.py", PACKAGE / "proof" / "retrieval.p
 """Where metrics get their names, but for those of a judge's calibration."""
 PARTS = {
     "turn": ("", SECOND_TURN),
+    "GUARD": (GUARD,),
+    "part": (*QUESTIONS,),
     "name": {
         "expected": ("expected:json", "expected:refund_max_words_8"),
         "code": ("humaneval", "mbpp"),
