@@ -134,7 +134,7 @@ def test_every_metric_that_the_package_can_give_has_a_meaning() -> None:
 
 
 def test_labels_say_which_side_is_better() -> None:
-    assert label("over_refusal", {"better": "lower"}) == "Share of harmless prompts that are refused; lower is better"
+    assert label("over_refusal", {"better": "lower"}) == "Share of the prompts to answer that are refused; lower is better"
     assert label("my_own", {"better": "higher"}) == "Higher is better"
     assert meaning("kept_second_turn_mean_words") == "mean words of a response, second turns alone"
     assert {f"auc_{kind}" for kind in KINDS} < set(JUDGES)

@@ -505,3 +505,13 @@ def test_other_software_is_said_and_refused_where_it_changes_bytes(tmp_path: Pat
         said = [data["text"] for _, kind, data in store.events() if kind == "software"]
         assert len(said) == 2 and "torch 2.13.0+cpu, now 2.13.1+cpu" in said[0] and "now 2.14.0+cpu" in said[1]
         assert sum("software" in text for text in warnings(store)) == 2
+
+
+def test_rounds_whose_rows_are_nearly_held_out_prompts_are_one_warning(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "run", IDENTITY) as store:
+        for round, (exact, near) in enumerate([(0, 9), (0, 12), (1, 3), (0, 7)]):
+            store.event("overlap", {"round": round, "exact": exact, "near": near, "text": f"round {round}: {exact} and {near}"})
+        assert warnings(store) == [
+            "overlap: rounds 0, 1, 3: no training row asks the same as a held-out prompt, 7 to 12 pairs nearly so",
+            "overlap: round 2: 1 and 3",
+        ]

@@ -43,7 +43,18 @@ def warnings(store: Store) -> list[str]:
     kinds = ("demonstrations", "seed_rule", "evaluation", *findings, "damaged-model", "software", "given")
     reported = [(kind, data) for _, kind, data in store.events() if kind in kinds]
     reported += [("verify_weights", found[-1]) for found in verifications(store).values() if found[-1]["verdict"] != VERIFIED]
-    return [f"{kind}: {data['text']}" for kind, data in reported] + [f"drops: {text}" for text in _taken(store)]
+    return [f"{kind}: {data['text']}" for kind, data in _folded(reported)] + [f"drops: {text}" for text in _taken(store)]
+
+
+def _folded(reported: Sequence[tuple[str, Mapping[str, Any]]]) -> list[tuple[str, Mapping[str, Any]]]:
+    """With one line for all rounds whose rows are no held-out prompt's, but nearly so: twins make such pairs in every round."""
+    nearly = [(kind, data) for kind, data in reported if kind == "overlap" and not data["exact"]]
+    if len(nearly) < 2:
+        return list(reported)
+    rounds, counts = ([data[name] for _, data in nearly] for name in ("round", "near"))
+    what = "no training row asks the same as a held-out prompt"
+    text = f"rounds {', '.join(map(str, rounds))}: {what}, {min(counts)} to {max(counts)} pairs nearly so"
+    return [("overlap", {"text": text}) if each == nearly[0] else each for each in reported if each not in nearly[1:]]
 
 
 def shortcuts(store: Store) -> list[dict[str, Any]]:
