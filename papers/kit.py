@@ -21,7 +21,7 @@ from selfalign.record.store import Store
 from selfalign.seeds.read import read_seeds
 from selfalign.study.run import Arm, run_study
 from selfalign.trainers import NullTrainer
-from selfalign.types import BOUNDS, Example, Metric, Sampling
+from selfalign.types import BOUNDS, SHARES, Example, Metric, Sampling
 
 Part = TypeVar("Part")
 
@@ -214,7 +214,7 @@ def cell(
         raise UserError(f"{first.name} has no outcome for {row}, {column}: no answer was judged")
     kept = [[each for each in metric.outcomes if each.id in chosen] for metric in repeats]
     found = crossed_mean(kept, bounds=BOUNDS.get(first.unit, (-inf, inf)))
-    times = factor if factor is not None else 100.0 if first.unit in BOUNDS else 1.0
+    times = factor if factor is not None else 100.0 if first.unit in SHARES else 1.0
     return Cell(row, column, times * found.value, times * found.low, times * found.high, found.prompts, found.repeats)
 
 

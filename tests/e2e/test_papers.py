@@ -18,13 +18,14 @@ import pytest
 
 from papers import convert, data, run
 from papers.kit import SCALES, Kit, answers, kept, of_round
+from papers.kit import cell as filled
 from selfalign.evaluators import HeldOut
 from selfalign.evaluators.harmfulness import BEAVER_TAILS, Harmfulness
 from selfalign.models.classifier import reward_model
 from selfalign.recipes import isara_paper
 from selfalign.record.store import Store
 from selfalign.seeds.read import read_seeds
-from selfalign.types import Example
+from selfalign.types import Example, Metric, Outcome, Unit
 from tests.tiny import tiny_config, tiny_model, tiny_tokenizer
 
 ROOT = Path(run.__file__).parent.parent
@@ -386,3 +387,12 @@ def test_a_classifier_without_its_head_is_refused(tmp_path: Path, capsys: pytest
     shutil.rmtree(folder)
     assert convert.main(["weights", str(folder), str(tmp_path / "out")]) == 2
     assert "needs config.json and pytorch_model*.bin" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("unit", "times"), [("share", 100), ("points", 100), ("number", 1), ("amount", 1)])
+def test_shares_are_shown_in_hundreds_and_nothing_else(unit: Unit, times: int) -> None:
+    """A difference of ROUGE-L of -2.8 points once stood in Table 4 as -276."""
+    values = (0.25, 0.75, 0.5)
+    metric = Metric("any", 0.5, 0.0, 1.0, 3, tuple(Outcome(str(place), value) for place, value in enumerate(values)), unit)
+    found = filled("row", "column", [metric])
+    assert found.value == pytest.approx(0.5 * times) and found.low < found.value < found.high <= 2 * times
