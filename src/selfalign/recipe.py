@@ -195,6 +195,7 @@ class Recipe:
                 package that training needs and is not there; nothing is loaded.
         """
         extended, generated = self.second_turns.share, self.rounds * self.per_round
+        answers = self.shown_to == "answer" and not declared(self.proposer, Flags).preferences
         for name, value, ok, must in (
             ("rounds", self.rounds, self.rounds >= 0, "at least 0"),
             ("per_round", self.per_round, self.per_round >= 0, "at least 0"),
@@ -214,7 +215,7 @@ class Recipe:
                 f"0: {self.name} imitates no answers",
             ),
             ("second_turns.share", extended, not extended or generated > 0, "0 where nothing is generated"),
-            ("second_turns.share", extended, not extended or self.shown_to == "answer", "0 where answers are to be taught"),
+            ("second_turns.share", extended, not extended or answers, "0 where answers are to be taught or rejected"),
             ("second_turns.share", extended, extended > 0 or self.second_turns == NONE, "above 0 for its sampling to matter"),
             ("seed", self.seed, 0 <= self.seed < 2**63, "between 0 and 2^63"),
         ):

@@ -49,3 +49,21 @@ def test_one_category_has_nothing_to_contrast(cli: Run, tmp_path: Path) -> None:
     done = cli("run", "contrast", seeds, *SCRIPTED, "--out", tmp_path / "out", "--quiet")
     assert done.returncode == 2 and "the seeds have only 'help': name two or more" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_declared_filters_what_is_preferred(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    small = ("--per_round", 24, "--rounds", 1, "--validation_share", 0, "--min_yield", 0, "--ignore_seed_rules", "true")
+    done = cli("run", "contrast", seeds_file, *SCRIPTED, *small, "--expect", "max_words:25", "--out", out, "--quiet")
+    assert done.returncode == 0, done.stderr
+    with Store.read(out) as store:
+        kept, dropped = store.kept(1), store.dropped(1)
+    assert kept and max(len(one.response.split()) for one in kept) <= 25
+    assert {bool(preferred_to(drop.example)) for drop in dropped if "max_words" in drop.rule} == {True, False}
+
+
+def test_second_turns_would_stand_against_nothing(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
+    for recipe in ("contrast", "dpo"):
+        done = cli("run", recipe, seeds_file, *SCRIPTED, "--second_turns.share", 0.5, "--out", tmp_path / "out", "--quiet")
+        assert done.returncode == 2 and "second_turns.share = 0.5, must be 0 where answers are to be" in done.stderr
+    assert not (tmp_path / "out").exists()

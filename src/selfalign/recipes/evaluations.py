@@ -103,12 +103,14 @@ def expecting(recipe: Recipe, expect: Sequence[str]) -> Recipe:
 
 
 def filtered_by(recipe: Recipe, expected: filters.Expected) -> Recipe:
-    """The recipe with this filter, if it generates what is imitated (answers to be rejected or corrected need not be good ones).
+    """The recipe with this filter, if it generates what is imitated (answers to be rejected or corrected need not be good ones)
+    or what shall be preferred, and stand against what is as good in all but its kind (`Contrasted`).
 
     Before its scorers where it has some, so that no score is paid for a pair that goes anyway, else behind its other filters,
     whose rules (cut off, empty) say more.
     """
-    if not recipe.rounds * recipe.per_round or recipe.shown_to == "teacher" or declared(recipe.proposer, Flags).preferences:
+    rejects = declared(recipe.proposer, Flags).preferences and not hasattr(recipe.proposer, "oppose")
+    if not recipe.rounds * recipe.per_round or recipe.shown_to == "teacher" or rejects:
         return recipe
     if recipe.scorers:
         return replace(recipe, pair_filters=(*recipe.pair_filters, expected))
