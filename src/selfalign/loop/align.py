@@ -12,7 +12,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -286,8 +286,7 @@ def train(run: Setup, round: int, current: ModelRef, pool: Pool) -> ModelRef:
         shutil.rmtree(folder / "training", ignore_errors=True)
         return ready
     shutil.rmtree(folder / "model", ignore_errors=True)  # written, but the record of it was not: nobody vouches for it
-    start = run.base if run.recipe.start_from == "base" else current
-    job = replace(_job(run.recipe, round, start, pool, replayed(store), folder), base=run.base)
+    job = _job(run, round, run.base if run.recipe.start_from == "base" else current, pool, folder)
     began = time.monotonic()
     rows = (*job.seeds, *job.generated)
     where = f"round {round}, training by {type(run.recipe.trainer).__name__}"
@@ -303,14 +302,16 @@ def train(run: Setup, round: int, current: ModelRef, pool: Pool) -> ModelRef:
     return store.model(round)
 
 
-def _job(recipe: Recipe, round: int, start: ModelRef, pool: Pool, replay: Sequence[Example], folder: Path) -> TrainJob:
+def _job(run: Setup, round: int, start: ModelRef, pool: Pool, folder: Path) -> TrainJob:
+    recipe = run.recipe
     generated = tuple(chain.from_iterable(pool.parts[round if recipe.train_on == "latest" else 1 :]))
     named = {shown.id for example in generated for shown in example.response_demonstrations}
     return TrainJob(
         round=round,
         start=start,
         seeds=pool.seeds if recipe.train_seeds else (),
-        generated=(*generated, *replay),
+        generated=(*generated, *replayed(run.store)),
+        base=run.base,
         shown=tuple(example for example in pool.examples if example.id in named),
         seed_weight=recipe.seed_weight,
         format=recipe.format,
