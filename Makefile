@@ -21,7 +21,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 # Without the guard suite: a model that is to decline what is not its shop's business declines general questions on purpose.
 demo: install
-	$(BIN)/selfalign run self_distill in_scope --model smollm2-135m --engine auto --rounds 4 --guard.parts none --out runs/demo
+	$(BIN)/selfalign run self_distill in_scope --model smollm2-135m --engine auto --guard.parts none --out runs/demo
 
 # A test file at a time on each processor, four at most: a real model takes up to 4 GiB. In the order of the folders, so that the
 # few and long tests of whole runs do not come last, on one processor while the others wait.

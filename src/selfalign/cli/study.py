@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +208,8 @@ def _sizes(values: Sequence[str], whole: int) -> list[int]:
 
 def _baseline(make: Callable[..., Recipe], given: Mapping[str, Any], main: Recipe, untouched: Recipe) -> Recipe:
     """A baseline with what it takes over from the main recipe: the function's options that both have, and the fields of every
-    recipe, those of its method only where they were changed; nothing that makes the baseline what it is.
+    recipe, those of its method only where they were changed; nothing that makes the baseline what it is. To its method belong
+    the trainer and the number of rounds where the two minimise different losses.
 
     One yardstick: all arms are measured in the same way, on the same prompts.
     """
@@ -217,7 +218,9 @@ def _baseline(make: Callable[..., Recipe], given: Mapping[str, Any], main: Recip
     parameters = inspect.signature(make).parameters
     recipe = make(**{key: value for key, value in given.items() if key in parameters and key not in own})
     taken = {key: getattr(main, key) for key in common(recipe) if key not in own and key not in parameters}
-    taken = {key: value for key, value in taken.items() if key not in METHOD or value != getattr(untouched, key)}
+    other_loss = not _same_loss(main.trainer, recipe.trainer)
+    method = (*METHOD, "rounds", "per_round") if other_loss else METHOD
+    taken = {key: value for key, value in taken.items() if key not in method or value != getattr(untouched, key)}
     if name in PUBLISHED:
         known = type(recipe.trainer)
         kept = {"engine", "encoder", "seed", *(("trainer",) if type(main.trainer) is not known else ())}
@@ -227,7 +230,7 @@ def _baseline(make: Callable[..., Recipe], given: Mapping[str, Any], main: Recip
     if not main.per_round:
         taken.pop("per_round", None)
     if "trainer" in taken:
-        taken["trainer"] = _with_own_loss(main.trainer, recipe.trainer)
+        taken["trainer"] = _with_own_loss(main.trainer, recipe.trainer, untouched.trainer) if other_loss else main.trainer
     shared = ("evaluators", "eval_sampling", "evaluate", "allow_overlap", "allow_other_versions")
     yardstick = {key: getattr(main, key) for key in shared}
     made = replace(recipe, **{**taken, **yardstick, "steps": ()})
@@ -236,12 +239,19 @@ def _baseline(make: Callable[..., Recipe], given: Mapping[str, Any], main: Recip
     return filtered_by(made, expected[0]) if expected and name not in PUBLISHED else made
 
 
-def _with_own_loss(main: Any, own: Any) -> Any:
-    """The main recipe's trainer, but for what it minimises: that makes the baseline what it is."""
-    if not isinstance(main, SFT) or not isinstance(own, SFT):
-        special = declared(own, Flags).preferences or declared(own, Flags).distils
-        return own if special and not declared(main, Flags).pretends else main
-    return main if type(main.loss) is type(own.loss) else replace(main, loss=own.loss)
+def _same_loss(main: Any, own: Any) -> bool:
+    if isinstance(main, SFT) and isinstance(own, SFT):
+        return type(main.loss) is type(own.loss)
+    special = declared(own, Flags).preferences or declared(own, Flags).distils
+    return not special or declared(main, Flags).pretends
+
+
+def _with_own_loss(main: Any, own: Any, untouched: Any) -> Any:
+    """The baseline's own trainer, as rates and schedules suit a loss, with what was changed of the main recipe's."""
+    if not isinstance(main, SFT) or not isinstance(own, SFT) or not isinstance(untouched, SFT):
+        return own
+    names = [field.name for field in fields(SFT) if field.name != "loss"]
+    return replace(own, **{name: value for name in names if (value := getattr(main, name)) != getattr(untouched, name)})
 
 
 def _variants(vary: Sequence[str]) -> list[tuple[str, str]]:

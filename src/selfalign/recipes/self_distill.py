@@ -41,7 +41,7 @@ def self_distill(*, demonstrations: int = 4, aim: str = "balanced") -> Recipe:
         trainer=SFT(learning_rate=1e-4, epochs=1, batch_size=24, schedule="constant", warmup=0.0, loss=Distill()),
         prompt_filters=NEW_PROMPTS,
         evaluate="shipped",
-        rounds=6,
+        rounds=4,
         per_round=144,
         seed_weight=0.2,
         validation_share=0.2,
