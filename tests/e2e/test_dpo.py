@@ -15,6 +15,7 @@ from selfalign.cli.recipe_options import part_options
 from selfalign.cli.study import make_arms, study_parser
 from selfalign.contracts import trial_context
 from selfalign.proposers import Rivals
+from selfalign.recipes import contrast, isara, sft
 from selfalign.record.store import Store
 from selfalign.seeds.read import read_seeds, read_with_notes
 from selfalign.trainers import DPO, SFT, CrossEntropy, NullTrainer
@@ -132,6 +133,17 @@ def test_every_arm_of_a_study_keeps_its_own_loss(seeds_file: Path) -> None:
     for arm in (*found.values(), *main.values(), *null.values()):
         arm.recipe.check()
     assert SFT().preferences is False
+
+
+def test_an_arm_of_another_loss_keeps_its_own_rates_and_rounds_but_for_what_was_changed(seeds_file: Path) -> None:
+    found = arms(seeds_file, "self_distill", "--trainer.batch_size", "5", "--baselines", "sft,isara,contrast")
+    assert found["self_distill"].recipe.trainer.learning_rate == 1e-4
+    for name, recipe in (("sft", sft()), ("isara", isara()), ("contrast", contrast())):
+        own = found[name].recipe
+        assert own.trainer == replace(recipe.trainer, batch_size=5)  # not a rate that suits distillation
+        assert (own.rounds, own.per_round) == (recipe.rounds, recipe.per_round)
+    changed = arms(seeds_file, "self_distill", "--rounds", "3", "--baselines", "isara")
+    assert changed["isara"].recipe.rounds == 3
 
 
 def test_as_a_baseline_it_trains_as_long_as_the_loop(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
