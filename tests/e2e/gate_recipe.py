@@ -60,6 +60,17 @@ def broken(model: ModelRef, request: Request) -> str:
     return careful(model, request)
 
 
+def parrot(model: ModelRef, request: Request) -> str:
+    """Once trained it says the same JSON to everything."""
+    return json.dumps({"about": "a lamp"}) if _trained(model) else "It is about a lamp, I think."
+
+
+def reader(model: ModelRef, request: Request) -> str:
+    """Once trained it says what the prompt is about, as JSON."""
+    asked = re.findall("How would .*?[?]", request.prompt or "")
+    return json.dumps({"about": asked[-1][-12:]}) if _trained(model) and asked else "It is about a lamp, I think."
+
+
 def _recipe(replies: Callable[[ModelRef, Request], str]) -> Recipe:
     engine = Scripted(replies=replies)
     return replace(sft(), engine=engine, encoder=Hashed(), trainer=NullTrainer(), rounds=1, validation_share=0.0)
@@ -75,6 +86,14 @@ def loses() -> Recipe:
 
 def learns_nothing() -> Recipe:
     return _recipe(idle)
+
+
+def repeats() -> Recipe:
+    return _recipe(parrot)
+
+
+def reads() -> Recipe:
+    return _recipe(reader)
 
 
 def breaks() -> Recipe:

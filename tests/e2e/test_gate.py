@@ -74,6 +74,46 @@ def test_a_test_that_a_ruler_wins_can_ship_nothing(say: Say, tmp_path: Path) -> 
     assert "cannot tell  shortcuts: " in said and "this test cannot show that the model reads meaning" in said
 
 
+def test_a_form_that_one_answer_to_everything_has_ships_no_model_that_gives_one(say: Say, tmp_path: Path) -> None:
+    files = tmp_path / "seeds.jsonl", tmp_path / "held_out.jsonl"
+    for start, path in enumerate(files):
+        rows = [
+            {"prompt": row["prompt"], "response": json.dumps({"about": row["prompt"][-12:]})} for row in prompts(twins, start)
+        ]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    easy = "one seed's answer to every prompt reaches 100 %: this shows the form of answers, not what they say"
+    for recipe, code, found in (
+        ("repeats", 4, f"cannot tell  shortcuts: {easy}\n"),
+        ("reads", 0, f"yes          shortcuts: {easy}; but 50 % of the model's answers are given to no other prompt\n"),
+    ):
+        out = tmp_path / recipe
+        run = (
+            "run",
+            f"{RECIPES}:{recipe}",
+            files[0],
+            "--model",
+            "scripted",
+            "--quiet",
+            "--expect",
+            "json",
+            "--held_out",
+            files[1],
+        )
+        assert say(*run, "--out", out)[0] == 0
+        shipped, said = say("gate", out, "--guard", "none")
+        assert (shipped, found in said) == (code, True), said
+    meant = ("run", f"{RECIPES}:reads", files[0], "--model", "scripted", "--quiet", "--expect", "json", "--expect", "exact")
+    assert say(*meant, "--held_out", files[1], "--out", tmp_path / "meant")[0] == 0
+    assert "shortcuts" not in say("gate", tmp_path / "meant", "--guard", "none")[1]  # a reference is no form
+    assert say("run", f"{RECIPES}:repeats", *meant[2:], "--held_out", files[1], "--out", tmp_path / "wrong")[0] == 0
+    code, said = say("gate", tmp_path / "wrong", "--guard", "none")
+    assert code == 4 and "every prompt reaches 11 %: this does not show that the model reads its prompts\n" in said
+    measured = ("eval", "scripted", "--engine", "Scripted", "--seeds", files[0], "--held_out", files[1], "--expect", "json")
+    assert easy in say(*measured, "--quiet")[1]
+    told = say("check", f"{RECIPES}:reads", files[0], "--model", "scripted", "--expect", "json", "--held_out", files[1])[1]
+    assert easy in " ".join(told.split())
+
+
 def test_no_target_no_end_and_no_record(say: Say, tmp_path: Path) -> None:
     out = made(say, tmp_path, "ships", *ALL)
     code, said = say("gate", out, "--metric", "balence")

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from selfalign.cli.table import COMPARED, compared, figure, shortcuts_table, shown, stdout_console, wide_table
-from selfalign.proof.shortcuts import overtaken
+from selfalign.proof.shortcuts import EXPECTED, of_metric, overtaken
 from selfalign.proof.verdicts import BALANCE
 from selfalign.text import counted
 from selfalign.types import SHARES
@@ -24,9 +24,11 @@ def print_evaluation(result: Mapping[str, Any], console: Console | None = None) 
         console.print(shown(f"other: {_described(other)}"), soft_wrap=True)
     console.print(metrics_table(model, other))
     balance = model["metrics"].get(BALANCE)
-    if balance and model["shortcuts"]:
+    if balance and of_metric(model["shortcuts"], BALANCE):
         console.print(shortcuts_table(model["shortcuts"]))
-        if comparison is None and (told := overtaken(model["shortcuts"], balance["low"])):
+    for name in (BALANCE, EXPECTED):
+        low = model["metrics"].get(name, {}).get("low")
+        if comparison is None and (told := overtaken(model["shortcuts"], name, low)):
             console.print(shown(told, "yellow"), soft_wrap=True)
     if comparison is not None:
         console.print(differences_table(comparison["differences"]))

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from selfalign.cli.table import COMPARED, compared, figure, shortcuts_table, shown, stdout_console, wide_table
+from selfalign.proof.shortcuts import of_metric
 from selfalign.proof.verdicts import BALANCE, looked_at
 from selfalign.text import counted
 from selfalign.types import SHARES
@@ -19,7 +20,7 @@ def print_study(study: Mapping[str, Any], console: Console | None = None) -> Non
     others = [name for name in study["comparisons"] if name != study["metric"]]
     for metric in (*others, study["metric"]):  # what the verdict is about stands next to it
         console.print(metric_table(study, metric))
-    if study["shortcuts"] and study["metric"] == BALANCE:
+    if of_metric(study["shortcuts"], BALANCE) and study["metric"] == BALANCE:
         console.print(shortcuts_table(study["shortcuts"]))
     console.print(costs_table(study))
     console.print(

@@ -14,6 +14,9 @@ from selfalign.protocols import Context
 from selfalign.text import TENTH
 from selfalign.types import Example, Metric, Sampling
 
+_ANSWERS, _TRIED = 8, 32
+"""How many seeds' answers are given to how many other seeds' prompts, in search of one that suits all."""
+
 
 @dataclass(frozen=True)
 class Expected:
@@ -52,6 +55,25 @@ class Expected:
         completions = dict(zip((one.id for one in held_out), answers(context, held_out, self.sampling), strict=True))
         found = [(example, dict(faults(checks, completions[example.id].text, example))) for example in asked]
         return [*_shares(checks, found), *_unjudged(checks, found)]
+
+    def one_answer(self, seeds: Sequence[Example], held_out: Sequence[Example]) -> tuple[str, int, int] | None:
+        """The id of the seed whose response, given to other seeds' prompts, is most often as expected; on how many held-out
+        prompts it is; and on how many of them something is expected. None where either has nothing to ask about.
+
+        A few seeds and prompts are enough (our own choice): a check can be a function of the user's that takes its time.
+        """
+        checks = compiled(parse_all(self.checks))
+        asked = [[one for one in examples if any(check.about(one) for check in checks)] for examples in (seeds, held_out)]
+        answers = [one for one in seeds if one.response.strip()][:_ANSWERS]
+        if not answers or not asked[1]:
+            return None
+
+        def passed(answer: Example, examples: Sequence[Example]) -> int:
+            about = (dict(faults(checks, answer.response, one)) for one in examples if one.id != answer.id)
+            return sum(not any(each.values()) for each in about)
+
+        chosen = max(answers, key=lambda answer: passed(answer, asked[0][:_TRIED]))
+        return chosen.id, passed(chosen, asked[1]), len(asked[1])
 
     def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
         """As `Preflight.metric_names`."""

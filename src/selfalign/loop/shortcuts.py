@@ -1,12 +1,12 @@
-"""The shortcut audit (`proof.shortcuts`) of what a recipe measures: its refusals, the one metric that compares categories."""
+"""The shortcut audit (`proof.shortcuts`) of what a recipe measures: its refusals, and what is expected of its answers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from selfalign.evaluators import Refusal
-from selfalign.proof.shortcuts import Sides, audit, given_away, warning
+from selfalign.evaluators import Expected, Refusal
+from selfalign.proof.shortcuts import Sides, audit, given_away, one_answer, warning
 from selfalign.protocols import Encode
 from selfalign.recipe import Recipe
 from selfalign.types import Example
@@ -16,8 +16,12 @@ ENCODED = 500
 
 
 def audited(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example], encode: Encode | None = None) -> list[Any]:
-    """The rows of `audit`; empty where the recipe measures no refusals, or the examples have not both categories."""
-    return next((audit(*sides, encode if len(held_out) <= ENCODED else None) for sides in _sides(recipe, seeds, held_out)), [])
+    """The rows of `audit`, none where the recipe measures no refusals, or the examples have not both categories; and what one
+    seed's answer to everything reaches where something is expected of answers."""
+    refusals = (audit(*sides, encode if len(held_out) <= ENCODED else None) for sides in _sides(recipe, seeds, held_out))
+    expected = [part for part in recipe.evaluators if isinstance(part, Expected)]
+    found = [each for part in expected if (each := part.one_answer(seeds, held_out)) is not None]
+    return [*next(refusals, []), *(one_answer(*each) for each in found)]
 
 
 def shortcut_warning(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example], rows: Sequence[Any]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from selfalign.proof import crossed, verdicts
 from selfalign.proof.kept import GUARD, KEPT, LOST, MARGIN, Change, changes
-from selfalign.proof.shortcuts import overtaken
+from selfalign.proof.shortcuts import EXPECTED, form, overtaken
 from selfalign.record.finished import Candidate
 from selfalign.types import BOUNDS, SHARES, Metric
 
@@ -39,6 +39,11 @@ class Gain:
     """What one is said as: 100 points of a share."""
 
 
+REPEATED = 0.5
+"""Where one answer to everything is as expected as the model's: the share of its answers that it may give twice and still be
+said to read its prompts (our own choice)."""
+
+
 @dataclass(frozen=True)
 class Facts:
     """What is known of a model that may be shipped."""
@@ -52,6 +57,8 @@ class Facts:
     """What it kept; empty where that was not measured, None where nobody asks."""
     shortcut: str = ""
     """The trivial rule that does as well on the held-out prompts, in words."""
+    excused: str = ""
+    """Why that does not hold the model back: its answers differ from prompt to prompt."""
 
 
 def decide(facts: Facts, at_least: float = 0.0) -> tuple[str, list[Reason]]:
@@ -67,7 +74,8 @@ def decide(facts: Facts, at_least: float = 0.0) -> tuple[str, list[Reason]]:
         return DO_NOT, [Reason("finished", NO, facts.unchanged)]
     reasons = [Reason("finished", YES, "the run is done and its model is whole"), _target(facts, at_least), *_guard(facts.guard)]
     if facts.shortcut:
-        reasons.append(Reason("shortcuts", UNKNOWN, facts.shortcut))
+        found = YES if facts.excused else UNKNOWN
+        reasons.append(Reason("shortcuts", found, "; ".join(filter(None, (facts.shortcut, facts.excused)))))
     said = {each.verdict for each in reasons}
     return DO_NOT if NO in said else CANNOT_TELL if UNKNOWN in said else SHIP, reasons
 
@@ -109,14 +117,18 @@ def facts(
     if found is not None and guard is not None:
         found = [each for each in found if each.name.removeprefix(GUARD) in guard]
         found = [] if len(found) < len(guard) else found  # a part that counts and is not there
-    low = after[verdicts.BALANCE].low if name == verdicts.BALANCE and both else None
+    easy = overtaken(candidate.shortcuts, name, after[name].low) if both and name is not None else ""
+    varied = name == EXPECTED and form(candidate.shortcuts) and candidate.repeated is not None and candidate.repeated <= REPEATED
     return Facts(
         candidate.unfinished,
         candidate.unchanged,
         gain(before[name], after[name], candidate.other) if both and name is not None else None,
         f"the models have no {name or ', '.join(verdicts.PREFERRED)} in common: measure them with --held_out",
         found,
-        overtaken(candidate.shortcuts, low),
+        easy,
+        f"but {100 * (1 - (candidate.repeated or 0)):.0f} % of the model's answers are given to no other prompt"
+        if varied
+        else "",
     )
 
 

@@ -54,7 +54,7 @@ def conclude(
         for m in metrics
     }
     arms = {name: arm_figures(runs, metrics) for name, runs in found.items()}
-    easy = overtaken(shortcuts, arms[main]["metrics"][BALANCE]["low"]) if chosen == BALANCE else ""
+    easy = overtaken(shortcuts, chosen, arms[main]["metrics"][chosen]["low"])
     adjusted = {m: dict(zip(row, holm([each.p_value for each in row.values()]), strict=True)) for m, row in compared.items()}
     return {
         "main": main,

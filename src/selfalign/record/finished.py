@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -121,6 +122,8 @@ class Candidate:
     """Of the model itself."""
     shortcuts: list[dict[str, Any]]
     """What trivial rules reach on the held-out prompts (`proof.shortcuts.audit`)."""
+    repeated: float | None
+    """Share of its answers to held-out prompts that it gives to another one too; None where it answered none."""
 
 
 def read_candidate(folder: Path) -> Candidate:
@@ -145,7 +148,14 @@ def read_candidate(folder: Path) -> Candidate:
             before=paired_metrics(store, 0),
             after=paired_metrics(store, best) if done and best else {},
             shortcuts=shortcuts(store),
+            repeated=_repeated(store, best),
         )
+
+
+def _repeated(store: Store, round: int) -> float | None:
+    texts = [output["text"].strip() for output in store.done_batches(round, "held_out").values() if "text" in output]
+    count = Counter(texts)
+    return sum(count[text] > 1 for text in texts) / len(texts) if texts else None
 
 
 def _compared(folder: Path, store: Store) -> Candidate:
@@ -167,4 +177,5 @@ def _compared(folder: Path, store: Store) -> Candidate:
             before=paired_metrics(other, 0),
             after=paired_metrics(store, 0),
             shortcuts=shortcuts(store),
+            repeated=_repeated(store, 0),
         )

@@ -154,8 +154,8 @@ def _sentence(
 def _shortcut(store: Store, where: Mapping[str, Any], chosen: int) -> list[str]:
     """That a trivial rule does as well as the round, where one does."""
     metrics: dict[str, Any] = next((row["metrics"] for row in where["rounds"] if row["round"] == chosen), {})
-    told = overtaken(shortcuts(store), metrics.get(verdicts.BALANCE, {}).get("low"))
-    return [f"{told[:1].upper()}{told[1:]}."] if told else []
+    found = (overtaken(shortcuts(store), name, metrics.get(name, {}).get("low")) for name in verdicts.PREFERRED)
+    return [f"{told[:1].upper()}{told[1:]}." for told in found if told]
 
 
 def _guard(store: Store, chosen: int) -> list[str]:
