@@ -118,7 +118,7 @@ class Recipe:
     retriever: Retriever = Knn()
     sampling: Sampling = Sampling(max_tokens=0)
     """how responses are decoded; max_tokens 0 takes what the seeds need"""
-    trainer: Trainer = SFT(learning_rate=5e-5, epochs=3)
+    trainer: Trainer = SFT(full_rate=5e-5, epochs=3)
     """what trains"""
     shown_to: ShownTo = "answer"
     # Who sees the demonstrations: the model that answers, or only the teacher of a distillation, whose student answers without.

@@ -126,10 +126,6 @@ def units_of(work: TrainJob, model: Path, loss: Distill) -> tuple[list[Rollout],
     return units, [each.rule for each in (*lost, *untaught, *skipped)]
 
 
-class CPU:
-    device, bf16 = torch.device("cpu"), False
-
-
 @pytest.mark.parametrize(
     ("loss", "micro", "devices"),
     [
@@ -148,7 +144,7 @@ def test_loss_and_gradient_are_those_of_the_formula(model: Path, tmp_path: Path,
             weight += 0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
     steps = plan(units, seed=0, epochs=1, max_steps=0, batch=len(units), micro=micro, devices=devices)
     shares = Steps(units, steps, weigh(units, GAMMA), 0, devices, loss.collate)
-    total, found = taught_by(loss.total, net, teacher, CPU()), 0.0
+    total, found = taught_by(loss.total, net, teacher, torch.device("cpu"), None), 0.0
     for device in range(devices):
         for batch in shares[device]["batches"]:
             each = total(net, batch, net.get_output_embeddings()) * shares[device]["scale"] / devices

@@ -111,6 +111,23 @@ def test_top_k_and_top_p_keep_the_likeliest_tokens_only() -> None:
     assert [_decode.pick(barred, one[None], Sampling()).item() for one in edge] == [1, 2]
 
 
+def test_whole_numbers_draw_what_floats_draw_and_nothing_that_is_barred() -> None:
+    """How probabilities are summed on a GPU, where a sum of floats may fall."""
+    torch.manual_seed(2)
+    logits = 4 * torch.randn(20_000, 300)
+    logits[:, 40:200] = -torch.inf
+    logits[::2, 250:] = logits[:6, :3] = -torch.inf
+    draws = torch.from_numpy(_decode.uniforms([5], 20_000))[0].float()
+    draws[:6] = torch.tensor([0.0, 0.0, 1.0, 1.0, 2.0**-24, 1.0 - 2.0**-24])
+    for sampling in (Sampling(), Sampling(temperature=0.3, top_p=0.8), Sampling(top_k=7)):
+        floats, whole = (_decode.pick(logits, draws, sampling, each) for each in (False, True))
+        assert not logits.gather(-1, whole[:, None]).isinf().any()
+        assert (floats == whole).float().mean() > 0.999, "but where a draw falls on the edge between two tokens"
+    broken = logits.clone()
+    broken[3, 7] = torch.nan
+    assert (_decode.pick(broken, draws, Sampling(), True) == 300).nonzero().tolist() == [[3]]
+
+
 def test_beams_are_repeatable_and_leave_the_callers_random_state_alone(model: Path) -> None:
     sampling = Sampling(
         max_tokens=8, beams=3, repetition_penalty=1.1, no_repeat_ngram=3, length_penalty=2.0, length_decay=(3, 1.5)

@@ -54,7 +54,7 @@ def test_each_class_has_its_own_defaults(tmp_path: Path) -> None:
     assert engine() == ("HF", OWN["HF"])
     found = options("--trainer", "NullTrainer", "--encoder", "HiddenState", "--retriever", "Uniform")
     assert [found[slot].get("init_args") or {} for slot in ("trainer", "encoder")] == [{}, {}]
-    assert options()["trainer"]["init_args"]["learning_rate"] == 5e-5, "the recipe's own"
+    assert options()["trainer"]["init_args"]["full_rate"] == 5e-5, "the recipe's own"
 
 
 def test_a_yaml_file_speaks_of_the_class_it_names(config: Path) -> None:

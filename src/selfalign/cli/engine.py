@@ -98,7 +98,7 @@ def _obstacle(planned: Planned, engines: Sequence[type]) -> str:
     for sampling in (each for recipe in planned.recipes for _, each in recipe.samplings()):
         if name := undecodable(sampling):
             return f"OpenVINO does not decode with {name}"
-    if (device := choose_device("auto").type) != "cpu":
+    if (device := choose_device(getattr(planned.recipes[0].engine, "device", "auto")).type) != "cpu":
         return f"there is a GPU, {device}"
     asked = [name for recipe in planned.recipes for name in _judges(recipe)]
     for model in dict.fromkeys([*planned.models, *asked]):

@@ -21,6 +21,7 @@ from selfalign import encoders, engines, trainers
 from selfalign.cli.options import allow_imports, explain_part
 from selfalign.cli.prompt_options import PROMPT_OPTIONS, add_prompt_options, with_prompt_options
 from selfalign.errors import UserError
+from selfalign.models.device import choose_device
 from selfalign.protocols import Engine
 from selfalign.recipe import FILTERS, Recipe
 from selfalign.recipes.evaluations import measured_by
@@ -37,7 +38,7 @@ MAIN = {"engine": "open", "encoder": "open", "trainer": "train"}
 """What a class of the room has to have to fill the slot: rooms hold the parts of their parts too."""
 TRAINING = ("rounds", "trainer", "steps", "start_from", "learning_rate_decay", "validation_share", "roll_back")
 GENERATING = ("per_round", "sampling", "min_yield", "seed_weight", "train_on", "train_seeds", "alarms", "second_turns")
-PROMPTS = "prompt_sampling"
+PROMPTS, DEVICE = "prompt_sampling", "device"
 ANSWERING = ("refusal", "truthfulness", "harmfulness", "win_rate")
 """Evaluators of every recipe that a model answers, each with a sampling that may be its own."""
 Make = Callable[..., Recipe]
@@ -90,6 +91,9 @@ def add_options(parser: ArgumentParser, make: Make, command: str, skip: Collecti
     for name, part in there.items():
         if fields(part):
             parser.add_argument(f"--{name}", type=type(part), default=part, help=_summary(part))
+    if DEVICE not in (*own, *skip):
+        text = "where models run and train: auto, cpu, cuda, cuda:1, mps; a part's own option (--engine.device) wins"
+        parser.add_argument(f"--{DEVICE}", type=str, default="auto", help=text)
     add_prompt_options(parser, {*own, *skip})
     parser.add_function_arguments(measured_by, as_positional=False, skip={"recipe", *own, *skip})
     for action in parser._actions:  # a judge may have an engine of its own; the parts do not know which ones there are
@@ -125,7 +129,32 @@ def build(make: Make, parser: ArgumentParser, options: Namespace) -> Recipe:
             if name in others and others[name].sampling == plain.eval_sampling:  # nothing of its own: as the recipe decodes
                 others[name] = replace(others[name], sampling=None)
         prompts = {name: made[name] for name in PROMPT_OPTIONS if name in made and name not in own}
-        return with_prompt_options(_filtered(measured_by(replace(recipe, **changes), **others), plain, made), prompts)
+        recipe = with_prompt_options(_filtered(measured_by(replace(recipe, **changes), **others), plain, made), prompts)
+    device = "auto" if DEVICE in own else made.get(DEVICE, "auto")
+    return recipe if device == "auto" else _on_device(recipe, device)
+
+
+def _on_device(recipe: Recipe, device: str) -> Recipe:
+    """The recipe with every part that leaves the choice of its device to the machine on this one.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    choose_device(device)
+    slots = ("engine", "encoder", "trainer", "scorers", "evaluators")
+    return replace(recipe, **{slot: _placed(getattr(recipe, slot), device) for slot in slots})
+
+
+def _placed(part: Any, device: str) -> Any:
+    if isinstance(part, tuple):
+        return tuple(_placed(each, device) for each in part)
+    if not is_dataclass(part) or isinstance(part, type):
+        return part
+    there = {each.name: getattr(part, each.name) for each in fields(part)}
+    changes: dict[str, Any] = {"device": device} if there.get("device", device) in ("auto", None) else {}
+    if there.get("engine") is not None:  # a judge's own
+        changes["engine"] = _placed(there["engine"], device)
+    return replace(part, **changes) if changes else part
 
 
 def _filtered(recipe: Recipe, plain: Recipe, made: Namespace) -> Recipe:

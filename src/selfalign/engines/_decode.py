@@ -11,6 +11,8 @@ from selfalign.errors import RunFailed
 from selfalign.types import Sampling, derive_seed
 
 BELOW_ONE = 1.0 - 2.0**-22  # a uniform times the total must stay below the total in float32
+SHARES, DRAWS = 2**38, 2**24
+"""Whole numbers for probabilities and uniforms, whose product is below 2^63; what is less probable than 2^-38 is never drawn."""
 
 
 class Stopper:
@@ -54,17 +56,22 @@ def uniforms(seeds: Sequence[int], count: int) -> Any:
     return np.stack([np.random.Generator(np.random.Philox(key=seed)).random(count) for seed in seeds])
 
 
-def pick(logits: Any, uniform: Any, sampling: Sampling) -> Any:
+def pick(logits: Any, uniform: Any, sampling: Sampling, whole: bool | None = None) -> Any:
     """One token for each row by the inverse of its cumulative distribution; a non-finite row gives the vocabulary's size.
+
+    On a GPU a sum of floats is taken in parts, in no fixed order: it may fall where it should stand still, so that a token of
+    probability 0 could be drawn, and the same draw could give another token. There probabilities are summed as whole numbers.
 
     Args:
         logits: shape (rows, vocabulary).
         uniform: one number in [0, 1) for each row.
         sampling: temperature, top_k and top_p are used.
+        whole: sum whole numbers; None: everywhere but on a processor.
     """
     import torch
 
     scores, size = logits.float(), logits.shape[-1]
+    whole = scores.device.type != "cpu" if whole is None else whole
     if sampling.temperature == 0.0:
         best, chosen = scores.max(dim=-1)
         return torch.where(torch.isfinite(best), chosen, size)
@@ -74,9 +81,17 @@ def pick(logits: Any, uniform: Any, sampling: Sampling) -> Any:
     if sampling.top_p < 1.0:
         ordered, order = scores.sort(dim=-1, descending=True)
         share = ordered.softmax(dim=-1)
-        outside = share.cumsum(dim=-1) - share >= sampling.top_p
+        most = sampling.top_p
+        if whole:
+            share, most = (share * SHARES).long(), int(sampling.top_p * SHARES)
+        outside = share.cumsum(dim=-1) - share >= most
         scores = scores.masked_fill(outside.scatter(-1, order, outside), -torch.inf)
-    heights = scores.softmax(dim=-1).cumsum(dim=-1)
+    shares = scores.softmax(dim=-1)
+    if whole:
+        heights = (shares.nan_to_num() * SHARES).long().cumsum(dim=-1)  # of a row that is not finite all are 0
+        target = ((uniform.clamp(max=BELOW_ONE) * DRAWS).long()[:, None] * heights[:, -1:]) // DRAWS
+        return torch.searchsorted(heights, target, right=True)[:, 0]
+    heights = shares.cumsum(dim=-1)
     total = heights[:, -1:]
     target = uniform.to(total.dtype).clamp(max=BELOW_ONE)[:, None] * total
     chosen = torch.searchsorted(heights, target, right=True)[:, 0]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from selfalign.errors import Interrupted, RunFailed, UserError, in_a_line
-from selfalign.models.device import out_of_memory
+from selfalign.models.device import half_type, out_of_memory
 from selfalign.models.names import located, quiet
 from selfalign.models.rendering import IGNORE
 from selfalign.types import ModelRef
@@ -17,15 +18,17 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def dtype(name: str, on: Any) -> Any:
-    """The number type by name; auto: bfloat16 on CUDA and on processors that compute in it, else float32."""
+    """The number type by name; auto: bfloat16 on processors and CUDA devices that compute in it, float16 on CUDA devices that
+    only emulate it (before Ampere), else float32."""
     import torch
 
     if name not in DTYPES:
         raise UserError(f"dtype {name!r} is unknown; it is one of {', '.join(DTYPES)}")
     if name != "auto":
         return getattr(torch, name)
-    fast = torch.cuda.is_bf16_supported() if on.type == "cuda" else on.type == "cpu" and _processor_has_bf16()
-    return torch.bfloat16 if fast else torch.float32
+    if on.type == "cuda":
+        return half_type(on)
+    return torch.bfloat16 if on.type == "cpu" and _processor_has_bf16() else torch.float32
 
 
 def _processor_has_bf16() -> bool:
@@ -66,14 +69,13 @@ def tokenizer_and_config(model: ModelRef) -> tuple[Any, Any]:
 
 
 def weights(model: ModelRef, on: Any, kind: Any, attention: str) -> Any:
-    """The model ready to generate, an adapter merged into its base (in float32, then brought to `kind`)."""
-    import torch
+    """The model ready to generate, an adapter merged into its base (see `_merged`)."""
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     with quiet(), _explained(model):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             located(model.base),
-            dtype=torch.float32 if model.adapter else kind,
+            dtype="auto" if model.adapter else kind,
             attn_implementation=attention,
             use_safetensors=True,
             trust_remote_code=False,
@@ -81,13 +83,27 @@ def weights(model: ModelRef, on: Any, kind: Any, attention: str) -> Any:
         if model.adapter:
             from peft import PeftModel
 
-            adapted: Any = PeftModel.from_pretrained(loaded, located(model.adapter))
-            loaded = adapted.merge_and_unload(safe_merge=True)
+            loaded = _merged(PeftModel.from_pretrained(loaded, located(model.adapter)), kind)
     loaded = loaded.to(device=on, dtype=kind).eval()
     # The model's own decoding defaults (a temperature, a length …) must not leak into ours; its end tokens are kept.
     ends = loaded.generation_config.eos_token_id if loaded.generation_config is not None else None
     loaded.generation_config = GenerationConfig(eos_token_id=ends)  # type: ignore[no-untyped-call]
     return loaded
+
+
+def _merged(adapted: Any, kind: Any) -> Any:
+    """Merged in float32, then brought to `kind`, one layer after the other: a copy of the whole base in float32 would be twice
+    what a model of 16 bits takes, and a merge in 16 bits rounds small updates away."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for layer in adapted.modules():
+        if isinstance(layer, BaseTunerLayer) and (weight := getattr(layer.get_base_layer(), "weight", None)) is not None:
+            weight.data = weight.data.float()
+            layer.merge(safe_merge=True)
+            weight.data = weight.data.to(kind)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that they are merged already
+        return adapted.merge_and_unload(safe_merge=True)
 
 
 def continuation_ids(tokenizer: Any, before: str, after: str, room: int) -> tuple[list[int], list[int]]:

@@ -44,7 +44,8 @@ class HF:
     batch_tokens: int | None = None
     """At most this many prompt tokens in one batch, padding included; None sets no limit."""
     dtype: str = "auto"
-    """float32, bfloat16, float16, or auto: bfloat16 on CUDA and on processors that compute in it, else float32."""
+    """float32, bfloat16, float16, or auto: bfloat16 on processors and CUDA devices that compute in it, float16 on older CUDA
+    devices, else float32."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps, or auto: the first of CUDA, Apple's, the processor."""
     attention: str = "sdpa"
@@ -199,7 +200,7 @@ class HFSession:
                     end = keep - 1 - (size - len(text))
                     scores = logits[row, end - count : end].float().log_softmax(dim=-1)
                     wanted = torch.tensor(text[-count:], device=scores.device)
-                    total = scores.gather(-1, wanted[:, None]).double().sum()
+                    total = scores.gather(-1, wanted[:, None]).cpu().double().sum()  # Apple's GPUs have no float64
                     found[-1].append(Continuation(float(total), count, bool((scores.argmax(dim=-1) == wanted).all())))
         if not np.isfinite([one.total for group in found for one in group]).all():
             raise RunFailed("the model's log-probabilities are not finite; broken weights, or too narrow a number type")

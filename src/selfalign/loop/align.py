@@ -20,6 +20,7 @@ from typing import Any
 from selfalign.encoders.blind import encoder_blind
 from selfalign.errors import RunFailed, no_exit
 from selfalign.loop import parts
+from selfalign.loop.budgets import measure
 from selfalign.loop.context import Setup, opened
 from selfalign.loop.fluency import spelled_out
 from selfalign.loop.guards import (
@@ -32,6 +33,7 @@ from selfalign.loop.guards import (
     try_rules,
     verify_weights,
 )
+from selfalign.loop.method import memory_warnings, method_choice
 from selfalign.loop.preflight import fewer_than_asked, prepared
 from selfalign.loop.replay import make_replay
 from selfalign.loop.shortcuts import audited
@@ -189,8 +191,25 @@ def _record_seeds(run: Setup) -> None:
             for text in recipe.prompt_notes:
                 _log.warning("%s", text)
                 store.event("given", {"text": text})
+    _record_method(run)
     store.add_seeds(run.shown, run.validation)
     store.add_model(0, run.base)
+
+
+def _record_method(run: Setup) -> None:
+    """What is trained and why, once; said aloud where it is not all weights, or does not fit."""
+    if any(kind == "trainer" for _, kind, _ in run.store.events()):
+        return
+    seeds = (*run.shown, *run.validation)
+    budgets = measure(run.recipe.engine, run.base, seeds)
+    if (choice := method_choice(run.recipe, run.base, seeds, budgets.prompt, budgets.response)) is None:
+        return
+    found = choice.plain()
+    run.store.event("trainer", found)
+    if warnings := list(memory_warnings(found)):
+        _log.warning("%s", warnings[0])
+    elif found["method"] != "full":
+        _log.warning("%s", found["text"])
 
 
 def _measure(run: Setup, context: Context, pool: Pool, model: ModelRef, last: Verdict | None) -> Verdict:

@@ -13,6 +13,7 @@ from typing import Any
 
 from selfalign.encoders import HiddenState
 from selfalign.encoders.blind import encoder_blind
+from selfalign.loop.method import with_method
 from selfalign.protocols import Engine, EngineLimits, declared
 from selfalign.recipe import Recipe
 from selfalign.types import GREEDY, Example, ModelRef, Sampling, with_template_args
@@ -47,11 +48,11 @@ def measure(engine: Engine, model: ModelRef, seeds: Sequence[Example]) -> Budget
 
 def settled(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequence[Example]) -> tuple[Recipe, ModelRef]:
     """The recipe as it runs on this model and these seeds, and the model resolved: token budgets filled in, the model's own
-    hidden states in place of an encoder that cannot read the seeds, and what the chat template is given made part of the format,
-    which goes wherever prompts are rendered.
+    hidden states in place of an encoder that cannot read the seeds, the trainer's method as memory allows, and what the chat
+    template is given made part of the format, which goes wherever prompts are rendered.
 
     Raises:
-        UserError: as `Engine.check`, also of the engines that parts have of their own.
+        UserError: as `Engine.check`, also of the engines that parts have of their own; or no way to train fits the memory.
     """
     given = {**recipe.template_args, **({"keep_thinking": True} if recipe.keep_thinking else {})}
     recipe = replace(recipe, format=with_template_args(recipe.format, given), template_args={}, keep_thinking=False)
@@ -62,6 +63,7 @@ def settled(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
         engine.check(base if other == "base" else ModelRef(other), (), recipe.format)
     references = [example for example in held_out if example.response.strip()]
     found = measure(recipe.engine, base, seeds)
+    recipe = with_method(recipe, base, seeds, found.prompt, found.response)
     return with_budgets(recipe, found, measure(recipe.engine, base, references) if references else found), base
 
 

@@ -14,6 +14,7 @@ from selfalign.expect.spec import parse_all
 from selfalign.expect.suggest import suggestion
 from selfalign.loop.budgets import measure
 from selfalign.loop.fluency import spelled_out
+from selfalign.loop.method import memory_lines, memory_warnings, method_choice
 from selfalign.loop.parts import tried
 from selfalign.loop.preflight import fewer_than_asked, prepared
 from selfalign.loop.prompts import prompt_facts, prompt_texts, prompt_warnings
@@ -48,6 +49,7 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
         blind = encoder_blind(chosen, seeds) or (encoder_blind(recipe.encoder, shown, encode) if encode is not None else "")
         shortcuts = audited(recipe, seeds, held_out, None if blind else encode)
     budgets = measure(recipe.engine, base, seeds)
+    choice = method_choice(recipe, base, seeds, budgets.prompt, budgets.response)
     parts = [declared(part, Preflight) for part in recipe.evaluators]
     texts = {
         "encoder": f"{blind}; the model's own hidden states are used instead" if recipe.encoder != chosen else blind,
@@ -78,6 +80,7 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
             "evaluation": recipe.eval_sampling.max_tokens,
         },
         "encoder": type(recipe.encoder).__name__,
+        "memory": (memory := choice.plain() if choice else None),
         "expected": (expected := expectations(recipe)),
         "suggestions": [text for text in [suggestion([seed.response for seed in seeds])] if text and not expected],
         "shortcuts": shortcuts,
@@ -86,6 +89,7 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
         "warnings": [
             *(text for text in texts.values() if text),
             *filter(None, prompt_warnings(recipe, fed, shown)),
+            *memory_warnings(memory),
             *(stopping if recipe.ignore_seed_rules else []),
             *void_on_seeds(named, shown),
             *(text for part in parts if (text := part.preflight(seeds, held_out))),
@@ -140,6 +144,7 @@ def _facts(found: dict[str, Any]) -> Iterator[str]:
     if found["expected"]:
         used = [f"{name} ({' and '.join(uses)})" for name, uses in found["expected"].items()]
         yield f"expected: {', '.join(used)}"
+    yield from memory_lines(found["memory"])
 
 
 def _rules(found: dict[str, Any]) -> Iterator[str]:

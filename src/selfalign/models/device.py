@@ -6,6 +6,9 @@ import contextlib
 import ctypes
 import errno
 import gc
+import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from selfalign.errors import UserError
@@ -32,13 +35,35 @@ def choose_device(name: str) -> Any:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         chosen = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"device {name!r} is unknown; use auto, cpu, cuda, cuda:1 or mps") from error
+    except RuntimeError:
+        chosen = None
+    if chosen is None or chosen.type not in ("cpu", "cuda", "mps"):
+        raise UserError(f"device {name!r} is unknown; use auto, cpu, cuda, cuda:1 or mps")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device {name!r} is asked for, but this machine shows {torch.cuda.device_count()} CUDA devices")
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("device 'mps' is asked for, but this machine has none")
     return chosen
+
+
+def device_memory(device: Any) -> tuple[int, int]:
+    """(in all, free now) of a device, in bytes. A processor's is the machine's, or what its container is given."""
+    import torch
+
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return total, free
+    if device.type == "mps":
+        most = torch.mps.recommended_max_memory()
+        return most, most - torch.mps.driver_allocated_memory()
+    total = free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, StopIteration):  # Linux
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+        free = 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
+    for limit in ("memory.max", "memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # no container, or "max"
+            total = min(total, int((Path("/sys/fs/cgroup") / limit).read_text("ascii")))
+    return total, min(free, total)
 
 
 def empty_cache() -> None:
@@ -48,7 +73,24 @@ def empty_cache() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
     trim_heap()
+
+
+def half_type(device: Any, precision: str = "auto") -> Any:
+    """The 16-bit type that matrix products run in, as asked (`bf16`, `fp16`, `fp32`) or (auto) as the hardware has instructions
+    for: bfloat16, on CUDA devices before Ampere float16, as their bfloat16 is emulated; None for 32 bits."""
+    import torch
+
+    if precision != "auto":
+        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if device.type != "cpu":
+        return None
+    known: Mapping[str, Any] = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return torch.bfloat16 if any(known.get(name) for name in ("avx512_bf16", "amx_bf16")) else None
 
 
 def trim_heap() -> None:

@@ -10,6 +10,7 @@ from selfalign.trainers import SFT
 from selfalign.types import Sampling
 
 PUBLISHED_TRAINING = SFT(
+    method="full",
     learning_rate=2e-5,
     epochs=1,
     batch_size=32,

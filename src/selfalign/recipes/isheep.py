@@ -65,7 +65,7 @@ def isheep(
         proposer=Instructions(input_needed=False, sampling=Sampling(max_tokens=600, top_p=0.95)),
         retriever=Uniform(demonstrations=0),
         sampling=Sampling(max_tokens=0, temperature=0.7),
-        trainer=SFT(learning_rate=5e-5, epochs=2),
+        trainer=SFT(full_rate=5e-5, epochs=2),
         prompt_filters=(
             LeakedMarkers(),
             TaskLength(),

@@ -29,7 +29,7 @@ def dpo() -> Recipe:
         proposer=Rivals(),
         retriever=Uniform(demonstrations=0),
         sampling=Sampling(max_tokens=0, temperature=1.0),
-        trainer=SFT(learning_rate=2e-5, epochs=3, loss=DPO()),
+        trainer=SFT(full_rate=2e-5, epochs=3, loss=DPO()),
         filters=(Differs(),),
         rounds=1,
         per_round=128,
@@ -56,7 +56,7 @@ def contrast(*, demonstrations: int = 5, aim: str = "balanced") -> Recipe:
         ours,
         name="contrast",
         proposer=Contrasted(demonstrations=demonstrations, aim=aim, sampling=Sampling(max_tokens=0, temperature=0.8)),
-        trainer=SFT(learning_rate=2e-5, epochs=2, loss=DPO()),
+        trainer=SFT(full_rate=2e-5, epochs=2, loss=DPO()),
         rounds=1,
         learning_rate_decay=1.0,
     )

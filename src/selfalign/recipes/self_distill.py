@@ -38,7 +38,7 @@ def self_distill(*, demonstrations: int = 4, aim: str = "balanced") -> Recipe:
         retriever=Knn(demonstrations=demonstrations, generated=0, by_category=True),
         shown_to="teacher",
         sampling=Sampling(max_tokens=32, temperature=1.0),
-        trainer=SFT(learning_rate=1e-4, epochs=1, batch_size=24, schedule="constant", warmup=0.0, loss=Distill()),
+        trainer=SFT(full_rate=1e-4, epochs=1, batch_size=24, schedule="constant", warmup=0.0, loss=Distill()),
         prompt_filters=NEW_PROMPTS,
         evaluate="shipped",
         rounds=4,

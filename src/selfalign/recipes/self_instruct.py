@@ -43,7 +43,7 @@ def self_instruct(*, human: int = 6, generated: int = 2, demonstrations: int = 4
         proposer=SelfInstruct(human=human, generated=generated, sampling=Sampling(max_tokens=512, temperature=0.7, top_p=0.5)),
         retriever=Uniform(demonstrations=demonstrations, generated=0),
         sampling=Sampling(max_tokens=0, temperature=0.0),
-        trainer=SFT(learning_rate=5e-5, epochs=2),
+        trainer=SFT(full_rate=5e-5, epochs=2),
         prompt_filters=published(
             TaskLength(),
             Blacklist(words=SELF_INSTRUCT),

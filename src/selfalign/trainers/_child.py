@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.errors import UserError, die_with_parent
-from selfalign.models.device import out_of_memory
+from selfalign.models.device import half_type, out_of_memory
 from selfalign.models.rendering import make_renderer
 from selfalign.record.checkpoints import newest_verified, publish, write_synced
 from selfalign.record.disk import disk_full
@@ -26,11 +26,13 @@ from selfalign.record.faults import fault_point
 from selfalign.trainers._batches import Lost, Step, Unit, Weights, plan, tokenise, weigh
 from selfalign.trainers._guard import KEPT_CHECKPOINTS, make_guard
 from selfalign.trainers._loss import make_loss
+from selfalign.trainers._model import device_of, load_model, second_copy
 from selfalign.trainers._reference import with_reference
+from selfalign.trainers._scaling import LossScale
 from selfalign.trainers._teacher import taught_by, with_taught
 from selfalign.trainers._weighted import NotFinite, Steps, check_finite, make_trainer
-from selfalign.types import ModelRef
 
+OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_bnb_8bit", "paged_adamw_8bit": "paged_adamw_8bit"}
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
@@ -78,7 +80,7 @@ def train(spec: dict[str, Any], link: Link) -> None:
     options, work, out = spec["options"], Path(spec["work"]), Path(spec["out"])
     tokenizer: Any = AutoTokenizer.from_pretrained(spec["base"], trust_remote_code=False)
     set_seed(spec["seed"] % 2**32)
-    model, stored = load_model(spec, torch.float32)
+    model, stored = load_model(spec)
     limit = options["max_length"] or _window(model.config, tokenizer)
     renderer, loss = make_renderer(tokenizer, spec["format"]), make_loss(options["loss"])
     ending = len(renderer.tokens(renderer.style.end)) + (renderer.end_id is not None)
@@ -102,15 +104,17 @@ def train(spec: dict[str, Any], link: Link) -> None:
     found = _agree(found)
     _check_room(model, work, len(steps) > options["save_every"])
     args, pad = arguments(spec, model, len(steps), work), tokenizer.pad_token_id or 0
+    half = half_type(args.device, options["precision"])
     if loss.refers:
-        units = with_reference(units, model, args, spec, pad, link.speaks)
-    total = taught_by(loss.total, model, _second_copy(spec), args) if loss.distils else loss.total
+        units = with_reference(units, model, args.device, half, spec, pad, link.speaks)
+    total = taught_by(loss.total, model, second_copy(spec), args.device, half) if loss.distils else loss.total
     trainer = make_trainer(
         model,
         args,
         Steps(units, steps, weights, pad, devices, loss.collate),
         [make_guard(link, spec["key"], work)],
         total,
+        LossScale() if half is torch.float16 else None,
     )
     link.tell(total=len(steps), done=_steps_done(found))
     trainer.train(resume_from_checkpoint=str(found) if found else None)
@@ -123,54 +127,6 @@ def train(spec: dict[str, Any], link: Link) -> None:
         fault_point("train.model.after-rename")
 
 
-def load_model(spec: dict[str, Any], dtype: Any) -> tuple[Any, Any]:
-    """The model to train, in float32, and the type its weights are stored in.
-
-    An adapter of an earlier round is trained further (not stacked, not merged) when LoRA is on, and merged into the weights
-    when it is off.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    options = spec["options"]
-    # No implementation of attention by what the model's files say: it could be one of the hub.
-    plain: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False, "attn_implementation": None}
-    model: Any = AutoModelForCausalLM.from_pretrained(spec["base"], dtype="auto", **plain)
-    stored = model.dtype
-    frozen = options["lora_rank"] > 0 and torch.cuda.is_available() and options["precision"] != "fp32"
-    model = model if frozen else model.to(dtype)
-    if spec["adapter"]:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, spec["adapter"], is_trainable=True)
-        return (model, stored) if options["lora_rank"] else (model.merge_and_unload(), stored)
-    if options["lora_rank"]:
-        from peft import LoraConfig, get_peft_model
-
-        config = LoraConfig(
-            r=options["lora_rank"],
-            lora_alpha=options["lora_alpha"],
-            lora_dropout=options["lora_dropout"],
-            target_modules=options["lora_target"],
-            task_type="CAUSAL_LM",
-        )
-        # An adapter says whose it is by the name of its base, not by the place in the hub's cache that it was read from here.
-        base = ModelRef(spec["base_name"])
-        model.name_or_path = base.name
-        return get_peft_model(model, config, revision=base.base.removeprefix(base.name).removeprefix("@") or None), stored
-    return model, stored
-
-
-def _second_copy(spec: dict[str, Any]) -> Any:
-    """The teacher as a model of its own, in float32; None where it is the model in training without its adapter."""
-    import torch
-
-    teacher = spec["teacher_at"]
-    if spec["options"]["lora_rank"] and teacher == {"base": spec["base"], "adapter": None}:
-        return None
-    return load_model({**spec, **teacher, "options": {**spec["options"], "lora_rank": 0}}, torch.float32)[0]
-
-
 def arguments(spec: dict[str, Any], model: Any, steps: int, work: Path) -> Any:
     """The options as `TrainingArguments`.
 
@@ -180,7 +136,7 @@ def arguments(spec: dict[str, Any], model: Any, steps: int, work: Path) -> Any:
     import torch
     from transformers import TrainingArguments
 
-    options = spec["options"]
+    options, device = spec["options"], device_of(spec["options"])
     extra: dict[str, Any] = {}
     if options["gradient_checkpointing"] and model.supports_gradient_checkpointing:
         fields = TrainingArguments.__dataclass_fields__
@@ -196,9 +152,9 @@ def arguments(spec: dict[str, Any], model: Any, steps: int, work: Path) -> Any:
         max_grad_norm=options["max_grad_norm"],
         adam_beta1=options["adam_beta1"],
         adam_beta2=options["adam_beta2"],
-        optim="adamw_torch_fused",
-        bf16=_use_autocast(options["precision"]),
-        use_cpu=not torch.accelerator.is_available(),
+        optim=OPTIMIZERS[options["optimizer"]],
+        bf16=half_type(device, options["precision"]) is torch.bfloat16,
+        use_cpu=device.type == "cpu",
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="steps",
@@ -206,7 +162,7 @@ def arguments(spec: dict[str, Any], model: Any, steps: int, work: Path) -> Any:
         seed=spec["seed"] % 2**32,
         report_to="none",
         disable_tqdm=True,
-        dataloader_pin_memory=torch.cuda.is_available(),
+        dataloader_pin_memory=device.type == "cuda",
         remove_unused_columns=False,
         ddp_find_unused_parameters=False,
         **extra,
@@ -243,22 +199,6 @@ def outcome(
         "seed_weight": weights.share,
         "losses": [entry["loss"] for entry in history if "loss" in entry],
     }
-
-
-def _use_autocast(precision: str) -> bool:
-    """Whether matrix products run in bf16: as asked, or (auto) where the hardware has instructions for it.
-
-    On a processor with AVX-512 bf16 it is 1.5 times as fast. (Asking oneDNN for bf16 inside fp32 products instead, which needs
-    no copies of the weights, changes nothing there: it does so only on processors with AMX.)
-    """
-    import torch
-
-    if precision != "auto":
-        return precision == "bf16"
-    if torch.accelerator.is_available():
-        return torch.cuda.is_available() and bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return any(known.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def _window(config: Any, tokenizer: Any) -> int:

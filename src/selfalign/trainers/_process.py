@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,29 @@ GRACE = 2.0
 
 _REMEDIES = {
     "not_finite": "; a lower trainer.learning_rate or trainer.precision=fp32 may help",
-    "memory": "; lower trainer.micro_batch, keep trainer.gradient_checkpointing on, or train an adapter (trainer.lora_rank=16)",
+    "memory": "; lower trainer.micro_batch, set trainer.gradient_checkpointing=true, or trainer.method=lora or qlora",
     "disk": "; free some space, then give the same command again",
     "other": "",
 }
 
 
-def run_child(spec: Path, stage: str, progress: Progress) -> None:
+def surroundings(device: str, given: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a training process.
+
+    It sees no other CUDA device than it is given: `cuda:1` is the second of those that CUDA_VISIBLE_DEVICES lets us see; auto and
+    cuda are all of them. Its threads do not spin while they wait (OMP_WAIT_POLICY, unless the user chose): beside other busy
+    processes a spinning thread keeps the core from the one that it waits for (seven times as long, `benchmarks/waiting.py`).
+    """
+    found = {"OMP_WAIT_POLICY": "PASSIVE", **given}
+    kind, _, index = device.partition(":")
+    if kind in ("auto", "cuda") and not index:
+        return found
+    seen = [each.strip() for each in given.get("CUDA_VISIBLE_DEVICES", "").split(",") if each.strip()]
+    only = "" if kind != "cuda" else seen[int(index)] if int(index) < len(seen) else index
+    return {**found, "CUDA_VISIBLE_DEVICES": only}
+
+
+def run_child(spec: Path, stage: str, progress: Progress, device: str = "auto") -> None:
     """Runs the training of a spec file to its end, its steps reported to `progress`.
 
     The process reads standard input, a pipe only we hold, and dies at its end: also when we are killed and can do nothing.
@@ -44,6 +61,7 @@ def run_child(spec: Path, stage: str, progress: Progress) -> None:
             stdout=subprocess.PIPE,
             stderr=errors,
             start_new_session=True,
+            env=surroundings(device, os.environ),
         )
     try:
         failure = _listen(child, stage, progress)

@@ -20,11 +20,13 @@ from selfalign.trainers._weighted import NotFinite, collate, row_losses
 NAME = "reference.json"
 
 
-def with_reference(units: Sequence[Any], model: Any, args: Any, spec: dict[str, Any], pad: int, writes: bool) -> list[Any]:
+def with_reference(
+    units: Sequence[Any], model: Any, device: Any, half: Any, spec: dict[str, Any], pad: int, writes: bool
+) -> list[Any]:
     """The units with `reference`, the log-probability of each of their rows by the model as it now stands, in nats.
 
     Args:
-        args: `TrainingArguments`: the device, and the precision of matrix products.
+        half: the 16-bit type of matrix products; None for 32 bits.
         writes: whether this process, of several, keeps them.
 
     Raises:
@@ -33,7 +35,7 @@ def with_reference(units: Sequence[Any], model: Any, args: Any, spec: dict[str, 
     file = Path(spec["work"]) / NAME
     found = _stored(file, spec["key"])
     if found is None:
-        found = _measure(units, model, args, spec["options"]["micro_batch"], pad)
+        found = _measure(units, model, device, half, spec["options"]["micro_batch"], pad)
         if writes:
             write_synced(file, json.dumps({"key": spec["key"], "log_probabilities": found}).encode())
     return [replace(unit, reference=tuple(values)) for unit, values in zip(units, found, strict=True)]
@@ -46,17 +48,17 @@ def _stored(file: Path, key: str) -> list[list[float]] | None:
     return kept["log_probabilities"] if kept["key"] == key else None
 
 
-def _measure(units: Sequence[Any], model: Any, args: Any, micro: int, pad: int) -> list[list[float]]:
+def _measure(units: Sequence[Any], model: Any, device: Any, half: Any, micro: int, pad: int) -> list[list[float]]:
     import torch
 
-    model.to(args.device).eval()
+    model.to(device).eval()
     head, found = model.get_output_embeddings(), [[0.0]] * len(units)
     order = sorted(range(len(units)), key=lambda place: (-units[place].size, place))
     for first in range(0, len(order), micro):
         places = order[first : first + micro]
         batch = collate([row for place in places for row in units[place].rows], Weights(1.0, 1.0, 1.0), pad)
-        on_device = {name: tensor.to(args.device) for name, tensor in batch.items()}
-        with torch.no_grad(), torch.autocast(args.device.type, torch.bfloat16, enabled=args.bf16):
+        on_device = {name: tensor.to(device) for name, tensor in batch.items()}
+        with torch.no_grad(), torch.autocast(device.type, half, enabled=half is not None):
             values = (-row_losses(model, on_device, head)).tolist()
         if not all(map(math.isfinite, values)):
             raise NotFinite("a log-probability by the start model is not finite, before the first step")

@@ -63,33 +63,33 @@ def _learned(row: Row) -> list[int]:
     return [label for label in row.labels[1:] if label != IGNORE]
 
 
-def taught_by(total: Total, model: Any, copy: Any, args: Any) -> Total:
+def taught_by(total: Total, model: Any, copy: Any, device: Any, half: Any) -> Total:
     """A loss whose batches have the teacher's logits as `taught`.
 
     Args:
         model: the one in training, with an adapter that the teacher has not, where `copy` is None.
         copy: the teacher as a model of its own.
-        args: `TrainingArguments`: the device, and the precision of matrix products.
+        half: the 16-bit type of matrix products; None for 32 bits.
     """
     if copy is not None:
-        copy.to(args.device).eval().requires_grad_(False)
+        copy.to(device).eval().requires_grad_(False)
 
     def with_logits(student: Any, batch: Batch, head: Any) -> torch.Tensor:
         if "taught_targets" in batch:
-            batch = {**batch, "taught": _logits(model if copy is None else copy, copy is None, batch, args)}
+            batch = {**batch, "taught": _logits(model if copy is None else copy, copy is None, batch, device, half)}
         return total(student, batch, head)
 
     return with_logits
 
 
-def _logits(teacher: Any, adapted: bool, batch: Batch, args: Any) -> torch.Tensor:
+def _logits(teacher: Any, adapted: bool, batch: Batch, device: Any, half: Any) -> torch.Tensor:
     import torch
 
     training = teacher.training
     teacher.eval()
     asked = {name: batch[f"taught_{name}"] for name in ("input_ids", "attention_mask", "targets")}
-    bf16 = torch.autocast(args.device.type, torch.bfloat16, enabled=args.bf16)
-    with torch.no_grad(), bf16, teacher.disable_adapter() if adapted else nullcontext():
+    products = torch.autocast(device.type, half, enabled=half is not None)
+    with torch.no_grad(), products, teacher.disable_adapter() if adapted else nullcontext():
         found = token_logits(teacher, asked, teacher.get_output_embeddings())
     teacher.train(training)
     return found

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, Protocol
 
 from selfalign.trainers._batches import IGNORE, Row, Step, Unit, Weights
 
@@ -122,8 +123,19 @@ class Steps:
         return self.make(units, self.weights if positions else Weights(0.0, 0.0, 0.0), self.pad)
 
 
-def make_trainer(model: Any, args: Any, steps: Steps, callbacks: Sequence[Any], total: Total = weighted_sum) -> Any:
-    """A `transformers.Trainer` that runs one item of `steps` per optimiser step and stops at the first loss not finite."""
+class Scale(Protocol):
+    """What loss scaling needs, see `_scaling`."""
+
+    factor: float
+
+    def unscale(self, model: Any) -> bool: ...
+
+
+def make_trainer(
+    model: Any, args: Any, steps: Steps, callbacks: Sequence[Any], total: Total = weighted_sum, scale: Scale | None = None
+) -> Any:
+    """A `transformers.Trainer` that runs one item of `steps` per optimiser step and stops at the first loss not finite; with
+    `scale` in fp16."""
     import torch
     from transformers import Trainer
 
@@ -137,13 +149,20 @@ def make_trainer(model: Any, args: Any, steps: Steps, callbacks: Sequence[Any], 
 
         def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
             model.train()
+            loss = self.gradients(model, inputs)
+            while scale is not None and not scale.unscale(model):
+                loss = self.gradients(model, inputs)
+            return loss
+
+        def gradients(self, model: Any, inputs: Any) -> torch.Tensor:
             head = self.accelerator.unwrap_model(model).get_output_embeddings()
             losses = []
             for batch in inputs["batches"]:
-                loss = total(model, batch, head) * inputs["scale"]
+                with torch.autocast(args.device.type, torch.float16, enabled=True) if scale else nullcontext():
+                    loss = total(model, batch, head) * inputs["scale"]
                 if not math.isfinite(loss.item()):
                     raise NotFinite(f"the loss is {loss.item()} at step {self.state.global_step + 1} of {self.state.max_steps}")
-                self.accelerator.backward(loss)
+                self.accelerator.backward(loss * scale.factor if scale else loss)
                 losses.append(loss.detach())
             return torch.stack(losses).sum()
 

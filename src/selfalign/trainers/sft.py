@@ -5,19 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from typing import Any, Literal
 
 from selfalign.errors import RunFailed, UserError
+from selfalign.models.device import choose_device
 from selfalign.models.names import located
 from selfalign.protocols import Progress, TrainJob, TrainResult
 from selfalign.record.checkpoints import manifest_hash, read_manifest, write_synced
 from selfalign.trainers._cross_entropy import CrossEntropy
 from selfalign.trainers._distill import Distill
 from selfalign.trainers._dpo import DPO
+from selfalign.trainers._memory import METHODS, Load, Method
+from selfalign.trainers._method import RANK, Asked, Choice, choose
 from selfalign.trainers._process import run_child
 from selfalign.types import Dropped, Example, ModelRef, preferences
+
+LORA_RATE = 10.0
+"""Times the rate for all weights: LoRA's best rate is about ten times that of full training, over models and data (Schulman et
+al., "LoRA Without Regret", 2025)."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +39,13 @@ class SFT:
     A killed training goes on from its newest checkpoint whose files verify, to the same bits on a CPU.
     """
 
-    learning_rate: float = 2e-5
-    """Peak rate; LoRA wants about ten times as much."""
+    method: Literal["auto", "full", "lora", "qlora"] = "auto"
+    """What is trained: all weights (full), a LoRA adapter (lora), a LoRA adapter on a base of 4 bits (qlora: bitsandbytes' NF4).
+    auto takes the first of these that fits the device's memory, by the formula that `selfalign check` prints."""
+    learning_rate: float | None = None
+    """Peak rate; null: full_rate for all weights, ten times that for an adapter."""
+    full_rate: float = 2e-5
+    """The rate that suits all weights, from which that of an adapter follows where learning_rate is null."""
     epochs: int = 2
     batch_size: int = 8
     """The most examples of one optimiser step, over all devices; an epoch is cut into steps of equal size."""
@@ -48,20 +60,27 @@ class SFT:
     """Gradients longer than this are scaled down to it; 0 leaves them as they are."""
     adam_beta1: float = 0.9
     adam_beta2: float = 0.95
-    lora_rank: int = 0
-    """Rank of a LoRA adapter; 0 trains all weights. An adapter of an earlier round is trained further, keeping its rank."""
+    lora_rank: int | None = None
+    """Rank of a LoRA adapter; null: 16 where the method is one with an adapter. With method auto a rank asks for LoRA, and 0 for
+    all weights. An adapter of an earlier round is trained further, keeping its rank."""
     lora_alpha: float = 32.0
     """The adapter is scaled by lora_alpha / lora_rank."""
     lora_dropout: float = 0.0
     lora_target: str = "all-linear"
     """Which layers get an adapter: all linear ones but the output layer, or a regular expression over layer names."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Weights and their moments are fp32 always: small updates vanish in bf16 weights. bf16 runs the matrix products in bf16
-    (autocast); auto does so where the hardware has instructions for it. On a processor that is 1.5 times as fast and, at these
-    small rates, learns a little less: after 12 steps at 2e-5 the loss had fallen by 0.61 instead of 0.64 nats a token."""
-    gradient_checkpointing: bool = True
+    device: str = "auto"
+    """cpu, cuda (all that are visible), cuda:1 (that one alone), mps, or auto: CUDA, Apple's, the processor."""
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
+    """AdamW with moments in fp32, or in 8 bits (bitsandbytes): a quarter of their memory; paged ones move to main memory where a
+    GPU has no room for them."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Weights that are trained and their moments are fp32 always: small updates vanish in bf16 weights; a frozen base has the
+    type of the products. bf16 runs the matrix products in bf16 (autocast); auto does so where the hardware has instructions for
+    it. On a processor that is 1.5 times as fast and, at these small rates, learns a little less: after 12 steps at 2e-5 the loss
+    had fallen by 0.61 instead of 0.64 nats a token. fp16, its loss scaled, is what auto takes on CUDA devices before Ampere."""
+    gradient_checkpointing: bool | None = None
     """Compute activations twice instead of keeping them, where the architecture can: a sixth slower, far less memory the
-    longer the examples (for 135M parameters and examples of 90 tokens 2.9 GiB instead of 3.6)."""
+    longer the examples (for 135M parameters and examples of 90 tokens 2.9 GiB instead of 3.6). null: where memory is short."""
     save_every: int = 50
     """Steps between checkpoints: what a kill can cost."""
     max_length: int | None = None
@@ -74,7 +93,9 @@ class SFT:
 
     def __post_init__(self) -> None:
         for name, wrong in (
-            ("learning_rate", not self.learning_rate > 0.0),
+            ("method", self.method not in ("auto", *METHODS)),
+            ("learning_rate", self.learning_rate is not None and not self.learning_rate > 0.0),
+            ("full_rate", not self.full_rate > 0.0),
             ("epochs", self.epochs < 1),
             ("batch_size", self.batch_size < 1),
             ("micro_batch", self.micro_batch < 1),
@@ -84,16 +105,19 @@ class SFT:
             ("max_grad_norm", not self.max_grad_norm >= 0.0),
             ("adam_beta1", not 0.0 <= self.adam_beta1 < 1.0),
             ("adam_beta2", not 0.0 <= self.adam_beta2 < 1.0),
-            ("lora_rank", self.lora_rank < 0),
+            ("lora_rank", self.lora_rank is not None and self.lora_rank < 0),
             ("lora_alpha", not self.lora_alpha > 0.0),
             ("lora_dropout", not 0.0 <= self.lora_dropout < 1.0),
-            ("precision", self.precision not in ("auto", "fp32", "bf16")),
+            ("optimizer", self.optimizer not in ("adamw", "adamw_8bit", "paged_adamw_8bit")),
+            ("precision", self.precision not in ("auto", "fp32", "bf16", "fp16")),
             ("save_every", self.save_every < 1),
             ("max_length", self.max_length is not None and self.max_length < 2),
             ("max_steps", self.max_steps < 0),
         ):
             if wrong:
                 raise UserError(f"trainer SFT: {name} = {getattr(self, name)} is out of range")
+        if (self.method == "full" and self.lora_rank) or (self.method in ("lora", "qlora") and self.lora_rank == 0):
+            raise UserError(f"trainer SFT: method = {self.method} contradicts lora_rank = {self.lora_rank}; leave one out")
 
     @property
     def preferences(self) -> bool:
@@ -108,10 +132,56 @@ class SFT:
         Raises:
             UserError: a package that the training process imports is missing: it would say so after a round was generated.
         """
-        for package in ("torch", "transformers", "accelerate", *(("peft",) if self.lora_rank else ())):
+        packages = {"torch": "hf", "transformers": "hf", "accelerate": "hf"}
+        packages |= {"peft": "hf"} if self._asked in ("lora", "qlora") else {}
+        packages |= {"bitsandbytes": "qlora"} if self._asked == "qlora" or self.optimizer != "adamw" else {}
+        for package, extra in packages.items():
             if find_spec(package) is None:
-                raise UserError(f"training needs the package {package}; install it with: pip install 'selfalign[hf]'")
+                raise UserError(f"training needs the package {package}; install it with: pip install 'selfalign[{extra}]'")
+        paged = self.optimizer == "paged_adamw_8bit"
+        if (paged or self.device != "auto") and (device := choose_device(self.device)).type != "cuda" and paged:
+            what = f"optimizer = {self.optimizer} needs a CUDA device, and this one is {device}"
+            raise UserError(f"trainer SFT: {what}; use adamw_8bit")
         return ""
+
+    @property
+    def _asked(self) -> Method | None:
+        """The method as the options name it; None where memory is to decide."""
+        if self.method != "auto":
+            return self.method
+        return None if self.lora_rank is None else "lora" if self.lora_rank else "full"
+
+    def choice(self, base: ModelRef, longest: int, learned: int) -> Choice | None:
+        """What memory decides, or what is known of the memory that was asked for; None where the model's files are not here.
+
+        Args:
+            longest: tokens of the longest row, and `learned` of the longest answer.
+
+        Raises:
+            UserError: no method fits the device.
+        """
+        most = self.max_length or longest
+        load = Load(
+            rows=self.micro_batch * (1 + self.preferences),
+            tokens=min(longest, most),
+            learned=min(learned, most),
+            half=False,  # the device says
+            eight_bit=self.optimizer != "adamw",
+            distils=self.distils,
+            rank=self.lora_rank or RANK,
+            target=self.lora_target,
+        )
+        return choose(Asked(self._asked, self.gradient_checkpointing, load, self.device, self.precision), base)
+
+    def settled(self, choice: Choice | None) -> SFT:
+        """The trainer with its method, rank and rate as they follow from a choice; None: all weights, unless an adapter is
+        asked for."""
+        method = choice.need.method if choice else self._asked or "full"
+        adapter = method != "full"
+        rate = self.learning_rate or self.full_rate * (LORA_RATE if adapter else 1)
+        twice = choice.need.twice if choice else self.gradient_checkpointing is not False
+        rank = (self.lora_rank or RANK) if adapter else 0
+        return replace(self, method=method, lora_rank=rank, learning_rate=rate, gradient_checkpointing=twice)
 
     def train(self, job: TrainJob, progress: Progress) -> TrainResult:
         """Trains in a child process and publishes the model in one step.
@@ -125,18 +195,18 @@ class SFT:
         job.out.parent.mkdir(parents=True, exist_ok=True)
         spec = job.work / "spec.json"
         write_synced(spec, json.dumps(self.spec(job)).encode())
-        run_child(spec, f"round {job.round}: train", progress)
+        run_child(spec, f"round {job.round}: train", progress, self.device)
         result = json.loads((job.work / "result.json").read_text(encoding="utf-8"))
         return _result(job, self._model(job), result)
 
     def spec(self, job: TrainJob) -> dict[str, Any]:
         """What the training process reads; `key` names data, options and start, so no checkpoint of another job is taken."""
-        loss = {"name": type(self.loss).__name__, **asdict(self.loss)}
+        loss, settled = {"name": type(self.loss).__name__, **asdict(self.loss)}, self.settled(None)
         rows = (*job.seeds, *job.generated)
         place = {example.id: number for number, example in enumerate(rows)}
         shown = {example.id: example for example in job.shown}
         content = {
-            "options": {**asdict(self), **({"max_steps": job.steps} if job.steps else {}), "loss": loss},
+            "options": {**asdict(settled), **({"max_steps": job.steps} if job.steps else {}), "loss": loss},
             "rows": [
                 {
                     "prompt": example.prompt,
@@ -176,7 +246,7 @@ class SFT:
 
     def _model(self, job: TrainJob) -> ModelRef:
         digest = manifest_hash(read_manifest(job.out))
-        if not self.lora_rank:
+        if self.settled(None).method == "full":
             return ModelRef(str(job.out), hash=digest)
         both = hashlib.sha256(f"{job.start.hash}\n{digest}".encode()).hexdigest()
         return ModelRef(job.start.base, str(job.out), both)

@@ -1,0 +1,122 @@
+"""What a training takes of a device's memory, by one formula, and the method that follows from it. No torch here.
+
+    memory = FIXED + weights + gradients + moments + activations
+
+in bytes. With n weights in all, m of them in linear layers, a those of the adapter, h = 2 where products are in 16 bits, else 4:
+
+| method | weights | gradients | moments |
+|---|---|---|---|
+| full | 4n | 4n | 8n |
+| lora | hn + 4a | 4a | 8a |
+| qlora | 0.53m + h(n - m) + 4a | 4a | 8a |
+
+What is trained is float32, as small updates vanish in 16 bits; a frozen base has the type of the products. NF4 takes 4 bits a
+weight and 0.13 for its scales (Dettmers et al., arXiv 2305.14314, with double quantisation). 8-bit moments take a quarter.
+
+Activations are those of t tokens computed at once (`micro_batch` rows of the longest) of which s are learned. A layer keeps
+LAYER = 34·hidden + 8·inner bytes a token (h = 2; else 40 and 16), counted by what autograd saves of a Llama layer:
+
+    kept:            t · layers · LAYER + 14 · s · words
+    computed twice:  t · layers · stream · hidden + max(t · LAYER, 14 · s · words)
+
+The stream between layers has 4 bytes a number where all weights are trained, else h. A distillation has 24 · s · words more,
+and its teacher's 4n bytes where that is no adapter's base. Products in 16 bits copy float32 weights: 2n more. Activations are
+gone when the last gradients come, but what they had is not given back at once: both count.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from selfalign.models.sizes import Sizes
+
+Method = Literal["full", "lora", "qlora"]
+METHODS: tuple[Method, ...] = ("full", "lora", "qlora")
+
+FIXED = 0.6e9
+"""Bytes that a training process takes besides: its libraries and gaps (measured); on a GPU its context (not measured)."""
+USABLE = 0.9
+"""Share of a device's memory that a training may take: the rest is for other processes and for gaps. Our own choice."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a training computes at once, and how."""
+
+    rows: int
+    """Computed at once."""
+    tokens: int
+    """Of the longest row."""
+    learned: int
+    """Of its tokens, those that are learned."""
+    half: bool
+    """Whether products run in 16 bits."""
+    eight_bit: bool
+    """Whether moments take 8 bits."""
+    distils: bool
+    rank: int
+    target: str
+    """As `SFT.lora_target`."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that a method takes at the highest point of a step."""
+
+    method: Method
+    twice: bool
+    """Whether activations are computed twice instead of kept."""
+    weights: int
+    gradients: int
+    moments: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return int(FIXED) + self.weights + self.gradients + self.moments + self.activations
+
+
+def need(method: Method, twice: bool, sizes: Sizes, load: Load) -> Need:
+    """The formula of this file."""
+    width = 2 if load.half else 4
+    trained = sizes.weights if method == "full" else adapter_weights(sizes, load.rank, load.target)
+    matrices = sum(one * other for one, other in sizes.matrices.values())
+    frozen = {
+        "full": 0.0,
+        "lora": width * sizes.weights,
+        "qlora": 0.53 * matrices + width * (sizes.weights - matrices),
+    }[method]
+    teacher = 4 * sizes.weights if load.distils and method == "full" else 0
+    at_once = load.rows * load.tokens
+    layer = at_once * ((34 * sizes.hidden + 8 * sizes.inner) if load.half else (40 * sizes.hidden + 16 * sizes.inner))
+    logits = (14 + 24 * load.distils) * load.rows * load.learned * sizes.vocabulary
+    stream = at_once * sizes.layers * sizes.hidden * (4 if method == "full" else width)
+    activations = stream + max(layer, logits) if twice else sizes.layers * layer + logits
+    activations += 2 * sizes.weights if method == "full" and load.half else 0
+    return Need(
+        method=method,
+        twice=twice,
+        weights=int(frozen) + 4 * trained + teacher,
+        gradients=4 * trained,
+        moments=(2 if load.eight_bit else 8) * trained,
+        activations=int(activations),
+    )
+
+
+def adapter_weights(sizes: Sizes, rank: int, target: str) -> int:
+    """Rank times both sides of every linear layer that gets an adapter."""
+    wanted = [sides for name, sides in sizes.matrices.items() if target == "all-linear" or re.fullmatch(target, name)]
+    return rank * sum(one + other for one, other in wanted)
+
+
+def needs(sizes: Sizes, load: Load, methods: Sequence[Method] = METHODS, twice: bool | None = None) -> list[Need]:
+    """What each of the methods takes, with activations kept and computed twice, or as `twice` says."""
+    return [need(method, each, sizes, load) for method in methods for each in ((False, True) if twice is None else (twice,))]
+
+
+def fitting(found: Sequence[Need], total: int) -> Need | None:
+    """The first that fits a device of `total` bytes."""
+    return next((each for each in found if each.total <= USABLE * total), None)

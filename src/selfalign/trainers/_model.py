@@ -1,0 +1,84 @@
+"""The model to train, as the training process loads it: its base in the type and the place that the method wants."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from selfalign.models.device import choose_device, half_type
+from selfalign.types import ModelRef
+
+
+def load_model(spec: dict[str, Any]) -> tuple[Any, Any]:
+    """The model to train and the type its weights are stored in.
+
+    What is trained is float32. A frozen base is loaded in the type of the matrix products, on a GPU right there: no copy of it in
+    float32 is ever made. An adapter of an earlier round is trained further (not stacked, not merged) where the method is one with
+    an adapter, and merged into the weights where all of them are trained.
+    """
+    import torch
+
+    options, frozen = spec["options"], spec["options"]["method"] != "full"
+    model = _frozen(spec["base"], options) if frozen else _loaded(spec["base"], "auto")
+    stored = model.dtype
+    model = model if frozen else model.to(torch.float32)
+    if spec["adapter"]:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, spec["adapter"], is_trainable=True)
+        return (model if frozen else model.merge_and_unload()), stored
+    return (_with_adapter(model, spec) if frozen else model), stored
+
+
+def device_of(options: dict[str, Any]) -> Any:
+    """The device of the training process, which is shown only those that it may use (`_process.surroundings`)."""
+    return choose_device(options["device"].partition(":")[0])
+
+
+def _frozen(folder: str, options: dict[str, Any]) -> Any:
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    device = device_of(options)
+    if device.type == "cuda":  # of several processes each has its own
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    dtype = half_type(device, options["precision"]) or torch.float32
+    if options["method"] == "lora":
+        return _loaded(folder, dtype, **({} if device.type == "cpu" else {"device_map": {"": device}}))
+    four_bits = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+    return _loaded(folder, dtype, device_map={"": device}, quantization_config=four_bits)
+
+
+def _loaded(folder: str, dtype: Any, **options: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    # No implementation of attention by what the model's files say: it could be one of the hub.
+    plain: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False, "attn_implementation": None}
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **plain, **options)
+
+
+def _with_adapter(model: Any, spec: dict[str, Any]) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    options = spec["options"]
+    config = LoraConfig(
+        r=options["lora_rank"],
+        lora_alpha=options["lora_alpha"],
+        lora_dropout=options["lora_dropout"],
+        target_modules=options["lora_target"],
+        task_type="CAUSAL_LM",
+    )
+    # An adapter says whose it is by the name of its base, not by the place in the hub's cache that it was read from here.
+    base = ModelRef(spec["base_name"])
+    model.name_or_path = base.name
+    return get_peft_model(model, config, revision=base.base.removeprefix(base.name).removeprefix("@") or None)
+
+
+def second_copy(spec: dict[str, Any]) -> Any:
+    """The teacher as a model of its own, in float32; None where it is the model in training without its adapter."""
+    teacher = spec["teacher_at"]
+    if spec["options"]["method"] != "full" and teacher == {"base": spec["base"], "adapter": None}:
+        return None
+    return load_model({**spec, **teacher, "options": {**spec["options"], "method": "full"}})[0]

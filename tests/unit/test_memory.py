@@ -1,0 +1,123 @@
+"""The formula for a training's memory, and the method that follows from it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from selfalign.cli.main import main
+from selfalign.errors import UserError
+from selfalign.models.sizes import Sizes, read_sizes
+from selfalign.trainers import SFT, _method
+from selfalign.trainers._memory import Load, adapter_weights, fitting, need, needs
+from selfalign.types import ModelRef
+
+BLOCK = {"q": (4096, 4096), "k": (1024, 4096), "v": (1024, 4096), "o": (4096, 4096)}
+BLOCK |= {"gate": (14336, 4096), "up": (14336, 4096), "down": (4096, 14336)}
+LLAMA_8B = Sizes(
+    weights=8_030_261_248,
+    matrices={f"layers.{layer}.{name}": sides for layer in range(32) for name, sides in BLOCK.items()},
+    layers=32,
+    hidden=4096,
+    inner=14336,
+    vocabulary=128256,
+    window=131072,
+)
+LOAD = Load(rows=8, tokens=300, learned=150, half=True, eight_bit=False, distils=False, rank=16, target="all-linear")
+
+
+def test_the_known_figures_of_an_8b_model() -> None:
+    assert adapter_weights(LLAMA_8B, 16, "all-linear") == 41_943_040, "PEFT's count for Llama-3.1-8B at rank 16"
+    assert adapter_weights(LLAMA_8B, 16, r".*\.(q|v)") == 32 * 16 * (8192 + 5120)
+    full, lora, qlora = (need(method, True, LLAMA_8B, LOAD) for method in ("full", "lora", "qlora"))
+    assert full.weights + full.gradients + full.moments == 16 * LLAMA_8B.weights
+    assert lora.weights == 2 * LLAMA_8B.weights + 4 * 41_943_040 and lora.moments == 2 * lora.gradients == 8 * 41_943_040
+    assert 5.5e9 < qlora.weights < 6.0e9
+    assert need("lora", True, LLAMA_8B, replace(LOAD, eight_bit=True)).moments == 2 * 41_943_040
+    kept, twice = (need("lora", each, LLAMA_8B, LOAD).activations for each in (False, True))
+    assert kept > 5 * twice > 0
+    assert need("lora", True, LLAMA_8B, replace(LOAD, rows=1)).activations < twice / 4
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "method", "twice"),
+    [(200, "full", False), (170, "full", True), (80, "lora", False), (24, "lora", True), (16, "qlora", True), (8, None, None)],
+)
+def test_the_first_method_that_fits_is_taken_with_its_activations_kept_where_they_fit(
+    gigabytes: int, method: str | None, twice: bool | None
+) -> None:
+    found = fitting(needs(LLAMA_8B, LOAD), gigabytes * 10**9)
+    assert (found and found.method, found and found.twice) == (method, twice)
+
+
+def test_nothing_fits_is_refused_with_what_would(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, wide = ModelRef(str(model_folder)), SFT(micro_batch=64)
+    largest = wide.choice(base, 1500, 700)
+    assert largest is not None and largest.need.method == "full" and not largest.need.twice
+    for part, said in (
+        (0.7, "--trainer.micro_batch 1 with --trainer.method qlora would fit"),
+        (0.58, "billion weights would fit"),
+    ):
+        monkeypatch.setattr(_method, "device_memory", lambda _, part=part: (int(part * 1e9 / 0.9), 0))
+        with pytest.raises(UserError, match=rf"training does not fit cpu, which has 0\.\d GB: full .*; .*{said}"):
+            wide.choice(base, 1500, 700)
+        asked = replace(wide, method="lora").choice(base, 1500, 700)
+        assert asked is not None and not asked.fits and asked.need.twice, "what is asked for is not refused, but warned of"
+    assert SFT().choice(ModelRef("no/model@here"), 10, 10) is None
+
+
+def test_sizes_are_those_of_the_model(model_folder: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    net, sizes = AutoModelForCausalLM.from_pretrained(model_folder), read_sizes(model_folder)
+    assert sizes.weights == net.num_parameters() and sizes.window == 2048
+    linear = {name: tuple(each.weight.shape) for name, each in net.named_modules() if type(each).__name__ == "Linear"}
+    assert sizes.matrices == {name: shape for name, shape in linear.items() if name != "lm_head"}
+
+
+def test_rate_and_rank_follow_from_the_method_unless_they_are_given() -> None:
+    settled = {kind: SFT(**options).settled(None) for kind, options in KINDS.items()}  # type: ignore[arg-type]
+    assert {kind: (each.method, each.lora_rank, each.learning_rate) for kind, each in settled.items()} == {
+        "nothing": ("full", 0, 2e-5),
+        "rank": ("lora", 4, pytest.approx(2e-4)),
+        "none": ("full", 0, 2e-5),
+        "qlora": ("qlora", 16, pytest.approx(5e-4)),
+        "rate": ("lora", 16, 1e-3),
+    }
+    with pytest.raises(UserError, match="method = full contradicts lora_rank = 4"):
+        SFT(method="full", lora_rank=4)
+
+
+KINDS = {
+    "nothing": {},
+    "rank": {"lora_rank": 4},
+    "none": {"lora_rank": 0},
+    "qlora": {"method": "qlora", "full_rate": 5e-5},
+    "rate": {"method": "lora", "learning_rate": 1e-3},
+}
+
+
+def test_check_prints_the_table(model_folder: Path, seeds_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = [
+        "check",
+        "isara",
+        str(seeds_file),
+        "--model",
+        str(model_folder),
+        "--encoder",
+        "Hashed",
+        "--ignore_seed_rules",
+        "true",
+    ]
+    assert main([*given, "--trainer.method", "lora"]) == 0
+    said = capsys.readouterr().out
+    assert "memory to train, GB by formula (" in said and "training: a LoRA adapter is trained (--trainer.method lora)" in said
+    assert [line.split()[0] for line in said.splitlines() if line.endswith("  fits")] == ["full", "lora", "qlora"]
+    assert main([*given, "--json"]) == 0
+    memory = json.loads(capsys.readouterr().out)["memory"]
+    assert memory["method"] == "full" and memory["fits"] and [row["method"] for row in memory["methods"]][1] == "lora"
+    assert main([*given, "--trainer.optimizer", "paged_adamw_8bit"]) == 2
+    assert "paged_adamw_8bit needs a CUDA device" in capsys.readouterr().err
