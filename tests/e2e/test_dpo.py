@@ -137,7 +137,7 @@ def test_every_arm_of_a_study_keeps_its_own_loss(seeds_file: Path) -> None:
 
 def test_an_arm_of_another_loss_keeps_its_own_rates_and_rounds_but_for_what_was_changed(seeds_file: Path) -> None:
     found = arms(seeds_file, "self_distill", "--trainer.batch_size", "5", "--baselines", "sft,isara,contrast")
-    assert found["self_distill"].recipe.trainer.learning_rate == 1e-4
+    assert found["self_distill"].recipe.trainer.full_rate == 1e-4
     for name, recipe in (("sft", sft()), ("isara", isara()), ("contrast", contrast())):
         own = found[name].recipe
         assert own.trainer == replace(recipe.trainer, batch_size=5)  # not a rate that suits distillation
