@@ -20,6 +20,7 @@ COMMANDS = {
     "show": "the lineage of a sample: where it came from and what became of it",
     "report": "one HTML page of a run or study: verdict, metrics, drops, costs, every sample",
     "export": "training data (JSONL, Parquet) or a round's model",
+    "review": "a person keeps, rejects or edits a round's pairs before they are trained on (of `run --review`)",
     "rate": "pairs of answers for people to rate blind, and what their ratings say",
     "push": "a round's model, or the data, to the Hugging Face hub, with its card",
     "preview": "a few candidates with their verdicts, and whether examples in context teach the model anything",
