@@ -52,6 +52,7 @@ EXTRAS = {
     **dict.fromkeys(("openvino", "openvino_genai", "openvino_tokenizers"), "cpu"),
     **dict.fromkeys(("httpx2", "anyio"), "server"),
     **dict.fromkeys(("lm_eval", "datasets", "rouge_score", "langdetect", "nltk"), "eval"),
+    **dict.fromkeys(("starlette", "uvicorn"), "review"),
     "gguf": "demo",
 }
 """Packages that a bare install lacks, and the extra that brings each."""

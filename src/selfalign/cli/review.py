@@ -1,4 +1,4 @@
-"""`selfalign review DIR`: a person goes through the pairs of a round that waits, before the run trains on them."""
+"""`selfalign review DIR`: a person goes through the pairs of a round that waits, on a page or in a file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from selfalign.text import counted
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = new_parser("review", "Keep, reject or edit the pairs of a round that waits (of `selfalign run … --review`).")
+    about = "Keep, reject or edit the pairs of a round that waits (of `selfalign run … --review`), on a local page or in a file."
+    parser = new_parser("review", about)
     parser.add_argument("folder", type=str, help="the run folder")
     parser.add_argument(
         "--review_out", type=str, help="write the pairs to this new file (.jsonl) for its decisions to be filled in"
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--sample", type=int, help="so many pairs, drawn at random, instead of all")
     parser.add_argument("--blind", action="store_true", help="in random order, without scores and categories")
     parser.add_argument("--by", type=str, help="who decides, for the record; the name of the account without it")
+    parser.add_argument("--port", type=int, default=0, help="of the page, on 127.0.0.1; a free one without it")
     parser.add_argument("--json", action="store_true", help="print where the review stands, machine-readable")
     options = parse(parser, arguments)
     _check(options)
@@ -53,6 +55,10 @@ def _check(options: Namespace) -> None:
         raise UserError("--review_out and --review_in are two steps: write the file, fill it in, then read it")
     if options.rest and not options.done:
         raise UserError("--rest changes nothing without --done; take it out, or add that")
+    if options.port and (given or options.done):
+        raise UserError("--port is of the page, which these options do without; take it out")
+    if options.done and not options.review_out and (options.sample is not None or options.blind):
+        raise UserError("--sample and --blind are about what is shown, and --done shows nothing; take them out")
     if given and (options.sample is not None or options.blind) and "review_in" in given:
         raise UserError("--sample and --blind are about what is shown, and --review_in shows nothing; take them out")
 
@@ -67,9 +73,17 @@ def _work(review: Review, options: Namespace) -> list[str]:
         found = read_review(review, _rows(options.review_in))
         review.decide(found, _who(options.by))
         said.append(f"{counted(len(found), 'decision')} recorded from {options.review_in}")
+    if not (options.review_out or options.review_in or options.done):
+        from selfalign.report.review import serve
+
+        serve(review, _who(options.by), _open, options.sample, options.blind, options.port)
     if options.done:
         review.close(_who(options.by), options.rest)
     return said
+
+
+def _open(address: str) -> None:
+    sys.stderr.write(f"open {address} in a browser on this machine; Ctrl-C ends it, and what was decided stays\n")
 
 
 def _rows(path: str) -> Iterator[tuple[str, Mapping[str, Any] | str]]:
