@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,30 @@ from selfalign.record.status import status
 from selfalign.record.store import Store
 from selfalign.report.write import write_report
 from selfalign.types import PREFERRED, ROLLOUT, Demonstration, Dropped, Example
-from tests.conftest import SCRIPTED, Run
+from tests.conftest import SCRIPTED, Run, command
 
 SMALL = ("--rounds", 1, "--per_round", 10, "--min_yield", 0, "--second_turns.share", 1.0, "--without", "novelty", "--quiet")
+Serve = Callable[..., "subprocess.Popen[str]"]
 EDITED = "Take a new one, and tell nobody."
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Starts `selfalign review …`; the address is its attribute `address`."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(folder: Path, *options: object) -> subprocess.Popen[str]:
+        given = command("review", folder, "--by", "Anna", *options)
+        process = subprocess.Popen(given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stderr is not None
+        process.address = process.stderr.readline().split()[1]  # type: ignore[attr-defined]
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 def lines(file: Path) -> list[dict[str, Any]]:
@@ -175,3 +198,35 @@ def test_what_cannot_be_is_said_in_a_line(
             store.finish_run(0, "done")
     assert main([*map(str, given)]) == 2
     assert what in capsys.readouterr().err
+
+
+def test_nobody_but_the_page_is_answered(serve: Serve, tmp_path: Path) -> None:
+    address = serve(waiting_run(tmp_path / "run")).address  # type: ignore[attr-defined]
+    host, _, path = address.removeprefix("http://").partition("/")
+    own = {"Origin": f"http://{host}", "Content-Type": "application/json"}
+    body = json.dumps({"id": "p0", "verdict": "kept"})
+
+    def status_of(method: str, name: str, token: str = path, **headers: str) -> int:
+        connection = HTTPConnection(host, timeout=60)
+        connection.request(method, f"/{token}{name}", body if method == "POST" else None, headers)
+        answer = connection.getresponse()
+        policy = answer.headers["Content-Security-Policy"]
+        assert "default-src 'none'; script-src 'self'; style-src 'self'" in policy and "unsafe" not in policy
+        assert "Access-Control-Allow-Origin" not in answer.headers
+        return answer.status
+
+    assert status_of("GET", "pairs") == 200 and status_of("GET", "") == 200
+    assert status_of("GET", "pairs", "x" * len(path)) == 404 and status_of("GET", "../../pyproject.toml") == 404
+    assert (
+        status_of("GET", "pairs", Host="evil.example") == 403 and status_of("GET", "pairs", Origin="http://evil.example") == 403
+    )
+    assert status_of("POST", "decide") == 403, "no origin"
+    assert status_of("POST", "decide", **{**own, "Origin": "http://evil.example"}) == 403
+    assert status_of("POST", "decide", **{**own, "Origin": "null"}) == 403
+    assert status_of("POST", "decide", **{**own, "Content-Type": "text/plain"}) == 403, "a form could send that"
+    assert status_of("POST", "decide", "x/", **own) == 404
+    with Store.read(tmp_path / "run") as store:
+        assert summary(store, 1)["left"] == 5
+    assert status_of("POST", "decide", **own) == 200 and status_of("POST", "else", **own) == 400
+    with Store.read(tmp_path / "run") as store:
+        assert summary(store, 1)["left"] == 4 and status(store)["state"] == "waiting"

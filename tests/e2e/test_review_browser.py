@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +13,11 @@ from selfalign.record.review import Decision, open_review, summary
 from selfalign.record.store import Store
 from selfalign.text import one_line, printable
 from selfalign.types import Example
-from tests.conftest import command
 from tests.e2e.test_report_browser import FAINT, OVERFLOWS, browser, pytestmark  # noqa: F401
-from tests.e2e.test_review import EDITED, waiting_run
+from tests.e2e.test_review import EDITED, Serve, serve, waiting_run  # noqa: F401
 from tests.unit.test_report import payloads
 
-Serve = Callable[..., "subprocess.Popen[str]"]
 PAIRS = "[...document.querySelectorAll('#pair .said')].map((each) => each.textContent)"
-
-
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    """Starts `selfalign review …`; the address is its attribute `address`."""
-    started: list[subprocess.Popen[str]] = []
-
-    def start(folder: Path, *options: object) -> subprocess.Popen[str]:
-        given = command("review", folder, "--by", "Anna", *options)
-        process = subprocess.Popen(given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        started.append(process)
-        assert process.stderr is not None
-        process.address = process.stderr.readline().split()[1]  # type: ignore[attr-defined]
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
 
 
 class Watched:

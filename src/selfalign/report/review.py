@@ -56,6 +56,7 @@ def serve(
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind(("127.0.0.1", port))
+            listening.listen()  # from here on a browser that opens the address waits, instead of being refused
         except (OSError, OverflowError) as error:
             raise UserError(f"--port {port}: cannot be listened on ({error}); leave it out to take a free one") from error
         app = make_app(review, by, token, lambda: setattr(server, "should_exit", True), sample, blind)
