@@ -31,8 +31,8 @@ def serve() -> Iterator[Serve]:
     """Starts `selfalign review …`; the address is its attribute `address`."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(folder: Path, *options: object) -> subprocess.Popen[str]:
-        given = command("review", folder, "--by", "Anna", *options)
+    def start(folder: Path, *options: object, name: str = "review") -> subprocess.Popen[str]:
+        given = command(name, folder, *(("--by", "Anna") if name == "review" else ()), *options)
         process = subprocess.Popen(given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         started.append(process)
         assert process.stderr is not None

@@ -144,3 +144,19 @@ def test_on_a_phone_blind_and_of_a_sample(browser: Any, serve: Serve, tmp_path: 
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 0
     watched.check()
+
+
+def test_the_report_follows_a_run(browser: Any, serve: Serve, tmp_path: Path) -> None:  # noqa: F811
+    made = [Example(f"r{slot}", f"Question {slot}?", "Answer.", 1, slot) for slot in range(3)]
+    with Store.open(tmp_path / "run", {"name": "test"}) as store:
+        store.add_seeds([Example("s0", "Why?", "So.")], ())
+        address = serve(tmp_path / "run", "--every", 1, name="view").address  # type: ignore[attr-defined]
+        page = browser.new_page()
+        trouble: list[str] = []
+        page.on("console", lambda message: trouble.append(message.text))
+        assert page.goto(address).headers["refresh"] == "1"
+        assert page.text_content("#sample-count") == "1 of 1 samples" and "running" in page.text_content("#verdict")
+        store.finish_round_samples(1, made, [], 3)
+        page.wait_for_selector("#samples .row >> nth=3")
+    assert "refresh" not in page.goto(address).headers and page.goto(f"{address}run.sqlite").status == 404
+    assert not [text for text in trouble if "404" not in text]

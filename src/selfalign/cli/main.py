@@ -19,6 +19,7 @@ COMMANDS = {
     "status": "where a run stands: rounds, yields, drops by rule, metrics",
     "show": "the lineage of a sample: where it came from and what became of it",
     "report": "one HTML page of a run or study: verdict, metrics, drops, costs, every sample",
+    "view": "the report on a local page, which follows while a run writes",
     "export": "training data (JSONL, Parquet) or a round's model",
     "review": "a person keeps, rejects or edits a round's pairs before they are trained on (of `run --review`)",
     "rate": "pairs of answers for people to rate blind, and what their ratings say",

@@ -74,9 +74,9 @@ def _work(review: Review, options: Namespace) -> list[str]:
         review.decide(found, _who(options.by))
         said.append(f"{counted(len(found), 'decision')} recorded from {options.review_in}")
     if not (options.review_out or options.review_in or options.done):
-        from selfalign.report.review import serve
+        from selfalign.report.review import serve_review
 
-        serve(review, _who(options.by), _open, options.sample, options.blind, options.port)
+        serve_review(review, _who(options.by), _open, options.sample, options.blind, options.port)
     if options.done:
         review.close(_who(options.by), options.rest)
     return said
