@@ -14,7 +14,7 @@ import pytest
 
 from selfalign.cli.main import main
 from selfalign.export.cards import data_card
-from selfalign.record.review import Decision, open_review, summary
+from selfalign.record.review import Decision, after_review, open_review, summary
 from selfalign.record.status import status
 from selfalign.record.store import Store
 from selfalign.report.write import write_report
@@ -173,6 +173,13 @@ def test_the_last_word_counts_and_all_of_them_are_kept(tmp_path: Path) -> None:
         assert {id: (said.verdict, said.by) for id, said in review.decisions().items()} == {"p0": ("edited", "Ben")}
         with review.store.snapshot() as connection:
             assert connection.execute("SELECT count(*) FROM events WHERE kind = 'review'").fetchone() == (4,)
+        said = {"p0": Decision("p0", "rejected"), "p1": Decision("p1", "edited", response=EDITED)}
+        result = after_review(list(review.pairs.values()), said, None)
+        assert {drop.example.id: drop.evidence for drop in result.dropped} == {
+            "p0": "rejected",
+            "p3": "it follows on p0, which was rejected",
+        }
+        assert [(pair.id, pair.history) for pair in result.kept] == [("p1", ()), ("p1.2", (("Question 1?", EDITED),)), ("p4", ())]
     with pytest.raises(ZeroDivisionError), open_review(tmp_path / "run"):
         raise ZeroDivisionError
     with Store.read(tmp_path / "run") as store:
