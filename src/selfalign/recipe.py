@@ -161,6 +161,8 @@ class Recipe:
     """train on the seeds too; false trains on what was generated alone"""
     replay: Replay | None = None
     # General prompts with the base model's own answers, among what every round trains on: against forgetting.
+    review: bool = False
+    # A person goes through what each round kept, before it is trained on (`record.review`); until then the run waits.
     learning_rate_decay: float = 1.0
     """round k trains with the trainer's learning rate times learning_rate_decay^(k-1)"""
     validation_share: float = 0.0
@@ -208,12 +210,8 @@ class Recipe:
             ("order", self.order, self.order in get_args(Order), "chosen or shared"),
             ("steps", list(self.steps), not self.steps or self._steps_fit(), "one number of at least 1 for each round"),
             ("train_seeds", self.train_seeds, self.train_seeds or self.per_round > 0, "true where nothing is generated"),
-            (
-                "replay",
-                self.replay and self.replay.count,
-                not self.replay or self._imitates(),
-                f"0: {self.name} imitates no answers",
-            ),
+            ("replay", self.replay and self.replay.count, not self.replay or self._imitates(), "0: it imitates no answers"),
+            ("review", self.review, not self.review or generated > 0, "false where nothing is generated"),
             ("second_turns.share", extended, not extended or generated > 0, "0 where nothing is generated"),
             ("second_turns.share", extended, not extended or answers, "0 where answers are to be taught or rejected"),
             ("second_turns.share", extended, extended > 0 or self.second_turns == NONE, "above 0 for its sampling to matter"),
@@ -364,8 +362,9 @@ class Recipe:
             UserError: an evaluator, a scorer or a filter that could not work.
         """
         plain: dict[str, Any] = _plain(self)
-        if self.replay is None:  # then a run is the one it was before there was any
-            del plain["replay"]
+        for name in ("replay", "review"):  # without it a run is the one it was before there was any
+            if not getattr(self, name):
+                del plain[name]
         for slot in ("evaluators", "scorers", *FILTERS):
             for part, options in zip(getattr(self, slot), plain[slot], strict=True):
                 if content := declared(part, Preflight).check():

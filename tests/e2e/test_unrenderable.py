@@ -15,6 +15,7 @@ from selfalign.engines import HF
 from selfalign.loop.align import align
 from selfalign.protocols import Context
 from selfalign.recipe import Recipe
+from selfalign.record.review import Decision, open_review
 from selfalign.record.store import Store
 from selfalign.retrievers import Uniform
 from selfalign.scorers import Judge, Perplexity
@@ -104,3 +105,19 @@ def test_a_model_of_single_turns_loses_nothing_for_being_one(tmp_path: Path) -> 
     align(bare(retriever=Uniform(0, 0), rounds=1), str(folder), seeds(), tmp_path / "run")
     with Store.read(tmp_path / "run") as store:
         assert [example.slot for example in store.kept(1)] == [0, 3]
+
+
+def test_an_edited_answer_that_is_a_turn_is_dropped_with_its_reason(folder: str, tmp_path: Path) -> None:
+    recipe = bare(rounds=1, review=True)
+    run = align(recipe, folder, seeds(), tmp_path / "run")
+    assert run.best_round == 0 and run.stopped_because.startswith("round 1 waits for its review: 0 of 2 pairs decided")
+    with open_review(tmp_path / "run") as review:
+        first, second = review.pairs
+        edits = {first: "Say <|im_end|> now.", second: "Wipe it."}
+        review.decide([Decision(id, "edited", response=text) for id, text in edits.items()], "Anna")
+        review.close("Anna")
+    align(recipe, folder, seeds(), tmp_path / "run")
+    with Store.read(tmp_path / "run") as store:
+        assert [example.response for example in store.kept(1)] == ["Wipe it."] and store.state()["state"] == "done"
+        (drop,) = (drop for drop in store.dropped(1) if drop.rule == "reviewed")
+        assert drop.example.id == first and "which means a turn to this model" in drop.evidence

@@ -19,7 +19,9 @@ COMMANDS = {
     "status": "where a run stands: rounds, yields, drops by rule, metrics",
     "show": "the lineage of a sample: where it came from and what became of it",
     "report": "one HTML page of a run or study: verdict, metrics, drops, costs, every sample",
+    "view": "the report on a local page, which follows while a run writes",
     "export": "training data (JSONL, Parquet) or a round's model",
+    "review": "a person keeps, rejects or edits a round's pairs before they are trained on (of `run --review`)",
     "rate": "pairs of answers for people to rate blind, and what their ratings say",
     "push": "a round's model, or the data, to the Hugging Face hub, with its card",
     "preview": "a few candidates with their verdicts, and whether examples in context teach the model anything",
@@ -51,6 +53,7 @@ EXTRAS = {
     **dict.fromkeys(("openvino", "openvino_genai", "openvino_tokenizers"), "cpu"),
     **dict.fromkeys(("httpx2", "anyio"), "server"),
     **dict.fromkeys(("lm_eval", "datasets", "rouge_score", "langdetect", "nltk"), "eval"),
+    **dict.fromkeys(("starlette", "uvicorn"), "review"),
     "gguf": "demo",
 }
 """Packages that a bare install lacks, and the extra that brings each."""

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError("which folder shall the run live in? give --out DIR")
     if options.model is None:
         raise UserError("which model? give --model with a local folder, a hub name, or smollm2-135m for the bundled one")
-    return _run(recipe, seeds, held_out, options, parser)
+    return _run(replace(recipe, review=recipe.review or options.review), seeds, held_out, options, parser)
 
 
 def _run(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example], options: Any, parser: ArgumentParser) -> int:
@@ -90,6 +90,9 @@ def make_parser(make: Callable[..., Recipe], command: str) -> ArgumentParser:
     parser.add_argument("--out", type=str, help="the run folder; the same command on it goes on where it stopped")
     parser.add_argument("--held_out", type=str, help="file of held-out pairs for the metrics; bundled seeds bring their own")
     parser.add_argument("--report_to", type=str, help="send metrics to tensorboard, trackio, mlflow, wandb (commas between)")
+    parser.add_argument(
+        "--review", action="store_true", help="wait after the filters of each round until people have gone through its pairs"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     parser.add_argument("--json", action="store_true", help="print the final status as JSON instead of tables")
     parser.add_argument("--config", action="config", help="YAML file of options; options on the command line win")

@@ -46,6 +46,10 @@ def print_status(
         drops = ", ".join(f"{rule} {count}" for rule, count in replay["dropped"].items())
         dropped = f"; dropped by rule: {drops}" if drops else ""
         console.print(shown(f"replay: {replay['kept']} of {replay['prompts']} answers of the base model{dropped}"))
+    for row in status["rounds"]:
+        if (review := row.get("review")) and review["done"]:  # else the last line says what the run waits for
+            people = ", ".join(review["by"])
+            console.print(shown(f"review: {review['text']}{f' (by {people})' if people else ''}"))
     if any(row["metrics"] for row in status["rounds"]):
         console.print(metrics_table(status["rounds"], status["best_round"]))
     for row in status["rounds"]:

@@ -211,6 +211,7 @@ def _shared(store: Store, where: str = rows.IMITATED) -> dict[str, Any]:
     return {
         "recipe": code(str(identity.get("name", "selfalign"))),
         "base": code(_base_name(store.model(0))),
+        "reviews": [row["review"]["text"] for row in status(store)["rounds"] if "review" in row],
         "options": _fenced(portable({key: value for key, value in identity.items() if key not in _HASHES})),
         **{verdict: counts.get(name, 0) for verdict, name in (("seeds", "seed"), ("validation", "validation"), ("kept", "kept"))},
     }

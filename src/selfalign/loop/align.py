@@ -36,6 +36,7 @@ from selfalign.loop.guards import (
 from selfalign.loop.method import memory_warnings, method_choice
 from selfalign.loop.preflight import fewer_than_asked, prepared
 from selfalign.loop.replay import make_replay
+from selfalign.loop.review import reviewed
 from selfalign.loop.shortcuts import audited
 from selfalign.loop.steps import make_round
 from selfalign.loop.vectors import RunVectors
@@ -58,7 +59,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """What came of a run. `model` is that of the best round; round 0 is the base model."""
+    """What came of a run. `model` is that of the best round; round 0 is the base model.
+
+    Of a run that waits for a review (`Recipe.review`) it is what there is so far, and `stopped_because` says what it waits for.
+    """
 
     folder: Path
     model: ModelRef
@@ -162,7 +166,9 @@ def _rounds(run: Setup) -> Run:
             verdict = _measure(run, context(round), pool, model, verdict)
             if not verdict.go_on or round == recipe.rounds or (used := _used_up(recipe, round + 1)):
                 break
-            kept, alarm = _next_examples(run, context(round + 1), pool)
+            kept, alarm, waits = _next_examples(run, context(round + 1), pool)
+        if waits:
+            return Run(store.folder, verdict.best.model, verdict.best.round, waits)
         if stop := "; ".join(filter(None, (_too_few_kept(run, round + 1, kept), alarm))):
             export_metrics(store, round + 1)
             break
@@ -229,11 +235,13 @@ def _measure(run: Setup, context: Context, pool: Pool, model: ModelRef, last: Ve
     return verdict
 
 
-def _next_examples(run: Setup, context: Context, pool: Pool) -> tuple[tuple[Example, ...], str]:
-    """(what the context's round trains on besides the seeds, why it must not; "" where it may)."""
+def _next_examples(run: Setup, context: Context, pool: Pool) -> tuple[tuple[Example, ...], str, str]:
+    """(what the context's round trains on besides the seeds, why it must not, why it waits); "" where it may, or need not."""
     calibrate_judges(run, context)
-    kept = generate(run, context, pool)
-    return kept, check_training_data(run, context, pool)
+    generate(run, context, pool)
+    if waits := reviewed(run, context):
+        return (), "", waits
+    return run.store.kept(context.round), check_training_data(run, context, pool), ""
 
 
 def _too_few_kept(run: Setup, round: int, kept: Sequence[Example]) -> str:
@@ -278,11 +286,11 @@ def _unchecked(run: Setup) -> str:
     return f"the newest round is shipped unchecked: {len(run.validation)} validation seeds, and {LEAST} are needed to choose one"
 
 
-def generate(run: Setup, context: Context, pool: Pool) -> tuple[Example, ...]:
-    """The candidates of a round, made and filtered once and then read back."""
+def generate(run: Setup, context: Context, pool: Pool) -> None:
+    """The candidates of a round, made and filtered once; what was kept stands in the record."""
     recipe, store = run.recipe, run.store
     if not recipe.per_round:
-        return ()
+        return
     if store.stage(context.round, "filter") is None:
         began = time.monotonic()
         result = make_round(recipe, context, pool)
@@ -294,7 +302,6 @@ def generate(run: Setup, context: Context, pool: Pool) -> tuple[Example, ...]:
                 store.event("given", {"text": text})
             store.finish_round_samples(context.round, result.kept, result.dropped, candidates, spent)
     export_round(store, context.round)
-    return store.kept(context.round)
 
 
 def train(run: Setup, round: int, current: ModelRef, pool: Pool) -> ModelRef:

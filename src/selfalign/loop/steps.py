@@ -119,7 +119,7 @@ def respond(recipe: Recipe, context: Context, drafts: Sequence[Example], stage: 
             dropped.append(Dropped(example, "no_room", "the prompt does not fit the model's window, even without demonstrations"))
         else:
             whole[example.id] = example
-    pairs = split_unreadable(context, [whole[draft.id] for draft in drafts if draft.id in whole], _as_shown(context))
+    pairs = split_unreadable(context, [whole[draft.id] for draft in drafts if draft.id in whole], as_shown(context))
     return FilterResult(pairs.kept, (*readable.dropped, *dropped, *pairs.dropped))
 
 
@@ -139,7 +139,7 @@ def _as_asked(draft: Example) -> Request:
     return Request(draft.id, prompt=draft.prompt, history=draft.history, system=draft.system)
 
 
-def _as_shown(context: Context) -> Callable[[Example], Request]:
+def as_shown(context: Context) -> Callable[[Example], Request]:
     """A request that shows a pair as an answered turn, or, to a model whose template knows a single turn alone, as a prompt."""
 
     def shown(pair: Example) -> Request:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from selfalign.errors import UserError
 from selfalign.protocols import INDISTINCT, VERIFIED
 from selfalign.record import model_rows, rows
 from selfalign.record.exports import everything
+from selfalign.record.review import said_of
 from selfalign.record.status import verifications
 from selfalign.record.store import Store
 from selfalign.text import counted, printable
@@ -48,6 +50,7 @@ def lineage(store: Store, id: str) -> dict[str, Any]:
             "verdict": verdict,
             "rule": rule or None,
             "evidence": evidence or None,
+            "review": [asdict(each) for each in said_of(store, id)],
             "prompt_demonstrations": _demonstrations(connection, number, "prompt"),
             "response_demonstrations": _demonstrations(connection, number, "response"),
             "written_by": _writer(store, connection, max(example.round - 1, 0)) if example.round or replay else None,
@@ -74,6 +77,7 @@ def lineage_text(lineage: Mapping[str, Any]) -> str:
     parts = [
         f"{p['id']} ({origin})",
         _block("verdict", p["verdict"] if p["rule"] is None else f"{again}dropped by {p['rule']}: {p['evidence']}"),
+        _block("review", "\n".join(map(_reviewed, p["review"]))),
         _block("system text", p.get("system")),
         _block(
             f"earlier turns ({firsts})" if firsts else "earlier turns",
@@ -114,6 +118,12 @@ def _wrote(model: Mapping[str, Any]) -> str:
 
 def _trained(model: Mapping[str, Any]) -> str:
     return _named(model) + (f": dropped by {model['rule']}: {model['evidence']}" if model["rule"] else "")
+
+
+def _reviewed(said: Mapping[str, Any]) -> str:
+    texts = f"\nit was: {said['before']}\n→ {said['response']}".replace("\n", "\n  ") if said["verdict"] == "edited" else ""
+    why = f": {said['reason']}" if said["reason"] else ""
+    return f"{said['verdict']} by {said['by']}, {said['at']}{why}{texts}"
 
 
 def _shown(demonstration: Mapping[str, Any]) -> str:

@@ -69,6 +69,12 @@ def insert(connection: sqlite3.Connection, verdicts: Sequence[Verdict]) -> None:
     )
 
 
+def rewrite(connection: sqlite3.Connection, verdicts: Sequence[Verdict]) -> None:
+    """Samples that are there already, with another verdict or another text; their demonstrations and scores stay as they are."""
+    query = f"UPDATE samples SET ({COLUMNS}, verdict, rule, evidence) = ({', '.join('?' * 13)}) WHERE id = ?"
+    connection.executemany(query, ((*_columns(*each), each[0].id) for each in verdicts))
+
+
 def numbers_of(connection: sqlite3.Connection, ids: Iterable[str]) -> dict[str, int]:
     """The row numbers of samples by id; an id that is none is left out."""
     found: dict[str, int] = {}

@@ -10,28 +10,39 @@ from selfalign.protocols import VERIFIED
 from selfalign.record import model_rows
 from selfalign.record.lock import is_locked
 from selfalign.record.plain import metric_table
+from selfalign.record.review import is_ready, summary, waiting
 from selfalign.record.store import Store
 
 
 def status(store: Store) -> dict[str, Any]:
     """The state of a run and a row for each round; round 0 is the base model.
 
-    `state` is running (a process works on the folder), done, failed, interrupted (by a signal), or stopped: nobody works
-    on it and nothing was said, so the process was killed and the same command goes on. `tokens.prompt` counts the tokens
+    `state` is running (a process works on the folder), done, failed, interrupted (by a signal), waiting (for people to review a
+    round's pairs, also while they do), or stopped: nobody works on it and nothing was said, so the process was killed and the
+    same command goes on. `tokens.prompt` counts the tokens
     read, those of scored responses included. `verify_weights` is what was found last of the weights that a server served as the
     round's model, {"verdict", "text"}; None where nothing was verified.
     """
     running = is_locked(store.folder)
     with store.snapshot() as connection:
         ended, found = {} if running else store.state(), verifications(store)
+        waits = "" if ended else _waits(store, running)
         return {
-            "state": "running" if running else ended.get("state", "stopped"),
-            "stopped_because": ended.get("stopped_because"),
+            "state": "waiting" if waits else "running" if running else ended.get("state", "stopped"),
+            "stopped_because": waits or ended.get("stopped_because"),
             "recipe": store.identity().get("name"),
             "best_round": store.state().get("best_round"),
             **_replay(connection),
             "rounds": [_round(store, connection, round, found.get(round, ())) for round in _rounds(connection)],
         }
+
+
+def _waits(store: Store, running: bool) -> str:
+    """What a run waits for; "" where it waits for nothing, or goes on already."""
+    if (round := waiting(store)) is None or (running and is_ready(store, round)):
+        return ""
+    go_on = "the same command goes on from here" if is_ready(store, round) else f"`selfalign review {store.folder}` shows them"
+    return f"{summary(store, round)['text']}; {go_on}"
 
 
 def warnings(store: Store) -> list[str]:
@@ -113,6 +124,7 @@ def _round(store: Store, connection: sqlite3.Connection, round: int, found: Sequ
         "kept": kept,
         "dropped": dropped,
         **_given(connection, round),
+        **({"review": said} if store.identity().get("review") and (said := summary(store, round))["pairs"] else {}),
         "metrics": metric_table(store.metrics(round)),
         "model": None if model is None else str(model_rows.place(model[0])),
         "verify_weights": found[-1] if found else None,

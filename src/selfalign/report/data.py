@@ -14,6 +14,7 @@ from selfalign.record.exports import everything
 from selfalign.record.lineage import unanswered
 from selfalign.record.plain import flat, portable
 from selfalign.record.replay import replay_rows
+from selfalign.record.review import DECIDED, decisions, waiting
 from selfalign.record.status import status, warnings
 from selfalign.record.store import Store
 from selfalign.report.verdict import verdict
@@ -43,10 +44,13 @@ def read_run(folder: Path) -> dict[str, Any]:
             "verdict": verdict(store, where),
             "warnings": portable(warnings(store)),
             "go_on": _go_on(folder, where["state"]),
+            "reviews": [row["review"]["text"] for row in where["rounds"] if "review" in row],
             "lengths": [_lengths(round, samples) for round in rounds],
             "samples": samples,
             "held_out": held_out_answers(store, rounds, where["rounds"]),
-            "events": [{"at": at, "kind": kind, "what": _event(portable(data))} for at, kind, data in store.events()],
+            "events": [
+                {"at": at, "kind": kind, "what": _event(portable(data))} for at, kind, data in store.events() if kind != DECIDED
+            ],
             "options": [[name, str(value)] for name, value in flat(portable(store.identity()))],
         }
 
@@ -56,7 +60,7 @@ def _go_on(folder: Path, state: str) -> str:
 
     Of a study's run it is the study's.
     """
-    if state not in ("interrupted", "stopped", "failed"):
+    if state not in ("interrupted", "stopped", "failed", "waiting"):
         return ""
     for command, place in (("run", folder / "run.yaml"), ("study", folder.absolute().parent.parent / "study.yaml")):
         try:
@@ -80,10 +84,19 @@ def _samples(store: Store, rounds: Sequence[int]) -> list[dict[str, Any]]:
     found += [
         {**row, "verdict": "replay", "prompt_demonstrations": [], "response_demonstrations": []} for row in replay_rows(store)
     ]
-    trained = _trained(store)
+    trained, edited = _trained(store), _edited(store, rounds)
     with store.snapshot() as connection:
         bare = unanswered(connection)
-    return [{**row, "answered": row["id"] not in bare, "trained": trained.get(row["id"], [])} for row in found]
+    return [
+        {**row, "answered": row["id"] not in bare, "trained": trained.get(row["id"], []), **edited.get(row["id"], {})}
+        for row in found
+    ]
+
+
+def _edited(store: Store, rounds: Sequence[int]) -> dict[str, dict[str, str]]:
+    """{"before": what the model wrote} of each sample whose answer a person edited; who did is in the record, and stays there."""
+    said = {id: each for round in rounds if round != waiting(store) for id, each in decisions(store, round).items()}
+    return {id: {"before": each.before} for id, each in said.items() if each.verdict == "edited"}
 
 
 def _sample(example: Example, verdict: str, drop: Dropped | None = None) -> dict[str, Any]:
@@ -186,4 +199,4 @@ def _model(folder: Path, path: str | None) -> str:
 
 
 def _event(data: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}: {value}" for key, value in data.items() if key not in ("pid", "host", "rows"))
+    return ", ".join(f"{key}: {value}" for key, value in data.items() if key not in ("pid", "host", "rows", "by"))

@@ -164,6 +164,7 @@ function lineage(s) {
     ...(earlier.length ? [part("earlier turns", ...earlier, ...first)] : []),
     part("prompt (ended by " + s.prompt_finish + ")", said("", s.prompt)),
     part(s.answered ? "response (ended by " + s.response_finish + ")" : "response", answer("", s))];
+  if (s.before !== undefined) parts.push(part("what the model wrote, before a person edited it", said("", s.before)));
   const scores = Object.entries(s.scores).map(([name, value]) => [name, value === null ? "not a number" : value]);
   if (scores.length) parts.push(part("scores", pairs(scores)));
   if (Object.keys(s.metadata).length) parts.push(part("metadata", pairs(Object.entries(s.metadata))));

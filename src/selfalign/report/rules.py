@@ -48,6 +48,7 @@ GROUPS = (
     (6, ("low_…", "high_…"), "its score is on the wrong side of what is kept"),
     (6, ("unparsed", "unscored"), "its score is unreadable or missing"),
     (6, ("judge_addressed",), "the text speaks to the judge"),
+    (OTHER, ("reviewed",), "a person rejected it, or what it follows on"),
     (OTHER, ("enough_answers", "surplus"), "there are as many as were asked for"),
 )
 """(colour, rules, why). docs/troubleshooting.md has the same lines."""

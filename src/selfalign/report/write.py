@@ -20,17 +20,13 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
         RunFailed: the disk is full or failing.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not the folder of a run or a study: there is no such folder")
+    _check(folder)
     page = folder / "report.html" if out is None else Path(out)
     if page.is_dir() or not page.parent.is_dir():
         raise UserError(f"{page} {'is a folder' if page.is_dir() else 'is in no folder that exists'}: name an HTML file to write")
     if page.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"{page} is not called .html: the report is an HTML page, name one")
-    if (folder / STUDY).is_file():
-        text = _study(folder, linked=page.resolve().parent == folder.resolve())
-    else:
-        text = run_page(read_run(folder))
+    text = page_text(folder, linked=page.resolve().parent == folder.resolve())
     try:
         with whole_file(page, "export") as temporary:
             temporary.write_text(text, encoding="utf-8", newline="\n")
@@ -38,6 +34,24 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
         where = error.filename or page
         raise UserError(f"{where} cannot be written ({error.strerror}): use --out FILE in another folder") from error
     return page
+
+
+def page_text(folder: Path, linked: bool = False) -> str:
+    """The page of a run or a study.
+
+    Args:
+        linked: whether it stands in the folder, so that links from a study to its runs lead somewhere.
+
+    Raises:
+        UserError: no run or study folder.
+    """
+    _check(folder)
+    return _study(folder, linked) if (folder / STUDY).is_file() else run_page(read_run(folder))
+
+
+def _check(folder: Path) -> None:
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not the folder of a run or a study: there is no such folder")
 
 
 def _study(folder: Path, linked: bool) -> str:

@@ -179,6 +179,10 @@ def _check(arms: Sequence[Arm], held_out: Sequence[Example], out: Path, repeats:
             raise UserError(f"{shared}; give each arm once, and each file that is varied a name of its own")
         taken[place] = arm.name
         arm.recipe.check()
+        if arm.recipe.review:
+            raise UserError(
+                f"arm {arm.name} would wait for a review: a study runs without people; give its recipe review = false"
+            )
     named = [check_examples(arm.seeds, held_out, arm.recipe.allow_overlap, seeds_needed(arm.recipe)) for arm in arms]
     # Where some arm's seeds share an id with a prompt, every arm sees the renamed prompts, else they could not be paired.
     return next((prompts for prompts in named if prompts != tuple(held_out)), named[0])

@@ -20,6 +20,7 @@ from selfalign.loop.align import Quiet
 from selfalign.protocols import Progress
 from selfalign.record.checkpoints import write_synced
 from selfalign.record.plain import flat, portable
+from selfalign.record.review import waiting
 from selfalign.record.store import Store
 from selfalign.text import printable
 from selfalign.tracking.trackers import TRACKERS, Point, Tracker
@@ -66,7 +67,8 @@ def figures(store: Store) -> dict[str, list[Point]]:
         rounds = [round for (round,) in connection.execute("SELECT DISTINCT round FROM stages ORDER BY round")]
         steps = 0
         for round in rounds:
-            if (counts := store.stage(round, "filter")) is not None:
+            if (counts := store.stage(round, "filter")) is not None and round != waiting(store):
+                counts |= store.stage(round, "review") or {}
                 query = "SELECT rule, count(*) FROM samples WHERE round = ? AND verdict = 'dropped' GROUP BY rule ORDER BY rule"
                 found[f"round {round}: samples"] = _samples(round, counts, dict(connection.execute(query, (round,))))
             if training := store.training(round):
