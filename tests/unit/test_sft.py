@@ -41,6 +41,7 @@ class Quiet:
     def __init__(self, interrupt_at: int = 0) -> None:
         self.seen: list[tuple[object, ...]] = []
         self.steps, self.interrupt_at = 0, interrupt_at
+        self.said: list[str] = []
 
     def start(self, stage: str, total: int, done: int = 0) -> None:
         self.seen.append(("start", total, done))
@@ -53,6 +54,9 @@ class Quiet:
 
     def finish(self) -> None:
         self.seen.append(("finish",))
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
 
 
 class Silent:
@@ -236,6 +240,7 @@ def test_a_training_accounts_for_rows_and_leaves_a_model_that_loads(
     model: Path, unbroken: tuple[Path, TrainResult, Quiet]
 ) -> None:
     folder, result, progress = unbroken
+    assert progress.said == [f"round 1: train: the process writes to {folder / 'training' / 'training.log'}"]
     assert result.trained == tuple(e.id for e in (*pairs("seed", 3), *pairs("made", 4)))
     assert [(d.example.id, d.rule) for d in result.dropped] == [("long", "too_long")]
     assert result.steps == STEPS == len(result.losses) and all(0 < loss < 20 for loss in result.losses)

@@ -112,7 +112,7 @@ def own_options() -> ArgumentParser:
     ):
         parser.add_argument(f"--{name}", type=kind, default=default, help=text)
     parser.add_argument("--allow_overlap", action="store_true", help="measure on prompts that the model was trained on or shown")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
     parser.add_argument("--json", action="store_true", help="print the result as JSON instead of tables")
     parser.add_argument("--config", action="config", help="YAML file of options; options on the command line win")
     return parser
@@ -203,18 +203,18 @@ def _measure(
     options: Namespace,
 ) -> dict[str, Any]:
     """Measures what is not measured yet and reports it all as plain data; `known` is what `check_to_measure` found."""
-    from selfalign.cli.progress import Bars
     from selfalign.errors import handle_signals
     from selfalign.loop.align import align
+    from selfalign.loop.progress import shown
 
     found: dict[str, dict[str, Any]] = {}
     runs: dict[str, Finished] = {}
-    with handle_signals(), _place(options.out) as out, nullcontext() if options.quiet else Bars() as progress:
+    with handle_signals(), _place(options.out) as out, nullcontext() if options.quiet else shown() as progress:
         folder = out
         for side in sides:
             if side.folder is None:
                 if progress is not None and len(sides) > 1:
-                    progress.console.print(f"{side.name}:", markup=False, highlight=False, soft_wrap=True)
+                    progress.say(f"{side.name}:")
                 text = _options_of(side, folder, parser, options)
                 # One side's seeds for both: what answers are measured by is learned from them.
                 shown = seeds or apart(next((each.seeds for each in sides if each.seeds), ()), held_out)

@@ -49,10 +49,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example], options: Any, parser: ArgumentParser) -> int:
-    from selfalign.cli.progress import Bars
     from selfalign.cli.table import print_status
     from selfalign.errors import handle_signals
     from selfalign.loop.align import align
+    from selfalign.loop.progress import shown
     from selfalign.proof.kept import of_run
     from selfalign.record.status import status, warnings
     from selfalign.record.store import Store
@@ -62,7 +62,7 @@ def _run(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example], 
     trackers = check_trackers(options.report_to)
     with (
         handle_signals(),
-        nullcontext() if options.quiet else Bars() as bars,
+        nullcontext() if options.quiet else shown() as bars,
         reporting(options.out, trackers, bars) as progress,
     ):
         yaml_text, files = resolved(parser, options), recipe_files(options.recipe)
@@ -90,7 +90,7 @@ def make_parser(make: Callable[..., Recipe], command: str) -> ArgumentParser:
     parser.add_argument("--out", type=str, help="the run folder; the same command on it goes on where it stopped")
     parser.add_argument("--held_out", type=str, help="file of held-out pairs for the metrics; bundled seeds bring their own")
     parser.add_argument("--report_to", type=str, help="send metrics to tensorboard, trackio, mlflow, wandb (commas between)")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
     parser.add_argument("--json", action="store_true", help="print the final status as JSON instead of tables")
     parser.add_argument("--config", action="config", help="YAML file of options; options on the command line win")
     add_options(parser, make, command)

@@ -12,16 +12,18 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from selfalign.encoders.blind import encoder_blind
 from selfalign.errors import RunFailed, no_exit
 from selfalign.loop import parts
 from selfalign.loop.context import Setup, opened
 from selfalign.loop.fluency import spelled_out
+from selfalign.loop.glimpse import glimpse
 from selfalign.loop.guards import (
     Best,
     Verdict,
@@ -33,11 +35,13 @@ from selfalign.loop.guards import (
     verify_weights,
 )
 from selfalign.loop.preflight import fewer_than_asked, prepared
+from selfalign.loop.progress import Quiet, say, shown
 from selfalign.loop.replay import make_replay
 from selfalign.loop.shortcuts import audited
 from selfalign.loop.steps import make_round
 from selfalign.loop.vectors import RunVectors
 from selfalign.loop.versions import software
+from selfalign.loop.watch import watched
 from selfalign.proof.diversity import GUARDS
 from selfalign.proof.shortcuts import warning
 from selfalign.proof.stats import LEAST
@@ -64,14 +68,6 @@ class Run:
     stopped_because: str
 
 
-class Quiet:
-    """Progress that nobody watches."""
-
-    def start(self, stage: str, total: int, done: int = 0) -> None: ...
-    def advance(self, count: int = 1, note: str = "") -> None: ...
-    def finish(self) -> None: ...
-
-
 def align(
     recipe: Recipe,
     model: str,
@@ -81,7 +77,7 @@ def align(
     held_out: Sequence[Example] = (),
     options: str = "",
     files: Sequence[Path] = (),
-    progress: Progress | None = None,
+    progress: Progress | Literal["shown"] | None = "shown",
 ) -> Run:
     """Runs a recipe on a model, or goes on with the run that stands in `out`.
 
@@ -94,14 +90,15 @@ def align(
         options: the run's options as YAML, for `run.yaml` in the run folder.
         files: the file that the recipe comes from, where it is one of your own: its hash stands in the record, and a run does not
             go on with another content of it.
-        progress: hears of stages and batches; the command line draws bars with it.
+        progress: hears of stages and batches. Without it a bar is drawn where there is a terminal or a notebook, and lines are
+            written elsewhere, on standard error; None is silent.
 
     Raises:
         UserError: options, seeds or model that cannot work, or a folder of another run; before a model loads.
         RunFailed: a run that cannot go on; its folder stays resumable.
     """
-    with no_exit(f"recipe {recipe.name}"):
-        return _align(recipe, model, seeds, Path(out), held_out, (options, files), progress or Quiet())
+    with no_exit(f"recipe {recipe.name}"), shown() if progress == "shown" else nullcontext(progress or Quiet()) as told:
+        return _align(recipe, model, seeds, Path(out), held_out, (options, files), told)
 
 
 def _align(
@@ -122,11 +119,11 @@ def _align(
         _log.warning("%s", unknown)
     vectors = RunVectors(recipe.encoder, asked)
     identity, made_with = run_identity(recipe, base, seeds, held_out), software(recipe, files)
-    with Store.open(out, identity, made_with) as store, reporting(store.folder):
+    with Store.open(out, identity, made_with) as store, reporting(store.folder), watched(progress, recipe, store) as watch:
         if options:
             write_synced(store.folder / "run.yaml", options.encode())
         with no_exit(f"recipe {recipe.name}"):  # here too, so that the record says why
-            return _rounds(Setup(recipe, store, base, shown, validation, held_out, asked, vectors, progress))
+            return _rounds(Setup(recipe, store, base, shown, validation, held_out, asked, vectors, watch))
 
 
 def run_identity(recipe: Recipe, start: ModelRef, seeds: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:
@@ -274,6 +271,7 @@ def generate(run: Setup, context: Context, pool: Pool) -> tuple[Example, ...]:
             if recipe.given and (text := recipe.given.shortage(context.round, recipe.per_round)):
                 store.event("given", {"text": text})
             store.finish_round_samples(context.round, result.kept, result.dropped, candidates, spent)
+        say(run.progress, glimpse(context.round, result))
     export_round(store, context.round)
     return store.kept(context.round)
 

@@ -9,6 +9,7 @@ from typing import Any
 from selfalign.protocols import VERIFIED
 from selfalign.record import model_rows
 from selfalign.record.lock import is_locked
+from selfalign.record.now import read_now
 from selfalign.record.plain import metric_table
 from selfalign.record.store import Store
 
@@ -19,7 +20,8 @@ def status(store: Store) -> dict[str, Any]:
     `state` is running (a process works on the folder), done, failed, interrupted (by a signal), or stopped: nobody works
     on it and nothing was said, so the process was killed and the same command goes on. `tokens.prompt` counts the tokens
     read, those of scored responses included. `verify_weights` is what was found last of the weights that a server served as the
-    round's model, {"verdict", "text"}; None where nothing was verified.
+    round's model, {"verdict", "text"}; None where nothing was verified. `progress` is the stage that a running run is at,
+    with count, rate, and when it and (as far as was measured) the run will end; None where none is open.
     """
     running = is_locked(store.folder)
     with store.snapshot() as connection:
@@ -29,6 +31,7 @@ def status(store: Store) -> dict[str, Any]:
             "stopped_because": ended.get("stopped_because"),
             "recipe": store.identity().get("name"),
             "best_round": store.state().get("best_round"),
+            "progress": read_now(store.folder) if running else None,
             **_replay(connection),
             "rounds": [_round(store, connection, round, found.get(round, ())) for round in _rounds(connection)],
         }
@@ -81,6 +84,12 @@ def _taken(store: Store) -> list[str]:
         if verdict == "dropped" and rule not in COUNTED and 2 * count >= made >= _FEW:
             found.append(f"round {round}: one rule, {rule}, took {count} of {made} candidates ({count / made:.0%})")
     return found
+
+
+def stage_seconds(store: Store) -> dict[int, dict[str, float]]:
+    """Round to what each of its stages took so far."""
+    with store.snapshot() as connection:
+        return {round: _seconds(connection, round) for round in _rounds(connection)}
 
 
 def verifications(store: Store) -> dict[int, list[dict[str, Any]]]:

@@ -35,6 +35,8 @@ def run_child(spec: Path, stage: str, progress: Progress) -> None:
         RunFailed: the training failed, or its process died; the message says why and what to do.
     """
     log = spec.parent / "training.log"
+    if (say := getattr(progress, "say", None)) is not None:
+        say(f"{stage}: the process writes to {log}")
     command = [sys.executable, "-m", "selfalign.trainers._child", str(spec)]
     with log.open("wb") as errors:
         # A session of its own: Ctrl-C reaches us alone, and we end all its processes together.
