@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass, replace
+from datetime import datetime
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,8 @@ def test_status_says_the_stage_at_hand(seeds: Any, tmp_path: Path, cli: Run) -> 
         assert "candidates still to be measured" in told.stdout
         found = json.loads(cli("status", "run", "--json").stdout)["progress"]
         assert (found["per_second"], found["done"]) == (0.5, 40)
+        seconds = [datetime.fromisoformat(found[name]).timestamp() - clock.now for name in ("stage_ends", "run_ends")]
+        assert seconds == [120.0, 120 + 2 * 180 + 3 * 1.0], "two more trainings of three minutes, three evaluations"
         watch.finish()
         assert status(store)["progress"] is None
     assert not (tmp_path / "run" / "progress.json").exists()

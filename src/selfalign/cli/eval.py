@@ -25,7 +25,6 @@ from selfalign.cli.engine import Planned, offer_auto, settle_engine
 from selfalign.cli.eval_sides import Side, check_alike, check_to_measure, find_sides
 from selfalign.cli.load import read_examples
 from selfalign.cli.options import new_parser, parse
-from selfalign.cli.recipe_help import full_help
 from selfalign.cli.recipe_options import add_options, build, choices, part_options, resolved
 from selfalign.errors import Interrupted, UserError
 from selfalign.loop.preflight import no_such_metric, unknown_metric
@@ -124,7 +123,7 @@ def short_help() -> str:
     known = {action.dest for action in own._actions}
     names = [f"--{action.dest}" for action in whole._actions if action.dest not in known and "." not in action.dest]
     own.epilog = f"And {', '.join(names)}, with options of their own: `selfalign eval MODEL --help` lists all of them."
-    return full_help(own)
+    return own.format_help()
 
 
 def plan(parser: ArgumentParser, arguments: Sequence[str]) -> Planned:
@@ -205,11 +204,11 @@ def _measure(
     """Measures what is not measured yet and reports it all as plain data; `known` is what `check_to_measure` found."""
     from selfalign.errors import handle_signals
     from selfalign.loop.align import align
-    from selfalign.loop.progress import shown
+    from selfalign.loop.progress import on_screen
 
     found: dict[str, dict[str, Any]] = {}
     runs: dict[str, Finished] = {}
-    with handle_signals(), _place(options.out) as out, nullcontext() if options.quiet else shown() as progress:
+    with handle_signals(), _place(options.out) as out, nullcontext() if options.quiet else on_screen() as progress:
         folder = out
         for side in sides:
             if side.folder is None:

@@ -21,7 +21,7 @@ from selfalign.types import SHARES
 def main(arguments: Sequence[str]) -> int:
     from selfalign.errors import handle_signals
     from selfalign.loop.preview import preview
-    from selfalign.loop.progress import Quiet, shown
+    from selfalign.loop.progress import Quiet, on_screen
 
     if (asked := read(arguments, "preview")) is None:
         return 0
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
         with (
             handle_signals(),
             TemporaryDirectory(prefix="selfalign-preview-") as folder,
-            nullcontext(Quiet()) if options.quiet else shown() as progress,
+            nullcontext(Quiet()) if options.quiet else on_screen() as progress,
         ):
             found = preview(recipe, options.model, seeds, held_out, Path(folder), progress)
     except Interrupted as stop:

@@ -283,12 +283,12 @@ def _parse_with(
 def _study(arms: Sequence[Any], held_out: Sequence[Example], options: Namespace, yaml_text: str) -> int:
     from selfalign.cli.study_table import print_study
     from selfalign.errors import handle_signals
-    from selfalign.loop.progress import shown
+    from selfalign.loop.progress import on_screen
     from selfalign.study.run import run_study
     from selfalign.tracking.trackers import check_trackers
 
     trackers = check_trackers(options.report_to)
-    with handle_signals(), nullcontext() if options.quiet else shown() as progress:
+    with handle_signals(), nullcontext() if options.quiet else on_screen() as progress:
         result = run_study(
             arms,
             held_out,

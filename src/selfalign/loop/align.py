@@ -35,7 +35,7 @@ from selfalign.loop.guards import (
     verify_weights,
 )
 from selfalign.loop.preflight import fewer_than_asked, prepared
-from selfalign.loop.progress import Quiet, say, shown
+from selfalign.loop.progress import Quiet, on_screen, say
 from selfalign.loop.replay import make_replay
 from selfalign.loop.shortcuts import audited
 from selfalign.loop.steps import make_round
@@ -97,7 +97,7 @@ def align(
         UserError: options, seeds or model that cannot work, or a folder of another run; before a model loads.
         RunFailed: a run that cannot go on; its folder stays resumable.
     """
-    with no_exit(f"recipe {recipe.name}"), shown() if progress == "shown" else nullcontext(progress or Quiet()) as told:
+    with no_exit(f"recipe {recipe.name}"), on_screen() if progress == "shown" else nullcontext(progress or Quiet()) as told:
         return _align(recipe, model, seeds, Path(out), held_out, (options, files), told)
 
 

@@ -29,7 +29,7 @@ def say(progress: Progress, text: str) -> None:
     getattr(progress, "say", Quiet().say)(text)
 
 
-def shown() -> AbstractContextManager[Any]:
+def on_screen() -> AbstractContextManager[Any]:
     """The progress that fits standard error: a live bar on a terminal, and in a notebook that can draw one, else lines."""
     from rich.console import Console
 

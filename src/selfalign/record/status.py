@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from selfalign.errors import UserError
 from selfalign.protocols import VERIFIED
 from selfalign.record import model_rows
 from selfalign.record.lock import is_locked
 from selfalign.record.now import read_now
 from selfalign.record.plain import metric_table
+from selfalign.record.schema import NAME
 from selfalign.record.store import Store
 
 
@@ -35,6 +38,30 @@ def status(store: Store) -> dict[str, Any]:
             **_replay(connection),
             "rounds": [_round(store, connection, round, found.get(round, ())) for round in _rounds(connection)],
         }
+
+
+def runs_below(folder: Path) -> list[Path]:
+    """The run folders in a folder that is none itself, at most three levels down: those of a study, or of several."""
+    if (folder / NAME).exists() or not folder.is_dir():
+        return []
+    return sorted(path.parent for depth in ("*", "*/*", "*/*/*") for path in folder.glob(f"{depth}/{NAME}"))
+
+
+def overview(folder: Path) -> dict[str, Any]:
+    """A run in one row: its folder, recipe, state, last round begun, best round, samples kept, and why it stands there."""
+    try:
+        with Store.read(folder) as store:
+            found = status(store)
+    except UserError as error:
+        return {**dict.fromkeys(("recipe", "round", "best_round", "kept")), **_row(folder, "not readable", str(error))}
+    rounds, at = found["rounds"], found["progress"]
+    why = f"{at['stage']}, {at['done']} of {at['total']}" if at else found["stopped_because"]
+    counts = {"round": rounds[-1]["round"], "best_round": found["best_round"], "kept": sum(row["kept"] for row in rounds)}
+    return {**_row(folder, found["state"], why), "recipe": found["recipe"], **counts}
+
+
+def _row(folder: Path, state: str, why: str | None) -> dict[str, Any]:
+    return {"folder": str(folder), "state": state, "stopped_because": why}
 
 
 def warnings(store: Store) -> list[str]:
