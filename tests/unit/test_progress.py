@@ -14,16 +14,18 @@ import pytest
 from rich.console import Console
 
 from selfalign import align, read_seeds
+from selfalign.cli.main import main
 from selfalign.encoders import Hashed
 from selfalign.engines import Scripted
+from selfalign.errors import TimeUp
 from selfalign.loop.bars import Bars
-from selfalign.loop.progress import Lines, Quiet
+from selfalign.loop.progress import Lines, Quiet, Until
 from selfalign.loop.watch import Watch, ahead
 from selfalign.recipes import isara
 from selfalign.record.status import status
 from selfalign.record.store import Store
 from selfalign.trainers import NullTrainer
-from tests.conftest import Run
+from tests.conftest import SCRIPTED, Run
 
 TWO = time.mktime((2026, 3, 2, 14, 0, 0, 0, 0, -1))
 PARTS = {"engine": Scripted(), "encoder": Hashed(), "trainer": NullTrainer()}
@@ -152,3 +154,40 @@ def test_a_run_from_python_speaks_on_standard_error(seeds: Any, tmp_path: Path, 
     assert said.err.count("  kept     ") == 2 == said.err.count("  dropped  ")
     align(few, "scripted", seeds, tmp_path / "silent", progress=None)
     assert capsys.readouterr().err == ""
+
+
+def test_a_limit_of_time_ends_a_run_after_the_batch_at_hand(seeds: Any, tmp_path: Path) -> None:
+    clock = Clock()
+    until = Until(0.5, clock=clock)
+    until.start("round 0: held_out", 4)
+    until.advance()
+    clock.now += 1800
+    with pytest.raises(TimeUp, match=r"the 0\.5 hours that it was given are over"):
+        until.advance()
+    one = replace(RECIPE, rounds=1)
+    with pytest.raises(TimeUp):
+        align(one, "scripted", seeds, tmp_path / "halves", progress=Until(1e-9))
+    with Store.read(tmp_path / "halves") as store:
+        assert status(store)["state"] == "interrupted" and len(store.done_batches(0, "validation")) > 0
+    for folder in ("halves", "whole"):
+        align(one, "scripted", seeds, tmp_path / folder, progress=None)
+    kept = [(tmp_path / folder / "round-01" / "kept.jsonl").read_bytes() for folder in ("halves", "whole")]
+    assert kept[0] == kept[1]
+
+
+def test_max_hours_is_no_failure_and_no_part_of_the_run(
+    seeds_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("isara", str(seeds_file), *SCRIPTED, "--rounds", "1", "--per_round", "16", "--quiet")
+    run = ("run", *options, "--out", str(tmp_path / "run"))
+    assert main([*run, "--max_hours", "1e-9"]) == 0
+    said = capsys.readouterr()
+    assert "hours that it was given are over: the same command goes on from here" in said.out and said.err == ""
+    assert "max_hours" not in (tmp_path / "run" / "run.yaml").read_text()
+    assert main([*run, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["state"] == "done"
+    assert main([*run, "--max_hours", "0"]) == 2
+    assert capsys.readouterr().err == "selfalign: --max_hours 0: give a number of hours above 0\n"
+    study = ("study", *options, "--baselines", "pretrained", "--repeats", "1", "--out", str(tmp_path / "study"))
+    assert main([*study, "--max_hours", "1e-9"]) == 0
+    assert "hours that it was given are over; the same command goes on from here" in capsys.readouterr().err

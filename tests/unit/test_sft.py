@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from selfalign.errors import Interrupted, RunFailed, UserError
+from selfalign.errors import Interrupted, RunFailed, TimeUp, UserError
 from selfalign.models.rendering import make_renderer
 from selfalign.protocols import TrainJob, TrainResult
 from selfalign.record.checkpoints import read_manifest
@@ -274,6 +274,22 @@ def test_killed_at_every_step_it_ends_with_the_same_bits(
     result = SMALL.train(job(model, tmp_path), Quiet())
     assert weights(tmp_path / "model") == weights(unbroken[0] / "model")
     assert result.losses == unbroken[1].losses
+
+
+def test_a_training_whose_time_is_up_writes_a_checkpoint_first(
+    model: Path, unbroken: tuple[Path, TrainResult, Quiet], tmp_path: Path
+) -> None:
+    class Late(Quiet):
+        def advance(self, count: int = 1, note: str = "") -> None:
+            raise TimeUp(1.0)
+
+    rare = replace(SMALL, save_every=50)
+    with pytest.raises(TimeUp):
+        rare.train(job(model, tmp_path), Late())
+    progress = Quiet()
+    rare.train(job(model, tmp_path), progress)
+    assert progress.seen[0][2] in range(1, STEPS), "begun behind the checkpoint that the file asked for"
+    assert weights(tmp_path / "model") == weights(unbroken[0] / "model")
 
 
 def test_a_damaged_checkpoint_is_passed_over_aloud(

@@ -38,6 +38,8 @@ MAIN = {"engine": "open", "encoder": "open", "trainer": "train"}
 TRAINING = ("rounds", "trainer", "steps", "start_from", "learning_rate_decay", "validation_share", "roll_back")
 GENERATING = ("per_round", "sampling", "min_yield", "seed_weight", "train_on", "train_seeds", "alarms", "second_turns")
 PROMPTS = "prompt_sampling"
+PASSING = ("config", "quiet", "json", "max_hours")
+"""Options of a command that say nothing of the run itself."""
 ANSWERING = ("refusal", "truthfulness", "harmfulness", "win_rate")
 """Evaluators of every recipe that a model answers, each with a sampling that may be its own."""
 Make = Callable[..., Recipe]
@@ -205,7 +207,7 @@ def part_options(make: Make) -> list[str]:
 
 def resolved(parser: ArgumentParser, options: Namespace) -> str:
     """Every option as YAML, in a form that `--config` reads back."""
-    plain = {key: value for key, value in yaml.safe_load(parser.dump(options)).items() if key not in ("config", "quiet", "json")}
+    plain = {key: value for key, value in yaml.safe_load(parser.dump(options)).items() if key not in PASSING}
     text: str = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
     return text
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from inspect import getdoc, signature
 from pathlib import Path
@@ -41,9 +41,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example], options: Any, parser: ArgumentParser) -> int:
     from selfalign.cli.table import print_status
-    from selfalign.errors import handle_signals
+    from selfalign.errors import TimeUp, handle_signals
     from selfalign.loop.align import align
-    from selfalign.loop.progress import on_screen
+    from selfalign.loop.progress import limited, on_screen
     from selfalign.proof.kept import of_run
     from selfalign.record.status import status, warnings
     from selfalign.record.store import Store
@@ -52,9 +52,10 @@ def _run(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example], 
 
     trackers = check_trackers(options.report_to)
     with (
+        suppress(TimeUp),  # the status says so
         handle_signals(),
         nullcontext() if options.quiet else on_screen() as bars,
-        reporting(options.out, trackers, bars) as progress,
+        reporting(options.out, trackers, limited(options.max_hours, bars)) as progress,
     ):
         yaml_text, files = resolved(parser, options), recipe_files(options.recipe)
         align(recipe, options.model, seeds, options.out, held_out=held_out, options=yaml_text, files=files, progress=progress)
@@ -80,6 +81,7 @@ def make_parser(make: Callable[..., Recipe], command: str) -> ArgumentParser:
     parser.add_argument("--out", type=str, help="the run folder; the same command on it goes on where it stopped")
     parser.add_argument("--held_out", type=str, help="file of held-out pairs for the metrics; bundled seeds bring their own")
     parser.add_argument("--report_to", type=str, help="send metrics to tensorboard, trackio, mlflow, wandb (commas between)")
+    parser.add_argument("--max_hours", type=float, help="end in good order after so many hours; the same command goes on")
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
     parser.add_argument("--json", action="store_true", help="print the final status as JSON instead of tables")
     parser.add_argument("--config", action="config", help="YAML file of options; options on the command line win")

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from selfalign.encoders.blind import encoder_blind
 from selfalign.errors import RunFailed, no_exit
-from selfalign.loop import parts
+from selfalign.loop import frames, parts
 from selfalign.loop.context import Setup, opened
 from selfalign.loop.fluency import spelled_out
 from selfalign.loop.glimpse import glimpse
@@ -52,6 +52,8 @@ from selfalign.record.disk import reporting
 from selfalign.record.exports import export_metrics, export_round
 from selfalign.record.replay import replayed
 from selfalign.record.store import Store
+from selfalign.seeds.read import read_seeds
+from selfalign.seeds.tables import Table
 from selfalign.text import counted
 from selfalign.types import Example, ModelRef, Pool, derive_seed
 
@@ -67,14 +69,36 @@ class Run:
     best_round: int
     stopped_because: str
 
+    @property
+    def pairs(self) -> Any:
+        """Seeds and kept samples as a pandas frame, see `frames.pairs`."""
+        return frames.pairs(self.folder)
+
+    @property
+    def dropped(self) -> Any:
+        """What was dropped, with rule and evidence, as a pandas frame."""
+        return frames.dropped(self.folder)
+
+    @property
+    def metrics(self) -> Any:
+        """The metrics of every round's model with their intervals, as a pandas frame."""
+        return frames.metrics(self.folder)
+
+    def dataset(self) -> Any:
+        """Seeds and kept pairs that may be trained on, as a `datasets.Dataset`."""
+        return frames.data_set(self.folder)
+
+    def _repr_html_(self) -> str:
+        return frames.html(self.folder)
+
 
 def align(
     recipe: Recipe,
     model: str,
-    seeds: Sequence[Example],
+    seeds: Sequence[Example] | Table | str | Path,
     out: str | Path,
     *,
-    held_out: Sequence[Example] = (),
+    held_out: Sequence[Example] | Table | str | Path = (),
     options: str = "",
     files: Sequence[Path] = (),
     progress: Progress | Literal["shown"] | None = "shown",
@@ -84,9 +108,10 @@ def align(
     Args:
         recipe: the slots and numbers; see `selfalign.recipes`.
         model: a local folder, a hub name, or `smollm2-135m` for the bundled one.
-        seeds: the examples of the behaviour wanted (D0), as `read_seeds` gives them.
+        seeds: the examples of the behaviour wanted (D0), as `read_seeds` gives them, or what it reads: a file, a data frame, a
+            data set, a list of dictionaries.
         out: the run folder.
-        held_out: prompts with reference responses for the recipe's evaluators; never used to choose anything.
+        held_out: prompts with reference responses for the recipe's evaluators, given like the seeds; never used to choose.
         options: the run's options as YAML, for `run.yaml` in the run folder.
         files: the file that the recipe comes from, where it is one of your own: its hash stands in the record, and a run does not
             go on with another content of it.
@@ -98,7 +123,14 @@ def align(
         RunFailed: a run that cannot go on; its folder stays resumable.
     """
     with no_exit(f"recipe {recipe.name}"), on_screen() if progress == "shown" else nullcontext(progress or Quiet()) as told:
-        return _align(recipe, model, seeds, Path(out), held_out, (options, files), told)
+        shown, asked = _examples(seeds), _examples(held_out, response_required=False)
+        return _align(recipe, model, shown, Path(out), asked, (options, files), told)
+
+
+def _examples(given: Sequence[Example] | Table | str | Path, *, response_required: bool = True) -> Sequence[Example]:
+    if isinstance(given, Sequence) and not isinstance(given, str) and all(isinstance(each, Example) for each in given):
+        return [each for each in given if isinstance(each, Example)]
+    return read_seeds(given, response_required=response_required)
 
 
 def _align(

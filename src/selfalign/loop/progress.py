@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from types import TracebackType
 from typing import Any
 
+from selfalign.errors import TimeUp, UserError
 from selfalign.protocols import Progress
 from selfalign.text import one_line, printable
 
@@ -22,6 +23,34 @@ class Quiet:
     def advance(self, count: int = 1, note: str = "") -> None: ...
     def finish(self) -> None: ...
     def say(self, text: str) -> None: ...
+
+
+class Until:
+    """Progress that ends a run after the batch or the training step at hand, once so many hours have passed since it was made.
+
+    Raises:
+        UserError: no hours at all.
+        TimeUp: from `advance`, when what it hears of is in the record, or is about to be.
+    """
+
+    def __init__(self, hours: float, shown: Progress | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        if not hours > 0:
+            raise UserError(f"--max_hours {hours:g}: give a number of hours above 0")
+        self._hours, self._shown, self._clock, self._end = hours, shown or Quiet(), clock, clock() + 3600 * hours
+        self.start, self.finish = self._shown.start, self._shown.finish
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        self._shown.advance(count, note)
+        if self._clock() >= self._end:
+            raise TimeUp(self._hours)
+
+    def say(self, text: str) -> None:
+        say(self._shown, text)
+
+
+def limited(hours: float | None, progress: Progress | None) -> Progress | None:
+    """The progress itself, or one with a limit where there is one."""
+    return progress if hours is None else Until(hours, progress)
 
 
 def say(progress: Progress, text: str) -> None:
