@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,12 @@ from huggingface_hub import ModelCard
 
 from selfalign.cli.main import main
 from selfalign.export.cards import model_card
+from selfalign.loop.plan import plan
+from selfalign.recipes import isara
 from selfalign.record import lock
 from selfalign.record.store import Store
 from selfalign.types import ModelRef
+from tests.conftest import SCRIPTED
 
 Told = pytest.CaptureFixture[str]
 
@@ -131,6 +135,25 @@ def test_without_file_locks_a_run_is_read_and_not_begun(tmp_path: Path, monkeypa
     monkeypatch.setattr(lock, "fcntl", None)  # Windows has none
     assert main(["status", str(tmp_path / "run"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["state"] == "stopped"
-    options = ("--model", "scripted", "--engine", "Scripted", "--encoder", "Hashed", "--trainer", "NullTrainer", "--quiet")
-    assert main(["run", "isara", "in_scope", *options, "--out", str(tmp_path / "new")]) == 2
+    assert main(["run", "isara", "in_scope", *SCRIPTED, "--quiet", "--out", str(tmp_path / "new")]) == 2
     assert "run selfalign in WSL" in capsys.readouterr().err
+
+
+def test_what_a_run_can_cost_is_told_before_it_costs(seeds_file: Path, tmp_path: Path, capsys: Told) -> None:
+    (tmp_path / "asked.jsonl").write_text('{"prompt": "Where is it?"}\n{"prompt": "Why is that?"}\n')
+    limits = ("--rounds", "2", "--per_round", "10", "--prompt_sampling.max_tokens", "30", "--sampling.max_tokens", "70")
+    options = (*SCRIPTED, *limits, "--eval_sampling.max_tokens", "50", "--held_out", str(tmp_path / "asked.jsonl"))
+    assert main(["check", "isara", str(seeds_file), *options]) == 0
+    said = capsys.readouterr().out
+    assert "cost at most: 2,000 tokens for 20 candidates, 300 tokens for 3 evaluations of the held-out prompts" in said
+    assert main(["run", "isara", str(seeds_file), *options, "--out", str(tmp_path / "run"), "--max_hours", "1e-9"]) == 0
+    assert "cost at most: 2,000 tokens for 20 candidates" in capsys.readouterr().err
+
+
+def test_all_weights_take_room_for_each_round_and_for_checkpoints(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 200)
+    (tmp_path / "config.json").write_text('{"dtype": "bfloat16"}')
+    here, recipe = ModelRef(str(tmp_path)), isara()
+    assert plan(recipe, here, 0)["disk_bytes"] == 2 * 200 + 40 * 100
+    assert plan(replace(recipe, trainer=replace(recipe.trainer, lora_rank=8)), here, 0)["disk_bytes"] == 0
+    assert plan(recipe, ModelRef("org/name@0123"), 0)["disk_bytes"] is None

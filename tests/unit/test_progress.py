@@ -183,11 +183,13 @@ def test_max_hours_is_no_failure_and_no_part_of_the_run(
     assert main([*run, "--max_hours", "1e-9"]) == 0
     said = capsys.readouterr()
     assert "hours that it was given are over: the same command goes on from here" in said.out and said.err == ""
-    assert "max_hours" not in (tmp_path / "run" / "run.yaml").read_text()
+    assert "max_hours:" not in (tmp_path / "run" / "run.yaml").read_text()
     assert main([*run, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["state"] == "done"
     assert main([*run, "--max_hours", "0"]) == 2
     assert capsys.readouterr().err == "selfalign: --max_hours 0: give a number of hours above 0\n"
-    study = ("study", *options, "--baselines", "pretrained", "--repeats", "1", "--out", str(tmp_path / "study"))
+    (tmp_path / "asked.jsonl").write_text('{"prompt": "Where is it?"}\n{"prompt": "Why is that?"}\n')
+    few = ("--held_out", str(tmp_path / "asked.jsonl"), "--baselines", "pretrained", "--repeats", "1")
+    study = ("study", *options, *few, "--out", str(tmp_path / "study"))
     assert main([*study, "--max_hours", "1e-9"]) == 0
     assert "hours that it was given are over; the same command goes on from here" in capsys.readouterr().err

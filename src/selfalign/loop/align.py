@@ -34,6 +34,7 @@ from selfalign.loop.guards import (
     try_rules,
     verify_weights,
 )
+from selfalign.loop.plan import plan, plan_text
 from selfalign.loop.preflight import fewer_than_asked, prepared
 from selfalign.loop.progress import Quiet, on_screen, say
 from selfalign.loop.replay import make_replay
@@ -154,6 +155,8 @@ def _align(
     with Store.open(out, identity, made_with) as store, reporting(store.folder), watched(progress, recipe, store) as watch:
         if options:
             write_synced(store.folder / "run.yaml", options.encode())
+        if (costs := plan_text(plan(recipe, base, len(held_out)))) and store.state().get("state") != "done":
+            watch.say(costs)
         with no_exit(f"recipe {recipe.name}"):  # here too, so that the record says why
             return _rounds(Setup(recipe, store, base, shown, validation, held_out, asked, vectors, watch))
 
