@@ -16,7 +16,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from selfalign.encoders.blind import encoder_blind
 from selfalign.errors import RunFailed, no_exit
@@ -131,7 +131,7 @@ def align(
 def _examples(given: Sequence[Example] | Table | str | Path, *, response_required: bool = True) -> Sequence[Example]:
     if isinstance(given, Sequence) and not isinstance(given, str) and all(isinstance(each, Example) for each in given):
         return [each for each in given if isinstance(each, Example)]
-    return read_seeds(given, response_required=response_required)
+    return read_seeds(cast(Table | str | Path, given), response_required=response_required)
 
 
 def _align(

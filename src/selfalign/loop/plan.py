@@ -51,7 +51,7 @@ def plan_text(found: dict[str, Any]) -> str:
         parts.append(f"{answers} (judges, second turns, replay and guards aside)")
     if found["disk_bytes"]:
         parts.append(f"{found['disk_bytes'] / 1e9:.1f} GB on the disk, with the checkpoints of a training")
-    return f"cost at most: {', '.join(parts)}" if parts else ""
+    return f"cost at most: {', '.join(parts)} (judges, second turns, replay and guards aside)" if parts else ""
 
 
 def _size(base: ModelRef) -> tuple[int, int]:
