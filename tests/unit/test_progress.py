@@ -150,7 +150,7 @@ def test_a_run_from_python_speaks_on_standard_error(seeds: Any, tmp_path: Path, 
     few = replace(RECIPE, rounds=1)
     align(few, "scripted", seeds, tmp_path / "shown")
     said = capsys.readouterr()
-    assert said.err.startswith("preparing: ") and "round 1: respond: " in said.err and said.out == ""
+    assert said.err.startswith("cost at most: ") and "round 1: respond: " in said.err and said.out == ""
     assert said.err.count("  kept     ") == 2 == said.err.count("  dropped  ")
     align(few, "scripted", seeds, tmp_path / "silent", progress=None)
     assert capsys.readouterr().err == ""

@@ -82,16 +82,18 @@ def at(moment: float, now: float) -> str:
 
 
 class Lines:
-    """A line for each stage that is done, and one a minute: the first at once, and also while nothing moves. On standard error,
-    so that standard output stays for tables and JSON."""
+    """A line for each stage that is done, and one a minute: the first when work begins, and also while nothing moves. Not
+    before: what is wrong with options or files is told in a line of its own. On standard error, so that standard output stays
+    for tables and JSON."""
 
     def __init__(
         self, write: Callable[[str], object] | None = None, clock: Callable[[], float] = time.time, every: float = 60.0
     ) -> None:
         self._write, self._clock, self._every = write, clock, every
-        self._stage, self._last, self._note = "", -every, ""
+        self._stage, self._note, self._spoken = "", "", False
         self._total = self._first = self._done = 0
         self._began, self._open = clock(), False
+        self._last = self._began
         self._over, self._lock = threading.Event(), threading.Lock()
 
     def __enter__(self) -> Lines:
@@ -99,7 +101,6 @@ class Lines:
             while not self._over.wait(min(1.0, self._every)):
                 self.tick()
 
-        self.say("preparing: options, examples and the model's files are checked first")
         threading.Thread(target=beat, daemon=True).start()
         return self
 
@@ -128,11 +129,11 @@ class Lines:
     def tick(self) -> None:
         """Says where it stands, if nothing was said for as long as a line is due."""
         with self._lock:
-            if self._clock() - self._last >= self._every:
+            if self._clock() - self._last >= self._every or (self._open and not self._spoken):
                 self._put(self._standing())
 
     def _put(self, text: str) -> None:
-        self._last = self._clock()
+        self._last, self._spoken = self._clock(), True
         if self._write is None:
             sys.stderr.write(text + "\n")
             sys.stderr.flush()
