@@ -49,6 +49,14 @@ def told() -> tuple[Lines, list[str], Clock]:
 
 def test_off_a_terminal_the_first_line_comes_at_once_and_then_one_a_minute(told: tuple[Lines, list[str], Clock]) -> None:
     lines, found, clock = told
+    clock.now += 59
+    lines.tick()
+    clock.now += 1
+    lines.tick()
+    assert found == ["preparing: checks and loading, for 1 min"], "what is wrong with options stays one line until then"
+    lines.start("round 1: respond", 600, 20)
+    found.clear()
+    lines = Lines(found.append, clock)
     lines.start("round 1: respond", 600, 20)
     assert found == ["round 1: respond: 20 of 600"]
     for _ in range(29):

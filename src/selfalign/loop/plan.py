@@ -40,7 +40,7 @@ def plan(recipe: Recipe, base: ModelRef, held_out: int) -> dict[str, Any]:
 
 
 def plan_text(found: dict[str, Any]) -> str:
-    """In a line, without what is nothing; "" for a recipe that costs nothing."""
+    """In a line, without what is next to nothing; "" for a recipe that costs nothing."""
     parts = []
     if found["candidates"]:
         parts.append(f"{found['candidate_tokens']:,} tokens for {counted(found['candidates'], 'candidate')}")
@@ -49,7 +49,7 @@ def plan_text(found: dict[str, Any]) -> str:
             f"{found['evaluation_tokens']:,} tokens for {counted(found['evaluations'], 'evaluation')} of the held-out prompts"
         )
         parts.append(f"{answers} (judges, second turns, replay and guards aside)")
-    if found["disk_bytes"]:
+    if (found["disk_bytes"] or 0) >= 5e7:
         parts.append(f"{found['disk_bytes'] / 1e9:.1f} GB on the disk, with the checkpoints of a training")
     return f"cost at most: {', '.join(parts)} (judges, second turns, replay and guards aside)" if parts else ""
 

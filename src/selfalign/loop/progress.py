@@ -144,8 +144,8 @@ class Lines:
         now = self._clock()
         spent = now - self._began
         if not self._open:
-            behind = f" after {self._stage}" if self._stage else ""
-            return f"at work between stages{behind}, for {spent / 60:.0f} min"
+            where = f"at work between stages after {self._stage}" if self._stage else "preparing: checks and loading"
+            return f"{where}, for {spent / 60:.0f} min"
         rate = (self._done - self._first) / spent if spent > 0 else 0.0
         ends = f", {per_second(rate)}, ends {at(now + (self._total - self._done) / rate, now)}" if rate else ""
         return f"{self._stage}: {self._done} of {self._total}{ends}{f'; {self._note}' if self._note else ''}"
