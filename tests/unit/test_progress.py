@@ -49,14 +49,6 @@ def told() -> tuple[Lines, list[str], Clock]:
 
 def test_off_a_terminal_the_first_line_comes_at_once_and_then_one_a_minute(told: tuple[Lines, list[str], Clock]) -> None:
     lines, found, clock = told
-    clock.now += 59
-    lines.tick()
-    clock.now += 1
-    lines.tick()
-    assert found == ["preparing: checks and loading, for 1 min"], "what is wrong with options stays one line until then"
-    lines.start("round 1: respond", 600, 20)
-    found.clear()
-    lines = Lines(found.append, clock)
     lines.start("round 1: respond", 600, 20)
     assert found == ["round 1: respond: 20 of 600"]
     for _ in range(29):
@@ -72,6 +64,14 @@ def test_off_a_terminal_the_first_line_comes_at_once_and_then_one_a_minute(told:
     lines.tick()
     lines.tick()
     assert found[4:] == ["at work between stages after round 1: respond, for 2 min"]
+
+
+def test_nothing_is_said_before_the_checks_are_through_but_once_a_minute(told: tuple[Lines, list[str], Clock]) -> None:
+    lines, found, clock = told
+    for _ in range(3):  # what is wrong with options or files is told in one line
+        lines.tick()
+        clock.now += 30
+    assert found == ["preparing: checks and loading, for 1 min"]
 
 
 def test_an_end_on_another_day_has_its_date(told: tuple[Lines, list[str], Clock]) -> None:
