@@ -78,9 +78,10 @@ def _listing(paper: str | None) -> str:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from selfalign.cli.progress import Bars
+
     from papers.kit import SCALES, Kit, chosen_models
     from papers.table import Table, as_json, as_markdown
-    from selfalign.cli.progress import Bars
     from selfalign.errors import UserError, handle_signals
     from selfalign.record.checkpoints import write_synced
 

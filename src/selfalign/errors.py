@@ -36,6 +36,14 @@ class Interrupted(BaseException):
         self.signal_number = signal_number
 
 
+class TimeUp(Interrupted):
+    """The hours that a run was given are over. Its work is committed, and the same call goes on."""
+
+    def __init__(self, hours: float) -> None:
+        BaseException.__init__(self, f"the {hours:g} hours that it was given are over")
+        self.signal_number = 0
+
+
 def reason(error: BaseException) -> str:
     """An expected error speaks for itself; a defect is named with its type. Without passwords: it is kept in the record."""
     expected = isinstance(error, (Interrupted, RunFailed, UserError))

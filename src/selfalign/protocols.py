@@ -119,7 +119,7 @@ class Encoder(Protocol):
 
 
 class Progress(Protocol):
-    """What a part reports to the person who waits."""
+    """What a part reports to the person who waits; it may also have `say(text)`, for a line between the stages."""
 
     def start(self, stage: str, total: int, done: int = 0) -> None: ...
     def advance(self, count: int = 1, note: str = "") -> None: ...

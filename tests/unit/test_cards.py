@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -205,10 +206,14 @@ def test_the_command_line_writes_them(cli: Run, seeds_file: Path, tmp_path: Path
     options = ("--rounds", 1, "--per_round", 8, "--demonstrations", 4, "--min_yield", 0, "--quiet", "--out", out)
     done = cli("run", "isara", seeds_file, *SCRIPTED, *options)
     assert done.returncode == 0, done.stderr
-    done = cli("export", out, "--data", "kept.jsonl", "--card", "--model", "model", "--round", 1, "--license", "cc0-1.0")
+    done = cli("export", out, "--data", "kept.jsonl", "--card", "--license", "cc0-1.0", "--json")
     assert done.returncode == 0, done.stderr
-    for path, kind in ((tmp_path / "model" / "README.md", ModelCard), (tmp_path / "kept.card.md", DatasetCard)):
-        assert kind.load(path).data.to_dict()["license"] == "cc0-1.0"
+    assert DatasetCard.load(tmp_path / "kept.card.md").data.to_dict()["license"] == "cc0-1.0"
+    for refused in (("export", out, "--model", "model"), ("push", out, "--repo", "user/name", "--dry_run")):
+        pretended = cli(*refused, "--round", 1)
+        assert pretended.returncode == 2 and "NullTrainer only pretends to train" in pretended.stderr, pretended.stderr
     lines = len((tmp_path / "kept.jsonl").read_text("utf-8").splitlines())
+    found = json.loads(done.stdout)
+    assert found["data"]["rows"] == lines and found["card"] == "kept.card.md"
     assert f"{lines} pairs" in (tmp_path / "kept.card.md").read_text("utf-8")
     assert cli("export", out, "--model", "other", "--card").returncode == 2

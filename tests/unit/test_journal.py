@@ -13,7 +13,8 @@ from selfalign.encoders import Hashed
 from selfalign.engines import Scripted
 from selfalign.engines.scripted import ScriptedSession
 from selfalign.errors import RunFailed
-from selfalign.loop.align import Quiet, align
+from selfalign.loop.align import align
+from selfalign.loop.progress import Quiet
 from selfalign.recipes import isara
 from selfalign.record.journal import Journal
 from selfalign.record.store import Store

@@ -25,7 +25,7 @@ from selfalign.engines._server_bodies import completion as read_completion
 from selfalign.engines._server_client import LONGEST_WAIT, Trouble, Unfit, _Gate, retry_after
 from selfalign.engines.openai import OpenAISession
 from selfalign.errors import Interrupted, RunFailed, UserError, handle_signals
-from selfalign.loop.align import Quiet
+from selfalign.loop.progress import Quiet
 from selfalign.record.journal import Journal
 from selfalign.record.store import Store
 from selfalign.types import Example, ModelRef, Request, Sampling, derive_seed, with_template_args

@@ -9,7 +9,7 @@ import pytest
 from selfalign.contracts import check_scorer
 from selfalign.errors import RunFailed, UserError
 from selfalign.filters import RisingThreshold
-from selfalign.loop.align import Quiet
+from selfalign.loop.progress import Quiet
 from selfalign.models.classifier import outputs
 from selfalign.record.journal import Journal
 from selfalign.record.store import Store

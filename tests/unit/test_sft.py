@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from selfalign.errors import Interrupted, RunFailed, UserError
+from selfalign.errors import Interrupted, RunFailed, TimeUp, UserError
 from selfalign.models.rendering import make_renderer
 from selfalign.protocols import TrainJob, TrainResult
 from selfalign.record.checkpoints import read_manifest
@@ -41,6 +41,7 @@ class Quiet:
     def __init__(self, interrupt_at: int = 0) -> None:
         self.seen: list[tuple[object, ...]] = []
         self.steps, self.interrupt_at = 0, interrupt_at
+        self.said: list[str] = []
 
     def start(self, stage: str, total: int, done: int = 0) -> None:
         self.seen.append(("start", total, done))
@@ -53,6 +54,9 @@ class Quiet:
 
     def finish(self) -> None:
         self.seen.append(("finish",))
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
 
 
 class Silent:
@@ -236,6 +240,7 @@ def test_a_training_accounts_for_rows_and_leaves_a_model_that_loads(
     model: Path, unbroken: tuple[Path, TrainResult, Quiet]
 ) -> None:
     folder, result, progress = unbroken
+    assert progress.said == [f"round 1: train: the process writes to {folder / 'training' / 'training.log'}"]
     assert result.trained == tuple(e.id for e in (*pairs("seed", 3), *pairs("made", 4)))
     assert [(d.example.id, d.rule) for d in result.dropped] == [("long", "too_long")]
     assert result.steps == STEPS == len(result.losses) and all(0 < loss < 20 for loss in result.losses)
@@ -269,6 +274,22 @@ def test_killed_at_every_step_it_ends_with_the_same_bits(
     result = SMALL.train(job(model, tmp_path), Quiet())
     assert weights(tmp_path / "model") == weights(unbroken[0] / "model")
     assert result.losses == unbroken[1].losses
+
+
+def test_a_training_whose_time_is_up_writes_a_checkpoint_first(
+    model: Path, unbroken: tuple[Path, TrainResult, Quiet], tmp_path: Path
+) -> None:
+    class Late(Quiet):
+        def advance(self, count: int = 1, note: str = "") -> None:
+            raise TimeUp(1.0)
+
+    rare = replace(SMALL, save_every=50)
+    with pytest.raises(TimeUp):
+        rare.train(job(model, tmp_path), Late())
+    progress = Quiet()
+    rare.train(job(model, tmp_path), progress)
+    assert progress.seen[0][2] in range(1, STEPS), "begun behind the checkpoint that the file asked for"
+    assert weights(tmp_path / "model") == weights(unbroken[0] / "model")
 
 
 def test_a_damaged_checkpoint_is_passed_over_aloud(

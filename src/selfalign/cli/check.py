@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from selfalign.cli.load import examples_with_notes, load_recipe, named_recipe
-from selfalign.cli.recipe_help import print_help
+from selfalign.cli.recipe_help import print_help, print_usage
 from selfalign.cli.run import make_parser, planned
 from selfalign.errors import UserError
 from selfalign.recipe import Recipe
@@ -49,6 +49,8 @@ def read(arguments: Sequence[str], command: str) -> Asked | None:
     """
     from selfalign.tracking.trackers import check_trackers
 
+    if print_usage(command, arguments):
+        return None
     make = load_recipe(named_recipe(arguments, command))
     parser = make_parser(make, command)
     if print_help(parser, make, arguments):

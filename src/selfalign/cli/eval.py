@@ -25,7 +25,6 @@ from selfalign.cli.engine import Planned, offer_auto, settle_engine
 from selfalign.cli.eval_sides import Side, check_alike, check_to_measure, find_sides
 from selfalign.cli.load import read_examples
 from selfalign.cli.options import new_parser, parse
-from selfalign.cli.recipe_help import full_help
 from selfalign.cli.recipe_options import add_options, build, choices, part_options, resolved
 from selfalign.errors import Interrupted, UserError
 from selfalign.loop.preflight import no_such_metric, unknown_metric
@@ -112,7 +111,7 @@ def own_options() -> ArgumentParser:
     ):
         parser.add_argument(f"--{name}", type=kind, default=default, help=text)
     parser.add_argument("--allow_overlap", action="store_true", help="measure on prompts that the model was trained on or shown")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
     parser.add_argument("--json", action="store_true", help="print the result as JSON instead of tables")
     parser.add_argument("--config", action="config", help="YAML file of options; options on the command line win")
     return parser
@@ -124,7 +123,7 @@ def short_help() -> str:
     known = {action.dest for action in own._actions}
     names = [f"--{action.dest}" for action in whole._actions if action.dest not in known and "." not in action.dest]
     own.epilog = f"And {', '.join(names)}, with options of their own: `selfalign eval MODEL --help` lists all of them."
-    return full_help(own)
+    return own.format_help()
 
 
 def plan(parser: ArgumentParser, arguments: Sequence[str]) -> Planned:
@@ -203,18 +202,18 @@ def _measure(
     options: Namespace,
 ) -> dict[str, Any]:
     """Measures what is not measured yet and reports it all as plain data; `known` is what `check_to_measure` found."""
-    from selfalign.cli.progress import Bars
     from selfalign.errors import handle_signals
     from selfalign.loop.align import align
+    from selfalign.loop.progress import on_screen
 
     found: dict[str, dict[str, Any]] = {}
     runs: dict[str, Finished] = {}
-    with handle_signals(), _place(options.out) as out, nullcontext() if options.quiet else Bars() as progress:
+    with handle_signals(), _place(options.out) as out, nullcontext() if options.quiet else on_screen() as progress:
         folder = out
         for side in sides:
             if side.folder is None:
                 if progress is not None and len(sides) > 1:
-                    progress.console.print(f"{side.name}:", markup=False, highlight=False, soft_wrap=True)
+                    progress.say(f"{side.name}:")
                 text = _options_of(side, folder, parser, options)
                 # One side's seeds for both: what answers are measured by is learned from them.
                 shown = seeds or apart(next((each.seeds for each in sides if each.seeds), ()), held_out)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, get_args
 
 from selfalign.cli.options import new_parser, parse
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str]) -> int:
         "--card", action="store_true", help="write a dataset card next to the --data file: FILE's stem + .card.md"
     )
     parser.add_argument("--license", type=str, help="licence named in a card, as the hub spells it (apache-2.0 …)")
+    parser.add_argument("--json", action="store_true", help="say what was written as JSON")
     options = parse(parser, arguments)
     if not (options.data or options.dropped or options.answers or options.model):
         raise UserError("nothing to export: give --data FILE, --dropped FILE, --answers FILE or --model FOLDER")
@@ -59,31 +61,44 @@ def main(arguments: Sequence[str]) -> int:
     if options.license is not None:
         check_license(options.license)
     with Store.read(options.folder) as store:
-        if options.data:
-            _data(store, options.data, options.format)
-        if options.card:
-            _say(f"card in {export_data_card(store, options.data, options.format, options.license)}")
-        if options.dropped:
-            _say(f"{counted(export_dropped(store, options.dropped), 'dropped sample')} in {options.dropped}")
-        if options.answers:
-            _say(f"{counted(export_answers(store, options.answers, options.round), 'answer')} in {options.answers}")
-        if options.model:
-            _say(f"model in {export_model(store, options.model, options.round, options.merge, options.license)}")
+        found = dict(_exported(store, options))
+    if options.json:
+        sys.stdout.write(json.dumps({name: plain for name, (plain, _) in found.items()}, indent=1) + "\n")
+    else:
+        sys.stdout.write("".join(f"{line}\n" for _, lines in found.values() for line in lines))
     return 0
 
 
-def _data(store: Store, file: str, format: Any) -> None:
+def _exported(store: Store, options: Any) -> Iterator[tuple[str, tuple[Any, Sequence[str]]]]:
+    """Writes what was asked for; by its name as plain data and in lines for a person."""
+    if options.data:
+        yield "data", _data(store, options.data, options.format)
+    if options.card:
+        card = str(export_data_card(store, options.data, options.format, options.license))
+        yield "card", (card, [f"card in {card}"])
+    if options.dropped:
+        count = export_dropped(store, options.dropped)
+        yield "dropped", ({"file": options.dropped, "rows": count}, [f"{counted(count, 'dropped sample')} in {options.dropped}"])
+    if options.answers:
+        answers = export_answers(store, options.answers, options.round)
+        yield "answers", ({"file": options.answers, "rows": answers}, [f"{counted(answers, 'answer')} in {options.answers}"])
+    if options.model:
+        model = str(export_model(store, options.model, options.round, options.merge, options.license))
+        yield "model", (model, [f"model in {model}"])
+
+
+def _data(store: Store, file: str, format: Any) -> tuple[dict[str, Any], list[str]]:
     if format == "preference":
-        _say(f"{counted(export_preferences(store, file), 'pair')} of a preferred and a rejected answer in {file}")
-        return
-    _say(f"{counted(export_data(store, file, format), 'pair')} in {file}")
+        pairs = export_preferences(store, file)
+        return {"file": file, "rows": pairs}, [f"{counted(pairs, 'pair')} of a preferred and a rejected answer in {file}"]
+    pairs = export_data(store, file, format)
+    said = [f"{counted(pairs, 'pair')} in {file}"]
     with store.snapshot() as connection:
         rejected, taught = connection.execute(rows.LEFT_OUT).fetchone()
     if rejected:
-        _say(f"left out: {counted(rejected, 'rejected answer')}, which --format preference writes with those preferred to them")
+        said += [
+            f"left out: {counted(rejected, 'rejected answer')}, which --format preference writes with those preferred to them"
+        ]
     if taught:
-        _say(f"left out: {counted(taught, 'answer')} that a teacher corrected: not to be imitated")
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
+        said += [f"left out: {counted(taught, 'answer')} that a teacher corrected: not to be imitated"]
+    return {"file": file, "rows": pairs, "left_out": {"rejected": rejected, "taught": taught}}, said

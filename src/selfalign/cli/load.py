@@ -9,7 +9,7 @@ from pathlib import Path
 
 from selfalign import recipes
 from selfalign.cli.config_file import read_config
-from selfalign.cli.options import given
+from selfalign.cli.options import given, out_of
 from selfalign.errors import UserError
 from selfalign.expect.own_file import load_function
 from selfalign.recipe import Recipe
@@ -36,7 +36,7 @@ def named_recipe(arguments: Sequence[str], command: str) -> str:
             if not isinstance(found.get("recipe"), str):
                 raise UserError(f"{path}: names no recipe; add a line such as `recipe: isara`")
             return str(found["recipe"])
-    usage = f"selfalign {command} RECIPE SEEDS --model M --out DIR"
+    usage = f"selfalign {command} RECIPE SEEDS --model M{out_of(command)}"
     raise UserError(f"which recipe? `{usage}`; there are {', '.join(recipes.__all__)}")
 
 

@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 
-from selfalign.errors import Interrupted, RunFailed, UserError, exit_place, without_passwords
+from selfalign.errors import Interrupted, RunFailed, TimeUp, UserError, exit_place, without_passwords
 
 COMMANDS = {
     "run": "start a run, or go on where it stopped",
@@ -88,6 +88,8 @@ def main(arguments: Sequence[str]) -> int:
         if _by_the_parser(stop):  # its help, and what it says itself of wrong options
             raise
         return _fail(exit_place(stop), 1)
+    except TimeUp as stop:
+        return _fail(f"{stop}; the same command goes on from here", 0)
     except Interrupted as stop:
         return _fail("interrupted; the same command goes on from here", 128 + stop.signal_number)
     except KeyboardInterrupt:

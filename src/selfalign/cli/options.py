@@ -18,9 +18,33 @@ from selfalign.cli.config_file import check_regular, load_yaml, read_config
 from selfalign.errors import UserError
 
 
+def out_of(command: str) -> str:
+    """What the usage of a command on a recipe has of the folder that it writes."""
+    return "" if command in ("check", "preview") else " --out DIR"
+
+
+class Parser(ArgumentParser):
+    """Its help is without the notation of Python's types, and names no default where there is none."""
+
+    def format_help(self, formatter: Any = None) -> str:
+        return str(_NOTE.sub(_note, super().format_help(formatter)))
+
+
+_NOTE = re.compile(  # what jsonargparse puts behind the text of an option: (required, type: X, default: Y), broken over lines
+    r"\s*\((?=required|type:|default:)(?P<required>required)?,?\s*(?:type:\s(?:[^()]|\([^()]*\))*?)?"
+    r"(?:,?\s*default:\s(?P<default>(?:[^()]|\([^()]*\))*?))?(?:,\s*known\s+subclasses:\s[^()]*)?\)"
+)
+
+
+def _note(found: re.Match[str]) -> str:
+    default = " ".join((found["default"] or "").split())
+    said = default not in ("", "null", "None", "False") and "{" not in default  # what is no class with all of its options
+    return " (required)" if found["required"] else f" (default: {default})" if said else ""
+
+
 def new_parser(command: str, description: str) -> ArgumentParser:
     warnings.filterwarnings("ignore", module="jsonargparse")
-    return ArgumentParser(prog=f"selfalign {command}", description=description, exit_on_error=False, allow_abbrev=False)
+    return Parser(prog=f"selfalign {command}", description=description, exit_on_error=False, allow_abbrev=False)
 
 
 def parse(parser: ArgumentParser, arguments: Sequence[str], nested: Sequence[str] = ()) -> Namespace:
@@ -39,7 +63,10 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], nested: Sequence[str
         with _own_defaults(parser, gathered(parser, arguments)) as own:
             return parser.parse_args(_typed_last(own))
     except (ArgumentError, ValueError, TypeError, KeyError) as error:
-        raise UserError(explain(str(error), [*option_names(parser), *nested])) from None
+        said = explain(str(error), [*option_names(parser), *nested])
+        if missing := _first(r"the following arguments are required: (.+)", said):
+            said = f"{missing}: not given; `{parser.prog} --help` says what it takes"
+        raise UserError(said) from None
 
 
 def gathered(parser: ArgumentParser, arguments: Sequence[str]) -> list[str]:
@@ -248,6 +275,10 @@ def explain(message: str, known: Sequence[str]) -> str:
         return f"option --{slot}: {what}; name it on the command line (--{slot} {denied}), or in a recipe of your own"
     unknown = _first(r"unrecognized arguments: --([^\s=]+)", text)
     refused = _first(r"[Oo]ption '([\w.]+)' is not accepted", text) or _first(r"does not accept option '([\w.]+)'", text)
+    if extra := _first(r"unrecognized arguments: ([^-].*)", text):
+        return f"{extra}: too many arguments; --help shows the usage"
+    if flag := _first(r"argument (--[\w.]+): ignored explicit argument", text):
+        return f"option {flag} takes no value: give it by itself, or leave it out"
     if refused:
         group = slot or _first(r"Group '([\w.]+)'", text)
         unknown = f"{group}.{refused}" if group else refused

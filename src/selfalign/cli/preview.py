@@ -19,10 +19,9 @@ from selfalign.types import SHARES
 
 
 def main(arguments: Sequence[str]) -> int:
-    from selfalign.cli.progress import Bars
     from selfalign.errors import handle_signals
-    from selfalign.loop.align import Quiet
     from selfalign.loop.preview import preview
+    from selfalign.loop.progress import Quiet, on_screen
 
     if (asked := read(arguments, "preview")) is None:
         return 0
@@ -31,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
         with (
             handle_signals(),
             TemporaryDirectory(prefix="selfalign-preview-") as folder,
-            nullcontext(Quiet()) if options.quiet else Bars() as progress,
+            nullcontext(Quiet()) if options.quiet else on_screen() as progress,
         ):
             found = preview(recipe, options.model, seeds, held_out, Path(folder), progress)
     except Interrupted as stop:

@@ -6,14 +6,25 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from inspect import signature
+from dataclasses import MISSING, fields, is_dataclass
+from inspect import getdoc, signature
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from selfalign.cli.recipe_options import field_texts
+from selfalign import recipes
+from selfalign.cli.options import given, out_of
+from selfalign.cli.recipe_options import choices, common, default_recipe, field_texts, nested_parts
+from selfalign.errors import UserError
+from selfalign.recipe import Recipe
 
 HELP, HELP_ALL = ("-h", "--help"), "--help-all"
+USAGE = """usage: selfalign {command} RECIPE SEEDS --model M{out} [options]
+       selfalign {command} --config DIR/run.yaml
+
+RECIPE is one of {recipes}, or your own: ./mine.py:function
+`selfalign {command} RECIPE --help` lists its common options, `--help-all` all of them.
+"""
 WIDTH = 100
 GROUPS = {
     "Data and model": ("model", "out", "held_out", "prompts", "expect"),
@@ -25,10 +36,23 @@ GROUPS = {
 """The common options, by group; a recipe's own method options stand in a group before the loop's."""
 
 
+def print_usage(command: str, arguments: Sequence[str]) -> bool:
+    """Prints how a command on a recipe is called, where it is asked for help before a recipe is named."""
+    if not arguments or arguments[0] not in (*HELP, HELP_ALL):
+        return False
+    sys.stdout.write(USAGE.format(command=command, out=out_of(command), recipes=", ".join(recipes.__all__)))
+    return True
+
+
 def print_help(parser: ArgumentParser, make: Callable[..., Any], arguments: Sequence[str]) -> bool:
     """Prints the help that the arguments ask for; False where they ask for none."""
-    if HELP_ALL in arguments:
-        sys.stdout.write(full_help(parser))
+    if asked := [place for place, argument in enumerate(arguments) if re.fullmatch(r"--\w[\w.]*\.help(=.*)?", argument)]:
+        named = arguments[asked[0] + 1 : asked[0] + 2]
+        slot, _, kind = arguments[asked[0]][2:].partition("=")
+        kind = kind or "".join(each for each in named if not each.startswith("-"))
+        sys.stdout.write(part_help(make, slot.removesuffix(".help"), kind or given(arguments, slot.removesuffix(".help"))))
+    elif HELP_ALL in arguments:
+        sys.stdout.write(parser.format_help())
     elif any(argument in HELP for argument in arguments):
         sys.stdout.write(short_help(parser, tuple(signature(make).parameters)))
     else:
@@ -36,9 +60,45 @@ def print_help(parser: ArgumentParser, make: Callable[..., Any], arguments: Sequ
     return True
 
 
-def full_help(parser: ArgumentParser) -> str:
-    """All options as the parser lists them, without the notation of Python's types."""
-    return re.sub(r"\s*\((?:required, )?type:\s(?:[^()]|\([^()]*\))*\)", "", parser.format_help())
+def part_help(make: Callable[..., Any], slot: str, kind: object) -> str:
+    """What a part takes, with what its class says of it.
+
+    Args:
+        slot: its option: trainer, trainer.loss, sampling, prompt_filters.length …
+        kind: the class asked about, by its name; None or "" for the recipe's own.
+
+    Raises:
+        UserError: there is no such part, or no such class for it.
+    """
+    part, classes = _part(make, slot)
+    wanted = str(kind or "").rpartition(".")[2] or type(part).__name__
+    if wanted not in classes:
+        raise UserError(f"--{slot}.help: no part named {wanted}; there are {', '.join(classes)}")
+    chosen, given = classes[wanted], part if type(part).__name__ == wanted else None
+    texts, lines = field_texts(chosen), [wanted, *textwrap.wrap(" ".join((getdoc(chosen) or "").split()), WIDTH), ""]
+    for field in fields(chosen):
+        default = field.default if given is None else getattr(given, field.name)
+        head = f"  --{slot}.{field.name}" + ("" if default in (MISSING, None) or is_dataclass(default) else f" {default}")
+        text = texts.get(field.name, "")
+        lines += textwrap.wrap(text, WIDTH, initial_indent=f"{head:<28}  ", subsequent_indent=" " * 30) or [head]
+    if others := [each for each in classes if each != wanted]:
+        lines += ["", f"Another class: --{slot}.help {' or '.join(others)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _part(make: Callable[..., Any], slot: str) -> tuple[Any, dict[str, type]]:
+    """The recipe's own part of that name, and the classes that there are for it."""
+    recipe, there = default_recipe(make), choices(make)
+    known = {name: getattr(recipe, name) for name in (*there, *common(recipe)) if hasattr(recipe, name)}
+    known |= dict(recipe.named_filters())
+    name, _, option = slot.partition(".")
+    part, classes = known.get(slot), there.get(slot, [])
+    if slot not in known and is_dataclass(known.get(name)):
+        part, classes = getattr(known[name], option, None), nested_parts(type(known[name])).get(option, [])
+    if not is_dataclass(part):
+        parts = [each for each, value in known.items() if is_dataclass(value)]
+        raise UserError(f"--{slot}.help: no part is called so; there are {', '.join(parts)}")
+    return part, {each.__name__: each for each in (*classes, type(part))}
 
 
 def short_help(parser: ArgumentParser, method: tuple[str, ...]) -> str:
@@ -52,7 +112,7 @@ def short_help(parser: ArgumentParser, method: tuple[str, ...]) -> str:
     texts = {
         name: text for name, text in texts.items() if name in actions and type(actions[name]).__name__ == "_ActionConfigLoad"
     }
-    texts |= field_texts()
+    texts |= field_texts(Recipe)
     lines = [f"usage: {parser.usage}", "", *textwrap.wrap(parser.description or "", WIDTH)]
     for title, names in {"Method": method, **GROUPS}.items():
         if there := [actions[name] for name in names if name in actions]:

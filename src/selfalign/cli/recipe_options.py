@@ -39,6 +39,8 @@ MAIN = {"engine": "open", "encoder": "open", "trainer": "train"}
 TRAINING = ("rounds", "trainer", "steps", "start_from", "learning_rate_decay", "validation_share", "roll_back")
 GENERATING = ("per_round", "sampling", "min_yield", "seed_weight", "train_on", "train_seeds", "alarms", "second_turns")
 PROMPTS, DEVICE = "prompt_sampling", "device"
+PASSING = ("config", "quiet", "json", "max_hours")
+"""Options of a command that say nothing of the run itself."""
 ANSWERING = ("refusal", "truthfulness", "harmfulness", "win_rate")
 """Evaluators of every recipe that a model answers, each with a sampling that may be its own."""
 Make = Callable[..., Recipe]
@@ -72,11 +74,11 @@ def add_options(parser: ArgumentParser, make: Make, command: str, skip: Collecti
     recipe = default_recipe(make)
     # A slot with a choice of parts takes a class name; dataclasses alone would be chosen by their fields.
     parts = [part for parts in choices(make).values() for part in parts]
-    inner = [*ENGINES, *(each for part in parts for some in _inner(part).values() for each in some)]
+    inner = [*ENGINES, *(each for part in parts for some in nested_parts(part).values() for each in some)]
     set_parsing_settings(subclasses_enabled=[*parts, *inner])
     allow_imports([*(part.__module__ for part in (*parts, *inner)), make.__module__])
     parser.add_function_arguments(make, as_positional=False, skip={*skip})
-    types, texts = get_type_hints(Recipe), field_texts()
+    types, texts = get_type_hints(Recipe), field_texts(Recipe)
     for name in common(recipe):
         if name not in (*own, *skip):
             kind = Union[tuple(choices(make)[name])] if name in ROOMS else types[name]  # noqa: UP007  # made of a list
@@ -219,7 +221,7 @@ def choices(make: Make) -> dict[str, list[type]]:
     return found
 
 
-def _inner(part: type) -> dict[str, list[type]]:
+def nested_parts(part: type) -> dict[str, list[type]]:
     """The options of a part that are parts too, with the classes there are to choose from: a trainer's loss."""
     hints = {name: get_args(hint) for name, hint in get_type_hints(part).items()}
     found = {name: [each for each in hint if isinstance(each, type) and is_dataclass(each)] for name, hint in hints.items()}
@@ -228,21 +230,21 @@ def _inner(part: type) -> dict[str, list[type]]:
 
 def part_options(make: Make) -> list[str]:
     parts = [(name, part) for name, some in choices(make).items() for part in some]
-    inner = [(f"{name}.{option}", each) for name, part in parts for option, some in _inner(part).items() for each in some]
+    inner = [(f"{name}.{option}", each) for name, part in parts for option, some in nested_parts(part).items() for each in some]
     return [f"{name}.{field.name}" for name, part in (*parts, *inner) for field in fields(part)]
 
 
 def resolved(parser: ArgumentParser, options: Namespace) -> str:
     """Every option as YAML, in a form that `--config` reads back."""
-    plain = {key: value for key, value in yaml.safe_load(parser.dump(options)).items() if key not in ("config", "quiet", "json")}
+    plain = {key: value for key, value in yaml.safe_load(parser.dump(options)).items() if key not in PASSING}
     text: str = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
     return text
 
 
 @cache
-def field_texts() -> dict[str, str]:
-    """What the fields of `Recipe` say of themselves, by name, on one line each."""
-    found = docstring_parser.parse_from_object(Recipe).params
+def field_texts(kind: type) -> dict[str, str]:
+    """What the fields of a class say of themselves, by name, on one line each."""
+    found = docstring_parser.parse_from_object(kind).params
     return {each.arg_name: " ".join((each.description or "").split()) for each in found}
 
 

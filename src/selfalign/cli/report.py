@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 
@@ -16,6 +17,8 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("folder", type=str, help="the folder of a run or a study")
     parser.add_argument("--out", type=str, help="the page to write; DIR/report.html without it")
+    parser.add_argument("--json", action="store_true", help="say where the page is as JSON")
     options = parse(parser, arguments)
-    sys.stdout.write(f"{write_report(options.folder, options.out)}\n")
+    page = str(write_report(options.folder, options.out))
+    sys.stdout.write((json.dumps({"report": page}) if options.json else page) + "\n")
     return 0

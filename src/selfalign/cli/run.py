@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from inspect import getdoc, signature
 from pathlib import Path
@@ -13,27 +13,18 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from selfalign import recipes
 from selfalign.cli.engine import Planned, offer_auto, settle_engine
 from selfalign.cli.load import load_recipe, named_recipe, read_examples, recipe_files
-from selfalign.cli.options import new_parser, parse
-from selfalign.cli.recipe_help import HELP, print_help
+from selfalign.cli.options import new_parser, out_of, parse
+from selfalign.cli.recipe_help import print_help, print_usage
 from selfalign.cli.recipe_options import add_options, build, choices, part_options, resolved
 from selfalign.errors import UserError
 from selfalign.recipe import Recipe
 from selfalign.types import Example
 
-USAGE = """usage: selfalign run RECIPE SEEDS --model M --out DIR [options]
-       selfalign run --config DIR/run.yaml
-
-RECIPE is one of {recipes}, or your own: ./mine.py:function
-`selfalign run RECIPE --help` lists its common options, `--help-all` all of them.
-"""
-
 
 def main(arguments: Sequence[str]) -> int:
-    if any(a in HELP for a in arguments[:1]):
-        sys.stdout.write(USAGE.format(recipes=", ".join(recipes.__all__)))
+    if print_usage("run", arguments):
         return 0
     make = load_recipe(named_recipe(arguments, "run"))
     parser = make_parser(make, "run")
@@ -49,10 +40,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example], options: Any, parser: ArgumentParser) -> int:
-    from selfalign.cli.progress import Bars
     from selfalign.cli.table import print_status
-    from selfalign.errors import handle_signals
+    from selfalign.errors import TimeUp, handle_signals
     from selfalign.loop.align import align
+    from selfalign.loop.progress import limited, on_screen
     from selfalign.proof.kept import of_run
     from selfalign.record.status import status, warnings
     from selfalign.record.store import Store
@@ -61,9 +52,10 @@ def _run(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example], 
 
     trackers = check_trackers(options.report_to)
     with (
+        suppress(TimeUp),  # the status says so
         handle_signals(),
-        nullcontext() if options.quiet else Bars() as bars,
-        reporting(options.out, trackers, bars) as progress,
+        nullcontext() if options.quiet else on_screen() as bars,
+        reporting(options.out, trackers, limited(options.max_hours, bars)) as progress,
     ):
         yaml_text, files = resolved(parser, options), recipe_files(options.recipe)
         align(recipe, options.model, seeds, options.out, held_out=held_out, options=yaml_text, files=files, progress=progress)
@@ -82,8 +74,7 @@ def make_parser(make: Callable[..., Recipe], command: str) -> ArgumentParser:
     summary = (getdoc(make) or "").split("\n\n")[0]
     parser = new_parser(command, summary)
     # The parser's own would name 130 options before it says what the command does.
-    out = "" if command in ("check", "preview") else " --out DIR"
-    parser.usage = f"selfalign {command} RECIPE SEEDS --model M{out} [options]"
+    parser.usage = f"selfalign {command} RECIPE SEEDS --model M{out_of(command)} [options]"
     parser.add_argument("recipe", type=str, help="name of a recipe, or ./file.py:function")
     parser.add_argument("seeds", type=str, help="JSONL, JSON, CSV or Parquet file of pairs; bundled: safe_helpful, in_scope")
     parser.add_argument("--model", type=str, help="local folder, hub name, or smollm2-135m for the bundled model")
@@ -93,7 +84,8 @@ def make_parser(make: Callable[..., Recipe], command: str) -> ArgumentParser:
     parser.add_argument(
         "--review", action="store_true", help="wait after the filters of each round until people have gone through its pairs"
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    parser.add_argument("--max_hours", type=float, help="end in good order after so many hours; the same command goes on")
+    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
     parser.add_argument("--json", action="store_true", help="print the final status as JSON instead of tables")
     parser.add_argument("--config", action="config", help="YAML file of options; options on the command line win")
     add_options(parser, make, command)

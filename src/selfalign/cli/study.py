@@ -69,6 +69,7 @@ FIXED = (
     "repeats",
     "vary",
     "metric",
+    "max_hours",
     "quiet",
     "json",
     "config",
@@ -281,14 +282,14 @@ def _parse_with(
 
 
 def _study(arms: Sequence[Any], held_out: Sequence[Example], options: Namespace, yaml_text: str) -> int:
-    from selfalign.cli.progress import Bars
     from selfalign.cli.study_table import print_study
     from selfalign.errors import handle_signals
+    from selfalign.loop.progress import limited, on_screen
     from selfalign.study.run import run_study
     from selfalign.tracking.trackers import check_trackers
 
     trackers = check_trackers(options.report_to)
-    with handle_signals(), nullcontext() if options.quiet else Bars() as progress:
+    with handle_signals(), nullcontext() if options.quiet else on_screen() as bars:
         result = run_study(
             arms,
             held_out,
@@ -296,7 +297,7 @@ def _study(arms: Sequence[Any], held_out: Sequence[Example], options: Namespace,
             repeats=options.repeats,
             first_seed=arms[0].recipe.seed,
             metric=options.metric,
-            progress=progress,
+            progress=limited(options.max_hours, bars),
             trackers=trackers,
             files=recipe_files(options.recipe),
             options=yaml_text,

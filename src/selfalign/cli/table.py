@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from rich import box
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from selfalign.loop.progress import at, per_second
 from selfalign.proof.kept import KEPT, Change, notes
 from selfalign.proof.shortcuts import REFUSALS, of_metric
 from selfalign.protocols import VERIFIED
@@ -63,10 +65,36 @@ def print_status(
     for note in notes(guard):
         console.print(shown(note))
     best = status["rounds"][status["best_round"]] if status["best_round"] is not None and status["rounds"] else None
-    console.print(shown(_ended(status["state"], status["stopped_because"])))
+    console.print(shown(_running(status["progress"]) or _ended(status["state"], status["stopped_because"])))
     if best is not None and status["state"] == "done":
         name = "newest round" if "shipped unchecked" in (status["stopped_because"] or "") else "best round"
         console.print(shown(f"{name}: {status['best_round']}, model: {best['model']}"), soft_wrap=True)
+
+
+def print_runs(runs: Sequence[Mapping[str, Any]]) -> None:
+    """A line for each run of a folder."""
+    table = Table(title_justify="left")
+    for name in ("run", "recipe", "state", "round", "best", "kept", "why it stands there"):
+        table.add_column(name, justify="right" if name in ("round", "best", "kept") else "left")
+    for run in runs:
+        row = [run[name] for name in ("folder", "recipe", "state", "round", "best_round", "kept", "stopped_because")]
+        cells = ["–" if each is None else str(each) for each in row]
+        table.add_row(*map(shown, cells[:-1]), shown(cells[-1] if len(cells[-1]) <= 80 else f"{cells[-1][:79]}…"))
+    stdout_console().print(table)
+
+
+def _running(progress: Mapping[str, Any] | None) -> str:
+    """The stage at hand; "" where none is open."""
+    if progress is None:
+        return ""
+    text = f"running: {progress['stage']}, {progress['done']} of {progress['total']}"
+    if progress["per_second"] is None:
+        return text
+    now, *ends = (datetime.fromisoformat(progress[name]).timestamp() for name in ("at", "stage_ends", "run_ends"))
+    stage, run = (at(end, now) for end in ends)
+    missing = " and ".join(progress["unmeasured"])
+    rest = f"the run not before {run}: {missing} still to be measured" if missing else f"the run about {run}"
+    return f"{text}, {per_second(progress['per_second'])}, ends {stage}, {rest}"
 
 
 def _ended(state: str, why: str | None) -> str:

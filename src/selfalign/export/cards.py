@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.errors import UserError
+from selfalign.models.names import BUNDLED_FROM, BUNDLED_LICENSE, is_bundled
 from selfalign.proof.diversity import GUARDS, OF_THE_DATA, OF_THE_JUDGES
 from selfalign.record import rows
 from selfalign.record.plain import portable
@@ -67,7 +68,7 @@ def model_card(store: Store, round: int, *, license: str | None = None, merged: 
     """Markdown with front matter for the model of a round (0: the base model).
 
     Args:
-        license: an identifier of the hub's list (apache-2.0, cc-by-4.0 …); None says `unknown`.
+        license: an identifier of the hub's list (apache-2.0, cc-by-4.0 …); None says `unknown`, or of the bundled model its own.
         merged: the adapter has been made part of full weights.
 
     Raises:
@@ -82,18 +83,20 @@ def model_card(store: Store, round: int, *, license: str | None = None, merged: 
         training = [(row, figures) for row in made if (figures := store.training(row["round"]))]
         ended, noted = portable(store.state()), portable(warnings(store))
     identity, hub_base = store.identity(), start.name if _is_hub_name(start.name) else None
+    bundled = is_bundled(start.base)
+    origin = BUNDLED_FROM if bundled else hub_base
     adapter = model.adapter is not None and not merged and round > 0
     name = f"{_base_name(start)}-{identity.get('name', 'selfalign')}"
     results = [_result(hub, m) for m in after if (_held_out(m) or m.name == CHOICE) and math.isfinite(m.value)]
     data = hub.ModelCardData(
-        license=chosen,
-        base_model=hub_base,
+        license=BUNDLED_LICENSE if bundled and license is None else chosen,
+        base_model=origin,
         library_name="peft" if adapter else "transformers",
         pipeline_tag="text-generation",
         tags=["selfalign", "self-alignment"],
         model_name=one_line(name) if results else None,
         eval_results=results or None,
-        **({"base_model_relation": "adapter" if adapter else "finetune"} if hub_base and round else {}),
+        **({"base_model_relation": "adapter" if adapter else "finetune"} if origin and round else {}),
     )
     return _card(
         hub.ModelCard,

@@ -12,17 +12,19 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 from selfalign.encoders.blind import encoder_blind
 from selfalign.errors import RunFailed, no_exit
-from selfalign.loop import parts
+from selfalign.loop import frames, parts
 from selfalign.loop.budgets import measure
 from selfalign.loop.context import Setup, opened
 from selfalign.loop.fluency import spelled_out
+from selfalign.loop.glimpse import glimpse
 from selfalign.loop.guards import (
     Best,
     Verdict,
@@ -34,13 +36,16 @@ from selfalign.loop.guards import (
     verify_weights,
 )
 from selfalign.loop.method import memory_warnings, method_choice
+from selfalign.loop.plan import plan, plan_text
 from selfalign.loop.preflight import fewer_than_asked, prepared
+from selfalign.loop.progress import Quiet, on_screen, say
 from selfalign.loop.replay import make_replay
 from selfalign.loop.review import reviewed
 from selfalign.loop.shortcuts import audited
 from selfalign.loop.steps import make_round
 from selfalign.loop.vectors import RunVectors
 from selfalign.loop.versions import software
+from selfalign.loop.watch import watched
 from selfalign.proof.diversity import GUARDS
 from selfalign.proof.shortcuts import warning
 from selfalign.proof.stats import LEAST
@@ -51,6 +56,8 @@ from selfalign.record.disk import reporting
 from selfalign.record.exports import export_metrics, export_round
 from selfalign.record.replay import replayed
 from selfalign.record.store import Store
+from selfalign.seeds.read import read_seeds
+from selfalign.seeds.tables import Table
 from selfalign.text import counted
 from selfalign.types import Example, ModelRef, Pool, derive_seed
 
@@ -69,45 +76,68 @@ class Run:
     best_round: int
     stopped_because: str
 
+    @property
+    def pairs(self) -> Any:
+        """Seeds and kept samples as a pandas frame, see `frames.pairs`."""
+        return frames.pairs(self.folder)
 
-class Quiet:
-    """Progress that nobody watches."""
+    @property
+    def dropped(self) -> Any:
+        """What was dropped, with rule and evidence, as a pandas frame."""
+        return frames.dropped(self.folder)
 
-    def start(self, stage: str, total: int, done: int = 0) -> None: ...
-    def advance(self, count: int = 1, note: str = "") -> None: ...
-    def finish(self) -> None: ...
+    @property
+    def metrics(self) -> Any:
+        """The metrics of every round's model with their intervals, as a pandas frame."""
+        return frames.metrics(self.folder)
+
+    def dataset(self) -> Any:
+        """Seeds and kept pairs that may be trained on, as a `datasets.Dataset`."""
+        return frames.data_set(self.folder)
+
+    def _repr_html_(self) -> str:
+        return frames.html(self.folder)
 
 
 def align(
     recipe: Recipe,
     model: str,
-    seeds: Sequence[Example],
+    seeds: Sequence[Example] | Table | str | Path,
     out: str | Path,
     *,
-    held_out: Sequence[Example] = (),
+    held_out: Sequence[Example] | Table | str | Path = (),
     options: str = "",
     files: Sequence[Path] = (),
-    progress: Progress | None = None,
+    progress: Progress | Literal["shown"] | None = "shown",
 ) -> Run:
     """Runs a recipe on a model, or goes on with the run that stands in `out`.
 
     Args:
         recipe: the slots and numbers; see `selfalign.recipes`.
         model: a local folder, a hub name, or `smollm2-135m` for the bundled one.
-        seeds: the examples of the behaviour wanted (D0), as `read_seeds` gives them.
+        seeds: the examples of the behaviour wanted (D0), as `read_seeds` gives them, or what it reads: a file, a data frame, a
+            data set, a list of dictionaries.
         out: the run folder.
-        held_out: prompts with reference responses for the recipe's evaluators; never used to choose anything.
+        held_out: prompts with reference responses for the recipe's evaluators, given like the seeds; never used to choose.
         options: the run's options as YAML, for `run.yaml` in the run folder.
         files: the file that the recipe comes from, where it is one of your own: its hash stands in the record, and a run does not
             go on with another content of it.
-        progress: hears of stages and batches; the command line draws bars with it.
+        progress: hears of stages and batches. Without it a bar is drawn where there is a terminal or a notebook, and lines are
+            written elsewhere, on standard error; None is silent.
 
     Raises:
         UserError: options, seeds or model that cannot work, or a folder of another run; before a model loads.
         RunFailed: a run that cannot go on; its folder stays resumable.
     """
-    with no_exit(f"recipe {recipe.name}"):
-        return _align(recipe, model, seeds, Path(out), held_out, (options, files), progress or Quiet())
+    with no_exit(f"recipe {recipe.name}"), on_screen() if progress == "shown" else nullcontext(progress or Quiet()) as told:
+        shown, asked = _examples(seeds), _examples(held_out, response_required=False)
+        return _align(recipe, model, shown, Path(out), asked, (options, files), told)
+
+
+def _examples(given: Sequence[Example] | Table | str | Path, *, response_required: bool = True) -> Sequence[Example]:
+    if isinstance(given, Sequence) and not isinstance(given, str) and all(isinstance(each, Example) for each in given):
+        return [each for each in given if isinstance(each, Example)]
+    return read_seeds(cast(Table | str | Path, given), response_required=response_required)
 
 
 def _align(
@@ -128,11 +158,13 @@ def _align(
         _log.warning("%s", unknown)
     vectors = RunVectors(recipe.encoder, asked)
     identity, made_with = run_identity(recipe, base, seeds, held_out), software(recipe, files)
-    with Store.open(out, identity, made_with) as store, reporting(store.folder):
+    with Store.open(out, identity, made_with) as store, reporting(store.folder), watched(progress, recipe, store) as watch:
         if options:
             write_synced(store.folder / "run.yaml", options.encode())
+        if (costs := plan_text(plan(recipe, base, len(held_out)))) and store.state().get("state") != "done":
+            watch.say(costs)
         with no_exit(f"recipe {recipe.name}"):  # here too, so that the record says why
-            return _rounds(Setup(recipe, store, base, shown, validation, held_out, asked, vectors, progress))
+            return _rounds(Setup(recipe, store, base, shown, validation, held_out, asked, vectors, watch))
 
 
 def run_identity(recipe: Recipe, start: ModelRef, seeds: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:
@@ -301,6 +333,7 @@ def generate(run: Setup, context: Context, pool: Pool) -> None:
             if recipe.given and (text := recipe.given.shortage(context.round, recipe.per_round)):
                 store.event("given", {"text": text})
             store.finish_round_samples(context.round, result.kept, result.dropped, candidates, spent)
+        say(run.progress, glimpse(context.round, result))
     export_round(store, context.round)
 
 

@@ -16,6 +16,7 @@ from selfalign.loop.budgets import measure
 from selfalign.loop.fluency import spelled_out
 from selfalign.loop.method import memory_lines, memory_warnings, method_choice
 from selfalign.loop.parts import tried
+from selfalign.loop.plan import plan, plan_text
 from selfalign.loop.preflight import fewer_than_asked, prepared
 from selfalign.loop.prompts import prompt_facts, prompt_texts, prompt_warnings
 from selfalign.loop.shortcuts import audited, shortcut_warning
@@ -79,6 +80,7 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
             **({"prompt": _prompt_tokens(recipe), "response": recipe.sampling.max_tokens} if generates else {}),
             "evaluation": recipe.eval_sampling.max_tokens,
         },
+        "plan": plan(recipe, base, len(held_out)),
         "encoder": type(recipe.encoder).__name__,
         "memory": (memory := choice.plain() if choice else None),
         "expected": (expected := expectations(recipe)),
@@ -139,6 +141,8 @@ def _facts(found: dict[str, Any]) -> Iterator[str]:
     longest, most_tokens = found["longest_tokens"], found["max_tokens"]
     limits = ", ".join(f"{name} {count}" for name, count in most_tokens.items() if count)
     yield f"tokens: longest seed prompt {longest['prompt']}, response {longest['response']}; at most {limits}"
+    if costs := plan_text(found["plan"]):
+        yield costs
     if found["rounds"] * found["per_round"]:
         yield f"encoder: {found['encoder']}"
     if found["expected"]:

@@ -12,7 +12,6 @@ from selfalign.models.device import choose_device, empty_cache, out_of_memory
 from selfalign.models.limits import bounded
 from selfalign.models.names import located, quiet, resolve_model
 from selfalign.models.rendering import Renderer, make_renderer
-from selfalign.seeds.rows import listed
 
 END = "{eos}"
 """In a rendering, at its very end: the tokenizer's end token."""
@@ -65,7 +64,7 @@ def load(classifier: str, device: str) -> tuple[Any, Any]:
         raise UserError(f"classifier {classifier!r} cannot be loaded: {first}") from error
     # transformers would fill in random weights, and the figures would look like any others.
     if missing := sorted(loaded["missing_keys"]):
-        what = f"classifier {classifier!r} lacks the weights {listed(missing, 3)}"
+        what = f"classifier {classifier!r} lacks the weights {', '.join(map(repr, missing[:3]))}"
         raise UserError(f"{what}; give a trained sequence classifier")
     text = model.config.get_text_config()
     if text.pad_token_id is None:

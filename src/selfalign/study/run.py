@@ -15,9 +15,10 @@ from typing import Any
 
 from selfalign.errors import RunFailed, UserError
 from selfalign.loop.adopt import adopt_answers, measures_the_same
-from selfalign.loop.align import Quiet, align, run_identity
+from selfalign.loop.align import align, run_identity
 from selfalign.loop.budgets import settled
 from selfalign.loop.preflight import check_examples, no_such_metric, seeds_needed, unknown_metric
+from selfalign.loop.progress import Quiet, say
 from selfalign.loop.shortcuts import audited
 from selfalign.proof.curve import Size, add_curve
 from selfalign.proof.verdicts import SEEDS, conclude
@@ -258,3 +259,6 @@ class _Named:
 
     def start(self, stage: str, total: int, done: int = 0) -> None:
         self._progress.start(self._name + stage, total, done)
+
+    def say(self, text: str) -> None:
+        say(self._progress, self._name + text)

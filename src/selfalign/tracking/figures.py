@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.errors import UserError
-from selfalign.loop.align import Quiet
+from selfalign.loop.progress import Quiet, say
 from selfalign.protocols import Progress
 from selfalign.record.checkpoints import write_synced
 from selfalign.record.plain import flat, portable
@@ -161,6 +161,9 @@ class _Watched:
     def start(self, stage: str, total: int, done: int = 0) -> None:
         self._send()
         self._progress.start(stage, total, done)
+
+    def say(self, text: str) -> None:
+        say(self._progress, text)
 
 
 def _samples(round: int, counts: Mapping[str, int], dropped: Mapping[str, int]) -> list[Point]:

@@ -118,6 +118,8 @@ def train(spec: dict[str, Any], link: Link) -> None:
     )
     link.tell(total=len(steps), done=_steps_done(found))
     trainer.train(resume_from_checkpoint=str(found) if found else None)
+    if trainer.state.global_step < len(steps):  # asked to stop; the checkpoint is there
+        return
     check_finite(model, "after the last step")
     if link.speaks:
         save(trainer.accelerator.unwrap_model(trainer.model), tokenizer, stored, out)

@@ -13,11 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from selfalign.errors import RunFailed
+from selfalign.errors import RunFailed, TimeUp
 from selfalign.protocols import Progress
 
 GRACE = 2.0
 """Seconds between asking the process to end (SIGTERM) and ending it (SIGKILL)."""
+
+STOP, STEP = "stop", 600.0
+"""The file that asks the process to end with a checkpoint after the step at hand, and the seconds that it is given for that."""
 
 _REMEDIES = {
     "not_finite": "; a lower trainer.learning_rate or trainer.precision=fp32 may help",
@@ -52,6 +55,10 @@ def run_child(spec: Path, stage: str, progress: Progress, device: str = "auto") 
         RunFailed: the training failed, or its process died; the message says why and what to do.
     """
     log = spec.parent / "training.log"
+    if (say := getattr(progress, "say", None)) is not None:
+        say(f"{stage}: the process writes to {log}")
+    stop = spec.parent / STOP
+    stop.unlink(missing_ok=True)
     command = [sys.executable, "-m", "selfalign.trainers._child", str(spec)]
     with log.open("wb") as errors:
         # A session of its own: Ctrl-C reaches us alone, and we end all its processes together.
@@ -66,6 +73,11 @@ def run_child(spec: Path, stage: str, progress: Progress, device: str = "auto") 
     try:
         failure = _listen(child, stage, progress)
         code = child.wait()
+    except TimeUp:
+        stop.touch()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(STEP)
+        raise
     finally:
         _end(child)
     if failure is not None:

@@ -47,6 +47,7 @@ class SFT:
     full_rate: float = 2e-5
     """The rate that suits all weights, from which that of an adapter follows where learning_rate is null."""
     epochs: int = 2
+    """Passes over the examples."""
     batch_size: int = 8
     """The most examples of one optimiser step, over all devices; an epoch is cut into steps of equal size."""
     micro_batch: int = 8
@@ -56,16 +57,20 @@ class SFT:
     warmup: float = 0.03
     """Share of the steps over which the rate rises to its peak, rounded down to whole steps."""
     weight_decay: float = 0.0
+    """How much weights shrink at each step, times the rate (AdamW)."""
     max_grad_norm: float = 1.0
     """Gradients longer than this are scaled down to it; 0 leaves them as they are."""
     adam_beta1: float = 0.9
+    """How slowly Adam's mean gradient forgets."""
     adam_beta2: float = 0.95
+    """How slowly Adam's mean squared gradient forgets."""
     lora_rank: int | None = None
     """Rank of a LoRA adapter; null: 16 where the method is one with an adapter. With method auto a rank asks for LoRA, and 0 for
     all weights. An adapter of an earlier round is trained further, keeping its rank."""
     lora_alpha: float = 32.0
     """The adapter is scaled by lora_alpha / lora_rank."""
     lora_dropout: float = 0.0
+    """Share of an adapter's inputs left out at random while it is trained."""
     lora_target: str = "all-linear"
     """Which layers get an adapter: all linear ones but the output layer, or a regular expression over layer names."""
     device: str = "auto"

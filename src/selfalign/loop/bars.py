@@ -1,4 +1,4 @@
-"""Progress bars: stage, share, rate, time left. On a terminal a live bar; elsewhere one line a stage."""
+"""Live progress bars: stage, share, rate, time left."""
 
 from __future__ import annotations
 
@@ -19,24 +19,19 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from selfalign.loop.progress import per_second
 from selfalign.text import printable
 
 
 class Rate(ProgressColumn):
-    """Items a second, or seconds an item where that is the larger number."""
-
     def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        if not speed:
-            return Text("–/s")
-        return Text(f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each")
+        return Text(per_second(task.finished_speed or task.speed or 0.0))
 
 
 class Bars:
-    """`protocols.Progress` on standard error, so that standard output stays for tables and JSON."""
+    """`protocols.Progress` as one bar for the stage at hand; a stage that is done becomes a line above it."""
 
-    def __init__(self) -> None:
-        self.console = Console(stderr=True)
+    def __init__(self, console: Console) -> None:
         self.live = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
@@ -46,8 +41,7 @@ class Bars:
             TextColumn("left"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}", markup=False),
-            console=self.console,
-            disable=not self.console.is_terminal,
+            console=console,
         )
         self.task: TaskID | None = None
         self.stage, self.began, self.total = "", 0.0, 0
@@ -60,16 +54,18 @@ class Bars:
         self.live.stop()
 
     def start(self, stage: str, total: int, done: int = 0) -> None:
-        stage = printable(stage)
-        self.stage, self.began, self.total = stage, time.monotonic(), total - done
-        self.task = self.live.add_task(stage, total=total, completed=done, note="")
+        self.stage, self.began, self.total = printable(stage), time.monotonic(), total - done
+        self.task = self.live.add_task(self.stage, total=total, completed=done, note="")
 
     def advance(self, count: int = 1, note: str = "") -> None:
         if self.task is not None:
             self.live.update(self.task, advance=count, note=printable(note))
 
     def finish(self) -> None:
-        spent = time.monotonic() - self.began
-        if not self.console.is_terminal:
-            self.console.print(f"{self.stage}: {self.total} in {spent:.1f} s", highlight=False, markup=False)
+        if self.task is not None:
+            self.live.remove_task(self.task)
         self.task = None
+        self.say(f"{self.stage}: {self.total} in {time.monotonic() - self.began:.1f} s")
+
+    def say(self, text: str) -> None:
+        self.live.console.print(printable(text), highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,64 @@
+"""The most that a run can cost, before it costs: tokens and disk. How long it takes nobody knows before its first batches, and
+then its progress says so."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from selfalign.protocols import Flags, declared
+from selfalign.recipe import Recipe
+from selfalign.text import counted
+from selfalign.types import ModelRef
+
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_WORKING = 40
+"""Bytes on the disk for each weight while all of them are trained, at most: the new model in float32, and three checkpoints (two
+that are kept and one being written) of the weights and their two moments, as the training process asks for before it begins."""
+
+
+def plan(recipe: Recipe, base: ModelRef, held_out: int) -> dict[str, Any]:
+    """What follows from the options of a recipe whose token budgets are filled in.
+
+    `disk_bytes` is None where it is not known: of a model that is no folder here. An adapter's few megabytes count as nothing.
+    """
+    candidates = sum(recipe.candidates(round) for round in range(1, recipe.rounds + 1))
+    prompt = getattr(getattr(recipe.proposer, "sampling", None), "max_tokens", 0) or 0
+    every = recipe.trains and recipe.evaluate == "every"
+    evaluations = 1 + (recipe.rounds if every else min(recipe.rounds, 1) if recipe.trains else 0)
+    model, weights = _size(base)
+    whole = recipe.rounds > 0 and recipe.trains and declared(recipe.trainer, Flags).lora_rank == 0
+    return {
+        "candidates": candidates,
+        "candidate_tokens": candidates * (prompt + recipe.sampling.max_tokens),
+        "evaluations": evaluations if held_out else 0,
+        "evaluation_tokens": evaluations * held_out * recipe.eval_sampling.max_tokens,
+        "disk_bytes": None if not model else recipe.rounds * model + _WORKING * weights if whole else 0,
+    }
+
+
+def plan_text(found: dict[str, Any]) -> str:
+    """In a line, without what is next to nothing; "" for a recipe that costs nothing."""
+    parts = []
+    if found["candidates"]:
+        parts.append(f"{found['candidate_tokens']:,} tokens for {counted(found['candidates'], 'candidate')}")
+    if found["evaluations"]:
+        answers = (
+            f"{found['evaluation_tokens']:,} tokens for {counted(found['evaluations'], 'evaluation')} of the held-out prompts"
+        )
+        parts.append(f"{answers} (judges, second turns, replay and guards aside)")
+    if (found["disk_bytes"] or 0) >= 5e7:
+        parts.append(f"{found['disk_bytes'] / 1e9:.1f} GB on the disk, with the checkpoints of a training")
+    return f"cost at most: {', '.join(parts)} (judges, second turns, replay and guards aside)" if parts else ""
+
+
+def _size(base: ModelRef) -> tuple[int, int]:
+    """Bytes of a model's weights, and how many weights that are; zeros where it is no folder on this machine."""
+    folder, kind = Path(base.base), ""
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder.is_dir() else 0
+    with suppress(OSError, ValueError, AttributeError):
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        kind = str(config.get("dtype") or config.get("torch_dtype"))
+    return size, size // _BYTES.get(kind, 4)
