@@ -33,7 +33,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def uneven(model: Path, folder: Path, **changes: Any) -> TrainJob:
-    """Three refusals to one answer among the seeds, one to four among what was generated; one text of two tokens, its end included."""
+    """Three refusals to one answer among the seeds, one to four among what was generated; the shortest text has two tokens."""
     made = {
         side: tuple(Example(f"{side}{i}", f"{side} asks {i}", "!" * (1 + 2 * i), category=kind) for i, kind in enumerate(kinds))
         for side, kinds in KINDS.items()
