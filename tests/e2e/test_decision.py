@@ -36,6 +36,7 @@ def test_a_study_compares_the_curves_of_its_arms(cli: Run, tmp_path: Path) -> No
         stages = {name for (name,) in record.execute("SELECT DISTINCT stage FROM outputs WHERE stage LIKE '%decision%'")}
         known = "".join(str(row) for row in record.execute("SELECT * FROM meta"))
     assert len(stages) == 1 and "at_over_refusal" not in known  # a run from before the option is no other run
-    assert cli("report", out).returncode == 0 and "how often a prompt to refuse has" in (out / "report.html").read_text(encoding="utf-8").lower()
+    assert cli("report", out).returncode == 0
+    assert "How often a prompt to refuse has higher log-odds" in (out / "report.html").read_text(encoding="utf-8")
     done = cli(*study, "--refusal.at_over_refusal", 0.2)
     assert done.returncode == 2 and "at_over_refusal" in done.stderr and len(done.stderr.splitlines()) == 1
