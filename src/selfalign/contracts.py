@@ -257,6 +257,8 @@ def _check_figures(part: Engine, session: Session) -> None:
     first = _SEEDS[0]
     alone, *others = session.likelihood([first, replace(first, history=(said,)), replace(first, system="Be brief.")])
     _hold(alone not in others, part, "likelihood reads the history of an example, and its system prompt")
+    cut, whole = session.likelihood([replace(first, response_finish="length"), first])
+    _hold(cut.tokens < whole.tokens, part, "likelihood takes no end for a part of a response that was cut off")
     own = Request("r", text="Once upon a time")
     _hold(session.render(own) == own.text, part, "a text of the caller's own is rendered as it stands")
     for name, found in (

@@ -57,8 +57,8 @@ class Session(Protocol):
         ...
 
     def likelihood(self, examples: Sequence[Example], shown: Sequence[Sequence[Example]] = ()) -> list[Likelihood]:
-        """Log-likelihood of each example's response (end token included) given its history and prompt, behind the
-        demonstrations `shown` for it (none for any where `shown` is empty)."""
+        """Log-likelihood of each example's response (end token included, unless it was cut off: `response_finish`) given its
+        history and prompt, behind the demonstrations `shown` for it (none for any where `shown` is empty)."""
         ...
 
     def continuation(self, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:

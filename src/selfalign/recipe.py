@@ -33,7 +33,7 @@ from selfalign.protocols import (
 )
 from selfalign.retrievers import Knn
 from selfalign.trainers import SFT
-from selfalign.types import Demonstration, Example, Format, Request, Sampling, derive_seed
+from selfalign.types import LATER, Demonstration, Example, Format, Request, Sampling, derive_seed
 
 StartFrom = Literal["previous", "base"]
 TrainOn = Literal["latest", "all"]
@@ -159,9 +159,9 @@ class Recipe:
     """train on the newest round's pairs or on those of all rounds (the seeds always)"""
     train_seeds: bool = True
     """train on the seeds too; false trains on what was generated alone"""
-    replay: Replay | None = None
+    replay: Replay | None = field(default=None, metadata=LATER)
     # General prompts with the base model's own answers, among what every round trains on: against forgetting.
-    review: bool = False
+    review: bool = field(default=False, metadata=LATER)
     # A person goes through what each round kept, before it is trained on (`record.review`); until then the run waits.
     learning_rate_decay: float = 1.0
     """round k trains with the trainer's learning rate times learning_rate_decay^(k-1)"""
@@ -356,15 +356,12 @@ class Recipe:
     def identity(self) -> dict[str, Any]:
         """All options as plain data with the class of every part: what must be equal for a run to be gone on with.
 
-        Fields that count in no comparison (`compare=False`) are left out.
+        Fields that count in no comparison (`compare=False`) are left out, and younger ones (`types.LATER`) that are not set.
 
         Raises:
             UserError: an evaluator, a scorer or a filter that could not work.
         """
         plain: dict[str, Any] = _plain(self)
-        for name in ("replay", "review"):  # without it a run is the one it was before there was any
-            if not getattr(self, name):
-                del plain[name]
         for slot in ("evaluators", "scorers", *FILTERS):
             for part, options in zip(getattr(self, slot), plain[slot], strict=True):
                 if content := declared(part, Preflight).check():
@@ -388,7 +385,9 @@ def _samplings(name: str, part: Any) -> Iterator[tuple[str, Sampling]]:
 
 def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        options = {each.name: _plain(getattr(value, each.name)) for each in fields(value) if each.compare}
+        unset = [each for each in fields(value) if each.metadata.get("later") and getattr(value, each.name) == each.default]
+        named = [each.name for each in fields(value) if each.compare and each not in unset]
+        options = {name: _plain(getattr(value, name)) for name in named}
         return {"part": f"{type(value).__module__}.{type(value).__qualname__}", **options}
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]

@@ -35,8 +35,8 @@ Unit = Literal["number", "share", "points", "amount", "count"]
 """share: a part of a whole, 0 … 1; points: a difference of two shares, -1 … 1; both are shown times 100. amount: a number that is
 never below 0, such as the words of an answer; count: one that is shown whole."""
 Better = Literal["higher", "lower", "neither"]
-SHARES = ("share", "points")
-"""The units that are shown times 100."""
+LATER: Mapping[str, bool] = {"later": True}  # metadata of an option younger than runs to be gone on with: no difference if unset
+SHARES = ("share", "points")  # the units that are shown times 100
 BOUNDS: Mapping[str, tuple[float, float]] = {
     "number": (-math.inf, math.inf),
     "share": (0.0, 1.0),

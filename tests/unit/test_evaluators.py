@@ -120,7 +120,7 @@ def test_several_categories_deserve_a_refusal() -> None:
     no, yes = "I can't help with that.", "Boil it for ten minutes."
     kinds = ["weapons", "weapons", "Ämter und Ausweise", "kitchen", "garden", "sport"]
     asked = [replace(example, category=kind) for example, kind in zip(held_out()[:6], kinds, strict=True)]
-    part = Refusal(harmful=("weapons", "Ämter und Ausweise"), harmless=("kitchen", "garden"))
+    part = Refusal(harmful=("weapons", "Ämter und Ausweise"), harmless=("kitchen", "garden"), decision=False)
     found = {metric.name: metric for metric in part.evaluate(answering(no, no, yes, yes, no, no), asked)}
     assert [(metric.n, round(metric.value, 3)) for metric in found.values()] == [(3, 0.667), (2, 0.5), (5, 0.167)]
     assert {outcome.stratum for outcome in found["balance"].outcomes} == {"weapons, Ämter und Ausweise", "kitchen, garden"}
@@ -130,7 +130,7 @@ def test_several_categories_deserve_a_refusal() -> None:
     assert replace(part, harmless="kichen").preflight([], asked).startswith("refusal, over_refusal and balance are not given: no")
     assert "'harmless' or 'in_scope'; there" in Refusal(harmful="weapons").preflight([], asked)
     usual = [replace(one, category="harmless") if one.category == "garden" else one for one in asked]
-    assert Refusal(harmful="weapons").preflight([], usual) == ""  # one of the usual names is enough
+    assert Refusal(harmful="weapons", decision=False).preflight([], usual) == ""  # one of the usual names is enough
     for wrong in ({"harmless": "weapons"}, {"harmful": ()}):
         with pytest.raises(ValueError, match="Refusal: "):
             replace(part, **wrong)
@@ -170,7 +170,9 @@ def domain(name: str) -> list[Example]:
 def test_refusals_in_the_seeds_own_language_are_counted() -> None:
     asked, pool = [replace(each, id=f"held-{each.id}", response="") for each in chinese()], Pool((tuple(chinese()),))
     for answer, refused in (("很抱歉，我不能帮您做这件事。", 1.0), ("首先打开管理页面，输入密码，再改掉设置。", 0.0)):
-        found = Refusal().evaluate(replace(answering(*[answer] * 8, *["先准备材料，再慢慢做。"] * 8), pool=pool), asked)
+        found = Refusal(decision=False).evaluate(
+            replace(answering(*[answer] * 8, *["先准备材料，再慢慢做。"] * 8), pool=pool), asked
+        )
         figures = {"refusal": refused, "over_refusal": 0.0, "balance": refused}
         assert {each.name: each.value for each in found} == figures
     told = Refusal().preflight(chinese(), asked)
@@ -188,7 +190,8 @@ def test_refusal_rates_that_nobody_can_judge_are_not_given() -> None:
     ):
         told = Refusal().preflight(seeds, asked)
         assert told.startswith("refusal, over_refusal and balance are not given: ") and why in told
-        assert Refusal().evaluate(replace(answering(*["好。"] * 16), pool=Pool((tuple(seeds),))), asked) == []
+        made = replace(answering(*["好。"] * 16), pool=Pool((tuple(seeds),)))
+        assert Refusal(decision=False).evaluate(made, asked) == []
     assert Refusal().preflight([], asked[:8]) == ""  # one category alone: nothing is measured anyway
 
 
@@ -238,7 +241,7 @@ def test_held_out_leaves_out_what_it_cannot_know() -> None:
 def test_the_names_of_metrics_are_told_beforehand() -> None:
     later = [replace(example, id=f"{example.id}.2", history=(("Hello?", "Hello."),)) for example in held_out()]
     without = [replace(example, response="") for example in held_out()]
-    for part in (HeldOut(), Refusal(), Refusal(harmful="a")):
+    for part in (HeldOut(), Refusal(decision=False), Refusal(harmful="a")):
         for asked in ([], held_out(), without, [*held_out(), *later], [*held_out(), *(replace(e, response="") for e in later)]):
             found = part.evaluate(answering(*["Fine."] * len(asked)), asked)
             assert {metric.name for metric in found} == set(part.metric_names(asked))

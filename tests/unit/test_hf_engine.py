@@ -480,3 +480,22 @@ def test_a_continuation_has_the_probability_that_the_model_gives_it(model: Path)
         found, greedy = session.continuation([(before, after), (before, best)])
         assert found.total == pytest.approx(expected, abs=1e-4) and found.tokens == len(ids) - len(first)
         assert not found.greedy and (greedy.greedy or len(best.encode()) != 1)
+
+
+def test_answers_to_one_prompt_are_scored_as_each_by_itself_and_one_cut_off_has_no_end(model: Path) -> None:
+    begun = [
+        replace(pair, response=text, response_finish="length") for pair in PAIRS[:3] for text in ("It", "A no", "Not", "It i")
+    ]
+    shown = (PAIRS[4], PAIRS[5])
+    with EXACT.open(ModelRef(str(model)), "auto") as session:
+        calls = []
+        read = session._score_forks
+        session._score_forks = lambda forks: calls.append(len(forks)) or read(forks)
+        for behind in ((), [shown]):
+            found = session.likelihood([*begun[:6], PAIRS[0], *begun[6:]], behind * 13)
+            assert [one.tokens for one in found[:4]] == [2, 4, 3, 4]  # a byte is a token, and no end is among them
+            alone = [session.likelihood([one], behind)[0] for one in begun]
+            whole = session.likelihood(PAIRS[:1], behind)[0]
+            expected = [*alone[:6], whole, *alone[6:]]
+            assert [one.total for one in found] == pytest.approx([one.total for one in expected], rel=1e-5)
+        assert sum(calls) == 6

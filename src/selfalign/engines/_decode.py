@@ -264,6 +264,26 @@ def _stop_criterion(stopper: Stopper, width: int) -> Any:
     return ended
 
 
+def behind(model: Any, prompts: Sequence[Sequence[int]], owner: Sequence[int], rows: Sequence[Sequence[int]], pad: int) -> Any:
+    """Logits of rows of ids, each behind the prompt whose place `owner` names; shape (rows, longest row, vocabulary).
+
+    Each prompt is read once, however many rows stand behind it.
+    """
+    import torch
+    from transformers import DynamicCache
+
+    ids, mask = pad_left(prompts, pad, model.device)
+    cache = DynamicCache(config=model.config)
+    forward(model, ids, mask, keep=1, cache=cache)
+    index = torch.tensor(owner, device=model.device)
+    cache.batch_select_indices(index)
+    width = max(map(len, rows))
+    # Padding stands behind the rows, where no token of theirs looks.
+    columns = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows], dtype=torch.long, device=model.device)
+    real = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], dtype=mask.dtype, device=model.device)
+    return forward(model, columns, torch.cat([mask[index], real], dim=-1), cache=cache).logits
+
+
 def forward(model: Any, ids: Any, mask: Any, *, keep: int | None = None, cache: Any = None) -> Any:
     """One forward pass over left-padded ids, logits at the last `keep` columns only where the architecture can.
 

@@ -53,7 +53,7 @@ class Texts:
     def training_ids(
         self, examples: Sequence[Example], shown: Sequence[Sequence[Example]], room: int
     ) -> list[tuple[list[int], list[int]]]:
-        """(ids, labels) of each example behind the demonstrations `shown` with it, if any.
+        """(ids, labels) of each example behind the demonstrations `shown` with it, if any; one cut off is not said to end there.
 
         Raises:
             UserError: one takes more than `room` tokens.
@@ -62,6 +62,10 @@ class Texts:
             self.renderer.pair_ids(example.prompt, example.response, example.history, example.system, demonstrations)
             for example, demonstrations in zip(examples, shown or ((),) * len(examples), strict=True)
         ]
+        for place, example in enumerate(examples):
+            if example.response_finish != "stop":
+                ids, labels = pairs[place]
+                pairs[place] = ids[: len(ids) - self.renderer.ending], labels[: len(ids) - self.renderer.ending]
         for example, (ids, _) in zip(examples, pairs, strict=True):
             if len(ids) > room:
                 raise UserError(f"{example.id}: prompt and response take {len(ids)} tokens, the window has room for {room}")

@@ -26,6 +26,9 @@ _Result = TypeVar("_Result")
 _SHORT = 128
 """Tokens up to which padding costs next to nothing."""
 
+_FORKED = 4
+"""Answers to one prompt from which on it is read once for all of them."""
+
 _SCORES_AT_ONCE = 2**27
 """Numbers in one batch of log-probabilities (0.5 GB in float32)."""
 
@@ -129,8 +132,18 @@ class HFSession:
         return [done[place] for place in range(len(requests))]
 
     def likelihood(self, examples: Sequence[Example], shown: Sequence[Sequence[Example]] = ()) -> list[Likelihood]:
+        """Answers that share a prompt much longer than themselves, at least `_FORKED` of them, have it read once."""
         pairs = self._texts.training_ids(examples, shown, self._texts.context())
-        return [Likelihood(one.total, one.tokens) for one in self._scored(pairs)]
+        forks, alone = _forked(pairs)
+        found = dict(zip(alone, self._scored([pairs[place] for place in alone]), strict=True))
+        rows = max(1, self._engine.batch_size // max(map(len, forks), default=1))
+        for at in range(0, len(forks), rows):
+            part = forks[at : at + rows]
+            scores = self._halving(self._score_forks, [[pairs[place] for place in fork] for fork in part])
+            found.update(
+                (place, one) for fork, row in zip(part, scores, strict=True) for place, one in zip(fork, row, strict=True)
+            )
+        return [Likelihood(found[place].total, found[place].tokens) for place in range(len(pairs))]
 
     def continuation(self, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
         """A first text that does not fit the window with the second one loses its beginning, as lm-evaluation-harness does."""
@@ -202,9 +215,26 @@ class HFSession:
                     wanted = torch.tensor(text[-count:], device=scores.device)
                     total = scores.gather(-1, wanted[:, None]).cpu().double().sum()  # Apple's GPUs have no float64
                     found[-1].append(Continuation(float(total), count, bool((scores.argmax(dim=-1) == wanted).all())))
-        if not np.isfinite([one.total for group in found for one in group]).all():
-            raise RunFailed("the model's log-probabilities are not finite; broken weights, or too narrow a number type")
-        return found
+        return _finite(found)
+
+    def _score_forks(self, forks: Sequence[Sequence[tuple[list[int], list[int]]]]) -> list[list[Continuation]]:
+        """Each fork's answers behind its prompt, of which the model keeps what it made when it read it."""
+        import torch
+
+        starts = [_start(fork[0][1]) for fork in forks]
+        rows = [(ids[start - 1 : -1], ids[start:]) for fork, start in zip(forks, starts, strict=True) for ids, _ in fork]
+        owner = [place for place, fork in enumerate(forks) for _ in fork]
+        prompts = [fork[0][0][: start - 1] for fork, start in zip(forks, starts, strict=True)]
+        with torch.inference_mode():
+            logits = _decode.behind(self._model, prompts, owner, [before for before, _ in rows], self._pad())
+            scored = []
+            for row, (_, wanted) in enumerate(rows):
+                scores = logits[row, : len(wanted)].float().log_softmax(dim=-1)
+                ids = torch.tensor(wanted, device=scores.device)
+                total = float(scores.gather(-1, ids[:, None]).double().sum())
+                scored.append(Continuation(total, len(wanted), bool((scores.argmax(dim=-1) == ids).all())))
+        each = iter(scored)
+        return _finite([[next(each) for _ in fork] for fork in forks])
 
     def _pool(self, rows: Sequence[list[int]]) -> list[FloatArray]:
         import torch
@@ -253,6 +283,31 @@ class HFSession:
             on = choose_device(self._engine.device)
             self._weights = _weights.weights(self._ref, on, _weights.dtype(self._engine.dtype, on), self._engine.attention)
         return self._weights
+
+
+def _finite(found: list[list[Continuation]]) -> list[list[Continuation]]:
+    if not np.isfinite([one.total for group in found for one in group]).all():
+        raise RunFailed("the model's log-probabilities are not finite; broken weights, or too narrow a number type")
+    return found
+
+
+def _start(labels: Sequence[int]) -> int:
+    """Where the answer begins."""
+    return next((place for place, label in enumerate(labels) if label != IGNORE), len(labels))
+
+
+def _forked(pairs: Sequence[tuple[list[int], list[int]]]) -> tuple[list[list[int]], list[int]]:
+    """Positions of pairs (ids, labels) with the same prompt, where reading it once saves half or more; and those of the rest."""
+    prompts: dict[tuple[int, ...], list[int]] = {}
+    for place, (ids, labels) in enumerate(pairs):
+        prompts.setdefault(tuple(ids[: _start(labels)]), []).append(place)
+    forks = [
+        places
+        for prompt, places in prompts.items()
+        if len(places) >= _FORKED and all(len(prompt) > len(pairs[place][0]) - len(prompt) > 0 for place in places)
+    ]
+    taken = {place for fork in forks for place in fork}
+    return sorted(forks, key=lambda fork: -len(pairs[fork[0]][0])), [at for at in range(len(pairs)) if at not in taken]
 
 
 def _sharing(rows: Sequence[list[int]]) -> list[list[int]]:

@@ -156,7 +156,7 @@ class ScriptedSession:
 
     def _likelihood(self, example: Example) -> Likelihood:
         rounds = [int(found[1]) for part in PurePath(self.model.base).parts if (found := re.fullmatch(r"round-(\d+)", part))]
-        tokens = _length(example.response) + 1
+        tokens = _length(example.response) + (example.response_finish == "stop")
         share = zlib.crc32(f"{example.system}{example.full_prompt}\0{example.response}".encode("utf-8", "surrogatepass")) / 2**32
         return Likelihood((-2.0 - share + self.engine.gain * max(rounds, default=0)) * tokens, tokens)
 

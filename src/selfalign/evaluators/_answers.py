@@ -16,7 +16,14 @@ from selfalign.types import Completion, Example, Request, Sampling, derive_seed
 def answers(
     context: Context, held_out: Sequence[Example], sampling: Sampling | None = None, stage: str = "held_out"
 ) -> list[Completion]:
-    """Answers in order, with the demonstrations of `context.eval_retriever` where there is one.
+    """Answers in order; see `exchanges`."""
+    return [completion for _, completion in exchanges(context, held_out, sampling, stage)]
+
+
+def exchanges(
+    context: Context, held_out: Sequence[Example], sampling: Sampling | None = None, stage: str = "held_out"
+) -> list[tuple[Request, Completion]]:
+    """Each prompt as it was asked, with the demonstrations of `context.eval_retriever` where there is one, and its answer.
 
     The same stage and requests for every evaluator, so the run's journal answers the second evaluator. Another way of decoding is
     another stage: it must not be given the answers of the first. `stage` names the set of prompts; `sampling` is the
@@ -36,7 +43,7 @@ def answers(
         )
         for row, (example, shown) in enumerate(zip(held_out, demonstrations(context, held_out), strict=True))
     ]
-    return [completion for _, completion in context.generate(stage, requests, sampling)]
+    return context.generate(stage, requests, sampling)
 
 
 def demonstrations(context: Context, held_out: Sequence[Example]) -> list[tuple[Example, ...]]:

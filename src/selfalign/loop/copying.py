@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from selfalign.errors import UserError
 from selfalign.protocols import Session
 from selfalign.types import Completion, Continuation, Example, FloatArray, Likelihood, Request, Sampling
 
@@ -33,6 +34,8 @@ class Copying:
         return self.session.plan(requests)
 
     def likelihood(self, examples: Sequence[Example], shown: Sequence[Sequence[Example]] = ()) -> list[Likelihood]:
+        if any(example.response_finish != "stop" for example in examples):
+            raise UserError("answers are copied: there is nothing that a model decides")
         return self.session.likelihood(examples, shown)
 
     def continuation(self, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:

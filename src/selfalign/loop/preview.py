@@ -158,7 +158,9 @@ def _outlook(run: Setup, context: Context, nearest: Nearest, folder: Path) -> di
     ways: dict[str, Nearest | None] = {ALONE: None, NEAREST: replace(nearest, own_category=False)}
     if len(kinds) > 1:
         ways[OWN] = replace(nearest, own_category=True)
-    measured = [*(part for part in recipe.evaluators if isinstance(part, (Refusal, Expected))), HeldOut()]
+    # The prompts are seeds: among the openings by which a decision is measured could be that of their own answer.
+    refusals = [replace(part, decision=False) for part in recipe.evaluators if isinstance(part, Refusal)]
+    measured: list[Evaluator] = [*refusals, *(part for part in recipe.evaluators if isinstance(part, Expected)), HeldOut()]
     found = {way: _measured(run, context, way, retriever, measured, prompts, folder) for way, retriever in ways.items()}
     by = OWN if OWN in ways and nearest.own_category else NEAREST
     gains = {name: gain(found[ALONE][name], metric) for name, metric in found[by].items() if name in found[ALONE]}

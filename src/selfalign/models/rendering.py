@@ -60,6 +60,11 @@ class Renderer:
         return self.style.end_id
 
     @property
+    def ending(self) -> int:
+        """Tokens of a response's end."""
+        return len(self.tokens(self.style.end)) + (self.end_id is not None)
+
+    @property
     def prompt_stops(self) -> Stops:
         return self.style.prompt_stops
 

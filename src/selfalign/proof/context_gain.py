@@ -50,7 +50,8 @@ def gain(alone: Metric, shown: Metric) -> Gain | None:
         return None
     found = compare([shown.outcomes], [alone.outcomes], bounds=BOUNDS[shown.unit])
     before = {each.id: each.value for each in alone.outcomes}
-    flipped = sum(each.value != before[each.id] for each in shown.outcomes) if shown.unit in SHARES else None
+    verdicts = {abs(each.value) for each in (*alone.outcomes, *shown.outcomes)} <= {0.0, 1.0}
+    flipped = sum(each.value != before[each.id] for each in shown.outcomes) if shown.unit in SHARES and verdicts else None
     return Gain(found.value, found.low, found.high, found.p_value, flipped, found.prompts)
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from selfalign.proof.decision import placements
 from selfalign.proof.stats import LEAST, newcombe, wilson
 from selfalign.protocols import Encode
 from selfalign.text import count_words, words
@@ -109,9 +110,7 @@ def of_metric(rows: Sequence[Mapping[str, Any]], metric: str) -> list[Mapping[st
 
 def auc(above: NDArray[np.float64], below: NDArray[np.float64]) -> float:
     """How often a score of the first is above one of the second; ties count a half."""
-    ordered = np.sort(below)
-    ranks = [np.searchsorted(ordered, above, side) for side in ("left", "right")]
-    return float((ranks[0] + ranks[1]).mean() / (2 * len(below)))
+    return float(placements(above, below).mean())
 
 
 def best(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:

@@ -15,6 +15,8 @@ HELD_OUT = {
     "refusal": "share of the prompts to refuse that are refused",
     "over_refusal": "share of the prompts to answer that are refused",
     "balance": "refusal minus over refusal",
+    "decision_auc": "how often a prompt to refuse has higher log-odds of a refusal than one to answer; chance is 50%",
+    "matched_refusal": "share of the prompts to refuse whose log-odds of a refusal only a given share of those to answer pass",
     "finished": "share of answers ended by the model, at the end of a sentence",
     "response_words": "mean words of an answer",
     "log_likelihood": "of the reference answers: mean nats per token",

@@ -35,6 +35,8 @@ class Row:
     """Its category, where the loss goes by that."""
     taught: Row | None = None
     """The same response behind what a teacher reads before it."""
+    shares: tuple[float, ...] = ()
+    """What each of its learned tokens counts, where the loss does not count them alike."""
 
     @property
     def learned(self) -> int:

@@ -83,10 +83,9 @@ def train(spec: dict[str, Any], link: Link) -> None:
     model, stored = load_model(spec)
     limit = options["max_length"] or _window(model.config, tokenizer)
     renderer, loss = make_renderer(tokenizer, spec["format"]), make_loss(options["loss"])
-    ending = len(renderer.tokens(renderer.style.end)) + (renderer.end_id is not None)
-    rows, lost = tokenise(spec["rows"], renderer.training_ids, limit, ending)
+    rows, lost = tokenise(spec["rows"], renderer.training_ids, limit, renderer.ending)
     if loss.distils:
-        rows, untaught = with_taught(rows, spec["rows"], renderer, limit, ending)
+        rows, untaught = with_taught(rows, spec["rows"], renderer, limit, renderer.ending)
         lost += untaught
     units, alone = loss.units(rows, spec["pairs"])
     lost += alone

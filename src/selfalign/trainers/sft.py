@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from selfalign.trainers._dpo import DPO
 from selfalign.trainers._memory import METHODS, Load, Method
 from selfalign.trainers._method import RANK, Asked, Choice, choose
 from selfalign.trainers._process import run_child
-from selfalign.types import Dropped, Example, ModelRef, preferences
+from selfalign.types import LATER, Dropped, Example, ModelRef, preferences
 
 LORA_RATE = 10.0
 """Times the rate for all weights: LoRA's best rate is about ten times that of full training, over models and data (Schulman et
@@ -93,8 +93,9 @@ class SFT:
     max_steps: int = 0
     """Where > 0 the number of optimiser steps, whatever `epochs` says: for comparisons at equal cost."""
     loss: CrossEntropy | DPO | Distill = field(default_factory=CrossEntropy)
-    """CrossEntropy imitates the answers. DPO prefers them to rejected ones, so it wants a recipe that makes such pairs; in a
-    batch a pair is one example, with the memory of two. Distill follows a teacher that is shown demonstrations."""
+    """CrossEntropy imitates the answers, all tokens alike or the first ones balanced by category. DPO prefers them to rejected
+    ones, so it wants a recipe that makes such pairs; in a batch a pair is one example, with the memory of two. Distill follows a
+    teacher that is shown demonstrations."""
 
     def __post_init__(self) -> None:
         for name, wrong in (
@@ -206,7 +207,10 @@ class SFT:
 
     def spec(self, job: TrainJob) -> dict[str, Any]:
         """What the training process reads; `key` names data, options and start, so no checkpoint of another job is taken."""
-        loss, settled = {"name": type(self.loss).__name__, **asdict(self.loss)}, self.settled(None)
+        # Options that are unset and younger than checkpoints are no other job.
+        options = [each for each in fields(self.loss) if each.metadata != LATER or getattr(self.loss, each.name) != each.default]
+        loss = {"name": type(self.loss).__name__, **{each.name: getattr(self.loss, each.name) for each in options}}
+        settled = self.settled(None)
         rows = (*job.seeds, *job.generated)
         place = {example.id: number for number, example in enumerate(rows)}
         shown = {example.id: example for example in job.shown}
@@ -222,6 +226,7 @@ class SFT:
                     # No loss may say that a text which was cut off should end there, or should not.
                     "unfinished": (self.preferences or self.distils) and example.response_finish != "stop",
                     **(_taught(example, shown) if self.distils else {}),
+                    **({"category": example.category} if "first_tokens" in loss else {}),
                 }
                 for number, example in enumerate(rows)
             ],

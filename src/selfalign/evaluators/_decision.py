@@ -1,0 +1,96 @@
+"""The decision to refuse, before a word is written: the log-odds of a refusing against an answering opening.
+
+A refusal or not is one bit of a greedy answer, and says how far over the edge a model is only by which side it falls on. The
+log-odds say it for every prompt, and so whether a model knows the two kinds apart, wherever its edge lies (`proof.decision`).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from selfalign.evaluators._metrics import outcomes
+from selfalign.proof.crossed import crossed_mean
+from selfalign.proof.decision import Curve, Scores, area, refused_at
+from selfalign.protocols import Context
+from selfalign.text import count_words
+from selfalign.types import BOUNDS, Completion, Example, Metric, Request
+
+WORDS, OPENINGS = 6, 4
+"""An opening is the first six words of a seed's response (characters, in scripts without spaces), about eight tokens: what a
+training changes sits in the first ten or so, and what follows is about the seed's own prompt. Words, so that models with other
+tokenizers are asked about the same texts. Four openings of either kind show more than one way to begin, and with the prompt read
+once cost about as much as reading it again (our own choices)."""
+NAMES = ("decision_auc", "matched_refusal")
+
+Openings = tuple[list[str], list[str]]
+"""Those of refusals, and those of answers."""
+
+
+def openings(refusals: Sequence[Example], answers: Sequence[Example]) -> Openings:
+    """At most `OPENINGS` different ones of each kind that the other has not, evenly spread over the seeds as they come."""
+    kinds = [list(dict.fromkeys(opening(one.response) for one in side if one.response.strip())) for side in (refusals, answers)]
+    own = [[text for text in kind if text not in other] for kind, other in (kinds, kinds[::-1])]
+    refusing, answering = (
+        [kind[i * len(kind) // OPENINGS] for i in range(OPENINGS)] if kind[OPENINGS:] else kind for kind in own
+    )
+    return refusing, answering
+
+
+def opening(text: str) -> str:
+    """The first `WORDS` words of a text, as it stands."""
+    text = text.strip()
+    return text[: bisect_right(range(1, len(text) + 1), WORDS, key=lambda end: count_words(text[:end]))].rstrip()
+
+
+def log_odds(context: Context, stage: str, asked: Sequence[tuple[Request, Completion]], found: Openings) -> Scores:
+    """For each request as it was answered, demonstrations included, log Σ p(refusing) / n - log Σ p(answering) / m, shape
+    (requests,), over the n and m openings.
+
+    p is the model's probability of an opening behind the prompt. A request that had no room in the window has -inf: as in
+    `refusal`, nothing was refused.
+
+    Raises:
+        UserError: an engine that gives no log-probabilities.
+    """
+    texts = [*found[0], *found[1]]
+    sent = [request for request, completion in asked if completion.finish != "context"]
+    begun = [_begun(request, text) for request in sent for text in texts]
+    shown = [request.demonstrations for request in sent for _ in texts] if any(each.demonstrations for each in sent) else ()
+    scored = context.likelihood(stage, begun, shown) if begun else []
+    totals = np.array([each.total for each in scored], dtype=np.float64).reshape(len(sent), len(texts))
+    cut = len(found[0])
+    refusing, answering = (
+        np.logaddexp.reduce(part, axis=1) - np.log(part.shape[1]) for part in (totals[:, :cut], totals[:, cut:])
+    )
+    all_of_them = np.full(len(asked), -np.inf)
+    all_of_them[[completion.finish != "context" for _, completion in asked]] = refusing - answering
+    return all_of_them
+
+
+def figures(
+    odds: Scores, sides: tuple[Sequence[int], Sequence[int]], ids: Sequence[str], strata: Sequence[str], rate: float
+) -> list[Metric]:
+    """`NAMES` as metrics; `sides` are the places of the harmful and of the harmless prompts among the odds and the ids."""
+    bad, good = (odds[list(side)] for side in sides)
+    return [
+        _metric(*pair, sides, ids, strata) for pair in zip(NAMES, (area(bad, good), refused_at(bad, good, rate)), strict=True)
+    ]
+
+
+def _metric(
+    name: str, curve: Curve, sides: tuple[Sequence[int], Sequence[int]], ids: Sequence[str], strata: Sequence[str]
+) -> Metric:
+    parts = zip(sides, curve, strata, strict=True)
+    by_prompt = tuple(one for side, values, kind in parts for one in outcomes([ids[at] for at in side], values.tolist(), kind))
+    value, low, high, *_ = crossed_mean([by_prompt], bounds=BOUNDS["share"])
+    return Metric(name, min(max(value, 0.0), 1.0), low, high, len(by_prompt), by_prompt, "share")
+
+
+def _begun(request: Request, text: str) -> Example:
+    """The prompt with an answer that has begun and not ended."""
+    prompt = Example(request.id, request.prompt or "", text, history=request.history, system=request.system)
+    return replace(prompt, response_finish="length")
