@@ -24,6 +24,7 @@ from selfalign.proof.stats import LEAST, Difference, mean_interval, paired_diffe
 from selfalign.protocols import Context, Served
 from selfalign.record.finished import paired_metrics
 from selfalign.record.replay import replayed
+from selfalign.record.status import standing_events
 from selfalign.text import counted
 from selfalign.types import Example, Metric, ModelRef, Pool
 
@@ -217,7 +218,7 @@ def check_turns(run: Setup) -> None:
     The validation seeds choose the round, so that there a fall is a regression, told and rolled back as it happens (`choose`).
     """
     store = run.store
-    if any(kind == "oscillation" for _, kind, _ in store.events()):
+    if any(kind == "oscillation" for _, kind, _ in standing_events(store)):
         return
     rounds = [round for round in range(run.recipe.rounds + 1) if store.stage(round, "evaluate") is not None]
     found = turned({round: paired_metrics(store, round) for round in rounds})

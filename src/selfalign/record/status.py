@@ -38,12 +38,19 @@ def warnings(store: Store) -> list[str]:
     """What the run had to report, oldest first: fewer demonstrations than asked for, figures not given or got another way than
     usual, collapse alarms, prompts that were shown nothing near, training rows that overlap with held-out prompts, metrics that
     turned round, models whose files were damaged and were trained again, other software than it was begun with, what was
-    done with prompts; then the rounds whose weights a server was not verified to serve, and those of which one rule took half."""
+    done with prompts, rounds that were added; then the rounds whose weights a server was not verified to serve, and those of which one rule took half."""
     findings = ("alarm", "retrieval", "overlap", "oscillation")
-    kinds = ("demonstrations", "seed_rule", "evaluation", *findings, "damaged-model", "software", "given")
-    reported = [(kind, data) for _, kind, data in store.events() if kind in kinds]
+    kinds = ("demonstrations", "seed_rule", "evaluation", *findings, "damaged-model", "software", "given", "rounds")
+    reported = [(kind, data) for _, kind, data in standing_events(store) if kind in kinds]
     reported += [("verify_weights", found[-1]) for found in verifications(store).values() if found[-1]["verdict"] != VERIFIED]
     return [f"{kind}: {data['text']}" for kind, data in _folded(reported)] + [f"drops: {text}" for text in _taken(store)]
+
+
+def standing_events(store: Store) -> list[tuple[str, str, dict[str, Any]]]:
+    """As `Store.events`, without what was found of all rounds together (`oscillation`) before rounds were added."""
+    events = store.events()
+    last = max((place for place, (_, kind, _) in enumerate(events) if kind == "rounds"), default=-1)
+    return [each for place, each in enumerate(events) if each[1] != "oscillation" or place > last]
 
 
 def _folded(reported: Sequence[tuple[str, Mapping[str, Any]]]) -> list[tuple[str, Mapping[str, Any]]]:
