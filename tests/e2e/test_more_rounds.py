@@ -20,7 +20,7 @@ def run(seeds: Path, out: Path, *more: str) -> int:
 
 
 def written(out: Path) -> dict[str, object]:
-    """All that a run makes, by name, without times; of the metrics those of every round but what `--evaluate shipped` measured."""
+    """All that a run makes, by name, without times and without what `--evaluate shipped` measured."""
     with Store.read(out) as store, store.snapshot() as connection:
         tables = {
             "samples": "SELECT * FROM samples ORDER BY number",

@@ -45,10 +45,11 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError("which folder shall the run live in? give --out DIR")
     if options.model is None:
         raise UserError("which model? give --model with a local folder, a hub name, or smollm2-135m for the bundled one")
-    return _run(recipe, seeds, held_out, options, parser)
+    return execute(recipe, seeds, held_out, options, parser)
 
 
-def _run(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example], options: Any, parser: ArgumentParser) -> int:
+def execute(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example], options: Any, parser: ArgumentParser) -> int:
+    """Starts the run or goes on with it, then prints where it stands."""
     from selfalign.cli.progress import Bars
     from selfalign.cli.table import print_status
     from selfalign.errors import handle_signals

@@ -22,6 +22,7 @@ from selfalign.errors import RunFailed, no_exit
 from selfalign.loop import parts
 from selfalign.loop.context import Setup, opened
 from selfalign.loop.fluency import spelled_out
+from selfalign.loop.growth import grown, later_rounds
 from selfalign.loop.guards import (
     Best,
     Verdict,
@@ -46,6 +47,7 @@ from selfalign.recipe import Recipe
 from selfalign.record.checkpoints import read_manifest, write_synced
 from selfalign.record.disk import reporting
 from selfalign.record.exports import export_metrics, export_round
+from selfalign.record.joined import joined
 from selfalign.record.replay import replayed
 from selfalign.record.store import Store
 from selfalign.text import counted
@@ -83,7 +85,7 @@ def align(
     files: Sequence[Path] = (),
     progress: Progress | None = None,
 ) -> Run:
-    """Runs a recipe on a model, or goes on with the run that stands in `out`.
+    """Runs a recipe on a model, or goes on with the run that stands in `out`, also for more rounds than it had.
 
     Args:
         recipe: the slots and numbers; see `selfalign.recipes`.
@@ -114,10 +116,10 @@ def _align(
     progress: Progress,
 ) -> Run:
     options, files = source
-    chosen = recipe.encoder
-    recipe, base, shown, validation, held_out, asked = prepared(recipe, model, seeds, held_out)
-    if recipe.encoder != chosen:
-        _log.warning("%s; the model's own hidden states are used instead", encoder_blind(chosen, seeds))
+    chosen, first = recipe, prepared(recipe, model, seeds, held_out)
+    recipe, base, shown, validation, held_out, asked = first
+    if recipe.encoder != chosen.encoder:
+        _log.warning("%s; the model's own hidden states are used instead", encoder_blind(chosen.encoder, seeds))
     if recipe.rounds * recipe.per_round and (unknown := spelled_out(recipe.engine, base, seeds)):
         _log.warning("%s", unknown)
     vectors = RunVectors(recipe.encoder, asked)
@@ -126,7 +128,8 @@ def _align(
         if options:
             write_synced(store.folder / "run.yaml", options.encode())
         with no_exit(f"recipe {recipe.name}"):  # here too, so that the record says why
-            return _rounds(Setup(recipe, store, base, shown, validation, held_out, asked, vectors, progress))
+            later = later_rounds(chosen, model, seeds, first, joined(store))
+            return _rounds(Setup(recipe, store, base, shown, validation, held_out, asked, vectors, progress, later))
 
 
 def run_identity(recipe: Recipe, start: ModelRef, seeds: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:
@@ -160,7 +163,14 @@ def _rounds(run: Setup) -> Run:
             verdict = _measure(run, context(round), pool, model, verdict)
             if not verdict.go_on or round == recipe.rounds or (used := _used_up(recipe, round + 1)):
                 break
-            kept, alarm = _next_examples(run, context(round + 1), pool)
+            if not (joins := run.joining(round + 1)):
+                kept, alarm = _next_examples(run, context(round + 1), pool)
+        if joins:
+            run, pool = grown(run, pool, round + 1)
+            with opened(run, model, pool) as context:
+                verify_weights(run, context(round), round - 1)
+                try_rules(run, context(round + 1))
+                kept, alarm = _next_examples(run, context(round + 1), pool)
         if stop := "; ".join(filter(None, (_too_few_kept(run, round + 1, kept), alarm))):
             export_metrics(store, round + 1)
             break
