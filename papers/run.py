@@ -78,11 +78,11 @@ def _listing(paper: str | None) -> str:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from selfalign.cli.progress import Bars
 
     from papers.kit import SCALES, Kit, chosen_models
     from papers.table import Table, as_json, as_markdown
     from selfalign.errors import UserError, handle_signals
+    from selfalign.loop.progress import on_screen
     from selfalign.record.checkpoints import write_synced
 
     known = papers()
@@ -98,7 +98,7 @@ def _run(options: argparse.Namespace) -> int:
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
     data = options.data if options.data is not None else _invented(out, table.needs) if options.scale == "tiny" else out
-    with handle_signals(), nullcontext() if options.quiet else Bars() as progress:
+    with handle_signals(), nullcontext() if options.quiet else on_screen() as progress:
         kit = Kit(out, scale, data, models, options.repeats, options.batch_size, progress, options.unsafe_run_code)
         cells = list(table.fill(kit))
     facts = {"scale": scale.name, "models": ", ".join(models.values()), "random_seeds": options.repeats}

@@ -107,13 +107,13 @@ def test_a_folder_of_runs_has_a_status(tmp_path: Path, capsys: Told) -> None:
     (tmp_path / "sft" / "seed-1").mkdir()
     (tmp_path / "sft" / "seed-1" / "run.sqlite").write_bytes(b"no database at all" * 99)
     assert main(["status", str(tmp_path), "--json"]) == 0
-    found = {Path(run["folder"]).relative_to(tmp_path).as_posix(): run for run in json.loads(capsys.readouterr().out)}
+    found = {Path(run["folder"]).relative_to(tmp_path).as_posix(): run for run in json.loads(capsys.readouterr().out)["runs"]}
     assert {name: run["state"] for name, run in found.items()} == {
         "isara/seed-0": "done",
         "sft/seed-0": "stopped",
-        "sft/seed-1": "not readable",
+        "sft/seed-1": "unreadable",
     }
-    assert found["isara/seed-0"]["stopped_because"] == "all is done" and "damaged" in found["sft/seed-1"]["stopped_because"]
+    assert found["isara/seed-0"]["at"] == "all is done" and "damaged" in found["sft/seed-1"]["problem"]
     assert main(["status", str(tmp_path)]) == 0
     assert "own[/b]" in (said := capsys.readouterr().out) and said.count("seed-") >= 3
 

@@ -150,7 +150,7 @@ def test_any_text_and_number_is_kept_to_the_last_bit(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rounds": 3}, "rounds = 2, now 3"),
+        ({"rounds": 1}, "rounds = 2, now 1 (rounds can be added to a run, not taken away)"),
         ({"sampling": {"temperature": 1.0, "stops": ["a", "b"]}}, "sampling.temperature = 0.7, now 1.0"),
         ({"sampling": {"temperature": 0.7, "stops": ["a", "c"]}}, 'sampling.stops[1] = "b", now "c"'),
         ({"sampling": {"temperature": 0.7}}, 'sampling.stops = ["a","b"], now not set'),

@@ -229,7 +229,7 @@ def _measure(
     return {
         "model": first,
         "other": others[0] if others else None,
-        "comparison": _compared(runs, options.metric, first["shortcuts"]),
+        "comparison": paired(runs, options.metric, first["shortcuts"]),
     }
 
 
@@ -269,7 +269,7 @@ def _read(side: Side, folder: Path, kept: bool) -> tuple[dict[str, Any], Finishe
     return measured, Finished(int(identity["seed"]), str(folder), 0, "", (), costs, metrics)
 
 
-def _compared(runs: Mapping[str, Finished], metric: str | None, rules: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+def paired(runs: Mapping[str, Finished], metric: str | None, rules: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """The paired differences, model minus other, as a study with one run an arm has them."""
     from selfalign.proof.verdicts import conclude
 

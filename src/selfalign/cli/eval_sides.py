@@ -13,6 +13,7 @@ from selfalign.loop.preflight import brought
 from selfalign.proof.overlap import Hit, overlap
 from selfalign.recipe import Recipe
 from selfalign.recipes.evaluations import bring_their_own
+from selfalign.record.joined import since_round
 from selfalign.record.model_rows import place
 from selfalign.record.plain import difference, dumps
 from selfalign.record.schema import NAME as RECORD
@@ -81,11 +82,12 @@ def find_side(name: str, round: int | None = None) -> Side:
         model = store.model(chosen)
         if problems := store.model_problems(chosen):
             raise UserError(f"the model of round {chosen} is damaged: {problems[0]}; the same run command trains it again")
-        seeds = (*store.seeds(), *store.validation_seeds())
+        seeds, since = (*store.seeds(), *store.validation_seeds()), since_round(store)
         kept = [example for each in range(1, chosen + 1) for example in store.kept(each)]
     if chosen == 0:  # the base model has seen none of them
         return Side(f"{name}, round 0", str(place(model)), None, seeds)
-    return Side(f"{name}, round {chosen}", str(place(model)), None, seeds, (*seeds, *kept))
+    seen = [seed for seed in seeds if since.get(seed.id, 0) <= chosen]
+    return Side(f"{name}, round {chosen}", str(place(model)), None, seeds, (*seen, *kept))
 
 
 def check_to_measure(

@@ -56,9 +56,9 @@ def metrics_table(model: Mapping[str, Any], other: Mapping[str, Any] | None) -> 
     return table
 
 
-def differences_table(differences: Mapping[str, Any]) -> Table:
+def differences_table(differences: Mapping[str, Any], what: str = "model minus other") -> Table:
     """Of the shares in points."""
-    table = wide_table("model minus other, prompt by prompt; p of each metric by itself", "metric", "difference", *COMPARED)
+    table = wide_table(f"{what}, prompt by prompt; p of each metric by itself", "metric", "difference", *COMPARED)
     for name, row in differences.items():
         side = ", less is better" if row["better"] == "lower" else ""
         table.add_row(shown(name.replace("_", " ") + side), *compared(row, row["unit"] in SHARES, row["p_value"]))

@@ -15,7 +15,11 @@ from types import TracebackType
 from selfalign.errors import Interrupted, RunFailed, TimeUp, UserError, exit_place, without_passwords
 
 COMMANDS = {
+    "init": "a seed file, held-out prompts and options to begin with: init NAME",
     "run": "start a run, or go on where it stopped",
+    "extend": "more seeds for the coming rounds of a run: extend DIR more.jsonl [--rounds N]",
+    "list": "the runs and studies below a folder, with their state and best round",
+    "compare": "in what two runs differ: options, seeds, metrics prompt by prompt",
     "status": "where a run stands: rounds, yields, drops by rule, metrics",
     "show": "the lineage of a sample: where it came from and what became of it",
     "report": "one HTML page of a run or study: verdict, metrics, drops, costs, every sample",
@@ -26,6 +30,7 @@ COMMANDS = {
     "push": "a round's model, or the data, to the Hugging Face hub, with its card",
     "preview": "a few candidates with their verdicts, and whether examples in context teach the model anything",
     "check": "everything that can be known before a model generates",
+    "chat": "talk to a run's model, or any other, and to a second one beside it",
     "eval": "a model, alone or with demonstrations, on held-out prompts; against another one",
     "gate": "whether a run's model should be shipped, with reasons and as an exit code",
     "study": "a recipe against baselines over several random seeds, with intervals and a verdict",

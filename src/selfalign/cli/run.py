@@ -36,10 +36,11 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError("which folder shall the run live in? give --out DIR")
     if options.model is None:
         raise UserError("which model? give --model with a local folder, a hub name, or smollm2-135m for the bundled one")
-    return _run(replace(recipe, review=recipe.review or options.review), seeds, held_out, options, parser)
+    return execute(recipe, seeds, held_out, options, parser)
 
 
-def _run(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example], options: Any, parser: ArgumentParser) -> int:
+def execute(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example], options: Any, parser: ArgumentParser) -> int:
+    """Starts the run or goes on with it, then prints where it stands."""
     from selfalign.cli.table import print_status
     from selfalign.errors import TimeUp, handle_signals
     from selfalign.loop.align import align
@@ -105,5 +106,7 @@ def planned(make: Callable[..., Recipe], parser: ArgumentParser, arguments: Sequ
     settled = settle_engine(arguments, choices(make).get("engine", ()), plan)
     options = parse(parser, settled, part_options(make))
     if made and "engine" not in signature(make).parameters:  # one of its own may stand in several places of the recipe
-        return options, replace(made[0], engine=parser.instantiate(options).engine)
-    return options, build(make, parser, options)
+        recipe = replace(made[0], engine=parser.instantiate(options).engine)
+    else:
+        recipe = build(make, parser, options)
+    return options, replace(recipe, review=recipe.review or options.review)

@@ -71,18 +71,6 @@ def print_status(
         console.print(shown(f"{name}: {status['best_round']}, model: {best['model']}"), soft_wrap=True)
 
 
-def print_runs(runs: Sequence[Mapping[str, Any]]) -> None:
-    """A line for each run of a folder."""
-    table = Table(title_justify="left")
-    for name in ("run", "recipe", "state", "round", "best", "kept", "why it stands there"):
-        table.add_column(name, justify="right" if name in ("round", "best", "kept") else "left")
-    for run in runs:
-        row = [run[name] for name in ("folder", "recipe", "state", "round", "best_round", "kept", "stopped_because")]
-        cells = ["–" if each is None else str(each) for each in row]
-        table.add_row(*map(shown, cells[:-1]), shown(cells[-1] if len(cells[-1]) <= 80 else f"{cells[-1][:79]}…"))
-    stdout_console().print(table)
-
-
 def _running(progress: Mapping[str, Any] | None) -> str:
     """The stage at hand; "" where none is open."""
     if progress is None:

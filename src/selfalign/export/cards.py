@@ -19,6 +19,7 @@ from selfalign.errors import UserError
 from selfalign.models.names import BUNDLED_FROM, BUNDLED_LICENSE, is_bundled
 from selfalign.proof.diversity import GUARDS, OF_THE_DATA, OF_THE_JUDGES
 from selfalign.record import rows
+from selfalign.record.joined import since_round
 from selfalign.record.plain import portable
 from selfalign.record.status import status, warnings
 from selfalign.record.store import Store
@@ -222,10 +223,12 @@ def _shared(store: Store, where: str = rows.IMITATED) -> dict[str, Any]:
 
 def _lineage(store: Store, shared: Mapping[str, Any], hashes: Iterable[tuple[int, str]]) -> list[tuple[str, str]]:
     identity, start = store.identity(), store.model(0)
+    late = len(since_round(store))
+    joined = f" ({late} of them joined on the way)" if late else ""
     return [
         ("recipe", shared["recipe"]),
         ("random seed", code(str(identity.get("seed", UNKNOWN)))),
-        ("seed examples", f"{shared['seeds']} trained on, {shared['validation']} for validation"),
+        ("seed examples", f"{shared['seeds']} trained on{joined}, {shared['validation']} for validation"),
         ("SHA-256 of the seed examples", code(identity.get("seeds_hash") or UNKNOWN)),
         ("SHA-256 of the held-out examples", code(identity.get("held_out_hash") or UNKNOWN)),
         ("base model", shared["base"]),

@@ -8,23 +8,19 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
-import time
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from selfalign.encoders.blind import encoder_blind
-from selfalign.errors import RunFailed, no_exit
-from selfalign.loop import frames, parts
+from selfalign.errors import no_exit
+from selfalign.loop import frames
 from selfalign.loop.budgets import measure
 from selfalign.loop.context import Setup, opened
 from selfalign.loop.fluency import spelled_out
-from selfalign.loop.glimpse import glimpse
+from selfalign.loop.growth import grown, later_rounds
 from selfalign.loop.guards import (
     Best,
     Verdict,
@@ -38,28 +34,25 @@ from selfalign.loop.guards import (
 from selfalign.loop.method import memory_warnings, method_choice
 from selfalign.loop.plan import plan, plan_text
 from selfalign.loop.preflight import fewer_than_asked, prepared
-from selfalign.loop.progress import Quiet, on_screen, say
+from selfalign.loop.progress import Quiet, on_screen
 from selfalign.loop.replay import make_replay
 from selfalign.loop.review import reviewed
-from selfalign.loop.shortcuts import audited
-from selfalign.loop.steps import make_round
+from selfalign.loop.stages import evaluate, generate, train
 from selfalign.loop.vectors import RunVectors
 from selfalign.loop.versions import software
 from selfalign.loop.watch import watched
-from selfalign.proof.diversity import GUARDS
-from selfalign.proof.shortcuts import warning
 from selfalign.proof.stats import LEAST
-from selfalign.protocols import Context, Preflight, Progress, TrainJob, declared
+from selfalign.protocols import Context, Progress
 from selfalign.recipe import Recipe
-from selfalign.record.checkpoints import read_manifest, write_synced
+from selfalign.record.checkpoints import write_synced
 from selfalign.record.disk import reporting
-from selfalign.record.exports import export_metrics, export_round
-from selfalign.record.replay import replayed
+from selfalign.record.exports import export_metrics
+from selfalign.record.joined import joined
 from selfalign.record.store import Store
 from selfalign.seeds.read import read_seeds
 from selfalign.seeds.tables import Table
 from selfalign.text import counted
-from selfalign.types import Example, ModelRef, Pool, derive_seed
+from selfalign.types import Example, ModelRef, Pool
 
 _log = logging.getLogger(__name__)
 
@@ -110,7 +103,7 @@ def align(
     files: Sequence[Path] = (),
     progress: Progress | Literal["shown"] | None = "shown",
 ) -> Run:
-    """Runs a recipe on a model, or goes on with the run that stands in `out`.
+    """Runs a recipe on a model, or goes on with the run that stands in `out`, also for more rounds than it had.
 
     Args:
         recipe: the slots and numbers; see `selfalign.recipes`.
@@ -150,10 +143,10 @@ def _align(
     progress: Progress,
 ) -> Run:
     options, files = source
-    chosen = recipe.encoder
-    recipe, base, shown, validation, held_out, asked = prepared(recipe, model, seeds, held_out)
-    if recipe.encoder != chosen:
-        _log.warning("%s; the model's own hidden states are used instead", encoder_blind(chosen, seeds))
+    chosen, first = recipe, prepared(recipe, model, seeds, held_out)
+    recipe, base, shown, validation, held_out, asked = first
+    if recipe.encoder != chosen.encoder:
+        _log.warning("%s; the model's own hidden states are used instead", encoder_blind(chosen.encoder, seeds))
     if recipe.rounds * recipe.per_round and (unknown := spelled_out(recipe.engine, base, seeds)):
         _log.warning("%s", unknown)
     vectors = RunVectors(recipe.encoder, asked)
@@ -164,7 +157,8 @@ def _align(
         if (costs := plan_text(plan(recipe, base, len(held_out)))) and store.state().get("state") != "done":
             watch.say(costs)
         with no_exit(f"recipe {recipe.name}"):  # here too, so that the record says why
-            return _rounds(Setup(recipe, store, base, shown, validation, held_out, asked, vectors, watch))
+            later = later_rounds(chosen, model, seeds, first, joined(store))
+            return _rounds(Setup(recipe, store, base, shown, validation, held_out, asked, vectors, watch, later))
 
 
 def run_identity(recipe: Recipe, start: ModelRef, seeds: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:
@@ -198,7 +192,14 @@ def _rounds(run: Setup) -> Run:
             verdict = _measure(run, context(round), pool, model, verdict)
             if not verdict.go_on or round == recipe.rounds or (used := _used_up(recipe, round + 1)):
                 break
-            kept, alarm, waits = _next_examples(run, context(round + 1), pool)
+            if not (joins := run.joining(round + 1)):
+                kept, alarm, waits = _next_examples(run, context(round + 1), pool)
+        if joins:
+            run, pool = grown(run, pool, round + 1)
+            with opened(run, model, pool) as context:
+                verify_weights(run, context(round), round - 1)
+                try_rules(run, context(round + 1))
+                kept, alarm, waits = _next_examples(run, context(round + 1), pool)
         if waits:
             return Run(store.folder, verdict.best.model, verdict.best.round, waits)
         if stop := "; ".join(filter(None, (_too_few_kept(run, round + 1, kept), alarm))):
@@ -316,97 +317,3 @@ def _unchecked(run: Setup) -> str:
     if not run.recipe.rounds or not run.recipe.trains or len(run.validation) >= LEAST:
         return ""
     return f"the newest round is shipped unchecked: {len(run.validation)} validation seeds, and {LEAST} are needed to choose one"
-
-
-def generate(run: Setup, context: Context, pool: Pool) -> None:
-    """The candidates of a round, made and filtered once; what was kept stands in the record."""
-    recipe, store = run.recipe, run.store
-    if not recipe.per_round:
-        return
-    if store.stage(context.round, "filter") is None:
-        began = time.monotonic()
-        result = make_round(recipe, context, pool)
-        made, first = (*result.kept, *(drop.example for drop in result.dropped)), recipe.candidates(context.round)
-        candidates = max(first, 1 + max((example.slot for example in made), default=-1))  # what follows on some, too
-        spent = time.monotonic() - began - store.seconds(context.round)
-        with store.transaction("filter"):
-            if recipe.given and (text := recipe.given.shortage(context.round, recipe.per_round)):
-                store.event("given", {"text": text})
-            store.finish_round_samples(context.round, result.kept, result.dropped, candidates, spent)
-        say(run.progress, glimpse(context.round, result))
-    export_round(store, context.round)
-
-
-def train(run: Setup, round: int, current: ModelRef, pool: Pool) -> ModelRef:
-    """The model of a round: read back if its files verify, trained (on from its last good checkpoint) if not."""
-    store = run.store
-    ready, folder = store.verified_model(round), store.round_folder(round)
-    if ready is not None:
-        shutil.rmtree(folder / "training", ignore_errors=True)
-        return ready
-    shutil.rmtree(folder / "model", ignore_errors=True)  # written, but the record of it was not: nobody vouches for it
-    job = _job(run, round, run.base if run.recipe.start_from == "base" else current, pool, folder)
-    began = time.monotonic()
-    rows = (*job.seeds, *job.generated)
-    where = f"round {round}, training by {type(run.recipe.trainer).__name__}"
-    with parts.watched(where, rows):
-        result = run.recipe.trainer.train(job, run.progress)
-    learnt = set(result.trained)
-    trained = [example for example in rows if example.id in learnt]
-    if strange := sorted(learnt - {example.id for example in rows}):
-        raise RunFailed(f"{where}: trained on {strange[0]!r}, which it was not given")
-    parts.conserve(where, rows, trained, result.dropped)
-    store.add_model(round, result.model, read_manifest(job.out), result, time.monotonic() - began)
-    shutil.rmtree(job.work, ignore_errors=True)
-    return store.model(round)
-
-
-def _job(run: Setup, round: int, start: ModelRef, pool: Pool, folder: Path) -> TrainJob:
-    recipe = run.recipe
-    generated = tuple(chain.from_iterable(pool.parts[round if recipe.train_on == "latest" else 1 :]))
-    named = {shown.id for example in generated for shown in example.response_demonstrations}
-    return TrainJob(
-        round=round,
-        start=start,
-        seeds=pool.seeds if recipe.train_seeds else (),
-        generated=(*generated, *replayed(run.store)),
-        base=run.base,
-        shown=tuple(example for example in pool.examples if example.id in named),
-        seed_weight=recipe.seed_weight,
-        format=recipe.format,
-        seed=derive_seed(recipe.seed, round, "train"),
-        learning_rate_scale=recipe.learning_rate_decay ** (round - 1),
-        steps=recipe.steps[round - 1] if recipe.steps else 0,
-        work=folder / "training",
-        out=folder / "model",
-    )
-
-
-def evaluate(run: Setup, context: Context) -> None:
-    """The recipe's evaluators on the model of the context's round, once.
-
-    Raises:
-        RunFailed: two metrics of one name, or one that is named as the guards' are.
-    """
-    recipe, store = run.recipe, run.store
-    if store.stage(context.round, "evaluate") is not None:
-        return
-    began = time.monotonic()
-    metrics = [metric for part in recipe.evaluators for metric in parts.evaluate(context, part, run.held_out)]
-    if taken := [metric.name for metric in metrics if metric.name.startswith(GUARDS)]:
-        raise RunFailed(f"an evaluator names a metric {taken[0]}; the guards' names begin so: {', '.join(GUARDS)}")
-    if twice := [name for name, count in Counter(metric.name for metric in metrics).items() if count > 1]:
-        raise RunFailed(f"two evaluators of recipe {recipe.name} give the metric {twice[0]}; one would replace the other")
-    with store.transaction("evaluate"):
-        for text in _caveats(run, context):
-            _log.warning("%s", text)
-            store.event("evaluation", {"text": text})
-        if context.round == 0 and (rows := audited(recipe, context.all_seeds, run.held_out)):
-            store.event("shortcuts", {"text": warning(rows) or "no trivial rule wins on the held-out prompts", "rows": rows})
-        store.finish_evaluation(context.round, metrics, time.monotonic() - began - store.seconds(context.round))
-
-
-def _caveats(run: Setup, context: Context) -> list[str]:
-    """What a reader must know of the evaluators' figures, once: in round 0."""
-    parts = run.recipe.evaluators if context.round == 0 else ()
-    return [text for part in parts if (text := declared(part, Preflight).preflight(context.all_seeds, run.held_out))]

@@ -18,15 +18,26 @@ from selfalign.types import Example, ModelRef, Pool, in_pool_order
 
 
 @dataclass(frozen=True)
+class Joining:
+    """Seeds that join a run on its way (`loop.extend`)."""
+
+    round: int
+    """The first round that shows them and trains on them."""
+    seeds: tuple[Example, ...]
+    recipe: Recipe
+    """The run's from that round on: with the token budgets that all its seeds need by then."""
+
+
+@dataclass(frozen=True)
 class Setup:
-    """What a run is made of: the same from its first round to its last."""
+    """What a run is made of: the same from its first round to its last, but for what joins it (`loop.growth.grown`)."""
 
     recipe: Recipe
     store: Store
     base: ModelRef
     """The model of round 0."""
     shown: tuple[Example, ...]
-    """The seeds to show and train on."""
+    """The seeds to show and train on from the start."""
     validation: tuple[Example, ...]
     """The seeds that choose the round."""
     held_out: tuple[Example, ...]
@@ -34,6 +45,12 @@ class Setup:
     """The held-out prompts, and those that evaluators bring."""
     vectors: RunVectors
     progress: Progress
+    later: tuple[Joining, ...] = ()
+    """What joins, in the order of the rounds, one for each."""
+
+    def joining(self, round: int) -> tuple[Example, ...]:
+        """The seeds that this round is the first to have."""
+        return tuple(seed for each in self.later if each.round == round for seed in each.seeds)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from selfalign.proof.stats import LEAST, Difference, mean_interval, paired_diffe
 from selfalign.protocols import Context, Served
 from selfalign.record.finished import paired_metrics
 from selfalign.record.replay import replayed
+from selfalign.record.status import standing_events
 from selfalign.text import counted
 from selfalign.types import Example, Metric, ModelRef, Pool
 
@@ -125,13 +126,15 @@ def verify_weights(run: Setup, context: Context, before: int) -> None:
 def try_rules(run: Setup, context: Context) -> None:
     """Tries the recipe's filters on the seeds shown, before anything is paid for: what the seeds do is not to be punished.
 
+    At the start, and in a round that seeds join for.
+
     Raises:
         RunFailed: a rule would drop more than a tenth of them; not with `ignore_seed_rules`.
     """
     named = list(run.recipe.named_filters())
     if not named or not run.recipe.rounds * run.recipe.per_round:
         return
-    if (done := run.store.stage(0, "seed_rules")) is None:
+    if (done := run.store.stage(context.round, "seed_rules")) is None:
         began = time.monotonic()
         rules = tried(named, context.encode, context.pool.seeds)
         stops = [each.text for each in harmful(rules)]
@@ -140,7 +143,7 @@ def try_rules(run: Setup, context: Context) -> None:
         with run.store.transaction("seed_rules"):
             for text in warned:
                 run.store.event("seed_rule", {"text": text})
-            run.store.finish_stage(0, "seed_rules", done, time.monotonic() - began)
+            run.store.finish_stage(context.round, "seed_rules", done, time.monotonic() - began)
     if done["stops"] and not run.recipe.ignore_seed_rules:
         raise RunFailed("; ".join(done["stops"]) + "; --ignore_seed_rules true goes on all the same")
 
@@ -196,7 +199,8 @@ def check_training_data(run: Setup, context: Context, pool: Pool) -> str:
         alarms = _alarms(run, round, metrics)
         if round and run.recipe.alarms.action != "off" and len(examples) >= run.recipe.alarms.min_examples:
             metrics.append(_count("alarms", len(alarms), len(examples)))
-        trained = examples if round else (*examples, *replayed(run.store))  # the same ones in each round
+        # Replay rows are the same ones in each round.
+        trained = (*examples, *run.joining(round)) if round else (*examples, *replayed(run.store))
         hits = _overlap(run, context, trained)
         far, text = _retrieval(run, context) if round else ([], "")
         metrics += far
@@ -217,7 +221,7 @@ def check_turns(run: Setup) -> None:
     The validation seeds choose the round, so that there a fall is a regression, told and rolled back as it happens (`choose`).
     """
     store = run.store
-    if any(kind == "oscillation" for _, kind, _ in store.events()):
+    if any(kind == "oscillation" for _, kind, _ in standing_events(store)):
         return
     rounds = [round for round in range(run.recipe.rounds + 1) if store.stage(round, "evaluate") is not None]
     found = turned({round: paired_metrics(store, round) for round in rounds})

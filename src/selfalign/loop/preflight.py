@@ -117,7 +117,7 @@ def check_examples(
     taken = [seed.id for seed in seeds if re.fullmatch(r"r\d{2,}-\d{5,}(\.2)?|replay-\d{5,}", seed.id)]
     if taken:
         raise UserError(f"seed id {taken[0]!r} looks like the id of a generated sample; rename it")
-    same = _asked_by_both(held_out, seeds)
+    same = asked_by_both(held_out, seeds)
     if same and not allow_overlap:
         more = f" ({len(same)} such examples)" if len(same) > 1 else ""
         raise UserError(f"held-out example {same[0][0]} asks the same as seed {same[0][1]}{more}; take one of them out")
@@ -141,7 +141,7 @@ def check_brought(recipe: Recipe, shown: Sequence[Example]) -> tuple[Example, ..
         UserError: what is wrong with them, or one that asks the same as one of the seeds, unless `allow_overlap`.
     """
     prompts = brought(recipe.evaluators, shown)
-    if (same := _asked_by_both(prompts, shown)) and not recipe.allow_overlap:
+    if (same := asked_by_both(prompts, shown)) and not recipe.allow_overlap:
         raise UserError(f"prompt {same[0][0]} of an evaluator asks the same as seed {same[0][1]}; take one of them out")
     return prompts
 
@@ -163,7 +163,7 @@ def check_prompts(recipe: Recipe, shown: Sequence[Example], asked: Sequence[Exam
         ("replay", replay, "held-out example", asked),
         ("replay", replay, "seed", shown),
     ):
-        if (same := _asked_by_both(others, prompts)) and not recipe.allow_overlap:
+        if (same := asked_by_both(others, prompts)) and not recipe.allow_overlap:
             theirs, ours = same[0]
             found = next(prompt for prompt in prompts if prompt.id == ours)
             line = f" (line {at.removeprefix('row ')})" if (at := found.metadata.get("line")) else ""
@@ -184,7 +184,7 @@ def check_parts(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Exa
         declared(part, Preflight).check_examples(seeds, held_out)
 
 
-def _asked_by_both(prompts: Sequence[Example], seeds: Sequence[Example]) -> list[tuple[str, str]]:
+def asked_by_both(prompts: Sequence[Example], seeds: Sequence[Example]) -> list[tuple[str, str]]:
     """(prompt, seed), by id, of those that ask the same."""
     known = {normalise(seed.full_prompt): seed.id for seed in seeds}
     return [(prompt.id, known[asked]) for prompt in prompts if (asked := normalise(prompt.full_prompt)) in known]

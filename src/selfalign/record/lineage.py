@@ -12,6 +12,7 @@ from selfalign.errors import UserError
 from selfalign.protocols import INDISTINCT, VERIFIED
 from selfalign.record import model_rows, rows
 from selfalign.record.exports import everything
+from selfalign.record.joined import identity_of, since_round
 from selfalign.record.review import said_of
 from selfalign.record.status import verifications
 from selfalign.record.store import Store
@@ -27,6 +28,7 @@ _UNANSWERED = """SELECT id FROM samples WHERE round > 0 AND response = '' AND (r
 def lineage(store: Store, id: str) -> dict[str, Any]:
     """Everything the record knows of one sample, as plain data.
 
+    `since_round` is the first round that had the seed: 0 for those of the start, None for what is no seed.
     `written_by` is the model that wrote it: that of the round before, and behind which finding about a server's weights its
     answers were taken (`verify_weights`; None where nothing was verified). `answered` is False where it was dropped before a
     response was written; then that is "" as an empty one is. `prompt_texts` are the exact texts the model was
@@ -48,6 +50,7 @@ def lineage(store: Store, id: str) -> dict[str, Any]:
             "history": [list(turn) for turn in example.history],
             "answered": not unanswered(connection, id),
             "verdict": verdict,
+            "since_round": since_round(store).get(id, 0) if verdict in ("seed", "validation") else None,
             "rule": rule or None,
             "evidence": evidence or None,
             "review": [asdict(each) for each in said_of(store, id)],
@@ -72,11 +75,12 @@ def lineage_text(lineage: Mapping[str, Any]) -> str:
     p = lineage
     firsts = ", ".join(d["id"] for d in p["prompt_demonstrations"]) if p["history"] else ""
     again = "replay, " if p["verdict"] == "replay" else ""
+    joined = f", joined for round {p['since_round']} on" if p["since_round"] else ""
     is_given = p["round"] and p["metadata"].get("source") == "given"
     origin = f"round {p['round']}, slot {p['slot']}" + (f", category {p['category']}" if p["category"] else "")
     parts = [
         f"{p['id']} ({origin})",
-        _block("verdict", p["verdict"] if p["rule"] is None else f"{again}dropped by {p['rule']}: {p['evidence']}"),
+        _block("verdict", p["verdict"] + joined if p["rule"] is None else f"{again}dropped by {p['rule']}: {p['evidence']}"),
         _block("review", "\n".join(map(_reviewed, p["review"]))),
         _block("system text", p.get("system")),
         _block(
@@ -168,7 +172,7 @@ def _writer(store: Store, connection: sqlite3.Connection, round: int) -> dict[st
 
 
 def _sampling(store: Store, example: Example, replay: bool) -> dict[str, Any]:
-    identity = store.identity()
+    identity = identity_of(store, example.round)
     if replay:
         return {"prompt": None, "response": identity["replay"]["sampling"], "seed": identity.get("seed")}
     is_given = example.metadata.get("source") == "given"

@@ -105,12 +105,16 @@ CONTENTS = {
 
 _REVISIONS = re.compile(r'(?:model|adapter) = "([^"@]+)@([^"@]+)", now "\1@([^"@]+)"')
 
+_ROUNDS = re.compile(r"rounds = (\d+), now (\d+)")
+
 
 def in_words(change: str) -> str:
     """A difference, as `difference` gives it, for a person to read."""
     if found := _REVISIONS.fullmatch(change):
         name, old, new = found.groups()
         return f"revision {old} of {name}, and now it is {new} (--model {name}@{old} goes on with that one)"
+    if (counts := _ROUNDS.fullmatch(change)) and int(counts[1]) > int(counts[2]):
+        return f"{change} (rounds can be added to a run, not taken away)"
     return CONTENTS.get(change.partition(" = ")[0], change)
 
 
@@ -146,3 +150,27 @@ def _release(version: Any) -> tuple[str, str]:
 def granted(known: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, Any]:
     """What a run was started with, and the permissions that it is given now; one that it may have used is not taken back."""
     return {**known, **{name: True for name in PERMISSIONS if identity.get(name) is True}}
+
+
+def raised(known: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run was started with, and the rounds that it is given now where they are more, with the steps of those that were
+    added: nothing that a round makes depends on how many follow."""
+    was, now, steps = known.get("rounds"), identity.get("rounds"), identity.get("steps")
+    if was is None or now is None or now <= was:
+        return {**known}
+    same = steps is not None and steps[:was] == known.get("steps")
+    return {**known, "rounds": now, **({"steps": steps} if same else {})}
+
+
+def news(known: Mapping[str, Any], identity: Mapping[str, Any], state: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(kind, text) of the events that tell what is new where a run is gone on with: rounds that were added, permissions.
+
+    Args:
+        state: how the run had ended, if it had (`Store.state`).
+    """
+    more = raised(known, identity)
+    if more != known:
+        after = f", when the run was done with round {state['best_round']} as its best" if state.get("state") == "done" else ""
+        yield "rounds", f"raised from {known['rounds']} to {more['rounds']}{after}"
+    if change := difference(more, identity):
+        yield "granted", change

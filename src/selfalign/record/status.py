@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from selfalign.errors import UserError
 from selfalign.protocols import VERIFIED
 from selfalign.record import model_rows
 from selfalign.record.lock import is_locked
 from selfalign.record.now import read_now
 from selfalign.record.plain import metric_table
 from selfalign.record.review import is_ready, summary, waiting
-from selfalign.record.schema import NAME
 from selfalign.record.store import Store
 
 
@@ -51,40 +48,25 @@ def _waits(store: Store, running: bool) -> str:
     return f"{summary(store, round)['text']}; {go_on}"
 
 
-def runs_below(folder: Path) -> list[Path]:
-    """The run folders in a folder that is none itself, at most three levels down: those of a study, or of several."""
-    if (folder / NAME).exists() or not folder.is_dir():
-        return []
-    return sorted(path.parent for depth in ("*", "*/*", "*/*/*") for path in folder.glob(f"{depth}/{NAME}"))
-
-
-def overview(folder: Path) -> dict[str, Any]:
-    """A run in one row: its folder, recipe, state, last round begun, best round, samples kept, and why it stands there."""
-    try:
-        with Store.read(folder) as store:
-            found = status(store)
-    except UserError as error:
-        return {**dict.fromkeys(("recipe", "round", "best_round", "kept")), **_row(folder, "not readable", str(error))}
-    rounds, at = found["rounds"], found["progress"]
-    why = f"{at['stage']}, {at['done']} of {at['total']}" if at else found["stopped_because"]
-    counts = {"round": rounds[-1]["round"], "best_round": found["best_round"], "kept": sum(row["kept"] for row in rounds)}
-    return {**_row(folder, found["state"], why), "recipe": found["recipe"], **counts}
-
-
-def _row(folder: Path, state: str, why: str | None) -> dict[str, Any]:
-    return {"folder": str(folder), "state": state, "stopped_because": why}
-
-
 def warnings(store: Store) -> list[str]:
     """What the run had to report, oldest first: fewer demonstrations than asked for, figures not given or got another way than
     usual, collapse alarms, prompts that were shown nothing near, training rows that overlap with held-out prompts, metrics that
     turned round, models whose files were damaged and were trained again, other software than it was begun with, what was
-    done with prompts; then the rounds whose weights a server was not verified to serve, and those of which one rule took half."""
+    done with prompts, rounds and seeds that were added; then the rounds whose weights a server was not verified to serve, and
+    those of which one rule took half."""
     findings = ("alarm", "retrieval", "overlap", "oscillation")
-    kinds = ("demonstrations", "seed_rule", "evaluation", *findings, "damaged-model", "software", "given")
-    reported = [(kind, data) for _, kind, data in store.events() if kind in kinds]
+    added = ("rounds", "joined")
+    kinds = ("demonstrations", "seed_rule", "evaluation", *findings, "damaged-model", "software", "given", *added)
+    reported = [(kind, data) for _, kind, data in standing_events(store) if kind in kinds]
     reported += [("verify_weights", found[-1]) for found in verifications(store).values() if found[-1]["verdict"] != VERIFIED]
     return [f"{kind}: {data['text']}" for kind, data in _folded(reported)] + [f"drops: {text}" for text in _taken(store)]
+
+
+def standing_events(store: Store) -> list[tuple[str, str, dict[str, Any]]]:
+    """As `Store.events`, without what was found of all rounds together (`oscillation`) before rounds were added."""
+    events = store.events()
+    last = max((place for place, (_, kind, _) in enumerate(events) if kind == "rounds"), default=-1)
+    return [each for place, each in enumerate(events) if each[1] != "oscillation" or place > last]
 
 
 def _folded(reported: Sequence[tuple[str, Mapping[str, Any]]]) -> list[tuple[str, Mapping[str, Any]]]:

@@ -27,7 +27,7 @@ from selfalign.record.disk import reporting, usable_folder
 from selfalign.record.faults import fault_point
 from selfalign.record.lock import NAME as LOCK
 from selfalign.record.lock import locked
-from selfalign.record.plain import changes, difference, dumps, granted, in_words
+from selfalign.record.plain import changes, difference, dumps, granted, in_words, news, raised
 from selfalign.types import Dropped, Example, Metric, ModelRef, Outcome
 
 _log = logging.getLogger(__name__)
@@ -51,7 +51,8 @@ class Store:
     def open(cls, folder: str | Path, identity: Mapping[str, Any], software: Mapping[str, Any] | None = None) -> Store:
         """The folder locked and opened for work: a new run, or the one that stands there.
 
-        `identity` is plain data (as JSON knows it) that must be equal for a run to be gone on with, but for what it permits now.
+        `identity` is plain data (as JSON knows it) that must be equal for a run to be gone on with, but for what it permits now
+        and for rounds that it adds.
         `software` is what the work is done with (`loop.versions.software`): a change is recorded, and one that changes what is
         written is refused, unless the identity has `allow_other_versions`.
 
@@ -333,13 +334,14 @@ class Store:
         known = self._get("identity")
         if known is None:
             self._set("identity", identity)
-        elif change := difference(granted(known, identity), identity):
+        elif change := difference(raised(granted(known, identity), identity), identity):
             problem = f"{self.folder}: this run folder was started with {in_words(change)}"
             raise UserError(f"{problem}: use another --out, or the same options and files")
-        elif change := difference(known, identity):
+        elif difference(known, identity):
+            for kind, text in news(known, identity, self.state()):
+                self.event(kind, {"text": text})
             self._set("identity", identity)
             self._set("state", {})  # it may have ended for want of just this
-            self.event("granted", {"text": change})
 
     def _work_with(self, software: Mapping[str, Any], allowed: bool) -> None:
         known = self._get("software")

@@ -81,7 +81,8 @@ def figures(store: Store) -> dict[str, list[Point]]:
                 points = [Point(f"metrics/{metric.name}{end}", "round", round, value) for end, value in values]
                 found[f"round {round}: metric {metric.name}"] = points
         if (best := store.state().get("best_round")) is not None:
-            found["best round"] = [Point("best_round", "round", max(rounds, default=0), float(best))]
+            last = max(rounds, default=0)
+            found[f"best round of {last}"] = [Point("best_round", "round", last, float(best))]  # chosen anew with rounds added
     return {group: [point for point in points if math.isfinite(point.value)] for group, points in found.items()}
 
 

@@ -1,0 +1,202 @@
+"""`selfalign chat MODEL|DIR [--against OTHER]`: answers in the terminal, of one model or of two side by side."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from selfalign.cli.list import is_study
+from selfalign.cli.load import load_recipe, named_recipe
+from selfalign.cli.recipe_help import HELP
+from selfalign.cli.run import make_parser, planned
+from selfalign.cli.table import shown, stdout_console
+from selfalign.errors import Interrupted, UserError, handle_signals
+from selfalign.protocols import Session
+from selfalign.recipe import Recipe
+from selfalign.record.model_rows import place
+from selfalign.record.plain import json_line
+from selfalign.record.schema import NAME as RECORD
+from selfalign.record.store import Store
+from selfalign.text import printable
+from selfalign.types import ModelRef, Request, Turns, derive_seed, with_template_args
+
+USAGE = """usage: selfalign chat MODEL|DIR [--against OTHER] [--round K] [--system TEXT] [--json] [options of the run]
+
+A line is a prompt; the answers follow it. `/new` begins a new conversation, the end of the input (Ctrl-D) ends. Lines may come
+from a file or a pipe.
+DIR is a run folder: the model of its best round, on the engine of the run and as it was measured. MODEL is a folder, a hub name
+or smollm2-135m; --engine, --eval_sampling.temperature and other options of `selfalign run` hold for both.
+--against OTHER: a second model beside it, or `base` for the base model of the run. Both are loaded at once.
+"""
+TOKENS = 512
+"""Of an answer at most, where --eval_sampling.max_tokens says nothing: our own choice."""
+NEW = "/new"
+
+
+@dataclass
+class Speaker:
+    """One of the models in a conversation, with what was said to it so far."""
+
+    name: str
+    session: Session
+    turns: Turns = field(default=())
+
+    def answer(self, recipe: Recipe, prompt: str, system: str) -> str:
+        """
+        Raises:
+            UserError: a text that the model cannot be given, or no room left in its window.
+        """
+        seed = derive_seed(recipe.seed, "chat", len(self.turns))
+        request = Request(f"chat-{len(self.turns)}", prompt=prompt, seed=seed, history=self.turns, system=system)
+        if (fitted := self.session.fit(request, recipe.eval_sampling.max_tokens)) is None:
+            raise UserError(f"the conversation has no room left in the window of {self.name}; {NEW} begins another one")
+        text = self.session.generate([fitted], recipe.eval_sampling)[0].text
+        self.turns = (*self.turns, (prompt, text))
+        return text
+
+
+def main(arguments: Sequence[str]) -> int:
+    if not arguments or any(a in HELP for a in arguments):
+        sys.stdout.write(USAGE)
+        return 0 if arguments else 2
+    rest, own = _own(arguments)
+    first, *more = rest
+    if first.startswith("-"):
+        raise UserError("which model? `selfalign chat MODEL|DIR` comes first, its options behind it")
+    if is_study(Path(first)):
+        raise UserError(f"{first} is a study; name one of its runs, as {first}/isara/seed-0/round-01/model")
+    folder = Path(first) if (Path(first) / RECORD).is_file() else None
+    recipe = _recipe(first, folder, more)
+    names = [first, *([own["against"]] if own["against"] else [])]
+    models = [_model(name, folder, own["round"] if place == 0 else None) for place, name in enumerate(names)]
+    models = [recipe.engine.check(model, (), recipe.format) for model in models]
+    if len(models) == 2 and models[0] == models[1]:
+        raise UserError(f"--against {names[1]}: that is the same model; name another one")
+    try:
+        with handle_signals(), ExitStack() as stack:
+            opened = [stack.enter_context(recipe.engine.open(model, recipe.format)) for model in models]
+            _converse([Speaker(*each) for each in zip(names, opened, strict=True)], recipe, own["system"] or "", own["json"])
+    except (Interrupted, KeyboardInterrupt) as stop:
+        sys.stdout.write("\n")
+        return 128 + stop.signal_number if isinstance(stop, Interrupted) else 130
+    return 0
+
+
+def _own(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """The arguments of the recipe, and those of the command itself."""
+    found: dict[str, Any] = {"against": None, "round": None, "system": None, "json": False}
+    rest, given = [], iter(arguments)
+    for argument in given:
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--") or name not in found:
+            rest.append(argument)
+        elif name == "json":
+            found["json"] = True
+        else:
+            found[name] = value if equals else next(given, None)
+            if found[name] is None:
+                raise UserError(f"--{name} needs a value behind it")
+    if found["round"] is not None and not found["round"].isdigit():
+        raise UserError(f"--round {found['round']}: must be the number of a round")
+    return rest or ["-"], found
+
+
+def _recipe(first: str, folder: Path | None, more: Sequence[str]) -> Recipe:
+    """What the models are run with: the run's own options, or those of a plain evaluation."""
+    given = ["pretrained", "none", "--model", first, *more]
+    if folder is not None:
+        if not (settings := folder / "run.yaml").is_file():
+            raise UserError(f"{folder} has no run.yaml; name the model itself, as {folder}/round-01/model")
+        given = ["--config", str(settings), *more]
+    make = load_recipe(named_recipe(given, "run"))
+    _, recipe = planned(make, make_parser(make, "run"), given)
+    args = {**recipe.template_args, **({"keep_thinking": True} if recipe.keep_thinking else {})}
+    sampling = recipe.eval_sampling
+    sampling = sampling if sampling.max_tokens else replace(sampling, max_tokens=TOKENS)
+    return replace(recipe, format=with_template_args(recipe.format, args), eval_sampling=sampling)
+
+
+def _model(name: str, folder: Path | None, round: str | None) -> ModelRef:
+    """
+    Raises:
+        UserError: a run that has no trained model, or not yet, or a damaged one.
+    """
+    if name == "base" and folder is not None:
+        with Store.read(folder) as store:
+            return ModelRef(str(place(store.model(0))))
+    if not (Path(name) / RECORD).is_file():
+        if round is not None:
+            raise UserError(f"--round {round}: {name} is no run folder")
+        return ModelRef(name)
+    with Store.read(name) as store:
+        best = store.state().get("best_round")
+        if not store.identity().get("rounds") or (best == 0 and round is None):
+            base = store.model(0).base
+            raise UserError(f"{name} has no trained model: its best one is the base model; `selfalign chat {base}` talks to that")
+        if (chosen := best if round is None else int(round)) is None:
+            raise UserError(f"{name}: the run is not done, its best round is not known yet; go on with it, or give --round K")
+        model = store.model(chosen)
+        if problems := store.model_problems(chosen):
+            raise UserError(f"the model of round {chosen} is damaged: {problems[0]}; the same run command trains it again")
+    return ModelRef(str(place(model)))
+
+
+def _prompts() -> Iterator[str]:
+    """Line by line, with a mark to write behind where a person sits there."""
+    if sys.stdin.isatty():
+        with suppress(ImportError):  # not on every system
+            import readline  # noqa: F401  # the cursor keys of `input`
+        sys.stdout.write(f"a line is a prompt, {NEW} begins a new conversation, Ctrl-D ends\n")
+    while True:
+        try:
+            line = input("> ") if sys.stdin.isatty() else sys.stdin.readline()
+        except EOFError:
+            sys.stdout.write("\n")
+            return
+        if not line and not sys.stdin.isatty():
+            return
+        if line.strip():
+            yield line.strip()
+
+
+def _converse(speakers: Sequence[Speaker], recipe: Recipe, system: str, as_json: bool) -> None:
+    for prompt in _prompts():
+        if prompt == NEW:
+            for speaker in speakers:
+                speaker.turns = ()
+            continue
+        before = [speaker.turns for speaker in speakers]
+        try:
+            answers = [speaker.answer(recipe, prompt, system) for speaker in speakers]
+        except UserError as error:
+            for speaker, turns in zip(speakers, before, strict=True):
+                speaker.turns = turns
+            sys.stderr.write(printable(f"selfalign: {error}") + "\n")
+            continue
+        if as_json:
+            said = {speaker.name: answer for speaker, answer in zip(speakers, answers, strict=True)}
+            sys.stdout.write(json_line({"prompt": prompt, "answers": said}))
+        else:
+            _print(prompt, speakers, answers)
+        sys.stdout.flush()
+
+
+def _print(prompt: str, speakers: Sequence[Speaker], answers: Sequence[str]) -> None:
+    """Side by side on a terminal; below each other where the lines go elsewhere, each with its model's name."""
+    if not sys.stdout.isatty():
+        named = [f"{speaker.name}: {answer}" for speaker, answer in zip(speakers, answers, strict=True)]
+        sys.stdout.write(printable("\n".join([f"> {prompt}", *named])) + "\n\n")
+    elif len(speakers) == 1:
+        sys.stdout.write(printable(answers[0]) + "\n\n")
+    else:
+        table = Table(expand=True)
+        for speaker in speakers:
+            table.add_column(shown(speaker.name), ratio=1, overflow="fold")
+        table.add_row(*(shown(answer) for answer in answers))
+        stdout_console().print(table)

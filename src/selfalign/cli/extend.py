@@ -1,0 +1,78 @@
+"""`selfalign extend DIR MORE [--rounds N]`: more seeds for the coming rounds of a run."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from selfalign.cli.check import print_json
+from selfalign.cli.list import is_study
+from selfalign.cli.load import load_recipe, named_recipe, read_examples, recipe_files
+from selfalign.cli.recipe_help import HELP
+from selfalign.cli.run import execute, make_parser, planned
+from selfalign.errors import UserError
+from selfalign.record.store import Store
+from selfalign.seeds.notes import seed_notes
+from selfalign.seeds.read import read_with_notes
+from selfalign.text import counted, printable
+
+USAGE = """usage: selfalign extend DIR MORE [--rounds N] [--json] [options of the run]
+
+Has the pairs of the file MORE join the seeds of the run in DIR, from its next round on. What was made stays; the validation seeds
+stay those of the start. With --rounds the run goes on at once, up to round N; else with `selfalign run --config DIR/run.yaml`.
+An option of the run is only needed where the run's own cannot be taken from DIR/run.yaml as it is: --held_out FILE, if that has
+moved.
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    if any(a in HELP for a in arguments):
+        sys.stdout.write(USAGE)
+        return 0
+    folder, more, *rest = [*arguments, "", ""]
+    rest = rest[:-2] if len(arguments) > 1 else []
+    if any(not each or each.startswith("-") for each in (folder, more)):
+        raise UserError("which run, and which file of new pairs? `selfalign extend DIR more.jsonl --rounds 4`")
+    from selfalign.loop.extend import extend
+
+    settings = _settings(Path(folder))
+    given = ["--config", str(settings), "--out", folder, *rest]
+    make = load_recipe(named_recipe(given, "run"))
+    parser = make_parser(make, "run")
+    options, recipe = planned(make, parser, given)
+    seeds, held_out = read_examples(options.seeds, options.held_out)
+    new, notes = read_with_notes(more)
+    found = extend(recipe, options.model, seeds, held_out, folder, new, recipe_files(options.recipe))
+    before = {*seed_notes(seeds)}
+    notes = (*notes, *found.notes, *(note for note in seed_notes((*seeds, *new)) if note not in before))
+    goes_on = not found.waits and any(each.partition("=")[0] == "--rounds" for each in rest)
+    if options.json and not goes_on:
+        about = {"validation": found.validation, "notes": list(notes)}
+        print_json({"round": found.round, "ids": list(found.ids), "shown": found.shown, **about})
+        return 0
+    then = f"{found.shown} are shown and trained on then, {found.validation} validate as before"
+    lines = [f"{counted(len(found.ids), 'seed')} joined {folder} for round {found.round} on: {then}"]
+    lines += [f"note: {note}" for note in notes]
+    (sys.stderr if options.json else sys.stdout).write(printable("\n".join(lines)) + "\n")
+    if goes_on:
+        return execute(recipe, seeds, held_out, options, parser)
+    wanted = f" --rounds {found.round}" if found.waits else ""
+    there = f"--config {shlex.quote(str(settings))} --out {shlex.quote(folder)}"
+    sys.stdout.write(printable(f"go on with: selfalign run {there}{wanted}") + "\n")
+    return 0
+
+
+def _settings(folder: Path) -> Path:
+    """The run's options.
+
+    Raises:
+        UserError: there is no run, or one that was not started from the command line.
+    """
+    if is_study(folder):
+        raise UserError(f"{folder} is the folder of a study, whose arms must have the same seeds; start another study with more")
+    Store.read(folder).close()
+    if not (settings := folder / "run.yaml").is_file():
+        raise UserError(f"{folder} has no run.yaml: it was not started by `selfalign run`; call selfalign.loop.extend.extend")
+    return settings
