@@ -54,6 +54,10 @@ def test_sentences() -> None:
     told = sentence("isara", "sft", metric("balance", "points"), comparison(0.03, 0.08), 0.4)
     limit = "a difference below 12 points would be missed more often than one time in five"
     assert told == f"cannot tell whether isara is better than sft on balance: +3 points [-5, 11], p = 0.4, {n}; {limit}"
+    wide = comparison(0.2, 1.8)._replace(minimum_detectable=2.3)  # two random seeds that differ
+    assert sentence("isara", "sft", metric("balance", "points"), wide, 0.4).endswith(
+        "; even the largest difference there can be would be missed more often than one time in five"
+    )
     told = sentence("isara", "sft", metric("log_likelihood"), comparison(0.25, 0.05), 1e-9)
     assert told == f"isara is better than sft on log likelihood: +0.25 [0.2, 0.3], p < 0.001, {n}"
     told = sentence("isara", "sft", metric("words", better="neither"), comparison(0.25, 0.5), 0.4)

@@ -123,6 +123,8 @@ def sentence(main: str, arm: str, metric: Metric, comparison: Comparison, p_valu
         limit = "no prompt separates the two"
     elif few := too_few(comparison.prompts, "prompts"):
         limit = few
+    elif comparison.minimum_detectable > BOUNDS[metric.unit][1] - BOUNDS[metric.unit][0]:
+        limit = "even the largest difference there can be would be missed more often than one time in five"
     elif isfinite(detectable):
         limit = f"a difference below {form.format(detectable).lstrip('+')}{unit} would be missed more often than one time in five"
     else:
