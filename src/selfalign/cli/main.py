@@ -135,9 +135,13 @@ def entry() -> None:
     sys.exit(main(sys.argv[1:]))
 
 
+OPTIONAL = "bitsandbytes.backends.cpu.ops"
+"""Where it is installed it is imported with transformers, and misses a package that nothing here needs."""
+
+
 def _harmless(record: logging.LogRecord) -> bool:
     record.msg, record.args = _fit(record.getMessage()), ()
-    return True
+    return record.name != OPTIONAL
 
 
 def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

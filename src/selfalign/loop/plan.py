@@ -45,10 +45,8 @@ def plan_text(found: dict[str, Any]) -> str:
     if found["candidates"]:
         parts.append(f"{found['candidate_tokens']:,} tokens for {counted(found['candidates'], 'candidate')}")
     if found["evaluations"]:
-        answers = (
-            f"{found['evaluation_tokens']:,} tokens for {counted(found['evaluations'], 'evaluation')} of the held-out prompts"
-        )
-        parts.append(f"{answers} (judges, second turns, replay and guards aside)")
+        evaluations = counted(found["evaluations"], "evaluation")
+        parts.append(f"{found['evaluation_tokens']:,} tokens for {evaluations} of the held-out prompts")
     if (found["disk_bytes"] or 0) >= 5e7:
         parts.append(f"{found['disk_bytes'] / 1e9:.1f} GB on the disk, with the checkpoints of a training")
     return f"cost at most: {', '.join(parts)} (judges, second turns, replay and guards aside)" if parts else ""
