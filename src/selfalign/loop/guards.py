@@ -190,7 +190,7 @@ def check_training_data(run: Setup, context: Context, pool: Pool) -> str:
         pool: the seeds and what the rounds before kept.
     """
     round = context.round
-    if round and not run.recipe.per_round:
+    if round and not run.recipe.candidates(round):
         return ""
     if (done := run.store.stage(round, "guards")) is None:
         began = time.monotonic()
