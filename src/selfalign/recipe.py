@@ -260,11 +260,11 @@ class Recipe:
             notes: what the record shall say of them.
 
         Raises:
-            UserError: the recipe makes no pairs to be imitated, or needs responses that some of the prompts have not.
+            UserError: the recipe asks the seeds' prompts alone, or needs responses that some of the prompts have not.
         """
         if not self.rounds * self.per_round:
             raise UserError(f"recipe {self.name} generates nothing: given prompts (--prompts) would change nothing")
-        if declared(self.proposer, Flags).preferences:
+        if declared(self.proposer, Flags).preferences and not hasattr(self.proposer, "oppose"):
             raise UserError(f"recipe {self.name} makes answers to be rejected: it takes no given prompts (--prompts)")
         bare = [prompt for prompt in prompts if not prompt.response.strip()]
         if bare and any(declared(scorer, Flags).references for scorer in self.scorers):
@@ -283,7 +283,8 @@ class Recipe:
 
     def fed_as(self, other: Recipe) -> Recipe:
         """The recipe with the given prompts and the replay of another one, as far as it takes any: to be compared with it."""
-        takes = self.rounds * self.per_round and not declared(self.proposer, Flags).preferences and not self.given
+        new = hasattr(self.proposer, "oppose") or not declared(self.proposer, Flags).preferences
+        takes = self.rounds * self.per_round and new and not self.given
         proposer = replace(other.given, own=self.proposer, samples=self._samples()) if takes and other.given else self.proposer
         return replace(self, proposer=proposer, replay=other.replay if self._imitates() else None)
 

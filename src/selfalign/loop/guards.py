@@ -234,7 +234,7 @@ def _diversity(run: Setup, context: Context, pool: Pool, examples: Sequence[Exam
     metrics: list[Metric] = []
     if run.recipe.per_round:
         earlier = pool.examples if context.round else ()
-        own = [one for one in examples if one.history or not context.round or one.slot < run.recipe.per_round]
+        own = [one for one in examples if one.history or not context.round or one.slot < run.recipe.candidates(context.round)]
         for turn in ("", SECOND_TURN):
             if these := [example for example in own if bool(example.history) is bool(turn)]:
                 metrics += diversity(these, earlier, context.encode([example.prompt for example in these]), turn)
