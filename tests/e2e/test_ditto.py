@@ -20,7 +20,8 @@ from tests.e2e.test_kill import digest
 TINY = (
     *("--engine.batch_size", "4", "--engine.dtype", "float32", "--encoder", "Hashed", "--sampling.max_tokens", "8"),
     *("--rounds", "3", "--per_round", "9", "--validation_share", "0", "--trainer.max_steps", "2", "--trainer.batch_size", "8"),
-    *("--trainer.loss.start_steps", "2", "--trainer.learning_rate", "1e-3", "--trainer.precision", "fp32", "--quiet"),
+    *("--trainer.loss.start_steps", "2", "--trainer.learning_rate", "1e-3", "--trainer.precision", "fp32"),
+    *("--guard.parts", "none", "--quiet"),
 )
 
 
