@@ -19,7 +19,7 @@ from selfalign.trainers import DPO, Distill
 from selfalign.trainers._batches import IGNORE, Row, Weights, tokenise
 from selfalign.trainers._teacher import taught_by
 from tests.tiny import tiny_model
-from tests.unit.test_distill import CPU, units_of
+from tests.unit.test_distill import units_of
 from tests.unit.test_distill import job as taught_job
 from tests.unit.test_dpo import SMALL, log_probability
 from tests.unit.test_dpo import job as compared_job
@@ -96,7 +96,7 @@ def test_self_distillation_over_the_whole_vocabulary(model: Path, tmp_path: Path
     places = {unit.row.place for unit in ours_units}
     units = [unit for unit in units if unit.row.place in places]  # as tokens, with those to be skipped
     start, net = start_and_changed(model)
-    total = taught_by(loss.total, net, start, CPU())
+    total = taught_by(loss.total, net, start, torch.device("cpu"), None)
     ours = total(net, loss.collate(ours_units, EVEN, 0), net.get_output_embeddings()) / len(ours_units)
     ours.backward()
     slope = gradients(net)
