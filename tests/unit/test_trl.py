@@ -19,8 +19,8 @@ from selfalign.trainers import DPO, Distill
 from selfalign.trainers._batches import IGNORE, Row, Weights, tokenise
 from selfalign.trainers._teacher import taught_by
 from tests.tiny import tiny_model
-from tests.unit.test_distill import units_of
 from tests.unit.test_distill import job as taught_job
+from tests.unit.test_distill import units_of
 from tests.unit.test_dpo import SMALL, log_probability
 from tests.unit.test_dpo import job as compared_job
 from tests.unit.test_sft import gradients
