@@ -197,10 +197,9 @@ class Recipe:
         """
         extended, generated = self.second_turns.share, self.rounds * self.per_round
         answers = self.shown_to == "answer" and not declared(self.proposer, Flags).preferences
-        warms_up = declared(self.trainer, Flags).warms_up
         for name, value, ok, must in (
             ("rounds", self.rounds, self.rounds >= 0, "at least 0"),
-            ("rounds", self.rounds, self.rounds != 1 or not warms_up, "at least 2: the first one imitates the seeds"),
+            ("rounds", self.rounds, self.rounds != 1 or self.candidates(1) or not generated, "at least 2: round 1 is the seeds'"),
             ("per_round", self.per_round, self.per_round >= 0, "at least 0"),
             ("min_yield", self.min_yield, 0 <= self.min_yield <= 1, "between 0 and 1"),
             ("seed_weight", self.seed_weight, self.seed_weight is None or 0 <= self.seed_weight <= 1, "between 0 and 1, or null"),
