@@ -158,8 +158,8 @@ class OpenModel(Protocol):
     """Opens another model, a judge or a teacher, through an engine of its own or (None) the recipe's."""
 
     def __call__(self, model: str, engine: Engine | None = None) -> AbstractContextManager[Context]:
-        """The same context with session and journal those of `model`: a folder, a name on the hub, or `base` for the model the
-        run started from. The journal knows work by the stage's name: give its stages names of their own."""
+        """The same context with session and journal of `model`: a folder, a name on the hub, or `base` for the run's own start.
+        The journal knows work by the stage's name: give its stages names of their own."""
         ...
 
 
@@ -269,6 +269,8 @@ class TrainJob:
     """Where > 0 the number of optimiser steps, whatever the trainer's own options say."""
     base: ModelRef | None = None
     """The model that the run started from; None where that is `start`."""
+    first: ModelRef | None = None
+    """The model of round 1; None in that round."""
     shown: tuple[Example, ...] = ()
     """The examples that `generated` name as demonstrations of their responses."""
 
@@ -295,10 +297,7 @@ class Trainer(Protocol):
     """Turns examples into a new model, in a process of its own."""
 
     def train(self, job: TrainJob, progress: Progress) -> TrainResult:
-        """
-        Raises:
-            RunFailed: loss or gradient not finite, out of memory, the child died …; with the reason.
-        """
+        """Raises RunFailed: loss or gradient not finite, out of memory, the child died …; with the reason."""
         ...
 
 
@@ -313,8 +312,7 @@ class EngineLimits:
         """Raises for a model that it could not run: a server serves what it was made to serve.
 
         Args:
-            trained: what the run's trained models are that it will be asked to run; None where it is asked for none, or where
-                the trainer does not say.
+            trained: what the trained models are that it will be asked to run; None for none, or where the trainer does not say.
             others: the models to be open besides that of the round, by `Preflight.other_model`.
         """
 
@@ -386,6 +384,8 @@ class Flags:
     """Of a scorer: it compares with a response that is known, a seed's or that of a given prompt (metadata `reference`)."""
     distils: bool = False
     """Of a trainer: it learns what a teacher that is shown demonstrations makes of answers that were given without them."""
+    warms_up: bool = False
+    """Of a trainer: round 1 learns from the seeds alone, so that nothing is generated for it."""
     fixed: bool = False
     """Of an encoder: its vectors do not depend on the session's model, and so hold for the whole run."""
 

@@ -193,13 +193,13 @@ class Recipe:
     def check(self) -> None:
         """
         Raises:
-            UserError: a number out of range, an engine that could not run the run's models or decode as the recipe does, or a
-                package that training needs and is not there; nothing is loaded.
+            UserError: a number out of range, an engine that cannot run the models or decode so, a package missing. Nothing loads.
         """
         extended, generated = self.second_turns.share, self.rounds * self.per_round
         answers = self.shown_to == "answer" and not declared(self.proposer, Flags).preferences
         for name, value, ok, must in (
             ("rounds", self.rounds, self.rounds >= 0, "at least 0"),
+            ("rounds", self.rounds, self.rounds != 1 or self.candidates(1) or not generated, "at least 2: round 1 is the seeds'"),
             ("per_round", self.per_round, self.per_round >= 0, "at least 0"),
             ("min_yield", self.min_yield, 0 <= self.min_yield <= 1, "between 0 and 1"),
             ("seed_weight", self.seed_weight, self.seed_weight is None or 0 <= self.seed_weight <= 1, "between 0 and 1, or null"),
@@ -209,7 +209,7 @@ class Recipe:
             ("evaluate", self.evaluate, self.evaluate in get_args(Evaluate), "every or shipped"),
             ("order", self.order, self.order in get_args(Order), "chosen or shared"),
             ("steps", list(self.steps), not self.steps or self._steps_fit(), "one number of at least 1 for each round"),
-            ("train_seeds", self.train_seeds, self.train_seeds or self.per_round > 0, "true where nothing is generated"),
+            ("train_seeds", self.train_seeds, self.train_seeds or self.candidates(1) > 0, "true where nothing is generated"),
             ("replay", self.replay and self.replay.count, not self.replay or self._imitates(), "0: it imitates no answers"),
             ("review", self.review, not self.review or generated > 0, "false where nothing is generated"),
             ("second_turns.share", extended, not extended or generated > 0, "0 where nothing is generated"),
@@ -246,7 +246,7 @@ class Recipe:
             what = f"{type(self.proposer).__name__} makes answers to be rejected" if makes[0] else "its answers are to be taught"
             loss = "a preference loss (trainer.loss = DPO)" if makes[0] else "trainer.loss = Distill"
             raise UserError(f"recipe {self.name}: {what}, and this trainer would imitate them; give it {loss}")
-        what = "pairs of a preferred and a rejected answer, and this recipe makes none; use the recipe dpo or contrast"
+        what = "pairs of a preferred and a rejected answer, and this recipe makes none; use the recipe dpo, ditto or contrast"
         what = what if learns[0] else "a teacher, and this recipe shows demonstrations to none; use the recipe self_distill"
         raise UserError(f"recipe {self.name}: trainer.loss is one that learns from {what}, or trainer.loss = CrossEntropy")
 
@@ -259,11 +259,11 @@ class Recipe:
             notes: what the record shall say of them.
 
         Raises:
-            UserError: the recipe makes no pairs to be imitated, or needs responses that some of the prompts have not.
+            UserError: the recipe asks the seeds' prompts alone, or needs responses that some of the prompts have not.
         """
         if not self.rounds * self.per_round:
             raise UserError(f"recipe {self.name} generates nothing: given prompts (--prompts) would change nothing")
-        if declared(self.proposer, Flags).preferences:
+        if declared(self.proposer, Flags).preferences and not hasattr(self.proposer, "oppose"):
             raise UserError(f"recipe {self.name} makes answers to be rejected: it takes no given prompts (--prompts)")
         bare = [prompt for prompt in prompts if not prompt.response.strip()]
         if bare and any(declared(scorer, Flags).references for scorer in self.scorers):
@@ -282,7 +282,8 @@ class Recipe:
 
     def fed_as(self, other: Recipe) -> Recipe:
         """The recipe with the given prompts and the replay of another one, as far as it takes any: to be compared with it."""
-        takes = self.rounds * self.per_round and not declared(self.proposer, Flags).preferences and not self.given
+        new = hasattr(self.proposer, "oppose") or not declared(self.proposer, Flags).preferences
+        takes = self.rounds * self.per_round and new and not self.given
         proposer = replace(other.given, own=self.proposer, samples=self._samples()) if takes and other.given else self.proposer
         return replace(self, proposer=proposer, replay=other.replay if self._imitates() else None)
 
@@ -300,8 +301,9 @@ class Recipe:
         return self.proposer if isinstance(self.proposer, Given) else None
 
     def candidates(self, round: int) -> int:
-        """How many a round has, second turns aside: fewer than `per_round` where the given prompts are used up."""
-        return self.per_round if self.given is None else sum(self.given.split(round, self.per_round))
+        """How many a round has, second turns aside: 0 where the trainer begins with the seeds, fewer where given prompts end."""
+        most = self.per_round if self.given is None else sum(self.given.split(round, self.per_round))
+        return 0 if round == 1 and declared(self.trainer, Flags).warms_up else most
 
     @property
     def trains(self) -> bool:

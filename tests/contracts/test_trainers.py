@@ -15,7 +15,7 @@ import selfalign.trainers
 from selfalign.errors import RunFailed
 from selfalign.protocols import Trainer, TrainJob
 from selfalign.record.checkpoints import read_manifest
-from selfalign.trainers import DPO, SFT, Distill
+from selfalign.trainers import DPO, SFT, Distill, Ditto
 from selfalign.types import Demonstration, Example, ModelRef
 
 MODULES = [name for _, name, _ in pkgutil.iter_modules(selfalign.trainers.__path__) if not name.startswith("_")]
@@ -26,7 +26,7 @@ TRAINERS: list[type[Trainer]] = [
     if part.__module__ == f"selfalign.trainers.{name}" and hasattr(part, "train")
 ]
 OPTIONS = {SFT: {"learning_rate": 1e-3, "max_steps": 2, "batch_size": 6}}
-LOSSES = (DPO(), Distill())
+LOSSES = (DPO(), Distill(), Ditto())
 CASES = [*((part, OPTIONS.get(part, {})) for part in TRAINERS), *((SFT, {**OPTIONS[SFT], "loss": loss}) for loss in LOSSES)]
 Make = Callable[..., TrainJob]
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
+from selfalign.cli.main import main
 from selfalign.record.store import Store
 from selfalign.types import preferences, preferred_to
 from tests.conftest import SCRIPTED, Run
+from tests.e2e.test_dpo import arms
 
 
 def test_every_answer_stands_against_one_of_another_category(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
@@ -49,6 +53,37 @@ def test_one_category_has_nothing_to_contrast(cli: Run, tmp_path: Path) -> None:
     done = cli("run", "contrast", seeds, *SCRIPTED, "--out", tmp_path / "out", "--quiet")
     assert done.returncode == 2 and "the seeds have only 'help': name two or more" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_given_prompts_are_answered_and_each_answer_kept_is_opposed(
+    seeds_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts, out = tmp_path / "prompts.jsonl", tmp_path / "out"
+    things = ("lamp", "vase", "clock", "kettle", "sofa")
+    rows = [{"prompt": f"Whom may I call whenever our {thing} breaks at night?"} for thing in things]
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in (*rows, {**rows[0], "prompt": "Why?", "category": "care"})))
+    small = ("--per_round", "8", "--prompts", str(prompts), "--validation_share", "0", "--min_yield", "0", "--quiet")
+    without = ("--without", "prompt_filters.category_agreement", "prompt_filters.length", "filters.category_agreement")
+    plain = [str(seeds_file), *map(str, SCRIPTED), *small, *without]
+    assert main(["run", "contrast", *plain, "--out", str(out)]) == 0
+    with Store.read(out) as store:
+        kept, dropped, seeds = store.kept(1), store.dropped(1), store.seeds()
+    made = [*kept, *(drop.example for drop in dropped)]
+    given = [one for one in made if not preferred_to(one)]
+    assert len(given) == 6 and all(one.metadata["source"] == "given" and one.category in ("care", "repair") for one in given)
+    assert sum("category_by" in one.metadata for one in given) == 5
+    whole = {one.id: one for one in (*seeds, *kept) if not preferred_to(one)}
+    against = [one for one in made if preferred_to(one)]
+    assert {preferred_to(one) for one in against} == whole.keys() and len(whole) > len(seeds)
+    assert all(one.category != whole[preferred_to(one)].category for one in against)
+    assert sorted(one.slot for one in made) == list(range(len(made))), "the file has six of the eight asked for"
+
+    fed = arms(seeds_file, "isara", "--prompts", str(prompts), "--baselines", "contrast,dpo")
+    assert fed["contrast"].recipe.given and not fed["dpo"].recipe.given, "as a baseline it is given the same ones"
+    lone = tmp_path / "lone.jsonl"
+    lone.write_text("".join(json.dumps({**json.loads(line), "category": "care"}) + "\n" for line in seeds_file.open()))
+    assert main(["run", "contrast", str(lone), *plain[1:], "--out", str(tmp_path / "no")]) == 2
+    assert "the seeds have only 'care'" in capsys.readouterr().err
 
 
 def test_what_is_declared_filters_what_is_preferred(cli: Run, seeds_file: Path, tmp_path: Path) -> None:

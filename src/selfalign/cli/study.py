@@ -52,6 +52,7 @@ OWN = {
     "contrast": ("rounds", "proposer", "learning_rate_decay"),
     "self_distill": ("rounds", "demonstrations", "sampling", "train_on", "train_seeds", "seed_weight", "alarms"),
     "dpo": ("rounds", "sampling", "min_yield", "train_on", "train_seeds", "alarms"),
+    "ditto": ("rounds", "per_round", "sampling", "min_yield", "start_from", "train_on", "train_seeds", "alarms"),
     "rest": ("min_yield", "start_from", "train_on", "learning_rate_decay", "alarms", "sampling"),
     "rest_em": ("min_yield", "alarms", "sampling", "samples", "start_from", "train_on", "train_seeds", "learning_rate_decay"),
 }
@@ -155,7 +156,8 @@ def make_arms(
     for name in filter(None, (each.strip() for each in options.baselines.split(","))):
         recipe = _baseline(load_recipe(name), given, main, default_recipe(make))
         seeds_alone = not recipe.per_round or declared(recipe.proposer, Flags).preferences  # what it generates it only rejects
-        matched = bool(recipe.rounds) and seeds_alone and name not in PUBLISHED
+        planned = name in PUBLISHED or declared(recipe.trainer, Flags).warms_up  # steps of its own, round by round
+        matched = bool(recipe.rounds) and seeds_alone and not planned
         arms.append(Arm(recipe.name, recipe, options.model, seeds, matched=main.name if matched else ""))
     variants = _variants(options.vary)
     sizes = [value for option, value in variants if option == "seeds" and _NUMBER.fullmatch(value)]

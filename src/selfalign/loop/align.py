@@ -272,7 +272,7 @@ def _next_examples(run: Setup, context: Context, pool: Pool) -> tuple[tuple[Exam
     """(what the context's round trains on besides the seeds, why it must not, why it waits); "" where it may, or need not."""
     calibrate_judges(run, context)
     generate(run, context, pool)
-    if waits := reviewed(run, context):
+    if run.recipe.candidates(context.round) and (waits := reviewed(run, context)):
         return (), "", waits
     return run.store.kept(context.round), check_training_data(run, context, pool), ""
 
@@ -302,8 +302,8 @@ def _evaluate_best(run: Setup, best: Best, pool: Pool, served_last: int) -> None
 
 
 def _used_up(recipe: Recipe, round: int) -> str:
-    """Why a round has no candidates at all; "" where it has some, or needs none."""
-    used = recipe.per_round and not recipe.candidates(round)
+    """Why a round finds no candidates; "" where it has some, or needs none."""
+    used = recipe.given and not any(recipe.given.split(round, recipe.per_round))
     return f"round {round} finds no given prompt left; --prompts_share below 1 lets the model write its own" if used else ""
 
 

@@ -73,6 +73,7 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
         "without_category": sum(not seed.category for seed in seeds),
         "rounds": recipe.rounds,
         "per_round": recipe.per_round,
+        "generating": sum(recipe.candidates(round) > 0 for round in range(1, recipe.rounds + 1)),
         "second_turns": recipe.second_turns.share,
         **fed,
         "longest_tokens": {"prompt": budgets.longest_prompt, "response": budgets.longest_response},
@@ -136,7 +137,7 @@ def _facts(found: dict[str, Any]) -> Iterator[str]:
         yield f"categories: {', '.join(f'{name} {count}' for name, count in most[:12])}{more}{unnamed}"
     yield f"model: {found['model']}" + (f" with adapter {found['adapter']}" if found["adapter"] else "")
     turns = f", and second turns of {found['second_turns']:.0%} of those kept" if found["second_turns"] else ""
-    yield f"generated at most: {counted(found['rounds'], 'round')} of {counted(found['per_round'], 'candidate')}{turns}"
+    yield f"generated at most: {counted(found['generating'], 'round')} of {counted(found['per_round'], 'candidate')}{turns}"
     yield from prompt_texts(found)
     longest, most_tokens = found["longest_tokens"], found["max_tokens"]
     limits = ", ".join(f"{name} {count}" for name, count in most_tokens.items() if count)

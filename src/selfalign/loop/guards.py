@@ -190,7 +190,7 @@ def check_training_data(run: Setup, context: Context, pool: Pool) -> str:
         pool: the seeds and what the rounds before kept.
     """
     round = context.round
-    if round and not run.recipe.per_round:
+    if round and not run.recipe.candidates(round):
         return ""
     if (done := run.store.stage(round, "guards")) is None:
         began = time.monotonic()
@@ -234,7 +234,7 @@ def _diversity(run: Setup, context: Context, pool: Pool, examples: Sequence[Exam
     metrics: list[Metric] = []
     if run.recipe.per_round:
         earlier = pool.examples if context.round else ()
-        own = [one for one in examples if one.history or not context.round or one.slot < run.recipe.per_round]
+        own = [one for one in examples if one.history or not context.round or one.slot < run.recipe.candidates(context.round)]
         for turn in ("", SECOND_TURN):
             if these := [example for example in own if bool(example.history) is bool(turn)]:
                 metrics += diversity(these, earlier, context.encode([example.prompt for example in these]), turn)

@@ -96,6 +96,7 @@ def preview(
     generates = recipe.rounds * recipe.per_round > 0
     count = declared(recipe.retriever, SeedUse).shown(seeds, {""})[0] if generates else 0
     nearest = Nearest(count or SHOWN, own_category=not count or _by_category(recipe, seeds))
+    first = next((round for round in range(1, recipe.rounds + 1) if recipe.candidates(round)), 0)
     short = replace(recipe, per_round=min(SAMPLES, recipe.per_round), eval_retriever=nearest)
     recipe, base, shown, validation, held_out, asked = prepared(short, model, seeds, held_out)
     recipe.identity()  # evaluators with a file or a model of their own say here what is wrong with it
@@ -105,9 +106,10 @@ def preview(
         pool = Pool((shown,))
         with opened(run, base, pool) as context:
             try_rules(run, context(0))
-            samples = _samples(recipe, context(1), pool) if generates else []
+            samples = _samples(recipe, context(first), pool) if first else []
             outlook = _outlook(run, context(0), nearest, folder)
     few = fewer_than_asked(recipe, shown)
+    later = f"in a run the model that the seeds have trained writes the candidates, from round {first} on" if first > 1 else ""
     return {
         "recipe": recipe.name,
         "model": base.base,
@@ -115,7 +117,7 @@ def preview(
         "seeds": len(seeds),
         "samples": samples,
         **outlook,
-        "warnings": [*filter(None, (few, *outlook["warnings"]))],
+        "warnings": [*filter(None, (few, later, *outlook["warnings"]))],
     }
 
 

@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 def generate(run: Setup, context: Context, pool: Pool) -> None:
     """The candidates of a round, made and filtered once; what was kept stands in the record."""
     recipe, store = run.recipe, run.store
-    if not recipe.per_round:
+    if not recipe.candidates(context.round):
         return
     if store.stage(context.round, "filter") is None:
         began = time.monotonic()
@@ -80,6 +80,7 @@ def _job(run: Setup, round: int, start: ModelRef, pool: Pool, folder: Path) -> T
         seeds=pool.seeds if recipe.train_seeds else (),
         generated=(*generated, *replayed(run.store)),
         base=run.base,
+        first=run.store.model(1) if round > 1 else None,
         shown=tuple(example for example in pool.examples if example.id in named),
         seed_weight=recipe.seed_weight,
         format=recipe.format,

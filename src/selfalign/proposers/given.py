@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from selfalign.protocols import Context, Proposer, SeedUse, declared
+from selfalign.protocols import Context, Flags, Preflight, Proposer, SeedUse, declared
 from selfalign.text import counted
 from selfalign.types import Example, Sampling, derive_seed, shared_system
 
@@ -69,6 +69,16 @@ class Given:
         """How new prompts are decoded, where some are written."""
         return getattr(self.own, "sampling", None) if self.share < 1.0 else None
 
+    @property
+    def preferences(self) -> bool:
+        return declared(self.own, Flags).preferences
+
+    @property
+    def oppose(self) -> Callable[[Context, Sequence[Example], int], list[Example]] | None:
+        """The own proposer's drafts to be rejected (`Contrasted.oppose`), against answers to given prompts too."""
+        found: Callable[[Context, Sequence[Example], int], list[Example]] | None = getattr(self.own, "oppose", None)
+        return found
+
     def split(self, round: int, count: int) -> tuple[int, int]:
         """(given, proposed) candidates of round 1 and on, of `count` that are asked for in each round."""
         left = max(0, len(self.prompts.examples) - (round - 1) * self._a_round(count))
@@ -121,6 +131,10 @@ class Given:
         kinds = {prompt.category for prompt in self.prompts.examples}
         voted = {seed.category for seed in seeds} if "" in kinds else set()
         return [*(declared(self.own, SeedUse).aims(seeds, own) if own else ()), *sorted((kinds - {""}) | voted)]
+
+    def check_examples(self, seeds: Sequence[Example], held_out: Sequence[Example]) -> None:
+        """As `Preflight.check_examples`, of the own proposer."""
+        declared(self.own, Preflight).check_examples(seeds, held_out)
 
     def shown(self, seeds: Sequence[Example], categories: Collection[str]) -> tuple[int, int]:
         """As `SeedUse.shown`: to a prompt that the model writes itself."""

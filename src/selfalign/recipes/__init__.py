@@ -5,7 +5,7 @@ from selfalign.recipes.isara import isara, one_shot
 from selfalign.recipes.isara_paper import isara_paper
 from selfalign.recipes.isheep import isheep
 from selfalign.recipes.isheep_paper import isheep_paper
-from selfalign.recipes.preference import contrast, dpo
+from selfalign.recipes.preference import contrast, ditto, dpo
 from selfalign.recipes.rest import rest, rest_em
 from selfalign.recipes.self_distill import self_distill
 from selfalign.recipes.self_guide import self_guide
@@ -15,6 +15,7 @@ __all__ = [
     "contrast",
     "copy_nearest",
     "copy_random",
+    "ditto",
     "dpo",
     "icl_knn",
     "icl_random",

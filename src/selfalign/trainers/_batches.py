@@ -32,7 +32,7 @@ class Row:
     ids: tuple[int, ...]
     labels: tuple[int, ...]
     kind: str = ""
-    """Its category, where the loss goes by that."""
+    """Its category, or the round that it is of, where the loss goes by that."""
     taught: Row | None = None
     """The same response behind what a teacher reads before it."""
     shares: tuple[float, ...] = ()

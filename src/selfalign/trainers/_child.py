@@ -26,7 +26,7 @@ from selfalign.record.faults import fault_point
 from selfalign.trainers._batches import Lost, Step, Unit, Weights, plan, tokenise, weigh
 from selfalign.trainers._guard import KEPT_CHECKPOINTS, make_guard
 from selfalign.trainers._loss import make_loss
-from selfalign.trainers._model import device_of, load_model, second_copy
+from selfalign.trainers._model import device_of, load_model, reference, second_copy
 from selfalign.trainers._reference import with_reference
 from selfalign.trainers._scaling import LossScale
 from selfalign.trainers._teacher import taught_by, with_taught
@@ -105,13 +105,13 @@ def train(spec: dict[str, Any], link: Link) -> None:
     args, pad = arguments(spec, model, len(steps), work), tokenizer.pad_token_id or 0
     half = half_type(args.device, options["precision"])
     if loss.refers:
-        units = with_reference(units, model, args.device, half, spec, pad, link.speaks)
+        units = with_reference(units, reference(spec, model), args.device, half, spec, pad, link.speaks)
     total = taught_by(loss.total, model, second_copy(spec), args.device, half) if loss.distils else loss.total
     trainer = make_trainer(
         model,
         args,
         Steps(units, steps, weights, pad, devices, loss.collate),
-        [make_guard(link, spec["key"], work)],
+        [make_guard(link, spec["key"], work, options.get("stop_below", 0.0))],
         total,
         LossScale() if half is torch.float16 else None,
     )
@@ -120,6 +120,7 @@ def train(spec: dict[str, Any], link: Link) -> None:
     if trainer.state.global_step < len(steps):  # asked to stop; the checkpoint is there
         return
     check_finite(model, "after the last step")
+    steps = steps[: trainer.state.global_step]
     if link.speaks:
         save(trainer.accelerator.unwrap_model(trainer.model), tokenizer, stored, out)
         write_synced(work / "result.json", json.dumps(outcome(units, lost, steps, weights, trainer.state.log_history)).encode())

@@ -29,7 +29,7 @@ class Pair:
 
     @property
     def kind(self) -> str:
-        return self.chosen.kind
+        return self.chosen.kind + self.rejected.kind
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -83,12 +83,14 @@ class DPO:
         return made, [Lost(place, "no_pair", whys[place in asked]) for place in there if place not in used]
 
     def collate(self, units: Sequence[Pair], weights: Weights, pad: int) -> Batch:
-        """All preferred answers, then all rejected ones; `weights` has one for each pair, `reference` is (pairs, 2)."""
+        """All preferred answers, then all rejected ones; `weights` and `imitated` (0 leaves out its term for imitation) have one
+        for each pair, `reference` is (pairs, 2)."""
         import torch
 
         batch = collate([*(pair.chosen for pair in units), *(pair.rejected for pair in units)], weights, pad)
         reference = torch.tensor([pair.reference for pair in units], dtype=torch.float32)
-        return {**batch, "weights": batch["weights"][: len(units)], "reference": reference}
+        own = {"weights": batch["weights"][: len(units)], "reference": reference, "imitated": torch.ones(len(units))}
+        return {**batch, **own}
 
     def total(self, model: Any, batch: Batch, head: Any) -> torch.Tensor:
         from torch.nn.functional import logsigmoid
@@ -99,4 +101,4 @@ class DPO:
         each = -(1 - self.label_smoothing) * logsigmoid(self.beta * moved)
         each = each - self.label_smoothing * logsigmoid(-self.beta * moved)
         tokens = (batch["targets"][: len(chosen)] != IGNORE).sum(1)
-        return ((each + self.sft_weight * chosen / tokens) * batch["weights"]).sum()
+        return ((each + self.sft_weight * batch["imitated"] * chosen / tokens) * batch["weights"]).sum()

@@ -23,9 +23,12 @@ class Link(Protocol):
     def tell(self, **message: Any) -> None: ...
 
 
-def make_guard(link: Link, key: str, work: Path) -> Any:
+def make_guard(link: Link, key: str, work: Path, stop_below: float = 0.0) -> Any:
     """A `TrainerCallback` that reports every step, stops before a gradient that is not finite is applied, and makes
     checkpoints count: their weights checked, their manifest written last, under `key`, older ones removed only then.
+
+    Args:
+        stop_below: a step whose loss is below this is the last one.
     """
     import torch
     from transformers import TrainerCallback
@@ -47,6 +50,8 @@ def make_guard(link: Link, key: str, work: Path) -> Any:
         def on_log(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
             if "loss" in parts["logs"]:
                 link.tell(step=state.global_step, loss=parts["logs"]["loss"])
+                if parts["logs"]["loss"] < stop_below:  # no checkpoint of it, which would be gone on from
+                    control.should_training_stop, control.should_save = True, False
 
         def on_save(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
             check_finite(parts["model"], f"after step {state.global_step} of {state.max_steps}")

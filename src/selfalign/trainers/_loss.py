@@ -1,7 +1,7 @@
 """What a training minimises, as a part of the trainer: one file a loss, all over the same steps, checkpoints and accounts.
 
-A loss says what a step is made of (`Unit`: a row, or rows to compare) and what a batch of those costs. What must be known of the
-start model stands in the units before the first step (`_reference`), so that no second copy of it is ever in memory.
+A loss says what a step is made of (`Unit`: a row, or rows to compare) and what a batch of those costs. What must be known of
+another model than the one in training stands in the units before the first step (`_reference`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from selfalign.trainers._batches import Lost, Row, Weights
 from selfalign.trainers._cross_entropy import CrossEntropy
 from selfalign.trainers._distill import Distill
+from selfalign.trainers._ditto import Ditto
 from selfalign.trainers._dpo import DPO
 from selfalign.trainers._weighted import Batch
 
@@ -25,7 +26,7 @@ class Loss(Protocol):
     preferences: ClassVar[bool]
     """Whether it learns from pairs of a preferred and a rejected answer, and from nothing else."""
     refers: ClassVar[bool]
-    """Whether its units need the log-probabilities of the start model, as their field `reference`."""
+    """Whether its units need the log-probabilities of a model that stands still, as their field `reference`."""
     distils: ClassVar[bool]
     """Whether it needs each generated row's `taught`, and in a batch the teacher's logits on it (`_teacher`)."""
 
@@ -48,6 +49,6 @@ class Loss(Protocol):
 
 def make_loss(options: Mapping[str, Any]) -> Loss:
     """The loss of a spec: its class by `name`, and that class's options."""
-    known: dict[str, Any] = {part.__name__: part for part in (CrossEntropy, DPO, Distill)}
+    known: dict[str, Any] = {part.__name__: part for part in (CrossEntropy, DPO, Distill, Ditto)}
     loss: Loss = known[options["name"]](**{name: value for name, value in options.items() if name != "name"})
     return loss

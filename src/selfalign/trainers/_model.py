@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from selfalign.models.device import choose_device, half_type
@@ -82,3 +84,20 @@ def second_copy(spec: dict[str, Any]) -> Any:
     if spec["options"]["method"] != "full" and teacher == {"base": spec["base"], "adapter": None}:
         return None
     return load_model({**spec, **teacher, "options": {**spec["options"], "method": "full"}})[0]
+
+
+@contextmanager
+def reference(spec: dict[str, Any], model: Any) -> Iterator[Any]:
+    """What the rows are compared with: the model in training as it starts, or an earlier round's. That one's adapter takes the
+    place of the newer one on the same base; all weights are loaded for that alone, while those in training wait off the GPU."""
+    other = spec.get("reference_at")
+    if other is None or other == {"base": spec["base"], "adapter": spec["adapter"]}:
+        yield model
+    elif other["adapter"] and other["base"] == spec["base"] and spec["options"]["method"] != "full":
+        model.load_adapter(other["adapter"], "reference")
+        model.set_adapter("reference")
+        yield model
+        model.set_adapter("default")
+        model.delete_adapter("reference")
+    else:
+        yield load_model({**spec, **other})[0]

@@ -1,7 +1,8 @@
-"""What the start model thinks of the rows: computed once, before the first step, and kept beside the checkpoints.
+"""What the reference model thinks of the rows: computed once, before the first step, and kept beside the checkpoints.
 
-So no second copy of the model is in memory, and a training that goes on has the same figures to the last bit. An adapter that is
-new changes nothing yet, so that the start is the model without it; one that is trained further is itself the start.
+So no second copy of the model is in memory during the training, and one that goes on has the same figures to the last bit. The
+reference is the start model, or an earlier one (DITTO). An adapter that is new changes nothing yet, so that the start is the
+model without it; one that is trained further is itself the start.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +23,12 @@ NAME = "reference.json"
 
 
 def with_reference(
-    units: Sequence[Any], model: Any, device: Any, half: Any, spec: dict[str, Any], pad: int, writes: bool
+    units: Sequence[Any], model: AbstractContextManager[Any], device: Any, half: Any, spec: dict[str, Any], pad: int, writes: bool
 ) -> list[Any]:
-    """The units with `reference`, the log-probability of each of their rows by the model as it now stands, in nats.
+    """The units with `reference`, the log-probability of each of their rows by a model as it now stands, in nats.
 
     Args:
+        model: opened where it has to be asked.
         half: the 16-bit type of matrix products; None for 32 bits.
         writes: whether this process, of several, keeps them.
 
@@ -35,7 +38,8 @@ def with_reference(
     file = Path(spec["work"]) / NAME
     found = _stored(file, spec["key"])
     if found is None:
-        found = _measure(units, model, device, half, spec["options"]["micro_batch"], pad)
+        with model as asked:
+            found = _measure(units, asked, device, half, spec["options"]["micro_batch"], pad)
         if writes:
             write_synced(file, json.dumps({"key": spec["key"], "log_probabilities": found}).encode())
     return [replace(unit, reference=tuple(values)) for unit, values in zip(units, found, strict=True)]
@@ -61,7 +65,7 @@ def _measure(units: Sequence[Any], model: Any, device: Any, half: Any, micro: in
         with torch.no_grad(), torch.autocast(device.type, half, enabled=half is not None):
             values = (-row_losses(model, on_device, head)).tolist()
         if not all(map(math.isfinite, values)):
-            raise NotFinite("a log-probability by the start model is not finite, before the first step")
+            raise NotFinite("a log-probability by the reference model is not finite, before the first step")
         for place in places:
             found[place], values = values[: len(units[place].rows)], values[len(units[place].rows) :]
     return found

@@ -16,6 +16,7 @@ from selfalign.protocols import Progress, TrainJob, TrainResult
 from selfalign.record.checkpoints import manifest_hash, read_manifest, write_synced
 from selfalign.trainers._cross_entropy import CrossEntropy
 from selfalign.trainers._distill import Distill
+from selfalign.trainers._ditto import Ditto, rejects
 from selfalign.trainers._dpo import DPO
 from selfalign.trainers._memory import METHODS, Load, Method
 from selfalign.trainers._method import RANK, Asked, Choice, choose
@@ -92,10 +93,11 @@ class SFT:
     """Rows of more tokens are dropped by the rule too_long; None takes the model's window."""
     max_steps: int = 0
     """Where > 0 the number of optimiser steps, whatever `epochs` says: for comparisons at equal cost."""
-    loss: CrossEntropy | DPO | Distill = field(default_factory=CrossEntropy)
+    loss: CrossEntropy | DPO | Distill | Ditto = field(default_factory=CrossEntropy)
     """CrossEntropy imitates the answers, all tokens alike or the first ones balanced by category. DPO prefers them to rejected
-    ones, so it wants a recipe that makes such pairs; in a batch a pair is one example, with the memory of two. Distill follows a
-    teacher that is shown demonstrations."""
+    ones, so it wants a recipe that makes such pairs; in a batch a pair is one example, with the memory of two. Ditto is DPO over
+    the samples of all rounds, behind a first round that imitates the seeds. Distill follows a teacher that is shown
+    demonstrations."""
 
     def __post_init__(self) -> None:
         for name, wrong in (
@@ -132,6 +134,10 @@ class SFT:
     @property
     def distils(self) -> bool:
         return self.loss.distils
+
+    @property
+    def warms_up(self) -> bool:
+        return isinstance(self.loss, Ditto)
 
     def check(self) -> str:
         """
@@ -214,8 +220,11 @@ class SFT:
         rows = (*job.seeds, *job.generated)
         place = {example.id: number for number, example in enumerate(rows)}
         shown = {example.id: example for example in job.shown}
+        ditto = self.loss if isinstance(self.loss, Ditto) else None
+        begins = ditto.begin(settled.learning_rate or self.full_rate) if ditto and not rejects(job.generated) else {}
+        pairs = ditto.compared(rows, job.seed) if ditto else preferences(rows)
         content = {
-            "options": {**asdict(settled), **({"max_steps": job.steps} if job.steps else {}), "loss": loss},
+            "options": {**asdict(settled), "loss": loss, **begins, **({"max_steps": job.steps} if job.steps else {})},
             "rows": [
                 {
                     "prompt": example.prompt,
@@ -227,10 +236,11 @@ class SFT:
                     "unfinished": (self.preferences or self.distils) and example.response_finish != "stop",
                     **(_taught(example, shown) if self.distils else {}),
                     **({"category": example.category} if "first_tokens" in loss else {}),
+                    **({"category": f"{example.round}/"} if ditto else {}),  # pairs of all ages in every step
                 }
                 for number, example in enumerate(rows)
             ],
-            "pairs": [(place[pair.chosen.id], place[pair.rejected.id]) for pair in preferences(rows)],
+            "pairs": [(place[pair.chosen.id], place[pair.rejected.id]) for pair in pairs],
             "start": job.start.hash or asdict(job.start),
             "format": job.format,
             "seed": job.seed,
@@ -238,14 +248,14 @@ class SFT:
             "learning_rate_scale": job.learning_rate_scale,
         }
         # Of content alone: a run folder that was moved still finds its checkpoints.
-        if teacher := self._teacher(job):
-            content["teacher"] = teacher.hash or asdict(teacher)
+        others = {"teacher": self._teacher(job), "reference": job.first if ditto else None}
+        content |= {name: other.hash or asdict(other) for name, other in others.items() if other}
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         adapter = job.start.adapter and located(job.start.adapter)
         start: dict[str, Any] = {"base": located(job.start.base), "base_name": job.start.base, "adapter": adapter}
         places = {**start, "work": str(job.work), "out": str(job.out)}
-        if teacher:
-            places["teacher_at"] = {"base": located(teacher.base), "adapter": teacher.adapter and located(teacher.adapter)}
+        for name, other in ((name, other) for name, other in others.items() if other):
+            places[f"{name}_at"] = {"base": located(other.base), "adapter": other.adapter and located(other.adapter)}
         return {**content, **places, "key": key}
 
     def _teacher(self, job: TrainJob) -> ModelRef | None:
