@@ -39,4 +39,4 @@ def test_a_study_compares_the_curves_of_its_arms(cli: Run, tmp_path: Path) -> No
     assert cli("report", out).returncode == 0
     assert "How often a prompt to refuse has higher log-odds" in (out / "report.html").read_text(encoding="utf-8")
     done = cli(*study, "--refusal.at_over_refusal", 0.2)
-    assert done.returncode == 2 and "at_over_refusal" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert done.returncode == 2 and "at_over_refusal" in done.stderr and "Traceback" not in done.stderr
