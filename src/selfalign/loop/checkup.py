@@ -25,7 +25,7 @@ from selfalign.proof.stats import too_few
 from selfalign.protocols import Flags, Preflight, declared
 from selfalign.recipe import Recipe
 from selfalign.text import counted
-from selfalign.types import Example
+from selfalign.types import Example, ModelRef
 
 RULE = ("filter", "rule", "dropped", "of", "example", "evidence", "option")
 
@@ -62,19 +62,9 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
     }
     stopping = [each.text for each in harmful(rules)]
     return {
-        "recipe": recipe.name,
-        "model": base.base,
-        "adapter": base.adapter,
-        "seeds": len(seeds),
-        "to_train_on": len(shown),
+        **_counts(recipe, base, seeds, shown),
         "validation": len(validation),
         "held_out": len(held_out),
-        "categories": dict(Counter(seed.category for seed in seeds if seed.category)),
-        "without_category": sum(not seed.category for seed in seeds),
-        "rounds": recipe.rounds,
-        "per_round": recipe.per_round,
-        "generating": sum(recipe.candidates(round) > 0 for round in range(1, recipe.rounds + 1)),
-        "second_turns": recipe.second_turns.share,
         **fed,
         "longest_tokens": {"prompt": budgets.longest_prompt, "response": budgets.longest_response},
         "max_tokens": {
@@ -97,6 +87,22 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
             *void_on_seeds(named, shown),
             *(text for part in parts if (text := part.preflight(seeds, held_out))),
         ],
+    }
+
+
+def _counts(recipe: Recipe, base: ModelRef, seeds: Sequence[Example], shown: Sequence[Example]) -> dict[str, Any]:
+    return {
+        "recipe": recipe.name,
+        "model": base.base,
+        "adapter": base.adapter,
+        "seeds": len(seeds),
+        "to_train_on": len(shown),
+        "categories": dict(Counter(seed.category for seed in seeds if seed.category)),
+        "without_category": sum(not seed.category for seed in seeds),
+        "rounds": recipe.rounds,
+        "per_round": recipe.per_round,
+        "generating": sum(recipe.candidates(round) > 0 for round in range(1, recipe.rounds + 1)),
+        "second_turns": recipe.second_turns.share,
     }
 
 
