@@ -32,7 +32,7 @@ def rows(path: Path) -> list[dict[str, object]]:
 
 def test_status_has_the_promised_shape(cli: Run, run_folder: Path) -> None:
     status = json.loads(cli("status", run_folder, "--json").stdout)
-    assert set(status) == {"state", "stopped_because", "recipe", "best_round", "rounds", "guard"}
+    assert set(status) == {"state", "stopped_because", "recipe", "best_round", "progress", "rounds", "guard"}
     assert (status["state"], status["recipe"]) == ("done", "isara")
     assert status["stopped_because"]
     assert [row["round"] for row in status["rounds"]] == list(range(len(status["rounds"])))
