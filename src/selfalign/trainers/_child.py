@@ -107,17 +107,18 @@ def train(spec: dict[str, Any], link: Link) -> None:
     if loss.refers:
         units = with_reference(units, reference(spec, model), args.device, half, spec, pad, link.speaks)
     total = taught_by(loss.total, model, second_copy(spec), args.device, half) if loss.distils else loss.total
+    guard = make_guard(link, spec["key"], work, options.get("stop_below", 0.0))
     trainer = make_trainer(
         model,
         args,
         Steps(units, steps, weights, pad, devices, loss.collate),
-        [make_guard(link, spec["key"], work, options.get("stop_below", 0.0))],
+        [guard],
         total,
         LossScale() if half is torch.float16 else None,
     )
     link.tell(total=len(steps), done=_steps_done(found))
     trainer.train(resume_from_checkpoint=str(found) if found else None)
-    if trainer.state.global_step < len(steps):  # asked to stop; the checkpoint is there
+    if guard.asked:
         return
     check_finite(model, "after the last step")
     steps = steps[: trainer.state.global_step]

@@ -34,6 +34,9 @@ def make_guard(link: Link, key: str, work: Path, stop_below: float = 0.0) -> Any
     from transformers import TrainerCallback
 
     class Guard(TrainerCallback):  # type: ignore[misc, no-any-unimported, unused-ignore]
+        asked = False
+        """Whether the training ended because the parent asked for it, with a checkpoint to go on from."""
+
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
             gradients = [weight.grad for weight in parts["model"].parameters() if weight.grad is not None]
             norm = float(torch.nn.utils.get_total_norm(gradients))
@@ -44,7 +47,7 @@ def make_guard(link: Link, key: str, work: Path, stop_below: float = 0.0) -> Any
             if state.global_step >= state.max_steps:
                 control.should_save = False  # the finished model follows at once
             elif (work / STOP).exists() and not torch.distributed.is_initialized():  # several might see it at different steps
-                control.should_save = control.should_training_stop = True
+                self.asked = control.should_save = control.should_training_stop = True
             trim_heap()  # rows of many lengths leave gaps: 0.2 GiB after 24 steps with 135M parameters
 
         def on_log(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
