@@ -42,9 +42,9 @@ def test_a_command_says_how_it_is_called_before_a_recipe_is_named(command: str, 
     [
         (
             ["--trainer.help"],
-            ["SFT\n", "--trainer.learning_rate 5e-05", "LoRA wants about ten times", "--trainer.help NullTrainer"],
+            ["SFT\n", "--trainer.full_rate 5e-05", "ten times that for an", "--trainer.help NullTrainer"],
         ),
-        (["--trainer.help=SFT"], ["--trainer.learning_rate 5e-05"]),
+        (["--trainer.help=SFT"], ["--trainer.full_rate 5e-05"]),
         (["--trainer", "NullTrainer", "--trainer.help"], ["NullTrainer\n"]),
         (["--trainer.loss.help", "DPO"], ["--trainer.loss.beta 0.1", "the further the model may go"]),
         (["--filters.length.help"], ["--filters.length.min_response_words 5"]),

@@ -72,7 +72,9 @@ GOLDEN: dict[str, Any] = part(
     sampling=sampling(max_tokens=1000, top_p=0.95),
     trainer=part(
         "trainers.sft.SFT",
+        method="auto",  # with a rank: LoRA
         learning_rate=5e-5,
+        full_rate=2e-5,
         epochs=2,
         batch_size=16,
         micro_batch=1,
@@ -86,8 +88,10 @@ GOLDEN: dict[str, Any] = part(
         lora_alpha=16.0,
         lora_dropout=0.05,
         lora_target="all-linear",
+        device="auto",
+        optimizer="adamw",
         precision="auto",
-        gradient_checkpointing=True,
+        gradient_checkpointing=None,
         save_every=50,
         max_length=1024,
         max_steps=0,

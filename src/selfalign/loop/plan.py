@@ -29,7 +29,7 @@ def plan(recipe: Recipe, base: ModelRef, held_out: int) -> dict[str, Any]:
     every = recipe.trains and recipe.evaluate == "every"
     evaluations = 1 + (recipe.rounds if every else min(recipe.rounds, 1) if recipe.trains else 0)
     model, weights = _size(base)
-    whole = recipe.rounds > 0 and recipe.trains and declared(recipe.trainer, Flags).lora_rank == 0
+    whole = recipe.rounds > 0 and recipe.trains and not declared(recipe.trainer, Flags).lora_rank
     return {
         "candidates": candidates,
         "candidate_tokens": candidates * (prompt + recipe.sampling.max_tokens),
