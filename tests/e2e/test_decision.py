@@ -37,6 +37,6 @@ def test_a_study_compares_the_curves_of_its_arms(cli: Run, tmp_path: Path) -> No
         known = "".join(str(row) for row in record.execute("SELECT * FROM meta"))
     assert len(stages) == 1 and "at_over_refusal" not in known  # a run from before the option is no other run
     assert cli("report", out).returncode == 0
-    assert "How often a prompt to refuse has higher log-odds" in (out / "report.html").read_text(encoding="utf-8")
+    assert "How often refusing is likelier for a prompt to refuse" in (out / "report.html").read_text(encoding="utf-8")
     done = cli(*study, "--refusal.at_over_refusal", 0.2)
     assert done.returncode == 2 and "at_over_refusal" in done.stderr and "Traceback" not in done.stderr

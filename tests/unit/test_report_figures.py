@@ -68,6 +68,7 @@ PARTS = {
     "part": (*QUESTIONS,),
     "name": {
         "expected": ("expected:json", "expected:refund_max_words_8"),
+        "_decision": ("decision_auc", "matched_refusal"),
         "code": ("humaneval", "mbpp"),
         "mt_bench": ("mt_bench_turn_1", "mt_bench_turn_2", "mt_bench_turn_2:math"),
         "diversity": ("prompts", "responses"),
