@@ -178,23 +178,10 @@ def test_the_passport_shows_the_list_that_a_task_was_read_from(cli: Run, tasks_f
             assert example["prompt"].partition("\n\n")[0] in told["prompt_texts"]["propose"]
 
 
-def test_every_fault_point_of_isheep(cli: Run, tasks_file: Path, tmp_path: Path) -> None:
-    options = (*SCRIPTED, *SMALL, *TRUSTING, "--per_round", 20)
-    points = hits(cli, tmp_path, "isheep", tasks_file, *options, "--out", tmp_path / "whole")
-    wanted = content(tmp_path / "whole")
-    assert len(set(points)) >= 12
-    for name, times in Counter(points).items():
-        out = tmp_path / f"{name}-{times}"
-        killed = cli("run", "isheep", tasks_file, *options, "--out", out, SELFALIGN_FAULT_AT=f"{name}:{(times + 1) // 2}")
-        assert killed.returncode == -signal.SIGKILL, f"{name} was not reached: {killed.stderr}"
-        again = cli("run", "isheep", tasks_file, *options, "--out", out)
-        assert again.returncode == 0, f"after a kill at {name}: {again.stderr}"
-        assert content(out) == wanted, f"after a kill at {name}"
-
-
 @pytest.mark.parametrize(
     ("recipe", "options"),
     [
+        ("isheep", TRUSTING),
         ("isheep_paper", BY_CHANCE),
         ("self_instruct", ()),
         ("self_guide", ("--pair_filters.length_range.deviations", 9)),
