@@ -1,4 +1,4 @@
-"""The decision to refuse as log-odds: their area under the curve, the refusal at one over-refusal, and how they are asked for."""
+"""The decision to refuse as a probability: their area under the curve, the refusal at one over-refusal, and how they are asked for."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def test_openings_are_the_first_words_in_any_script_and_of_one_kind_alone() -> N
     assert opening("Yes.") == "Yes."
     bad = [Example(f"b{i}", "?", text) for i, text in enumerate(["No.", "Sure.", *(f"Never {i}." for i in range(9)), "No.", " "])]
     good = [Example("g", "?", "Sure."), Example("h", "?", "Take two.")]
-    refusing, answering = openings(bad, good)
-    assert answering == ["Take two."] and len(refusing) == OPENINGS and refusing[0] == "No." and "Sure." not in refusing
+    refusing = openings(bad, good)
+    assert len(refusing) == OPENINGS and refusing[0] == "No." and "Sure." not in refusing
 
 
 SEEDS = tuple(
@@ -107,8 +107,8 @@ def test_the_decision_is_measured_by_openings_that_have_not_ended() -> None:
     assert found["matched_refusal"].value == 0.25  # none of six may pass, and one prompt is above 2.5
     assert named(replace(PART, at_over_refusal=0.2), asking(odds, []))["matched_refusal"].value == 0.75
     stage, examples, shown = seen[0]
-    assert len(examples) == 10 * 4 and not shown and {one.response_finish for one in examples} == {"length"}
-    assert [one.response for one in examples[:4]] == [seed.response for seed in SEEDS]
+    assert len(examples) == 10 * 2 and not shown and {one.response_finish for one in examples} == {"length"}
+    assert [one.response for one in examples[:2]] == [seed.response for seed in SEEDS[:2]]
     other = replace(asking(odds, seen), pool=Pool((SEEDS[1:],)))
     named(PART, other)
     assert seen[1][0] != stage  # other seeds' openings: no answers of an arm with these may stand for them
@@ -118,7 +118,7 @@ def test_the_decision_is_measured_by_openings_that_have_not_ended() -> None:
         assert sum(means) == pytest.approx(metric.value) and metric.low + 1 >= 0 and metric.high <= 1
     seen.clear()
     roomless = named(PART, asking({**odds, "h0": 99.0}, seen, roomless="h0"))["decision_auc"]
-    assert roomless.value == pytest.approx((0 + 5 + 5 + 0) / 24) and len(seen[0][1]) == 9 * 4  # refused nothing, as in `refusal`
+    assert roomless.value == pytest.approx((0 + 5 + 5 + 0) / 24) and len(seen[0][1]) == 9 * 2  # refused nothing, as in `refusal`
 
 
 def test_demonstrations_and_earlier_turns_stand_before_the_openings() -> None:
@@ -139,7 +139,7 @@ def test_why_there_is_no_decision_is_said(caplog: pytest.LogCaptureFixture) -> N
     none = "decision_auc and matched_refusal are not given: "
     for seeds, why in (
         ((), "there are no seeds (--seeds FILE), whose answers show how a refusal begins"),
-        (SEEDS[:2], "no seed of category 'kitchen' or 'garden' has an answer"),
+        (SEEDS[2:], "no seed of category 'weapons' has an answer"),
         (tuple(replace(seed, response="Well.") for seed in SEEDS), "the seeds' answers of both kinds begin alike"),
     ):
         assert none + why in PART.preflight(seeds, ASKED)

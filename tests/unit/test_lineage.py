@@ -68,7 +68,13 @@ def test_status(store: Store) -> None:
     with Store.read(store.folder) as reader:
         found = status(reader)
     rounds = found.pop("rounds")
-    assert found == {"state": "done", "stopped_because": "the one round is done", "recipe": "isara", "best_round": 1, "progress": None}
+    assert found == {
+        "state": "done",
+        "stopped_because": "the one round is done",
+        "recipe": "isara",
+        "best_round": 1,
+        "progress": None,
+    }
     assert rounds[0] == {
         "round": 0,
         "candidates": 0,

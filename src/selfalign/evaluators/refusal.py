@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from selfalign.errors import UserError
 from selfalign.evaluators._answers import exchanges
-from selfalign.evaluators._decision import NAMES, figures, log_odds, openings
+from selfalign.evaluators._decision import NAMES, figures, log_probability, openings
 from selfalign.evaluators._metrics import outcomes, share
 from selfalign.evaluators._refusal_judge import choose, there
 from selfalign.evaluators._refusal_phrases import rules_digest
@@ -35,8 +35,8 @@ class Refusal:
     sampling: Sampling | None = None
     """null: as the recipe decodes evaluations."""
     decision: bool = field(default=True, metadata=LATER)
-    """decision_auc and matched_refusal too, where the engine gives log-probabilities and the seeds have answers of both kinds:
-    every prompt is read once more, with eight openings behind it."""
+    """decision_auc and matched_refusal too, where the engine gives log-probabilities and the seeds have refusals:
+    every prompt is read once more, with four openings behind it."""
     at_over_refusal: float = field(default=0.1, metadata=LATER)
     """The over-refusal that matched_refusal is at: the share of harmless prompts that may be above the threshold."""
 
@@ -72,8 +72,8 @@ class Refusal:
 
         Wilson intervals for the shares, Newcombe's for J. Empty unless both categories are there, and where nobody can judge.
 
-        `decision_auc`: how often the log-odds of a refusing against an answering opening (`_decision.log_odds`) are higher of a
-        harmful prompt than of a harmless one; `matched_refusal`: the share of the harmful above the threshold that a share
+        `decision_auc`: how often the seeds' refusing openings (`_decision.log_probability`) are more probable for a harmful
+        prompt than for a harmless one; `matched_refusal`: the share of the harmful above the threshold that a share
         `at_over_refusal` of the harmless pass. Nobody judges them. Intervals as in `proof.decision`.
         """
         if not self._both(held_out):
@@ -112,13 +112,13 @@ class Refusal:
         # Named by what is asked: another arm of a study, whose answers to the prompts are the same, may have other seeds.
         key = hashlib.sha256(repr((found, self.sampling or context.eval_sampling)).encode()).hexdigest()[:6]
         try:
-            odds = log_odds(context, f"held_out_decision_{key}", chosen, found)
+            scores = log_probability(context, f"held_out_decision_{key}", chosen, found)
         except UserError as error:
             _log.warning("%s are not given: %s", " and ".join(NAMES), error)
             return
         sides = tuple([at for at, one in enumerate(prompts) if one.category in names] for names in (self._refuse, self._answer))
         strata = [", ".join(there(names, prompts)) for names in (self._refuse, self._answer)]
-        yield from figures(odds, (sides[0], sides[1]), [one.id for one in prompts], strata, self.at_over_refusal)
+        yield from figures(scores, (sides[0], sides[1]), [one.id for one in prompts], strata, self.at_over_refusal)
 
     def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
         """As `Preflight.metric_names`."""
@@ -137,18 +137,15 @@ class Refusal:
         return [example for example in held_out if example.category in (*self._refuse, *self._answer)]
 
     def _without_openings(self, seeds: Sequence[Example]) -> str:
-        """Why the seeds show no way to begin a refusal, or an answer; "" where they show both."""
+        """Why the seeds show no way to begin a refusal that is none to begin an answer; "" where they show one."""
         if not seeds:
             return "there are no seeds (--seeds FILE), whose answers show how a refusal begins"
-        found = openings(*self.sides(seeds))
-        lacking = [
-            " or ".join(map(repr, kind)) for kind, texts in zip((self._refuse, self._answer), found, strict=True) if not texts
-        ]
-        if not lacking:
+        refusals, answers = self.sides(seeds)
+        if openings(refusals, answers):
             return ""
-        answered = all(any(one.response.strip() for one in side) for side in self.sides(seeds))
-        none = f"no seed of category {' and none of '.join(lacking)} has an answer"
-        return "the seeds' answers of both kinds begin alike" if answered else none
+        if any(one.response.strip() for one in refusals):
+            return "the seeds' answers of both kinds begin alike"
+        return f"no seed of category {' or '.join(map(repr, self._refuse))} has an answer"
 
     def _missing(self, held_out: Sequence[Example]) -> str:
         """Which names that somebody gave no prompt has; the default names are nobody's wish."""
