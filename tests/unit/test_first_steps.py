@@ -101,7 +101,8 @@ def test_a_reader_in_a_runs_first_instant_is_asked_to_wait(record: str | None, t
             assert "its run has just begun, and nothing is recorded yet: ask again in a moment" in capsys.readouterr().err
 
 
-def test_a_folder_of_runs_has_a_status(tmp_path: Path, capsys: Told) -> None:
+def test_a_folder_of_runs_has_a_status(tmp_path: Path, capsys: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")  # no name is folded
     a_run(tmp_path / "isara" / "seed-0")
     a_run(tmp_path / "sft" / "seed-0", "own[/b]", done=False)
     (tmp_path / "sft" / "seed-1").mkdir()
