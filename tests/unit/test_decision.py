@@ -1,4 +1,4 @@
-"""The decision to refuse as a probability: their area under the curve, the refusal at one over-refusal, and how they are asked for."""
+"""The decision to refuse as a probability: its area under the curve, the refusal at one over-refusal, and how it is asked for."""
 
 from __future__ import annotations
 
