@@ -8,6 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from selfalign.protocols import TrainJob
+from selfalign.types import ModelRef
+
 CHATML = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
@@ -157,3 +160,20 @@ def train_classifier(folder: Path, tokenizer: Any, config: Any, rows: list[tuple
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def train_job(start: ModelRef, folder: Path, /, **changes: object) -> TrainJob:
+    """A round's training from a model, in a folder of its own; the rows come as changes."""
+    given: dict[str, object] = {
+        "round": 1,
+        "start": start,
+        "seeds": (),
+        "generated": (),
+        "seed_weight": None,
+        "format": "auto",
+        "seed": 11,
+        "learning_rate_scale": 1.0,
+        "work": folder / "training",
+        "out": folder / "model",
+    }
+    return TrainJob(**{**given, **changes})  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ import pytest
 from selfalign.encoders import Hashed, SentenceEncoder
 from selfalign.evaluators import Refusal
 from selfalign.proof.overlap import overlap
-from selfalign.proof.shortcuts import NEAREST, REFUSALS, audit, best, given_away, overtaken, warning
+from selfalign.proof.shortcuts import BALANCE, NEAREST, audit, best, given_away, overtaken, warning
 from selfalign.seeds.read import read_seeds
 from selfalign.types import Example
 from tests.conftest import SCRIPTED, Run
@@ -119,7 +119,7 @@ def test_a_test_without_shortcuts_stays_silent() -> None:
     seeds, held_out = (sides(prompts(twins, start)) for start in (0, 1))
     rows = audit(seeds, held_out)
     assert len(rows) == 6 and [row["auc"] for row in rows if row["auc"] > 0.6] == []
-    assert warning(rows) == given_away(seeds) == overtaken(rows, REFUSALS, -1.0) == ""
+    assert warning(rows) == given_away(seeds) == overtaken(rows, BALANCE, -1.0) == ""
 
 
 def test_chance_rarely_gives_a_dozen_seeds_away() -> None:
@@ -145,7 +145,7 @@ def test_every_rule_finds_its_own_shortcut_either_way_round() -> None:
         assert (name in given_away(seeds)) is (name != "bag of words")
     with Hashed().open(None) as encode:  # type: ignore[arg-type]  # it asks no model
         assert NEAREST in {row["name"] for row in audit(seeds, held_out, encode)}
-    assert overtaken(rows, REFUSALS, 1.0) and not overtaken(rows, REFUSALS, 1.01) and not overtaken(rows, REFUSALS, None)
+    assert overtaken(rows, BALANCE, 1.0) and not overtaken(rows, BALANCE, 1.01) and not overtaken(rows, BALANCE, None)
     assert audit((seeds[0][:5], seeds[1]), held_out) == [] and audit(seeds, ([], held_out[1])) == []
 
 

@@ -23,7 +23,7 @@ from selfalign.trainers._distill import Rollout
 from selfalign.trainers._teacher import taught_by, with_taught
 from selfalign.trainers._weighted import Steps
 from selfalign.types import Demonstration, Example, ModelRef
-from tests.tiny import tiny_model
+from tests.tiny import tiny_model, train_job
 from tests.unit.test_sft import Quiet, gradients, weights
 from tests.unit.test_sft_processes import launch, result
 
@@ -61,20 +61,9 @@ def job(model: Path, folder: Path, **changes: object) -> TrainJob:
     last = rollouts[-1]
     alone = replace(last, id="r-alone", response_demonstrations=())
     long = replace(last, id="r-long", prompt="why " * 50)
-    given: dict[str, Any] = {
-        "round": 1,
-        "start": ModelRef(str(model), hash="start"),
-        "seeds": seeds,
-        "generated": (*rollouts, alone, long, replace(long, id="r-longer", prompt="why " * 99)),
-        "seed_weight": GAMMA,
-        "format": "auto",
-        "seed": 11,
-        "learning_rate_scale": 1.0,
-        "work": folder / "training",
-        "out": folder / "model",
-        "shown": seeds,
-    }
-    return TrainJob(**{**given, **changes})
+    made = (*rollouts, alone, long, replace(long, id="r-longer", prompt="why " * 99))
+    given = {"seeds": seeds, "generated": made, "seed_weight": GAMMA, "shown": seeds, **changes}
+    return train_job(ModelRef(str(model), hash="start"), folder, **given)
 
 
 # ---- the loss, written out

@@ -19,7 +19,7 @@ from selfalign.trainers import DPO, SFT, Ditto
 from selfalign.trainers._batches import plan, tokenise, weigh
 from selfalign.trainers._reference import NAME
 from selfalign.types import Example, ModelRef
-from tests.tiny import tiny_model
+from tests.tiny import tiny_model, train_job
 from tests.unit.test_dpo import log_probability
 from tests.unit.test_sft import Quiet, weights
 
@@ -58,19 +58,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def job(start: ModelRef, folder: Path, **changes: object) -> TrainJob:
-    given: dict[str, object] = {
-        "round": 1,
-        "start": start,
-        "seeds": SEEDS,
-        "generated": (),
-        "seed_weight": None,
-        "format": "auto",
-        "seed": 11,
-        "learning_rate_scale": 1.0,
-        "work": folder / "training",
-        "out": folder / "model",
-    }
-    return TrainJob(**{**given, **changes})  # type: ignore[arg-type]
+    return train_job(start, folder, **{"seeds": SEEDS, **changes})
 
 
 # ---- the pairs

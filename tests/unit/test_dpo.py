@@ -22,7 +22,7 @@ from selfalign.trainers._dpo import Pair
 from selfalign.trainers._reference import NAME
 from selfalign.trainers._weighted import Steps
 from selfalign.types import Example, ModelRef
-from tests.tiny import tiny_model
+from tests.tiny import tiny_model, train_job
 from tests.unit.test_sft import Quiet, gradients, weights
 from tests.unit.test_sft_processes import launch, result
 
@@ -55,19 +55,8 @@ def job(model: Path, folder: Path, **changes: object) -> TrainJob:
     ]
     prompts = {seed.id: seed.prompt for seed in seeds}
     rejected = [replace(each, prompt=prompts.get(each.metadata["preferred"], each.prompt)) for each in rejected]
-    given: dict[str, object] = {
-        "round": 1,
-        "start": ModelRef(str(model), hash="start"),
-        "seeds": tuple(seeds),
-        "generated": tuple(rejected),
-        "seed_weight": None,
-        "format": "auto",
-        "seed": 11,
-        "learning_rate_scale": 1.0,
-        "work": folder / "training",
-        "out": folder / "model",
-    }
-    return TrainJob(**{**given, **changes})  # type: ignore[arg-type]
+    given = {"seeds": tuple(seeds), "generated": tuple(rejected), **changes}
+    return train_job(ModelRef(str(model), hash="start"), folder, **given)
 
 
 # ---- the loss

@@ -29,7 +29,7 @@ from selfalign.trainers._child import arguments
 from selfalign.trainers._guard import make_guard
 from selfalign.trainers._weighted import NotFinite, Steps, collate, make_trainer, weighted_sum
 from selfalign.types import Example, ModelRef, Turns
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import tiny_model, tiny_tokenizer, train_job
 
 STEPS = 4
 SMALL = SFT(learning_rate=1e-3, epochs=2, batch_size=4, micro_batch=2, save_every=1)
@@ -75,19 +75,8 @@ def pairs(kind: str, count: int) -> tuple[Example, ...]:
 
 
 def job(model: Path, folder: Path, **changes: object) -> TrainJob:
-    given: dict[str, object] = {
-        "round": 1,
-        "start": ModelRef(str(model), hash="start"),
-        "seeds": pairs("seed", 3),
-        "generated": (*pairs("made", 4), Example("long", "why " * 80, "because " * 20)),
-        "seed_weight": None,
-        "format": "auto",
-        "seed": 11,
-        "learning_rate_scale": 1.0,
-        "work": folder / "training",
-        "out": folder / "model",
-    }
-    return TrainJob(**{**given, **changes})  # type: ignore[arg-type]
+    made = (*pairs("made", 4), Example("long", "why " * 80, "because " * 20))
+    return train_job(ModelRef(str(model), hash="start"), folder, **{"seeds": pairs("seed", 3), "generated": made, **changes})
 
 
 def weights(folder: Path) -> object:

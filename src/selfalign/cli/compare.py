@@ -104,13 +104,13 @@ def _comparison(
     waiting = [row for row in runs if row["state"] != "done"]
     if waiting:
         return None, f"{waiting[0]['folder']} is not done: {waiting[0]['state']}"
+    finished: list[Finished] = [read_run(folder, ".", 0, ()) for folder in folders]
+    if bare := [row["folder"] for row, run in zip(runs, finished, strict=True) if not run.metrics]:
+        return None, f"nothing was measured prompt by prompt in {' and '.join(bare)}; give --held_out to a run"
     try:
         check_alike([Side(str(folder), folder=folder) for folder in folders], pretrained(), ())
     except UserError as error:
         return None, str(error)
-    finished: list[Finished] = [read_run(folder, ".", 0, ()) for folder in folders]
-    if not finished[0].metrics or not finished[1].metrics:
-        return None, "nothing was measured prompt by prompt in one of the two; give --held_out to a run"
     # The newer one first: what is compared is it minus the older one.
     named = {str(folder): replace(run, seed=0) for folder, run in zip(folders, finished, strict=True)}
     return paired(dict(reversed(named.items())), metric, ()), ""

@@ -9,8 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from selfalign.cli.table import COMPARED, compared, figure, shortcuts_table, shown, stdout_console, wide_table
-from selfalign.proof.shortcuts import EXPECTED, of_metric, overtaken
-from selfalign.proof.verdicts import BALANCE
+from selfalign.proof.shortcuts import BALANCE, EXPECTED, of_metric, overtaken
 from selfalign.text import counted
 from selfalign.types import SHARES
 

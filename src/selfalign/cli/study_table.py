@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from selfalign.cli.table import COMPARED, compared, figure, shortcuts_table, shown, stdout_console, wide_table
-from selfalign.proof.shortcuts import of_metric
-from selfalign.proof.verdicts import BALANCE, looked_at
+from selfalign.proof.shortcuts import BALANCE, of_metric
+from selfalign.proof.verdicts import looked_at
 from selfalign.text import counted
 from selfalign.types import SHARES
 

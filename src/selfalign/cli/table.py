@@ -15,7 +15,7 @@ from rich.text import Text
 
 from selfalign.loop.progress import at, per_second
 from selfalign.proof.kept import KEPT, Change, notes
-from selfalign.proof.shortcuts import REFUSALS, of_metric
+from selfalign.proof.shortcuts import BALANCE, of_metric
 from selfalign.protocols import VERIFIED
 from selfalign.text import decimals, printable
 from selfalign.types import SHARES
@@ -154,7 +154,7 @@ def wide_table(title: str, first: str, *columns: str) -> Table:
 def shortcuts_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """What trivial rules reach on the held-out prompts (`proof.shortcuts.audit`)."""
     table = wide_table("trivial rules fitted on the seeds, J in points", "looks at", "rule", "J", "AUC")
-    for row in of_metric(rows, REFUSALS):
+    for row in of_metric(rows, BALANCE):
         value, low, high = (f"{100 * row[key]:.0f}" for key in ("balance", "low", "high"))
         table.add_row(shown(row["name"]), shown(row["rule"] or "–"), f"{value} [{low}, {high}]", f"{row['auc']:.2f}")
     return table

@@ -10,8 +10,9 @@ from math import isfinite
 from typing import Literal, NamedTuple
 
 from selfalign.proof.crossed import compare
+from selfalign.proof.shortcuts import BALANCE
 from selfalign.proof.stats import wilson
-from selfalign.proof.verdicts import BALANCE, SIGNIFICANT
+from selfalign.proof.verdicts import SIGNIFICANT
 from selfalign.text import counted
 from selfalign.types import BOUNDS, SHARES, Metric
 

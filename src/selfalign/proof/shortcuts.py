@@ -35,7 +35,7 @@ PASSES = 0.9
 _FOLDS, _SINGLY = 10, 128
 """Seeds are left out one by one up to `_SINGLY` of them, in so many folds above."""
 
-REFUSALS, EXPECTED = "balance", "expected"
+BALANCE, EXPECTED = "balance", "expected"
 """The metrics that are audited."""
 NEAREST = "nearest seed by the encoder"
 """The one rule that reads meaning in some way: reported, but no shortcut."""
@@ -67,7 +67,7 @@ class Predictor(NamedTuple):
 def audit(seeds: Sides, held_out: Sides, encode: Encode | None = None) -> list[dict[str, Any]]:
     """What each trivial rule, its cut included fitted on the seeds alone, reaches on the held-out prompts, as plain data.
 
-    "metric" (`REFUSALS`), "name", "rule" (where one can be told), "refusal" and "over_refusal" (shares), "balance" with "low"
+    "metric" (`BALANCE`), "name", "rule" (where one can be told), "refusal" and "over_refusal" (shares), "balance" with "low"
     and "high" (J and its Newcombe interval), "auc" (of the rule's score between the two categories; ties count a half). Empty
     where either category has fewer than `LEAST` seeds, or no held-out prompt.
 
@@ -89,7 +89,7 @@ def audit(seeds: Sides, held_out: Sides, encode: Encode | None = None) -> list[d
         bad, good = (int((found[side] >= cut).sum()) for side in (refused, ~refused))
         n = int(refused.sum()), int((~refused).sum())
         balance = newcombe((bad, good), n)
-        row = {"metric": REFUSALS, "name": name, "rule": rule, "refusal": bad / n[0], "over_refusal": good / n[1]}
+        row = {"metric": BALANCE, "name": name, "rule": rule, "refusal": bad / n[0], "over_refusal": good / n[1]}
         row |= {"balance": balance.value, "low": balance.low, "high": balance.high}
         rows.append(row | {"auc": auc(found[refused], found[~refused])})
     return rows
@@ -104,8 +104,8 @@ def one_answer(seed: str, passed: int, prompts: int) -> dict[str, Any]:
 
 
 def of_metric(rows: Sequence[Mapping[str, Any]], metric: str) -> list[Mapping[str, Any]]:
-    """The rows about one metric; those of older records are all of `REFUSALS`."""
-    return [row for row in rows if row.get("metric", REFUSALS) == metric]
+    """The rows about one metric; those of older records are all of `BALANCE`."""
+    return [row for row in rows if row.get("metric", BALANCE) == metric]
 
 
 def auc(above: NDArray[np.float64], below: NDArray[np.float64]) -> float:
@@ -116,7 +116,7 @@ def auc(above: NDArray[np.float64], below: NDArray[np.float64]) -> float:
 def best(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """Of the rules that find something without reading meaning, the one with the highest J: AUC above `WON`, and J's interval
     above zero, as on few prompts some rule has a high AUC by chance."""
-    found = [row for row in of_metric(rows, REFUSALS) if row["auc"] > WON and row["low"] > 0 and row["name"] != NEAREST]
+    found = [row for row in of_metric(rows, BALANCE) if row["auc"] > WON and row["low"] > 0 and row["name"] != NEAREST]
     return max(found, key=lambda row: float(row["balance"]), default=None)
 
 
@@ -151,7 +151,7 @@ def overtaken(rows: Sequence[Mapping[str, Any]], metric: str | None, low: float 
     of a metric that is not audited."""
     if metric == EXPECTED:
         return form_alone(rows, low)
-    if metric != REFUSALS:
+    if metric != BALANCE:
         return ""
     if (row := best(rows)) is None or low is None or row["balance"] < low:
         return ""

@@ -9,15 +9,13 @@ from typing import Any
 
 from selfalign.errors import UserError
 from selfalign.proof.crossed import Comparison, compare, crossed_mean, holm
-from selfalign.proof.shortcuts import overtaken
+from selfalign.proof.shortcuts import BALANCE, EXPECTED, overtaken
 from selfalign.proof.stats import too_few
 from selfalign.record.finished import Finished, mean_costs
 from selfalign.text import counted, finite
 from selfalign.types import BOUNDS, SHARES, Metric
 
-BALANCE = "balance"
-"""The metric that a rule by a prompt's form may reach too."""
-PREFERRED = ("expected", BALANCE, "log_likelihood")
+PREFERRED = (EXPECTED, BALANCE, "log_likelihood")
 """What the verdict is about where nobody says: the first of these that every arm has."""
 SIGNIFICANT = 0.05
 SEEDS = 3

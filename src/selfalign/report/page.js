@@ -1,20 +1,5 @@
-"use strict";
-// Everything a model wrote reaches the page through textContent; there is no other way in here.
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = new Map((data.samples || []).map((sample) => [sample.id, sample]));
-
-function make(tag, name, text) {
-  const element = document.createElement(tag);
-  if (name) element.className = name;
-  if (text !== undefined) element.textContent = text;
-  return element;
-}
-
-function said(name, text) {
-  const element = make("div", "said " + name, text === "" ? "(empty)" : text);
-  element.dir = "auto";
-  return element;
-}
 
 const answer = (name, s) => said(name, s.answered ? s.response : "(not answered)");
 

@@ -56,7 +56,7 @@ def render(template: str, data: Mapping[str, Any], **shown: Any) -> str:
     import jinja2
     from markupsafe import Markup
 
-    style, script = (_asset(f"page.{kind}") for kind in ("css", "js"))
+    style, script = _asset("page.css"), _asset("elements.js") + _asset("page.js")
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_asset),
         autoescape=True,

@@ -1,22 +1,9 @@
 "use strict";
-// Everything a model or a person wrote reaches the page through textContent and value; there is no other way in here.
+// What is edited reaches a field through its value.
 const at = (id) => document.getElementById(id);
 const decided = new Map();  // id to {verdict, reason, response}; what was decided last stands at the end
 const drafts = new Map();  // id to an edit that was begun and not saved
 let all = { pairs: [] }, place = 0, busy = false, ended = false;
-
-function make(tag, name, text) {
-  const element = document.createElement(tag);
-  if (name) element.className = name;
-  if (text !== undefined) element.textContent = text;
-  return element;
-}
-
-function said(name, text) {
-  const element = make("div", "said " + name, text === "" ? "(empty)" : text);
-  element.dir = "auto";
-  return element;
-}
 
 const current = () => all.pairs[place];
 const typing = () => !at("rejecting").hidden || !at("editing").hidden || at("finishing").open;

@@ -15,6 +15,7 @@ _ASSETS = {
     "": ("review.html", "text/html"),
     "page.css": ("page.css", "text/css"),
     "review.css": ("review.css", "text/css"),
+    "elements.js": ("elements.js", "text/javascript"),
     "review.js": ("review.js", "text/javascript"),
 }
 
