@@ -10,8 +10,10 @@ import pytest
 
 from selfalign.cli.main import main
 from selfalign.errors import UserError
+from selfalign.loop.method import unknown_memory
 from selfalign.models.sizes import Sizes, read_sizes
-from selfalign.trainers import SFT, _method
+from selfalign.recipes import isara
+from selfalign.trainers import SFT, NullTrainer, _method
 from selfalign.trainers._memory import Load, adapter_weights, fitting, need, needs
 from selfalign.types import ModelRef
 
@@ -121,3 +123,11 @@ def test_check_prints_the_table(model_folder: Path, seeds_file: Path, capsys: py
     assert memory["method"] == "full" and memory["fits"] and [row["method"] for row in memory["methods"]][1] == "lora"
     assert main([*given, "--trainer.optimizer", "paged_adamw_8bit"]) == 2
     assert "paged_adamw_8bit needs a CUDA device" in capsys.readouterr().err
+
+
+def test_a_hub_model_whose_weights_are_elsewhere_is_said_to_be_unknown(tmp_path: Path) -> None:
+    recipe, away = isara(), ModelRef("org/name@0123abc")
+    assert "org/name@0123abc are not on this machine yet" in unknown_memory(recipe, away)
+    for silent in (replace(recipe, trainer=NullTrainer()), replace(recipe, rounds=0)):
+        assert unknown_memory(silent, away) == ""
+    assert unknown_memory(recipe, ModelRef(str(tmp_path))) == ""

@@ -31,7 +31,7 @@ from selfalign.loop.guards import (
     try_rules,
     verify_weights,
 )
-from selfalign.loop.method import memory_warnings, method_choice
+from selfalign.loop.method import memory_warnings, method_choice, unknown_memory
 from selfalign.loop.plan import plan, plan_text
 from selfalign.loop.preflight import fewer_than_asked, prepared
 from selfalign.loop.progress import Quiet, on_screen
@@ -242,6 +242,8 @@ def _record_method(run: Setup) -> None:
     seeds = (*run.shown, *run.validation)
     budgets = measure(run.recipe.engine, run.base, seeds)
     if (choice := method_choice(run.recipe, run.base, seeds, budgets.prompt, budgets.response)) is None:
+        if text := unknown_memory(run.recipe, run.base):
+            _log.warning("%s", text)
         return
     found = choice.plain()
     run.store.event("trainer", found)

@@ -14,7 +14,7 @@ from selfalign.expect.spec import parse_all
 from selfalign.expect.suggest import suggestion
 from selfalign.loop.budgets import measure
 from selfalign.loop.fluency import spelled_out
-from selfalign.loop.method import memory_lines, memory_warnings, method_choice
+from selfalign.loop.method import memory_lines, memory_warnings, method_choice, unknown_memory
 from selfalign.loop.parts import tried
 from selfalign.loop.plan import plan, plan_text
 from selfalign.loop.preflight import fewer_than_asked, prepared
@@ -58,6 +58,7 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
         "demonstrations": fewer_than_asked(recipe, shown),
         "validation": too_few(len(validation), "validation seeds") if recipe.rounds and recipe.trains else "",
         "shortcuts": shortcut_warning(recipe, seeds, held_out, shortcuts),
+        "memory": "" if choice else unknown_memory(recipe, base),
         "training": "" if recipe.trains or not recipe.rounds else "nothing is trained: each round goes on with the base model",
     }
     stopping = [each.text for each in harmful(rules)]

@@ -47,6 +47,18 @@ def with_method(recipe: Recipe, base: ModelRef, seeds: Sequence[Example], prompt
     return recipe
 
 
+def unknown_memory(recipe: Recipe, base: ModelRef) -> str:
+    """Where `method_choice` knows nothing of a hub's model, as when a server runs it: that memory has not decided; else ""."""
+    chooses = getattr(recipe.trainer, "choice", None) is not None and recipe.rounds and recipe.trains
+    if not chooses or "@" not in base.base:
+        return ""
+    method = getattr(recipe.trainer, "method", "")
+    return (
+        f"the weights of {base.base} are not on this machine yet, so whether training them fits its memory is not known: it goes"
+        f" by --trainer.method {method}; `huggingface-cli download` brings them, or name another method"
+    )
+
+
 def memory_warnings(found: Mapping[str, Any] | None) -> Iterator[str]:
     """Of `Choice.plain`: what is asked for does not fit, or not now."""
     if found is None:

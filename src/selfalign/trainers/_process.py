@@ -35,7 +35,7 @@ def surroundings(device: str, given: Mapping[str, str]) -> dict[str, str]:
 
     It sees no other CUDA device than it is given: `cuda:1` is the second of those that CUDA_VISIBLE_DEVICES lets us see; auto and
     cuda are all of them. Its threads do not spin while they wait (OMP_WAIT_POLICY, unless the user chose): beside other busy
-    processes a spinning thread keeps the core from the one that it waits for (seven times as long, `benchmarks/waiting.py`).
+    processes a spinning thread keeps the core from the one that it waits for (38 s a step instead of 5, `benchmarks/waiting.py`).
     """
     found = {"OMP_WAIT_POLICY": "PASSIVE", **given}
     kind, _, index = device.partition(":")
