@@ -195,12 +195,13 @@ class Recipe:
         Raises:
             UserError: a number out of range, an engine that cannot run the models or decode so, a package missing. Nothing loads.
         """
-        extended, generated = self.second_turns.share, self.rounds * self.per_round
+        extended, generated, trainer = self.second_turns.share, self.rounds * self.per_round, declared(self.trainer, Flags)
         answers = self.shown_to == "answer" and not declared(self.proposer, Flags).preferences
         for name, value, ok, must in (
             ("rounds", self.rounds, self.rounds >= 0, "at least 0"),
             ("rounds", self.rounds, self.rounds != 1 or self.candidates(1) or not generated, "at least 2: round 1 is the seeds'"),
             ("per_round", self.per_round, self.per_round >= 0, "at least 0"),
+            ("start_from", self.start_from, self.start_from != "base" or not trainer.warms_up, "previous: round 1 is a warm-up"),
             ("min_yield", self.min_yield, 0 <= self.min_yield <= 1, "between 0 and 1"),
             ("seed_weight", self.seed_weight, self.seed_weight is None or 0 <= self.seed_weight <= 1, "between 0 and 1, or null"),
             ("learning_rate_decay", self.learning_rate_decay, 0 < self.learning_rate_decay <= 1, "above 0 and at most 1"),
@@ -239,8 +240,7 @@ class Recipe:
         if not self.rounds or trainer.pretends:
             return
         makes = (declared(self.proposer, Flags).preferences, self.shown_to == "teacher") if self.per_round else (False, False)
-        learns = (trainer.preferences, trainer.distils)
-        if makes == learns:
+        if makes == (learns := (trainer.preferences, trainer.distils)):
             return
         if any(makes):
             what = f"{type(self.proposer).__name__} makes answers to be rejected" if makes[0] else "its answers are to be taught"

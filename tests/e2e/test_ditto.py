@@ -49,6 +49,7 @@ def test_rounds_refresh_the_samples_killed_or_not(cli: Run, seeds_file: Path, mo
     [
         (("ditto", "--rounds", "1"), "rounds = 1, must be at least 2: round 1 is the seeds'"),
         (("dpo", "--trainer.loss", "Ditto"), "rounds = 1, must be at least 2: round 1 is the seeds'"),
+        (("ditto", "--start_from", "base"), "start_from = base, must be previous: round 1 is a warm-up"),
         (("ditto", "--train_seeds", "false"), "train_seeds = False, must be true where nothing is generated"),
         (("ditto", "--trainer.loss", "CrossEntropy"), "would imitate them"),
         (("ditto", "--trainer.loss.beta", "0"), "loss Ditto: beta = 0.0 is out of range"),

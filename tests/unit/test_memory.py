@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -131,3 +132,20 @@ def test_a_hub_model_whose_weights_are_elsewhere_is_said_to_be_unknown(tmp_path:
     for silent in (replace(recipe, trainer=NullTrainer()), replace(recipe, rounds=0)):
         assert unknown_memory(silent, away) == ""
     assert unknown_memory(recipe, ModelRef(str(tmp_path))) == ""
+
+
+def test_a_study_does_not_compare_what_memory_has_trained_differently(
+    model_folder: Path, seeds_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    by_memory = SFT.settled
+
+    def scarce(self: SFT, choice: Any) -> SFT:  # on a model as small as this one no method takes less than another
+        return by_memory(replace(self, lora_rank=4) if self.distils else self, None)
+
+    monkeypatch.setattr(SFT, "settled", scarce)
+    common = [str(seeds_file), "--model", str(model_folder), "--encoder", "Hashed"]
+    study = ["study", "self_distill", *common, "--baselines", "sft", "--held_out", str(seeds_file), "--allow_overlap", "true"]
+    assert main([*study, "--repeats", "1", "--out", str(tmp_path / "study"), "--quiet"]) == 2
+    said = capsys.readouterr().err
+    assert "memory decides differently for the arms (self_distill: lora, sft: full)" in said and "--trainer.method lora" in said
+    assert not (tmp_path / "study").exists()

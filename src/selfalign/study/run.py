@@ -184,9 +184,34 @@ def _check(arms: Sequence[Arm], held_out: Sequence[Example], out: Path, repeats:
             raise UserError(
                 f"arm {arm.name} would wait for a review: a study runs without people; give its recipe review = false"
             )
+    _check_methods(arms, held_out)
     named = [check_examples(arm.seeds, held_out, arm.recipe.allow_overlap, seeds_needed(arm.recipe)) for arm in arms]
     # Where some arm's seeds share an id with a prompt, every arm sees the renamed prompts, else they could not be paired.
     return next((prompts for prompts in named if prompts != tuple(held_out)), named[0])
+
+
+def _check_methods(arms: Sequence[Arm], held_out: Sequence[Example]) -> None:
+    """
+    Raises:
+        UserError: memory would decide differently for arms of one model, and what trains more weights is no fair comparison.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for arm in arms:
+        asked = arm.recipe.trainer
+        if (
+            arm.recipe.trains
+            and arm.recipe.rounds
+            and (getattr(asked, "method", ""), getattr(asked, "lora_rank", 0)) == ("auto", None)
+        ):
+            decided = settled(arm.recipe, arm.model, arm.seeds, held_out)[0].trainer
+            found.setdefault(arm.model, {})[arm.name] = getattr(decided, "method", "")
+    for methods in found.values():
+        if len({*methods.values()}) > 1:
+            each = ", ".join(f"{name}: {method}" for name, method in methods.items())
+            raise UserError(
+                f"memory decides differently for the arms ({each}), which could not be compared; give all of them one method:"
+                " --trainer.method lora"
+            )
 
 
 def _run(
