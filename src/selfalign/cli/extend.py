@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError("which run, and which file of new pairs? `selfalign extend DIR more.jsonl --rounds 4`")
     from selfalign.loop.extend import extend
 
-    settings = _settings(Path(folder))
+    settings = settings_of(Path(folder), "whose arms must have the same seeds; start another study with more")
     given = ["--config", str(settings), "--out", folder, *rest]
     make = load_recipe(named_recipe(given, "run"))
     parser = make_parser(make, "run")
@@ -64,15 +64,18 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _settings(folder: Path) -> Path:
+def settings_of(folder: Path, study: str) -> Path:
     """The run's options.
+
+    Args:
+        study: what to say of a study's folder.
 
     Raises:
         UserError: there is no run, or one that was not started from the command line.
     """
     if is_study(folder):
-        raise UserError(f"{folder} is the folder of a study, whose arms must have the same seeds; start another study with more")
+        raise UserError(f"{folder} is the folder of a study, {study}")
     Store.read(folder).close()
     if not (settings := folder / "run.yaml").is_file():
-        raise UserError(f"{folder} has no run.yaml: it was not started by `selfalign run`; call selfalign.loop.extend.extend")
+        raise UserError(f"{folder} has no run.yaml: it was not started by `selfalign run`")
     return settings

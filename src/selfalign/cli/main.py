@@ -18,6 +18,7 @@ COMMANDS = {
     "init": "a seed file, held-out prompts and options to begin with: init NAME",
     "run": "start a run, or go on where it stopped",
     "extend": "more seeds for the coming rounds of a run: extend DIR more.jsonl [--rounds N]",
+    "forget": "train a run again without some of its samples: forget DIR ID … --out NEW",
     "list": "the runs and studies below a folder, with their state and best round",
     "compare": "in what two runs differ: options, seeds, metrics prompt by prompt",
     "status": "where a run stands: rounds, yields, drops by rule, metrics",

@@ -1,0 +1,46 @@
+"""`selfalign forget DIR ID … --out NEW`: a run again without some of its samples and what came of them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import Path
+
+from selfalign.cli.extend import settings_of
+from selfalign.cli.load import load_recipe, named_recipe, read_examples
+from selfalign.cli.recipe_help import HELP
+from selfalign.cli.run import execute, make_parser, planned
+from selfalign.errors import UserError
+from selfalign.text import printable
+
+USAGE = """usage: selfalign forget DIR ID [ID …] --out NEW [options of the run]
+
+Writes a copy of the run in DIR to NEW, without the kept samples of these ids and without all that came of them: the first round
+that was trained on one is trained again, and the rounds after it are made anew, as models that had learned from it had written
+them. The run in DIR stays as it is; its models still know what they were trained on. Killed on the way, `selfalign run --config
+NEW/run.yaml --out NEW` goes on. An option of the run is only needed where the run's own cannot be taken from DIR/run.yaml as it
+is: --held_out FILE, if that has moved.
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    if any(a in HELP for a in arguments):
+        sys.stdout.write(USAGE)
+        return 0
+    folder, *ids = [*takewhile(lambda each: not each.startswith("-"), arguments)] or [""]
+    rest = list(arguments[1 + len(ids) :])
+    if not folder or not ids or not any(each.partition("=")[0] == "--out" for each in rest):
+        raise UserError("which run, without which samples, and where to? `selfalign forget DIR r1-0007 --out NEW`")
+    from selfalign.record.forget import forget, in_words
+
+    settings = settings_of(Path(folder), "whose arms are compared as they are; name one of them")
+    given = ["--config", str(settings), *rest]
+    make = load_recipe(named_recipe(given, "run"))
+    parser = make_parser(make, "run")
+    options, recipe = planned(make, parser, given)
+    seeds, held_out = read_examples(options.seeds, options.held_out)
+    made = forget(folder, ids, options.out)
+    said = sys.stderr if options.json else sys.stdout
+    said.write(printable(in_words(made, Path(folder).name)) + "\n")
+    return execute(recipe, seeds, held_out, options, parser)
