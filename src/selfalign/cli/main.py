@@ -35,6 +35,7 @@ COMMANDS = {
     "eval": "a model, alone or with demonstrations, on held-out prompts; against another one",
     "gate": "whether a run's model should be shipped, with reasons and as an exit code",
     "study": "a recipe against baselines over several random seeds, with intervals and a verdict",
+    "completion": "a script that completes commands, recipes and options: completion bash (or zsh)",
 }
 
 EPILOG = """Examples:
