@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ import pandas as pd
 import pytest
 
 from selfalign import Run, align, read_seeds
+from selfalign.cli.main import main
 from selfalign.encoders import Hashed
 from selfalign.engines import Scripted
 from selfalign.errors import SeedError, UserError
@@ -107,3 +110,28 @@ def test_without_the_package_a_line_says_what_to_install(tmp_path: Path, monkeyp
         monkeypatch.setitem(sys.modules, package, None)
         with pytest.raises(UserError, match=f"pip install {package}"):
             asked()
+
+
+def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = json.loads((Path(__file__).parents[2] / "examples" / "demo.ipynb").read_text(encoding="utf-8"))["cells"]
+    known: dict[str, Any] = {}
+    monkeypatch.chdir(tmp_path)
+    shown = []
+    for cell in cells:
+        lines = [line for line in "".join(cell["source"]).splitlines() if not line.startswith("!")]
+        if cell["cell_type"] == "code" and lines:
+            *before, last = ast.parse("\n".join(lines)).body
+            exec(compile(ast.Module([*before], []), "cell", "exec"), known)
+            if isinstance(last, ast.Expr):
+                shown.append(eval(compile(ast.Expression(last.value), "cell", "eval"), known))
+            else:
+                exec(compile(ast.Module([last], []), "cell", "exec"), known)
+        if "recipe" in known:  # the real one takes a quarter of an hour
+            known |= {"recipe": replace(RECIPE, min_yield=0.0), "model": "scripted"}
+    commands = [line for cell in cells for line in "".join(cell["source"]).splitlines() if line.startswith("!")]
+    assert len(shown) == 5 and shown[1].folder == Path("runs/notebook")
+    assert set(shown[2]["metric"]) == {"refusal", "over_refusal", "balance", "finished"}
+    assert len(shown[3]) and len(commands) == 3
+    for line in commands:
+        with pytest.raises(SystemExit, match="0"):
+            main([*line.split()[1:], "--help"])
