@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 VLLM := .venv-vllm
 LLAMA := .venv-llama
+DOCS := .venv-docs
 LLAMA_CPP := $(CURDIR)/$(LLAMA)/source/vendor/llama.cpp
 
-.PHONY: install demo test lint soak servers clean
+.PHONY: install demo test lint soak servers docs clean
 
 install: $(VENV)/.installed
 
@@ -64,5 +65,16 @@ $(LLAMA)/.installed:
 	$(LLAMA)/bin/cmake --build $(LLAMA_CPP)/build --target llama-server
 	touch $@
 
+# The pages as a site, in an environment of its own. Every command and example in them is run by `make test` (tests/e2e/test_docs_examples.py).
+docs: $(DOCS)/.installed
+	rm -rf build/pages && mkdir -p build/pages
+	cp -r --parents README.md CHANGELOG.md CONTRIBUTING.md LICENSE docs examples benchmarks/RESULTS.md papers/README.md build/pages
+	$(DOCS)/bin/mkdocs build --strict
+
+$(DOCS)/.installed:
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install --quiet --disable-pip-version-check 'mkdocs-material>=9.5,<10'
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VLLM) $(LLAMA) build dist
+	rm -rf $(VENV) $(VLLM) $(LLAMA) $(DOCS) build dist
