@@ -42,12 +42,13 @@ from selfalign.loop.vectors import RunVectors
 from selfalign.loop.versions import software
 from selfalign.loop.watch import watched
 from selfalign.proof.stats import LEAST
-from selfalign.protocols import Context, Progress
+from selfalign.protocols import Context, Flags, Progress, declared
 from selfalign.recipe import Recipe
 from selfalign.record.checkpoints import write_synced
 from selfalign.record.disk import reporting
 from selfalign.record.exports import export_metrics
 from selfalign.record.joined import joined
+from selfalign.record.removed import Keep, remove_weights
 from selfalign.record.store import Store
 from selfalign.seeds.read import read_seeds
 from selfalign.seeds.tables import Table
@@ -102,6 +103,7 @@ def align(
     options: str = "",
     files: Sequence[Path] = (),
     progress: Progress | Literal["shown"] | None = "shown",
+    keep: Keep = "best",
 ) -> Run:
     """Runs a recipe on a model, or goes on with the run that stands in `out`, also for more rounds than it had.
 
@@ -117,6 +119,7 @@ def align(
             go on with another content of it.
         progress: hears of stages and batches. Without it a bar is drawn where there is a terminal or a notebook, and lines are
             written elsewhere, on standard error; None is silent.
+        keep: whether the whole weights of rounds that are neither the best nor needed for further ones are removed on the way.
 
     Raises:
         UserError: options, seeds or model that cannot work, or a folder of another run; before a model loads.
@@ -124,7 +127,7 @@ def align(
     """
     with no_exit(f"recipe {recipe.name}"), on_screen() if progress == "shown" else nullcontext(progress or Quiet()) as told:
         shown, asked = _examples(seeds), _examples(held_out, response_required=False)
-        return _align(recipe, model, shown, Path(out), asked, (options, files), told)
+        return _align(recipe, model, shown, Path(out), asked, (options, files, keep), told)
 
 
 def _examples(given: Sequence[Example] | Table | str | Path, *, response_required: bool = True) -> Sequence[Example]:
@@ -139,10 +142,10 @@ def _align(
     seeds: Sequence[Example],
     out: Path,
     held_out: Sequence[Example],
-    source: tuple[str, Sequence[Path]],
+    source: tuple[str, Sequence[Path], Keep],
     progress: Progress,
 ) -> Run:
-    options, files = source
+    options, files, keep = source
     chosen, first = recipe, prepared(recipe, model, seeds, held_out)
     recipe, base, shown, validation, held_out, asked = first
     if recipe.encoder != chosen.encoder:
@@ -158,7 +161,7 @@ def _align(
             watch.say(costs)
         with no_exit(f"recipe {recipe.name}"):  # here too, so that the record says why
             later = later_rounds(chosen, model, seeds, first, joined(store))
-            return _rounds(Setup(recipe, store, base, shown, validation, held_out, asked, vectors, watch, later))
+            return _rounds(Setup(recipe, store, base, shown, validation, held_out, asked, vectors, watch, keep, later))
 
 
 def run_identity(recipe: Recipe, start: ModelRef, seeds: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:
@@ -190,6 +193,7 @@ def _rounds(run: Setup) -> Run:
     for round in range(recipe.rounds + 1):
         with opened(run, model, pool) as context:
             verdict = _measure(run, context(round), pool, model, verdict)
+            _remove_weights(run, round, verdict)
             if not verdict.go_on or round == recipe.rounds or (used := _used_up(recipe, round + 1)):
                 break
             if not (joins := run.joining(round + 1)):
@@ -268,6 +272,12 @@ def _measure(run: Setup, context: Context, pool: Pool, model: ModelRef, last: Ve
     verdict = choose(run, context, model, last) if last is None or recipe.trains else last
     export_metrics(run.store, round)
     return verdict
+
+
+def _remove_weights(run: Setup, round: int, verdict: Verdict) -> None:
+    if run.keep == "best" and run.recipe.trains:
+        reference = {1} if declared(run.recipe.trainer, Flags).warms_up else set[int]()
+        remove_weights(run.store, round, {verdict.best.round, verdict.highest.round, *reference})
 
 
 def _next_examples(run: Setup, context: Context, pool: Pool) -> tuple[tuple[Example, ...], str, str]:

@@ -13,6 +13,7 @@ from selfalign.loop.vectors import RunVectors, remember
 from selfalign.protocols import Context, Encode, Engine, Progress, Session
 from selfalign.recipe import Recipe
 from selfalign.record.journal import Journal
+from selfalign.record.removed import Keep
 from selfalign.record.store import Store
 from selfalign.types import Example, ModelRef, Pool, in_pool_order
 
@@ -45,6 +46,8 @@ class Setup:
     """The held-out prompts, and those that evaluators bring."""
     vectors: RunVectors
     progress: Progress
+    keep: Keep = "best"
+    """Which rounds' weights stay: those of the best one and what further rounds need, or all."""
     later: tuple[Joining, ...] = ()
     """What joins, in the order of the rounds, one for each."""
 

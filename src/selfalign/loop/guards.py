@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from selfalign.errors import RunFailed
@@ -116,11 +117,17 @@ def verify_weights(run: Setup, context: Context, before: int) -> None:
     round, session = context.round, context.session
     if round == 0 or not isinstance(session, Served):
         return
-    older = sorted({0, round - 1, before} - {round})
+    older = [each for each in sorted({0, round - 1, before} - {round}) if _is_there(run, each)]
     others = {f"round {other}" if other else "the base model": run.store.model(other) for other in older}
     session.verify_weights(
         f"round {round}", run.shown, others, lambda found: run.store.event("verify_weights", {"round": round, **found})
     )
+
+
+def _is_there(run: Setup, round: int) -> bool:
+    """Whether a round still has its weights: removed ones nobody serves any more, and nothing can be compared with them."""
+    model = run.store.model(round)
+    return round == 0 or Path(model.adapter or model.base).exists()
 
 
 def try_rules(run: Setup, context: Context) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selfalign.errors import UserError
-from selfalign.record import rows, schema
+from selfalign.record import model_rows, rows, schema
 from selfalign.record.checkpoints import sync_folder
 from selfalign.record.disk import reporting, require_space
 from selfalign.record.faults import fault_point
@@ -76,6 +76,7 @@ def forget(folder: str | Path, ids: Sequence[str], out: str | Path) -> Forgotten
         _copy(folder, part, round)
         with Store.open(part, identity) as copy, copy.transaction("forget") as connection:
             _truncate(connection, round)
+            _without_weights(connection, copy, round)
             _drop(connection, round, gone)
             copy.event(RULE, {"round": round, "ids": named, "run": folder.name, "text": in_words(made, folder.name)})
         fault_point("forget.before-rename")
@@ -169,6 +170,17 @@ def _truncate(connection: sqlite3.Connection, round: int) -> None:
         "UPDATE meta SET value = '{}' WHERE key = 'state'",
     ):
         connection.execute(statement, {"r": round})
+
+
+def _without_weights(connection: sqlite3.Connection, copy: Store, round: int) -> None:
+    """Has the models trained again that the round starts from and whose weights were removed (`removed.remove_weights`)."""
+    if copy.identity().get("start_from") == "base":
+        return
+    for before in range(round - 1, 0, -1):
+        found = model_rows.read(connection, copy.folder, before)
+        if found is None or model_rows.place(found[0]).is_dir():
+            return
+        model_rows.delete(connection, before)
 
 
 def _drop(connection: sqlite3.Connection, round: int, gone: Sequence[Dropped]) -> None:

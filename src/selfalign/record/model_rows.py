@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from selfalign.errors import RunFailed
+from selfalign.errors import RunFailed, UserError
 from selfalign.protocols import TrainResult
 from selfalign.record import rows
-from selfalign.record.checkpoints import Manifest, sync_folder
+from selfalign.record.checkpoints import Manifest, sync_folder, verify
 from selfalign.record.faults import fault_point
 from selfalign.record.plain import dumps
 from selfalign.types import ModelRef
@@ -51,6 +51,26 @@ def delete(connection: sqlite3.Connection, round: int) -> None:
     connection.execute("DELETE FROM training WHERE round = ?", (round,))
     connection.execute("DELETE FROM models WHERE round = ?", (round,))
     connection.execute("DELETE FROM stages WHERE round = ? AND stage = 'train'", (round,))
+
+
+def forget_files(connection: sqlite3.Connection, round: int) -> None:
+    """From here on the model has no files that could be damaged; inside the caller's transaction."""
+    connection.execute("UPDATE models SET manifest = '{}' WHERE round = ?", (round,))
+
+
+def problems(run: Path, round: int, model: ModelRef, manifest: Manifest) -> list[str]:
+    """What is wrong with the files of a round's model, one line per file.
+
+    Raises:
+        UserError: its weights were removed (`removed.remove_weights`).
+    """
+    files = place(model)
+    if round and not manifest and files.is_relative_to(run) and not files.is_dir():
+        raise UserError(
+            f"the weights of round {round} of {run} were removed, as later rounds did not need them; name another round, or start"
+            " a run with --keep all"
+        )
+    return verify(files, manifest)
 
 
 def figures(connection: sqlite3.Connection, round: int) -> dict[str, Any]:

@@ -297,7 +297,7 @@ class Store:
     def model_problems(self, round: int) -> list[str]:
         """What is wrong with the files of a round's model, one line per file (size and SHA-256 against the manifest)."""
         model, manifest = self._model(round)
-        return verify(model_rows.place(model), manifest)
+        return model_rows.problems(self.folder, round, model, manifest)
 
     def verified_model(self, round: int) -> ModelRef | None:
         """The model of a round if it is there and whole; None where it has to be trained (again).
@@ -306,9 +306,9 @@ class Store:
         """
         if (found := model_rows.read(self._connection, self.folder, round)) is None:
             return None
-        if not (problems := self.model_problems(round)):
-            return found[0]
-        model = found[0]
+        model, manifest = found
+        if not (problems := verify(model_rows.place(model), manifest)):
+            return model
         aside = model_rows.set_aside(self.folder, model_rows.place(model))
         with self.transaction("damaged-model") as connection:
             model_rows.delete(connection, round)

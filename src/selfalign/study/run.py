@@ -28,6 +28,7 @@ from selfalign.recipes.evaluations import bring_their_own
 from selfalign.record.checkpoints import write_synced
 from selfalign.record.finished import Finished, read_run
 from selfalign.record.plain import difference, dumps, granted, in_words
+from selfalign.record.removed import Keep
 from selfalign.record.store import Store
 from selfalign.retrievers import Knn
 from selfalign.text import counted
@@ -67,6 +68,7 @@ def run_study(
     trackers: Sequence[str] = (),
     files: Sequence[Path] = (),
     options: str = "",
+    keep: Keep = "best",
 ) -> dict[str, Any]:
     """Runs what is not finished of a study, compares after each random seed, and writes `OUT/study.json`, which it also returns.
 
@@ -78,6 +80,7 @@ def run_study(
         metric: what the verdicts are about; without it the first of `verdicts.PREFERRED` that all arms have.
         progress: hears of stages and batches, with arm and random seed before the stage's name.
         files: as for `align`.
+        keep: as for `align`.
         trackers: where each run's figures go, as `check_trackers` gives them; finished runs are reported too.
         options: the study's options as YAML, for `OUT/study.yaml`: from the start, and anew at the end.
 
@@ -109,7 +112,7 @@ def run_study(
                 standard = found[arm.matched]
                 recipe = match_steps(recipe, standard[min(position, len(standard) - 1)])
             earlier = [each for runs in found.values() for each in runs]
-            run = _run(replace(arm, recipe=recipe), held_out, out, earlier, progress or Quiet(), trackers, files)
+            run = _run(replace(arm, recipe=recipe), held_out, out, earlier, progress or Quiet(), trackers, (files, keep))
             found[arm.name].append(run)
             if arm is arms[0] and metric is not None and metric not in run.metrics:
                 raise UserError(f"--metric {metric}: {arm.name} has {no_such_metric(metric, run.metrics)}")
@@ -221,9 +224,9 @@ def _run(
     earlier: Sequence[Finished],
     progress: Progress,
     trackers: Sequence[str],
-    files: Sequence[Path],
+    source: tuple[Sequence[Path], Keep],
 ) -> Finished:
-    recipe, seed = arm.recipe, arm.recipe.seed
+    recipe, seed, (files, keep) = arm.recipe, arm.recipe.seed, source
     folder = f"{arm.folder}/seed-{seed}"
     try:
         identity = _identity(arm, held_out)
@@ -231,7 +234,8 @@ def _run(
         with reporting(out / folder, trackers, named, name=f"{out.resolve().name}/{folder}") as watched:
             if not _finished(out / folder, identity):
                 _adopt(out, folder, identity, earlier, {example.id for example in arm.seeds})
-                align(recipe, arm.model, arm.seeds, out / folder, held_out=held_out, files=files, progress=watched)
+                place = out / folder
+                align(recipe, arm.model, arm.seeds, place, held_out=held_out, files=files, progress=watched, keep=keep)
     except (UserError, RunFailed) as error:
         raise type(error)(f"arm {arm.name}, random seed {seed}: {error}") from error
     return read_run(out, folder, seed, held_out)
