@@ -2,13 +2,14 @@
 
 It reports to its parent by JSON lines on standard output, and dies when standard input closes: so it cannot outlive
 a parent that was killed, and its memory is free when it ends. With several GPUs it starts itself again under `accelerate launch`,
-one process for each, every one with the whole model (DDP).
+one process for each, every one with the whole model (DDP), or under the command that the trainer's `launch` names.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import sys
 import traceback
@@ -59,11 +60,12 @@ class Link:
 
 
 def main(path: Path) -> int:
-    link = Link()
     die_with_parent()
+    spec = json.loads(path.read_text(encoding="utf-8"))
+    _share_devices(path, spec["options"]["launch"])  # before the link takes standard output from what is started here
+    link = Link()
     try:
-        spec = json.loads(path.read_text(encoding="utf-8"))
-        _share_devices(path)
+        _check_strategy()
         train(spec, link)
     except Exception as error:
         traceback.print_exc()
@@ -107,7 +109,7 @@ def train(spec: dict[str, Any], link: Link) -> None:
     if loss.refers:
         units = with_reference(units, reference(spec, model), args.device, half, spec, pad, link.speaks)
     total = taught_by(loss.total, model, second_copy(spec), args.device, half) if loss.distils else loss.total
-    guard = make_guard(link, spec["key"], work, options.get("stop_below", 0.0))
+    guard = make_guard(link, spec["key"], work, options.get("stop_below", 0.0), 60 * options["save_minutes"])
     trainer = make_trainer(
         model,
         args,
@@ -235,7 +237,8 @@ def _agree(found: Path | None) -> Path | None:
 
 
 def _check_room(model: Any, work: Path, checkpoints: bool) -> None:
-    """Refuses before the work begins what would fail after it: the weights, and per checkpoint those and two moments each."""
+    """Refuses before the work begins what would fail after it: the weights, and per checkpoint those and two moments each.
+    Checkpoints that the clock asks for look for room themselves."""
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     needed = 4 * trained * (1 + 3 * (KEPT_CHECKPOINTS + 1) if checkpoints else 1)
     free = shutil.disk_usage(work).free
@@ -243,15 +246,31 @@ def _check_room(model: Any, work: Path, checkpoints: bool) -> None:
         raise NoRoom(f"needs {needed / 1e6:,.0f} MB on the disk of {work}, {free / 1e6:,.0f} MB are free")
 
 
-def _share_devices(spec: Path) -> None:
-    """With several GPUs, becomes `accelerate launch` over all of them."""
-    import torch
-
-    devices = torch.cuda.device_count()
-    if "LOCAL_RANK" in os.environ or devices < 2:
+def _share_devices(spec: Path, launch: str) -> None:
+    """Becomes the command that starts several processes, the one asked for or, with several GPUs, accelerate's for them."""
+    if "LOCAL_RANK" in os.environ:
         return
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(devices), "--module"]
-    os.execv(sys.executable, [sys.executable, *launch, "selfalign.trainers._child", str(spec)])
+    words = shlex.split(launch)
+    if not words:
+        import torch
+
+        if (devices := torch.cuda.device_count()) < 2:
+            return
+        words = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(devices)]
+    os.execvp(words[0], [*words, "--module", "selfalign.trainers._child", str(spec)])
+
+
+def _check_strategy() -> None:
+    """
+    Raises:
+        UserError: accelerate's configuration cuts the model up, and checkpoints and the saved model here are of whole ones.
+    """
+    for name in ("FSDP", "DEEPSPEED"):
+        if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true":
+            raise UserError(
+                f"accelerate's configuration asks for {name}, which is not supported: every process here has the whole model;"
+                " --trainer.method lora or qlora takes less memory"
+            )
 
 
 def _kind(error: Exception, work: Path) -> str:

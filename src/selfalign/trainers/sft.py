@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.util import find_spec
@@ -76,6 +78,9 @@ class SFT:
     """Which layers get an adapter: all linear ones but the output layer, or a regular expression over layer names."""
     device: str = "auto"
     """cpu, cuda (all that are visible), cuda:1 (that one alone), mps, or auto: CUDA, Apple's, the processor."""
+    launch: str = field(default="", metadata=LATER)
+    """What starts the training's processes, as you would type it before `--module`: 'accelerate launch --config_file my.yaml' or
+    'torchrun --nproc_per_node 2', each process with the whole model. Without it accelerate starts one for each GPU there is."""
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
     """AdamW with moments in fp32, or in 8 bits (bitsandbytes): a quarter of their memory; paged ones move to main memory where a
     GPU has no room for them."""
@@ -89,6 +94,9 @@ class SFT:
     longer the examples (for 135M parameters and examples of 90 tokens 2.9 GiB instead of 3.6). null: where memory is short."""
     save_every: int = 50
     """Steps between checkpoints: what a kill can cost."""
+    save_minutes: float = field(default=1.0, metadata=LATER)
+    """A checkpoint too after so many minutes without one, where the disk has room and writing them takes no more than a twentieth
+    of the time; 0: by steps alone, as several processes have it anyway."""
     max_length: int | None = None
     """Rows of more tokens are dropped by the rule too_long; None takes the model's window."""
     max_steps: int = 0
@@ -119,6 +127,7 @@ class SFT:
             ("optimizer", self.optimizer not in ("adamw", "adamw_8bit", "paged_adamw_8bit")),
             ("precision", self.precision not in ("auto", "fp32", "bf16", "fp16")),
             ("save_every", self.save_every < 1),
+            ("save_minutes", not self.save_minutes >= 0.0),
             ("max_length", self.max_length is not None and self.max_length < 2),
             ("max_steps", self.max_steps < 0),
         ):
@@ -154,6 +163,8 @@ class SFT:
         if (paged or self.device != "auto") and (device := choose_device(self.device)).type != "cuda" and paged:
             what = f"optimizer = {self.optimizer} needs a CUDA device, and this one is {device}"
             raise UserError(f"trainer SFT: {what}; use adamw_8bit")
+        if (words := shlex.split(self.launch)) and shutil.which(words[0]) is None:
+            raise UserError(f"trainer SFT: launch: there is no program {words[0]}; give its whole path")
         return ""
 
     @property
