@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     console = stdout_console()
     console.print(shown(_title(found)), soft_wrap=True)
     console.print(_table(found))
-    for text in (*(f"warning: {each}" for each in found["warnings"]), found["sentence"]):
+    for text in filter(None, (*(f"warning: {each}" for each in found["warnings"]), found["costs"]["text"], found["sentence"])):
         console.print(shown(text), soft_wrap=True)
     return 0
 

@@ -14,6 +14,7 @@ from selfalign.loop import parts
 from selfalign.loop.context import Setup, opened
 from selfalign.loop.guards import try_rules
 from selfalign.loop.preflight import fewer_than_asked, prepared
+from selfalign.loop.probe import probed, rate, written
 from selfalign.loop.steps import make_round
 from selfalign.loop.vectors import RunVectors
 from selfalign.proof.context_gain import gain, sentence
@@ -98,6 +99,7 @@ def preview(
     nearest = Nearest(count or SHOWN, own_category=not count or _by_category(recipe, seeds))
     first = next((round for round in range(1, recipe.rounds + 1) if recipe.candidates(round)), 0)
     short = replace(recipe, per_round=min(SAMPLES, recipe.per_round), eval_retriever=nearest)
+    per_round = recipe.per_round
     recipe, base, shown, validation, held_out, asked = prepared(short, model, seeds, held_out)
     recipe.identity()  # evaluators with a file or a model of their own say here what is wrong with it
     with Store.open(folder / "samples", {}) as store:
@@ -107,6 +109,7 @@ def preview(
         with opened(run, base, pool) as context:
             try_rules(run, context(0))
             samples = _samples(recipe, context(first), pool) if first else []
+            tokens = written(store, first)
             outlook = _outlook(run, context(0), nearest, folder)
     few = fewer_than_asked(recipe, shown)
     later = f"in a run the model that the seeds have trained writes the candidates, from round {first} on" if first > 1 else ""
@@ -117,6 +120,7 @@ def preview(
         "seeds": len(seeds),
         "samples": samples,
         **outlook,
+        "costs": probed(replace(recipe, per_round=per_round), base, len(held_out), samples, tokens, _rates(folder)),
         "warnings": [*filter(None, (few, later, *outlook["warnings"]))],
     }
 
@@ -203,6 +207,12 @@ def _measured(
         journal = Journal(store, 0, context.session, Named(run.progress, WAYS[way]), arrange)
         asking = replace(context, journal=journal, eval_retriever=held)
         return {metric.name: metric for part in evaluators for metric in parts.evaluate(asking, part, prompts)}
+
+
+def _rates(folder: Path) -> dict[str, float]:
+    with Store.read(folder / ALONE) as bare, Store.read(folder / NEAREST) as shown:
+        speed, tokens = rate(bare, "held_out")
+        return {"bare": speed, "answer": tokens, "shown": rate(shown, "held_out")[0]}
 
 
 def _by_category(recipe: Recipe, seeds: Sequence[Example]) -> bool:
