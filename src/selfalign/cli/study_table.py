@@ -20,6 +20,8 @@ def print_study(study: Mapping[str, Any], console: Console | None = None) -> Non
     others = [name for name in study["comparisons"] if name != study["metric"]]
     for metric in (*others, study["metric"]):  # what the verdict is about stands next to it
         console.print(metric_table(study, metric))
+        for arm, reason in study["missing"].get(metric, {}).items():
+            console.print(shown(f"–: {arm} ({reason})"), soft_wrap=True)
     if of_metric(study["shortcuts"], BALANCE) and study["metric"] == BALANCE:
         console.print(shortcuts_table(study["shortcuts"]))
     console.print(costs_table(study))
@@ -47,6 +49,9 @@ def metric_table(study: Mapping[str, Any], metric: str) -> Table:
     title = f"{metric.replace('_', ' ')}{' in points' if share else ''}{side}: {counted(prompts, 'prompt')}, 95 % intervals"
     table = wide_table(title, "arm", "seeds", "value", f"{main}\nminus arm", *COMPARED)
     for arm, row in study["arms"].items():
+        if arm in study["missing"].get(metric, ()):
+            table.add_row(shown(arm), *("–",) * 5)
+            continue
         each = study["comparisons"][metric].get(arm)
         if each is None and arm != main:  # a point on the learning curve, which has a table of its own
             continue

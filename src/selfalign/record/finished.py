@@ -77,6 +77,8 @@ class Finished:
     costs: Costs
     metrics: dict[str, Metric]
     """By name, with their outcomes, of the best round's model; those that are no mean over prompts are left out."""
+    copies: bool = False
+    """Whether no model wrote its answers (`retrievers.Copied`)."""
 
 
 def read_run(out: Path, folder: str, seed: int, held_out: Sequence[Example]) -> Finished:
@@ -95,6 +97,7 @@ def read_run(out: Path, folder: str, seed: int, held_out: Sequence[Example]) -> 
             steps=tuple(steps),
             costs=run_costs(store, best, {example.id for example in held_out}),
             metrics=paired_metrics(store, best),
+            copies=str((store.identity().get("eval_retriever") or {}).get("part", "")).endswith(".Copied"),
         )
 
 
