@@ -30,6 +30,9 @@ def print_study(study: Mapping[str, Any], console: Console | None = None) -> Non
     )
     if note := looked_at(study.get("looks", ())):
         console.print(shown(note), soft_wrap=True)
+    for arm, row in study["arms"].items():
+        for run in (run for run in row["runs"] if "aim" in run):
+            console.print(shown(f"{arm}, random seed {run['seed']}: {run['aim']}"), soft_wrap=True)
     for name, reason in study["left_out"].items():
         console.print(shown(f"not compared: {name} ({reason})"))
     for verdict in study["verdicts"]:

@@ -202,6 +202,7 @@ def arm_figures(runs: Sequence[Finished], metrics: Mapping[str, Metric]) -> dict
                 "stopped_because": run.stopped_because,
                 "steps": list(run.steps),
                 "costs": run.costs.plain(),
+                **({"aim": run.aim} if run.aim else {}),
             }
             for run in runs
         ],
