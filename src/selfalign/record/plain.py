@@ -116,7 +116,7 @@ def in_words(change: str) -> str:
     if (counts := _ROUNDS.fullmatch(change)) and int(counts[1]) > int(counts[2]):
         return f"{change} (rounds can be added to a run, not taken away)"
     if counts:
-        return f"{change} (a run with aim_over_refusal has chosen its model behind the last round: none can be added)"
+        return f"{change} (none can be added to a run with aim_over_refusal: it chooses its model behind the last one)"
     return CONTENTS.get(change.partition(" = ")[0], change)
 
 
@@ -156,8 +156,8 @@ def granted(known: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, 
 
 def raised(known: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, Any]:
     """What a run was started with, and the rounds that it is given now where they are more, with the steps of those that were
-    added: nothing that a round makes depends on how many follow. None are added to a run that ends with a point chosen on its
-    curve (`aim_over_refusal`), which is a round behind the last one."""
+    added: nothing that a round makes depends on how many follow. None are added to a run that ends with a point on its
+    curve (`aim_over_refusal`), which has the next number."""
     was, now, steps = known.get("rounds"), identity.get("rounds"), identity.get("steps")
     if was is None or now is None or now <= was or known.get("aim_over_refusal") is not None:
         return {**known}
