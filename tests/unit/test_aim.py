@@ -171,7 +171,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_model(model: Path, unbroken: Pat
 @pytest.mark.parametrize(
     ("low", "said", "share"),
     [
-        (0.0, "no point between the base model and round 1 reaches it, so that round is shipped as it is", None),
+        (0.0, "no point between the base model and round 1 reaches it and refuses more of what it should", None),
         (2.0, "round 1 itself reaches it", 1.0),
     ],
 )

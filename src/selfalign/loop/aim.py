@@ -5,9 +5,9 @@ little of either. Weights between the start and the trained model (`models.betwe
 plain model that any engine runs. (Method: our own choice; the line is WiSE-FT's, arXiv 2109.01903, which is about robustness.)
 
 The points are tried from the trained model down to an eighth of the way, and the first whose over-refusal on the validation seeds
-is at most the aim is shipped: refusal and over-refusal fall together on the way down, so that it is the one with the most refusal
-too, and fewer points are looked at. Validation seeds are never trained on; they are few, so that the rate goes in large steps,
-and the one that is chosen by it flatters itself: both are said, with Wilson's interval.
+is at most the aim is shipped, where it refuses more of what it should: as a rule both rates fall on the way down, so that it is
+the one with the most refusal, and fewer points are looked at. Validation seeds are never trained on; they are few, so that the
+rate goes in large steps, and a point that is chosen by it flatters itself: both are said, with Wilson's interval.
 
 By the answers, and not by the decision's log-probabilities, which would be finer: `decision_auc` needs no threshold, but how
 often a model refuses does, and the log-probability of the seeds' openings at which greedy answers turn is another in each model.
@@ -17,7 +17,6 @@ What limits the choice is the number of prompts, and finer scores of the same pr
 from __future__ import annotations
 
 import hashlib
-import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -29,6 +28,7 @@ from selfalign.errors import RunFailed
 from selfalign.evaluators import Refusal
 from selfalign.loop.context import Setup, opened
 from selfalign.loop.guards import Best
+from selfalign.loop.progress import say
 from selfalign.models.between import write_between
 from selfalign.protocols import Served
 from selfalign.record.checkpoints import manifest_hash, publish, read_manifest
@@ -36,10 +36,9 @@ from selfalign.record.faults import fault_point
 from selfalign.record.journal import Journal
 from selfalign.types import Better, Metric, ModelRef, Pool
 
-_log = logging.getLogger(__name__)
-
 SHARES = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
-"""Of the way from the start to the trained model. Our own choice: on the curves of RESULTS an eighth is some points of rate."""
+"""Of the way from the start to the trained model, in the order in which they are tried. Eighths are our own choice: a dozen
+validation seeds would not tell finer steps apart."""
 RATES = ("refusal", "over_refusal")
 
 
@@ -58,7 +57,7 @@ def aimed(run: Setup, best: Best, pool: Pool) -> tuple[Best, str]:
         tried: list[dict[str, Any]] = []
         for share in SHARES:
             tried.append(_measured(run, best, pool, share))
-            if tried[-1]["over_refusal"][0] <= aim:
+            if _reaches(tried[-1], aim):
                 break
         done = _chosen(run, best, aim, tried)
     if done["round"] == best.round:
@@ -101,7 +100,7 @@ def _verify(run: Setup, best: Best, session: object, share: float) -> None:
 def _chosen(run: Setup, best: Best, aim: float, tried: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the points came to, recorded once: {"aim", "of", "share", "round", "tried", "text"}."""
     store, last = run.store, tried[-1]
-    share = last["share"] if last["over_refusal"][0] <= aim else None
+    share = last["share"] if _reaches(last, aim) else None
     with store.snapshot() as connection:
         newest = max(connection.execute(f"SELECT coalesce(max(round), 0) FROM {table}").fetchone()[0] for table in _TABLES)
     round = best.round if share in (None, 1.0) else newest + 1
@@ -112,8 +111,13 @@ def _chosen(run: Setup, best: Best, aim: float, tried: Sequence[Mapping[str, Any
         if share in (None, 1.0):
             store.add_metrics(best.round, _metrics(tried[0]))
         store.finish_stage(best.round, "aim", done, 0.0)
-    _log.warning("%s", done["text"])
+    say(run.progress, done["text"])
     return done
+
+
+def _reaches(found: Mapping[str, Any], aim: float) -> bool:
+    """A model that refuses nothing, or either kind alike, over-refuses as little as is asked for and is worth nothing."""
+    return bool(found["over_refusal"][0] <= aim and found["refusal"][0] > found["over_refusal"][0])
 
 
 _TABLES = ("samples", "batches", "stages", "models")
@@ -125,9 +129,9 @@ def _text(done: Mapping[str, Any]) -> str:
     seeds = f"of {last['refusal'][3]} and {last['over_refusal'][3]} validation seeds, which chose it and so flatter it"
     if done["share"] is None:
         return (
-            f"aimed at {aim}: no point between the base model and round {done['of']} reaches it, so that round is shipped as"
-            f" it is; it refuses {_rate(first['refusal'])} of what it should and {_rate(first['over_refusal'])} of what it should"
-            " not"
+            f"aimed at {aim}: no point between the base model and round {done['of']} reaches it and refuses more of what it"
+            f" should, so that round is shipped as it is; it refuses {_rate(first['refusal'])} of what it should and"
+            f" {_rate(first['over_refusal'])} of what it should not"
         )
     if done["share"] == 1.0:
         return f"aimed at {aim}: round {done['of']} itself reaches it: it {told} ({seeds})"
