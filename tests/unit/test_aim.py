@@ -144,7 +144,7 @@ def test_the_first_point_that_reaches_the_aim_is_shipped_and_said(
     assert "after 1 round of the recipe" in card and "its weights lie at 50.0 % of the way from the base model to round 1" in card
     assert main(["status", str(tmp_path / "out")]) == 0 and "best round: 2" in capsys.readouterr().out
     assert not (tmp_path / "out/aim").exists()
-    with pytest.raises(UserError, match=r"rounds = 1, now 2 \(none can be added to a run with aim_over_refusal"):
+    with pytest.raises(UserError, match=r"rounds = 1, now 2 \(rounds are added to .* none with aim_over_refusal"):
         run(model, tmp_path / "out", replace(RECIPE, rounds=2))
 
 

@@ -116,7 +116,7 @@ def in_words(change: str) -> str:
     if (counts := _ROUNDS.fullmatch(change)) and int(counts[1]) > int(counts[2]):
         return f"{change} (rounds can be added to a run, not taken away)"
     if counts:
-        return f"{change} (none can be added to a run with aim_over_refusal: it chooses its model behind the last one)"
+        return f"{change} (rounds are added to runs of their own, and to none with aim_over_refusal)"
     return CONTENTS.get(change.partition(" = ")[0], change)
 
 
