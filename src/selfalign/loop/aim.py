@@ -104,7 +104,7 @@ def _chosen(run: Setup, best: Best, aim: float, tried: Sequence[Mapping[str, Any
     with store.snapshot() as connection:
         newest = max(connection.execute(f"SELECT coalesce(max(round), 0) FROM {table}").fetchone()[0] for table in _TABLES)
     round = best.round if share in (None, 1.0) else newest + 1
-    done = {"aim": aim, "of": best.round, "share": share, "round": round, "tried": list(tried)}
+    done: dict[str, Any] = {"aim": aim, "of": best.round, "share": share, "round": round, "tried": list(tried)}
     done["text"] = _text(done)
     with store.transaction("aim"):
         store.event("aim", done)
