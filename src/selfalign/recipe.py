@@ -41,8 +41,7 @@ RollBack = Literal["worse", "no_better"]
 Evaluate = Literal["every", "shipped"]
 Order = Literal["chosen", "shared"]
 ShownTo = Literal["answer", "teacher"]
-FILTERS = ("prompt_filters", "pair_filters", "filters")
-"""The slots that hold filters, in the order in which they are applied."""
+FILTERS = ("prompt_filters", "pair_filters", "filters")  # the slots that hold them, in the order in which they are applied
 
 
 @dataclass(frozen=True)
@@ -65,10 +64,8 @@ class SecondTurns:
             raise ValueError(f"SecondTurns: share = {self.share} is out of range: between 0 and 1")
 
     def propose(self, context: Context, kept: Sequence[Example], first_slot: int) -> list[Example]:
-        """A draft for each pair drawn, in the order of `kept`, slots from `first_slot` on; see `Proposer.propose`.
-
-        It has no category (nobody aimed at one), and the first turn for its only demonstration.
-        """
+        """A draft for each pair drawn, in the order of `kept`, slots from `first_slot` on; see `Proposer.propose`. It has no
+        category (nobody aimed at one), and the first turn for its only demonstration."""
         random = np.random.default_rng(derive_seed(context.seed, context.round, "second_turns"))
         drawn = sorted(random.permutation(len(kept))[: round(self.share * len(kept))].tolist())
         requests = [
@@ -170,6 +167,9 @@ class Recipe:
     roll_back: RollBack = "worse"
     """the round that is rolled back and ends the run: one worse than the best one by a paired test on the validation seeds, or
     one whose mean is no better; one no better than the base model is rolled back either way"""
+    aim_over_refusal: float | None = field(default=None, metadata=LATER)
+    """the most over-refusal that the shipped model may have on the validation seeds: the first point with no more, on the way
+    back from the best round to the base model, is shipped; null ships the round itself"""
     alarms: Alarms = DEFAULT
     """when answers that grow shorter or prompts that grow alike warn or stop, threshold by threshold (null: none)"""
     ignore_calibration: bool = False

@@ -19,14 +19,27 @@ def test_a_study_compares_the_curves_of_its_arms(cli: Run, tmp_path: Path) -> No
         lines = (data / path.name).read_text(encoding="utf-8").splitlines()
         path.write_text("\n".join(lines[:count]) + "\n", encoding="utf-8")
     options = ("--rounds", 1, "--per_round", 8, "--min_yield", 0, "--held_out", held_out, "--quiet")
-    study = ("study", "isara", seeds, *SCRIPTED, *options, "--baselines", "pretrained,icl_knn", "--repeats", 1, "--out", out)
+    study = (
+        "study",
+        "isara",
+        seeds,
+        *SCRIPTED,
+        *options,
+        "--baselines",
+        "pretrained,icl_knn,copy_nearest",
+        "--repeats",
+        1,
+        "--out",
+        out,
+    )
     done = cli(*study)
     assert done.returncode == 0, done.stderr
     assert "decision auc in points: 20 prompts" in done.stdout and "matched refusal in points" in done.stdout
     found = json.loads((out / "study.json").read_text())
     for name in NAMES:
         assert set(found["comparisons"][name]) == {"pretrained", "icl_knn"} and found["metrics"][name]["unit"] == "share"
-        for arm in found["arms"].values():
+        assert set(found["missing"][name]) == {"copy_nearest"} and name not in found["arms"]["copy_nearest"]["metrics"]
+        for arm in (found["arms"][each] for each in ("isara", "pretrained", "icl_knn")):
             figure = arm["metrics"][name]
             assert 0 <= figure["low"] <= figure["value"] <= figure["high"] <= 1 and figure["prompts"] == 20
     run = out / "isara" / "seed-0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,14 +13,16 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from selfalign.errors import RunFailed, UserError
 from selfalign.models.rendering import Renderer, make_renderer
 from selfalign.protocols import TrainJob, TrainResult
+from selfalign.record.checkpoints import AVERAGE
 from selfalign.trainers import SFT, Distill
 from selfalign.trainers._batches import plan, tokenise, weigh
 from selfalign.trainers._distill import Rollout
+from selfalign.trainers._model import load_model
 from selfalign.trainers._teacher import taught_by, with_taught
 from selfalign.trainers._weighted import Steps
 from selfalign.types import Demonstration, Example, ModelRef
@@ -170,6 +173,8 @@ def test_a_step_has_as_much_of_each_category(model: Path, tmp_path: Path) -> Non
         {"clip": math.nan},
         {"temperature": 0.0},
         {"teacher": "me"},
+        {"ema_rate": 0.0, "teacher": "ema"},
+        {"ema_rate": 0.1},
     ],
 )
 def test_options_out_of_range_are_named(wrong: dict[str, Any]) -> None:
@@ -270,14 +275,94 @@ def test_the_teacher_is_the_model_that_the_run_or_the_round_starts_from(
     assert found[1] != pytest.approx(found[2], abs=0.05), "the two teachers differ"
 
 
-def test_two_processes_teach_what_one_does(
-    model: Path, adapter: tuple[Path, TrainResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+EMA = Distill(first_tokens=3, later_weight=0.25, teacher="ema", ema_rate=0.3)
+AVERAGED = replace(SMALL, batch_size=99, epochs=3, loss=EMA, schedule="constant", warmup=0.0, max_grad_norm=0.0)
+"""Three steps of all rows."""
+Weights = dict[str, torch.Tensor]
+
+
+def by_hand(net: Any, average: Weights, work: TrainJob, rate: float) -> tuple[list[float], Weights]:
+    """Three steps of AdamW with a teacher that is copied anew from the average: losses, and the average in the end."""
+    renderer = make_renderer(AutoTokenizer.from_pretrained(work.start.base))
+    learned = {name: weight for name, weight in net.named_parameters() if weight.requires_grad}
+    optimiser, losses = torch.optim.AdamW(learned.values(), lr=rate, betas=(0.9, 0.95), weight_decay=0.0), []
+    for _ in range(3):
+        teacher = copy.deepcopy(net)
+        teacher.load_state_dict(average, strict=False)
+        loss = by_the_formula(net, teacher, work, renderer, EMA)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+        average = {name: 0.7 * old + 0.3 * learned[name].detach() for name, old in average.items()}
+    return losses, average
+
+
+def own(net: Any) -> Weights:
+    return {name: weight.detach().clone() for name, weight in net.named_parameters() if weight.requires_grad}
+
+
+@pytest.mark.parametrize("rank", [0, 4], ids=["full", "lora"])
+def test_an_average_of_the_student_teaches_and_goes_on_in_the_next_round(model: Path, tmp_path: Path, rank: int) -> None:
+    """Against AdamW and a copied teacher, by the losses of two rounds of three steps, each seeing the one before's average."""
+    training = replace(AVERAGED, lora_rank=rank, learning_rate=3e-2 if rank else 3e-3)
+    base = ModelRef(str(model), hash="start")
+    first, second = job(model, tmp_path / "1", base=base), job(model, tmp_path / "2", base=base)
+    spec = training.spec(first)
+    set_seed(spec["seed"])
+    net = load_model(spec)[0].eval()
+    done = training.train(first, Quiet())
+    losses, average = by_hand(net, own(net), first, training.learning_rate)
+    assert done.losses == pytest.approx(losses, rel=1e-3)
+    ours = load_file(tmp_path / "1/model" / AVERAGE / "average.safetensors")
+    assert set(ours) == set(average) and len(ours) == (28 if rank else 20), "of an adapter its own weights alone"
+    for name, weight in average.items():
+        torch.testing.assert_close(ours[name], weight, rtol=1e-3, atol=1e-4)
+
+    second = replace(second, start=done.model)
+    net = load_model({**training.spec(second), "work": ""})[0].eval()
+    again = training.train(second, Quiet())
+    losses, _ = by_hand(net, ours, replace(second, start=base), training.learning_rate)
+    assert again.losses == pytest.approx(losses, rel=1e-3)
+    anew = by_hand(net, own(net), replace(second, start=base), training.learning_rate)[0]
+    assert abs(losses[0] - anew[0]) > 0.01, "it would be another teacher that began anew"
+
+
+@pytest.fixture(scope="module")
+def averaged(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainResult]:
+    folder = tmp_path_factory.mktemp("averaged")
+    return folder, replace(SMALL, lora_rank=4, learning_rate=3e-2, loss=EMA).train(job(model, folder), Quiet())
+
+
+def test_killed_with_an_average_it_ends_with_the_same_bits(
+    model: Path, averaged: tuple[Path, TrainResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With an adapter, which the teacher takes off in the middle of a step."""
+    """And a checkpoint whose average was damaged is not gone on from."""
+    training, (unbroken, whole) = replace(SMALL, lora_rank=4, learning_rate=3e-2, loss=EMA), averaged
+    monkeypatch.setenv("SELFALIGN_FAULT_AT", "train.checkpoint.after-manifest:2")
+    work = job(model, tmp_path / "killed")
+    with pytest.raises(RunFailed, match="killed"):
+        training.train(work, Quiet())
+    monkeypatch.delenv("SELFALIGN_FAULT_AT")
+    file = work.work / "checkpoint-2/average.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    progress = Quiet()
+    assert training.train(work, progress).losses == whole.losses
+    assert progress.seen[0] == ("start", 4, 1)
+    names = ("adapter_model.safetensors", f"{AVERAGE}/average.safetensors")
+    assert all((unbroken / "model" / name).read_bytes() == (work.out / name).read_bytes() for name in names)
+
+
+@pytest.mark.parametrize(("alone", "loss"), [("adapter", LOSS), ("averaged", EMA)], ids=["start", "ema"])
+def test_two_processes_teach_what_one_does(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, alone: str, loss: Distill
+) -> None:
+    """With an adapter, which the teacher takes off, or has averaged, in the middle of a step."""
+    folder, one = request.getfixturevalue(alone)
     monkeypatch.setattr("tests.unit.test_sft_processes.job", job)
-    done = launch(tmp_path, replace(SMALL, lora_rank=4, learning_rate=3e-2), model)
+    done = launch(tmp_path, replace(SMALL, lora_rank=4, learning_rate=3e-2, loss=loss), model)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert result(tmp_path)["losses"] == pytest.approx(list(adapter[1].losses), rel=1e-3)
-    expected, found = (load_file(folder / "model/adapter_model.safetensors") for folder in (adapter[0], tmp_path))
+    assert result(tmp_path)["losses"] == pytest.approx(list(one.losses), rel=1e-3)
+    expected, found = (load_file(each / "model/adapter_model.safetensors") for each in (folder, tmp_path))
     for key, weight in expected.items():
         torch.testing.assert_close(found[key], weight, rtol=1e-2, atol=1e-3)

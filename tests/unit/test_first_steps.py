@@ -15,6 +15,7 @@ from selfalign.loop.plan import plan
 from selfalign.recipes import isara
 from selfalign.record import lock
 from selfalign.record.store import Store
+from selfalign.trainers import Distill
 from selfalign.types import ModelRef
 from tests.conftest import SCRIPTED
 
@@ -156,5 +157,7 @@ def test_all_weights_take_room_for_each_round_and_for_checkpoints(tmp_path: Path
     (tmp_path / "config.json").write_text('{"dtype": "bfloat16"}')
     here, recipe = ModelRef(str(tmp_path)), isara()
     assert plan(recipe, here, 0)["disk_bytes"] == 2 * 200 + 40 * 100
+    averaged = replace(recipe, trainer=replace(recipe.trainer, loss=Distill(teacher="ema")))
+    assert plan(averaged, here, 0)["disk_bytes"] == 2 * (200 + 400) + 56 * 100
     assert plan(replace(recipe, trainer=replace(recipe.trainer, lora_rank=8)), here, 0)["disk_bytes"] == 0
     assert plan(recipe, ModelRef("org/name@0123"), 0)["disk_bytes"] is None

@@ -40,6 +40,9 @@ def test_the_known_figures_of_an_8b_model() -> None:
     assert lora.weights == 2 * LLAMA_8B.weights + 4 * 41_943_040 and lora.moments == 2 * lora.gradients == 8 * 41_943_040
     assert 5.5e9 < qlora.weights < 6.0e9
     assert need("lora", True, LLAMA_8B, replace(LOAD, eight_bit=True)).moments == 2 * 41_943_040
+    loads = [replace(LOAD, distils=True, averages=each) for each in (False, True)]
+    taught, averaged = ([need(method, True, LLAMA_8B, load).weights for method in ("full", "lora")] for load in loads)
+    assert averaged == [taught[0], taught[1] + 4 * 41_943_040], "all weights have a copy either way; of an adapter one more"
     kept, twice = (need("lora", each, LLAMA_8B, LOAD).activations for each in (False, True))
     assert kept > 5 * twice > 0
     assert need("lora", True, LLAMA_8B, replace(LOAD, rows=1)).activations < twice / 4

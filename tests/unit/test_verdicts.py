@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from selfalign.cli.study_table import metric_table
+from selfalign.cli.study_table import metric_table, print_study
 from selfalign.errors import UserError
 from selfalign.proof.crossed import Comparison
 from selfalign.proof.verdicts import conclude, sentence, verdict
@@ -172,6 +172,27 @@ def test_a_metric_that_an_arm_lacks_is_named() -> None:
         conclude(found, "b", held_out=3, random_seeds=[0])
     with pytest.raises(UserError, match="nothing"):
         conclude(found, "nothing", held_out=3, random_seeds=[0])
+
+
+def test_a_metric_that_only_copied_answers_lack_is_compared_between_the_others(tmp_path: Path) -> None:
+    found = {
+        "loop": [finished(0, a=[1.0, 0.0, 1.0], b=[1.5, 2.0, 2.5])],
+        "sft": [finished(0, a=[0.0, 0.0, 1.0], b=[1.0, 2.0, 2.0])],
+        "copied": [replace(finished(0, a=[0.0, 1.0, 1.0]), copies=True)],
+    }
+    result = conclude(found, "b", held_out=3, random_seeds=[0])
+    assert set(result["comparisons"]["b"]) == {"sft"} and set(result["comparisons"]["a"]) == {"sft", "copied"}
+    assert result["missing"] == {"b": {"copied": "its answers are copied: no model decides"}} and not result["left_out"]
+    assert [each["arm"] for each in result["verdicts"]] == ["sft"]
+    console = Console(file=io.StringIO(), width=120)
+    print_study(result, console)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "–: copied (its answers are copied: no model decides)" in said
+    (tmp_path / "study.json").write_text(json.dumps(result))
+    assert "Not compared: copied (its answers are copied: no model decides)." in study_page(read_study(tmp_path))
+    assert conclude(found, None, held_out=3, random_seeds=[0])["metric"] == "a", "one that all arms have"
+    gone = {**found, "loop": [replace(found["loop"][0], copies=True)]}
+    assert "b" in conclude({"copied": found["copied"], "loop": gone["loop"]}, "a", held_out=3, random_seeds=[0])["left_out"]
 
 
 def test_holm_is_over_the_arms_of_one_metric() -> None:

@@ -36,7 +36,16 @@ ANY = (
 ENGINES = [part for part in (getattr(engines, name) for name in engines.__all__) if hasattr(part, "open")]
 MAIN = {"engine": "open", "encoder": "open", "trainer": "train"}
 """What a class of the room has to have to fill the slot: rooms hold the parts of their parts too."""
-TRAINING = ("rounds", "trainer", "steps", "start_from", "learning_rate_decay", "validation_share", "roll_back")
+TRAINING = (
+    "rounds",
+    "trainer",
+    "steps",
+    "start_from",
+    "learning_rate_decay",
+    "validation_share",
+    "roll_back",
+    "aim_over_refusal",
+)
 GENERATING = ("per_round", "sampling", "min_yield", "seed_weight", "train_on", "train_seeds", "alarms", "second_turns")
 PROMPTS, DEVICE = "prompt_sampling", "device"
 PASSING = ("config", "quiet", "json", "max_hours")

@@ -20,6 +20,8 @@ def print_study(study: Mapping[str, Any], console: Console | None = None) -> Non
     others = [name for name in study["comparisons"] if name != study["metric"]]
     for metric in (*others, study["metric"]):  # what the verdict is about stands next to it
         console.print(metric_table(study, metric))
+        for arm, reason in study["missing"].get(metric, {}).items():
+            console.print(shown(f"–: {arm} ({reason})"), soft_wrap=True)
     if of_metric(study["shortcuts"], BALANCE) and study["metric"] == BALANCE:
         console.print(shortcuts_table(study["shortcuts"]))
     console.print(costs_table(study))
@@ -28,6 +30,9 @@ def print_study(study: Mapping[str, Any], console: Console | None = None) -> Non
     )
     if note := looked_at(study.get("looks", ())):
         console.print(shown(note), soft_wrap=True)
+    for arm, row in study["arms"].items():
+        for run in (run for run in row["runs"] if "aim" in run):
+            console.print(shown(f"{arm}, random seed {run['seed']}: {run['aim']}"), soft_wrap=True)
     for name, reason in study["left_out"].items():
         console.print(shown(f"not compared: {name} ({reason})"))
     for verdict in study["verdicts"]:
@@ -47,6 +52,9 @@ def metric_table(study: Mapping[str, Any], metric: str) -> Table:
     title = f"{metric.replace('_', ' ')}{' in points' if share else ''}{side}: {counted(prompts, 'prompt')}, 95 % intervals"
     table = wide_table(title, "arm", "seeds", "value", f"{main}\nminus arm", *COMPARED)
     for arm, row in study["arms"].items():
+        if arm in study["missing"].get(metric, ()):
+            table.add_row(shown(arm), *("–",) * 5)
+            continue
         each = study["comparisons"][metric].get(arm)
         if each is None and arm != main:  # a point on the learning curve, which has a table of its own
             continue

@@ -129,6 +129,13 @@ class Refusal:
         bad, good = ([one for one in examples if one.category in names] for names in (self._refuse, self._answer))
         return bad, good
 
+    def unjudged(self, seeds: Sequence[Example], prompts: Sequence[Example]) -> str:
+        """Why the rates cannot be given on these prompts; "" where they can."""
+        if not self._both(prompts):
+            return f"they have no prompt of category {' or '.join(self._refuse)}, or none of category {' or '.join(self._answer)}"
+        judge, why = choose(seeds, self._asked(prompts), self._refuse)
+        return "" if judge else why
+
     def _both(self, held_out: Sequence[Example]) -> bool:
         there = {example.category for example in held_out}
         return not there.isdisjoint(self._refuse) and not there.isdisjoint(self._answer)

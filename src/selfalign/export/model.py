@@ -8,7 +8,7 @@ from pathlib import Path
 from selfalign.errors import UserError
 from selfalign.export.cards import model_card
 from selfalign.models.merge import write_merged
-from selfalign.record.checkpoints import publish
+from selfalign.record.checkpoints import AVERAGE, publish
 from selfalign.record.disk import reporting, require_space
 from selfalign.record.exports import best_round, model_files
 from selfalign.record.store import Store
@@ -43,7 +43,7 @@ def export_model(
                 write_merged(model, temporary, asked, store.identity().get("format", "auto"))
             else:
                 require_space(target.parent, sum(path.stat().st_size for path in source.rglob("*") if path.is_file()))
-                shutil.copytree(source, temporary)
+                shutil.copytree(source, temporary, ignore=shutil.ignore_patterns(AVERAGE))
             (temporary / "README.md").unlink(missing_ok=True)  # a library's own, or a link to it
             (temporary / "README.md").write_text(card, "utf-8")
             if target.exists():

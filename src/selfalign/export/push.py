@@ -14,6 +14,7 @@ from typing import Any
 from selfalign.errors import RunFailed, UserError
 from selfalign.export.cards import data_card, model_card
 from selfalign.export.data import export_data
+from selfalign.record.checkpoints import AVERAGE
 from selfalign.record.exports import best_round, model_files
 from selfalign.record.store import Store
 
@@ -96,7 +97,7 @@ def _stage_model(store: Store, work: Path, round: int | None, license: str | Non
     if chosen == 0:
         raise UserError("round 0 is the base model: there is nothing of this run in it to push; --round N pushes another")
     source = model_files(store, chosen)
-    for path in _files(source):
+    for path in (path for path in _files(source) if path.parent.name != AVERAGE):
         link = work / path.relative_to(source)
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(path.resolve())

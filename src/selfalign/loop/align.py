@@ -17,6 +17,7 @@ from typing import Any, Literal, cast
 from selfalign.encoders.blind import encoder_blind
 from selfalign.errors import no_exit
 from selfalign.loop import frames
+from selfalign.loop.aim import aimed
 from selfalign.loop.budgets import measure
 from selfalign.loop.context import Setup, opened
 from selfalign.loop.fluency import spelled_out
@@ -33,7 +34,7 @@ from selfalign.loop.guards import (
 )
 from selfalign.loop.method import memory_warnings, method_choice, unknown_memory
 from selfalign.loop.plan import plan, plan_text
-from selfalign.loop.preflight import fewer_than_asked, prepared
+from selfalign.loop.preflight import aim_warning, fewer_than_asked, prepared
 from selfalign.loop.progress import Quiet, on_screen
 from selfalign.loop.replay import make_replay
 from selfalign.loop.review import reviewed
@@ -215,13 +216,15 @@ def _rounds(run: Setup) -> Run:
         elif store.verified_model(round + 1) is None:
             store.add_model(round + 1, model)
     assert verdict is not None  # round 0 has one
-    _evaluate_best(run, verdict.best, pool, served_last=round)
+    best, point = aimed(run, verdict.best, pool)
+    _evaluate_best(run, best, pool, served_last=verdict.best.round if point else round)
     check_turns(run)
     if not stop:
         done = (used or _all_done(recipe), verdict.text, _unchecked(run))
         stop = "; ".join(filter(None, done)) if verdict.go_on else verdict.text
-    store.finish_run(verdict.best.round, stop)
-    return Run(store.folder, verdict.best.model, verdict.best.round, stop)
+    stop = "; ".join(filter(None, (stop, point)))
+    store.finish_run(best.round, stop)
+    return Run(store.folder, best.model, best.round, stop)
 
 
 def _record_seeds(run: Setup) -> None:
@@ -234,6 +237,9 @@ def _record_seeds(run: Setup) -> None:
             for text in recipe.prompt_notes:
                 _log.warning("%s", text)
                 store.event("given", {"text": text})
+    if (coarse := aim_warning(recipe, run.validation)) and all(data.get("text") != coarse for _, _, data in store.events()):
+        _log.warning("%s", coarse)
+        store.event("evaluation", {"text": coarse})
     _record_method(run)
     store.add_seeds(run.shown, run.validation)
     store.add_model(0, run.base)

@@ -106,6 +106,8 @@ def _check_run(store: Store, recipe: Recipe) -> None:
     state = store.state()
     if state.get("state") != "done":
         return
+    if recipe.aim_over_refusal is not None:
+        raise UserError(f"{folder}: the run has chosen a point on its curve (aim_over_refusal), so that no round can follow")
     with store.snapshot() as connection:
         last = connection.execute("SELECT max(round) FROM models").fetchone()[0]
     if last < store.identity()["rounds"] or (recipe.trains and state["best_round"] < last):

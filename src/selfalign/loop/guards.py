@@ -126,6 +126,8 @@ def verify_weights(run: Setup, context: Context, before: int) -> None:
 
 def _is_there(run: Setup, round: int) -> bool:
     """Whether a round still has its weights: removed ones nobody serves any more, and nothing can be compared with them."""
+    if round and run.store.stage(round, "train") is None:  # a round that kept too little to train on
+        return False
     model = run.store.model(round)
     return round == 0 or Path(model.adapter or model.base).exists()
 

@@ -17,6 +17,8 @@ _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _WORKING = 40
 """Bytes on the disk for each weight while all of them are trained, at most: the new model in float32, and three checkpoints (two
 that are kept and one being written) of the weights and their two moments, as the training process asks for before it begins."""
+_AVERAGE = 16
+"""The same for a teacher that is their average: it comes to each of the four."""
 
 
 def plan(recipe: Recipe, base: ModelRef, held_out: int) -> dict[str, Any]:
@@ -29,13 +31,15 @@ def plan(recipe: Recipe, base: ModelRef, held_out: int) -> dict[str, Any]:
     every = recipe.trains and recipe.evaluate == "every"
     evaluations = 1 + (recipe.rounds if every else min(recipe.rounds, 1) if recipe.trains else 0)
     model, weights = _size(base)
+    averages = bool(getattr(recipe.trainer, "averages", False))  # as `trainers.SFT` has it; it stays in each round's model
+    kept, working = model + 4 * averages * weights, (_WORKING + _AVERAGE * averages) * weights
     whole = recipe.rounds > 0 and recipe.trains and not declared(recipe.trainer, Flags).lora_rank
     return {
         "candidates": candidates,
         "candidate_tokens": candidates * (prompt + recipe.sampling.max_tokens),
         "evaluations": evaluations if held_out else 0,
         "evaluation_tokens": evaluations * held_out * recipe.eval_sampling.max_tokens,
-        "disk_bytes": None if not model else recipe.rounds * model + _WORKING * weights if whole else 0,
+        "disk_bytes": None if not model else recipe.rounds * kept + working if whole else 0,
     }
 
 

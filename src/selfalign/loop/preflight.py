@@ -7,14 +7,16 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from math import ceil
 from typing import NamedTuple
 
 import numpy as np
 
 from selfalign.errors import UserError
+from selfalign.evaluators import Refusal
 from selfalign.loop.budgets import settled
-from selfalign.proof.stats import LEAST
-from selfalign.protocols import Preflight, SeedUse, declared
+from selfalign.proof.stats import LEAST, wilson
+from selfalign.protocols import Flags, Preflight, SeedUse, declared
 from selfalign.recipe import Recipe
 from selfalign.text import counted, normalise
 from selfalign.types import Example, ModelRef, derive_seed
@@ -45,7 +47,9 @@ def prepared(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Seq
     shown, validation = split_seeds(seeds, recipe.validation_share, recipe.seed)
     asked = (*held_out, *check_brought(recipe, shown))
     check_prompts(recipe, shown, asked)
-    return Prepared(*settled(recipe, model, seeds, held_out), shown, validation, held_out, asked)
+    recipe, base = settled(recipe, model, seeds, held_out)
+    check_aim(recipe, seeds, validation, base)
+    return Prepared(recipe, base, shown, validation, held_out, asked)
 
 
 def split_seeds(seeds: Sequence[Example], share: float, seed: int) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
@@ -172,6 +176,47 @@ def check_prompts(recipe: Recipe, shown: Sequence[Example], asked: Sequence[Exam
             raise UserError(
                 f"{what} prompt {ours}{line} asks the same as {other} {theirs}: {found.prompt[:80]!r}{more}; {remedy}"
             )
+
+
+def check_aim(recipe: Recipe, seeds: Sequence[Example], validation: Sequence[Example], base: ModelRef) -> None:
+    """
+    Raises:
+        UserError: `aim_over_refusal` on validation seeds that cannot tell of any rate, or where nothing is trained.
+    """
+    if (aim := recipe.aim_over_refusal) is None or not recipe.rounds:
+        return
+    judge, wrong = next((part for part in recipe.evaluators if isinstance(part, Refusal)), None), ""
+    if not 0.0 < aim < 1.0:
+        wrong = "it is a share between 0 and 1"
+    elif declared(recipe.trainer, Flags).pretends:
+        wrong = "nothing is trained, so there is no curve to choose a point on"
+    elif judge is None:
+        wrong = "the recipe's evaluators have no Refusal, which measures it"
+    elif not validation:
+        wrong = "the point is chosen on validation seeds, and there are none; give --validation_share 0.2"
+    elif base.adapter:
+        wrong = f"{base.base} has an adapter already, and between that and a trained one lies no adapter; merge it first"
+    elif why := judge.unjudged(seeds, validation):
+        wrong = f"nobody can measure it on the {counted(len(validation), 'validation seed')}: {why}"
+    if wrong:
+        raise UserError(f"aim_over_refusal = {aim:g}: {wrong}")
+
+
+def aim_warning(recipe: Recipe, validation: Sequence[Example]) -> str:
+    """That the validation seeds cannot tell a rate as small as the aim from a larger one; "" where they can, or nothing is aimed
+    at. With n prompts to answer the smallest rate but none is 1/n."""
+    judge = next((part for part in recipe.evaluators if isinstance(part, Refusal)), None)
+    if (aim := recipe.aim_over_refusal) is None or not recipe.rounds or judge is None:
+        return ""
+    count = len(judge.sides(validation)[1])
+    if count * aim >= 1:
+        return ""
+    return (
+        f"aim_over_refusal = {aim:g}: with {counted(count, 'validation seed')} to answer the rate goes in steps of"
+        f" {1 / count:.0%}, so that none refused is all that counts as at most {aim:.0%}, and leaves up to"
+        f" {wilson(0, count)[2]:.0%} open (95 %, Wilson); {ceil(1 / aim)} of them are the least that tell: more seeds,"
+        " or a larger --validation_share"
+    )
 
 
 def check_parts(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example]) -> None:

@@ -17,6 +17,7 @@ from selfalign.types import BOUNDS, SHARES, Metric
 
 PREFERRED = (EXPECTED, BALANCE, "log_likelihood")
 """What the verdict is about where nobody says: the first of these that every arm has."""
+COPIED = "its answers are copied: no model decides"
 SIGNIFICANT = 0.05
 SEEDS = 3
 """Random seeds from which on a difference counts the chance of a training. Where a training moves a model by 2 or 5 points,
@@ -31,7 +32,8 @@ def conclude(
     random_seeds: Sequence[int],
     shortcuts: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """The study as plain data: figures of each arm, comparisons of the first arm with the others, verdicts.
+    """The study as plain data: figures of each arm, comparisons of the first arm with the others, verdicts. `missing` has, by
+    metric, the arms that it is not compared with, each with the reason.
 
     Args:
         shortcuts: what trivial rules reach on the held-out prompts (`shortcuts.audit`); the verdicts name one that does as well.
@@ -40,18 +42,19 @@ def conclude(
         UserError: the metric asked for is missing in an arm, or no metric is common to all.
     """
     main, *others = found
-    metrics, left_out = common_metrics(found)
-    chosen = metric or next((name for name in (*PREFERRED, *metrics) if name in metrics), None)
+    metrics, left_out, missing = _comparable(found)
+    chosen = metric or next((name for name in (*PREFERRED, *metrics) if name in metrics and name not in missing), None)
     if chosen is None or chosen not in metrics:
         reason = left_out.get(chosen or "", "there is no metric that all arms have")
         raise UserError(f"no verdict on {chosen or 'anything'}: {reason}; all arms have: {', '.join(metrics) or 'none'}")
-    values = {name: {m: [run.metrics[m].outcomes for run in runs] for m in metrics} for name, runs in found.items()}
+    having = {m: {arm: found[arm] for arm in found if arm not in missing.get(m, ())} for m in metrics}
+    values = {m: {arm: [run.metrics[m].outcomes for run in runs] for arm, runs in row.items()} for m, row in having.items()}
     bounds = {m: BOUNDS[each.unit] for m, each in metrics.items()}
     compared = {
-        m: {arm: compare(values[main][m], values[arm][m], bounds=bounds[m], family=len(others)) for arm in others}
-        for m in metrics
+        m: {arm: compare(row[main], row[arm], bounds=bounds[m], family=len(row) - 1) for arm in others if arm in row}
+        for m, row in values.items()
     }
-    arms = {name: arm_figures(runs, metrics) for name, runs in found.items()}
+    arms = {arm: arm_figures(runs, {m: metrics[m] for m in metrics if arm in having[m]}) for arm, runs in found.items()}
     easy = overtaken(shortcuts, chosen, arms[main]["metrics"][chosen]["low"])
     adjusted = {m: dict(zip(row, holm([each.p_value for each in row.values()]), strict=True)) for m, row in compared.items()}
     return {
@@ -63,6 +66,7 @@ def conclude(
         "shortcuts": list(shortcuts),
         "metrics": {name: {"unit": each.unit, "better": each.better} for name, each in metrics.items()},
         "left_out": left_out,
+        "missing": missing,
         "comparisons": {
             m: {arm: comparison_figures(each, adjusted[m][arm]) for arm, each in row.items()} for m, row in compared.items()
         },
@@ -169,6 +173,21 @@ def common_metrics(found: Mapping[str, Sequence[Finished]]) -> tuple[dict[str, M
     return metrics, left_out
 
 
+def _comparable(found: Mapping[str, Sequence[Finished]]) -> tuple[dict[str, Metric], dict[str, str], dict[str, dict[str, str]]]:
+    """As `common_metrics`, with the metrics that only answers without a model lack (what a model decides): for the other arms,
+    and by metric the arms that are not compared."""
+    main = next(iter(found))
+    metrics, left_out = common_metrics(found)
+    missing: dict[str, dict[str, str]] = {}
+    for name in tuple(left_out):
+        without = [arm for arm, runs in found.items() if all(run.copies and name not in run.metrics for run in runs)]
+        others, _ = common_metrics({arm: runs for arm, runs in found.items() if arm not in without})
+        if without and main not in without and len(found) - len(without) > 1 and name in others:
+            metrics[name], missing[name] = others[name], dict.fromkeys(without, COPIED)
+            del left_out[name]
+    return metrics, left_out, missing
+
+
 def arm_figures(runs: Sequence[Finished], metrics: Mapping[str, Metric]) -> dict[str, Any]:
     estimates = {
         name: crossed_mean([run.metrics[name].outcomes for run in runs], bounds=BOUNDS[each.unit])
@@ -183,6 +202,7 @@ def arm_figures(runs: Sequence[Finished], metrics: Mapping[str, Metric]) -> dict
                 "stopped_because": run.stopped_because,
                 "steps": list(run.steps),
                 "costs": run.costs.plain(),
+                **({"aim": run.aim} if run.aim else {}),
             }
             for run in runs
         ],

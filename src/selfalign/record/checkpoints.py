@@ -21,6 +21,8 @@ Manifest = Mapping[str, tuple[int, str]]
 """Relative file name (with "/") to (size in bytes, SHA-256 in hex)."""
 
 MANIFEST = "manifest.json"
+AVERAGE = "teacher_average"
+"""The folder in a round's model that holds what the next round's training needs and nobody else: a teacher that is an average."""
 _CHECKPOINT = re.compile(r"checkpoint-(\d{1,18})", re.ASCII)
 _LARGEST = 2**26
 """Bytes of a manifest that is read: a model of ten thousand files has 2 MB."""

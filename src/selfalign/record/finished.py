@@ -77,6 +77,12 @@ class Finished:
     costs: Costs
     metrics: dict[str, Metric]
     """By name, with their outcomes, of the best round's model; those that are no mean over prompts are left out."""
+    copies: bool = False
+    """Whether no model wrote its answers (`retrievers.Copied`)."""
+    aim: str = ""
+    """How the shipped model was chosen on the curve (`Recipe.aim_over_refusal`), in words; "" where it was not."""
+    of_round: int | None = None
+    """The round whose training the shipped model has, where that is another than the best one: it lies on the way there."""
 
 
 def read_run(out: Path, folder: str, seed: int, held_out: Sequence[Example]) -> Finished:
@@ -95,7 +101,14 @@ def read_run(out: Path, folder: str, seed: int, held_out: Sequence[Example]) -> 
             steps=tuple(steps),
             costs=run_costs(store, best, {example.id for example in held_out}),
             metrics=paired_metrics(store, best),
+            **_aim(store),
+            copies=str((store.identity().get("eval_retriever") or {}).get("part", "")).endswith(".Copied"),
         )
+
+
+def _aim(store: Store) -> dict[str, Any]:
+    found = [data for _, kind, data in store.events() if kind == "aim"]
+    return {"aim": found[-1]["text"], "of_round": found[-1]["of"]} if found else {}
 
 
 def paired_metrics(store: Store, round: int) -> dict[str, Metric]:

@@ -34,11 +34,14 @@ class Journal:
     session: Session
     progress: Progress
     arrange: Arrange = tuple
+    prefix: str = ""
+    """Before the names of all stages: the same work of another model in this round is other work."""
 
     def generate(self, stage: str, requests: Sequence[Request], sampling: Sampling) -> list[tuple[Request, Completion]]:
         """In the batches that the session plans; see `protocols.Journal.generate`."""
         if not sampling.max_tokens:
             raise ValueError(f"stage {stage}: a sampling without tokens; `align` fills in those that the seeds need")
+        stage = self.prefix + stage
         done = self.store.done_batches(self.round, stage)
         if len(done) < len(requests):
             fitted = [_fitted(self.session, request, sampling.max_tokens, self.arrange) for request in requests]
@@ -92,6 +95,7 @@ class Journal:
 
     def _rows(self, stage: str, count: int, work: Work, size: int) -> list[dict[str, Any]]:
         """What `work` makes of each of `count` positions, `size` of them committed together."""
+        stage = self.prefix + stage
         done = self.store.done_batches(self.round, stage)
         self._run(stage, [tuple(range(start, min(start + size, count))) for start in range(0, count, size)], done, work)
         return [done[slot] for slot in range(count)]

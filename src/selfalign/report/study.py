@@ -54,6 +54,7 @@ def read_study(folder: Path, linked: bool = True) -> dict[str, Any]:
             "folder": folder.resolve().name,
             "title": _title(study),
             "left_out": study["left_out"],
+            "missing": study.get("missing", {}),  # younger than studies that have a page
             "curve": study.get("curve"),
             "pages": {run: address for run in runs if linked and (address := page_address(folder, run))},
             "answers": side_by_side(folder, study),

@@ -159,7 +159,7 @@ def match_steps(recipe: Recipe, main: Finished) -> Recipe:
     Where the main arm fell back on the base model, all it trained counts: an arm that trains nothing could not show
     that plain training would have helped. A recipe of one round takes all of them in its one.
     """
-    steps = main.steps[: main.best_round] or main.steps
+    steps = main.steps[: main.best_round if main.of_round is None else main.of_round] or main.steps
     if recipe.rounds == 1 and steps:
         steps = (sum(steps),)
     return replace(recipe, steps=steps, rounds=len(steps))

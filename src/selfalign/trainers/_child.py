@@ -21,9 +21,10 @@ from typing import Any
 from selfalign.errors import UserError, die_with_parent
 from selfalign.models.device import half_type, out_of_memory
 from selfalign.models.rendering import make_renderer
-from selfalign.record.checkpoints import newest_verified, publish, write_synced
+from selfalign.record.checkpoints import AVERAGE, newest_verified, publish, write_synced
 from selfalign.record.disk import disk_full
 from selfalign.record.faults import fault_point
+from selfalign.trainers._average import Average, average_of, make_keeper
 from selfalign.trainers._batches import Lost, Step, Unit, Weights, plan, tokenise, weigh
 from selfalign.trainers._guard import KEPT_CHECKPOINTS, make_guard
 from selfalign.trainers._loss import make_loss
@@ -103,18 +104,19 @@ def train(spec: dict[str, Any], link: Link) -> None:
     for note in notes:
         link.tell(note=note)
     found = _agree(found)
-    _check_room(model, work, len(steps) > options["save_every"])
+    _check_room(model, work, len(steps) > options["save_every"], bool(spec.get("average")))
     args, pad = arguments(spec, model, len(steps), work), tokenizer.pad_token_id or 0
     half = half_type(args.device, options["precision"])
     if loss.refers:
         units = with_reference(units, reference(spec, model), args.device, half, spec, pad, link.speaks)
-    total = taught_by(loss.total, model, second_copy(spec), args.device, half) if loss.distils else loss.total
+    average = average_of(model, spec["average"], args.device, found) if spec.get("average") else None
+    total = taught_by(loss.total, model, second_copy(spec), args.device, half, average) if loss.distils else loss.total
     guard = make_guard(link, spec["key"], work, options.get("stop_below", 0.0), 60 * options["save_minutes"])
     trainer = make_trainer(
         model,
         args,
         Steps(units, steps, weights, pad, devices, loss.collate),
-        [guard],
+        [make_keeper(average, model, work, link.speaks), guard] if average else [guard],
         total,
         LossScale() if half is torch.float16 else None,
     )
@@ -125,7 +127,7 @@ def train(spec: dict[str, Any], link: Link) -> None:
     check_finite(model, "after the last step")
     steps = steps[: trainer.state.global_step]
     if link.speaks:
-        save(trainer.accelerator.unwrap_model(trainer.model), tokenizer, stored, out)
+        save(trainer.accelerator.unwrap_model(trainer.model), tokenizer, stored, out, average)
         write_synced(work / "result.json", json.dumps(outcome(units, lost, steps, weights, trainer.state.log_history)).encode())
         fault_point("train.model.before-rename")
         publish(_partial(out), out)
@@ -174,8 +176,8 @@ def arguments(spec: dict[str, Any], model: Any, steps: int, work: Path) -> Any:
     )
 
 
-def save(model: Any, tokenizer: Any, stored: Any, out: Path) -> None:
-    """Model and tokenizer into the partial folder next to `out`; an adapter alone where one was trained."""
+def save(model: Any, tokenizer: Any, stored: Any, out: Path, average: Average | None = None) -> None:
+    """Model, tokenizer and average into the partial folder next to `out`; an adapter alone where one was trained."""
     partial = _partial(out)
     shutil.rmtree(partial, ignore_errors=True)
     adapter = hasattr(model, "peft_config")
@@ -184,6 +186,8 @@ def save(model: Any, tokenizer: Any, stored: Any, out: Path) -> None:
         model = model.to(stored)
     model.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
+    if average:
+        average.write(partial / AVERAGE)
     (partial / "README.md").unlink(missing_ok=True)  # the model card's empty form that PEFT writes
     for path in partial.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
@@ -236,11 +240,11 @@ def _agree(found: Path | None) -> Path | None:
     return choice[0]
 
 
-def _check_room(model: Any, work: Path, checkpoints: bool) -> None:
-    """Refuses before the work begins what would fail after it: the weights, and per checkpoint those and two moments each.
-    Checkpoints that the clock asks for look for room themselves."""
+def _check_room(model: Any, work: Path, checkpoints: bool, averaged: bool) -> None:
+    """Refuses before the work begins what would fail after it: the weights, and per checkpoint those and two moments each; an
+    average with all of them. Checkpoints that the clock asks for look for room themselves."""
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    needed = 4 * trained * (1 + 3 * (KEPT_CHECKPOINTS + 1) if checkpoints else 1)
+    needed = 4 * trained * (1 + averaged + (3 + averaged) * (KEPT_CHECKPOINTS + 1) * checkpoints)
     free = shutil.disk_usage(work).free
     if free < needed:
         raise NoRoom(f"needs {needed / 1e6:,.0f} MB on the disk of {work}, {free / 1e6:,.0f} MB are free")

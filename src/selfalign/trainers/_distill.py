@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from selfalign.errors import UserError
 from selfalign.trainers._batches import IGNORE, Lost, Row, Weights
 from selfalign.trainers._weighted import Batch, collate, token_logits
+from selfalign.types import LATER
 
 if TYPE_CHECKING:
     import torch
 
 Divergence = Literal["forward", "reverse", "symmetric"]
-Who = Literal["start", "round"]
+Who = Literal["start", "round", "ema"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +77,12 @@ class Distill:
     balance: bool = True
     """Every category counts the same, however many rows it has."""
     teacher: Who = "start"
-    """The teacher's weights: those the run started from (OPSA's) or those the round starts from. With an adapter on the first
-    they are the model's own without it; else they are a second copy of the model in memory."""
+    """The teacher's weights: those the run started from (OPSA's), those the round starts from, or (ema, SDFT's) the moving
+    average of what is trained, from the run's start on. With an adapter the start is the model's own weights without it, and an
+    average as large as the adapter; else a teacher is a second copy of the model in memory."""
+    ema_rate: float = field(default=0.05, metadata=LATER)
+    """What the average takes of its student at each step: average = (1 - ema_rate) · average + ema_rate · student. SDFT has 0.01
+    to 0.05; with 0.05 half of the average is younger than 14 steps, and a run of the default recipe has about thirty."""
 
     preferences: ClassVar[bool] = False
     refers: ClassVar[bool] = False
@@ -93,11 +98,14 @@ class Distill:
             ("clip", not self.clip >= 0.0),
             ("temperature", not self.temperature > 0.0),
             ("teacher", self.teacher not in get_args(Who)),
+            ("ema_rate", not 0.0 < self.ema_rate <= 1.0),
         ):
             if wrong:
                 raise UserError(f"loss Distill: {name} = {getattr(self, name)} is out of range")
         if self.alpha != 0.5 and self.kl != "symmetric":
             raise UserError(f"loss Distill: alpha = {self.alpha} changes nothing with kl = {self.kl}; it is for symmetric")
+        if self.ema_rate != 0.05 and self.teacher != "ema":
+            raise UserError(f"loss Distill: ema_rate = {self.ema_rate} changes nothing without teacher = ema")
 
     def units(self, rows: Sequence[Row], pairs: Sequence[Sequence[int]]) -> tuple[list[Rollout], list[Lost]]:
         """Each row by itself. Rule of an answer that no token of is learned: `all_skipped`."""

@@ -20,8 +20,9 @@ LAYER = 34·hidden + 8·inner bytes a token (h = 2; else 40 and 16), counted by 
     computed twice:  t · layers · stream · hidden + max(t · LAYER, 14 · s · words)
 
 The stream between layers has 4 bytes a number where all weights are trained, else h. A distillation has 24 · s · words more,
-and its teacher's 4n bytes where that is no adapter's base. Products in 16 bits copy float32 weights: 2n more. Activations are
-gone when the last gradients come, but what they had is not given back at once: both count.
+and its teacher's 4n bytes where that is no adapter's base, or 4a where it is an adapter's average. Products in 16 bits copy
+float32 weights: 2n more. Activations are gone when the last gradients come, but what they had is not given back at once: both
+count.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ class Load:
     rank: int
     target: str
     """As `SFT.lora_target`."""
+    averages: bool = False
+    """Whether the teacher of a distillation is the average of what is trained."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def need(method: Method, twice: bool, sizes: Sizes, load: Load) -> Need:
         "lora": width * sizes.weights,
         "qlora": 0.53 * matrices + width * (sizes.weights - matrices),
     }[method]
-    teacher = 4 * sizes.weights if load.distils and method == "full" else 0
+    teacher = 4 * trained if load.distils and (load.averages or method == "full") else 0
     at_once = load.rows * load.tokens
     layer = at_once * ((34 * sizes.hidden + 8 * sizes.inner) if load.half else (40 * sizes.hidden + 16 * sizes.inner))
     logits = (14 + 24 * load.distils) * load.rows * load.learned * sizes.vocabulary

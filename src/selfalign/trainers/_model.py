@@ -79,8 +79,9 @@ def _with_adapter(model: Any, spec: dict[str, Any]) -> Any:
 
 
 def second_copy(spec: dict[str, Any]) -> Any:
-    """The teacher as a model of its own, in float32; None where it is the model in training without its adapter."""
-    teacher = spec["teacher_at"]
+    """The teacher as a model of its own, in float32; None where it is the model in training, without its adapter or averaged."""
+    if (teacher := spec.get("teacher_at")) is None:
+        return None
     if spec["options"]["method"] != "full" and teacher == {"base": spec["base"], "adapter": None}:
         return None
     return load_model({**spec, **teacher, "options": {**spec["options"], "method": "full"}})[0]

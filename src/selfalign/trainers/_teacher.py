@@ -1,7 +1,7 @@
 """The teacher of a distillation: what it reads before an answer, and what it would say at each of the answer's tokens.
 
-With an adapter the teacher is the model in training without it, so that there is no second copy in memory. It takes no part in
-the training: no gradient, no dropout, no random number.
+With an adapter the teacher is the model in training without it, or with an average of it (`_average`), so that there is no second
+copy in memory. It takes no part in the training: no gradient, no dropout, no random number.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from selfalign.errors import UserError
 from selfalign.models.rendering import Renderer
+from selfalign.trainers._average import Average
 from selfalign.trainers._batches import IGNORE, Lost, Row
 from selfalign.trainers._weighted import Batch, Total, token_logits
 from selfalign.types import Example
@@ -63,33 +64,35 @@ def _learned(row: Row) -> list[int]:
     return [label for label in row.labels[1:] if label != IGNORE]
 
 
-def taught_by(total: Total, model: Any, copy: Any, device: Any, half: Any) -> Total:
+def taught_by(total: Total, model: Any, copy: Any, device: Any, half: Any, average: Average | None = None) -> Total:
     """A loss whose batches have the teacher's logits as `taught`.
 
     Args:
-        model: the one in training, with an adapter that the teacher has not, where `copy` is None.
+        model: the one in training, with an adapter that the teacher has not, where `copy` and `average` are None.
         copy: the teacher as a model of its own.
         half: the 16-bit type of matrix products; None for 32 bits.
+        average: the weights that the model has as a teacher.
     """
     if copy is not None:
         copy.to(device).eval().requires_grad_(False)
 
     def with_logits(student: Any, batch: Batch, head: Any) -> torch.Tensor:
         if "taught_targets" in batch:
-            batch = {**batch, "taught": _logits(model if copy is None else copy, copy is None, batch, device, half)}
+            batch = {**batch, "taught": _logits(model if copy is None else copy, copy is None, average, batch, device, half)}
         return total(student, batch, head)
 
     return with_logits
 
 
-def _logits(teacher: Any, adapted: bool, batch: Batch, device: Any, half: Any) -> torch.Tensor:
+def _logits(teacher: Any, own: bool, average: Average | None, batch: Batch, device: Any, half: Any) -> torch.Tensor:
     import torch
 
     training = teacher.training
     teacher.eval()
     asked = {name: batch[f"taught_{name}"] for name in ("input_ids", "attention_mask", "targets")}
     products = torch.autocast(device.type, half, enabled=half is not None)
-    with torch.no_grad(), products, teacher.disable_adapter() if adapted else nullcontext():
-        found = token_logits(teacher, asked, teacher.get_output_embeddings())
+    with torch.no_grad(), products, teacher.disable_adapter() if own and average is None else nullcontext():
+        said = average.in_place_of(teacher) if average else teacher
+        found = token_logits(said, asked, teacher.get_output_embeddings())
     teacher.train(training)
     return found

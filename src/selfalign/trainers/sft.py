@@ -145,6 +145,10 @@ class SFT:
         return self.loss.distils
 
     @property
+    def averages(self) -> bool:
+        return self._average_rate > 0
+
+    @property
     def warms_up(self) -> bool:
         return isinstance(self.loss, Ditto)
 
@@ -193,6 +197,7 @@ class SFT:
             distils=self.distils,
             rank=self.lora_rank or RANK,
             target=self.lora_target,
+            averages=self.averages,
         )
         return choose(Asked(self._asked, self.gradient_checkpointing, load, self.device, self.precision), base)
 
@@ -261,17 +266,26 @@ class SFT:
         # Of content alone: a run folder that was moved still finds its checkpoints.
         others = {"teacher": self._teacher(job), "reference": job.first if ditto else None}
         content |= {name: other.hash or asdict(other) for name, other in others.items() if other}
+        rate, goes_on = self._average_rate, job.base not in (None, job.start)
+        content |= {"average": (rate, goes_on)} if rate else {}
         key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         adapter = job.start.adapter and located(job.start.adapter)
         start: dict[str, Any] = {"base": located(job.start.base), "base_name": job.start.base, "adapter": adapter}
         places = {**start, "work": str(job.work), "out": str(job.out)}
         for name, other in ((name, other) for name, other in others.items() if other):
             places[f"{name}_at"] = {"base": located(other.base), "adapter": other.adapter and located(other.adapter)}
+        if rate:
+            places["average"] = {"rate": rate, "goes_on": (adapter or start["base"]) if goes_on else None}
         return {**content, **places, "key": key}
 
+    @property
+    def _average_rate(self) -> float:
+        """Of a teacher that is an average of its student; 0 without one."""
+        return self.loss.ema_rate if isinstance(self.loss, Distill) and self.loss.teacher == "ema" else 0.0
+
     def _teacher(self, job: TrainJob) -> ModelRef | None:
-        """The model that is shown the demonstrations; None for a loss without one."""
-        if not isinstance(self.loss, Distill):
+        """The model that is shown the demonstrations; None for a loss without one, or with an average of its student."""
+        if not isinstance(self.loss, Distill) or self._average_rate:
             return None
         return job.base if job.base and self.loss.teacher == "start" else job.start
 
