@@ -2,7 +2,8 @@
 
 A start of the command line costs one second of imports, that of a training five, and the tests make hundreds of both. A copy is
 a process in all else: with a folder, an environment, signals and an exit code of its own, and the child of who asked for it. On
-Linux, as it takes a subreaper; elsewhere, and where a variable could change what is imported, the tests start interpreters.
+Linux, as it takes a subreaper, and without a GPU; elsewhere, and where a variable could change what is imported, the tests start
+interpreters.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from typing import Any, NoReturn
 
 HARMLESS = {
     *("COLUMNS", "SELFALIGN_FAULT_AT", "SELFALIGN_FAULT_LOG", "PYTEST_CURRENT_TEST"),
+    "TORCHINDUCTOR_CACHE_DIR",  # torch sets it
     *("OMP_WAIT_POLICY", "CUDA_VISIBLE_DEVICES"),  # a training's, which the tests give no CUDA device
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ACCELERATE_USE_CPU"),
 }
@@ -71,8 +73,8 @@ class Child:
 class Source:
     """The other end of a process that copies itself."""
 
-    def __init__(self, line: socket.socket, environment: Mapping[str, str]) -> None:
-        self.line, self.environment = line, dict(environment)
+    def __init__(self, line: socket.socket, environment: Mapping[str, str], process: object = None) -> None:
+        self.line, self.environment, self.process = line, dict(environment), process
 
     def fits(self, environment: Mapping[str, str]) -> bool:
         changed = {name for name, _ in set(environment.items()) ^ set(self.environment.items())}
@@ -98,14 +100,14 @@ class Source:
 @lru_cache
 def source(heavy: bool) -> Source | None:
     """One for each process of the tests, started when it is first asked for."""
-    if sys.platform != "linux":
+    if sys.platform != "linux" or any(Path("/dev").glob("nvidia[0-9]*")):  # libraries ask CUDA for its devices: then no copy may
         return None
     ours, theirs = socket.socketpair()
     with theirs:
         command = [sys.executable, __file__, str(theirs.fileno()), *LIGHT, *(HEAVY if heavy else ())]
         quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
-        subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True, env=ENVIRONMENT, **quiet)
-    return Source(ours, ENVIRONMENT)
+        process = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True, env=ENVIRONMENT, **quiet)
+    return Source(ours, ENVIRONMENT, process)
 
 
 def run(
@@ -230,7 +232,7 @@ def _read(line: socket.socket, count: int) -> bytes:
     while len(found) < count:
         more = line.recv(count - len(found))
         if not more:
-            raise RuntimeError("the process that copies itself has ended")
+            raise RuntimeError("the process that copies itself has ended; `python tests/warm.py 0 torch` says why")
         found += more
     return found
 
