@@ -109,11 +109,11 @@ def test_shape_and_nothing_computed_twice(
     # The untrained model is measured once, and as a run by itself measures it.
     adopted = {
         str(path.parent.relative_to(out)): json.loads(found[0][0])["from"]
-        for path in out.glob("*/*/run.sqlite")
+        for name in ("isara", "pretrained", "icl_knn", "sft")
+        for path in out.glob(f"{name}/*/run.sqlite")
         if (found := rows(path.parent, "SELECT data FROM events WHERE kind = 'adopted'"))
     }
-    every = {run["folder"] for arm in result["arms"].values() for run in arm["runs"]}
-    assert set(adopted) == {folder for folder in every if not folder.startswith("icl_")} - {"isara/seed-0"}
+    assert set(adopted) == {"isara/seed-1", "pretrained/seed-0", "sft/seed-0", "sft/seed-1"}
     assert set(adopted.values()) == {str(out / "isara/seed-0")}
     alone = tmp_path / "alone"
     run = ("run", "pretrained", seeds_file, "--model", "scripted", "--engine", "Scripted", "--encoder", "Hashed")
