@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from tests import warm
 from tests.tiny import tiny_model, tiny_reward_model
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+warm.ENVIRONMENT.update(os.environ)
 
 SCRIPTED = ("--model", "scripted", "--engine", "Scripted", "--encoder", "Hashed", "--trainer", "NullTrainer")
 """Options of a run without any model."""
@@ -27,14 +29,29 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "selfalign", *map(str, arguments)]
 
 
+@pytest.fixture(autouse=True)
+def warm_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training processes begin with their libraries imported."""
+    warm.train_warm(monkeypatch)
+
+
+@pytest.fixture
+def cold_trainings(warm_trainings: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are interpreters of their own, as users have them."""
+    from selfalign.trainers import _process
+
+    monkeypatch.setattr(_process, "subprocess", subprocess)
+
+
 @pytest.fixture
 def cli(tmp_path: Path) -> Run:
     """Runs `selfalign …` in a folder of the test's own; `env` adds to the environment."""
 
     def run(*arguments: object, timeout: float = 300, **env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command(*arguments), capture_output=True, text=True, cwd=tmp_path, env={**os.environ, **env}, timeout=timeout
-        )
+        environment = {**os.environ, **env}
+        if (done := warm.run([str(each) for each in arguments], tmp_path, environment, timeout)) is not None:
+            return done
+        return subprocess.run(command(*arguments), capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=timeout)
 
     return run
 

@@ -195,7 +195,7 @@ def test_every_other_recipe_goes_on_after_a_kill(
 ) -> None:
     seeds = one_task_file if recipe == "self_guide" else tasks_file
     whole = (recipe, seeds, *SCRIPTED, *SMALL, *options)
-    points = Counter(hits(cli, tmp_path, *whole, "--out", tmp_path / "whole"))
+    points = Counter(hits(tmp_path, *whole, "--out", tmp_path / "whole"))
     wanted = content(tmp_path / "whole")
     state = status(cli, tmp_path / "whole")
     assert [row["candidates"] for row in state["rounds"][1:]] == [24, 24]

@@ -70,7 +70,7 @@ def given(examples: list[Example]) -> list[Example]:
 def test_a_killed_run_goes_on_to_the_same_bytes(cli: Run, seeds_file: Path, prompts_file: Path, tmp_path: Path) -> None:
     fed = ("--prompts", prompts_file, "--prompts_share", 0.5, "--replay", 6, "--engine.batch_size", 4)
     options = ("isara", seeds_file, *SCRIPTED, *SMALL, *fed)
-    points = hits(cli, tmp_path, *options, "--out", tmp_path / "whole")
+    points = hits(tmp_path, *options, "--out", tmp_path / "whole")
     wanted = digest(tmp_path / "whole", cli)
     replay = points[: points.index("replay.before-commit")].count("batch.after-commit")
     for name in (f"batch.after-commit:{replay - 1}", "filter.before-commit:2"):

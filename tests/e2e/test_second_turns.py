@@ -20,7 +20,7 @@ SMALL = ("--rounds", 1, "--per_round", 16, "--min_yield", 0, "--engine.batch_siz
 
 def test_a_run_killed_among_second_turns_goes_on_to_the_same_bytes(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
     options = ("isara", seeds_file, *SCRIPTED, *SMALL)
-    points = hits(cli, tmp_path, *options, "--out", tmp_path / "whole")
+    points = hits(tmp_path, *options, "--out", tmp_path / "whole")
     wanted = digest(tmp_path / "whole", cli)
     assert '"history": [[' in (tmp_path / "whole" / "round-01" / "kept.jsonl").read_text()
     with Store.read(tmp_path / "whole") as store, store.snapshot() as connection:

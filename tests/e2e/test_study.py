@@ -64,7 +64,9 @@ def record(out: Path) -> dict[str, Any]:
     }
 
 
-def test_shape_and_nothing_computed_twice(cli: Run, study: tuple[object, ...], tmp_path: Path) -> None:
+def test_shape_and_nothing_computed_twice(
+    cli: Run, study: tuple[object, ...], seeds_file: Path, held_file: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "study"
     arms = ("--baselines", "pretrained,icl_random,icl_knn,sft,sft_paper,one_shot", "--repeats", 2, "--out", out)
     done = cli(*study, *arms, "--vary", "prompt_filters.novelty.max_overlap=0.5", COLUMNS="80")
@@ -104,6 +106,23 @@ def test_shape_and_nothing_computed_twice(cli: Run, study: tuple[object, ...], t
     assert all(each["sentence"] in done.stdout for each in result["verdicts"])
     assert "…" not in done.stdout and max(map(len, done.stdout.partition("cannot tell")[0].splitlines())) <= 80
 
+    # The untrained model is measured once, and as a run by itself measures it.
+    adopted = {
+        str(path.parent.relative_to(out)): json.loads(found[0][0])["from"]
+        for name in ("isara", "pretrained", "icl_knn", "sft")
+        for path in out.glob(f"{name}/*/run.sqlite")
+        if (found := rows(path.parent, "SELECT data FROM events WHERE kind = 'adopted'"))
+    }
+    assert set(adopted) == {"isara/seed-1", "pretrained/seed-0", "sft/seed-0", "sft/seed-1"}
+    assert set(adopted.values()) == {str(out / "isara/seed-0")}
+    alone = tmp_path / "alone"
+    run = ("run", "pretrained", seeds_file, "--model", "scripted", "--engine", "Scripted", "--encoder", "Hashed")
+    assert cli(*run, "--held_out", held_file, "--quiet", "--out", alone).returncode == 0
+    query = "SELECT name, value, low, high, n FROM metrics WHERE round = 0 AND name NOT LIKE 'validation%' ORDER BY name"
+    assert rows(alone, query) == rows(out / "pretrained/seed-0", query)
+    same = "SELECT metric, prompt, value FROM outcomes WHERE round = 0 ORDER BY 1, 2"
+    assert rows(alone, same) == rows(out / "sft/seed-1", same) != []
+
     before, text = record(out), (out / "study.json").read_bytes()
     again = cli(*study, *arms, "--vary", "prompt_filters.novelty.max_overlap=0.5", "--json")
     assert again.returncode == 0 and json.loads(again.stdout) == result
@@ -113,26 +132,6 @@ def test_shape_and_nothing_computed_twice(cli: Run, study: tuple[object, ...], t
 
 
 SHOWN = "SELECT json_extract(data, '$.demonstrations') FROM outputs WHERE stage = 'held_out' ORDER BY slot"
-
-
-def test_the_untrained_model_is_measured_once(
-    cli: Run, study: tuple[object, ...], seeds_file: Path, held_file: Path, tmp_path: Path
-) -> None:
-    out, alone = tmp_path / "study", tmp_path / "alone"
-    assert cli(*study, "--baselines", "pretrained,icl_knn,sft", "--repeats", 2, "--out", out).returncode == 0
-    adopted = {
-        str(path.parent.relative_to(out)): json.loads(found[0][0])["from"]
-        for path in out.glob("*/*/run.sqlite")
-        if (found := rows(path.parent, "SELECT data FROM events WHERE kind = 'adopted'"))
-    }
-    assert set(adopted) == {"isara/seed-1", "pretrained/seed-0", "sft/seed-0", "sft/seed-1"}
-    assert set(adopted.values()) == {str(out / "isara/seed-0")}
-    run = ("run", "pretrained", seeds_file, "--model", "scripted", "--engine", "Scripted", "--encoder", "Hashed")
-    assert cli(*run, "--held_out", held_file, "--quiet", "--out", alone).returncode == 0
-    query = "SELECT name, value, low, high, n FROM metrics WHERE round = 0 AND name NOT LIKE 'validation%' ORDER BY name"
-    assert rows(alone, query) == rows(out / "pretrained/seed-0", query)
-    same = "SELECT metric, prompt, value FROM outcomes WHERE round = 0 ORDER BY 1, 2"
-    assert rows(alone, same) == rows(out / "sft/seed-1", same) != []
 
 
 def test_killed_and_gone_on_with(cli: Run, study: tuple[object, ...], tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from selfalign.trainers._weighted import Steps
 from selfalign.types import Demonstration, Example, ModelRef
 from tests.tiny import tiny_model, train_job
 from tests.unit.test_sft import Quiet, gradients, weights
-from tests.unit.test_sft_processes import launch, result
+from tests.unit.test_sft_processes import result, two_processes
 
 LOSS = Distill(first_tokens=3, later_weight=0.25)
 SMALL = SFT(learning_rate=1e-3, epochs=1, batch_size=3, micro_batch=2, save_every=1, precision="fp32", loss=LOSS)
@@ -360,7 +360,7 @@ def test_two_processes_teach_what_one_does(
     """With an adapter, which the teacher takes off, or has averaged, in the middle of a step."""
     folder, one = request.getfixturevalue(alone)
     monkeypatch.setattr("tests.unit.test_sft_processes.job", job)
-    done = launch(tmp_path, replace(SMALL, lora_rank=4, learning_rate=3e-2, loss=loss), model)
+    done = two_processes(tmp_path, replace(SMALL, lora_rank=4, learning_rate=3e-2, loss=loss), model)
     assert done.returncode == 0, done.stderr[-2000:]
     assert result(tmp_path)["losses"] == pytest.approx(list(one.losses), rel=1e-3)
     expected, found = (load_file(each / "model/adapter_model.safetensors") for each in (folder, tmp_path))

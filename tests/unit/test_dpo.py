@@ -24,7 +24,7 @@ from selfalign.trainers._weighted import Steps
 from selfalign.types import Example, ModelRef
 from tests.tiny import tiny_model, train_job
 from tests.unit.test_sft import Quiet, gradients, weights
-from tests.unit.test_sft_processes import launch, result
+from tests.unit.test_sft_processes import result, two_processes
 
 SMALL = SFT(learning_rate=1e-3, epochs=2, batch_size=2, micro_batch=1, save_every=1, precision="fp32", loss=DPO(beta=0.5))
 STEPS = 6
@@ -198,7 +198,7 @@ def test_two_processes_teach_what_one_does(
     model: Path, unbroken: tuple[Path, TrainResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tests.unit.test_sft_processes.job", job)
-    done = launch(tmp_path, SMALL, model)
+    done = two_processes(tmp_path, SMALL, model)
     assert done.returncode == 0, done.stderr[-2000:]
     assert result(tmp_path)["losses"] == pytest.approx(list(unbroken[1].losses), rel=1e-4)
     expected, found = (load_file(folder / "model/model.safetensors") for folder in (unbroken[0], tmp_path))

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,32 +20,68 @@ from safetensors.torch import load_file
 
 from selfalign.record.faults import AT
 from selfalign.trainers import SFT
+from tests import warm
 from tests.tiny import tiny_model
 from tests.unit.test_sft import Quiet, job
 
 PLAIN = SFT(learning_rate=1e-3, epochs=2, batch_size=4, micro_batch=1, save_every=1, precision="fp32", max_steps=5)
 """Eight rows in steps of four: two micro-batches a process; `long` is dropped, which leaves an odd one in some steps."""
 
+Launch = Callable[..., "subprocess.CompletedProcess[str]"]
+
 
 def launch(folder: Path, training: SFT, model: Path, **changes: str) -> subprocess.CompletedProcess[str]:
     """What `accelerate launch --multi_gpu` starts, torch's own launcher, on the processor (accelerate's `--cpu` needs MPI)."""
-    work = job(model, folder)
-    work.work.mkdir(parents=True, exist_ok=True)
-    spec = work.work / "spec.json"
-    spec.write_text(json.dumps(training.spec(work)), "utf-8")
+    spec = write_spec(folder, training, model)
     options = ["--standalone", "--nproc_per_node", "2", "--module", "selfalign.trainers._child", str(spec)]
     command = [sys.executable, "-m", "torch.distributed.run", *options]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", **changes}
     said = folder / "said"
     with (
         said.open("w") as errors,
         subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=surroundings(changes)
         ) as process,
     ):
         assert process.stdout
         told = process.stdout.read()  # its input stays open meanwhile: closed, it ends the training
     return subprocess.CompletedProcess(command, process.returncode, told, said.read_text("utf-8"))
+
+
+def two_processes(folder: Path, training: SFT, model: Path, **changes: str) -> subprocess.CompletedProcess[str]:
+    """The two processes of such a launch, begun warm: the launcher and three imports cost more than the training."""
+    source = warm.source(True)
+    if source is None:
+        return launch(folder, training, model, **changes)
+    spec = write_spec(folder, training, model)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (stdin, ours), told, said = os.pipe(), folder / "told", folder / "said"
+    with told.open("w") as out, said.open("w") as errors, os.fdopen(ours, "wb"), os.fdopen(stdin, "rb"):
+        children = []
+        for rank in "01":
+            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            files = (stdin, out.fileno(), errors.fileno())
+            children.append(source.begin(warm.CHILD, [str(spec)], files, surroundings({**place, **changes})))
+        while not any(codes := [child.poll() for child in children]) and None in codes:
+            time.sleep(0.02)
+        for child in children:  # what a launcher does where one has died
+            if child.poll() is None:
+                os.kill(child.pid, signal.SIGKILL)
+    code = max(abs(child.wait()) for child in children)
+    return subprocess.CompletedProcess(["two processes"], code, told.read_text("utf-8"), said.read_text("utf-8"))
+
+
+def write_spec(folder: Path, training: SFT, model: Path) -> Path:
+    work = job(model, folder)
+    work.work.mkdir(parents=True, exist_ok=True)
+    spec = work.work / "spec.json"
+    spec.write_text(json.dumps(training.spec(work)), "utf-8")
+    return spec
+
+
+def surroundings(changes: Mapping[str, str]) -> dict[str, str]:
+    return {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", **changes}
 
 
 def result(folder: Path) -> dict[str, Any]:
@@ -54,11 +94,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model(tmp_path_factory.mktemp("start") / "model", pad="eos", context=256)
 
 
-@pytest.mark.parametrize("changes", [{}, {"lora_rank": 2, "gradient_checkpointing": False}], ids=["full", "lora"])
-def test_two_processes_teach_what_one_does(model: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("start", "changes"), [(launch, {}), (two_processes, {"lora_rank": 2, "gradient_checkpointing": False})], ids=["full", "lora"]
+)
+def test_two_processes_teach_what_one_does(model: Path, tmp_path: Path, start: Launch, changes: dict[str, Any]) -> None:
     training = replace(PLAIN, **changes)
     alone = training.train(job(model, tmp_path / "alone"), Quiet())
-    done = launch(tmp_path / "both", training, model)
+    done = start(tmp_path / "both", training, model)
     assert done.returncode == 0, done.stderr[-2000:]
 
     both = result(tmp_path / "both")
@@ -75,10 +117,10 @@ def test_two_processes_teach_what_one_does(model: Path, tmp_path: Path, changes:
 
 
 def test_two_processes_go_on_from_the_checkpoint_that_a_kill_left(model: Path, tmp_path: Path) -> None:
-    unbroken = launch(tmp_path / "unbroken", PLAIN, model)
-    killed = launch(tmp_path / "killed", PLAIN, model, **{AT: "train.checkpoint.after-manifest:3"})
+    unbroken = two_processes(tmp_path / "unbroken", PLAIN, model)
+    killed = two_processes(tmp_path / "killed", PLAIN, model, **{AT: "train.checkpoint.after-manifest:3"})
     assert (unbroken.returncode, killed.returncode != 0) == (0, True), killed.stderr[-2000:]
-    again = launch(tmp_path / "killed", PLAIN, model)
+    again = two_processes(tmp_path / "killed", PLAIN, model)
     assert again.returncode == 0, again.stderr[-2000:]
     started = next(json.loads(line) for line in again.stdout.splitlines() if "total" in json.loads(line))
     assert 0 < started["done"] < started["total"]

@@ -59,7 +59,7 @@ def execute(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example
         reporting(options.out, trackers, limited(options.max_hours, bars)) as progress,
     ):
         yaml_text, files = resolved(parser, options), recipe_files(options.recipe)
-        given = {"options": yaml_text, "files": files, "progress": progress, "keep": options.keep}
+        given = {"options": yaml_text, "files": files, "progress": progress, "keep": options.keep_weights}
         align(recipe, options.model, seeds, options.out, held_out=held_out, **given)
     with Store.read(options.out) as store:
         result, reported = status(store), warnings(store)
@@ -88,7 +88,7 @@ def make_parser(make: Callable[..., Recipe], command: str) -> ArgumentParser:
     )
     parser.add_argument("--max_hours", type=float, help="end in good order after so many hours; the same command goes on")
     text = "weights of old rounds: best keeps those of the best round and what further ones need; all"
-    parser.add_argument("--keep", type=str, choices=["best", "all"], default="best", help=text)
+    parser.add_argument("--keep_weights", type=str, choices=["best", "all"], default="best", help=text)
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
     parser.add_argument("--json", action="store_true", help="print the final status as JSON instead of tables")
     parser.add_argument("--config", action="config", help="YAML file of options; options on the command line win")

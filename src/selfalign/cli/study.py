@@ -72,7 +72,7 @@ FIXED = (
     "metric",
     "max_hours",
     "quiet",
-    "keep",
+    "keep_weights",
     "json",
     "config",
     "help",
@@ -304,7 +304,7 @@ def _study(arms: Sequence[Any], held_out: Sequence[Example], options: Namespace,
             trackers=trackers,
             files=recipe_files(options.recipe),
             options=yaml_text,
-            keep=options.keep,
+            keep=options.keep_weights,
         )
     if options.json:
         sys.stdout.write(json.dumps(result, indent=1) + "\n")

@@ -68,7 +68,7 @@ def problems(run: Path, round: int, model: ModelRef, manifest: Manifest) -> list
     if round and not manifest and files.is_relative_to(run) and not files.is_dir():
         raise UserError(
             f"the weights of round {round} of {run} were removed, as later rounds did not need them; name another round, or start"
-            " a run with --keep all"
+            " a run with --keep_weights all"
         )
     return verify(files, manifest)
 

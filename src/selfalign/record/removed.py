@@ -29,6 +29,6 @@ def remove_weights(store: Store, before: int, needed: Collection[int]) -> None:
             size = sum(size for size, _ in manifest.values())
             with store.transaction("remove") as connection:
                 model_rows.forget_files(connection, round)
-                text = f"the weights of round {round} were removed ({size / 1e9:.1f} GB; --keep all keeps them)"
+                text = f"the weights of round {round} were removed ({size / 1e9:.1f} GB; --keep_weights all keeps them)"
                 store.event(KIND, {"round": round, "hash": model.hash, "bytes": size, "text": text})
         shutil.rmtree(place, ignore_errors=True)

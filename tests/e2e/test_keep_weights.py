@@ -1,4 +1,4 @@
-"""`--keep`: whose weights stay while a run goes on."""
+"""`--keep_weights`: whose weights stay while a run goes on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_weights_that_nothing_needs_are_removed_and_the_run_goes_on_as_with_them
     seeds_file: Path, tmp_path: Path, cli: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     some, whole, killed = (tmp_path / name for name in ("some", "all", "killed"))
-    assert run(seeds_file, some, "--rounds", "3") == 0 and run(seeds_file, whole, "--rounds", "3", "--keep", "all") == 0
+    assert run(seeds_file, some, "--rounds", "3") == 0 and run(seeds_file, whole, "--rounds", "3", "--keep_weights", "all") == 0
     with Store.read(some) as store, Store.read(whole) as other:
         best = store.state()["best_round"]
         assert there(whole) == ["round-01", "round-02", "round-03"] and other.state() == store.state()
@@ -28,10 +28,14 @@ def test_weights_that_nothing_needs_are_removed_and_the_run_goes_on_as_with_them
         gone = [data["round"] for _, kind, data in store.events() if kind == "removed"]
         assert gone == [1, 2] and store.model(1).hash == other.model(1).hash
     assert main(["export", str(some), "--round", "1", "--model", str(tmp_path / "model")]) == 2
-    assert "the weights of round 1 of" in (said := capsys.readouterr().err) and "--keep all" in said and "damaged" not in said
+    assert (
+        "the weights of round 1 of" in (said := capsys.readouterr().err)
+        and "--keep_weights all" in said
+        and "damaged" not in said
+    )
     assert main(["chat", str(some), "--round", "1"]) == 2 and "were removed" in capsys.readouterr().err
 
-    assert run(seeds_file, some, "--rounds", "4") == 0 and run(seeds_file, whole, "--rounds", "4", "--keep", "all") == 0
+    assert run(seeds_file, some, "--rounds", "4") == 0 and run(seeds_file, whole, "--rounds", "4", "--keep_weights", "all") == 0
     begun = run(seeds_file, killed, "--rounds", "2")
     command = ("run", "--config", killed / "run.yaml", "--rounds", 4, "--quiet")
     assert begun == 0 and cli(*command, SELFALIGN_FAULT_AT="remove.after-commit").returncode < 0
