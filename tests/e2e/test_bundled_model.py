@@ -21,7 +21,8 @@ def test_one_small_round_on_the_bundled_model(cli: Run, tmp_path: Path) -> None:
     seeds.write_text("".join(line + "\n" for line in (domain / "seeds.jsonl").read_text().splitlines()[:24]))
     out = tmp_path / "run"
     options = ("--rounds", 1, "--per_round", 8, "--min_yield", 0, "--demonstrations", 3, "--trainer.epochs", 1)
-    options = (*options, "--guard.parts", "none")
+    # Eight answers of so small a model, sampled: on one processor two of them ended, on another none did.
+    options = (*options, "--without", "filters.finished", "--guard.parts", "none")
     done = cli("run", "isara", seeds, "--held_out", held_out, "--model", "smollm2-135m", *options, "--out", out, timeout=1100)
     assert done.returncode == 0, done.stderr
     status = json.loads(cli("status", out, "--json").stdout)
