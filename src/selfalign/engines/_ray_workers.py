@@ -85,7 +85,9 @@ def connect(address: str | None) -> None:
         return
     own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": _STORE}
     vars(ray._private.worker)["_worker_logs_enabled"] = False  # else its own messages go to standard output
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else a Ray of our own reports its use to its makers
+    # A Ray of our own reports no use to its makers, and its workers yield no more to other programs than we do.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         # Workers' output stays in Ray's log files, our warnings in it come with the results: standard output is for our tables.
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **({} if address else own))

@@ -49,10 +49,8 @@ class Ray:
         if self.address is not None and "://" in self.address:
             raise ValueError(f"Ray: address = {self.address!r}: give auto or HOST:PORT, on a machine of the cluster")
         if isinstance(self.inner, Ray) or type(self.inner).__name__ == "OpenAI":
-            what = (
-                "cannot run inside itself" if isinstance(self.inner, Ray) else "is not needed for a server: give it as --engine"
-            )
-            raise ValueError(f"Ray: {what}; its inner engine runs a model itself")
+            what = "itself" if isinstance(self.inner, Ray) else "OpenAI, whose server may be asked by itself (--engine OpenAI)"
+            raise ValueError(f"Ray: inner is {what}; give an engine that runs a model")
 
     @property
     def pretends(self) -> bool:
