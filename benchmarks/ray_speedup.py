@@ -2,7 +2,8 @@
 
     python benchmarks/ray_speedup.py [--model smollm2-135m] [--rows 128] [--batch 16] [--repeats 3]
 
-Needs two cores that nobody else uses: times are wall-clock seconds of generation alone, after a first batch that loads the weights.
+Needs two cores that nobody else uses: times are wall-clock seconds of generation alone, after a first batch that loads the
+weights.
 The texts of both are compared too, since one thread and two may round differently.
 """
 

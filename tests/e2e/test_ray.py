@@ -6,19 +6,21 @@ import os
 import signal
 import sqlite3
 import subprocess
+import sys
 import textwrap
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from selfalign.cli.main import main
 from selfalign.engines import HF, Ray, Scripted
-from selfalign.engines._ray_workers import DEATHS, Crew, Task, Worker
+from selfalign.engines._ray_workers import DEATHS, Crew, Task, Worker, connect
 from selfalign.errors import RunFailed, UserError
 from selfalign.types import ModelRef, Request, Sampling
 from tests.conftest import Run, command
@@ -129,6 +131,16 @@ def test_no_cluster_and_no_ray(seeds_file: Path, monkeypatch: pytest.MonkeyPatch
         Ray(Scripted()).check(MODEL, (), "auto")
     with pytest.raises(ValueError, match="inner is itself"):
         Ray(Ray())  # type: ignore[arg-type]
+
+
+def test_a_signal_is_ours_and_not_rays(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake: Any = ModuleType("ray")
+    fake.is_initialized, fake._private = lambda: False, SimpleNamespace(worker=ModuleType("worker"))
+    fake.init = lambda **_: signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as Ray's does, with one that aborts
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    before = signal.getsignal(signal.SIGTERM)
+    connect("auto")
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_where_work_is_done_is_no_part_of_what_is_done() -> None:

@@ -7,6 +7,7 @@ import logging
 import os
 import platform
 import queue
+import signal
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -88,6 +89,7 @@ def connect(address: str | None) -> None:
     # A Ray of our own reports no use to its makers, and its workers yield no more to other programs than we do.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         # Workers' output stays in Ray's log files, our warnings in it come with the results: standard output is for our tables.
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **({} if address else own))
@@ -95,6 +97,11 @@ def connect(address: str | None) -> None:
         said = " ".join(str(error).split())[:300]
         where = f"no Ray cluster at --engine.address {address}" if address else "Ray does not start on this machine"
         raise UserError(f"{where}: {said}; `ray status` says what runs, docs/cluster.md how to start one") from error
+    finally:
+        with contextlib.suppress(ValueError):  # only a main thread may; Ray has put handlers of its own, by which SIGTERM aborts
+            for number, handler in handlers.items():
+                if handler is not None:
+                    signal.signal(number, handler)
 
 
 def needs(spec: Spec) -> dict[str, Any]:
@@ -109,7 +116,8 @@ def needs(spec: Spec) -> dict[str, Any]:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = spec.num_gpus
     if gpus is None:
-        gpus = float(getattr(spec.inner, "device", "cpu") != "cpu" and any(node.get("GPU") for node in nodes))
+        uses = getattr(spec.inner, "device", "cpu") != "cpu" and any(node.get("GPU") for node in nodes)
+        gpus = float(getattr(spec.inner, "tensor_parallel", 1)) if uses else 0.0
     wanted = {name: amount for name, amount in {"CPU": spec.num_cpus, "GPU": gpus, **spec.resources}.items() if amount}
     room = sum(min(int(node.get(name, 0) / amount + 1e-6) for name, amount in wanted.items()) for node in nodes)
     said = ", ".join(f"{name} {amount:g}" for name, amount in wanted.items())

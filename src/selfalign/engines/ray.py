@@ -37,8 +37,8 @@ class Ray:
     num_cpus: float = field(default=1.0, compare=False)
     """Processor cores of one worker, which are its threads too (OMP_NUM_THREADS, unless that is set on the node)."""
     num_gpus: float | None = field(default=None, compare=False)
-    """GPUs of one worker; null gives an inner engine that can use one (it has a `device`, and not cpu) one, where the cluster has
-    any."""
+    """GPUs of one worker; null gives an inner engine that can use one (it has a `device`, and not cpu) one, or as many as its
+    `tensor_parallel` says, where the cluster has any."""
     resources: Mapping[str, float] = field(default_factory=dict, compare=False)
     """Resources of your own that one worker takes, by the names that nodes were started with (`ray start --resources`)."""
 
