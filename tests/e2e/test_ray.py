@@ -209,7 +209,7 @@ def test_a_batch_is_done_anew_but_not_for_ever(caplog: pytest.LogCaptureFixture)
 
 
 def test_what_a_session_raises_is_raised_and_a_run_that_was_broken_off_leaves_nothing_behind() -> None:
-    workers = crew(0)
+    workers = crew(0, 0)  # the second one still has its call when the run is broken off
     with pytest.raises(AttributeError, match="no_such"):
         dict(workers.run(TASK, "no_such", [ASKED]))
     begun = workers.run(TASK, "generate", [ASKED, ASKED])

@@ -16,11 +16,11 @@ from selfalign.record.file_system import network_file_system
 from selfalign.record.store import Store
 
 MOUNTED = """\
-22 1 254:1 / / rw,relatime - ext4 /dev/vda rw
 30 22 0:40 / {shared} rw,relatime shared:5 - nfs4 server:/export rw,vers=4.2
 31 30 0:41 / {shared}/own rw - ext4 /dev/vdb rw
 32 22 0:42 / {other}/with\\040space rw - fuse.sshfs me@there: rw
 33 22 0:43 / {other}/box rw - fuse.gvfsd-fuse gvfs rw
+22 1 254:1 / / rw,relatime - ext4 /dev/vda rw
 """
 
 
