@@ -26,6 +26,8 @@ ENGINES: list[type[Any]] = [
     for _, part in inspect.getmembers(importlib.import_module(f"selfalign.engines.{name}"), inspect.isclass)
     if part.__module__ == f"selfalign.engines.{name}" and hasattr(part, "check") and hasattr(part, "open")
 ]
+AROUND = {"Ray"}
+"""Engines around another one, with tests of their own (tests/e2e/test_ray.py)."""
 EXACT: dict[str, dict[str, Any]] = {
     "HF": {"dtype": "float32", "device": "cpu"},
     "OpenVINO": {"dtype": "float32", "threads": 1},
@@ -49,7 +51,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=ENGINES, ids=lambda part: part.__name__)
+@pytest.fixture(params=[part for part in ENGINES if part.__name__ not in AROUND], ids=lambda part: part.__name__)
 def engine(request: pytest.FixtureRequest) -> Engine:
     if request.param.__name__ == "OpenVINO":
         pytest.importorskip("openvino_genai", reason="OpenVINO GenAI is not installed: pip install 'selfalign[cpu]'")

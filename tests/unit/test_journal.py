@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,3 +72,29 @@ def test_a_model_that_is_open_is_not_opened_again(tmp_path: Path) -> None:
     align(recipe, "models/base", seeds(), tmp_path / "run")
     # The base model asks and scores round 1; while round 1's model asks in round 2, it is opened to score.
     assert opened == ["models", "round-01", "models", "round-02"]
+
+
+def test_batches_that_end_in_another_order_are_committed_as_they_come_and_read_in_order(tmp_path: Path) -> None:
+    committed: list[int] = []
+
+    class Several(ScriptedSession):
+        def spread(self, method: str, calls: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, list[Any]]]:
+            for place in (2, 0, 1):
+                committed.append(len(store.done_batches(1, stage)))
+                yield place, getattr(self, method)(*calls[place])
+
+    asked = [Request(f"r{row}", prompt=f"Where is place number {row}?", seed=row) for row in range(20)]
+    texts = [Example(request.id, request.prompt or "", "So it is.") for request in asked] * 40  # three batches of 320
+    work: dict[str, Callable[[Journal], Any]] = {
+        "respond": lambda journal: journal.generate("respond", asked, Sampling(max_tokens=40)),
+        "validation": lambda journal: journal.likelihood("validation", texts),
+        "choices": lambda journal: journal.continuation("choices", [(each.prompt, each.response) for each in texts]),
+    }
+    model = ModelRef("scripted")
+    for stage, ask in work.items():
+        committed.clear()
+        with Store.open(tmp_path / stage, {}) as store, Store.open(tmp_path / f"{stage}-plain", {}) as other:
+            found = ask(Journal(store, 1, Several(Scripted(), model), Quiet()))
+            assert found == ask(Journal(other, 1, ScriptedSession(Scripted(), model), Quiet()))
+            assert store.done_batches(1, stage) == other.done_batches(1, stage)
+        assert committed == [0, *((4, 12) if stage == "respond" else (160, 480))]

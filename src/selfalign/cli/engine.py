@@ -121,9 +121,17 @@ def _recorded(folder: Path | None, engines: Sequence[type]) -> dict[str, Any] | 
         return None
     try:
         with Store.read(folder) as store:
-            options = dict(store.identity().get("engine") or {})
+            chosen: dict[str, Any] = _as_option(store.identity().get("engine") or {})
     except UserError:  # no run there yet; of anything else the command says what is wrong
         return None
-    part = options.pop("part", "")
-    known = part in {f"{each.__module__}.{each.__qualname__}" for each in engines}
-    return {"class_path": part, "init_args": options} if known else None
+    return chosen if chosen.get("class_path") in {f"{each.__module__}.{each.__qualname__}" for each in engines} else None
+
+
+def _as_option(recorded: Any) -> Any:
+    """A part as an identity has it, in the words of an option; what is no part stays."""
+    if not isinstance(recorded, dict) or "part" not in recorded:
+        return recorded
+    return {
+        "class_path": recorded["part"],
+        "init_args": {name: _as_option(value) for name, value in recorded.items() if name != "part"},
+    }

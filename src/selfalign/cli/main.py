@@ -62,6 +62,7 @@ EXTRAS = {
     **dict.fromkeys(("lm_eval", "datasets", "rouge_score", "langdetect", "nltk"), "eval"),
     **dict.fromkeys(("starlette", "uvicorn"), "review"),
     "gguf": "demo",
+    "ray": "ray",
 }
 """Packages that a bare install lacks, and the extra that brings each."""
 

@@ -48,7 +48,7 @@ TRAINING = (
 )
 GENERATING = ("per_round", "sampling", "min_yield", "seed_weight", "train_on", "train_seeds", "alarms", "second_turns")
 PROMPTS, DEVICE = "prompt_sampling", "device"
-PASSING = ("config", "quiet", "json", "max_hours")
+PASSING = ("config", "quiet", "json", "max_hours", "parallel", "only")
 """Options of a command that say nothing of the run itself."""
 ANSWERING = ("refusal", "truthfulness", "harmfulness", "win_rate")
 """Evaluators of every recipe that a model answers, each with a sampling that may be its own."""
@@ -127,9 +127,9 @@ def build(make: Make, parser: ArgumentParser, options: Namespace) -> Recipe:
         except (TypeError, AttributeError, KeyError) as error:  # of a value that passed for the options of a part
             raise UserError("a part is given something else than its options as {name: value}; see --help-all") from error
         recipe = checked(make, make(**{name: made[name] for name in own if name in made}))
-        changes = {
-            name: made[name] for name in common(plain) if name not in own and name in made and made[name] != getattr(plain, name)
-        }
+        changed = {name: made[name] for name in common(plain) if name not in own and name in made}
+        # Two engines that write the same compare as equal, and may differ in where they do it.
+        changes = {name: new for name, new in changed.items() if name == "engine" or new != getattr(plain, name)}
         if len(changes.get("steps", ())) and "rounds" not in changes:
             changes["rounds"] = len(changes["steps"])
         if _writes_prompts(plain) and PROMPTS not in own and made[PROMPTS] != plain.proposer.sampling:  # type: ignore[attr-defined]
@@ -163,8 +163,9 @@ def _placed(part: Any, device: str) -> Any:
         return part
     there = {each.name: getattr(part, each.name) for each in fields(part)}
     changes: dict[str, Any] = {"device": device} if there.get("device", device) in ("auto", None) else {}
-    if there.get("engine") is not None:  # a judge's own
-        changes["engine"] = _placed(there["engine"], device)
+    for slot in ("engine", "inner"):  # a judge's own engine, and that of an engine's workers
+        if there.get(slot) is not None:
+            changes[slot] = _placed(there[slot], device)
     return replace(part, **changes) if changes else part
 
 

@@ -7,8 +7,9 @@ import json
 import os
 import re
 import sys
+from argparse import SUPPRESS
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,8 @@ FIXED = (
     "quiet",
     "keep_weights",
     "json",
+    "parallel",
+    "only",
     "config",
     "help",
     "report_to",
@@ -97,9 +100,13 @@ def main(arguments: Sequence[str]) -> int:
     for name, what in (("out", "a folder for the study"), ("model", "a local folder, a hub name, or smollm2-135m")):
         if options[name] is None:
             raise UserError(f"--{name} is missing: give {what}")
+    if options.parallel < 1:
+        raise UserError(f"--parallel {options.parallel}: give a number of runs at a time, 1 or more")
     _check_folder(Path(options.out))
     arms = make_arms(make, parser, options, arguments, seeds)
-    return _study(arms, held_out, options, resolved(parser, options))
+    if options.only is not None:
+        return _one(arms, held_out, options)
+    return _study(arms, held_out, options, resolved(parser, options), arguments)
 
 
 def _check_folder(out: Path) -> None:
@@ -132,9 +139,11 @@ def study_parser(make: Callable[..., Recipe]) -> ArgumentParser:
             "recipes to compare it with, with commas between; own ones as ./file.py:function",
         ),
         ("repeats", int, 3, "random seeds for each arm, from --seed on"),
+        ("parallel", int, 1, "so many runs at a time, each in a process with a share of the processors and GPUs"),
         ("metric", str, None, "what the verdict is about; without it expected, balance or log_likelihood, the first there is"),
     ):
         parser.add_argument(f"--{name}", type=kind, default=default, help=text)
+    parser.add_argument("--only", type=str, help=SUPPRESS)  # a run's folder: what the processes of --parallel are started with
     text = "option=v1,v2 …: one more arm for each value; seeds=8,16,32 draws so many of the seeds"
     parser.add_argument("--vary", type=str, nargs="+", default=[], help=text)
     return parser
@@ -284,27 +293,59 @@ def _parse_with(
     return changed
 
 
-def _study(arms: Sequence[Any], held_out: Sequence[Example], options: Namespace, yaml_text: str) -> int:
+def _one(arms: Sequence[Any], held_out: Sequence[Example], options: Namespace) -> int:
+    """One run of a study, for the process that has the others run too; its progress in lines."""
+    from selfalign.errors import handle_signals
+    from selfalign.loop.progress import Lines, limited
+    from selfalign.study.run import run_one
+    from selfalign.study.side_by_side import end_with_parent
+    from selfalign.tracking.trackers import check_trackers
+
+    trackers = check_trackers(options.report_to)
+    with handle_signals(), nullcontext() if options.quiet else Lines() as lines:
+        end_with_parent()
+        run_one(
+            arms,
+            held_out,
+            Path(options.out),
+            options.only,
+            repeats=options.repeats,
+            first_seed=arms[0].recipe.seed,
+            progress=limited(options.max_hours, lines),
+            trackers=trackers,
+            files=recipe_files(options.recipe),
+            keep=options.keep_weights,
+        )
+    return 0
+
+
+def _study(arms: Sequence[Any], held_out: Sequence[Example], options: Namespace, yaml_text: str, arguments: Sequence[str]) -> int:
     from selfalign.cli.study_table import print_study
     from selfalign.errors import handle_signals
     from selfalign.loop.progress import limited, on_screen
     from selfalign.study.run import run_study
+    from selfalign.study.side_by_side import SideBySide
     from selfalign.tracking.trackers import check_trackers
 
     trackers = check_trackers(options.report_to)
-    with handle_signals(), nullcontext() if options.quiet else on_screen() as bars:
+    first_seed, several = arms[0].recipe.seed, options.parallel > 1
+    with handle_signals(), ExitStack() as stack:
+        bars = None if options.quiet else stack.enter_context(nullcontext() if several else on_screen())
+        progress = limited(options.max_hours, bars)
+        beside = SideBySide(Path(options.out), arguments, options.parallel, options.max_hours) if several else None
         result = run_study(
             arms,
             held_out,
             options.out,
             repeats=options.repeats,
-            first_seed=arms[0].recipe.seed,
+            first_seed=first_seed,
             metric=options.metric,
-            progress=limited(options.max_hours, bars),
+            progress=progress,
             trackers=trackers,
             files=recipe_files(options.recipe),
             options=yaml_text,
             keep=options.keep_weights,
+            beside=None if beside is None else stack.enter_context(beside),
         )
     if options.json:
         sys.stdout.write(json.dumps(result, indent=1) + "\n")

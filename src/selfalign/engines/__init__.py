@@ -3,11 +3,13 @@
 from selfalign.engines.hf import HF
 from selfalign.engines.openai import OpenAI
 from selfalign.engines.openvino import OpenVINO
+from selfalign.engines.ray import Ray
 from selfalign.engines.scripted import Scripted
 
 __all__ = [
     "HF",
     "OpenAI",
     "OpenVINO",
+    "Ray",
     "Scripted",
 ]

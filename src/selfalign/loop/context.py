@@ -60,12 +60,15 @@ class Setup:
 def opened(run: Setup, model: ModelRef, pool: Pool) -> Iterator[Callable[[int], Context]]:
     """Opens a model of the run; the block is given a function from a round, the model's or the next one, to its context."""
     with run.recipe.engine.open(model, run.recipe.format) as session, run.vectors.open(session, pool) as encode:
+        if run.recipe.rounds and (runs_in := getattr(session, "runs_in", None)) is not None:
+            runs_in(run.store.folder)  # sessions on other machines have to see the models that it will hold
         yield partial(_make_context, run, model, pool, session, encode)
 
 
 def _make_context(run: Setup, current: ModelRef, pool: Pool, session: Session, encode: Encode, round: int) -> Context:
     recipe, store = run.recipe, run.store
     arrange = in_pool_order if recipe.order == "shared" else tuple
+    beside = getattr(session, "beside", recipe.engine.open)  # one whose workers run other models too
     session = Copying(session) if getattr(recipe.eval_retriever, "copies", False) else session
     journal = Journal(store, round, session, run.progress, arrange)
 
@@ -76,7 +79,7 @@ def _make_context(run: Setup, current: ModelRef, pool: Pool, session: Session, e
         if engine is None and other == current:  # open already; a second copy would take its memory, and time to load
             yield context
             return
-        with runs.open(other, recipe.format) as its_session:
+        with (beside if engine is None else runs.open)(other, recipe.format) as its_session:
             yield replace(context, journal=replace(journal, session=its_session))
 
     context = Context(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal, Protocol
 
 from selfalign.errors import RunFailed
 from selfalign.protocols import Progress, Session, Work
@@ -15,6 +15,20 @@ from selfalign.types import Completion, Continuation, Example, Likelihood, Reque
 
 Arrange = Callable[[Sequence[Example]], tuple[Example, ...]]
 """The order in which a prompt shows its demonstrations."""
+
+Method = Literal["generate", "likelihood", "continuation"]
+Batches = Callable[[Sequence[tuple[int, ...]]], Iterator[tuple[int, list[dict[str, Any]]]]]
+"""Batches of positions to (which of them, its rows), as each is done."""
+
+
+class Spread(Protocol):
+    """What a session that works on several batches at a time has besides (`protocols.Session`)."""
+
+    def spread(self, method: Method, calls: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, list[Any]]]:
+        """Calls the session's method with the arguments of each call; gives (which call, what came of it) in any order, as they
+        end."""
+        ...
+
 
 SCORED_AT_ONCE = 320
 """Texts whose log-likelihoods are committed together: 32 rows, the engine's default batch, of the ten texts that a judge asks for
@@ -26,7 +40,8 @@ first; fewer texts would cut a judge's ten apart and leave most of those batches
 class Journal:
     """A session's work in one round through the run's record (see `protocols.Journal`).
 
-    A batch is committed whole: a run that is killed repeats one at most, and writes the same bytes.
+    A batch is committed whole: a run that is killed repeats one at most (one for each worker of a session that is `Spread`) and
+    writes the same bytes.
     """
 
     store: Store
@@ -52,27 +67,45 @@ class Journal:
                 done.update(roomless)
             slots = list(sent)
             plan = [tuple(slots[i] for i in batch) for batch in self.session.plan(list(sent.values()))]
-            self._run(stage, plan, done, partial(self._answers, sent, sampling))
+            ask = partial(_requests, sent, sampling)
+            self._run(stage, plan, done, partial(self._batches, "generate", ask, partial(self._answers, sent)))
         return [_read_back(request, done[slot], stage) for slot, request in enumerate(requests)]
 
     def likelihood(self, stage: str, examples: Sequence[Example], shown: Sequence[Sequence[Example]] = ()) -> list[Likelihood]:
         ids = [example.id for example in examples]
-        rows = self.work(stage, ids, partial(self._likelihoods, examples, shown), SCORED_AT_ONCE)
+        batches = partial(self._batches, "likelihood", partial(self._pairs, examples, shown), partial(_with_ids, ids))
+        rows = self._rows(stage, len(ids), batches, SCORED_AT_ONCE)
+        _same_ones(rows, ids, stage)
         return [Likelihood(row["total"], row["tokens"]) for row in rows]
 
     def continuation(self, stage: str, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
-        rows = self._rows(stage, len(pairs), partial(self._continuations, pairs), SCORED_AT_ONCE)
+        batches = partial(self._batches, "continuation", lambda places: ([pairs[i] for i in places],), _plain)
+        rows = self._rows(stage, len(pairs), batches, SCORED_AT_ONCE)
         return [Continuation(row["total"], row["tokens"], row["greedy"]) for row in rows]
 
     def work(self, stage: str, ids: Sequence[str], work: Work, batch: int) -> list[dict[str, Any]]:
-        rows = self._rows(stage, len(ids), partial(_with_ids, ids, work), batch)
-        for id, row in zip(ids, rows, strict=True):
-            _same(row["id"], id, stage)
+        made = partial(_one_by_one, lambda places: [{"id": ids[i], **row} for i, row in zip(places, work(places), strict=True)])
+        rows = self._rows(stage, len(ids), made, batch)
+        _same_ones(rows, ids, stage)
         return rows
 
-    def _answers(self, sent: Mapping[int, Request], sampling: Sampling, batch: Sequence[int]) -> list[dict[str, Any]]:
+    def _batches(
+        self,
+        method: Method,
+        ask: Callable[[Sequence[int]], tuple[Any, ...]],
+        rows: Callable[[Sequence[int], Sequence[Any]], list[dict[str, Any]]],
+        plan: Sequence[tuple[int, ...]],
+    ) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+        """Work of the session: what a batch's call is given, and the rows that its answer makes."""
+        spread = getattr(self.session, "spread", None)
+        if spread is None:
+            yield from _one_by_one(lambda batch: rows(batch, getattr(self.session, method)(*ask(batch))), plan)
+            return
+        for place, found in spread(method, [ask(batch) for batch in plan]):
+            yield place, rows(plan[place], found)
+
+    def _answers(self, sent: Mapping[int, Request], batch: Sequence[int], found: Sequence[Completion]) -> list[dict[str, Any]]:
         requests = [sent[slot] for slot in batch]
-        completions = self.session.generate(requests, sampling)
         return [
             {
                 "id": request.id,
@@ -81,38 +114,36 @@ class Journal:
                 **_asked(request),
                 "prompt_text": self.session.render(request),
             }
-            for request, completion in zip(requests, completions, strict=True)
+            for request, completion in zip(requests, found, strict=True)
         ]
 
-    def _likelihoods(
+    def _pairs(
         self, examples: Sequence[Example], shown: Sequence[Sequence[Example]], places: Sequence[int]
-    ) -> list[dict[str, Any]]:
-        before = [self.arrange(shown[i]) for i in places] if shown else ()
-        return [asdict(value) for value in self.session.likelihood([examples[i] for i in places], before)]
+    ) -> tuple[list[Example], Sequence[tuple[Example, ...]]]:
+        return [examples[i] for i in places], [self.arrange(shown[i]) for i in places] if shown else ()
 
-    def _continuations(self, pairs: Sequence[tuple[str, str]], places: Sequence[int]) -> list[dict[str, Any]]:
-        return [asdict(value) for value in self.session.continuation([pairs[i] for i in places])]
-
-    def _rows(self, stage: str, count: int, work: Work, size: int) -> list[dict[str, Any]]:
-        """What `work` makes of each of `count` positions, `size` of them committed together."""
+    def _rows(self, stage: str, count: int, batches: Batches, size: int) -> list[dict[str, Any]]:
+        """The rows of `count` positions, `size` of them made and committed together."""
         stage = self.prefix + stage
         done = self.store.done_batches(self.round, stage)
-        self._run(stage, [tuple(range(start, min(start + size, count))) for start in range(0, count, size)], done, work)
+        self._run(stage, [tuple(range(start, min(start + size, count))) for start in range(0, count, size)], done, batches)
         return [done[slot] for slot in range(count)]
 
-    def _run(self, stage: str, plan: Sequence[tuple[int, ...]], done: dict[int, Any], work: Work) -> None:
-        """Makes the batches of slots that the record does not hold yet and adds them to `done`."""
+    def _run(self, stage: str, plan: Sequence[tuple[int, ...]], done: dict[int, Any], batches: Batches) -> None:
+        """Has the batches of slots made that the record does not hold yet, commits each as it comes, and adds them to `done`."""
         waiting = [(number, batch) for number, batch in enumerate(plan) if batch[0] not in done]
         if not waiting:
             return
         total, left = sum(map(len, plan)), sum(len(batch) for _, batch in waiting)
         self.progress.start(f"round {self.round}: {stage}", total, total - left)
-        for number, batch in waiting:
-            began = time.monotonic()
-            rows = dict(zip(batch, work(batch), strict=True))
-            self.store.add_batch(self.round, stage, number, rows, time.monotonic() - began)
+        began = time.monotonic()
+        for place, made in batches([batch for _, batch in waiting]):
+            number, batch = waiting[place]
+            rows = dict(zip(batch, made, strict=True))
+            self.store.add_batch(self.round, stage, number, rows, time.monotonic() - began)  # of several at a time since the last
             done.update(rows)
             self.progress.advance(len(batch))
+            began = time.monotonic()
         self.progress.finish()
 
 
@@ -134,8 +165,21 @@ def _roomless(request: Request) -> dict[str, Any]:
     return {"id": request.id, "text": "", "finish": "context", "demonstrations": [], **_asked(request)}
 
 
-def _with_ids(ids: Sequence[str], work: Work, places: Sequence[int]) -> list[dict[str, Any]]:
-    return [{"id": ids[i], **row} for i, row in zip(places, work(places), strict=True)]
+def _one_by_one(work: Work, plan: Sequence[tuple[int, ...]]) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    for place, batch in enumerate(plan):
+        yield place, work(batch)
+
+
+def _requests(sent: Mapping[int, Request], sampling: Sampling, batch: Sequence[int]) -> tuple[list[Request], Sampling]:
+    return [sent[slot] for slot in batch], sampling
+
+
+def _plain(places: Sequence[int], found: Sequence[Any]) -> list[dict[str, Any]]:
+    return [asdict(value) for _, value in zip(places, found, strict=True)]
+
+
+def _with_ids(ids: Sequence[str], places: Sequence[int], found: Sequence[Any]) -> list[dict[str, Any]]:
+    return [{"id": ids[i], **row} for i, row in zip(places, _plain(places, found), strict=True)]
 
 
 def _read_back(request: Request, row: dict[str, Any], stage: str) -> tuple[Request, Completion]:
@@ -144,6 +188,11 @@ def _read_back(request: Request, row: dict[str, Any], stage: str) -> tuple[Reque
     sent = replace(request, demonstrations=tuple(shown[name] for name in row["demonstrations"]))
     completion = Completion(row["text"], row["finish"], row.get("prompt_tokens", 0), row.get("generated_tokens", 0))
     return sent, completion
+
+
+def _same_ones(rows: Sequence[Mapping[str, Any]], ids: Sequence[str], stage: str) -> None:
+    for row, id in zip(rows, ids, strict=True):
+        _same(row["id"], id, stage)
 
 
 def _same(found: str, asked: str, stage: str) -> None:

@@ -34,15 +34,19 @@ def locked(folder: Path) -> Iterator[None]:
     Half a second of tries, because `is_locked` of another process holds the lock for an instant.
 
     Raises:
-        UserError: another process works on the folder; the message names it.
+        UserError: another process works on the folder; the message names it. Or its file system has no locks.
     """
     if fcntl is None:
         raise UserError("Windows has no file locks of the kind that a run folder needs: run selfalign in WSL")
     descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         for attempt in range(_TRIES):
-            if _try(descriptor):
-                break
+            try:
+                if _try(descriptor):
+                    break
+            except OSError as error:
+                remedy = "use a folder on a local disk, or have it mounted with locks (NFS: without nolock; Lustre: flock)"
+                raise UserError(f"{folder} cannot be locked against a second process ({error.strerror}): {remedy}") from error
             if attempt + 1 < _TRIES:
                 time.sleep(_WAIT_SECONDS)
         else:
@@ -59,11 +63,16 @@ def is_locked(folder: Path) -> bool:
     if fcntl is None:
         return False
     try:
-        descriptor = os.open(folder / NAME, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CLOEXEC)  # over NFS only what can be written to can be locked
     except OSError:
-        return False
+        try:
+            descriptor = os.open(folder / NAME, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
     try:
         return not _try(descriptor)
+    except OSError:
+        return False  # there are no such locks, and so nobody holds one
     finally:
         os.close(descriptor)
 

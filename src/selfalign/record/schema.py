@@ -10,6 +10,7 @@ from pathlib import Path
 
 from selfalign.errors import UserError
 from selfalign.record import sums
+from selfalign.record.file_system import network_file_system
 from selfalign.record.lock import is_locked
 from selfalign.text import one_line
 
@@ -103,7 +104,8 @@ def _damaged(folder: Path, what: str) -> UserError:
 def connect(folder: Path) -> sqlite3.Connection:
     """The record opened for writing, created where there is none; the caller holds the folder's lock.
 
-    WAL with synchronous=FULL: a committed transaction survives a kill and a power cut, and readers never block it.
+    WAL with synchronous=FULL: a committed transaction survives a kill and a power cut, and readers never block it. On a
+    network's file system, where a WAL does not work, a rollback journal: it survives the same, and waits for readers.
 
     Raises:
         UserError: the file is no record of a run, or one of a newer version.
@@ -117,7 +119,7 @@ def connect(folder: Path) -> sqlite3.Connection:
         sums.prepare(connection)
         if not empty:
             _check(connection, folder)
-        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA journal_mode = {'DELETE' if network_file_system(folder) else 'WAL'}")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         # Kept small: a killed run must not leave a folder twice its size.

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from selfalign.errors import RunFailed, UserError
 from selfalign.loop.adopt import adopt_answers, measures_the_same
@@ -55,6 +55,20 @@ class Arm:
     def folder(self) -> str:
         return re.sub(r"[^\w=.+-]+", "_", self.name)
 
+    def run(self, seed: int) -> str:
+        """The run folder of a random seed, in that of the study."""
+        return f"{self.folder}/seed-{seed}"
+
+
+class Beside(Protocol):
+    """Runs the runs of a study elsewhere, each into its folder (`Arm.run`)."""
+
+    def plan(self, needs: Mapping[str, set[str]]) -> None:
+        """What there is to run, in this order, each with the runs that must be finished before it."""
+
+    def wait(self, folder: str) -> None:
+        """Until this run is finished; others go on meanwhile. Raises what the run ended with."""
+
 
 def run_study(
     arms: Sequence[Arm],
@@ -69,6 +83,7 @@ def run_study(
     files: Sequence[Path] = (),
     options: str = "",
     keep: Keep = "best",
+    beside: Beside | None = None,
 ) -> dict[str, Any]:
     """Runs what is not finished of a study, compares after each random seed, and writes `OUT/study.json`, which it also returns.
 
@@ -83,6 +98,7 @@ def run_study(
         keep: as for `align`.
         trackers: where each run's figures go, as `check_trackers` gives them; finished runs are reported too.
         options: the study's options as YAML, for `OUT/study.yaml`: from the start, and anew at the end.
+        beside: runs what is read back then, several at a time.
 
     Raises:
         UserError: arms, options or a metric that cannot work, or a folder of another study.
@@ -98,6 +114,8 @@ def run_study(
     out.mkdir(parents=True, exist_ok=True)
     if options and not (out / "study.yaml").exists():  # what was interrupted is gone on with by it
         write_synced(out / "study.yaml", options.encode())
+    if beside is not None:
+        beside.plan(needed(arms, held_out, first_seed, repeats))
     looks, shortcuts = _looks(out), audited(arms[0].recipe, arms[0].seeds, held_out)
     seeds = range(first_seed, first_seed + repeats)
     found: dict[str, list[Finished]] = {arm.name: [] for arm in arms}
@@ -111,7 +129,9 @@ def run_study(
             if arm.matched:
                 standard = found[arm.matched]
                 recipe = match_steps(recipe, standard[min(position, len(standard) - 1)])
-            earlier = [each for runs in found.values() for each in runs]
+            earlier = [each.folder for runs in found.values() for each in runs]
+            if beside is not None:
+                beside.wait(arm.run(seed))
             run = _run(replace(arm, recipe=recipe), held_out, out, earlier, progress or Quiet(), trackers, (files, keep))
             found[arm.name].append(run)
             if arm is arms[0] and metric is not None and metric not in run.metrics:
@@ -123,6 +143,69 @@ def run_study(
     if options:
         write_synced(out / "study.yaml", options.encode())
     return result
+
+
+def run_one(
+    arms: Sequence[Arm],
+    held_out: Sequence[Example],
+    out: Path,
+    folder: str,
+    *,
+    repeats: int,
+    first_seed: int,
+    progress: Progress | None = None,
+    trackers: Sequence[str] = (),
+    files: Sequence[Path] = (),
+    keep: Keep = "best",
+) -> None:
+    """One run of a study, by its folder (`Arm.run`), with what those that are finished give it; see `run_study`."""
+    held_out = _check(arms, held_out, out, repeats)
+    every = units(arms, first_seed, repeats)
+    arm, seed = next((arm, seed) for arm, seed in every if arm.run(seed) == folder)
+    recipe = replace(arm.recipe, seed=seed)
+    if arm.matched:
+        standard = standard_of(arm, seed, every)
+        recipe = match_steps(recipe, read_run(out, standard, seed, held_out))
+    earlier = [other for other in (one.run(each) for one, each in every) if other != folder and is_done(out / other)]
+    _run(replace(arm, recipe=recipe), held_out, out, earlier, progress or Quiet(), trackers, (files, keep))
+
+
+def units(arms: Sequence[Arm], first_seed: int, repeats: int) -> list[tuple[Arm, int]]:
+    """Every run of a study: all arms on one random seed before the next."""
+    seeds = range(first_seed, first_seed + repeats)
+    return [(arm, seed) for seed in seeds for arm in arms if seed == first_seed or depends_on_seed(arm)]
+
+
+def standard_of(arm: Arm, seed: int, every: Sequence[tuple[Arm, int]]) -> str:
+    """The folder of the run whose steps an arm takes on a random seed."""
+    return [one.run(each) for one, each in every if one.name == arm.matched and each <= seed][-1]
+
+
+def needed(arms: Sequence[Arm], held_out: Sequence[Example], first_seed: int, repeats: int) -> dict[str, set[str]]:
+    """For each run of a study, by its folder, the runs that must be finished before it.
+
+    Those are the one whose steps it takes, and one that measures the base model for all that are measured alike: the cheapest,
+    which trains nothing where there is such an arm.
+    """
+    every = units(arms, first_seed, repeats)
+    known = {arm.name: _identity(arm, held_out) for arm in arms}
+    found: dict[str, set[str]] = {}
+    for arm, seed in every:
+        alike = [other for other in arms if measures_the_same(known[arm.name], known[other.name])]
+        first = min(alike, key=lambda other: other.recipe.rounds > 0, default=arm)
+        found[arm.run(seed)] = {first.run(first_seed)} - {arm.run(seed)}
+        if arm.matched:
+            found[arm.run(seed)].add(standard_of(arm, seed, every))
+    return found
+
+
+def is_done(folder: Path) -> bool:
+    """Whether a finished run stands there, whatever its options."""
+    try:
+        with Store.read(folder) as store:
+            return bool(store.state().get("state") == "done")
+    except UserError:
+        return False
 
 
 def _concluded(arms: Sequence[Arm], found: Mapping[str, Sequence[Finished]], metric: str | None, **about: Any) -> dict[str, Any]:
@@ -221,13 +304,13 @@ def _run(
     arm: Arm,
     held_out: Sequence[Example],
     out: Path,
-    earlier: Sequence[Finished],
+    earlier: Sequence[str],
     progress: Progress,
     trackers: Sequence[str],
     source: tuple[Sequence[Path], Keep],
 ) -> Finished:
     recipe, seed, (files, keep) = arm.recipe, arm.recipe.seed, source
-    folder = f"{arm.folder}/seed-{seed}"
+    folder = arm.run(seed)
     try:
         identity = _identity(arm, held_out)
         named = _Named(progress, f"{arm.name}, seed {seed}, ")
@@ -267,10 +350,10 @@ def _finished(folder: Path, identity: dict[str, Any]) -> bool:
         return not difference(known, identity)  # it may have ended for want of what is permitted now
 
 
-def _adopt(out: Path, folder: str, identity: dict[str, Any], earlier: Sequence[Finished], seeds: set[str]) -> None:
-    """Spares a new run the answers of the base model where an earlier run of the study has them."""
+def _adopt(out: Path, folder: str, identity: dict[str, Any], earlier: Sequence[str], seeds: set[str]) -> None:
+    """Spares a new run the answers of the base model where an earlier run of the study, by its folder, has them."""
     for run in earlier:
-        with Store.read(out / run.folder) as donor:
+        with Store.read(out / run) as donor:
             if measures_the_same(identity, donor.identity()):
                 (out / folder).parent.mkdir(exist_ok=True)
                 theirs = {seed.id for seed in (*donor.seeds(), *donor.validation_seeds())}  # another arm may have had others

@@ -1,0 +1,345 @@
+"""The workers of the engine `Ray`: actors with inner sessions, and the dispatch of batches to those that are free."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import platform
+import queue
+import signal
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+from selfalign.errors import RunFailed, UserError
+from selfalign.protocols import Engine, Session
+from selfalign.text import counted
+from selfalign.types import Format, ModelRef
+
+_log = logging.getLogger(__name__)
+
+DEATHS = 3
+"""Workers that may die under one batch: the third death is not the nodes' fault."""
+_PATIENCE = 60.0
+"""Seconds without any worker until that is said."""
+_GOODBYE = 20.0
+"""Seconds that a worker is given to close a model."""
+_DECIDING = ("selfalign", "torch", "transformers", "openvino-genai", "vllm")
+"""Packages that decide what is written."""
+_STORE = 2**28
+"""Bytes of the object store of a Ray of our own: batches of texts are small."""
+
+
+class Spec(Protocol):
+    """What the workers need to know of the engine, `Ray`."""
+
+    @property
+    def inner(self) -> Engine: ...
+    @property
+    def workers(self) -> int: ...
+    @property
+    def address(self) -> str | None: ...
+    @property
+    def num_cpus(self) -> float: ...
+    @property
+    def num_gpus(self) -> float | None: ...
+    @property
+    def resources(self) -> Mapping[str, float]: ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a session's calls are about."""
+
+    model: ModelRef
+    format: Format
+    files: str
+    """The hash of the model's files, as the inner engine finds it here. That of the model's ref may be made in another way."""
+    folder: Path | None
+    """The run folder, where the run will have models of its own."""
+
+
+def require() -> None:
+    """
+    Raises:
+        UserError: Ray is not installed.
+    """
+    if find_spec("ray") is None:
+        raise UserError("engine Ray needs the package ray: pip install 'selfalign[ray]'")
+
+
+def connect(address: str | None) -> None:
+    """Connects this process to the cluster at the address, or to a Ray of its own, unless it is connected already.
+
+    Raises:
+        UserError: none answers there, or one that does not fit this one (another version of Ray or Python).
+    """
+    import ray
+
+    if ray.is_initialized():
+        return
+    own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": _STORE}
+    vars(ray._private.worker)["_worker_logs_enabled"] = False  # else its own messages go to standard output
+    # A Ray of our own reports no use to its makers, and its workers yield no more to other programs than we do.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        # Workers' output stays in Ray's log files, our warnings in it come with the results: standard output is for our tables.
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **({} if address else own))
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        said = " ".join(str(error).split())[:300]
+        where = f"no Ray cluster at --engine.address {address}" if address else "Ray does not start on this machine"
+        raise UserError(f"{where}: {said}; `ray status` says what runs, docs/cluster.md how to start one") from error
+    finally:
+        with contextlib.suppress(ValueError):  # only a main thread may; Ray has put handlers of its own, by which SIGTERM aborts
+            for number, handler in handlers.items():
+                if handler is not None:
+                    signal.signal(number, handler)
+
+
+def needs(spec: Spec) -> dict[str, Any]:
+    """The resources of one worker, in the words of Ray's actors.
+
+    Raises:
+        UserError: no cluster, or none of its nodes is large enough for one worker; a smaller number of workers is only said.
+    """
+    import ray
+
+    connect(spec.address)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = spec.num_gpus
+    if gpus is None:
+        uses = getattr(spec.inner, "device", "cpu") != "cpu" and any(node.get("GPU") for node in nodes)
+        gpus = float(getattr(spec.inner, "tensor_parallel", 1)) if uses else 0.0
+    wanted = {name: amount for name, amount in {"CPU": spec.num_cpus, "GPU": gpus, **spec.resources}.items() if amount}
+    room = sum(min(int(node.get(name, 0) / amount + 1e-6) for name, amount in wanted.items()) for node in nodes)
+    said = ", ".join(f"{name} {amount:g}" for name, amount in wanted.items())
+    if room < spec.workers:
+        there = "; ".join(", ".join(f"{name} {node.get(name, 0):g}" for name in wanted) for node in nodes)
+        if not room:
+            raise UserError(f"engine Ray: no node has room for a worker ({said}); the {counted(len(nodes), 'node')}: {there}")
+        _log.warning("engine Ray: there is room for %d of %d workers (%s each); the nodes: %s", room, spec.workers, said, there)
+    return {"num_cpus": spec.num_cpus, "num_gpus": gpus, "resources": dict(spec.resources)}
+
+
+class Worker:
+    """Lives in a process of its own, on some node: one inner session for each model that is asked for."""
+
+    def __init__(self, inner: Engine) -> None:
+        self._inner = inner
+        self._open: dict[tuple[ModelRef, Format], tuple[Session, ExitStack]] = {}
+
+    def ready(self) -> tuple[str, dict[str, str]]:
+        """The node's name, and what of it decides on the texts."""
+        return platform.node(), _versions()
+
+    def call(self, task: Task, method: str, arguments: tuple[Any, ...]) -> tuple[Any, list[str]]:
+        """What the session's method gives, and what was warned of meanwhile."""
+        with _warnings() as said:
+            return getattr(self._session(task), method)(*arguments), said
+
+    def leave(self, model: ModelRef, format: Format) -> None:
+        """Gives the memory of a model back."""
+        if (found := self._open.pop((model, format), None)) is not None:
+            found[1].close()
+
+    def _session(self, task: Task) -> Session:
+        """
+        Raises:
+            UserError: the run folder or the model is not there, or the files under the model's path are others.
+        """
+        key = (task.model, task.format)
+        if key not in self._open:
+            here = f"engine Ray, worker on {platform.node()}"
+            share = "a file system that all nodes share, under the same path"
+            if task.folder is not None and not task.folder.is_dir():
+                raise UserError(f"{here}: the run folder {task.folder} is not there; give --out a folder on {share}")
+            try:
+                found = self._inner.check(replace(task.model, hash=""), (), task.format)
+            except UserError as error:
+                raise UserError(f"{here}: {error}; each node needs the model: on {share}, or as a copy there") from error
+            if found.hash != task.files:
+                name = task.model.adapter or task.model.base
+                what = f"{name} holds another model there ({found.hash[:12]}…) than here ({task.files[:12]}…)"
+                raise UserError(f"{here}: {what}; put the model on {share}, or copy it anew")
+            stack = ExitStack()
+            self._open[key] = stack.enter_context(self._inner.open(task.model, task.format)), stack
+        return self._open[key][0]
+
+
+class Crew:
+    """The workers of a session and of the sessions beside it.
+
+    A worker is free, has a call, or is away: not started yet, or lost. Who is away gets no call until it has answered.
+    """
+
+    def __init__(self, spec: Spec) -> None:
+        self._spec = spec
+        self._workers: list[Any] = []
+        self._free: deque[int] = deque()
+        self._away: set[int] = set()
+        # Ray's own waiting swallows what a signal handler raises, so its threads put what comes here, and we wait here.
+        self._news: queue.SimpleQueue[tuple[int, object, int, Any]] = queue.SimpleQueue()
+
+    def run(self, task: Task, method: str, calls: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
+        """See `record.journal.Spread`."""
+        self._start()
+        run, waiting, deaths = object(), deque(range(len(calls))), Counter[int]()
+        under_way = 0
+        while waiting or under_way:
+            while waiting and self._free:
+                number, place = waiting.popleft(), self._free.popleft()
+                self._await(place, run, number, self._workers[place].call.remote(task, method, calls[number]))
+                under_way += 1
+            place, whose, number, done = self._hear()
+            if place in self._away:
+                self._welcome(place, done)
+                continue
+            error, mine = done.exception(), whose is run  # else of a run that was broken off
+            under_way -= mine
+            if error is None or _own(error) is not None:
+                self._free.append(place)
+            else:
+                self._call_up(place)
+            if not mine:
+                continue
+            if error is None:
+                found, said = done.result()
+                for text in said:
+                    _log.warning("worker %d: %s", place + 1, text)
+                yield number, found
+            elif (cause := _own(error)) is not None:
+                raise cause from error
+            else:
+                deaths[number] += 1
+                if deaths[number] == DEATHS:
+                    raise RunFailed(f"engine Ray: {DEATHS} workers died under one batch, the last one so: {_first_line(error)}")
+                _log.warning("engine Ray: worker %d is lost; another one does its batch (%s)", place + 1, _first_line(error))
+                waiting.appendleft(number)
+
+    def leave(self, model: ModelRef, format: Format) -> None:
+        """Has the free workers close a model; those that have a call or are away end with the crew."""
+        if self._free:
+            import ray
+
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.get([self._workers[place].leave.remote(model, format) for place in self._free], timeout=_GOODBYE)
+
+    def close(self) -> None:
+        """Ends the workers."""
+        if self._workers:
+            import ray
+
+            for worker in self._workers:
+                with contextlib.suppress(ray.exceptions.RayError, ValueError):
+                    ray.kill(worker)
+        self._workers, self._away = [], set()
+        self._free.clear()
+
+    def _start(self) -> None:
+        if self._workers:
+            return
+        import ray
+
+        # No retries by Ray: a batch would wait for its own worker to come back, which may be never, while others are idle.
+        actor = ray.remote(max_restarts=-1, max_task_retries=0, **needs(self._spec))(Worker)
+        self._workers = [actor.remote(self._spec.inner) for _ in range(self._spec.workers)]
+        for place in range(len(self._workers)):
+            self._call_up(place)
+
+    def _call_up(self, place: int) -> None:
+        """The worker gets calls again once it has answered, from wherever Ray starts it."""
+        self._away.add(place)
+        self._await(place, None, 0, self._workers[place].ready.options(max_task_retries=-1).remote())
+
+    def _await(self, place: int, run: object, number: int, ref: Any) -> None:
+        ref.future().add_done_callback(lambda done: self._news.put((place, run, number, done)))
+
+    def _hear(self) -> tuple[int, object, int, Any]:
+        """The next call that ended."""
+        while True:
+            alone = len(self._away) == len(self._workers)
+            try:
+                return self._news.get(timeout=_PATIENCE if alone else None)
+            except queue.Empty:
+                import ray
+
+                free = {name: amount for name, amount in ray.available_resources().items() if ":" not in name}
+                _log.warning("engine Ray: no worker has started yet; a node is missing or taken (free: %s)", free)
+
+    def _welcome(self, place: int, done: Any) -> None:
+        """A worker that was away has answered.
+
+        Raises:
+            RunFailed: it cannot start, or is of another version.
+        """
+        if (error := done.exception()) is not None:
+            raise RunFailed(f"engine Ray: worker {place + 1} cannot start: {_last_line(error)}") from error
+        _compare(*done.result())
+        self._away.discard(place)
+        self._free.append(place)
+
+
+def _compare(node: str, there: Mapping[str, str]) -> None:
+    """
+    Raises:
+        RunFailed: the worker's selfalign is another one. Another version of a library is said: its texts may differ.
+    """
+    here = _versions()
+    other = {
+        name: f"{there.get(name)} on {node}, {here.get(name)} here" for name in _DECIDING if there.get(name) != here.get(name)
+    }
+    if "selfalign" in other:
+        raise RunFailed(f"engine Ray: selfalign is {other['selfalign']}; install the same on all nodes")
+    if other:
+        found = "; ".join(f"{name} {each}" for name, each in other.items())
+        _log.warning("engine Ray: %s: what this worker writes may differ from what others write", found)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _DECIDING:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def _own(error: BaseException) -> BaseException | None:
+    """What the worker's session raised; None where it was not the session that failed, but its process or its node."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, Exception) else None
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _last_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()[::-1]), type(error).__name__)
+
+
+class _Kept(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
+@contextlib.contextmanager
+def _warnings() -> Iterator[list[str]]:
+    """What selfalign warns of in the block."""
+    kept, logger = _Kept(), logging.getLogger("selfalign")
+    logger.addHandler(kept)
+    try:
+        yield kept.texts
+    finally:
+        logger.removeHandler(kept)

@@ -1,0 +1,225 @@
+"""Workers of a Ray cluster: the bytes of one machine, through a killed driver and a lost node; what cannot work is said."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from selfalign.cli.main import main
+from selfalign.engines import HF, Ray, Scripted
+from selfalign.engines._ray_workers import DEATHS, Crew, Task, Worker, connect
+from selfalign.errors import RunFailed, UserError
+from selfalign.types import ModelRef, Request, Sampling
+from tests.conftest import Run, command
+
+MODEL = Scripted().check(ModelRef("scripted"), (), "auto")
+TASK = Task(MODEL, "auto", MODEL.hash, None)
+ASKED = ([Request("r1", prompt="What is a kettle?", seed=3)], Sampling(max_tokens=40))
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A head without processors and two nodes with one worker's worth of `gen` each."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'selfalign[ray]'")
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0")
+    from ray.cluster_utils import Cluster
+
+    small = {"object_store_memory": 80 * 2**20}
+    noticing = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
+    head = {"num_cpus": 0, "include_dashboard": False, "_system_config": noticing, **small}
+    started = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        nodes = [started.add_node(num_cpus=1, resources={"gen": 1}, **small) for _ in range(2)]
+        yield started, nodes
+    finally:
+        started.shutdown()
+
+
+def batches(out: Path, stage: str) -> int:
+    try:
+        with sqlite3.connect(f"file:{out / 'run.sqlite'}?mode=ro", uri=True) as connection:
+            return int(connection.execute("SELECT count(*) FROM batches WHERE stage = ?", (stage,)).fetchone()[0])
+    except sqlite3.Error:
+        return 0
+
+
+def test_the_bytes_of_one_machine_through_a_killed_driver_and_a_lost_node(
+    cli: Run, cluster: Any, seeds_file: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine.py"  # its scorer asks the base model, while the workers have that of round 1 open
+    mine.write_text(
+        textwrap.dedent("""
+        from dataclasses import replace
+        from selfalign.recipes import isara
+        from selfalign.scorers import Perplexity
+
+        def mine():
+            return replace(isara(), scorers=(Perplexity(),))
+        """)
+    )
+    parts = ("--model", "scripted", "--encoder", "Hashed", "--trainer", "NullTrainer", "--rounds", 2, "--per_round", 80)
+    common = ("run", f"{mine}:mine", seeds_file, *parts, "--min_yield", 0, "--quiet")
+    spread = ("--engine", "Ray", "--engine.address", cluster[0].address, "--engine.resources", "{gen: 1}")
+    inner = ("--engine.inner", "Scripted", "--engine.inner.batch_size", 2, "--engine.inner.delay", 0.2)
+    out, whole = tmp_path / "ray", tmp_path / "whole"
+    assert cli(*common, "--engine", "Scripted", "--engine.batch_size", 2, "--out", whole).returncode == 0
+
+    killed = cli(*common, *spread, *inner, "--out", out, SELFALIGN_FAULT_AT="batch.after-commit:9")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    before = {stage: batches(out, stage) for stage in ("propose_prompt", "propose", "respond")}
+    with subprocess.Popen(
+        command(*common, *spread, *inner, "--out", out), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        try:
+            deadline = time.monotonic() + 200
+            while running.poll() is None and batches(out, "respond") < 4 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            cluster[0].remove_node(cluster[1][0], allow_graceful=False)
+            said, errors = running.communicate(timeout=300)
+        finally:
+            running.kill()
+    assert running.returncode == 0, errors
+    assert any(before.values())  # the killed run had work in the record
+    assert "is lost; another one does its batch" in errors and "room for 1 of 2 workers" in errors, errors
+    assert "raylet" not in said  # standard output is ours
+    for folder in (whole, out):
+        done = cli("export", folder, "--data", folder / "all.jsonl", "--dropped", folder / "dropped.jsonl")
+        assert done.returncode == 0, done.stderr
+    for name in ("all.jsonl", "dropped.jsonl"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+
+    refused = cli(*common, *spread, *inner, "--engine.resources", "{gen: 2}", "--out", tmp_path / "none")
+    assert refused.returncode == 2 and "no node has room for a worker (CPU 1, gen 2)" in refused.stderr, refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--engine.workers", "0"), "Ray: workers, num_cpus, num_gpus or resources are out of range"),
+        (("--engine.num_gpus=-1",), "Ray: workers, num_cpus, num_gpus or resources are out of range"),
+        (("--engine.resources", "{gen: 0}"), "Ray: workers, num_cpus, num_gpus or resources are out of range"),
+        (("--engine.address", "ray://head:10001"), "give auto or HOST:PORT, on a machine of the cluster"),
+        (("--engine.inner", "OpenAI"), "no part named OpenAI; there are HF, OpenVINO, Scripted"),
+        (("--engine.inner.batchsize", "4"), "there is no option --engine.inner.batchsize"),
+    ],
+)
+def test_options_that_cannot_work(
+    options: tuple[str, ...], said: str, seeds_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ("run", "isara", str(seeds_file), "--model", "scripted", "--out", str(tmp_path / "out"), "--engine", "Ray")
+    assert main([*run, *options]) == 2
+    errors = capsys.readouterr().err
+    assert said in errors and len(errors.splitlines()) == 1, errors
+
+
+def test_no_cluster_and_no_ray(seeds_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("selfalign.engines._ray_workers.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'selfalign\[ray\]'"):
+        Ray(Scripted()).check(MODEL, (), "auto")
+    with pytest.raises(ValueError, match="inner is itself"):
+        Ray(Ray())  # type: ignore[arg-type]
+
+
+def test_a_signal_is_ours_and_not_rays(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake: Any = ModuleType("ray")
+    fake.is_initialized, fake._private = lambda: False, SimpleNamespace(worker=ModuleType("worker"))
+    fake.init = lambda **_: signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as Ray's does, with one that aborts
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    before = signal.getsignal(signal.SIGTERM)
+    connect("auto")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_where_work_is_done_is_no_part_of_what_is_done() -> None:
+    here, there = Ray(HF(batch_size=4)), Ray(HF(batch_size=4), workers=8, address="auto", num_gpus=1, resources={"gen": 1})
+    assert here == there != Ray(HF(batch_size=5))
+
+
+def test_a_worker_answers_only_with_the_same_model(tmp_path: Path) -> None:
+    worker = Worker(Scripted())
+    with pytest.raises(UserError, match=r"scripted holds another model there \(.*…\) than here \(0123…\)"):
+        worker.call(replace(TASK, files="0123"), "generate", ASKED)
+    with pytest.raises(UserError, match=r"the run folder .*gone is not there; give --out a folder on a file system that all"):
+        worker.call(replace(TASK, folder=tmp_path / "gone"), "generate", ASKED)
+    found, said = worker.call(replace(TASK, folder=tmp_path), "generate", ASKED)
+    with Scripted().open(MODEL, "auto") as session:
+        assert found == session.generate(*ASKED) and said == []
+
+
+class Dead(Exception):
+    """What Ray says of a worker's process, not of its session."""
+
+
+class Stand:
+    """Stands for an actor's handle: each method is called at once, and dies where it is told to."""
+
+    def __init__(self, deaths: int, worker: Worker) -> None:
+        self._deaths, self._worker = deaths, worker
+
+    def __getattr__(self, name: str) -> Any:
+        def remote(*arguments: Any) -> Any:
+            done: Future[Any] = Future()
+            try:
+                if name == "call" and self._deaths:
+                    self._deaths -= 1
+                    raise Dead("the process ended")
+                done.set_result(getattr(self._worker, name)(*arguments))
+            except Dead as error:
+                done.set_exception(error)
+            except Exception as error:
+                raised = RuntimeError("as Ray wraps it")
+                raised.cause = error  # type: ignore[attr-defined]
+                done.set_exception(raised)
+            return type("Ref", (), {"future": lambda _: done})()
+
+        method: Any = type("Method", (), {"remote": staticmethod(remote), "options": lambda self, **_: self})()
+        return method
+
+
+def crew(*deaths: int) -> Crew:
+    """Workers that die as often as each is told."""
+    made = Crew(Ray(Scripted(), workers=len(deaths)))
+    made._workers = [Stand(each, Worker(Scripted())) for each in deaths]
+    for place in range(len(deaths)):
+        made._call_up(place)
+    return made
+
+
+def test_a_batch_is_done_anew_but_not_for_ever(caplog: pytest.LogCaptureFixture) -> None:
+    calls = [([replace(ASKED[0][0], id=f"r{row}", seed=row)], ASKED[1]) for row in range(5)]
+    with Scripted().open(MODEL, "auto") as session:
+        wanted = {place: session.generate(*call) for place, call in enumerate(calls)}
+    assert dict(crew(DEATHS - 1).run(TASK, "generate", calls)) == dict(crew(1, 0).run(TASK, "generate", calls)) == wanted
+    assert caplog.text.count("is lost; another one does its batch") == DEATHS
+    with pytest.raises(RunFailed, match=f"{DEATHS} workers died under one batch, the last one so: the process ended"):
+        dict(crew(DEATHS).run(TASK, "generate", calls))
+
+
+def test_what_a_session_raises_is_raised_and_a_run_that_was_broken_off_leaves_nothing_behind() -> None:
+    workers = crew(0, 0)  # the second one still has its call when the run is broken off
+    with pytest.raises(AttributeError, match="no_such"):
+        dict(workers.run(TASK, "no_such", [ASKED]))
+    begun = workers.run(TASK, "generate", [ASKED, ASKED])
+    next(begun)
+    begun.close()
+    ((place, found),) = workers.run(TASK, "embed", [(["a kettle"],)])
+    assert place == 0 and found.shape == (1, 512)
+
+
+def test_a_worker_with_another_selfalign_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Worker, "ready", lambda self: ("node-7", {"selfalign": "0.0.1"}))
+    with pytest.raises(RunFailed, match=r"selfalign is 0.0.1 on node-7, .* here; install the same on all nodes"):
+        dict(crew(0).run(TASK, "generate", [ASKED]))

@@ -1,0 +1,132 @@
+"""A study's runs side by side: the table of one after the other, through a killed driver; a run that fails ends the study."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import textwrap
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from selfalign.cli.main import main
+from selfalign.encoders import Hashed
+from selfalign.engines import Scripted
+from selfalign.recipes import isara
+from selfalign.study.run import Arm, needed
+from selfalign.study.side_by_side import shares
+from selfalign.trainers import NullTrainer
+from tests.conftest import Run, command
+from tests.e2e.test_study import held_file, read, rows, study, without_seconds
+from tests.parts import seeds
+
+__all__ = ["held_file", "study"]  # fixtures
+
+OUTPUTS = "SELECT round, stage, slot, data FROM outputs ORDER BY round, stage, slot"
+
+
+def working_on(out: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if str(out) in (process.info["cmdline"] or ()):
+            found.append(process)
+    return found
+
+
+def until(what: str, holds: object, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not holds():  # type: ignore[operator]
+        assert time.monotonic() < end, f"after {seconds} s not: {what}"
+        time.sleep(0.05)
+
+
+def test_a_killed_driver_leaves_no_process(study: tuple[object, ...], tmp_path: Path) -> None:
+    out = tmp_path / "study"  # whose first batch takes longer than the test
+    begun = command(*study, "--baselines", "pretrained", "--engine.delay", 900, "--parallel", 2, "--repeats", 1, "--out", out)
+    with subprocess.Popen(begun, cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as driver:
+        until("the first run begun", (out / "pretrained/seed-0/run.sqlite").exists)
+        assert len(working_on(out)) == 2
+        driver.kill()
+    until("all processes gone", lambda: not working_on(out))
+
+
+def test_the_table_of_one_after_the_other(cli: Run, study: tuple[object, ...], tmp_path: Path) -> None:
+    alone, beside = tmp_path / "alone", tmp_path / "beside"
+    arms = (*study, "--baselines", "pretrained,sft", "--repeats", 1)
+    assert main([*map(str, arms), "--out", str(alone)]) == 0
+    done = cli(*arms, "--parallel", 2, "--out", beside)
+    assert done.returncode == 0, done.stderr
+    assert without_seconds(read(beside)) == without_seconds(read(alone))
+    folders = sorted(path.parent.relative_to(alone) for path in alone.glob("*/*/run.sqlite"))
+    assert folders and all(rows(alone / each, OUTPUTS) == rows(beside / each, OUTPUTS) for each in folders)
+    adopted = "SELECT data FROM events WHERE kind = 'adopted'"
+    assert not rows(beside / "pretrained/seed-0", adopted)  # the cheapest measures the base model, for all
+    assert rows(beside / "isara/seed-0", adopted) and rows(beside / "sft/seed-0", adopted)
+
+
+def test_what_a_run_waits_for(tmp_path: Path) -> None:
+    made = replace(isara(), engine=Scripted(), encoder=Hashed(), trainer=NullTrainer(), rounds=1, per_round=4)
+    arms = [Arm("main", made, "scripted", seeds()), Arm("sft", made, "scripted", seeds(), matched="main")]
+    assert needed(arms, (), 0, 2) == {
+        "main/seed-0": set(),
+        "sft/seed-0": {"main/seed-0"},
+        "main/seed-1": {"main/seed-0"},
+        "sft/seed-1": {"main/seed-0", "main/seed-1"},
+    }
+    other = [*arms, Arm("base", replace(made, rounds=0), "scripted", seeds()), Arm("far", made, "another", seeds())]
+    needs = needed(other, (), 0, 1)
+    assert needs["main/seed-0"] == {"base/seed-0"} and needs["far/seed-0"] == needs["base/seed-0"] == set()
+
+
+def test_a_run_that_fails_ends_the_study_in_its_own_words(
+    study: tuple[object, ...], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        textwrap.dedent("""
+        from dataclasses import dataclass, replace
+        from selfalign.recipes import isara
+        from selfalign.types import FilterResult
+
+        @dataclass(frozen=True)
+        class Loses:
+            def apply(self, context, examples):
+                return FilterResult((), ())
+
+        def losing():
+            return replace(isara(), name="losing", filters=(Loses(),))
+        """)
+    )
+    arms = [*map(str, study), "--baselines", f"pretrained,{mine}:losing", "--repeats", "1", "--parallel", "2"]
+    assert main([*arms[:1], *arms[1:], "--out", str(tmp_path / "out")]) == 1
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert last.startswith("selfalign: arm losing, random seed 0: round 1, filter Loses: ") and not working_on(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [("0", "--parallel 0: give a number of runs"), ("9", "9: this machine shows 2 GPUs")]
+)
+def test_numbers_that_cannot_work(
+    number: str,
+    said: str,
+    study: tuple[object, ...],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert main([*map(str, study), "--parallel", number, "--out", str(tmp_path / "out")]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_shares_of_processors_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8, 14)), raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    (first, one), (second, other) = shares(2)
+    assert (first, second) == ({8, 9, 10}, {11, 12, 13})
+    assert one == {"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "4,5"} and other["CUDA_VISIBLE_DEVICES"] == "6,7"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert [len(cores) for cores, _ in shares(4)] == [1, 1, 1, 1]
