@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from selfalign.engines import _vllm_process
 from tests import warm
 from tests.tiny import tiny_model, tiny_reward_model
 
@@ -72,6 +73,15 @@ def seeds_file(tmp_path: Path) -> Path:
     path = tmp_path / "seeds.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+@pytest.fixture
+def fake_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM is there, for this process and those that it starts: the stand-in of `tests/fake_vllm`."""
+    there = str(Path(__file__).parent / "fake_vllm")
+    monkeypatch.syspath_prepend(there)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([there, *filter(None, [os.environ.get("PYTHONPATH")])]))
+    _vllm_process.check.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,11 @@ from selfalign.engines.hf import HF
 from selfalign.engines.openai import OpenAI
 from selfalign.engines.openvino import OpenVINO
 from selfalign.engines.scripted import Scripted
+from selfalign.engines.vllm import VLLM
 
 __all__ = [
     "HF",
+    "VLLM",
     "OpenAI",
     "OpenVINO",
     "Scripted",
