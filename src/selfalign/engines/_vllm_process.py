@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib.util import find_spec
@@ -23,7 +24,7 @@ from selfalign.errors import RunFailed, UserError
 from selfalign.models.device import only_device
 from selfalign.text import printable
 
-_GRACE = 20.0
+_GRACE = 10.0
 """Seconds from the end of a process's input to ending it by force; it ends by itself at once, unless something holds it."""
 _TAIL = 3
 """Lines of the log that a message quotes."""
@@ -88,8 +89,8 @@ class Child:
                 self._died()
             if "error" in answer:
                 self._refused(answer)
-        except BaseException:
-            self.close(keep_log=True)  # an answer may still be under way, which nobody waits for
+        except BaseException as error:  # an answer may still be under way, which nobody waits for
+            self.close(keep_log=isinstance(error, Exception))
             raise
         return answer["ok"]
 
@@ -105,15 +106,24 @@ class Child:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_GRACE)
         finally:
-            with contextlib.suppress(ProcessLookupError):  # also what it has left behind
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+            self._end()
             if self._process.stdout is not None:
                 self._process.stdout.close()
             if self in _RUNNING:
                 _RUNNING.remove(self)
             if not keep_log:
                 self.log.unlink(missing_ok=True)
+
+    def _end(self) -> None:
+        """Kill what is left of the process and of those that it has started (one for each GPU), and wait for them."""
+        end = time.monotonic() + _GRACE
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # the second one on macOS, of what is dead but not gone
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            while time.monotonic() < end:
+                os.killpg(self._process.pid, 0)
+                time.sleep(0.05)
+        self._process.wait()
 
     def _refused(self, answer: Mapping[str, str]) -> NoReturn:
         kind, text = answer["error"], printable(answer["message"])
