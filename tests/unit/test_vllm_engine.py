@@ -89,6 +89,16 @@ def test_ids_that_the_tokenizer_has_not_are_never_drawn(tmp_path: Path, told: To
     assert told()[-1]["params"][0]["given"]["logit_bias"] == {str(size + more): -100.0 for more in range(4)}
 
 
+def test_a_text_ends_with_the_token_that_completes_a_stop_string(model: ModelRef) -> None:
+    """Whatever vLLM has written behind it (the stand-in looks at no strings): counts are those of the other engines."""
+    request = Request("t", text="Question: Where is it?", seed=5)
+    with VLLM().open(model, "auto") as session:
+        whole = session.generate([request], Sampling(max_tokens=40))[0].text
+        stop = whole[len(whole) // 2]
+        cut = session.generate([request], Sampling(max_tokens=40, stop=(stop,)))[0]
+    assert (cut.text, cut.finish, cut.generated_tokens) == (whole[: whole.index(stop)], "stop", whole.index(stop) + 1)
+
+
 def test_a_judges_choices_are_one_text_and_say_what_texts_alone_do(model: ModelRef, told: Told) -> None:
     choices = [("The answer is", letter) for letter in "ABCD"]
     with VLLM().open(model, "auto") as session:
@@ -181,6 +191,14 @@ def test_two_models_take_turns_where_their_memory_would_not_do(model: ModelRef, 
         generating, embedding = [each["pid"] for each in told() if each["do"] == "load"][-2:]
         assert not alive(generating) and alive(embedding)
     assert not alive(embedding)
+
+
+def test_the_processes_of_all_gpus_end_with_the_session(model: ModelRef, told: Told) -> None:
+    with VLLM(tensor_parallel=2).open(model, "auto") as session:
+        session.generate(ASKED, Sampling(max_tokens=9))
+        (worker,) = (each["worker"] for each in told() if each["do"] == "worker")
+        assert alive(worker)
+    assert not alive(worker)
 
 
 def test_faults_are_one_line_and_leave_no_process(model: ModelRef, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:

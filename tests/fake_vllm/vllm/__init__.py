@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -53,6 +54,8 @@ class LLM:
         tell(do="load", arguments=arguments)
         if os.environ.get("FAKE_VLLM") == "memory":
             raise ValueError("No available memory for the cache blocks. Try increasing `gpu_memory_utilization`")
+        if arguments["tensor_parallel_size"] > 1:  # vLLM has a process for each GPU
+            tell(do="worker", worker=subprocess.Popen(["sleep", "600"]).pid)
         config = json.loads((Path(arguments["model"]) / "config.json").read_text("utf-8"))
         self.width, self.weights = config["hidden_size"], (Path(arguments["model"]) / "model.safetensors").read_bytes()
 
