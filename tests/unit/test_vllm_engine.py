@@ -250,7 +250,8 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     assert exports[0] == exports[1] and exports[0].count(b"\n") == 12 + 8
 
 
-def test_a_parent_that_is_killed_leaves_nothing_behind(model: ModelRef, told: Told) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_parent_that_is_killed_leaves_nothing_behind(number: signal.Signals, model: ModelRef, told: Told) -> None:
     code = (
         "from selfalign.engines import VLLM; from selfalign.types import ModelRef, Request, Sampling\n"
         f"with VLLM().open(ModelRef({model.base!r}, hash={model.hash!r}), 'auto') as session:\n"
@@ -261,7 +262,7 @@ def test_a_parent_that_is_killed_leaves_nothing_behind(model: ModelRef, told: To
     while not (pids := [each["pid"] for each in told() if each["do"] == "generate"]) and time.monotonic() < end:
         time.sleep(0.05)
     assert alive(pids[0])
-    os.kill(parent.pid, signal.SIGKILL)
+    os.kill(parent.pid, number)
     parent.wait()
     while alive(pids[0]) and time.monotonic() < end:
         time.sleep(0.05)
