@@ -5,7 +5,8 @@ Skipped where SELFALIGN_VLLM_PYTHON names no Python that has it. `tests/unit/tes
 
 from __future__ import annotations
 
-import os
+import json
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -21,6 +22,7 @@ from tests.conftest import Run
 from tests.servers.test_real_servers import CPU, QUIET, RECIPE, vllm
 from tests.servers.test_real_servers import VLLM as PYTHON
 from tests.tiny import tiny_model
+from tests.unit.test_vllm_engine import adapter
 
 pytestmark = [pytest.mark.timeout(3600), vllm]
 ENGINE = VLLM(python=PYTHON, dtype="float32", eager=True, batch_size=2)
@@ -112,6 +114,11 @@ def test_the_bundled_model_writes_what_hf_does(seeds_file: Path) -> None:
 
 
 def test_what_vllm_does_not_run_is_said_by_it_before_any_weights_load(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"vLLM refuses this: .*World size"):
-        VLLM(python=PYTHON, tensor_parallel=2).check(ModelRef(str(model)), (), "auto")
-    assert os.environ[MARK] and not left_behind(tmp_path)
+    shutil.copytree(model, tmp_path / "other")
+    config = json.loads((model / "config.json").read_text("utf-8"))
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config | {"architectures": ["NobodysForCausalLM"]}))
+    with pytest.raises(UserError, match=r"vLLM refuses this: .*NobodysForCausalLM"):
+        ENGINE.check(ModelRef(str(tmp_path / "other")), (), "auto")
+    with pytest.raises(UserError, match=r"vLLM refuses this: .*DoRA"):
+        ENGINE.check(adapter(model, tmp_path / "dora", lora_alpha=8, use_dora=True), (), "auto")
+    assert not left_behind(tmp_path)
