@@ -134,7 +134,8 @@ def with_vllm(options: argparse.Namespace, device: Any) -> None:
                 print(f"{name}: {way}: {statistics.median(wall for wall, _ in runs):.2f} s, median of {options.runs}", flush=True)
         ours = compared(engine, model, rows[:32], options.tokens)
         texts, scores, vectors = (list(zip(*both, strict=True)) for both in zip(ours, hers, strict=True))
-        print(f"{name}: {statistics.mean(one == other for one, other in texts):.0%} of 32 greedy texts are those of HF (bf16)")
+        same = statistics.mean(one == other for one, other in texts)
+        print(f"{name}: {same:.0%} of {len(texts)} greedy texts are those of HF (bf16)")
         print(f"{name}: log-probabilities within {max(abs(one - other) for one, other in scores):.3f} nats a token of HF's")
         print(f"{name}: embeddings with a cosine of {min(float(one @ other) for one, other in vectors):.4f} or more to HF's")
     print(

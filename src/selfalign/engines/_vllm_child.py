@@ -133,12 +133,19 @@ def _scores(table: Sequence[Any], ids: Sequence[int], start: int) -> list[list[f
 
 def _arguments(asked: Mapping[str, Any]) -> dict[str, Any]:
     """What vLLM's `LLM` is given."""
-    if not asked["embeds"]:
-        return dict(asked["arguments"])
-    from vllm.config import PoolerConfig
+    from vllm.platforms import current_platform
 
-    pooler = PoolerConfig(seq_pooling_type="MEAN", use_activation=True)
-    return {**asked["arguments"], "runner": "pooling", "convert": "embed", "pooler_config": pooler}
+    found = dict(asked["arguments"])
+    if asked["embeds"]:
+        from vllm.config import PoolerConfig
+
+        pooler = PoolerConfig(seq_pooling_type="MEAN", use_activation=True)
+        found |= {"runner": "pooling", "convert": "embed", "pooler_config": pooler}
+    elif current_platform.is_cpu():
+        # Where a prompt with a seed is computed in two steps, vLLM sets the seed's stream back, which processors cannot.
+        whole = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(4096, found["max_model_len"])}
+        found = {**whole, **found}
+    return found
 
 
 def _version() -> str:
