@@ -252,12 +252,10 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_parent_that_is_killed_leaves_nothing_behind(number: signal.Signals, model: ModelRef, told: Told) -> None:
-    code = (
-        "from selfalign.engines import VLLM; from selfalign.types import ModelRef, Request, Sampling\n"
-        f"with VLLM().open(ModelRef({model.base!r}, hash={model.hash!r}), 'auto') as session:\n"
-        "    session.generate([Request('r', prompt='Hi')], Sampling(max_tokens=9))\n"
-    )
-    parent = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "FAKE_VLLM": "sleep"})
+    load = "Child('', 'auto').ask('load', **json.loads(sys.argv[1]))"
+    code = f"import json, sys; from selfalign.engines._vllm_process import Child; {load}"
+    asked = json.dumps(VLLM().asked(model))
+    parent = subprocess.Popen([sys.executable, "-c", code, asked], env={**os.environ, "FAKE_VLLM": "sleep"})
     end = time.monotonic() + 120
     while not (pids := [each["pid"] for each in told() if each["do"] == "generate"]) and time.monotonic() < end:
         time.sleep(0.05)
