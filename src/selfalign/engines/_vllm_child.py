@@ -12,6 +12,7 @@ import json
 import math
 import os
 import queue
+import re
 import signal
 import sys
 import threading
@@ -28,6 +29,10 @@ _NO_MEMORY = (
     *("free memory on device", "available memory on node", "cannot allocate memory", "can't allocate memory"),
 )
 """What vLLM, torch and the system say when memory is short."""
+_OPENING, _FRAME = (
+    re.compile(r"^\d+ validation errors? for \w+ (Value error, )?"),
+    re.compile(r" Supported architectures:| \[type="),
+)
 
 
 class Model:
@@ -161,7 +166,8 @@ def _version() -> str:
 
 
 def _failure(error: Exception) -> dict[str, str]:
-    text = " ".join(str(error).split())
+    # Without the frame that pydantic puts around it, and the list of all that vLLM knows: the log has the whole.
+    text = _FRAME.split(_OPENING.sub("", " ".join(str(error).split())))[0]
     kind = "given" if isinstance(error, (ValueError, TypeError, KeyError, NotImplementedError)) else "other"
     kind = "missing" if isinstance(error, ImportError) else kind
     if (
@@ -170,7 +176,7 @@ def _failure(error: Exception) -> dict[str, str]:
         or "OutOfMemory" in type(error).__name__
     ):
         kind = "memory"
-    return {"error": kind, "message": text[:1000] or type(error).__name__, "type": type(error).__name__}
+    return {"error": kind, "message": text[:600] or type(error).__name__, "type": type(error).__name__}
 
 
 def _read(lines: queue.SimpleQueue[bytes]) -> None:
