@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from selfalign.engines import _vllm_process
 from tests import warm
 from tests.tiny import tiny_model, tiny_reward_model
 
@@ -79,6 +78,8 @@ def seeds_file(tmp_path: Path) -> Path:
 @pytest.fixture
 def fake_vllm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """vLLM is there, for this process and those that it starts: the stand-in of `tests/fake_vllm`."""
+    from selfalign.engines import _vllm_process
+
     there = str(Path(__file__).parent / "fake_vllm")
     monkeypatch.syspath_prepend(there)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([there, *filter(None, [os.environ.get("PYTHONPATH")])]))
