@@ -1,9 +1,13 @@
 """What selfalign makes of a GPU: generation, training and a whole run, one after the other.
 
     python benchmarks/gpu.py --out runs/gpu [--model M] [--prompts 512] [--length 350] [--tokens 64] [--batch 128] [--runs 3]
+        [--vllm_python /opt/vllm/bin/python]
 
 - Generation: the HF engine, transformers' `generate` on the same padded batches, and its continuous batching
   (`generate_batch`), on the prompts of `generation.py`; every row writes all its tokens but in the line "rows end".
+- The VLLM engine, where this Python has vLLM or --vllm_python names one that has: seconds to check and load, and the same rows;
+  the share of greedy texts that are those of HF, how far log-probabilities and embeddings lie from HF's, for the base model and
+  under a random LoRA adapter on all linear layers; and whether the GPU's memory is free again when the sessions are over.
 - Training: `SFT`, full and LoRA, and a bare loop, as `training.py` runs them (TRL's lines too, where it is installed). The share
   of the peak is 6 floating-point operations for each weight and token (Kaplan et al., arXiv 2001.08361; what is computed a
   second time under gradient checkpointing does not count) by what the GPU does on a large bf16 matrix product, measured here.
@@ -22,6 +26,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,10 +34,10 @@ from typing import Any
 import generation
 import training
 
-from selfalign.engines import HF
-from selfalign.models.device import choose_device
+from selfalign.engines import HF, VLLM
+from selfalign.models.device import choose_device, device_memory
 from selfalign.models.names import resolve_model
-from selfalign.types import ModelRef, Sampling
+from selfalign.types import ModelRef, Request, Sampling
 
 SQUARE = {"cuda": 8192, "cpu": 1024}
 """Rows of the matrices whose product tells the peak."""
@@ -105,6 +110,63 @@ def generate(options: argparse.Namespace, device: Any) -> None:
         print(f"| {name} | {wall:.2f} | {speed} | {wall / medians['model.generate']:.2f} |")
 
 
+def with_vllm(options: argparse.Namespace, device: Any) -> None:
+    hf = HF(batch_size=options.batch, dtype="bfloat16", device=str(device))
+    engine = VLLM(python=options.vllm_python, batch_size=options.batch, dtype="bfloat16", eager=not on_gpu(device))
+    before, began = device_memory(device)[1], time.perf_counter()
+    base = engine.check(ModelRef(options.model), (), "auto")
+    print(f"\nVLLM: checked in {time.perf_counter() - began:.1f} s, {before / 2**30:.2f} GiB free", flush=True)
+    with hf.open(base, "auto") as session:
+        rows = generation.requests(options.prompts, options.length, session._texts.ids)
+    sampling = Sampling(max_tokens=options.tokens)
+    models = {"base": base, "LoRA": engine.check(ModelRef(base.base, str(random_adapter(base.base, options.out))), (), "auto")}
+    for name, model in models.items():
+        hers = compared(hf, model, rows[:32], options.tokens)
+        began = time.perf_counter()
+        with engine.open(model, "auto") as session:
+            session.generate(rows[:1], Sampling(max_tokens=1))
+            print(f"{name}: vLLM loaded in {time.perf_counter() - began:.1f} s", flush=True)
+            ways = {
+                f"VLLM engine{ending}": partial(generation.write_all, session, rows, sampling, ends=bool(ending))
+                for ending in ("", ", rows end")
+            }
+            for way, runs in generation.timed(ways, options.runs).items():
+                print(f"{name}: {way}: {statistics.median(wall for wall, _ in runs):.2f} s, median of {options.runs}", flush=True)
+        ours = compared(engine, model, rows[:32], options.tokens)
+        texts, scores, vectors = (list(zip(*both, strict=True)) for both in zip(ours, hers, strict=True))
+        same = statistics.mean(one == other for one, other in texts)
+        print(f"{name}: {same:.0%} of {len(texts)} greedy texts are those of HF (bf16)")
+        print(f"{name}: log-probabilities within {max(abs(one - other) for one, other in scores):.3f} nats a token of HF's")
+        print(f"{name}: embeddings with a cosine of {min(float(one @ other) for one, other in vectors):.4f} or more to HF's")
+    print(
+        f"memory that is free behind it all: {device_memory(device)[1] / 2**30:.2f} GiB of {before / 2**30:.2f} before",
+        flush=True,
+    )
+
+
+def compared(engine: Any, model: ModelRef, rows: Sequence[Request], tokens: int) -> tuple[list[str], list[float], list[Any]]:
+    shown = [each for row in rows for each in row.demonstrations[:1]]
+    with engine.open(model, "auto") as session:
+        texts = [one.text for one in session.generate(rows, Sampling(max_tokens=tokens, temperature=0.0))]
+        return texts, [one.per_token for one in session.likelihood(shown)], list(session.embed([each.prompt for each in shown]))
+
+
+def random_adapter(base: str, out: Path) -> Path:
+    """One that changes what the model writes."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = LoraConfig(r=16, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16), config)
+    for name, weight in adapted.named_parameters():
+        if "lora_" in name:
+            weight.data.mul_(0.2)
+    adapted.save_pretrained(out / "adapter")
+    return out / "adapter"
+
+
 def train(options: argparse.Namespace, fastest: float) -> None:
     model = resolve_model(options.model)
     pairs = training.read_pairs([training.BUNDLED / "seeds.jsonl", training.BUNDLED / "held_out.jsonl"])
@@ -155,6 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sizes = (("prompts", 512), ("length", 350), ("tokens", 64), ("batch", 128), ("runs", 3), ("steps", 0))
     for name, value in sizes:
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--vllm_python", default="", help="an interpreter that has vLLM, where this one has not")
     parser.add_argument("--processor", action="store_true", help="run on the processor, to try the script")
     parser.add_argument("run_options", nargs="*", help="behind --: options of `selfalign run isara`")
     options = parser.parse_args(arguments)
@@ -166,6 +229,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(facts(device), flush=True)
     fastest = peak(device)
     generate(options, device)
+    if options.vllm_python or importlib.util.find_spec("vllm"):
+        with_vllm(options, device)
     train(options, fastest)
     run(options)
 

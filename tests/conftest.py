@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,6 +73,18 @@ def seeds_file(tmp_path: Path) -> Path:
     path = tmp_path / "seeds.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+@pytest.fixture
+def fake_vllm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """vLLM is there, for this process and those that it starts: the stand-in of `tests/fake_vllm`."""
+    from selfalign.engines import _vllm_process
+
+    there = str(Path(__file__).parent / "fake_vllm")
+    monkeypatch.syspath_prepend(there)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([there, *filter(None, [os.environ.get("PYTHONPATH")])]))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where logs stay that a message names
+    _vllm_process.check.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -56,6 +56,8 @@ def engine(request: pytest.FixtureRequest) -> Engine:
     if request.param.__name__ == "OpenVINO":
         pytest.importorskip("openvino_genai", reason="OpenVINO GenAI is not installed: pip install 'selfalign[cpu]'")
     options = EXACT.get(request.param.__name__, {})
+    if request.param.__name__ == "VLLM":
+        request.getfixturevalue("fake_vllm")
     if request.param.__name__ == "OpenAI":
         options = {"url": request.getfixturevalue("server")}
     made: Engine = request.param(batch_size=5, **options)

@@ -131,7 +131,10 @@ def named_options(text: str) -> set[str]:
 
 
 def test_the_commands_of_the_pages_have_real_options(cli: Run) -> None:
-    classes = [("engine", name) for name in ("HF", "OpenAI", "OpenVINO")] + [("trainer", "SFT"), ("trainer.loss", "CrossEntropy")]
+    classes = [("engine", name) for name in ("HF", "OpenAI", "OpenVINO", "VLLM")] + [
+        ("trainer", "SFT"),
+        ("trainer.loss", "CrossEntropy"),
+    ]
     parts = set().union(*(named_options(cli("run", "isara", f"--{slot}.help", name).stdout) for slot, name in classes))
     assert {"engine.url", "trainer.lora_rank"} <= parts and len(COMMANDS) > 10
     parts |= {f"win_rate.{name}" for name in parts if name.startswith("engine.")}  # a judge's own engine

@@ -1,11 +1,11 @@
-"""The method for a real server and a random model: without filters, which what such a model writes would not pass."""
+"""The method for a real server, or vLLM, and a random model: without filters, which what such a model writes would not pass."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from selfalign.encoders import Hashed
-from selfalign.engines import OpenAI
+from selfalign.engines import VLLM, OpenAI
 from selfalign.proposers import FewShot
 from selfalign.recipe import Recipe
 from selfalign.recipes import isara
@@ -15,7 +15,7 @@ from selfalign.types import Sampling
 DEFAULT = OpenAI()
 
 
-def served(*, engine: OpenAI = DEFAULT, lora_rank: int = 0, rounds: int = 2, validation_share: float = 0.0) -> Recipe:
+def served(*, engine: OpenAI | VLLM = DEFAULT, lora_rank: int = 0, rounds: int = 2, validation_share: float = 0.0) -> Recipe:
     recipe = replace(
         isara(demonstrations=2),
         rounds=rounds,

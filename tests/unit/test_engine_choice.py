@@ -87,12 +87,19 @@ def test_hf_where_openvino_is_not_installed(model_folder: Path, seeds_file: Path
     )
 
 
-@pytest.mark.parametrize("device", ["cuda", "mps"])
-def test_hf_where_there_is_a_gpu(
-    device: str, model_folder: Path, seeds_file: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+def test_vllm_on_a_gpu_where_it_can_do_the_work(
+    model_folder: Path, seeds_file: Path, told: Told, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    monkeypatch.setattr(engine, "choose_device", lambda name: torch.device(device))
-    assert f"engine HF (--engine auto: there is a GPU, {device})" in told(*check(seeds_file, model_folder))
+    monkeypatch.setattr(engine, "choose_device", lambda name: torch.device("mps"))
+    assert "engine HF (--engine auto: there is a GPU, mps)" in told(*check(seeds_file, model_folder)), "not Apple's"
+    monkeypatch.setattr(engine, "choose_device", lambda name: torch.device("cuda"))
+    why = "there is a GPU, cuda; vLLM is not installed; pip install 'selfalign[vllm]'"
+    assert f"engine HF (--engine auto: {why}" in told(*check(seeds_file, model_folder))
+    request.getfixturevalue("fake_vllm")
+    line = "selfalign: engine VLLM (--engine auto: there is a GPU, cuda, and vLLM)\n"
+    assert told(*check(seeds_file, model_folder)) == line
+    why = "engine HF (--engine auto: there is a GPU, cuda; vLLM does not decode with beams)"
+    assert why in told(*check(seeds_file, model_folder, recipe="isara_paper"))
 
 
 @pytest.mark.parametrize(
@@ -226,10 +233,8 @@ def test_auto_in_a_file_of_options(model_folder: Path, gpt2: Path, seeds_file: P
 
 def test_options_of_an_engine_need_its_name(model_folder: Path, seeds_file: Path, told: Told) -> None:
     said = told(*check(seeds_file, model_folder, "--engine.threads", "2"), code=2)
-    assert (
-        said
-        == "selfalign: --engine.threads: --engine auto chooses the engine, with its own options; give --engine HF or OpenVINO\n"
-    )
+    why = "--engine auto chooses the engine, with its own options; give --engine HF, VLLM or OpenVINO"
+    assert said == f"selfalign: --engine.threads: {why}\n"
 
 
 def test_what_is_missing_or_wrong_is_told_as_ever(seeds_file: Path, tmp_path: Path, told: Told) -> None:
@@ -270,7 +275,7 @@ def test_help_says_that_there_is_a_choice(capsys: pytest.CaptureFixture[str]) ->
     for arguments in (["run", "isara", "--help-all"], ["study", "isara", "--help-all"], ["eval", "m", "--help"]):
         with suppress(SystemExit):  # the parser's own way to end with help
             main(arguments)
-        assert "auto: OpenVINO on a processor" in " ".join(capsys.readouterr().out.split())
+        assert "auto: VLLM on a GPU, OpenVINO on a processor" in " ".join(capsys.readouterr().out.split())
 
 
 def test_an_adapter_is_chosen_for_by_its_base(tmp_path: Path, seeds_file: Path, gpt2: Path, told: Told) -> None:

@@ -1,4 +1,5 @@
-"""`--engine auto`: OpenVINO where it can do the work of a processor, HF otherwise, and in a run folder what it was begun with.
+"""`--engine auto`: vLLM on a GPU, OpenVINO on a processor, each where it is installed and can do the work, HF otherwise; and in a
+run folder what it was begun with.
 
 Decided before a recipe is made with it, so that a run's identity, its record and its `run.yaml` name an engine and not `auto`.
 """
@@ -14,7 +15,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from selfalign.cli.options import given, refilled
-from selfalign.engines import HF, OpenVINO, _openvino_model, _weights
+from selfalign.engines import HF, VLLM, OpenVINO, _openvino_model, _vllm_process, _weights, vllm
 from selfalign.engines.openvino import undecodable
 from selfalign.errors import UserError
 from selfalign.models.device import choose_device
@@ -43,7 +44,7 @@ def offer_auto(parser: ArgumentParser, engines: Sequence[type]) -> None:
     for action in parser._actions:
         if action.dest == "engine" and HF in engines:
             text = (action.help or "what runs the model").rstrip(".")
-            action.help = f"{text}; auto: OpenVINO on a processor, where it can do the work, else HF."
+            action.help = f"{text}; auto: VLLM on a GPU, OpenVINO on a processor, where they can do the work, else HF."
 
 
 def settle_engine(arguments: Sequence[str], engines: Sequence[type], plan: Callable[[Sequence[str]], Planned]) -> Sequence[str]:
@@ -65,7 +66,7 @@ def settle_engine(arguments: Sequence[str], engines: Sequence[type], plan: Calla
     for argument in arguments:
         if argument.startswith("--engine."):
             name = argument.partition("=")[0]
-            raise UserError(f"{name}: --engine auto chooses the engine, with its own options; give --engine HF or OpenVINO")
+            raise UserError(f"{name}: --engine auto chooses the engine, with its own options; give --engine HF, VLLM or OpenVINO")
     planned = plan(plain)
     if not any(planned.models):
         return plain  # nothing to run, or the command says that the model is missing
@@ -85,11 +86,28 @@ def choose_engine(planned: Planned, engines: Sequence[type]) -> tuple[str, str]:
     Raises:
         UserError: a model that cannot be found or read.
     """
-    why = _obstacle(planned, engines)
+    device = choose_device(getattr(planned.recipes[0].engine, "device", "auto"))
+    if device.type == "cuda":
+        why = _against_vllm(planned, engines)
+        return (
+            (HF.__name__, f"there is a GPU, {device}; {why}") if why else (VLLM.__name__, f"there is a GPU, {device}, and vLLM")
+        )
+    why = f"there is a GPU, {device}" if device.type != "cpu" else _against_openvino(planned, engines)
     return (HF.__name__, why) if why else (OpenVINO.__name__, "there is no GPU, and it runs this")
 
 
-def _obstacle(planned: Planned, engines: Sequence[type]) -> str:
+def _against_vllm(planned: Planned, engines: Sequence[type]) -> str:
+    """What speaks against vLLM, "" for nothing. It is not asked itself, which would take long: `VLLM.check` does."""
+    if VLLM not in engines:
+        return "this recipe does not offer VLLM"
+    if not _vllm_process.installed():
+        return "vLLM is not installed; pip install 'selfalign[vllm]', or --engine VLLM --engine.python of another environment"
+    found = (name for recipe in planned.recipes for _, each in recipe.samplings() if (name := vllm.undecodable(each)))
+    name = next(found, "")
+    return name and f"vLLM does not decode with {name}"
+
+
+def _against_openvino(planned: Planned, engines: Sequence[type]) -> str:
     """What speaks against OpenVINO, "" for nothing; what costs the least to find out first."""
     if OpenVINO not in engines:
         return "this recipe does not offer OpenVINO"
@@ -98,8 +116,6 @@ def _obstacle(planned: Planned, engines: Sequence[type]) -> str:
     for sampling in (each for recipe in planned.recipes for _, each in recipe.samplings()):
         if name := undecodable(sampling):
             return f"OpenVINO does not decode with {name}"
-    if (device := choose_device(getattr(planned.recipes[0].engine, "device", "auto")).type) != "cpu":
-        return f"there is a GPU, {device}"
     asked = [name for recipe in planned.recipes for name in _judges(recipe)]
     for model in dict.fromkeys([*planned.models, *asked]):
         if why := _openvino_model.obstacle(_weights.tokenizer_and_config(resolve_ref(ModelRef(model)))[1]):

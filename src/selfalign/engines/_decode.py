@@ -19,7 +19,7 @@ class Stopper:
     """Decides whether a row of generated ids has ended."""
 
     def __init__(self, tokenizer: Any, ids: frozenset[int], strings: Sequence[str]) -> None:
-        self._tokenizer, self.ids, self._strings = tokenizer, ids, strings
+        self._tokenizer, self.ids, self.strings = tokenizer, ids, strings
         # Decoding is needed only where the newest token can complete a stop string.
         ends = {end for string in strings for end in _spelled(string[-1])}
         vocabulary = tokenizer.get_vocab().items() if ends else ()
@@ -34,7 +34,7 @@ class Stopper:
         if ids[-1] not in self._closing:
             return False
         tail = str(self._tokenizer.decode(list(ids[-self._reach :]), skip_special_tokens=True))
-        return any(string in tail for string in self._strings)
+        return any(string in tail for string in self.strings)
 
 
 def _spelled(end: str) -> set[str]:

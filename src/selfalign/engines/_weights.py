@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,9 +11,11 @@ from typing import Any
 
 from selfalign.errors import Interrupted, RunFailed, UserError, in_a_line
 from selfalign.models.device import half_type, out_of_memory
-from selfalign.models.names import located, quiet
-from selfalign.models.rendering import IGNORE
-from selfalign.types import ModelRef
+from selfalign.models.names import located, quiet, resolve_ref
+from selfalign.models.rendering import IGNORE, make_renderer, preflight
+from selfalign.types import Example, Format, ModelRef
+
+_log = logging.getLogger(__name__)
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -123,9 +126,49 @@ def continuation_ids(tokenizer: Any, before: str, after: str, room: int) -> tupl
     return ids[-room:], labels[-room:]
 
 
+def checked(model: ModelRef, seeds: Sequence[Example], format: Format, window: int | None = None) -> ModelRef:
+    """The resolved model, on which the seeds are proven to train and generate; reads tokenizer and configuration only.
+
+    Args:
+        window: the most tokens, where those are fewer than the model's.
+
+    Raises:
+        UserError: no such model, no usable template or end token, a seed that contains a marker or does not fit the window.
+    """
+    resolved = resolve_ref(model)
+    tokenizer, config = tokenizer_and_config(resolved)
+    renderer = make_renderer(tokenizer, format)
+    for note in preflight(renderer, seeds, min(context_length(config, tokenizer), window or 10**9)):
+        _log.warning("%s: %s", model.base, note)
+    rows = getattr(config.get_text_config(), "vocab_size", None)
+    used = {*renderer.prompt_stops.ids, *renderer.response_stops.ids}
+    used.update(*(renderer.pair_ids(seed.prompt, seed.response, seed.history, seed.system)[0] for seed in seeds))
+    if rows is not None and used and max(used) >= rows:
+        raise UserError(
+            f"model {model.base!r}: its tokenizer gives the id {max(used)} but the model embeds {rows} tokens; "
+            "resize its embeddings"
+        )
+    return resolved
+
+
 def own_stop_ids(loaded: Any) -> frozenset[int]:
     """The end tokens that the model itself declares, which can be more than its tokenizer's one."""
-    ends = loaded.generation_config.eos_token_id
+    return _ids(loaded.generation_config.eos_token_id)
+
+
+def declared_stop_ids(model: ModelRef, config: Any) -> frozenset[int]:
+    """`own_stop_ids` of a model that is not loaded here."""
+    from transformers import GenerationConfig
+
+    with quiet():
+        try:
+            found = GenerationConfig.from_pretrained(located(model.base))
+        except OSError:  # as transformers does where the file is not there
+            found = GenerationConfig.from_model_config(config)
+    return _ids(found.eos_token_id)
+
+
+def _ids(ends: int | Sequence[int] | None) -> frozenset[int]:
     return frozenset(() if ends is None else (ends,) if isinstance(ends, int) else ends)
 
 

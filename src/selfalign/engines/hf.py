@@ -13,10 +13,10 @@ import numpy as np
 
 from selfalign.engines import _beams, _decode, _weights
 from selfalign.engines._texts import Kind, Texts, kind_of
-from selfalign.errors import RunFailed, UserError
+from selfalign.errors import RunFailed
 from selfalign.models.device import choose_device, empty_cache, out_of_memory
 from selfalign.models.names import resolve_ref
-from selfalign.models.rendering import IGNORE, make_renderer, preflight
+from selfalign.models.rendering import IGNORE
 from selfalign.types import Completion, Continuation, Example, FloatArray, Format, Likelihood, ModelRef, Request, Sampling
 
 _log = logging.getLogger(__name__)
@@ -68,20 +68,7 @@ class HF:
                 not fit the window.
         """
         choose_device(self.device)
-        resolved = resolve_ref(model)
-        tokenizer, config = _weights.tokenizer_and_config(resolved)
-        renderer = make_renderer(tokenizer, format)
-        for note in preflight(renderer, seeds, _weights.context_length(config, tokenizer)):
-            _log.warning("%s: %s", model.base, note)
-        rows = getattr(config.get_text_config(), "vocab_size", None)
-        used = {*renderer.prompt_stops.ids, *renderer.response_stops.ids}
-        used.update(*(renderer.pair_ids(seed.prompt, seed.response, seed.history, seed.system)[0] for seed in seeds))
-        if rows is not None and used and max(used) >= rows:
-            raise UserError(
-                f"model {model.base!r}: its tokenizer gives the id {max(used)} but the model embeds {rows} tokens; "
-                "resize its embeddings"
-            )
-        return resolved
+        return _weights.checked(model, seeds, format)
 
     def token_lengths(self, model: ModelRef, texts: Sequence[str]) -> list[int]:
         """As `EngineLimits.token_lengths`."""

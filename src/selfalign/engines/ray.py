@@ -12,6 +12,7 @@ from selfalign.engines import _ray_workers
 from selfalign.engines.hf import HF
 from selfalign.engines.openvino import OpenVINO
 from selfalign.engines.scripted import Scripted
+from selfalign.engines.vllm import VLLM
 from selfalign.protocols import EngineLimits, Flags, Session, Trained, declared
 from selfalign.types import Completion, Continuation, Example, FloatArray, Format, Likelihood, ModelRef, Request, Sampling
 
@@ -27,7 +28,7 @@ class Ray:
     The inner engine says what is written and stands in a run's identity; the other options do not, and may change on the way.
     """
 
-    inner: HF | OpenVINO | Scripted = HF()  # noqa: RUF009  # a frozen value
+    inner: HF | VLLM | OpenVINO | Scripted = HF()  # noqa: RUF009  # a frozen value
     """The engine that each worker runs; from Python any other one that can be pickled."""
     workers: int = field(default=2, compare=False)
     """How many sessions, on as many GPUs or shares of processors; those for which there is no room yet join later."""

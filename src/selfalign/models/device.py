@@ -46,6 +46,19 @@ def choose_device(name: str) -> Any:
     return chosen
 
 
+def only_device(name: str, given: Mapping[str, str]) -> dict[str, str]:
+    """The environment `given` for a process that shall see no other CUDA device than that of the name.
+
+    `cuda:1` is the second of those that CUDA_VISIBLE_DEVICES lets us see; auto and cuda are all of them.
+    """
+    kind, _, index = name.partition(":")
+    if kind in ("auto", "cuda") and not index:
+        return dict(given)
+    seen = [each.strip() for each in given.get("CUDA_VISIBLE_DEVICES", "").split(",") if each.strip()]
+    only = "" if kind != "cuda" else seen[int(index)] if int(index) < len(seen) else index
+    return {**given, "CUDA_VISIBLE_DEVICES": only}
+
+
 def device_memory(device: Any) -> tuple[int, int]:
     """(in all, free now) of a device, in bytes. A processor's is the machine's, or what its container is given."""
     import torch

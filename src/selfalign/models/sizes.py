@@ -40,7 +40,7 @@ def read_sizes(folder: Path) -> Sizes:
     """
     config = read_json(folder / "config.json")
     text: dict[str, Any] = {**config, **(config["text_config"] if isinstance(config.get("text_config"), dict) else {})}
-    shapes = {name: shape for file in weights(folder) for name, shape in _header(folder / file)}
+    shapes = {name: shape for file in weights(folder) for name, shape in header(folder / file)}
     hidden, vocabulary = _number(text, "hidden_size", "n_embd", "d_model"), _number(text, "vocab_size")
     matrices = {
         name.removesuffix(".weight"): (shape[0], shape[1])
@@ -58,7 +58,7 @@ def read_sizes(folder: Path) -> Sizes:
     )
 
 
-def _header(file: Path) -> Iterator[tuple[str, list[int]]]:
+def header(file: Path) -> Iterator[tuple[str, list[int]]]:
     """Names and shapes of a .safetensors file: eight bytes that say how long the JSON behind them is."""
     try:
         with file.open("rb") as stream:

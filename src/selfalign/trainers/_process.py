@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.errors import RunFailed, TimeUp
+from selfalign.models.device import only_device
 from selfalign.protocols import Progress
 
 GRACE = 2.0
@@ -33,17 +34,11 @@ _REMEDIES = {
 def surroundings(device: str, given: Mapping[str, str]) -> dict[str, str]:
     """The environment of a training process.
 
-    It sees no other CUDA device than it is given: `cuda:1` is the second of those that CUDA_VISIBLE_DEVICES lets us see; auto and
-    cuda are all of them. Its threads do not spin while they wait (OMP_WAIT_POLICY, unless the user chose): beside other busy
-    processes a spinning thread keeps the core from the one that it waits for (38 s a step instead of 5, `benchmarks/waiting.py`).
+    It sees no other CUDA device than it is given (`only_device`). Its threads do not spin while they wait (OMP_WAIT_POLICY,
+    unless the user chose): beside other busy processes a spinning thread keeps the core from the one that it waits for (38 s a
+    step instead of 5, `benchmarks/waiting.py`).
     """
-    found = {"OMP_WAIT_POLICY": "PASSIVE", **given}
-    kind, _, index = device.partition(":")
-    if kind in ("auto", "cuda") and not index:
-        return found
-    seen = [each.strip() for each in given.get("CUDA_VISIBLE_DEVICES", "").split(",") if each.strip()]
-    only = "" if kind != "cuda" else seen[int(index)] if int(index) < len(seen) else index
-    return {**found, "CUDA_VISIBLE_DEVICES": only}
+    return {"OMP_WAIT_POLICY": "PASSIVE", **only_device(device, given)}
 
 
 def run_child(spec: Path, stage: str, progress: Progress, device: str = "auto") -> None:

@@ -1,0 +1,3 @@
+class PoolerConfig:
+    def __init__(self, **given: object) -> None:
+        self.given = given
