@@ -1,4 +1,4 @@
-"""`selfalign export DIR --data F [--card] | --dropped F | --answers F | --model D`."""
+"""`selfalign export DIR --data F [--card] | --dropped F | --answers F | --model D | --gguf KIND [--ollama]`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from selfalign.errors import UserError
 from selfalign.export.answers import export_answers
 from selfalign.export.cards import check_license
 from selfalign.export.data import DataFormat, export_data, export_data_card, export_dropped
+from selfalign.export.gguf import Kind, export_gguf
 from selfalign.export.model import export_model
 from selfalign.export.preferences import export_preferences
 from selfalign.record import rows
@@ -34,6 +35,16 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--dropped", type=str, help="file for dropped samples with rule and evidence")
     parser.add_argument("--answers", type=str, help="file for answers to the held-out prompts, as AlpacaEval reads them (.json)")
     parser.add_argument("--model", type=str, help="folder to copy a model to")
+    parser.add_argument(
+        "--gguf",
+        type=Literal[*get_args(Kind)],
+        help="write a model as a GGUF file for llama.cpp, proven to be the model; needs a built llama.cpp",
+    )
+    parser.add_argument("--ollama", action="store_true", help="write a Modelfile next to the GGUF file, its template proven")
+    parser.add_argument("--gguf_out", type=str, help="folder for the GGUF file; without it gguf-KIND in the round's own folder")
+    parser.add_argument(
+        "--llama_cpp", type=str, help="folder of llama.cpp; without it SELFALIGN_LLAMA_CPP, the PATH and the usual places"
+    )
     parser.add_argument("--round", type=int, help="whose model or answers; the best round's without it")
     parser.add_argument("--merge", action="store_true", help="make an adapter part of full weights, proven to write the same")
     parser.add_argument(
@@ -42,19 +53,20 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--license", type=str, help="licence named in a card, as the hub spells it (apache-2.0 …)")
     parser.add_argument("--json", action="store_true", help="say what was written as JSON")
     options = parse(parser, arguments)
-    if not (options.data or options.dropped or options.answers or options.model):
-        raise UserError("nothing to export: give --data FILE, --dropped FILE, --answers FILE or --model FOLDER")
+    if not (options.data or options.dropped or options.answers or options.model or options.gguf):
+        raise UserError("nothing to export: give --data FILE, --dropped FILE, --answers FILE, --model FOLDER or --gguf KIND")
     if options.card and not options.data:
         raise UserError("--card goes with --data FILE; a model gets its card without it")
     for name, given, wants, there in (
         (
             "round",
             options.round is not None,
-            "--model or --answers: the pairs of all rounds are written",
-            [options.model, options.answers],
+            "--model, --gguf or --answers: the pairs of all rounds are written",
+            [options.model, options.gguf, options.answers],
         ),
         ("merge", options.merge, "--model", [options.model]),
-        ("license", options.license is not None, "--model or --card", [options.model, options.card]),
+        ("license", options.license is not None, "--model, --gguf or --card", [options.model, options.gguf, options.card]),
+        *((name, bool(options[name]), "--gguf KIND", [options.gguf]) for name in ("ollama", "gguf_out", "llama_cpp")),
     ):
         if given and not any(there):
             raise UserError(f"--{name} changes nothing without {wants}; take it out, or add what it is for")
@@ -66,7 +78,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.write(json.dumps({name: plain for name, (plain, _) in found.items()}, indent=1) + "\n")
     else:
         sys.stdout.write("".join(f"{line}\n" for _, lines in found.values() for line in lines))
-    return 0
+    return int(bool("gguf" in found and found["gguf"][0]["modelfile_refused"]))
 
 
 def _exported(store: Store, options: Any) -> Iterator[tuple[str, tuple[Any, Sequence[str]]]]:
@@ -85,6 +97,27 @@ def _exported(store: Store, options: Any) -> Iterator[tuple[str, tuple[Any, Sequ
     if options.model:
         model = str(export_model(store, options.model, options.round, options.merge, options.license))
         yield "model", (model, [f"model in {model}"])
+    if options.gguf:
+        yield "gguf", _gguf(store, options)
+
+
+def _gguf(store: Store, options: Any) -> tuple[dict[str, Any], list[str]]:
+    def say(text: str) -> None:
+        sys.stderr.write(f"{text} …\n")
+
+    where = {"round": options.round, "license": options.license, "tools": options.llama_cpp}
+    made = export_gguf(store, options.gguf, options.gguf_out, ollama=options.ollama, say=say, **where)
+    size = made.file.stat().st_size
+    said = [f"GGUF file in {made.file} ({size / 1e6:,.1f} MB), proven with llama-server:"]
+    said += [f"  {line}" for line in made.proof.lines()]
+    if made.modelfile is not None:
+        said.append(f"Modelfile in {made.modelfile}: ollama create NAME -f {made.modelfile}")
+    if made.refused:
+        said.append(f"no Modelfile is written: {made.refused}; llama-server takes the file without one")
+    plain = {"file": str(made.file), "bytes": size, "proof": made.proof.plain(), "notes": list(made.notes)}
+    refused = made.refused or None
+    modelfile = None if made.modelfile is None else str(made.modelfile)
+    return {**plain, "modelfile": modelfile, "modelfile_refused": refused}, [*said, *(f"note: {note}" for note in made.notes)]
 
 
 def _data(store: Store, file: str, format: Any) -> tuple[dict[str, Any], list[str]]:
