@@ -127,5 +127,5 @@ def test_without_a_template_that_is_proven_the_file_alone_is_written(
     run, (folder, _) = a_run(tmp_path / "run", model), tools
     assert main(["export", str(run), "--gguf", "F16", "--ollama", "--llama_cpp", str(folder)]) == 1
     said = capsys.readouterr().out
-    assert "proven with llama-server:" in said and "no Modelfile is written: its chat template writes" in said
+    assert "proven with llama-server:" in said and "no Modelfile is written: a Go template of ours would write" in said
     assert {path.name for path in (run / "round-00" / "gguf-F16").iterdir()} == {"README.md", "model-F16.gguf", "proof.json"}

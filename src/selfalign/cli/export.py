@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any, Literal, get_args
 
 from selfalign.cli.options import new_parser, parse
@@ -15,6 +16,7 @@ from selfalign.export.data import DataFormat, export_data, export_data_card, exp
 from selfalign.export.gguf import Kind, export_gguf
 from selfalign.export.model import export_model
 from selfalign.export.preferences import export_preferences
+from selfalign.export.trainers import TrainerFormat, export_for_trainer
 from selfalign.record import rows
 from selfalign.record.store import Store
 from selfalign.text import counted
@@ -23,14 +25,17 @@ from selfalign.text import counted
 def main(arguments: Sequence[str]) -> int:
     parser = new_parser("export", "Writes what a run made: its pairs, what it dropped and why, a round's model and answers.")
     parser.add_argument("folder", type=str, help="the run folder")
-    parser.add_argument("--data", type=str, help="file for seeds and kept samples: JSONL, or Parquet by suffix")
+    parser.add_argument(
+        "--data", type=str, help="file for seeds and kept samples: JSONL, or Parquet by suffix; or a folder: see --format"
+    )
     parser.add_argument(
         "--format",
-        type=Literal[*get_args(DataFormat), "preference"],
+        type=Literal[*get_args(DataFormat), "preference", *get_args(TrainerFormat)],
         default="plain",
         help="form of the rows; plain is {id, round, category, validation, prompt, response}; where any row has a system text or"
         " earlier turns, plain and alpaca get fields for them, and prompt-completion lists of messages; preference has the pairs"
-        " of a preferred and a rejected answer alone, as {prompt, chosen, rejected}",
+        " of a preferred and a rejected answer alone, as {prompt, chosen, rejected}; llama-factory, axolotl and trl write a"
+        " folder: what a round was trained on, and dataset_info.json, axolotl.yaml or train.py",
     )
     parser.add_argument("--dropped", type=str, help="file for dropped samples with rule and evidence")
     parser.add_argument("--answers", type=str, help="file for answers to the held-out prompts, as AlpacaEval reads them (.json)")
@@ -55,14 +60,15 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(parser, arguments)
     if not (options.data or options.dropped or options.answers or options.model or options.gguf):
         raise UserError("nothing to export: give --data FILE, --dropped FILE, --answers FILE, --model FOLDER or --gguf KIND")
-    if options.card and not options.data:
-        raise UserError("--card goes with --data FILE; a model gets its card without it")
+    whole = options.data if options.format in get_args(TrainerFormat) else None
+    if options.card and (whole or not options.data):
+        raise UserError("--card goes with --data FILE; a model gets its card without it, and a trainer's folder has none")
     for name, given, wants, there in (
         (
             "round",
             options.round is not None,
-            "--model, --gguf or --answers: the pairs of all rounds are written",
-            [options.model, options.gguf, options.answers],
+            "--model, --gguf, --answers or --format trl (llama-factory, axolotl): other files have the pairs of all rounds",
+            [options.model, options.gguf, options.answers, whole],
         ),
         ("merge", options.merge, "--model", [options.model]),
         ("license", options.license is not None, "--model, --gguf or --card", [options.model, options.gguf, options.card]),
@@ -84,7 +90,7 @@ def main(arguments: Sequence[str]) -> int:
 def _exported(store: Store, options: Any) -> Iterator[tuple[str, tuple[Any, Sequence[str]]]]:
     """Writes what was asked for; by its name as plain data and in lines for a person."""
     if options.data:
-        yield "data", _data(store, options.data, options.format)
+        yield "data", _data(store, options.data, options.format, options.round)
     if options.card:
         card = str(export_data_card(store, options.data, options.format, options.license))
         yield "card", (card, [f"card in {card}"])
@@ -120,7 +126,10 @@ def _gguf(store: Store, options: Any) -> tuple[dict[str, Any], list[str]]:
     return {**plain, "modelfile": modelfile, "modelfile_refused": refused}, [*said, *(f"note: {note}" for note in made.notes)]
 
 
-def _data(store: Store, file: str, format: Any) -> tuple[dict[str, Any], list[str]]:
+def _data(store: Store, file: str, format: Any, round: int | None) -> tuple[dict[str, Any], list[str]]:
+    if format in get_args(TrainerFormat):
+        made = export_for_trainer(store, file, format, round)
+        return {**asdict(made), "folder": str(made.folder)}, made.lines()
     if format == "preference":
         pairs = export_preferences(store, file)
         return {"file": file, "rows": pairs}, [f"{counted(pairs, 'pair')} of a preferred and a rejected answer in {file}"]

@@ -82,9 +82,8 @@ def refuse_dates(source: str, text: str) -> None:
         UserError: the chat template (its `source`) has written today's date into `text`; a Modelfile's would stay.
     """
     if "strftime_now" in source and time.strftime("%Y") in text:
-        raise UserError(
-            "its chat template writes today's date into every prompt, and a Modelfile's would be that of this export for ever"
-        )
+        remedy = "; a run with the argument date_string in --template_args has a fixed one" if "date_string" in source else ""
+        raise UserError(f"its chat template writes today's date into every prompt, a Modelfile's would be that of today{remedy}")
 
 
 def values(conversation: Conversation) -> dict[str, Any]:
@@ -208,7 +207,7 @@ def _compare(template: str, conversation: Conversation, wanted: str) -> None:
     if written != wanted:
         at = len(_common(written, wanted))
         ours, theirs = (printable(text[max(0, at - 20) : at + 40]) for text in (written, wanted))
-        raise UserError(f"it would write {ours!r} where the model was trained on {theirs!r}")
+        raise UserError(f"a Go template of ours would write {ours!r} where the model was trained on {theirs!r}")
 
 
 def _quoted(text: str, what: str) -> str:
