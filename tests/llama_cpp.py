@@ -59,7 +59,7 @@ class Answers:
 
     def __init__(self) -> None:
         self.faults: dict[str, Any] = {}
-        """`model`: a folder whose weights answer instead, for the `kinds`; `shift`: token ids that are off by one."""
+        """`model`: a folder whose weights answer instead, for the `kinds`; `shift`: ids off by one; `begin`: ids in front."""
         self.kinds: list[str] = []
         self._loaded: dict[tuple[str, Any], Any] = {}
 
@@ -77,7 +77,7 @@ class Answers:
             plain = not body["parse_special"]
             ids = tokenizer(body["content"], add_special_tokens=False, split_special_tokens=plain)["input_ids"]
             ids = [token + 1 for token in ids] if "shift" in self.faults else ids
-            return {"tokens": ids}
+            return {"tokens": [*(self.faults.get("begin", []) if body["add_special"] else []), *ids]}
         if path == "/apply-template":
             given = body["chat_template_kwargs"]
             return {
@@ -86,7 +86,7 @@ class Answers:
         spoilt = self.faults.get("model") if file["kind"] in self.faults.get("kinds", ["f16"]) else None
         model = self._load(AutoModelForCausalLM, spoilt or file["model"])
         self.kinds.append(file["kind"])
-        ids, found = list(body["prompt"]), []
+        ids, found = list(body["prompt"]), list[Any]()
         with torch.inference_mode():
             while len(found) < body["n_predict"]:
                 scores = model(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1)

@@ -63,7 +63,7 @@ def test_an_adapter_becomes_a_quantised_file_with_a_modelfile(
     assert list(dict.fromkeys(answers.kinds)) == ["f16", "Q8_0"]
     proof = json.loads((place / "proof.json").read_text())
     assert (proof["kind"], proof["round"], proof["prompts_with_equal_token_ids"], proof["equal_answers"]) == ("Q8_0", 1, 7, 7)
-    assert proof["log_likelihood_per_token"]["pairs"] == 2 and abs(proof["log_likelihood_per_token"]["difference"]) < 1e-4
+    assert proof["log_likelihood_per_token"]["pairs"] == 4 and abs(proof["log_likelihood_per_token"]["difference"]) < 1e-4
     assert "first choice, 7 of 7 answers in full" in (place / "README.md").read_text()
     lines = (place / "Modelfile").read_text()
     assert "FROM ./model-Q8_0.gguf\n" in lines and 'SYSTEM """Be brief."""\n' in lines
@@ -127,5 +127,20 @@ def test_without_a_template_that_is_proven_the_file_alone_is_written(
     run, (folder, _) = a_run(tmp_path / "run", model), tools
     assert main(["export", str(run), "--gguf", "F16", "--ollama", "--llama_cpp", str(folder)]) == 1
     said = capsys.readouterr().out
-    assert "proven with llama-server:" in said and "no Modelfile is written: a Go template of ours would write" in said
+    assert "proven with llama-server:" in said and "no Modelfile is written: " in said
     assert {path.name for path in (run / "round-00" / "gguf-F16").iterdir()} == {"README.md", "model-F16.gguf", "proof.json"}
+
+
+@pytest.mark.parametrize("begins", [False, True])
+def test_a_model_without_a_chat_template(tmp_path: Path, tools: tuple[Path, Answers], capsys: Any, begins: bool) -> None:
+    """What it is asked in stands in the Modelfile alone; not where llama.cpp puts a token in front that the run does not."""
+    run, (folder, answers) = a_run(tmp_path / "run", tiny_model(tmp_path / "model", template=None, context=2048)), tools
+    answers.faults = {"begin": [257]} if begins else {}
+    given = ["export", str(run), "--gguf", "F16", "--ollama", "--llama_cpp", str(folder), "--round", "0"]
+    assert main(given) == int(begins)
+    said, file = capsys.readouterr().out, run / "round-00" / "gguf-F16" / "Modelfile"
+    assert "the run's format is plain: the file carries no chat template" in said
+    if begins:
+        assert "llama.cpp does not cut its prompt of s0 into the run's tokens" in said and not file.exists()
+    else:
+        assert "Question: {{ $m.Content }}\nAnswer:" in file.read_text() and '"""\nQuestion:"""' in file.read_text()

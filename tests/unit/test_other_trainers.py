@@ -36,7 +36,6 @@ def a_run(folder: Path, model: Path, trainer: SFT, made: list[Example]) -> Path:
         "learning_rate_decay": 0.5,
         "steps": [],
         "format": "auto",
-        "template_args": {},
         "seed": 3,
     }
     loss = {"beta": 0.2, "label_smoothing": 0.0, "sft_weight": 1.0}

@@ -22,7 +22,7 @@ from selfalign.record.checkpoints import publish
 from selfalign.record.disk import reporting, require_space
 from selfalign.record.exports import best_round, model_files
 from selfalign.record.store import Store
-from selfalign.types import Example, Turns
+from selfalign.types import Example, Turns, shared_system
 
 Kind = Literal["F16", "Q8_0", "Q4_K_M"]
 
@@ -85,9 +85,7 @@ def export_gguf(
                 say("merging the adapter with its base, in float32")
                 source = work / "merged"
                 write_merged(model, source, examples, format)
-            making = _Making(
-                programs, source, _renderer(source, format), examples, store.validation_seeds() or store.seeds(), say
-            )
+            making = _Making(programs, source, _renderer(source, format), examples, say)
             written = making.write(kind, temporary, ollama, _title(store, chosen))
             shutil.rmtree(work)
             lines = "\n".join(f"- {line}" for line in written.proof.lines())
@@ -114,7 +112,6 @@ class _Making:
     """The folder of its whole weights."""
     renderer: Renderer
     examples: Sequence[Example]
-    references: Sequence[Example]
     say: Callable[[str], None]
 
     def write(self, kind: Kind, folder: Path, ollama: bool, title: str) -> Written:
@@ -152,7 +149,7 @@ class _Making:
         there is none."""
         self.say(f"proving the {kind} file against the model, in float32")
         asked = canaries(self.examples)
-        references = [one for one in self.references if one.response][:REFERENCES]
+        references = [one for one in self.examples if one.response][:REFERENCES]
         window = 64 + TOKENS + self._longest([*asked, *references])
         with llama_cpp.serving(self.tools, file, window, file.parent / "server.log") as server:
             check_tokens(server, self.renderer, asked)
@@ -190,11 +187,11 @@ class _Making:
         """
         stops, tokenizer = self.renderer.response_stops, self.renderer.tokenizer
         texts = [*(str(tokenizer.decode([token])) for token in sorted(stops.ids)), *stops.strings]
-        systems = {one.system.strip() for one in self.examples}
         configuration = self.source / "generation_config.json"
         generation = json.loads(configuration.read_text("utf-8")) if configuration.is_file() else {}
-        system = systems.pop() if len(systems) == 1 else ""
-        return modelfile(file, template, system=system, stops=texts, generation=generation, notes=notes)
+        return modelfile(
+            file, template, system=shared_system(self.examples).strip(), stops=texts, generation=generation, notes=notes
+        )
 
     def _notes(self, ollama: bool) -> Iterator[str]:
         """What a user of the file has to know."""

@@ -8,6 +8,7 @@ near-ties.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,13 +20,14 @@ from selfalign.export.ollama import Conversation, values
 from selfalign.models.rendering import IGNORE, Renderer
 from selfalign.models.templates import Template
 from selfalign.proof.stats import paired_difference, wilson
-from selfalign.text import counted, printable
+from selfalign.text import counted, finite, printable
 from selfalign.types import Example
 
 PROMPTS, TOKENS = 8, 32
 """Prompts of the run that are answered (three more are made of them), and greedy tokens of each answer."""
 REFERENCES, LEARNED = 16, 48
-"""Held-out pairs for the log-likelihood, and how many tokens of each response it reads: the server is asked once for each."""
+"""Pairs for the log-likelihood, held-out ones first, and how many tokens of each response it reads: the server is asked once for
+each."""
 TIE, AWAY = 0.05, 0.02
 """Nats by which a float16 file's choice may be less likely than the model's own, and by which log-probabilities may differ on
 average. Our own choice: MEASURED"""
@@ -53,7 +55,7 @@ class Proof:
     away: float
     """Mean difference of the log-probabilities, in nats a token."""
     likelihood: tuple[float, float, float, float, int] | None = None
-    """Log-likelihood of references, file minus model, in nats a token: value, low, high, p, pairs."""
+    """Log-likelihood of references, file minus model, in nats a token: value, low, high, p, pairs; None below two pairs."""
 
     def plain(self) -> dict[str, Any]:
         """As JSON knows it."""
@@ -68,7 +70,7 @@ class Proof:
         }
         if self.likelihood is not None:
             names = ("difference", "low", "high", "p_value", "pairs")
-            found["log_likelihood_per_token"] = dict(zip(names, self.likelihood, strict=True))
+            found["log_likelihood_per_token"] = dict(zip(names, map(finite, self.likelihood), strict=True))
         return found
 
     def lines(self) -> list[str]:
@@ -81,8 +83,10 @@ class Proof:
         ]
         if self.likelihood is not None:
             value, low, high, _, pairs = self.likelihood
-            figure = f"log-likelihood of {counted(pairs, 'reference')}: {value:+.4f} nats a token"
-            said.append(f"{figure} against the model" + (f" ({low:+.4f} to {high:+.4f})" if pairs > 1 else ""))
+            figure = f"log-likelihood of {pairs} references: {value:+.4f} nats a token against the model"
+            said.append(
+                f"{figure} ({low:+.4f} to {high:+.4f})" if math.isfinite(high - low) else f"{figure}, too few for an interval"
+            )
         return said
 
 
@@ -168,9 +172,8 @@ def compare(
             worst = max(gaps)
             where = _shown(renderer, one, written, gaps.index(worst), scores)
     likelihood = None
-    if pairs := list(_likelihoods(server, model, renderer, references)):
-        file, own = zip(*pairs, strict=True)
-        likelihood = (*paired_difference(file, own), len(pairs)) if len(pairs) > 1 else (file[0] - own[0], 0.0, 0.0, 1.0, 1)
+    if len(pairs := list(_likelihoods(server, model, renderer, references))) > 1:
+        likelihood = (*paired_difference([file for file, _ in pairs], [own for _, own in pairs]), len(pairs))
     if not tokens:
         raise RunFailed("llama-server writes nothing to the run's prompts; nothing is exported")
     return Proof(len(asked), tokens, first, whole, worst, sum(away) / len(away), likelihood), where

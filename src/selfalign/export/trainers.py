@@ -232,7 +232,7 @@ def _script(store: Store, round: int, trainer: Mapping[str, Any], loss: str, val
             "--format trl writes the settings of the trainer SFT, and this run has another one; use --format messages"
         )
     start = store.model(0) if identity.get("start_from") == "base" or round < 2 else store.model(round - 1)
-    renderer = _renderer(start, identity.get("format", "auto"), identity.get("template_args") or {})
+    renderer = _renderer(start, identity.get("format", "auto"))
     adapter, steps = trainer["method"] in ("lora", "qlora"), identity.get("steps") or []
     rate = trainer["learning_rate"] or trainer["full_rate"] * (10 if adapter else 1)
     settings = {
@@ -278,7 +278,7 @@ def _script(store: Store, round: int, trainer: Mapping[str, Any], loss: str, val
     ), renderer
 
 
-def _renderer(model: ModelRef, format: Any, arguments: Mapping[str, Any]) -> Renderer:
+def _renderer(model: ModelRef, format: Any) -> Renderer:
     from transformers import AutoTokenizer
 
     folder = Path(located(model.base))
@@ -286,7 +286,7 @@ def _renderer(model: ModelRef, format: Any, arguments: Mapping[str, Any]) -> Ren
         raise UserError(f"--format trl reads the tokenizer of {model.base}, which is not on this machine; use --format messages")
     with quiet():
         tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
-    return make_renderer(tokenizer, format, arguments)
+    return make_renderer(tokenizer, format)
 
 
 def _for_trl(row: _Row, renderer: Renderer) -> dict[str, Any]:
