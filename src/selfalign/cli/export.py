@@ -63,6 +63,20 @@ def main(arguments: Sequence[str]) -> int:
     whole = options.data if options.format in get_args(TrainerFormat) else None
     if options.card and (whole or not options.data):
         raise UserError("--card goes with --data FILE; a model gets its card without it, and a trainer's folder has none")
+    _refuse_idle(options, whole)
+    if options.license is not None:
+        check_license(options.license)
+    with Store.read(options.folder) as store:
+        found = dict(_exported(store, options))
+    if options.json:
+        sys.stdout.write(json.dumps({name: plain for name, (plain, _) in found.items()}, indent=1) + "\n")
+    else:
+        sys.stdout.write("".join(f"{line}\n" for _, lines in found.values() for line in lines))
+    return int(bool("gguf" in found and found["gguf"][0]["modelfile_refused"]))
+
+
+def _refuse_idle(options: Any, whole: str | None) -> None:
+    """Raises UserError for an option that changes nothing; `whole` is the folder for another trainer."""
     for name, given, wants, there in (
         (
             "round",
@@ -76,15 +90,6 @@ def main(arguments: Sequence[str]) -> int:
     ):
         if given and not any(there):
             raise UserError(f"--{name} changes nothing without {wants}; take it out, or add what it is for")
-    if options.license is not None:
-        check_license(options.license)
-    with Store.read(options.folder) as store:
-        found = dict(_exported(store, options))
-    if options.json:
-        sys.stdout.write(json.dumps({name: plain for name, (plain, _) in found.items()}, indent=1) + "\n")
-    else:
-        sys.stdout.write("".join(f"{line}\n" for _, lines in found.values() for line in lines))
-    return int(bool("gguf" in found and found["gguf"][0]["modelfile_refused"]))
 
 
 def _exported(store: Store, options: Any) -> Iterator[tuple[str, tuple[Any, Sequence[str]]]]:

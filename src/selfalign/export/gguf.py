@@ -70,9 +70,7 @@ def export_gguf(
     examples = (*store.validation_seeds(), *store.seeds())
     if not examples:
         raise UserError("a file is compared with its model on the run's seeds, and this run has none; it cannot be proven")
-    target = store.round_folder(chosen) / f"gguf-{kind}" if folder is None else Path(folder)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"{target} exists: name a new folder for the file with --gguf_out, or remove it")
+    target = _new_folder(store.round_folder(chosen) / f"gguf-{kind}" if folder is None else Path(folder))
     temporary = target.with_name(f".{target.name}.tmp")
     try:
         with handle_signals(), reporting(target.parent):
@@ -216,6 +214,12 @@ class _Making:
                 "the Modelfile's template asks as the run does" if ollama else "ask llama-server for completions of such a prompt"
             )
             yield f"the run's prompts end with {trained[-40:]!r}, those of the file's chat template with {own[-40:]!r}: {other}"
+
+
+def _new_folder(target: Path) -> Path:
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target} exists: name a new folder for the file with --gguf_out, or remove it")
+    return target
 
 
 def _renderer(folder: Path, format: Any) -> Renderer:
