@@ -26,7 +26,8 @@ INST = (
     "[INST] {{ m['content'] }} [/INST]{% else %} {{ m['content'] }}</s>{% endif %}{% endfor %}"
 )
 THOUGHTS = CHATML.replace("'<|im_start|>assistant\n' }}", "'<|im_start|>assistant\n<think>\n\n</think>\n\n' }}")
-DEFAULT = "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou help. {{ '{{' }}\u00a0<|im_end|>\n{% endif %}" + CHATML
+ODD = "You help. {{ '{{ x }}' }}\u00a0\"\"\" {{ '{' }}"
+DEFAULT = f"{{% if messages[0]['role'] != 'system' %}}<|im_start|>system\n{ODD}<|im_end|>\n{{% endif %}}{CHATML}"
 NUMBERED = CHATML.replace("message['role']", "message['role'] + loop.index | string")
 SAID = [Conversation('Say\t""".', (("a {{ b }}", "c\n\nd"),), "é 🙂 {{ .System }}"), Conversation("", (), "One")]
 

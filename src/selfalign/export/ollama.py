@@ -194,9 +194,9 @@ def _common(*texts: str) -> str:
 
 
 def _literal(text: str) -> str:
-    """A text as a template writes it, also one that Ollama's reader of Modelfiles would drop characters of."""
-    spelled = "".join(letter if _kept(letter) else f'{{{{ "{_escaped(letter)}" }}}}' for letter in text)
-    return spelled.replace('"""', '"{{ "\\u0022" }}"') if text.count('"""') else spelled.replace("{{{", '{{ "{" }}{{')
+    """A text as a template writes it: also one that would open an action, or of which Ollama's reader would drop characters."""
+    spelled = "".join(letter if _kept(letter) and letter != "{" else f'{{{{ "{_escaped(letter)}" }}}}' for letter in text)
+    return spelled.replace('"""', '"{{ "\\u0022" }}"')
 
 
 def _compare(template: str, conversation: Conversation, wanted: str) -> None:
