@@ -95,7 +95,9 @@ class Answers:
                 ids.append(token)
                 if token == tokenizer.eos_token_id:
                     break
-        return {"completion_probabilities": found}
+        # Of a token that ends within a character the real one tells the id alone.
+        told = [each for at, each in enumerate(found) if "\ufffd" not in tokenizer.decode([one["id"] for one in found[: at + 1]])]
+        return {"completion_probabilities": told, "tokens": [each["id"] for each in found]}
 
 
 @contextmanager

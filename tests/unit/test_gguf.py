@@ -21,7 +21,8 @@ LEFT = {"Modelfile", "README.md", "model-Q8_0.gguf", "proof.json"}
 
 
 @pytest.fixture
-def tools(tmp_path: Path) -> Iterator[tuple[Path, Answers]]:
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, Answers]]:
+    monkeypatch.setattr("selfalign.export.llama_cpp.PACKAGES", ())
     with answering() as (address, answers):
         yield write_tools(tmp_path / "llama.cpp", address), answers
 
@@ -112,6 +113,9 @@ def test_what_is_missing_is_named_before_anything_loads(
     assert "convert_hf_to_gguf.py and llama-quantize and llama-server cannot be found in " in says()
     assert "there is no such folder" in says("--llama_cpp", str(tmp_path / "none"))
     (folder / "quantize").rename(folder / "build" / "bin" / "llama-quantize")
+    with monkeypatch.context() as missing:
+        missing.setattr("selfalign.export.llama_cpp.PACKAGES", ("sentencepiece_that_is_not_there",))
+        assert "install it with: pip install sentencepiece_that_is_not_there" in says("--llama_cpp", str(folder))
     (folder / "convert_hf_to_gguf.py").write_text("import gguf_that_is_not_there")
     assert "No module named 'gguf_that_is_not_there'; pip install gguf" in says("--llama_cpp", str(folder))
     assert main(["export", str(run), "--data", "x.jsonl", "--ollama"]) == 2

@@ -123,14 +123,15 @@ class _Making:
         self.say("converting to float16")
         llama_cpp.convert(self.tools, self.source, exact)
         model = load_float32(str(self.source))
-        proof, template, refused = self._prove("F16", exact, model, template, refused)
+        references = [one for one in self.examples if one.response][:REFERENCES]
+        proof, template, refused = self._prove("F16", exact, model, template, refused, references if kind == "F16" else [])
         if kind == "F16":
             exact.rename(file)
         else:
             self.say(f"quantising to {kind}")
             llama_cpp.quantise(self.tools, exact, file, kind)
             exact.unlink()
-            proof, template, refused = self._prove(kind, file, model, template, refused)
+            proof, template, refused = self._prove(kind, file, model, template, refused, references)
         made = None
         if template:
             try:
@@ -142,12 +143,13 @@ class _Making:
                 made.write_text(text, "utf-8")
         return Written(file, proof, made, refused, tuple(self._notes(made is not None)))
 
-    def _prove(self, kind: Kind, file: Path, model: Any, template: str, refused: str) -> tuple[Proof, str, str]:
+    def _prove(
+        self, kind: Kind, file: Path, model: Any, template: str, refused: str, references: Sequence[Example]
+    ) -> tuple[Proof, str, str]:
         """The proof; the Go template as this file wants it, without the token that llama.cpp puts in front by itself; and why
         there is none."""
         self.say(f"proving the {kind} file against the model, in float32")
         asked = canaries(self.examples)
-        references = [one for one in self.examples if one.response][:REFERENCES]
         window = 64 + TOKENS + self._longest([*asked, *references])
         with llama_cpp.serving(self.tools, file, window, file.parent / "server.log") as server:
             check_tokens(server, self.renderer, asked)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -26,6 +27,8 @@ PLACES = ("~/llama.cpp", "llama.cpp", "/opt/llama.cpp", "/usr/local/llama.cpp", 
 """Where a clone or a container has it."""
 LOADING = 900.0
 """Seconds that a server may take to load a model."""
+PACKAGES = ("sentencepiece",)
+"""What the converter imports beyond ours when it comes to a tokenizer, whichever kind that is."""
 _INSIDE = ("", "bin", "build/bin", "build/bin/Release")
 _HOW = (
     "clone https://github.com/ggml-org/llama.cpp, build it in that folder (cmake -B build && cmake --build build --target"
@@ -76,8 +79,10 @@ def _check_converter(converter: Path) -> None:
         [sys.executable, str(converter), "--help"], capture_output=True, text=True, errors="replace", check=False
     )
     if done.returncode:
-        package = "; pip install gguf sentencepiece" if "No module named" in done.stderr else ""
+        package = "; pip install gguf" if "No module named" in done.stderr else ""
         raise UserError(f"{converter} does not start with {sys.executable}: {_last_line(done.stderr)}{package}")
+    if missing := [name for name in PACKAGES if find_spec(name) is None]:
+        raise UserError(f"llama.cpp's converter needs the package {missing[0]}; install it with: pip install {missing[0]}")
 
 
 def convert(tools: Tools, model: Path, file: Path) -> None:
