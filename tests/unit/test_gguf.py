@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from selfalign.cli.main import main
@@ -25,6 +26,8 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Pat
     monkeypatch.setattr("selfalign.export.llama_cpp.PACKAGES", ())
     with answering() as (address, answers):
         yield write_tools(tmp_path / "llama.cpp", address), answers
+    left = [each for each in psutil.Process().children() if "llama-server" in " ".join(each.cmdline())]
+    assert not left
 
 
 def a_run(folder: Path, model: Path, adapter: bool = False, round: int = 0) -> Path:

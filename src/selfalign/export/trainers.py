@@ -208,7 +208,7 @@ def _axolotl(name: str, preferences: bool, validation: bool) -> tuple[str, str]:
     if preferences:
         common |= {"field_chosen": "chosen", "field_rejected": "rejected"}
     else:
-        common |= {"roles_to_train": ["assistant"], "train_on_eos": "turn", "message_field_training": "train"}
+        common |= {"roles_to_train": [], "train_on_eos": "turn", "message_field_training": "train"}
     entries: dict[str, Any] = {"rl": "dpo"} if preferences else {}
     entries["datasets"] = [{"path": "train.jsonl", **common}]
     if validation:
