@@ -40,7 +40,8 @@ soak: install
 
 # Runs against servers that others wrote: transformers serve, installed with the rest, vLLM's build for processors, and llama.cpp's.
 servers: install $(VLLM)/.installed $(LLAMA)/.installed
-	SELFALIGN_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python SELFALIGN_LLAMA_CPP=$(LLAMA_CPP) $(BIN)/pytest tests/servers -rs
+	SELFALIGN_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python SELFALIGN_LLAMA_CPP=$(LLAMA_CPP) PYTHONPATH=$(CURDIR)/$(LLAMA)/packages \
+		$(BIN)/pytest tests/servers -rs
 
 # An environment of its own (3.4 GB, about 7 minutes), as it needs other versions; torchvision and the like it starts without.
 $(VLLM)/.installed: tests/servers/vllm_requirements.py
@@ -51,8 +52,10 @@ $(VLLM)/.installed: tests/servers/vllm_requirements.py
 	$(VLLM)/bin/pip install --quiet --disable-pip-version-check -r $(VLLM)/requirements.txt
 	touch $@
 
-# llama.cpp's own server, built (by the compiler that is there) from the sources that its Python binding carries whole.
-# pip asks the binding's own backend (scikit-build-core) for its version even to download it.
+# llama.cpp's own server and quantiser, built (by the compiler that is there) from the sources that its Python binding carries whole,
+# and a package that its converter imports.
+# pip asks the binding's own backend (scikit-build-core) for its version even to download it. Compiled at -O1: the tests' models are
+# small, and it takes half as long.
 $(LLAMA)/.installed:
 	$(PYTHON) -m venv $(LLAMA)
 	$(LLAMA)/bin/pip install --quiet --disable-pip-version-check cmake ninja scikit-build-core
@@ -61,8 +64,9 @@ $(LLAMA)/.installed:
 		--dest $(LLAMA) llama-cpp-python==0.3.36
 	tar -xzf $(LLAMA)/llama_cpp_python-0.3.36.tar.gz -C $(LLAMA)/source --strip-components 1
 	$(LLAMA)/bin/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(LLAMA)/bin/ninja -S $(LLAMA_CPP) -B $(LLAMA_CPP)/build \
-		-DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_USE_PREBUILT_UI=OFF
-	$(LLAMA)/bin/cmake --build $(LLAMA_CPP)/build --target llama-server
+		-DCMAKE_BUILD_TYPE=Release -DCMAKE_C_FLAGS_RELEASE=-O1 -DCMAKE_CXX_FLAGS_RELEASE=-O1 -DBUILD_SHARED_LIBS=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_USE_PREBUILT_UI=OFF
+	$(LLAMA)/bin/cmake --build $(LLAMA_CPP)/build --target llama-server llama-quantize
+	$(LLAMA)/bin/pip install --quiet --disable-pip-version-check --no-deps --target $(LLAMA)/packages sentencepiece
 	touch $@
 
 # The pages as a site, in an environment of its own. Every command and example in them is run by `make test` (tests/e2e/test_docs_examples.py).

@@ -226,10 +226,10 @@ def test_a_model_is_copied_and_verified(store: Store, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "wants"),
     [
-        (("--data", "data.jsonl", "--round", "1"), "--model or --answers"),
+        (("--data", "data.jsonl", "--round", "1"), "--model, --gguf, --answers or --format trl"),
         (("--data", "data.jsonl", "--merge"), "--model"),
         (("--answers", "answers.json", "--merge"), "--model"),
-        (("--data", "data.jsonl", "--license", "mit"), "--model or --card"),
+        (("--data", "data.jsonl", "--license", "mit"), "--model, --gguf or --card"),
     ],
 )
 def test_an_option_without_effect_is_refused(

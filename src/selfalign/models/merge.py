@@ -63,7 +63,7 @@ def write_merged(model: ModelRef, out: Path, asked: Sequence[Example], format: F
             shutil.rmtree(out, ignore_errors=True)
             _adapted(model).merge_and_unload(safe_merge=True).to(kind).save_pretrained(out)
             tokenizer.save_pretrained(out)
-            if not (problem := _difference(_load(str(out)), renderer, said)):
+            if not (problem := _difference(load_float32(str(out)), renderer, said)):
                 if kind != narrow:
                     _log.warning("merged weights in float32: in the base's %s they say something else than the adapter", narrow)
                 return
@@ -73,10 +73,11 @@ def write_merged(model: ModelRef, out: Path, asked: Sequence[Example], format: F
 def _adapted(model: ModelRef) -> Any:
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(_load(located(model.base)), str(model.adapter)).eval()
+    return PeftModel.from_pretrained(load_float32(located(model.base)), str(model.adapter)).eval()
 
 
-def _load(source: str) -> Any:
+def load_float32(source: str) -> Any:
+    """A causal language model of whole weights in float32, on the processor."""
     import torch
     from transformers import AutoModelForCausalLM
 
