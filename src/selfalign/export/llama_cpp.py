@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -154,19 +155,16 @@ def serving(tools: Tools, file: Path, window: int, log: Path) -> Iterator[Served
         port = free.getsockname()[1]
     options = ("--host", "127.0.0.1", "--port", str(port), "--ctx-size", str(window), "--parallel", "1")
     with log.open("wb") as output:
-        command = [str(tools.server), "--model", str(file), *options]
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+        line = shlex.join([str(tools.server), "--model", str(file), *options])
+        # Behind a process that ends it with us, also where we are killed outright.
+        guard = [sys.executable, "-m", "selfalign.engines._server_guard", line]
+        process = subprocess.Popen(guard, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
     server = Served(f"http://127.0.0.1:{port}", process, log)
     try:
         _wait(server)
         yield server
     finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.communicate()  # closes its input, which ends the server
 
 
 def _wait(server: Served) -> None:
