@@ -131,7 +131,7 @@ def named_options(text: str) -> set[str]:
 
 
 def test_the_commands_of_the_pages_have_real_options(cli: Run) -> None:
-    classes = [("engine", name) for name in ("HF", "OpenAI", "OpenVINO", "VLLM")] + [
+    classes = [("engine", name) for name in ("HF", "OpenAI", "OpenVINO", "Ray", "VLLM")] + [
         ("trainer", "SFT"),
         ("trainer.loss", "CrossEntropy"),
     ]
