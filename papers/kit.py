@@ -144,7 +144,7 @@ class Kit:
             Arm(label, self.fitted(_like(measured, recipe, whole=like_the_first)), model, shown) for label, recipe in arms.items()
         ]
         folder = self.out / "runs" / name
-        run_study(made, asked, folder, repeats=self.repeats, first_seed=first.seed, progress=self.progress)
+        run_study(made, asked, folder, repeats=self.repeats, first_seed=first.seed, progress=self.progress, keep="all")
         seeds_run = range(first.seed, first.seed + self.repeats)
         return {
             arm.name: [

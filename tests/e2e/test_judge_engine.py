@@ -178,7 +178,7 @@ def test_the_command_line_gives_a_judge_its_engine(
     with Store.read(given) as store:  # of another class, nothing that the file says of this one
         assert store.identity()["evaluators"][-1]["engine"]["batch_size"] == 8
     for options, message in (
-        (("--mt_bench.engine", "vLLM"), "no part named vLLM; there are HF, VLLM, OpenAI, OpenVINO, Scripted, null"),
+        (("--mt_bench.engine", "vLLM"), "no part named vLLM; there are HF, VLLM, OpenAI, OpenVINO, Ray, Scripted, null"),
         (("--mt_bench.engine", "OpenAI", "--mt_bench.engine.urls", "x"), "there is no option --mt_bench.engine.urls"),
         (("--win_rate.judge", "x", "--win_rate.kind", "reward", "--win_rate.engine", "HF"), "a reward model runs without one"),
     ):
