@@ -112,7 +112,7 @@ def test_the_bytes_of_one_machine_through_a_killed_driver_and_a_lost_node(
         (("--engine.num_gpus=-1",), "Ray: workers, num_cpus, num_gpus or resources are out of range"),
         (("--engine.resources", "{gen: 0}"), "Ray: workers, num_cpus, num_gpus or resources are out of range"),
         (("--engine.address", "ray://head:10001"), "give auto or HOST:PORT, on a machine of the cluster"),
-        (("--engine.inner", "OpenAI"), "no part named OpenAI; there are HF, OpenVINO, Scripted"),
+        (("--engine.inner", "OpenAI"), "no part named OpenAI; there are HF, VLLM, OpenVINO, Scripted"),
         (("--engine.inner.batchsize", "4"), "there is no option --engine.inner.batchsize"),
     ],
 )
