@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from selfalign import align, read_seeds
 from selfalign.cli.main import main
 from selfalign.encoders import Hashed
-from selfalign.engines import HF, OpenVINO, _openvino_model
+from selfalign.engines import HF, OpenVINO, _openvino_model, openvino
 from selfalign.errors import Interrupted, RunFailed, UserError
 from selfalign.proposers import FewShot
 from selfalign.recipes import isara
@@ -273,6 +274,26 @@ def test_logits_that_are_not_finite_end_the_run(tmp_path: Path) -> None:
     for sampling in (GREEDY, Sampling(max_tokens=4)):
         with pytest.raises(RunFailed, match="not finite"):
             written(EXACT, folder, requests(2), sampling)
+
+
+def test_an_interruption_leaves_nothing_behind_in_the_pipeline(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stops = iter([False] * 40)
+
+    def goes_on(row: Any) -> bool:
+        if next(stops, True):
+            raise Interrupted(2)
+        return plain(row)
+
+    plain = openvino._Row.goes_on
+    monkeypatch.setattr(openvino._Row, "goes_on", goes_on)
+    with EXACT.open(EXACT.check(ModelRef(str(model)), PAIRS, "auto"), "auto") as session, pytest.raises(Interrupted):
+        session.generate(requests(16), replace(GREEDY, max_tokens=64))
+    del session
+    gc.collect()
+    said = capfd.readouterr()
+    assert "leaked" not in said.err + said.out  # the library's own line, of blocks that were still in use
 
 
 def test_what_openvino_does_not_decode_is_refused(model: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, get_args
@@ -142,6 +142,7 @@ class OpenVINOSession:
             self._loaded = None  # with whatever it was about to compute
             if isinstance(error, RuntimeError | MemoryError):
                 raise RunFailed(_explained(str(error))) from error
+            _end(pipeline, rows)
             raise
         made = zip(requests, rows, strict=True)
         return [self._texts.completion(request, row.ids, row.ended, sampling.stop) for request, row in made]
@@ -194,6 +195,16 @@ class _Row:
         if status == GenerationStatus.IGNORED:
             raise RunFailed("memory ran out with a single row; use a shorter max_tokens or fewer demonstrations")
         return bool(status == GenerationStatus.RUNNING)
+
+
+def _end(pipeline: Any, rows: Sequence[_Row]) -> None:
+    """Takes what is under way out of a pipeline that is given up, or OpenVINO writes of leaked blocks when it goes."""
+    for row in rows:
+        if row.handle is not None:
+            row.handle.stop()
+    with suppress(RuntimeError):
+        while pipeline.has_non_finished_requests():
+            pipeline.step()
 
 
 def _by_beginnings(rows: Sequence[tuple[int, ...]]) -> list[list[int]]:
