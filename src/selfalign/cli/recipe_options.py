@@ -128,8 +128,12 @@ def build(make: Make, parser: ArgumentParser, options: Namespace) -> Recipe:
             raise UserError("a part is given something else than its options as {name: value}; see --help-all") from error
         recipe = checked(make, make(**{name: made[name] for name in own if name in made}))
         changed = {name: made[name] for name in common(plain) if name not in own and name in made}
-        # By what they show: two engines that write the same compare as equal, and may differ in where they do it.
-        changes = {name: new for name, new in changed.items() if repr(new) != repr(getattr(plain, name))}
+        # Two engines that write the same compare as equal, and may differ in where they do it, which they show.
+        changes = {
+            name: new
+            for name, new in changed.items()
+            if new != (old := getattr(plain, name)) or (name == "engine" and repr(new) != repr(old))
+        }
         if len(changes.get("steps", ())) and "rounds" not in changes:
             changes["rounds"] = len(changes["steps"])
         if _writes_prompts(plain) and PROMPTS not in own and made[PROMPTS] != plain.proposer.sampling:  # type: ignore[attr-defined]
