@@ -125,8 +125,11 @@ def test_numbers_that_cannot_work(
 def test_shares_of_processors_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8, 14)), raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     (first, one), (second, other) = shares(2)
     assert (first, second) == ({8, 9, 10}, {11, 12, 13})
     assert one == {"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "4,5"} and other["CUDA_VISIBLE_DEVICES"] == "6,7"
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # the user's own, beside which GPUs are shared all the same
+    assert shares(2)[1][1] == {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "6,7"}
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert [len(cores) for cores, _ in shares(4)] == [1, 1, 1, 1]

@@ -63,7 +63,7 @@ def test_an_adapter_becomes_a_quantised_file_with_a_modelfile(
     assert {path.name for path in place.iterdir()} == LEFT and made["file"] == str(place / "model-Q8_0.gguf")
     assert {path.name for path in place.parent.iterdir()} == {"gguf-Q8_0", "model"}
     # Of the merged weights, the float16 file before the other.
-    assert json.loads((place / "model-Q8_0.gguf").read_text())["model"].endswith("/work/merged")
+    assert json.loads((place / "model-Q8_0.gguf").read_text())["model"].endswith("/merged")
     assert list(dict.fromkeys(answers.kinds)) == ["f16", "Q8_0"]
     proof = json.loads((place / "proof.json").read_text())
     assert (proof["kind"], proof["round"], proof["prompts_with_equal_token_ids"], proof["equal_answers"]) == ("Q8_0", 1, 7, 7)

@@ -109,7 +109,7 @@ class SideBySide:
             text=True,
             errors="replace",
             start_new_session=True,  # Ctrl-C reaches us alone, and we ask it to stop
-            env={**surroundings, **os.environ} if "OMP_NUM_THREADS" in os.environ else {**os.environ, **surroundings},
+            env={**os.environ, **surroundings},
         )
         if cores:
             with contextlib.suppress(ProcessLookupError):
@@ -151,7 +151,7 @@ def shares(parallel: int) -> list[tuple[set[int], dict[str, str]]]:
     found = []
     for place in range(parallel):
         own = {cores[(place * each + at) % len(cores)] for at in range(each)} if cores else set[int]()
-        said = {"OMP_NUM_THREADS": str(each)}
+        said = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(each))}
         if gpus:
             some = len(gpus) // parallel
             said["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[place * some : (place + 1) * some])
