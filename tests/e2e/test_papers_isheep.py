@@ -16,7 +16,8 @@ ITERATIONS = [f"1.8b, iteration {number}" for number in (1, 2, 3)]
 WITH_BASE = ["1.8b, base", *ITERATIONS]
 IFEVAL = {"P-strict", "I-strict", "P-loose", "I-loose"}
 CHAT = {"AlpacaEval", "not rated"}
-"""The scripted judge rates nothing, so MT-Bench's own columns are not there."""
+IF_RATED = {"MT-Bench", "MT-Bench, turn 1", "MT-Bench, turn 2"}
+"""The scripted judge's texts follow from its folder's name, and in few of them there is a rating."""
 TABLES: dict[str, tuple[list[str], set[str]]] = {
     "chat": (ITERATIONS, CHAT),
     "ifeval": (ITERATIONS, IFEVAL),
@@ -61,12 +62,12 @@ def test_a_table_is_filled(out: Path, table: str) -> None:
     rows, columns = TABLES[table]
     found = fill(out, table, "--unsafe_run_code")
     cells = {(each["row"], each["column"]): each for each in found["cells"]}
-    assert {column for _, column in cells} == columns
+    assert {column for _, column in cells} - (IF_RATED if columns >= CHAT else set()) == columns
     assert [*dict.fromkeys(row for row, _ in cells)] == (rows if table != "thresholds" else ["1.8b, above 6", *rows[1:]])
     complete = {*rows} - {"1.8b, base", "1.8b, above 9"}  # with nothing kept above 9 there is nothing to measure
     assert {(row, column) for row in complete for column in columns} <= {*cells}
     if table in ("chat", "ifeval", "code", "knowledge"):
-        assert all(each["paper"] is not None for (_, column), each in cells.items() if column != "not rated")
+        assert all(each["paper"] is not None for (_, column), each in cells.items() if column in columns - {"not rated"})
     assert all(each["low"] is None or each["low"] <= each["value"] <= each["high"] for each in cells.values())
 
 
