@@ -1,10 +1,14 @@
-"""`selfalign check RECIPE SEEDS --model M`: everything that can be known before a model generates."""
+"""`selfalign check RECIPE SEEDS --model M [--probe]`: everything that can be known before a model generates, and what a probe of
+it tells of the time that a run takes."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from selfalign.cli.load import examples_with_notes, load_recipe, named_recipe
@@ -29,16 +33,36 @@ class Asked(NamedTuple):
 
 def main(arguments: Sequence[str]) -> int:
     from selfalign.loop.checkup import checkup, checkup_text
+    from selfalign.loop.preflight import said_once
+    from selfalign.loop.probe import probe_lines
 
     if (asked := read(arguments, "check")) is None:
         return 0
     options, recipe, seeds, held_out, notes = asked
-    found = checkup(recipe, options.model, seeds, held_out)
+    with said_once():
+        found = checkup(recipe, options.model, seeds, held_out)
+        if not options.json:
+            sys.stdout.write(printable(checkup_text(found, notes)))
+            sys.stdout.flush()
+        probed = _probed(asked) if options.probe and not found["stops"] else None
     if options.json:
-        print_json({**found, "notes": notes})
-    else:
-        sys.stdout.write(printable(checkup_text(found, notes)))
+        print_json({**found, "notes": notes, **({"probe": probed} if options.probe else {})})
+    elif probed:
+        sys.stdout.write(printable("".join(f"{line}\n" for line in probe_lines(probed))))
     return 1 if found["stops"] else 0
+
+
+def _probed(asked: Asked) -> dict[str, Any]:
+    from selfalign.errors import handle_signals
+    from selfalign.loop.probe import probe
+    from selfalign.loop.progress import Quiet, on_screen
+
+    with (
+        handle_signals(),
+        TemporaryDirectory(prefix="selfalign-probe-") as folder,
+        nullcontext(Quiet()) if asked.options.quiet else on_screen() as progress,
+    ):
+        return probe(asked.recipe, asked.options.model, asked.seeds, asked.held_out, Path(folder), progress)
 
 
 def read(arguments: Sequence[str], command: str) -> Asked | None:

@@ -48,7 +48,7 @@ TRAINING = (
 )
 GENERATING = ("per_round", "sampling", "min_yield", "seed_weight", "train_on", "train_seeds", "alarms", "second_turns")
 PROMPTS, DEVICE = "prompt_sampling", "device"
-PASSING = ("config", "quiet", "json", "max_hours", "parallel", "only")
+PASSING = ("config", "quiet", "json", "max_hours", "parallel", "only", "probe")
 """Options of a command that say nothing of the run itself."""
 ANSWERING = ("refusal", "truthfulness", "harmfulness", "win_rate")
 """Evaluators of every recipe that a model answers, each with a sampling that may be its own."""

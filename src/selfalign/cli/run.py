@@ -91,6 +91,9 @@ def make_parser(make: Callable[..., Recipe], command: str) -> ArgumentParser:
     parser.add_argument("--keep_weights", type=str, choices=["best", "all"], default="best", help=text)
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
     parser.add_argument("--json", action="store_true", help="print the final status as JSON instead of tables")
+    if command == "check":
+        text = "have the model make a batch of each stage and a few training steps, thrown away, and say what a run takes"
+        parser.add_argument("--probe", action="store_true", help=text)
     parser.add_argument("--config", action="config", help="YAML file of options; options on the command line win")
     add_options(parser, make, command)
     offer_auto(parser, choices(make).get("engine", ()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,10 +11,8 @@ from typing import Any
 from selfalign.errors import Interrupted, RunFailed, UserError, in_a_line
 from selfalign.models.device import half_type, out_of_memory
 from selfalign.models.names import located, quiet, resolve_ref
-from selfalign.models.rendering import IGNORE, make_renderer, preflight
+from selfalign.models.rendering import IGNORE, NOTES, make_renderer, preflight
 from selfalign.types import Example, Format, ModelRef
-
-_log = logging.getLogger(__name__)
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -139,7 +136,7 @@ def checked(model: ModelRef, seeds: Sequence[Example], format: Format, window: i
     tokenizer, config = tokenizer_and_config(resolved)
     renderer = make_renderer(tokenizer, format)
     for note in preflight(renderer, seeds, min(context_length(config, tokenizer), window or 10**9)):
-        _log.warning("%s: %s", model.base, note)
+        NOTES.warning("%s: %s", model.base, note)
     rows = getattr(config.get_text_config(), "vocab_size", None)
     used = {*renderer.prompt_stops.ids, *renderer.response_stops.ids}
     used.update(*(renderer.pair_ids(seed.prompt, seed.response, seed.history, seed.system)[0] for seed in seeds))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,11 +18,10 @@ from selfalign.engines._server_requests import Extras
 from selfalign.engines._texts import Texts
 from selfalign.errors import RunFailed, UserError
 from selfalign.models.names import resolve_ref
-from selfalign.models.rendering import IGNORE, Stops, make_renderer, preflight
+from selfalign.models.rendering import IGNORE, NOTES, Stops, make_renderer, preflight
 from selfalign.protocols import Trained
 from selfalign.types import Completion, Continuation, Example, FloatArray, Format, Likelihood, ModelRef, Request, Sampling
 
-_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 Prompts = Literal["ids", "text", "chat"]
@@ -122,7 +120,7 @@ class OpenAI:
         if self.prompts == "chat" and renderer.format != "chat":
             raise UserError("engine.prompts=chat needs format chat: a server's chat endpoint knows no other; use ids or text")
         for note in preflight(renderer, seeds, min(_weights.context_length(config, tokenizer), self.context or 10**9)):
-            _log.warning("%s: %s", model.base, note)
+            NOTES.warning("%s: %s", model.base, note)
         _server_requests.key_in(self.key_variable)
         return resolved
 

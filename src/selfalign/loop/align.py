@@ -158,7 +158,7 @@ def _align(
     with Store.open(out, identity, made_with) as store, reporting(store.folder), watched(progress, recipe, store) as watch:
         if options:
             write_synced(store.folder / "run.yaml", options.encode())
-        if (costs := plan_text(plan(recipe, base, len(held_out)))) and store.state().get("state") != "done":
+        if (costs := plan_text(plan(recipe, base, len(held_out), len(validation)))) and store.state().get("state") != "done":
             watch.say(costs)
         with no_exit(f"recipe {recipe.name}"):  # here too, so that the record says why
             later = later_rounds(chosen, model, seeds, first, joined(store))

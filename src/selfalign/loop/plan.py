@@ -1,5 +1,5 @@
-"""The most that a run can cost, before it costs: tokens and disk. How long it takes nobody knows before its first batches, and
-then its progress says so."""
+"""The most that a run can cost, before it costs: tokens and disk. How long it takes a probe says (`loop.probe`), or its progress
+once its first batches are done."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from selfalign.evaluators import Refusal
+from selfalign.loop.aim import SHARES
 from selfalign.protocols import Flags, declared
 from selfalign.recipe import Recipe
 from selfalign.text import counted
@@ -21,15 +23,29 @@ _AVERAGE = 16
 """The same for a teacher that is their average: it comes to each of the four."""
 
 
-def plan(recipe: Recipe, base: ModelRef, held_out: int) -> dict[str, Any]:
+def evaluations(recipe: Recipe) -> int:
+    """How many models a run measures: the base model, and those of all rounds or the one to ship."""
+    return 1 + (recipe.rounds if recipe.evaluate == "every" else min(recipe.rounds, 1)) * recipe.trains
+
+
+def points(recipe: Recipe) -> int:
+    """How many points `aim_over_refusal` may try, each with all validation seeds."""
+    return len(SHARES) if recipe.aim_over_refusal is not None and recipe.trains and recipe.rounds else 0
+
+
+def plan(recipe: Recipe, base: ModelRef, held_out: int, validation: int = 0) -> dict[str, Any]:
     """What follows from the options of a recipe whose token budgets are filled in.
+
+    Args:
+        held_out: how many prompts the models are measured on.
+        validation: how many seeds are held out to choose the round, and the point of `aim_over_refusal`.
 
     `disk_bytes` is None where it is not known: of a model that is no folder here. An adapter's few megabytes count as nothing.
     """
     candidates = sum(recipe.candidates(round) for round in range(1, recipe.rounds + 1))
     prompt = getattr(getattr(recipe.proposer, "sampling", None), "max_tokens", 0) or 0
-    every = recipe.trains and recipe.evaluate == "every"
-    evaluations = 1 + (recipe.rounds if every else min(recipe.rounds, 1) if recipe.trains else 0)
+    measured, tried = evaluations(recipe) if held_out else 0, points(recipe) * validation
+    judge = next((part.sampling for part in recipe.evaluators if isinstance(part, Refusal)), None) or recipe.eval_sampling
     model, weights = _size(base)
     averages = bool(getattr(recipe.trainer, "averages", False))  # as `trainers.SFT` has it; it stays in each round's model
     kept, working = model + 4 * averages * weights, (_WORKING + _AVERAGE * averages) * weights
@@ -37,8 +53,11 @@ def plan(recipe: Recipe, base: ModelRef, held_out: int) -> dict[str, Any]:
     return {
         "candidates": candidates,
         "candidate_tokens": candidates * (prompt + recipe.sampling.max_tokens),
-        "evaluations": evaluations if held_out else 0,
-        "evaluation_tokens": evaluations * held_out * recipe.eval_sampling.max_tokens,
+        "evaluations": measured,
+        "evaluation_tokens": measured * held_out * recipe.eval_sampling.max_tokens,
+        "aim_points": points(recipe) if tried else 0,
+        "aim_answers": tried,
+        "aim_tokens": tried * judge.max_tokens,
         "disk_bytes": None if not model else recipe.rounds * kept + working if whole else 0,
     }
 
@@ -49,8 +68,11 @@ def plan_text(found: dict[str, Any]) -> str:
     if found["candidates"]:
         parts.append(f"{found['candidate_tokens']:,} tokens for {counted(found['candidates'], 'candidate')}")
     if found["evaluations"]:
-        evaluations = counted(found["evaluations"], "evaluation")
-        parts.append(f"{found['evaluation_tokens']:,} tokens for {evaluations} of the held-out prompts")
+        times = counted(found["evaluations"], "evaluation")
+        parts.append(f"{found['evaluation_tokens']:,} tokens for {times} of the held-out prompts")
+    if found["aim_points"]:
+        tried = f"{found['aim_points']} points of --aim_over_refusal on the validation seeds"
+        parts.append(f"{found['aim_tokens']:,} tokens for {tried}")
     if (found["disk_bytes"] or 0) >= 5e7:
         parts.append(f"{found['disk_bytes'] / 1e9:.1f} GB on the disk, with the checkpoints of a training")
     return f"cost at most: {', '.join(parts)} (judges, second turns, replay and guards aside)" if parts else ""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -15,11 +17,28 @@ import numpy as np
 from selfalign.errors import UserError
 from selfalign.evaluators import Refusal
 from selfalign.loop.budgets import settled
+from selfalign.models.rendering import NOTES
 from selfalign.proof.stats import LEAST, wilson
 from selfalign.protocols import Flags, Preflight, SeedUse, declared
 from selfalign.recipe import Recipe
 from selfalign.text import counted, normalise
 from selfalign.types import Example, ModelRef, derive_seed
+
+
+@contextmanager
+def said_once() -> Iterator[None]:
+    """In the block what is unusual in a model's template is said once, however often the model is checked."""
+    said: set[str] = set()
+
+    def new(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        return not (text in said or said.add(text))  # type: ignore[func-returns-value]
+
+    NOTES.addFilter(new)
+    try:
+        yield
+    finally:
+        NOTES.removeFilter(new)
 
 
 class Prepared(NamedTuple):

@@ -13,8 +13,8 @@ from selfalign.evaluators import Expected, HeldOut, Refusal
 from selfalign.loop import parts
 from selfalign.loop.context import Setup, opened
 from selfalign.loop.guards import try_rules
+from selfalign.loop.outlay import probed, rate, written
 from selfalign.loop.preflight import fewer_than_asked, prepared
-from selfalign.loop.probe import probed, rate, written
 from selfalign.loop.steps import make_round
 from selfalign.loop.vectors import RunVectors
 from selfalign.proof.context_gain import gain, sentence
@@ -111,7 +111,7 @@ def preview(
             samples = _samples(recipe, context(first), pool) if first else []
             tokens = written(store, first)
             outlook = _outlook(run, context(0), nearest, folder)
-    few = fewer_than_asked(recipe, shown)
+    few, counts = fewer_than_asked(recipe, shown), (len(held_out), len(validation))
     later = f"in a run the model that the seeds have trained writes the candidates, from round {first} on" if first > 1 else ""
     return {
         "recipe": recipe.name,
@@ -120,7 +120,7 @@ def preview(
         "seeds": len(seeds),
         "samples": samples,
         **outlook,
-        "costs": probed(replace(recipe, per_round=per_round), base, len(held_out), samples, tokens, _rates(folder)),
+        "costs": probed(replace(recipe, per_round=per_round), base, counts, samples, tokens, _rates(folder)),
         "warnings": [*filter(None, (few, later, *outlook["warnings"]))],
     }
 

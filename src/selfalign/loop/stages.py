@@ -54,7 +54,7 @@ def train(run: Setup, round: int, current: ModelRef, pool: Pool) -> ModelRef:
         shutil.rmtree(folder / "training", ignore_errors=True)
         return ready
     shutil.rmtree(folder / "model", ignore_errors=True)  # written, but the record of it was not: nobody vouches for it
-    job = _job(run, round, run.base if run.recipe.start_from == "base" else current, pool, folder)
+    job = train_job(run, round, run.base if run.recipe.start_from == "base" else current, pool, folder)
     began = time.monotonic()
     rows = (*job.seeds, *job.generated)
     where = f"round {round}, training by {type(run.recipe.trainer).__name__}"
@@ -70,7 +70,8 @@ def train(run: Setup, round: int, current: ModelRef, pool: Pool) -> ModelRef:
     return store.model(round)
 
 
-def _job(run: Setup, round: int, start: ModelRef, pool: Pool, folder: Path) -> TrainJob:
+def train_job(run: Setup, round: int, start: ModelRef, pool: Pool, folder: Path) -> TrainJob:
+    """What a round trains on, and how; work and model in `folder`."""
     recipe = run.recipe
     generated = tuple(chain.from_iterable(pool.parts[round if recipe.train_on == "latest" else 1 :]))
     named = {shown.id for example in generated for shown in example.response_demonstrations}

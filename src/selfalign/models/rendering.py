@@ -28,6 +28,7 @@ ids in them. Where a token would reach over the boundary the two are tokenised a
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -39,10 +40,13 @@ from selfalign.models.templates import Template, read_template
 from selfalign.models.thinking import MARKERS, split_thinking
 from selfalign.types import Example, Format, Turns
 
-__all__ = ["IGNORE", "Renderer", "Stops", "make_renderer", "preflight", "under"]
+__all__ = ["IGNORE", "NOTES", "Renderer", "Stops", "make_renderer", "preflight", "under"]
 
 IGNORE = -100
 """The label of a position that is not trained on."""
+
+NOTES = logging.getLogger("selfalign.models.notes")
+"""Where engines say what `preflight` found worth showing."""
 
 
 @dataclass(frozen=True)

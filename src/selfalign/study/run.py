@@ -17,7 +17,7 @@ from selfalign.errors import RunFailed, UserError
 from selfalign.loop.adopt import adopt_answers, measures_the_same
 from selfalign.loop.align import align, run_identity
 from selfalign.loop.budgets import settled
-from selfalign.loop.preflight import check_examples, no_such_metric, seeds_needed, unknown_metric
+from selfalign.loop.preflight import check_examples, no_such_metric, said_once, seeds_needed, unknown_metric
 from selfalign.loop.progress import Quiet, say
 from selfalign.loop.shortcuts import audited
 from selfalign.proof.curve import Size, add_curve
@@ -70,6 +70,7 @@ class Beside(Protocol):
         """Until this run is finished; others go on meanwhile. Raises what the run ended with."""
 
 
+@said_once()
 def run_study(
     arms: Sequence[Arm],
     held_out: Sequence[Example],
@@ -145,6 +146,7 @@ def run_study(
     return result
 
 
+@said_once()
 def run_one(
     arms: Sequence[Arm],
     held_out: Sequence[Example],
