@@ -143,6 +143,17 @@ def test_a_dry_run_needs_no_token_and_sends_nothing(cli: Run, hub: Hub, run_fold
     assert not hub.calls
 
 
+def test_what_was_sent_is_told_as_json(cli: Run, hub: Hub, run_folder: Path) -> None:
+    asked = (run_folder, "--repo", "user/name", "--data", "--json")
+    done = push(cli, hub, *asked, "--dry_run", "--private", token="")
+    told = json.loads(done.stdout)
+    sizes = {each["file"]: each["bytes"] for each in told.pop("files")}
+    assert told == {"kind": "dataset", "repo": "user/name", "sent": False, "address": None, "private": True} and not hub.calls
+    told = json.loads(push(cli, hub, *asked).stdout)
+    assert (told["sent"], told["address"], told["private"]) == (True, f"{hub.endpoint}/user/name", False)
+    assert {name: len(content) for name, content in hub.files().items()} == sizes
+
+
 def test_no_way_to_the_hub(cli: Run, hub: Hub, run_folder: Path) -> None:
     away = Hub(endpoint="http://127.0.0.1:9")
     done = push(cli, away, run_folder, "--repo", "user/name")

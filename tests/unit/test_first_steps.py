@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
+from selfalign.cli.load import load_recipe
 from selfalign.cli.main import main
+from selfalign.cli.recipe_help import print_help
+from selfalign.cli.run import make_parser
 from selfalign.export.cards import model_card
 from selfalign.loop.plan import plan
 from selfalign.recipes import isara
@@ -55,6 +58,20 @@ def test_a_part_says_what_it_takes_and_why(asked: list[str], said: list[str], ca
     assert main(["run", "isara", *asked]) == 0
     found = capsys.readouterr().out
     assert not [each for each in said if each not in found], found
+
+
+@pytest.mark.parametrize("recipe", ["isara", "isheep", "rest", "pretrained"])
+def test_every_help_that_is_listed_helps(recipe: str, capsys: Told) -> None:
+    make = load_recipe(recipe)
+    parser = make_parser(make, "run")
+    listed = [name for action in parser._actions for name in action.option_strings if name.endswith(".help")]
+    assert "--refusal.sampling.help" in listed
+    for name in listed:
+        assert print_help(parser, make, [name])
+        said = capsys.readouterr().out
+        assert f"  {name.removesuffix('help')}" in said, (name, said)
+    assert print_help(parser, make, ["--win_rate.engine.help", "OpenAI"])
+    assert "--win_rate.engine.url" in capsys.readouterr().out
 
 
 def test_help_names_no_default_where_there_is_none(capsys: Told) -> None:

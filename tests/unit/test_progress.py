@@ -115,8 +115,36 @@ def test_what_follows_costs_what_it_cost_before(seconds: Any, round: int, stage:
 
 
 def test_where_rounds_are_not_evaluated_the_model_to_ship_is(tmp_path: Path) -> None:
-    once = replace(RECIPE, evaluate="best")
+    once = replace(RECIPE, evaluate="shipped")
     assert ahead(once, FIRST, 1, "train") == (2 * 100.0 + 42.0, 2, ())
+    assert ahead(once, {}, 0, "held_out")[:2] == (0.0, 1), "once more, for the model to ship"
+    assert ahead(once, {**WHOLE, 2: {"train": 1.0}}, 2, "held_out") == (0.0, 0, ()), "which is round 2's: no round follows"
+
+
+def test_what_only_this_round_has_comes_again(tmp_path: Path) -> None:
+    seeds_first = {**MEASURED, 1: {"train": 300.0, "held_out": 50.0}, 2: {"propose": 30.0, "filter": 10.0}}
+    assert ahead(RECIPE, seeds_first, 2, "respond") == (350.0 + 390.0, 1, ())
+
+
+def test_the_points_of_an_aim_are_not_forgotten() -> None:
+    aimed = replace(RECIPE, aim_over_refusal=0.1)
+    assert ahead(aimed, WHOLE, 2, "propose").unmeasured == ("the points of --aim_over_refusal",)
+    assert ahead(aimed, WHOLE, 1, "aim-0.5-held_out") == (0.0, 0, ("the points of --aim_over_refusal",))
+
+
+def test_the_first_training_tells_what_each_stage_takes(tmp_path: Path, told: tuple[Lines, list[str], Clock]) -> None:
+    lines, found, clock = told
+    with Store.open(tmp_path / "run", {"name": "mine", "rounds": 3}) as store:
+        watch = Watch(lines, RECIPE, store, clock)
+        for round, stages in FIRST.items():
+            for name, spent in stages.items():
+                store.finish_stage(round, name, {}, spent)
+        watch.start("round 1: train", 10)
+        for _ in range(3):
+            clock.now += 30
+            watch.advance(1, "loss 0.5")
+    said = "time by stage, 3 rounds at most: candidates 2 min, training 5 min, evaluation 42 s; run ends about 14:20"
+    assert [line for line in found if line.startswith("time by")] == [said]
 
 
 @pytest.fixture
@@ -148,7 +176,7 @@ def test_status_says_the_stage_at_hand(seeds: Any, tmp_path: Path, cli: Run) -> 
         found = json.loads(cli("status", "run", "--json").stdout)["progress"]
         assert (found["per_second"], found["done"]) == (0.5, 40)
         seconds = [datetime.fromisoformat(found[name]).timestamp() - clock.now for name in ("stage_ends", "run_ends")]
-        assert seconds == [120.0, 120 + 2 * 180 + 3 * 1.0], "two more trainings of three minutes, three evaluations"
+        assert seconds == [120.0, 120 + 2 * 200 + 3 * 1.0], "two more trainings of a hundred steps, three evaluations"
         watch.finish()
         assert status(store)["progress"] is None
     assert not (tmp_path / "run" / "progress.json").exists()

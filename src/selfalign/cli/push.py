@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 
@@ -20,10 +21,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--round", type=int, help="whose model; the best round's without it")
     parser.add_argument("--license", type=str, help="licence named in the card, as the hub spells it (apache-2.0 …)")
     parser.add_argument("--dry_run", action="store_true", help="say what would be uploaded and send nothing")
+    parser.add_argument("--json", action="store_true", help="say what was sent, and where it is, as JSON")
     options = parse(parser, arguments)
     if options.data and options.round is not None:
         raise UserError("--round chooses a model and does not go with --data: the pairs of all rounds are pushed together")
     given = {name: getattr(options, name) for name in ("data", "round", "license", "private", "dry_run")}
     with handle_signals(), Store.read(options.folder) as store:
-        sys.stdout.write(f"{push(store, options.repo, **given)}\n")
+        pushed = push(store, options.repo, **given)
+    sys.stdout.write((json.dumps(pushed.plain(), indent=1) if options.json else pushed.text()) + "\n")
     return 0

@@ -8,15 +8,18 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from inspect import getdoc, signature
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace
 
 from selfalign import recipes
 from selfalign.cli.options import given, out_of
-from selfalign.cli.recipe_options import choices, common, default_recipe, field_texts, nested_parts
+from selfalign.cli.recipe_options import ENGINES, choices, common, default_recipe, field_texts
 from selfalign.errors import UserError
+from selfalign.protocols import Engine
 from selfalign.recipe import Recipe
+from selfalign.recipes.evaluations import measured_by
+from selfalign.types import Sampling
 
 HELP, HELP_ALL = ("-h", "--help"), "--help-all"
 USAGE = """usage: selfalign {command} RECIPE SEEDS --model M{out} [options]
@@ -71,7 +74,7 @@ def part_help(make: Callable[..., Any], slot: str, kind: object) -> str:
         UserError: there is no such part, or no such class for it.
     """
     part, classes = _part(make, slot)
-    wanted = str(kind or "").rpartition(".")[2] or type(part).__name__
+    wanted = str(kind or "").rpartition(".")[2] or (next(iter(classes)) if part is None else type(part).__name__)
     if wanted not in classes:
         raise UserError(f"--{slot}.help: no part named {wanted}; there are {', '.join(classes)}")
     chosen, given = classes[wanted], part if type(part).__name__ == wanted else None
@@ -87,18 +90,29 @@ def part_help(make: Callable[..., Any], slot: str, kind: object) -> str:
 
 
 def _part(make: Callable[..., Any], slot: str) -> tuple[Any, dict[str, type]]:
-    """The recipe's own part of that name, and the classes that there are for it."""
+    """The recipe's own part of that name (None: it has none), and the classes that there are for it."""
     recipe, there = default_recipe(make), choices(make)
-    known = {name: getattr(recipe, name) for name in (*there, *common(recipe)) if hasattr(recipe, name)}
+    known = {name: each.default for part in (measured_by, make) for name, each in signature(part).parameters.items()}
+    known |= {name: getattr(recipe, name) for name in (*there, *common(recipe)) if hasattr(recipe, name)}
     known |= dict(recipe.named_filters())
     name, _, option = slot.partition(".")
     part, classes = known.get(slot), there.get(slot, [])
     if slot not in known and is_dataclass(known.get(name)):
-        part, classes = getattr(known[name], option, None), nested_parts(type(known[name])).get(option, [])
-    if not is_dataclass(part):
+        part, classes = getattr(known[name], option, None), _classes(type(known[name]), option)
+        if part is None and Sampling in classes:  # nothing of its own
+            part = recipe.eval_sampling
+    if not is_dataclass(part) and not classes:
         parts = [each for each, value in known.items() if is_dataclass(value)]
         raise UserError(f"--{slot}.help: no part is called so; there are {', '.join(parts)}")
-    return part, {each.__name__: each for each in (*classes, type(part))}
+    part = part if is_dataclass(part) else None
+    return part, {each.__name__: each for each in (*classes, *(() if part is None else (type(part),)))}
+
+
+def _classes(part: type, option: str) -> list[type]:
+    """Those that an option of a part may be; of one that may be any engine all that there are."""
+    hint = get_type_hints(part).get(option)
+    kinds = get_args(hint) or (hint,)
+    return ENGINES if Engine in kinds else [each for each in kinds if isinstance(each, type) and is_dataclass(each)]
 
 
 def short_help(parser: ArgumentParser, method: tuple[str, ...]) -> str:

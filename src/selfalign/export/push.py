@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,6 +25,33 @@ _WEIGHTS = ("model*.safetensors*", "pytorch_model*", "adapter_*")
 """What a push of a model takes the place of: an adapter next to another model's weights would load as a mixture of both."""
 
 
+@dataclass(frozen=True)
+class Pushed:
+    """What was sent to the hub, or with `dry_run` would be."""
+
+    kind: str
+    """model or dataset."""
+    repo: str
+    address: str
+    """The repository's; "" where nothing was sent."""
+    private: bool
+    """Whether that was asked for."""
+    files: tuple[tuple[str, int], ...]
+    """Name and bytes of each."""
+
+    def text(self) -> str:
+        if self.address:
+            return f"{self.kind} in {self.address}"
+        visible = " (private)" if self.private else " (public, if it is new)"
+        files = [f"  {name}  {size:,} bytes" for name, size in self.files]
+        return "\n".join((f"{self.kind} {self.repo}{visible} would get:", *files, "nothing was sent"))
+
+    def plain(self) -> dict[str, Any]:
+        files = [{"file": name, "bytes": size} for name, size in self.files]
+        sent = {"sent": bool(self.address), "address": self.address or None}
+        return {"kind": self.kind, "repo": self.repo, **sent, "private": self.private, "files": files}
+
+
 def push(
     store: Store,
     repo: str,
@@ -33,8 +61,8 @@ def push(
     license: str | None = None,
     private: bool = False,
     dry_run: bool = False,
-) -> str:
-    """Uploads a model or, with `data`, seeds and kept pairs as a data set. Says what was done, for a person.
+) -> Pushed:
+    """Uploads a model or, with `data`, seeds and kept pairs as a data set.
 
     Args:
         repo: user/name; made if it is not there.
@@ -55,11 +83,9 @@ def push(
             _stage_data(store, work, license)
         else:
             _stage_model(store, work, round, license)
-        if not dry_run:
-            return f"{kind} in {_upload(work, repo, kind, private, token)}"
-        files = [f"  {path.relative_to(work)}  {path.stat().st_size:,} bytes" for path in _files(work)]
-    visible = " (private)" if private else " (public, if it is new)"
-    return "\n".join((f"{kind} {repo}{visible} would get:", *files, "nothing was sent"))
+        files = tuple((path.relative_to(work).as_posix(), path.stat().st_size) for path in _files(work))
+        address = "" if dry_run else _upload(work, repo, kind, private, token)
+    return Pushed(kind, repo, address, private, files)
 
 
 def _check_repo(repo: str) -> None:
