@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from selfalign.cli.main import main
 from tests.conftest import SCRIPTED, Run
+from tests.tiny import CHATML, tiny_model
 
 SMALL = ("--rounds", 2, "--per_round", 8, "--demonstrations", 4, "--min_yield", 0, "--engine.batch_size", 4, "--quiet")
 ARM = {"runs", "costs", "metrics"}
@@ -317,3 +319,14 @@ def test_an_evaluator_with_questions_of_its_own_needs_no_held_out_file(cli: Run,
     best = found["arms"]["isara"]["runs"][0]["best_round"]
     measured = {round for (round,) in rows(folder, "SELECT round FROM metrics WHERE name = 'truthfulness_diff'")}
     assert best > 0 and measured == {0, best}
+
+
+def test_what_is_unusual_of_the_model_is_said_once(
+    seeds_file: Path, held_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spoken = "{% if messages[0].role != 'system' %}{{ '<|im_start|>system\nBe good.<|im_end|>\n' }}{% endif %}" + CHATML
+    model = tiny_model(tmp_path / "spoken", template=spoken)
+    asked = ["study", "sft", str(seeds_file), "--model", str(model), "--held_out", str(held_file), "--guard.parts", "none"]
+    asked += ["--baselines", "pretrained", "--vary", "trainer.epochs=1,2", "--repeats", "1", "--quiet"]
+    assert main([*asked, "--encoder", "Hashed", "--max_hours", "1e-9", "--out", str(tmp_path / "study")]) == 0
+    assert sum("begins every conversation" in record.getMessage() for record in caplog.records) == 1, caplog.text
