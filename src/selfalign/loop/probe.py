@@ -130,8 +130,8 @@ def probe(
 
     Returns:
         {"seconds": of the probe, "stages": [{"stage", "times", "seconds", "low", "high"}], of one time each, "run": {"seconds",
-        "low", "high"}, "training": {"steps": of each round, "step_seconds": [about, low, high]} or None, "candidates", "kept_of",
-        "kept_low", "kept_high"}.
+        "low", "high"}, "training": {"steps": of each round, "step_seconds": [about, low, high], "starts_in": seconds} or None,
+        "untimed": why there is none although a run trains, or "", "candidates", "kept_of", "kept_low", "kept_high"}.
 
     Raises:
         UserError: options, seeds or a model that cannot work; before the model loads.
@@ -151,13 +151,14 @@ def probe(
         with opened(run, base, pool) as context:
             stages = list(_measured(run, context(0), whole))
             made = _candidates(run, context(first), whole, pool, stages) if first else Made(0, FilterResult((), ()))
-        training = _trained(run, whole, made, pool.add(made.result.kept), folder, first, stages)
+        training, untimed = _trained(run, whole, made, pool.add(made.result.kept), folder, first, stages)
     rows = whole_rows(whole, made)
     return {
         "seconds": time.monotonic() - began,
         "stages": [{"stage": each.name, "times": each.times, **_plain(each.each)} for each in stages],
         "run": _plain(Time.total(each.each.by(each.times) for each in stages)),
         "training": training,
+        "untimed": untimed,
         **kept_of(rows, len(made.result.kept), made.rows),
     }
 
@@ -227,14 +228,14 @@ def _candidates(run: Setup, context: Context, whole: Recipe, pool: Pool, stages:
 
 def _trained(
     run: Setup, whole: Recipe, made: Made, pool: Pool, folder: Path, first: int, stages: list[Stage]
-) -> dict[str, Any] | None:
-    """A few steps of a round's training; what all of one takes is added to `stages`. None where nothing is trained or nothing
-    was kept to train on."""
+) -> tuple[dict[str, Any] | None, str]:
+    """A few steps of a round's training; what all of one takes is added to `stages`. Without any, why: "" where a run trains
+    nothing."""
     recipe, trainer = whole, declared(whole.trainer, Flags)
     if not recipe.rounds or not recipe.trains:
-        return None
+        return None, ""
     if not made.result.kept and (trainer.preferences or trainer.distils):
-        return None
+        return None, "none of the candidates here was kept, and it learns from these alone"
     round = max(first, 1)
     if round > 1:  # a round that learns from the seeds alone goes before
         run.store.add_model(1, run.base)
@@ -245,15 +246,15 @@ def _trained(
     with suppress(_EnoughError):
         replace(recipe.trainer, **quick).train(job, trial)  # type: ignore[type-var]
     run.progress.finish()
-    if not trial.marks:
-        return None
+    if len(trial.marks) < 2:
+        return None, f"{type(recipe.trainer).__name__} tells of no steps"
     starts = trial.marks[0] - began
     rows = len(job.seeds) + len(job.generated)
     per_row = None if recipe.steps or getattr(recipe.trainer, "max_steps", 0) else trial.total / max(rows, 1)
     counts = [_steps(run, recipe, share, trial.total, per_row) for share in made.share]
     times = [(starts * recipe.rounds + sum(steps) * step) / recipe.rounds for steps, step in zip(counts, trial.step, strict=True)]
     stages.append(Stage("training", recipe.rounds, Time(*times)))
-    return {"steps": counts[0], "step_seconds": list(trial.step), "starts_in": starts}
+    return {"steps": counts[0], "step_seconds": list(trial.step), "starts_in": starts}, ""
 
 
 def _steps(run: Setup, recipe: Recipe, share: float, total: int, per_row: float | None) -> list[int]:
@@ -284,6 +285,8 @@ def probe_lines(found: Mapping[str, Any]) -> Iterator[str]:
         about, low, high = training["step_seconds"]
         steps = " and ".join(map(str, training["steps"])) if len(set(training["steps"])) > 1 else f"{training['steps'][0]}"
         yield f"training: {steps} steps a round, {about:.1f} s each ({low:.1f} to {high:.1f})"
+    elif found["untimed"]:
+        yield f"training is not timed, and comes on top: {found['untimed']}"
     if found["kept_of"]:
         yield f"expected: of {counted(found['candidates'], 'candidate')}, {kept_text(found)}"
 
