@@ -250,7 +250,8 @@ def _trained(
         return None, f"{type(recipe.trainer).__name__} tells of no steps"
     starts = trial.marks[0] - began
     rows = len(job.seeds) + len(job.generated)
-    per_row = None if recipe.steps or getattr(recipe.trainer, "max_steps", 0) else trial.total / max(rows, 1)
+    fixed = bool(recipe.steps) or getattr(recipe.trainer, "max_steps", 0) > 0
+    per_row = None if fixed else trial.total / max(rows, 1)
     counts = [_steps(run, recipe, share, trial.total, per_row) for share in made.share]
     times = [(starts * recipe.rounds + sum(steps) * step) / recipe.rounds for steps, step in zip(counts, trial.step, strict=True)]
     stages.append(Stage("training", recipe.rounds, Time(*times)))
