@@ -13,7 +13,7 @@ many processes as there are GPUs), Ray with two workers on shares of the GPUs, a
 round's pairs are to the letter those of the step `full` (another device, batch or engine may round otherwise). "peak" is the most
 that was taken of the GPUs' memory above what was taken before, by nvidia-smi, twice a second, generation included.
 
-Steps that measure: those of `gpu_speed.py`, the memory of a training beside its formula (`memory.py`), and a whole `selfalign
+Steps that measure: those of `gpu_speed.py`, the memory of a training next to its formula (`memory.py`), and a whole `selfalign
 run isara` on the bundled seeds, by stage (`stages.py`).
 """
 
