@@ -1,239 +1,322 @@
-"""What selfalign makes of a GPU: generation, training and a whole run, one after the other.
+"""All that a GPU does for selfalign, checked in one command of at most ten minutes.
 
-    python benchmarks/gpu.py --out runs/gpu [--model M] [--prompts 512] [--length 350] [--tokens 64] [--batch 128] [--runs 3]
-        [--vllm_python /opt/vllm/bin/python]
+    python benchmarks/gpu.py --out runs/gpu [--model M] [--vllm_python /opt/vllm/bin/python] [--only STEP …] [--minutes 10]
+    python benchmarks/gpu.py --out runs/dry --processor --tiny --minutes 60    # to try it without a GPU, on a tiny random model
 
-- Generation: the HF engine, transformers' `generate` on the same padded batches, and its continuous batching
-  (`generate_batch`), on the prompts of `generation.py`; every row writes all its tokens but in the line "rows end".
-- The VLLM engine, where this Python has vLLM or --vllm_python names one that has: seconds to check and load, and the same rows;
-  the share of greedy texts that are those of HF, how far log-probabilities and embeddings lie from HF's, for the base model and
-  under a random LoRA adapter on all linear layers; and whether the GPU's memory is free again when the sessions are over.
-- Training: `SFT`, full and LoRA, and a bare loop, as `training.py` runs them (TRL's lines too, where it is installed). The share
-  of the peak is 6 floating-point operations for each weight and token (Kaplan et al., arXiv 2001.08361; what is computed a
-  second time under gradient checkpointing does not count) by what the GPU does on a large bf16 matrix product, measured here.
-- A whole run: `selfalign run isara` on the bundled seeds, by stage as `stages.py` shows it; it stays in --out.
+Each step is a process with a time limit. One that fails or takes too long is said, and the next one begins; what a machine
+cannot do (no CUDA, a package that is not installed) is skipped and said. A table follows, and OUT/gpu.json has its figures; each
+step's output stands in OUT/STEP.log. It exits with 1 where a step failed.
 
-Without a GPU this says so and ends; --processor runs all of it on the processor, to try the script itself.
+Steps that walk a path: a round of `gpu_recipe.py` through `selfalign run`, with `--trainer.method full`, `lora` and `qlora`, fp16
+products, optimisers of 8 bits, a training killed behind a checkpoint and gone on with, `--trainer.launch` (accelerate, with as
+many processes as there are GPUs), Ray with two workers on shares of the GPUs, and VLLM, full and LoRA. "texts" is how many of a
+round's pairs are to the letter those of the step `full` (another device, batch or engine may round otherwise). "peak" is the most
+that was taken of the GPUs' memory above what was taken before, by nvidia-smi, twice a second, generation included.
+
+Steps that measure: those of `gpu_speed.py`, the memory of a training next to its formula (`memory.py`), and a whole `selfalign
+run isara` on the bundled seeds, by stage (`stages.py`).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
-import statistics
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
-from importlib.metadata import version
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import generation
-import training
+from selfalign.record.store import Store
 
-from selfalign.engines import HF, VLLM
-from selfalign.models.device import choose_device, device_memory
-from selfalign.models.names import resolve_model
-from selfalign.types import ModelRef, Request, Sampling
-
-SQUARE = {"cuda": 8192, "cpu": 1024}
-"""Rows of the matrices whose product tells the peak."""
-
-
-def facts(device: Any) -> str:
-    import torch
-
-    named = (
-        f"{torch.cuda.get_device_name(device)}, {torch.cuda.mem_get_info(device)[1] / 2**30:.0f} GiB" if on_gpu(device) else "cpu"
-    )
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "peft"))
-    return f"{named}; {packages}, CUDA {torch.version.cuda}"
+HERE = Path(__file__).parent
+SLOWER = 10
+"""Times the limits on a processor."""
+LEAST = 5.0
+"""Seconds below which a step is not begun."""
+KILLED = "train.checkpoint.after-manifest"
+"""Where the step `killed` is: behind the first checkpoint of its training."""
 
 
-def on_gpu(device: Any) -> bool:
-    return bool(device.type == "cuda")
+@dataclass(frozen=True)
+class Step:
+    name: str
+    limit: float
+    """Seconds."""
+    command: Sequence[str]
+    needs: Sequence[str] = ()
+    """cuda, vllm, or packages."""
+    dies_at: str = ""
+    """The fault at which it is killed before it is given again."""
+    shown: bool = False
+    """Whether what it writes is printed."""
 
 
-def peak(device: Any) -> float:
-    """Floating-point operations a second in the best of ten bf16 matrix products."""
-    import torch
-
-    size = SQUARE[device.type]
-    one, other = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
-    best = float("inf")
-    for _ in range(11):  # the first one, which loads the kernels, is never the best
-        began = time.perf_counter()
-        one @ other
-        if on_gpu(device):
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - began)
-    return 2 * size**3 / best
+@dataclass(frozen=True)
+class Found:
+    step: str
+    result: str
+    """ok, FAILED, TOOK TOO LONG, or skipped."""
+    seconds: float = 0.0
+    why: str = ""
+    figures: Mapping[str, Any] = field(default_factory=dict)
 
 
-def generate(options: argparse.Namespace, device: Any) -> None:
-    from transformers import GenerationConfig
+def walks(options: argparse.Namespace, gpus: int) -> list[Step]:
+    """The paths, each a run of its own."""
+    seeds, held_out = (options.out / f"{name}.jsonl" for name in ("seeds", "held_out"))
+    device = "cpu" if options.processor else "cuda"
+    common = [sys.executable, "-m", "selfalign", "run", f"{HERE / 'gpu_recipe.py'}:short", str(seeds), "--quiet", "--json"]
+    common += ["--held_out", str(held_out), "--model", options.model, "--device", device, "--guard.parts", "none"]
 
-    hf = HF(batch_size=options.batch, dtype="bfloat16", device=str(device))
-    sampling = Sampling(max_tokens=options.tokens)
-    with hf.open(hf.check(ModelRef(options.model), (), "auto"), "auto") as session:
-        rows = generation.requests(options.prompts, options.length, session._texts.ids)
-        prompts, pad = [list(session._texts.ids(row)) for row in rows], session._pad()
-        model = session._model
+    def walk(name: str, *more: str, limit: float = 60, needs: Sequence[str] = (), dies_at: str = "") -> Step:
+        return Step(name, limit, [*common, "--out", str(options.out / name), *more], needs, dies_at)
 
-        def plain() -> None:
-            for batch in session.plan(rows):
-                generation.plain_generate(model, [prompts[place] for place in batch], options.tokens, pad)
-
-        def continuous() -> None:
-            config = GenerationConfig(do_sample=True, top_k=0, max_new_tokens=options.tokens, eos_token_id=-1, pad_token_id=pad)
-            done = model.generate_batch(prompts, generation_config=config, persistent_manager=True)
-            assert sorted(len(one.generated_tokens) for one in done.values()) == [options.tokens] * len(rows)
-
-        ways: dict[str, Callable[[], Any]] = {
-            "model.generate": plain,
-            "continuous batching": continuous,
-            "HF engine": lambda: generation.write_all(session, rows, sampling, ends=False),
-            "HF engine, rows end": lambda: generation.write_all(session, rows, sampling, ends=True),
-        }
-        generation.timed(ways, 1)  # what is compiled, captured and claimed the first time does not count
-        seconds = generation.timed(ways, options.runs)
-        model.destroy_cached_continuous_batching_manager()  # its cache would be missing below
-    mean = statistics.mean(map(len, prompts))
-    print(f"\n{len(rows)} prompts of {mean:.0f} tokens, {options.tokens} new, bf16, padded batches of {options.batch}\n")
-    print(f"| way | seconds, median of {options.runs} | new tokens/s | to generate |\n|---|---|---|---|")
-    medians = {name: statistics.median(wall for wall, _ in runs) for name, runs in seconds.items()}
-    for name, wall in medians.items():
-        speed = "" if name.endswith("end") else f"{len(rows) * options.tokens / wall:,.0f}"
-        print(f"| {name} | {wall:.2f} | {speed} | {wall / medians['model.generate']:.2f} |")
-
-
-def with_vllm(options: argparse.Namespace, device: Any) -> None:
-    hf = HF(batch_size=options.batch, dtype="bfloat16", device=str(device))
-    engine = VLLM(python=options.vllm_python, batch_size=options.batch, dtype="bfloat16", eager=not on_gpu(device))
-    before, began = device_memory(device)[1], time.perf_counter()
-    base = engine.check(ModelRef(options.model), (), "auto")
-    print(f"\nVLLM: checked in {time.perf_counter() - began:.1f} s, {before / 2**30:.2f} GiB free", flush=True)
-    with hf.open(base, "auto") as session:
-        rows = generation.requests(options.prompts, options.length, session._texts.ids)
-    sampling = Sampling(max_tokens=options.tokens)
-    models = {"base": base, "LoRA": engine.check(ModelRef(base.base, str(random_adapter(base.base, options.out))), (), "auto")}
-    for name, model in models.items():
-        hers = compared(hf, model, rows[:32], options.tokens)
-        began = time.perf_counter()
-        with engine.open(model, "auto") as session:
-            session.generate(rows[:1], Sampling(max_tokens=1))
-            print(f"{name}: vLLM loaded in {time.perf_counter() - began:.1f} s", flush=True)
-            ways = {
-                f"VLLM engine{ending}": partial(generation.write_all, session, rows, sampling, ends=bool(ending))
-                for ending in ("", ", rows end")
-            }
-            for way, runs in generation.timed(ways, options.runs).items():
-                print(f"{name}: {way}: {statistics.median(wall for wall, _ in runs):.2f} s, median of {options.runs}", flush=True)
-        ours = compared(engine, model, rows[:32], options.tokens)
-        texts, scores, vectors = (list(zip(*both, strict=True)) for both in zip(ours, hers, strict=True))
-        same = statistics.mean(one == other for one, other in texts)
-        print(f"{name}: {same:.0%} of {len(texts)} greedy texts are those of HF (bf16)")
-        print(f"{name}: log-probabilities within {max(abs(one - other) for one, other in scores):.3f} nats a token of HF's")
-        print(f"{name}: embeddings with a cosine of {min(float(one @ other) for one, other in vectors):.4f} or more to HF's")
-    print(
-        f"memory that is free behind it all: {device_memory(device)[1] / 2**30:.2f} GiB of {before / 2**30:.2f} before",
-        flush=True,
-    )
-
-
-def compared(engine: Any, model: ModelRef, rows: Sequence[Request], tokens: int) -> tuple[list[str], list[float], list[Any]]:
-    shown = [each for row in rows for each in row.demonstrations[:1]]
-    with engine.open(model, "auto") as session:
-        texts = [one.text for one in session.generate(rows, Sampling(max_tokens=tokens, temperature=0.0))]
-        return texts, [one.per_token for one in session.likelihood(shown)], list(session.embed([each.prompt for each in shown]))
-
-
-def random_adapter(base: str, out: Path) -> Path:
-    """One that changes what the model writes."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    torch.manual_seed(0)
-    config = LoraConfig(r=16, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
-    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16), config)
-    for name, weight in adapted.named_parameters():
-        if "lora_" in name:
-            weight.data.mul_(0.2)
-    adapted.save_pretrained(out / "adapter")
-    return out / "adapter"
-
-
-def train(options: argparse.Namespace, fastest: float) -> None:
-    model = resolve_model(options.model)
-    pairs = training.read_pairs([training.BUNDLED / "seeds.jsonl", training.BUNDLED / "held_out.jsonl"])
-    work, told = training.prepare(model, pairs, len(pairs), 8, options.steps)
-    weights = count_weights(model)
-    names = [
-        name for name, (way, _) in training.SIDE_BY_SIDE.items() if way is not training.trl or importlib.util.find_spec("trl")
+    full, adapter = ("--trainer.method", "full"), ("--trainer.method", "lora")
+    accelerate = f"{Path(sys.executable).parent / 'accelerate'} launch --num_processes {max(gpus, 1)} --num_machines 1"
+    accelerate += " --mixed_precision no --dynamo_backend no" + ("" if gpus else " --cpu") + (" --multi_gpu" if gpus > 1 else "")
+    workers = ("--engine", "Ray", "--engine.inner", "HF", "--engine.inner.batch_size", "4", "--engine.workers", "2")
+    share = ("--engine.num_gpus", str(min(gpus / 2, 1.0))) if gpus else ("--engine.num_cpus", "0.5")
+    vllm = ("--engine", "VLLM", "--engine.batch_size", "4", "--engine.eager", "true", "--engine.python", options.vllm_python)
+    return [
+        walk("full", *full),
+        walk("lora", *adapter),
+        walk("qlora", "--trainer.method", "qlora", needs=["bitsandbytes"]),
+        walk("fp16", *full, "--trainer.precision", "fp16", needs=["cuda"]),
+        walk("adamw_8bit", *full, "--trainer.optimizer", "adamw_8bit", needs=["bitsandbytes"]),
+        walk("paged_8bit", *full, "--trainer.optimizer", "paged_adamw_8bit", needs=["cuda", "bitsandbytes"]),
+        walk("killed", *full, limit=90, dies_at=KILLED),
+        walk("launch", *full, "--trainer.launch", accelerate, needs=["accelerate"]),
+        walk("ray", *full, *workers, *share, limit=90, needs=["ray"]),
+        walk("vllm-full", *full, *vllm, limit=150, needs=["vllm"]),
+        walk("vllm-lora", *adapter, *vllm, limit=150, needs=["vllm"]),
     ]
-    print(f"\n{told}; {weights / 1e6:.0f} million weights; a bf16 matrix product runs at {fastest / 1e12:.1f} TFLOP/s\n")
-    print("| training | tokens/s | share of the peak | s/step | first loss | last loss |\n|---|---|---|---|---|---|")
-    for name in names:
-        one = training.in_child(name, work)
-        share = 6 * weights * one["speed"] / fastest
-        cells = (f"{one['speed']:,.0f}", f"{share:.1%}", f"{one['wall']:.3f}", f"{one['first']:.4f}", f"{one['last']:.4f}")
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
-def count_weights(model: str) -> int:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+def measures(options: argparse.Namespace) -> list[Step]:
+    small = ("--prompts", "4", "--tokens", "4", "--batch", "2", "--runs", "1", "--steps", "3") if options.tiny else ()
+    python, device = sys.executable, "cpu" if options.processor else "cuda"
 
-    with torch.device("meta"):
-        empty: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
-    return int(empty.num_parameters())
+    def part(name: str, limit: float, needs: Sequence[str] = ()) -> Step:
+        command = [python, str(HERE / "gpu_speed.py"), name, "--out", str(options.out), "--model", options.model]
+        return Step(name, limit, [*command, "--device", device, "--vllm_python", options.vllm_python, *small], needs, shown=True)
 
-
-def run(options: argparse.Namespace) -> None:
-    out = options.out / "run"
-    command = ["-m", "selfalign", "run", "isara", "safe_helpful", "--model", options.model, "--out", str(out), "--quiet"]
-    began = time.perf_counter()
-    subprocess.run([sys.executable, *command, *options.run_options], check=True, stdout=subprocess.DEVNULL)
-    print(f"\n`selfalign run isara`: {time.perf_counter() - began:.0f} s with imports\n", flush=True)
-    subprocess.run([sys.executable, str(Path(__file__).with_name("stages.py")), str(out)], check=True)
-    told = subprocess.run([sys.executable, "-m", "selfalign", "status", str(out), "--json"], check=True, capture_output=True)
-    for each in json.loads(told.stdout)["rounds"]:
-        shown = {
-            name: round(each["metrics"][name]["value"], 3)
-            for name in ("refusal", "over_refusal", "balance")
-            if name in each["metrics"]
-        }
-        print(f"round {each['round']}: kept {each['kept']} of {each['candidates']}, {shown}")
+    memory = [python, str(HERE / "memory.py"), "--shapes", "360M", "--rows", "32", "--batch", "32", "--device", device]
+    whole = [python, "-m", "selfalign", "run", "isara", "safe_helpful", "--model", options.model, "--device", device, "--quiet"]
+    return [
+        part("generation", 120),
+        part("training", 120),
+        part("vllm", 180, ["vllm"]),
+        Step("memory", 120, memory, ["cuda"], shown=True),
+        Step("run", 300, [*whole, "--out", str(options.out / "run"), *options.run_options], ["cuda"]),
+        Step("stages", 60, [python, str(HERE / "stages.py"), str(options.out / "run")], ["cuda"], shown=True),
+    ]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def carry_out(step: Step, out: Path, limit: float) -> Found:
+    """Runs a step to its end, its failure or its time limit."""
+    began, deadline = time.monotonic(), time.monotonic() + limit
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])}
+    log = out / f"{step.name}.log"
+    with Memory() as memory, log.open("wb") as output:
+        if step.dies_at:
+            code = run_until(step.command, output, {**environment, "SELFALIGN_FAULT_AT": step.dies_at}, deadline)
+            if code == 0:
+                return Found(step.name, "FAILED", time.monotonic() - began, f"was not killed at {step.dies_at}")
+        code = run_until(step.command, output, environment, deadline)
+    seconds = time.monotonic() - began
+    if code is None:
+        return Found(step.name, "TOOK TOO LONG", seconds, f"more than {limit:.0f} s; see {log}")
+    if code:
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it said nothing"]
+        return Found(step.name, "FAILED", seconds, f"exit code {code}: {lines[-1][:200]}; see {log}")
+    return Found(step.name, "ok", seconds, figures={**figures(out, step.name), **memory.figures()})
+
+
+def run_until(command: Sequence[str], output: Any, environment: Mapping[str, str], deadline: float) -> int | None:
+    """Exit code; None where it was ended at the deadline, with all that it started in its session."""
+    child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
+    try:
+        return child.wait(max(deadline - time.monotonic(), 0.1))
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        for kind in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, kind)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(10)
+
+
+class Memory:
+    """The most of the GPUs' memory that is taken while it is open, above what was taken before."""
+
+    def __init__(self) -> None:
+        self._before = self._most = taken() or 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Memory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.5) and (now := taken()) is not None:
+            self._most = max(self._most, now)
+
+    def figures(self) -> dict[str, float]:
+        return {"peak_gb": (self._most - self._before) / 1e9} if self._most else {}
+
+
+def taken() -> int | None:
+    """Bytes that are taken of all GPUs; None without nvidia-smi."""
+    if (program := shutil.which("nvidia-smi")) is None:
+        return None
+    command = [program, "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return None if done.returncode else sum(2**20 * int(line) for line in done.stdout.split())
+
+
+def figures(out: Path, name: str) -> dict[str, Any]:
+    """What a step has left: the figures of a measurement, or the record of a run."""
+    if (written := out / f"{name}.json").is_file():
+        found: dict[str, Any] = json.loads(written.read_text(encoding="utf-8"))
+        return found
+    if not (out / name / "run.sqlite").is_file():
+        return {}
+    with Store.read(out / name) as store:
+        training = store.training(1)
+        chosen = next((data for _, kind, data in store.events() if kind == "trainer"), {})
+        formula = next((row["in_all"] for row in chosen.get("methods", ()) if row["method"] == chosen["method"]), None)
+        losses = training.get("losses", ())
+        model = store.model(1) if losses else None
+    pairs, theirs = (texts(out / each) for each in (name, "full"))
+    same = {"texts": f"{sum(a == b for a, b in zip(pairs, theirs, strict=False))} of {len(pairs)}"} if theirs else {}
+    return {
+        "method": chosen.get("method", ""),
+        "losses": [losses[0], losses[-1]] if losses else [],
+        "model_hash": model.hash if model else "",
+        **({"formula_gb": formula / 1e9} if formula else {}),
+        **same,
+    }
+
+
+def texts(run: Path) -> list[tuple[str, str]]:
+    """Prompts and answers of the first round."""
+    with contextlib.suppress(OSError):
+        rows = map(json.loads, (run / "round-01" / "kept.jsonl").read_text(encoding="utf-8").splitlines())
+        return [(row["prompt"], row["response"]) for row in rows]
+    return []
+
+
+def missing(step: Step, facts: Mapping[str, Any], options: argparse.Namespace) -> str:
+    """Why a step cannot be taken here; "" where it can."""
+    there: dict[str, Callable[[], bool]] = {
+        "cuda": lambda: facts["kind"] == "cuda",
+        "vllm": lambda: bool(options.vllm_python) or importlib.util.find_spec("vllm") is not None,
+    }
+    lacking = [need for need in step.needs if not there.get(need, lambda need=need: importlib.util.find_spec(need) is not None)()]  # type: ignore[misc]
+    return f"needs {' and '.join(lacking)}" if lacking else ""
+
+
+def table(found: Sequence[Found]) -> str:
+    lines = [
+        "| step | result | s | method | first and last loss | texts as `full` | peak, GB | formula, GB | |",
+        f"|{'---|' * 9}",
+    ]
+    for each in found:
+        known = each.figures
+        losses = " ".join(f"{loss:.3f}" for loss in known.get("losses", ()))
+        sizes = [f"{known[name]:.2f}" if name in known else "" for name in ("peak_gb", "formula_gb")]
+        cells = (known.get("method", ""), losses, known.get("texts", ""), *sizes, each.why)
+        lines.append(f"| {each.step} | {each.result} | {each.seconds:.0f} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def prepare(options: argparse.Namespace) -> argparse.Namespace:
+    """A few of the bundled pairs and prompts; the tiny model, where it is asked for."""
+    options.out = options.out.absolute()
+    options.out.mkdir(parents=True)
+    bundled = HERE.parent / "src/selfalign/data/safe_helpful"
+    for name, count in (("seeds", 24), ("held_out", 4)):
+        lines = (bundled / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()[:: 2 if name == "seeds" else 40][:count]
+        (options.out / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if options.tiny:
+        make = (
+            "import sys; from pathlib import Path; from tests.tiny import tiny_model; tiny_model(Path(sys.argv[1]), context=2048)"
+        )
+        subprocess.run([sys.executable, "-c", make, str(options.out / "model")], check=True, cwd=HERE.parent)
+        options.model = str(options.out / "model")
+    return options
+
+
+def take(steps: Sequence[Step], options: argparse.Namespace, facts: Found, deadline: float, slower: float = 1) -> list[Found]:
+    """All of them, one after the other; what is known stands in OUT/gpu.json after each."""
+    found = [facts]
+    for step in steps:
+        left = deadline - time.monotonic()
+        if why := missing(step, facts.figures, options) or ("no time is left" if left < LEAST else ""):
+            found.append(Found(step.name, "skipped", why=why))
+        else:
+            found.append(carry_out(step, options.out, min(slower * step.limit, left)))
+            if step.shown:
+                print((options.out / f"{step.name}.log").read_text(encoding="utf-8", errors="replace"))
+        print(
+            f"{step.name}: {found[-1].result}, {found[-1].seconds:.0f} s{'; ' if found[-1].why else ''}{found[-1].why}",
+            flush=True,
+        )
+        (options.out / "gpu.json").write_text(json.dumps([asdict(each) for each in found], indent=1), encoding="utf-8")
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="a new folder for the whole run")
+    parser.add_argument("--out", type=Path, required=True, help="a new folder")
     parser.add_argument("--model", default="smollm2-135m")
-    sizes = (("prompts", 512), ("length", 350), ("tokens", 64), ("batch", 128), ("runs", 3), ("steps", 0))
-    for name, value in sizes:
-        parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--vllm_python", default="", help="an interpreter that has vLLM, where this one has not")
-    parser.add_argument("--processor", action="store_true", help="run on the processor, to try the script")
-    parser.add_argument("run_options", nargs="*", help="behind --: options of `selfalign run isara`")
+    parser.add_argument("--only", nargs="+", default=[], metavar="STEP", help="these steps alone")
+    parser.add_argument("--minutes", type=float, default=10.0, help="for all of it; what would begin later is skipped")
+    parser.add_argument(
+        "--processor", action="store_true", help="run on the processor, with ten times the limits, to try the script"
+    )
+    parser.add_argument("--tiny", action="store_true", help="a tiny random model and few rows, to try the script")
+    parser.add_argument("run_options", nargs="*", help="behind --: options of the step run, a `selfalign run isara`")
     options = parser.parse_args(arguments)
-    device = choose_device("cpu" if options.processor else "auto")
-    if not (on_gpu(device) or options.processor):
-        raise SystemExit("there is no CUDA GPU here; --processor runs this on the processor, to try the script")
+    deadline = time.monotonic() + 60 * options.minutes
     if options.out.exists():
         raise SystemExit(f"{options.out} exists already; name a new folder")
-    print(facts(device), flush=True)
-    fastest = peak(device)
-    generate(options, device)
-    if options.vllm_python or importlib.util.find_spec("vllm"):
-        with_vllm(options, device)
-    train(options, fastest)
-    run(options)
+    if options.processor:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    names = [step.name for step in (*walks(options, 0), *measures(options))]
+    if unknown := set(options.only) - set(names):
+        raise SystemExit(f"--only: no step {', '.join(sorted(unknown))}; there are: {', '.join(names)}")
+    options = prepare(options)
+    slower = SLOWER if options.processor else 1
+    speed = [sys.executable, str(HERE / "gpu_speed.py"), "facts", "--out", str(options.out)]
+    facts = carry_out(Step("facts", 60, speed), options.out, slower * 60)
+    print((options.out / "facts.log").read_text(encoding="utf-8", errors="replace"), flush=True)
+    if facts.result != "ok":
+        raise SystemExit(f"facts: {facts.result}: {facts.why}")
+    if facts.figures["kind"] != "cuda" and not options.processor:
+        raise SystemExit("there is no CUDA GPU here; --processor runs this on the processor, to try the script")
+    steps = [*walks(options, facts.figures["gpus"]), *measures(options)]
+    steps = [step for step in steps if not options.only or step.name in options.only]
+    found = take(steps, options, facts, deadline, slower)
+    print(f"\n{table(found)}\n\n{options.out / 'gpu.json'} has all figures, and STEP.log beside it what each step wrote")
+    return int(any(each.result not in ("ok", "skipped") for each in found))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -3,9 +3,11 @@
     PYTHONPATH=. python benchmarks/memory.py [--shapes 135M 360M] [--methods full lora qlora] [--rows 8] [--tokens 256]
 
 Shapes are those of SmolLM2-135M and -360M and Llama-3.2-1B, stored in bf16. `--rows` is the micro-batch, `--batch` the step;
-every row has `--tokens` tokens, half of them learned. `--twice` computes activations twice. The training runs on the processor
-as in a run, in a process of its own; measured is the peak of its resident set. A base that was read into 4 bits is still mapped
-then, and is taken off: the system gives its pages to whoever needs them. Anonymous memory is shown with it, read every 10 ms.
+every row has `--tokens` tokens, half of them learned. `--twice` computes activations twice. The training runs as in a run, in a
+process of its own; measured is the peak of its resident set. A base that was read into 4 bits is still mapped then, and is taken
+off: the system gives its pages to whoever needs them. Anonymous memory is shown with it, read every 10 ms.
+With `--device cuda` it runs on the first GPU, and measured is how much of that one's memory is taken above what was taken before,
+read every 10 ms, by whomever: let nothing else use it.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Any
 
 import psutil
 
+from selfalign.models.device import choose_device, device_memory
 from selfalign.protocols import TrainJob
 from selfalign.trainers import SFT
 from selfalign.types import Example, ModelRef
@@ -41,11 +44,13 @@ class Silent:
 
 
 class Watch(threading.Thread):
-    """The highest anonymous and resident memory of this process's child that trains."""
+    """The highest anonymous and resident memory of this process's child that trains, and of a GPU what is taken meanwhile."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str) -> None:
         super().__init__(daemon=True)
         self.anonymous, self.resident, self.over = 0, 0, False
+        self._device = choose_device(device)
+        self._free, self.taken = device_memory(self._device)[1], 0
 
     def run(self) -> None:
         while not self.over:
@@ -58,6 +63,8 @@ class Watch(threading.Thread):
                 found = {name: 1024 * int(size) for name, size, _ in kept}
                 self.anonymous = max(self.anonymous, found.get("RssAnon:", 0))
                 self.resident = max(self.resident, found.get("VmHWM:", 0))
+            if self._device.type == "cuda":
+                self.taken = max(self.taken, self._free - device_memory(self._device)[1])
             time.sleep(0.01)
 
 
@@ -96,7 +103,7 @@ def measure(model: Path, folder: Path, method: Any, options: argparse.Namespace)
         micro_batch=options.rows,
         gradient_checkpointing=options.twice,
         max_steps=options.steps,
-        device="cpu",
+        device=options.device,
     )
     choice = trainer.choice(ModelRef(str(model)), options.tokens, options.tokens // 2)
     job = TrainJob(
@@ -111,7 +118,7 @@ def measure(model: Path, folder: Path, method: Any, options: argparse.Namespace)
         work=folder / "training",
         out=folder / "model",
     )
-    watch, began = Watch(), time.perf_counter()
+    watch, began = Watch(options.device), time.perf_counter()
     watch.start()
     trainer.train(job, Silent())
     watch.over = True
@@ -126,6 +133,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=("full", "lora", "qlora"), default=["full", "lora", "qlora"])
     for name, value in (("rows", 8), ("batch", 8), ("tokens", 256), ("steps", 3)):
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--twice", action="store_true", help="compute activations twice instead of keeping them")
     options = parser.parse_args()
     head = ("shape", "method", "formula, GB", "measured, GB", "formula to measured", "anonymous, GB", "seconds")
@@ -136,7 +144,7 @@ def main() -> None:
             for method in options.methods:
                 need, watch, seconds = measure(Path(folder) / "start", Path(folder) / method, method, options)
                 mapped = (Path(folder) / "start" / "model.safetensors").stat().st_size if method == "qlora" else 0
-                peak = watch.resident - mapped
+                peak = watch.taken or watch.resident - mapped
                 ratio = f"{need.total / peak - 1:+.0%}"
                 figures = (f"{need.total / 1e9:.2f}", f"{peak / 1e9:.2f}", ratio, f"{watch.anonymous / 1e9:.2f}")
                 print(f"| {shape} | {method} | {' | '.join(figures)} | {seconds:.0f} |", flush=True)

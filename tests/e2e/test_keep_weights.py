@@ -9,7 +9,7 @@ import pytest
 from selfalign.cli.main import main
 from selfalign.record.store import Store
 from tests.conftest import Run
-from tests.e2e.test_extend import run
+from tests.e2e.test_extend import file_of, pair, run
 
 
 def there(out: Path) -> list[str]:
@@ -45,3 +45,29 @@ def test_weights_that_nothing_needs_are_removed_and_the_run_goes_on_as_with_them
         for name in ("round-03/kept.jsonl", "round-04/kept.jsonl", "round-04/metrics.json"):
             assert (out / name).read_bytes() == (some / name).read_bytes()
     assert there(killed) == there(some) and len(there(whole)) == 4
+
+
+@pytest.mark.parametrize(("keep", "left"), [("last", ["round-01", "round-02"]), ("best", ["round-01"])])
+def test_the_weights_of_a_round_that_was_rolled_back_go_where_the_best_alone_are_kept(
+    keep: str,
+    left: list[str],
+    seeds_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    out = tmp_path / "out"
+    moody = ("run", f"{Path(__file__).parent}/guarded_recipe.py:moody", str(seeds_file), "--model", "scripted", "--quiet")
+    assert main([*moody, "--keep_weights", keep, "--out", str(out)]) == 0
+    with Store.read(out) as store:
+        assert store.state()["best_round"] == 1 and [data["round"] for _, kind, data in store.events() if kind == "removed"] == (
+            [2] if keep == "best" else []
+        )
+    assert there(out) == left
+    assert "no round follows" not in caplog.text
+    assert main([*moody, "--keep_weights", keep, "--out", str(out), "--rounds", "5"]) == 0  # nothing of it is needed again
+    assert "no round follows round 2, which was rolled back: begin a new run" in caplog.text
+    assert there(out) == left
+    more = file_of(tmp_path / "more.jsonl", pair("curtain"))
+    assert main(["extend", str(out), str(more), "--rounds", "6"]) == 2
+    assert f"one file: `selfalign run RECIPE ALL.jsonl --config {out}/run.yaml --out NEW`" in capsys.readouterr().err

@@ -233,7 +233,7 @@ def test_the_learning_curve_draws_nested_seeds_and_matches_sft_at_each_size(
     assert (
         "would more examples help? " in curve["sentence"] and "counted with 12 seeds is better than with 8" in curve["sentence"]
     )
-    assert "another training could differ, take --repeats 3 or more" in curve["sentence"]
+    assert "another training could differ, a study of --repeats 3 or more tells" in curve["sentence"]
     assert curve["sentence"] in done.stdout and "balance in points by number of seeds" in done.stdout
     before, text = record(out), (out / "study.json").read_bytes()
     assert cli("study", "--config", out / "study.yaml").returncode == 0

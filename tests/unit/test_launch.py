@@ -16,13 +16,15 @@ from tests.tiny import tiny_model
 from tests.unit.test_sft import Quiet, job
 
 TWO = shlex.join([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"])
+ONE = shlex.join([sys.executable, "-c", "import os, sys; os.execv(sys.executable, [sys.executable, '-m', *sys.argv[2:]])"])
+"""As accelerate's with a single process: nothing in the environment says that it was launched."""
 PLAIN = SFT(learning_rate=1e-3, epochs=1, batch_size=4, micro_batch=1, precision="fp32", max_steps=2, save_minutes=0.0)
 
 
 def test_what_the_processes_report_reaches_the_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, heard = tiny_model(tmp_path / "start", pad="eos", context=256), Quiet()
     monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
-    alone = PLAIN.train(job(model, tmp_path / "alone"), Quiet())
+    alone = replace(PLAIN, launch=ONE).train(job(model, tmp_path / "alone"), Quiet())
     both = replace(PLAIN, launch=TWO).train(job(model, tmp_path / "both"), heard)
     assert both.losses == pytest.approx(list(alone.losses), rel=1e-4) and both.trained == alone.trained
     steps = [("advance", 1, f"loss {loss:.3f}") for loss in both.losses]

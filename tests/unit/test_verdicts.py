@@ -80,7 +80,7 @@ def test_what_one_or_two_trainings_cannot_say_is_said() -> None:
         found = {"loop": [finished(seed, a=better) for seed in range(repeats)], "base": untrained}
         (told,) = conclude(found, "a", held_out=16, random_seeds=list(range(repeats)))["verdicts"]
         assert told["verdict"] == "better"
-        assert ("another training could differ, take --repeats 3 or more" in told["sentence"]) == (repeats < 3)
+        assert ("another training could differ, a study of --repeats 3 or more tells" in told["sentence"]) == (repeats < 3)
     (told,) = conclude({"icl": untrained, "base": untrained}, "a", held_out=16, random_seeds=[0])["verdicts"]
     assert "another training" not in told["sentence"]
 

@@ -87,8 +87,8 @@ def make_parser(make: Callable[..., Recipe], command: str) -> ArgumentParser:
         "--review", action="store_true", help="wait after the filters of each round until people have gone through its pairs"
     )
     parser.add_argument("--max_hours", type=float, help="end in good order after so many hours; the same command goes on")
-    text = "weights of old rounds: best keeps those of the best round and what further ones need; all"
-    parser.add_argument("--keep_weights", type=str, choices=["best", "all"], default="best", help=text)
+    text = "whose weights stay: last, of the best and the newest round; best, without a newest one that was rolled back; all"
+    parser.add_argument("--keep_weights", type=str, choices=["best", "last", "all"], default="last", help=text)
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
     parser.add_argument("--json", action="store_true", help="print the final status as JSON instead of tables")
     if command == "check":

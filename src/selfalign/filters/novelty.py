@@ -8,11 +8,15 @@ from typing import Literal
 
 import numpy as np
 
+from selfalign.filters._index import nearest_above
 from selfalign.filters._shared import Field, Verdict, above, near_top, split, text_of
 from selfalign.protocols import Context
 from selfalign.text import TENTH, Overlap, normalise, rouge_l_growing, rouge_l_matrix, rouge_l_max, words
 from selfalign.types import Example, FilterResult, FloatArray
 
+INDEXED, _MIDDLE = 10_000, 0.5
+"""From so many texts on, and where the bound is not low, those with rare words in common are compared, not all pairs: the same
+verdicts."""
 _SAMPLE = 256
 """Seeds whose nearest other seed is looked for, evenly drawn where there are more."""
 
@@ -79,7 +83,8 @@ class Novelty:
         if self.against == "pool":
             texts = [text_of(example, field) for example in examples]
             references = [text_of(example, field) for example in pool]
-            nearest = rouge_l_growing(texts, references, bound, unicode=self.unicode)
+            indexed = len(texts) + len(references) >= INDEXED and bound >= _MIDDLE
+            nearest = (nearest_above if indexed else rouge_l_growing)(texts, references, bound, unicode=self.unicode)
             known: Sequence[Example] = (*pool, *examples)
             found = [(overlap, known[overlap.position] if overlap.position >= 0 else None) for overlap in nearest]
         else:

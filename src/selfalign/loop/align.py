@@ -104,7 +104,7 @@ def align(
     options: str = "",
     files: Sequence[Path] = (),
     progress: Progress | Literal["shown"] | None = "shown",
-    keep: Keep = "best",
+    keep: Keep = "last",
 ) -> Run:
     """Runs a recipe on a model, or goes on with the run that stands in `out`, also for more rounds than it had.
 
@@ -120,7 +120,8 @@ def align(
             go on with another content of it.
         progress: hears of stages and batches. Without it a bar is drawn where there is a terminal or a notebook, and lines are
             written elsewhere, on standard error; None is silent.
-        keep: whether the whole weights of rounds that are neither the best nor needed for further ones are removed on the way.
+        keep: whose whole weights stay, see `--keep_weights`: "last" those of the best and the newest round, and what further ones
+            need; "best" the same without a round that was rolled back; or "all".
 
     Raises:
         UserError: options, seeds or model that cannot work, or a folder of another run; before a model loads.
@@ -218,6 +219,8 @@ def _rounds(run: Setup) -> Run:
     assert verdict is not None  # round 0 has one
     best, point = aimed(run, verdict.best, pool)
     _evaluate_best(run, best, pool, served_last=verdict.best.round if point else round)
+    if not verdict.go_on:
+        _conclude_rolled_back(run, round, verdict)
     check_turns(run)
     if not stop:
         done = (used or _all_done(recipe), verdict.text, _unchecked(run))
@@ -280,10 +283,22 @@ def _measure(run: Setup, context: Context, pool: Pool, model: ModelRef, last: Ve
     return verdict
 
 
-def _remove_weights(run: Setup, round: int, verdict: Verdict) -> None:
-    if run.keep == "best" and run.recipe.trains:
+def _remove_weights(run: Setup, before: int, verdict: Verdict) -> None:
+    if run.keep != "all" and run.recipe.trains:
         reference = {1} if declared(run.recipe.trainer, Flags).warms_up else set[int]()
-        remove_weights(run.store, round, {verdict.best.round, verdict.highest.round, *reference})
+        remove_weights(run.store, before, {verdict.best.round, verdict.highest.round, *reference})
+
+
+def _conclude_rolled_back(run: Setup, round: int, verdict: Verdict) -> None:
+    """A round that was rolled back ends the run, whatever its number of rounds: no other will start from it."""
+    if run.keep == "best":
+        _remove_weights(run, round + 1, verdict)
+    if round < run.recipe.rounds and any(kind == "rounds" for _, kind, _ in run.store.events()):
+        _log.warning(
+            "no round follows round %d, which was rolled back: begin a new run, with more seeds in its file or a smaller"
+            " --trainer.learning_rate",
+            round,
+        )
 
 
 def _next_examples(run: Setup, context: Context, pool: Pool) -> tuple[tuple[Example, ...], str, str]:

@@ -46,7 +46,7 @@ class Setup:
     """The held-out prompts, and those that evaluators bring."""
     vectors: RunVectors
     progress: Progress
-    keep: Keep = "best"
+    keep: Keep = "last"
     """Which rounds' weights stay: those of the best one and what further rounds need, or all."""
     later: tuple[Joining, ...] = ()
     """What joins, in the order of the rounds, one for each."""

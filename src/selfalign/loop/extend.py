@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -111,8 +112,10 @@ def _check_run(store: Store, recipe: Recipe) -> None:
     with store.snapshot() as connection:
         last = connection.execute("SELECT max(round) FROM models").fetchone()[0]
     if last < store.identity()["rounds"] or (recipe.trains and state["best_round"] < last):
+        anew = f"selfalign run RECIPE ALL.jsonl --config {shlex.quote(str(folder / 'run.yaml'))} --out NEW"
         raise UserError(
-            f"{folder}: the run ended by itself ({state['stopped_because']}), and would again; begin a new one with all seeds"
+            f"{folder}: the run ended by itself ({state['stopped_because']}), and would again, as the record of that round stays;"
+            f" begin a new one with old and new seeds in one file: `{anew}`"
         )
 
 

@@ -150,7 +150,8 @@ def chance(*arms: Sequence[Finished]) -> str:
     seeds = min((len(runs) for runs in arms if any(any(run.steps) for run in runs)), default=SEEDS)
     if seeds >= SEEDS:
         return ""
-    return f"; trained on {counted(seeds, 'random seed')} alone: another training could differ, take --repeats {SEEDS} or more"
+    alone = f"; trained on {counted(seeds, 'random seed')} alone"
+    return f"{alone}: another training could differ, a study of --repeats {SEEDS} or more tells"
 
 
 def common_metrics(found: Mapping[str, Sequence[Finished]]) -> tuple[dict[str, Metric], dict[str, str]]:

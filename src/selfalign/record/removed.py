@@ -9,7 +9,9 @@ from typing import Literal
 from selfalign.record import model_rows
 from selfalign.record.store import Store
 
-Keep = Literal["best", "all"]
+Keep = Literal["best", "last", "all"]
+"""last: those of the best and the newest round, and of the one that the next is compared with. best: these, but for a newest one
+that was rolled back."""
 KIND = "removed"
 
 

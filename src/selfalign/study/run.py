@@ -83,7 +83,7 @@ def run_study(
     trackers: Sequence[str] = (),
     files: Sequence[Path] = (),
     options: str = "",
-    keep: Keep = "best",
+    keep: Keep = "last",
     beside: Beside | None = None,
 ) -> dict[str, Any]:
     """Runs what is not finished of a study, compares after each random seed, and writes `OUT/study.json`, which it also returns.
@@ -158,7 +158,7 @@ def run_one(
     progress: Progress | None = None,
     trackers: Sequence[str] = (),
     files: Sequence[Path] = (),
-    keep: Keep = "best",
+    keep: Keep = "last",
 ) -> None:
     """One run of a study, by its folder (`Arm.run`), with what those that are finished give it; see `run_study`."""
     held_out = _check(arms, held_out, out, repeats)

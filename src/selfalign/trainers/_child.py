@@ -60,10 +60,11 @@ class Link:
             self._pipe.flush()
 
 
-def main(path: Path) -> int:
+def main(path: Path, *launched: str) -> int:
     die_with_parent()
     spec = json.loads(path.read_text(encoding="utf-8"))
-    _share_devices(path, spec["options"]["launch"])  # before the link takes standard output from what is started here
+    if not launched:
+        _share_devices(path, spec["options"]["launch"])  # before the link takes standard output from what is started here
     link = Link()
     try:
         _check_strategy()
@@ -261,7 +262,8 @@ def _share_devices(spec: Path, launch: str) -> None:
         if (devices := torch.cuda.device_count()) < 2:
             return
         words = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(devices)]
-    os.execvp(words[0], [*words, "--module", "selfalign.trainers._child", str(spec)])
+    # The last word tells the processes that they have been started: of a single one accelerate sets no LOCAL_RANK.
+    os.execvp(words[0], [*words, "--module", "selfalign.trainers._child", str(spec), "launched"])
 
 
 def _check_strategy() -> None:
@@ -294,4 +296,4 @@ def _reason(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), *sys.argv[2:]))
