@@ -71,6 +71,24 @@ def test_emulated_bf16_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert device.half_type(torch.device("mps")) is None
 
 
+@pytest.mark.parametrize(
+    ("name", "has", "kind"),
+    [
+        ("Intel Xeon", {"avx512_bf16"}, None),
+        ("Intel Xeon", {"avx512_bf16", "amx_bf16"}, torch.bfloat16),
+        ("AMD EPYC", {"avx512_bf16"}, torch.bfloat16),
+        ("AMD EPYC", set(), None),
+    ],
+)
+def test_processors_compute_in_what_they_are_quicker_in(
+    monkeypatch: pytest.MonkeyPatch, name: str, has: set[str], kind: torch.dtype | None
+) -> None:
+    known = {"cpu_name": name, **{each: each in has for each in ("avx512_bf16", "amx_bf16")}}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
+    assert device.half_type(torch.device("cpu")) is kind is device.half_type(torch.device("cpu"), "auto")
+    assert device.half_type(torch.device("cpu"), "bf16") is torch.bfloat16, "as asked"
+
+
 def test_a_step_that_overflows_in_fp16_is_computed_again_and_none_is_lost(model: Path, tmp_path: Path) -> None:
     net, data = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32), tokenised(model)
     steps = Steps(data, plan(data, 1, 2, 0, 4, 2), weigh(data, None), pad=0, devices=1)

@@ -47,7 +47,7 @@ class HF:
     batch_tokens: int | None = None
     """At most this many prompt tokens in one batch, padding included; None sets no limit."""
     dtype: str = "auto"
-    """float32, bfloat16, float16, or auto: bfloat16 on processors and CUDA devices that compute in it, float16 on older CUDA
+    """float32, bfloat16, float16, or auto: bfloat16 on processors and CUDA devices that are quicker in it, float16 on older CUDA
     devices, else float32."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps, or auto: the first of CUDA, Apple's, the processor."""

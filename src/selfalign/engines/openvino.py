@@ -38,7 +38,8 @@ class OpenVINO:
     batch_tokens: int = 1024
     """Tokens computed in one step at most, of prompts and of texts under way together."""
     dtype: Dtype = "auto"
-    """float32, bfloat16, or auto: bfloat16 on processors that compute in it, else float32. Keys and values are kept in it too."""
+    """float32, bfloat16, or auto: bfloat16 on processors that are quicker in it (AMX, or AMD's AVX-512), else float32. Keys and
+    values are kept in it too."""
     threads: int = 0
     """Processor threads; 0 leaves it to OpenVINO, which takes one for each core."""
     prefix_cache: bool = False
