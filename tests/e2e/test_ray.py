@@ -115,6 +115,21 @@ def test_the_bytes_of_one_machine_through_a_killed_driver_and_a_lost_node(
     assert refused.returncode == 2 and "no node has room for a worker (CPU 1, gen 2)" in refused.stderr, refused.stderr
 
 
+def node_of(cluster: Any, out: Path, run: str) -> Any:
+    """The node on which a study's run is at work, once it is."""
+    found = list[Any]()
+
+    def looked() -> bool:
+        for process in working_on(out):
+            if run in process.info["cmdline"]:
+                raylet = process.parents()[1].pid
+                found.extend(node for node in cluster.worker_nodes if node.all_processes["raylet"][0].process.pid == raylet)
+        return bool(found)
+
+    until(f"{run} begun", looked, 300)
+    return found[0]
+
+
 def test_a_study_on_two_nodes_through_a_lost_one_and_a_killed_driver(
     cli: Run, cluster: Any, study: tuple[object, ...], tmp_path: Path
 ) -> None:
@@ -126,12 +141,11 @@ def test_a_study_on_two_nodes_through_a_lost_one_and_a_killed_driver(
     quiet: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     assert main([*map(str, arms), "--out", str(alone)]) == 0
 
-    with subprocess.Popen(
-        command(*arms, *spread, "--engine.delay", 0.4, "--out", out), cwd=tmp_path, text=True, **quiet
-    ) as driver:
-        until("both nodes at work", lambda: all(batches(out / f"isara/seed-{seed}", "propose") for seed in (0, 1)))
-        cluster[0].remove_node(next(iter(cluster[0].worker_nodes)), allow_graceful=False)
-        said, errors = driver.communicate(timeout=300)
+    with subprocess.Popen(command(*arms, *spread, "--engine.delay", 1, "--out", out), cwd=tmp_path, text=True, **quiet) as driver:
+        lost = node_of(cluster[0], out, "isara/seed-0")
+        until("the loop at work", lambda: batches(out / "isara/seed-0", "propose"), 300)
+        cluster[0].remove_node(lost, allow_graceful=False)
+        said, errors = driver.communicate(timeout=600)
     assert driver.returncode == 0, errors
     assert "is lost; it goes on from its folder on another one" in errors and "cannot tell whether isara" in said, errors
     assert without_seconds(read(out)) == without_seconds(read(alone))
@@ -139,7 +153,7 @@ def test_a_study_on_two_nodes_through_a_lost_one_and_a_killed_driver(
         assert all(rows(alone / run, query) == rows(out / run, query) for query in (OUTPUTS, "SELECT count(*) FROM batches"))
 
     with subprocess.Popen(command(*arms, *spread, "--engine.delay", 900, "--out", stuck), cwd=tmp_path, **quiet) as driver:
-        until("the first run begun", (stuck / "pretrained/seed-0/run.sqlite").exists)
+        until("the first run begun", (stuck / "pretrained/seed-0/run.sqlite").exists, 300)
         assert len(working_on(stuck)) == 2
         driver.kill()
         driver.communicate()
