@@ -6,7 +6,7 @@ import os
 import subprocess
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -110,8 +110,8 @@ class Losing:
 
     def prepare(self) -> None: ...
 
-    def start(self, place: int, words: Sequence[str], heard: object) -> Losing:
-        self.started.append(words[words.index("--only") + 1])
+    def start(self, place: int, words: Callable[[], list[str]], heard: object) -> Losing:
+        self.started.append(words()[words().index("--only") + 1])
         return self
 
     def poll(self) -> Ended | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import queue
+import signal
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -74,16 +76,24 @@ class Errand:
     def __init__(self) -> None:
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._child: Child | None = None
+        self._over, self._lock = False, threading.Lock()
 
-    def begin(self, sight: Sight, words: Sequence[str]) -> tuple[str, dict[str, str]]:
+    def arrive(self, sight: Sight) -> tuple[str, dict[str, str]]:
         """The node's name, and its `cluster.versions`.
 
         Raises:
             UserError: see `look`.
         """
         look(sight)
-        self._child = Child(words, self._lines.put, os.environ, sight.folder)
         return platform.node(), cluster.versions()
+
+    def begin(self, sight: Sight, words: Sequence[str]) -> tuple[list[str], int | None]:
+        """Starts the process, unless it was told to stop before; as `listen`."""
+        with self._lock:
+            if self._over:
+                return [], 128 + signal.SIGTERM
+            self._child = Child(words, self._lines.put, os.environ, sight.folder)
+        return self.listen()
 
     def listen(self) -> tuple[list[str], int | None]:
         """What the process has written since, and its exit code once it has ended; waits a while for one of both."""
@@ -99,6 +109,8 @@ class Errand:
 
     def stop(self, seconds: float) -> None:
         """Asks the process to stop, and ends it if it does not within as long."""
+        with self._lock:
+            self._over = True
         if self._child is not None:
             self._child.stop()
             self._child.end(seconds)

@@ -98,7 +98,7 @@ class OnRay:
                 if first:
                     self._greet(*found)
 
-    def start(self, place: int, words: Sequence[str], heard: Callable[[str], None]) -> Away:
+    def start(self, place: int, words: Callable[[], Sequence[str]], heard: Callable[[str], None]) -> Away:
         assert self._sight is not None
         return Away(self._wanted, self._sight, words, heard, self._greet)
 
@@ -115,7 +115,7 @@ class Away:
         self,
         wanted: Mapping[str, Any],
         sight: Sight,
-        words: Sequence[str],
+        words: Callable[[], Sequence[str]],
         heard: Callable[[str], None],
         greet: Callable[[str, Mapping[str, str]], None],
     ) -> None:
@@ -126,7 +126,8 @@ class Away:
         self._heard, self._greet, self._where, self._since = heard, greet, "", time.monotonic()
         # Ray's own waiting swallows what a signal handler raises, so its threads put what comes here, and we look here.
         self._news: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._send(self._actor.begin.remote(sight, words))
+        self._sight, self._words = sight, words
+        self._send(self._actor.arrive.remote(sight))
 
     def poll(self) -> Ended | None:
         try:
@@ -144,19 +145,18 @@ class Away:
         if not self._where:
             self._where = f" on node {done.result()[0]}"
             self._greet(*done.result())
-        else:
-            lines, code = done.result()
-            for line in lines:
-                self._heard(line)
-            if code is not None:
-                self._kill()
-                return Ended(code, where=self._where)
-        self._send(self._actor.listen.remote())
-        return None
+            self._send(self._actor.begin.remote(self._sight, self._words()))
+            return None
+        lines, code = done.result()
+        for line in lines:
+            self._heard(line)
+        if code is None:
+            self._send(self._actor.listen.remote())
+            return None
+        self._kill()
+        return Ended(code, where=self._where)
 
     def stop(self) -> None:
-        with contextlib.suppress(Exception):
-            self.poll()  # it may have begun meanwhile
         if self._where:
             self._stopped = self._actor.stop.remote(GRACE).future()
 

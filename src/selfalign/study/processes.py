@@ -33,9 +33,9 @@ class Here:
     def prepare(self) -> None:
         """Nothing: what this process sees, the others see."""
 
-    def start(self, place: int, words: Sequence[str], heard: Callable[[str], None]) -> Child:
+    def start(self, place: int, words: Callable[[], Sequence[str]], heard: Callable[[str], None]) -> Child:
         cores, surroundings = self._shares[place]
-        child = Child(words, heard, {**os.environ, **surroundings})
+        child = Child(words(), heard, {**os.environ, **surroundings})
         if cores:
             with contextlib.suppress(ProcessLookupError):
                 os.sched_setaffinity(child.pid, cores)

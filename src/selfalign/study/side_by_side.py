@@ -66,10 +66,11 @@ class Places(Protocol):
     def prepare(self) -> None:
         """Before the first of them; the study's folder is there, and locked by this process. Raises UserError."""
 
-    def start(self, place: int, words: Sequence[str], heard: Callable[[str], None]) -> Process:
+    def start(self, place: int, words: Callable[[], Sequence[str]], heard: Callable[[str], None]) -> Process:
         """`selfalign WORDS`, at one of the places from 0 on, which is free.
 
         Args:
+            words: gives them when it begins: how long it may work follows from when that is.
             heard: is told each line of standard error.
         """
 
@@ -149,9 +150,12 @@ class SideBySide:
 
     def _start(self, name: str) -> None:
         self._waiting.remove(name)
-        place, left, said = self._idle.pop(0), self._left(), list[str]()
-        limit = [] if left is None else [f"--max_hours={max(left, 1e-6)!r}"]
+        place, said = self._idle.pop(0), list[str]()
         one = ["--only", name, "--settled", json.dumps(dict(self._units[name].trainer))]
+
+        def words() -> list[str]:
+            left = self._left()
+            return [*self._words, *([] if left is None else [f"--max_hours={max(left, 1e-6)!r}"]), *one]
 
         def hear(line: str) -> None:
             """The line in which a process says why it ends is kept for the study's own."""
@@ -160,7 +164,7 @@ class SideBySide:
             else:
                 sys.stderr.write(line)
 
-        self._running[name] = self._places.start(place, [*self._words, *limit, *one], hear), place, said
+        self._running[name] = self._places.start(place, words, hear), place, said
 
     def _ended(self, name: str, ended: Ended) -> None:
         _, place, said = self._running.pop(name)
