@@ -35,7 +35,10 @@ with engine.open(engine.check(ModelRef(model), (), "auto"), "auto") as session:
     spread = getattr(session, "spread", None)
     warm = [([asked[0]], Sampling(max_tokens=2))] * 2
     session.generate(*warm[0])
+    end = time.monotonic() + 300
     while spread and session._crew._away:  # one of the two has started, and the other is still about to
+        if time.monotonic() > end:
+            sys.exit("the second worker has not started in five minutes: are there two cores?")
         time.sleep(0.5)
         session.generate(*warm[0])
     for _ in range(3):  # one call for each: both load the weights
