@@ -1,8 +1,10 @@
-"""Workers of a Ray cluster: the bytes of one machine, through a killed driver and a lost node; what cannot work is said."""
+"""Workers and studies on a Ray cluster: the bytes of one machine, through a killed driver and a lost node; what cannot work is
+said."""
 
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import sqlite3
 import subprocess
@@ -20,10 +22,18 @@ import pytest
 
 from selfalign.cli.main import main
 from selfalign.engines import HF, Ray, Scripted
-from selfalign.engines._ray_workers import DEATHS, Crew, Task, Worker, connect
+from selfalign.engines._ray_workers import DEATHS, Crew, Task, Worker
 from selfalign.errors import RunFailed, UserError
+from selfalign.models.cluster import connect, versions
+from selfalign.models.files import model_hash
+from selfalign.record.lock import locked
+from selfalign.study.errand import Sight, look
 from selfalign.types import ModelRef, Request, Sampling
 from tests.conftest import Run, command
+from tests.e2e.test_study import held_file, read, rows, study, without_seconds
+from tests.e2e.test_study_parallel import OUTPUTS, until, working_on
+
+__all__ = ["held_file", "study"]  # fixtures
 
 MODEL = Scripted().check(ModelRef("scripted"), (), "auto")
 TASK = Task(MODEL, "auto", MODEL.hash, None)
@@ -105,6 +115,101 @@ def test_the_bytes_of_one_machine_through_a_killed_driver_and_a_lost_node(
     assert refused.returncode == 2 and "no node has room for a worker (CPU 1, gen 2)" in refused.stderr, refused.stderr
 
 
+def node_of(cluster: Any, out: Path, run: str) -> Any:
+    """The node on which a study's run is at work, once it is."""
+    found = list[Any]()
+
+    def looked() -> bool:
+        for process in working_on(out):
+            if run in process.info["cmdline"]:
+                raylet = process.parents()[1].pid
+                found.extend(node for node in cluster.worker_nodes if node.all_processes["raylet"][0].process.pid == raylet)
+        return bool(found)
+
+    until(f"{run} begun", looked, 300)
+    return found[0]
+
+
+def test_a_study_on_two_nodes_through_a_lost_one_and_a_killed_driver(
+    cli: Run, cluster: Any, study: tuple[object, ...], tmp_path: Path
+) -> None:
+    alone, out, stuck = tmp_path / "alone", tmp_path / "out", tmp_path / "stuck"
+    if len(cluster[0].worker_nodes) < 2:  # a test above took one away
+        cluster[0].add_node(num_cpus=1, resources={"gen": 1}, object_store_memory=80 * 2**20)
+    arms = (*study, "--baselines", "pretrained", "--repeats", 2)
+    spread = ("--parallel", 2, "--address", cluster[0].address, "--resources", "{gen: 1}")
+    quiet: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    assert main([*map(str, arms), "--out", str(alone)]) == 0
+
+    with subprocess.Popen(command(*arms, *spread, "--engine.delay", 1, "--out", out), cwd=tmp_path, text=True, **quiet) as driver:
+        lost = node_of(cluster[0], out, "isara/seed-0")
+        until("the loop at work", lambda: batches(out / "isara/seed-0", "propose"), 300)
+        cluster[0].remove_node(lost, allow_graceful=False)
+        said, errors = driver.communicate(timeout=600)
+    assert driver.returncode == 0, errors
+    assert "is lost; it goes on from its folder on another one" in errors and "cannot tell whether isara" in said, errors
+    assert without_seconds(read(out)) == without_seconds(read(alone))
+    for run in ("pretrained/seed-0", "isara/seed-0", "isara/seed-1"):
+        assert all(rows(alone / run, query) == rows(out / run, query) for query in (OUTPUTS, "SELECT count(*) FROM batches"))
+
+    with subprocess.Popen(command(*arms, *spread, "--engine.delay", 900, "--out", stuck), cwd=tmp_path, **quiet) as driver:
+        until("the first run begun", (stuck / "pretrained/seed-0/run.sqlite").exists, 300)
+        assert len(working_on(stuck)) == 2
+        driver.kill()
+        driver.communicate()
+    until("all processes gone", lambda: not working_on(stuck))
+
+    refused = cli(*arms, *spread, "--resources", "{gen: 2}", "--out", tmp_path / "none")
+    assert refused.returncode == 2 and "no node has room for a run (CPU 1, gen 2)" in refused.stderr, refused.stderr
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--address", "ray://head:10001"), "give auto or HOST:PORT, on a machine of the cluster"),
+        (("--address", "127.0.0.1:1"), "no Ray cluster at --address 127.0.0.1:1: [Errno 111] Connection refused"),
+        (("--address", "auto", "--num_gpus=-1"), "num_cpus, num_gpus or resources are out of range"),
+        (("--parallel", "2", "--resources", "{gen: 1}"), "--resources is about runs on a cluster: give --address too"),
+    ],
+)
+def test_options_of_a_study_that_cannot_work(
+    options: tuple[str, ...], said: str, study: tuple[object, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*map(str, study), "--out", str(tmp_path / "out"), *options]) == 2
+    errors = capsys.readouterr().err
+    assert said in errors and len(errors.splitlines()) == 1, errors
+
+
+def test_a_node_that_does_not_see_the_same_is_refused(tmp_path: Path) -> None:
+    out, model = tmp_path / "study", tiny_folder(tmp_path)
+    out.mkdir()
+    with locked(out):
+        sight = Sight(tmp_path, out, (out / "lock").read_bytes(), {model: model_hash(model)}, versions())
+        look(sight)
+        for wrong, said in (
+            (replace(sight, folder=tmp_path / "gone"), "the folder .*gone, in which the command was given, is not there"),
+            (replace(sight, out=tmp_path), "the study's folder .* is not the same there; give --out a folder on a file system"),
+            (replace(sight, mark=b"{}"), "the study's folder .* is not the same there"),
+            (replace(sight, models={model: "0123"}), r"the model .* holds another model there \(.*…\) than here \(0123…\)"),
+            (replace(sight, models={tmp_path / "gone": "0123"}), "the model .*gone is not there; put it on a file system"),
+            (replace(sight, versions={**versions(), "Python": "3.9.1"}), "Python is 3.9.1 on the machine with the command, "),
+            (replace(sight, versions={**versions(), "selfalign": "0.0.1"}), "selfalign is 0.0.1 on the machine with the command"),
+        ):
+            with pytest.raises(UserError, match=said) as refused:
+                look(wrong)
+            assert str(refused.value).startswith(f"study --address: node {platform.node()}: ")
+    with pytest.raises(UserError, match=r"locks on .* do not reach it, so two nodes could write to one run"):
+        look(sight)  # as where the lock is seen by the machine that holds it alone
+
+
+def tiny_folder(tmp_path: Path) -> Path:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    return model
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -126,7 +231,7 @@ def test_options_that_cannot_work(
 
 
 def test_no_cluster_and_no_ray(seeds_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("selfalign.engines._ray_workers.find_spec", lambda name: None)
+    monkeypatch.setattr("selfalign.models.cluster.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'selfalign\[ray\]'"):
         Ray(Scripted()).check(MODEL, (), "auto")
     with pytest.raises(ValueError, match="inner is itself"):
@@ -139,7 +244,7 @@ def test_a_signal_is_ours_and_not_rays(monkeypatch: pytest.MonkeyPatch) -> None:
     fake.init = lambda **_: signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as Ray's does, with one that aborts
     monkeypatch.setitem(sys.modules, "ray", fake)
     before = signal.getsignal(signal.SIGTERM)
-    connect("auto")
+    connect("auto", "--address")
     assert signal.getsignal(signal.SIGTERM) is before
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import textwrap
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +16,16 @@ import pytest
 from selfalign.cli.main import main
 from selfalign.encoders import Hashed
 from selfalign.engines import Scripted
+from selfalign.errors import RunFailed
+from selfalign.recipe import Recipe
 from selfalign.recipes import isara
-from selfalign.study.run import Arm, needed
-from selfalign.study.side_by_side import shares
-from selfalign.trainers import NullTrainer
+from selfalign.study.processes import shares
+from selfalign.study.run import Arm, Unit, needed, run_one
+from selfalign.study.side_by_side import LOSSES, Ended, SideBySide
+from selfalign.trainers import SFT, NullTrainer
 from tests.conftest import Run, command
 from tests.e2e.test_study import held_file, read, rows, study, without_seconds
-from tests.parts import seeds
+from tests.parts import generated, seeds
 
 __all__ = ["held_file", "study"]  # fixtures
 
@@ -70,7 +74,7 @@ def test_the_table_of_one_after_the_other(cli: Run, study: tuple[object, ...], t
 def test_what_a_run_waits_for(tmp_path: Path) -> None:
     made = replace(isara(), engine=Scripted(), encoder=Hashed(), trainer=NullTrainer(), rounds=1, per_round=4)
     arms = [Arm("main", made, "scripted", seeds()), Arm("sft", made, "scripted", seeds(), matched="main")]
-    assert needed(arms, (), 0, 2) == {
+    assert {run: unit.needs for run, unit in needed(arms, (), 0, 2).items()} == {
         "main/seed-0": set(),
         "sft/seed-0": {"main/seed-0"},
         "main/seed-1": {"main/seed-0"},
@@ -78,7 +82,61 @@ def test_what_a_run_waits_for(tmp_path: Path) -> None:
     }
     other = [*arms, Arm("base", replace(made, rounds=0), "scripted", seeds()), Arm("far", made, "another", seeds())]
     needs = needed(other, (), 0, 1)
-    assert needs["main/seed-0"] == {"base/seed-0"} and needs["far/seed-0"] == needs["base/seed-0"] == set()
+    assert needs["main/seed-0"].needs == {"base/seed-0"} and needs["far/seed-0"].needs == needs["base/seed-0"].needs == set()
+
+
+def test_memory_decides_once_for_all_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = replace(isara(), engine=Scripted(), encoder=Hashed(), trainer=SFT(), rounds=1, per_round=4, validation_share=0)
+    arms, trained = [Arm("main", made, "scripted", seeds())], list[SFT]()
+    decided = dict(needed(arms, generated(1, 4), 0, 1)["main/seed-0"].trainer)
+    assert decided == {"method": "full", "lora_rank": 0, "learning_rate": 2e-5, "gradient_checkpointing": True}
+
+    def align(recipe: Recipe, *about: object, **more: object) -> None:
+        trained.append(recipe.trainer)  # type: ignore[arg-type]
+        raise RunFailed("far enough")
+
+    monkeypatch.setattr("selfalign.study.run.align", align)
+    other = {**decided, "method": "lora", "lora_rank": 4, "learning_rate": 1e-4}
+    with pytest.raises(RunFailed, match="arm main, random seed 0: far enough"):
+        run_one(arms, generated(1, 4), tmp_path, "main/seed-0", repeats=1, first_seed=0, trainer=other)
+    assert trained == [SFT(method="lora", lora_rank=4, learning_rate=1e-4, gradient_checkpointing=True)]
+
+
+class Losing:
+    """`Places` of which the first few lose what is started there."""
+
+    def __init__(self, *ends: Ended) -> None:
+        self.ends, self.started = list(ends), list[str]()
+
+    def prepare(self) -> None: ...
+
+    def start(self, place: int, words: Callable[[], list[str]], heard: object) -> Losing:
+        self.started.append(words()[words().index("--only") + 1])
+        return self
+
+    def poll(self) -> Ended | None:
+        return self.ends.pop(0) if self.ends else None
+
+
+def test_a_lost_run_comes_next_but_not_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("selfalign.study.side_by_side.is_done", lambda folder: True)
+    monkeypatch.setattr("selfalign.study.side_by_side._PAUSE", 0.0)
+    lost, unborn, done = Ended(None, "the node is gone", " on node n7"), Ended(None, "no room"), Ended(0)
+    planned = {name: Unit(frozenset(), {}) for name in ("one", "two")}
+    for ends, started in (
+        ((lost, lost, done), ["one", "one", "one"]),
+        ((*[unborn] * 7, lost, done), ["one"] * 9),
+    ):
+        places = Losing(*ends)
+        with SideBySide(tmp_path, (), 1, places) as beside:  # type: ignore[arg-type]
+            beside.plan(planned)
+            beside.wait("one")
+        assert places.started == started
+    for ends in ((lost,) * LOSSES, (*[unborn] * 4, lost, lost)):
+        with SideBySide(tmp_path, (), 1, Losing(*ends)) as beside:  # type: ignore[arg-type]
+            beside.plan(planned)
+            with pytest.raises(RunFailed, match=f"one: {LOSSES} nodes or workers were lost under it, the last one so: the node"):
+                beside.wait("one")
 
 
 def test_a_run_that_fails_ends_the_study_in_its_own_words(

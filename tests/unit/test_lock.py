@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from contextlib import ExitStack
 from multiprocessing.synchronize import Barrier, Event
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 import pytest
 
 from selfalign.errors import UserError
-from selfalign.record.lock import is_locked, locked
+from selfalign.record.lock import is_locked, locked, wait_until_free
 from selfalign.record.store import Store
 
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -99,3 +101,16 @@ def test_a_child_of_a_dead_owner_does_not_keep_the_folder(tmp_path: Path) -> Non
             pass
     finally:
         os.kill(child, signal.SIGKILL)
+
+
+def test_a_process_that_ends_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    wait_until_free(tmp_path, 60)
+    assert not caplog.records
+    with ExitStack() as held:
+        held.enter_context(locked(tmp_path))
+        wait_until_free(tmp_path, 0)
+        leaving = threading.Timer(0.2, held.close)
+        leaving.start()
+        wait_until_free(tmp_path, 60)
+        assert leaving.finished.is_set() and not is_locked(tmp_path)
+    assert caplog.text.count(f"is still held by process {os.getpid()} on ") == 1

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import sys
-from argparse import SUPPRESS
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import fields, replace
@@ -17,6 +16,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from selfalign import recipes
+from selfalign.cli.beside import BESIDE, add_beside, check_beside, make_beside
 from selfalign.cli.engine import Planned, settle_engine
 from selfalign.cli.load import load_recipe, named_recipe, read_examples, recipe_files
 from selfalign.cli.options import by_itself, parse
@@ -75,8 +75,7 @@ FIXED = (
     "quiet",
     "keep_weights",
     "json",
-    "parallel",
-    "only",
+    *BESIDE,
     "config",
     "help",
     "report_to",
@@ -100,8 +99,7 @@ def main(arguments: Sequence[str]) -> int:
     for name, what in (("out", "a folder for the study"), ("model", "a local folder, a hub name, or smollm2-135m")):
         if options[name] is None:
             raise UserError(f"--{name} is missing: give {what}")
-    if options.parallel < 1:
-        raise UserError(f"--parallel {options.parallel}: give a number of runs at a time, 1 or more")
+    check_beside(options)
     _check_folder(Path(options.out))
     arms = make_arms(make, parser, options, arguments, seeds)
     if options.only is not None:
@@ -139,11 +137,10 @@ def study_parser(make: Callable[..., Recipe]) -> ArgumentParser:
             "recipes to compare it with, with commas between; own ones as ./file.py:function",
         ),
         ("repeats", int, 3, "random seeds for each arm, from --seed on"),
-        ("parallel", int, 1, "so many runs at a time, each in a process with a share of the processors and GPUs"),
         ("metric", str, None, "what the verdict is about; without it expected, balance or log_likelihood, the first there is"),
     ):
         parser.add_argument(f"--{name}", type=kind, default=default, help=text)
-    parser.add_argument("--only", type=str, help=SUPPRESS)  # a run's folder: what the processes of --parallel are started with
+    add_beside(parser)
     text = "option=v1,v2 …: one more arm for each value; seeds=8,16,32 draws so many of the seeds"
     parser.add_argument("--vary", type=str, nargs="+", default=[], help=text)
     return parser
@@ -297,8 +294,8 @@ def _one(arms: Sequence[Any], held_out: Sequence[Example], options: Namespace) -
     """One run of a study, for the process that has the others run too; its progress in lines."""
     from selfalign.errors import handle_signals
     from selfalign.loop.progress import Lines, limited
+    from selfalign.study.processes import end_with_parent
     from selfalign.study.run import run_one
-    from selfalign.study.side_by_side import end_with_parent
     from selfalign.tracking.trackers import check_trackers
 
     trackers = check_trackers(options.report_to)
@@ -315,6 +312,7 @@ def _one(arms: Sequence[Any], held_out: Sequence[Example], options: Namespace) -
             trackers=trackers,
             files=recipe_files(options.recipe),
             keep=options.keep_weights,
+            trainer=json.loads(options.settled or "{}"),
         )
     return 0
 
@@ -324,15 +322,14 @@ def _study(arms: Sequence[Any], held_out: Sequence[Example], options: Namespace,
     from selfalign.errors import handle_signals
     from selfalign.loop.progress import limited, on_screen
     from selfalign.study.run import run_study
-    from selfalign.study.side_by_side import SideBySide
     from selfalign.tracking.trackers import check_trackers
 
     trackers = check_trackers(options.report_to)
-    first_seed, several = arms[0].recipe.seed, options.parallel > 1
+    first_seed = arms[0].recipe.seed
     with handle_signals(), ExitStack() as stack:
-        bars = None if options.quiet else stack.enter_context(nullcontext() if several else on_screen())
+        beside = make_beside(options, arms, arguments)
+        bars = None if options.quiet else stack.enter_context(on_screen() if beside is None else nullcontext())
         progress = limited(options.max_hours, bars)
-        beside = SideBySide(Path(options.out), arguments, options.parallel, options.max_hours) if several else None
         result = run_study(
             arms,
             held_out,

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import platform
 import queue
-import signal
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
 from selfalign.errors import RunFailed, UserError
+from selfalign.models import cluster
+from selfalign.models.cluster import first_line, last_line, own
 from selfalign.protocols import Engine, Session
-from selfalign.text import counted
 from selfalign.types import Format, ModelRef
 
 _log = logging.getLogger(__name__)
@@ -30,10 +27,6 @@ _PATIENCE = 60.0
 """Seconds without any worker until that is said."""
 _GOODBYE = 20.0
 """Seconds that a worker is given to close a model."""
-_DECIDING = ("selfalign", "torch", "transformers", "openvino-genai", "vllm")
-"""Packages that decide what is written."""
-_STORE = 2**28
-"""Bytes of the object store of a Ray of our own: batches of texts are small."""
 
 
 class Spec(Protocol):
@@ -65,68 +58,20 @@ class Task:
     """The run folder, where the run will have models of its own."""
 
 
-def require() -> None:
-    """
-    Raises:
-        UserError: Ray is not installed.
-    """
-    if find_spec("ray") is None:
-        raise UserError("engine Ray needs the package ray: pip install 'selfalign[ray]'")
-
-
-def connect(address: str | None) -> None:
-    """Connects this process to the cluster at the address, or to a Ray of its own, unless it is connected already.
-
-    Raises:
-        UserError: none answers there, or one that does not fit this one (another version of Ray or Python).
-    """
-    import ray
-
-    if ray.is_initialized():
-        return
-    own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": _STORE}
-    vars(ray._private.worker)["_worker_logs_enabled"] = False  # else its own messages go to standard output
-    # A Ray of our own reports no use to its makers, and its workers yield no more to other programs than we do.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        # Workers' output stays in Ray's log files, our warnings in it come with the results: standard output is for our tables.
-        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **({} if address else own))
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        said = " ".join(str(error).split())[:300]
-        where = f"no Ray cluster at --engine.address {address}" if address else "Ray does not start on this machine"
-        raise UserError(f"{where}: {said}; `ray status` says what runs, docs/cluster.md how to start one") from error
-    finally:
-        with contextlib.suppress(ValueError):  # only a main thread may; Ray has put handlers of its own, by which SIGTERM aborts
-            for number, handler in handlers.items():
-                if handler is not None:
-                    signal.signal(number, handler)
-
-
 def needs(spec: Spec) -> dict[str, Any]:
     """The resources of one worker, in the words of Ray's actors.
 
     Raises:
         UserError: no cluster, or none of its nodes is large enough for one worker; a smaller number of workers is only said.
     """
-    import ray
-
-    connect(spec.address)
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cluster.connect(spec.address, "--engine.address")
+    uses = getattr(spec.inner, "device", "cpu") != "cpu"
     gpus = spec.num_gpus
     if gpus is None:
-        uses = getattr(spec.inner, "device", "cpu") != "cpu" and any(node.get("GPU") for node in nodes)
-        gpus = float(getattr(spec.inner, "tensor_parallel", 1)) if uses else 0.0
-    wanted = {name: amount for name, amount in {"CPU": spec.num_cpus, "GPU": gpus, **spec.resources}.items() if amount}
-    room = sum(min(int(node.get(name, 0) / amount + 1e-6) for name, amount in wanted.items()) for node in nodes)
-    said = ", ".join(f"{name} {amount:g}" for name, amount in wanted.items())
-    if room < spec.workers:
-        there = "; ".join(", ".join(f"{name} {node.get(name, 0):g}" for name in wanted) for node in nodes)
-        if not room:
-            raise UserError(f"engine Ray: no node has room for a worker ({said}); the {counted(len(nodes), 'node')}: {there}")
-        _log.warning("engine Ray: there is room for %d of %d workers (%s each); the nodes: %s", room, spec.workers, said, there)
-    return {"num_cpus": spec.num_cpus, "num_gpus": gpus, "resources": dict(spec.resources)}
+        gpus = float(getattr(spec.inner, "tensor_parallel", 1)) if uses and cluster.has_gpus() else 0.0
+    wanted = {"num_cpus": spec.num_cpus, "num_gpus": gpus, "resources": dict(spec.resources)}
+    cluster.check_room("engine Ray", "worker", spec.workers, wanted)
+    return wanted
 
 
 class Worker:
@@ -138,7 +83,7 @@ class Worker:
 
     def ready(self) -> tuple[str, dict[str, str]]:
         """The node's name, and what of it decides on the texts."""
-        return platform.node(), _versions()
+        return platform.node(), cluster.versions()
 
     def call(self, task: Task, method: str, arguments: tuple[Any, ...]) -> tuple[Any, list[str]]:
         """What the session's method gives, and what was warned of meanwhile."""
@@ -204,7 +149,7 @@ class Crew:
                 continue
             error, mine = done.exception(), whose is run  # else of a run that was broken off
             under_way -= mine
-            if error is None or _own(error) is not None:
+            if error is None or own(error) is not None:
                 self._free.append(place)
             else:
                 self._call_up(place)
@@ -215,13 +160,13 @@ class Crew:
                 for text in said:
                     _log.warning("worker %d: %s", place + 1, text)
                 yield number, found
-            elif (cause := _own(error)) is not None:
+            elif (cause := own(error)) is not None:
                 raise cause from error
             else:
                 deaths[number] += 1
                 if deaths[number] == DEATHS:
-                    raise RunFailed(f"engine Ray: {DEATHS} workers died under one batch, the last one so: {_first_line(error)}")
-                _log.warning("engine Ray: worker %d is lost; another one does its batch (%s)", place + 1, _first_line(error))
+                    raise RunFailed(f"engine Ray: {DEATHS} workers died under one batch, the last one so: {first_line(error)}")
+                _log.warning("engine Ray: worker %d is lost; another one does its batch (%s)", place + 1, first_line(error))
                 waiting.appendleft(number)
 
     def leave(self, model: ModelRef, format: Format) -> None:
@@ -269,10 +214,7 @@ class Crew:
             try:
                 return self._news.get(timeout=_PATIENCE if alone else None)
             except queue.Empty:
-                import ray
-
-                free = {name: amount for name, amount in ray.available_resources().items() if ":" not in name}
-                _log.warning("engine Ray: no worker has started yet; a node is missing or taken (free: %s)", free)
+                _log.warning("engine Ray: no worker has started yet; a node is missing or taken (free: %s)", cluster.free())
 
     def _welcome(self, place: int, done: Any) -> None:
         """A worker that was away has answered.
@@ -281,48 +223,13 @@ class Crew:
             RunFailed: it cannot start, or is of another version.
         """
         if (error := done.exception()) is not None:
-            raise RunFailed(f"engine Ray: worker {place + 1} cannot start: {_last_line(error)}") from error
-        _compare(*done.result())
+            raise RunFailed(f"engine Ray: worker {place + 1} cannot start: {last_line(error)}") from error
+        try:
+            cluster.compare("engine Ray", "this worker", *done.result())
+        except UserError as error:
+            raise RunFailed(str(error)) from error
         self._away.discard(place)
         self._free.append(place)
-
-
-def _compare(node: str, there: Mapping[str, str]) -> None:
-    """
-    Raises:
-        RunFailed: the worker's selfalign is another one. Another version of a library is said: its texts may differ.
-    """
-    here = _versions()
-    other = {
-        name: f"{there.get(name)} on {node}, {here.get(name)} here" for name in _DECIDING if there.get(name) != here.get(name)
-    }
-    if "selfalign" in other:
-        raise RunFailed(f"engine Ray: selfalign is {other['selfalign']}; install the same on all nodes")
-    if other:
-        found = "; ".join(f"{name} {each}" for name, each in other.items())
-        _log.warning("engine Ray: %s: what this worker writes may differ from what others write", found)
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _DECIDING:
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
-
-
-def _own(error: BaseException) -> BaseException | None:
-    """What the worker's session raised; None where it was not the session that failed, but its process or its node."""
-    cause = getattr(error, "cause", None)
-    return cause if isinstance(cause, Exception) else None
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-def _last_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()[::-1]), type(error).__name__)
 
 
 class _Kept(logging.Handler):

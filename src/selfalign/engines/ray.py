@@ -13,6 +13,7 @@ from selfalign.engines.hf import HF
 from selfalign.engines.openvino import OpenVINO
 from selfalign.engines.scripted import Scripted
 from selfalign.engines.vllm import VLLM
+from selfalign.models import cluster
 from selfalign.protocols import EngineLimits, Flags, Session, Trained, declared
 from selfalign.types import Completion, Continuation, Example, FloatArray, Format, Likelihood, ModelRef, Request, Sampling
 
@@ -64,7 +65,7 @@ class Ray:
         Raises:
             UserError: what the inner engine raises; Ray is not installed, no cluster answers, or no node of it fits a worker.
         """
-        _ray_workers.require()
+        cluster.require("engine Ray")
         found = self.inner.check(model, seeds, format)
         if self.address is not None:
             _ray_workers.needs(self)

@@ -12,6 +12,7 @@ from selfalign.evaluators.guard import AUTO
 from selfalign.expect.spec import parse_all
 from selfalign.protocols import Evaluator, Flags, declared
 from selfalign.recipe import Recipe
+from selfalign.retrievers import Knn
 
 NEEDED = {
     "truthfulness": ("file",),
@@ -125,3 +126,14 @@ def bring_their_own(evaluators: Sequence[Evaluator], gains: bool = False) -> boo
     """
     own = [part for part in evaluators if hasattr(part, "prompts")]  # see `protocols.Preflight.prompts`
     return any(not (gains and isinstance(part, Guard)) for part in own)
+
+
+def depends_on_seed(recipe: Recipe) -> bool:
+    """Whether a random seed can change what is measured: training, random demonstrations, sampled answers."""
+    if recipe.rounds:
+        return True
+    decoding = [getattr(part, "sampling", None) or recipe.eval_sampling for part in recipe.evaluators]
+    sampled = any(sampling.temperature > 0 for sampling in decoding)
+    shown = getattr(recipe.eval_retriever, "chosen", recipe.eval_retriever)  # of one whose choice is copied
+    drawn = shown is not None and (not isinstance(shown, Knn) or recipe.validation_share > 0)
+    return sampled or drawn

@@ -7,6 +7,7 @@ close-on-exec, so a child process (the trainer) never keeps a folder locked afte
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import sys
@@ -22,6 +23,8 @@ try:
     import fcntl
 except ImportError:  # Windows, where a run folder can be read all the same
     fcntl = None  # type: ignore[assignment]
+
+_log = logging.getLogger(__name__)
 
 NAME = "lock"
 _TRIES, _WAIT_SECONDS = 10, 0.05
@@ -75,6 +78,17 @@ def is_locked(folder: Path) -> bool:
         return False  # there are no such locks, and so nobody holds one
     finally:
         os.close(descriptor)
+
+
+def wait_until_free(folder: Path, seconds: float) -> None:
+    """Waits as long for another process to leave the folder: one that was told to end, or that of a lost machine, whose locks a
+    file server keeps for a while. Whoever is still there then is met by `locked`."""
+    end, said = time.monotonic() + seconds, False
+    while is_locked(folder) and time.monotonic() < end:
+        if not said:
+            _log.warning("%s is still held by %s; waiting up to %.0f s for it to end", folder, owner(folder), seconds)
+            said = True
+        time.sleep(_WAIT_SECONDS)
 
 
 def owner(folder: Path) -> str:

@@ -24,18 +24,24 @@ from selfalign.proof.curve import Size, add_curve
 from selfalign.proof.verdicts import SEEDS, conclude
 from selfalign.protocols import Progress
 from selfalign.recipe import Recipe
-from selfalign.recipes.evaluations import bring_their_own
+from selfalign.recipes.evaluations import bring_their_own, depends_on_seed
 from selfalign.record.checkpoints import write_synced
 from selfalign.record.finished import Finished, read_run
+from selfalign.record.lock import wait_until_free
 from selfalign.record.plain import difference, dumps, granted, in_words
 from selfalign.record.removed import Keep
 from selfalign.record.store import Store
-from selfalign.retrievers import Knn
 from selfalign.text import counted
 from selfalign.tracking.figures import reporting
 from selfalign.types import Example
 
 _log = logging.getLogger(__name__)
+
+DECIDED = ("method", "lora_rank", "learning_rate", "gradient_checkpointing")
+"""Fields of a trainer that the memory of the machine decides, where they are left to it."""
+LEAVING = 150.0
+"""Seconds for which a run's folder may still be held by a process that ends, or by a lost machine's: a file server gives up the
+locks of that after 90."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +66,21 @@ class Arm:
         return f"{self.folder}/seed-{seed}"
 
 
+@dataclass(frozen=True)
+class Unit:
+    """What whoever has a run of a study run elsewhere needs to know of it."""
+
+    needs: frozenset[str]
+    """The folders of the runs that must be finished before it."""
+    trainer: Mapping[str, Any]
+    """What memory decided here of its trainer, where it could decide otherwise."""
+
+
 class Beside(Protocol):
     """Runs the runs of a study elsewhere, each into its folder (`Arm.run`)."""
 
-    def plan(self, needs: Mapping[str, set[str]]) -> None:
-        """What there is to run, in this order, each with the runs that must be finished before it."""
+    def plan(self, units: Mapping[str, Unit]) -> None:
+        """What there is to run, by its folder, in this order; the study's folder is there."""
 
     def wait(self, folder: str) -> None:
         """Until this run is finished; others go on meanwhile. Raises what the run ended with."""
@@ -109,6 +125,7 @@ def run_study(
     if metric is not None and (wrong := unknown_metric(metric, arms[0].recipe.evaluators, held_out)):
         raise UserError(f"--metric {metric}: {arms[0].name} has {wrong}")
     held_out = _check(arms, held_out, out, repeats)
+    _check_methods(arms, held_out)
     if repeats < SEEDS and any(arm.recipe.rounds for arm in arms):
         few = counted(repeats, "random seed")
         _log.warning("%s: the verdicts will say nothing about another training; take --repeats %d or more", few, SEEDS)
@@ -124,7 +141,7 @@ def run_study(
     # All arms on one random seed before the next: a study that is stopped early has a whole table.
     for position, seed in enumerate(seeds):
         for arm in arms:
-            if position and not depends_on_seed(arm):
+            if position and not depends_on_seed(arm.recipe):
                 continue
             recipe = replace(arm.recipe, seed=seed)
             if arm.matched:
@@ -159,12 +176,22 @@ def run_one(
     trackers: Sequence[str] = (),
     files: Sequence[Path] = (),
     keep: Keep = "last",
+    trainer: Mapping[str, Any] | None = None,
 ) -> None:
-    """One run of a study, by its folder (`Arm.run`), with what those that are finished give it; see `run_study`."""
+    """One run of a study, by its folder (`Arm.run`), with what those that are finished give it; see `run_study`.
+
+    Another process that still holds the folder is waited for.
+
+    Args:
+        trainer: as `Unit.trainer`; without it memory decides here.
+    """
     held_out = _check(arms, held_out, out, repeats)
     every = units(arms, first_seed, repeats)
     arm, seed = next((arm, seed) for arm, seed in every if arm.run(seed) == folder)
     recipe = replace(arm.recipe, seed=seed)
+    if trainer:
+        recipe = replace(recipe, trainer=replace(recipe.trainer, **trainer))  # type: ignore[type-var]
+    wait_until_free(out / folder, LEAVING)
     if arm.matched:
         standard = standard_of(arm, seed, every)
         recipe = match_steps(recipe, read_run(out, standard, seed, held_out))
@@ -175,7 +202,7 @@ def run_one(
 def units(arms: Sequence[Arm], first_seed: int, repeats: int) -> list[tuple[Arm, int]]:
     """Every run of a study: all arms on one random seed before the next."""
     seeds = range(first_seed, first_seed + repeats)
-    return [(arm, seed) for seed in seeds for arm in arms if seed == first_seed or depends_on_seed(arm)]
+    return [(arm, seed) for seed in seeds for arm in arms if seed == first_seed or depends_on_seed(arm.recipe)]
 
 
 def standard_of(arm: Arm, seed: int, every: Sequence[tuple[Arm, int]]) -> str:
@@ -183,21 +210,21 @@ def standard_of(arm: Arm, seed: int, every: Sequence[tuple[Arm, int]]) -> str:
     return [one.run(each) for one, each in every if one.name == arm.matched and each <= seed][-1]
 
 
-def needed(arms: Sequence[Arm], held_out: Sequence[Example], first_seed: int, repeats: int) -> dict[str, set[str]]:
-    """For each run of a study, by its folder, the runs that must be finished before it.
+def needed(arms: Sequence[Arm], held_out: Sequence[Example], first_seed: int, repeats: int) -> dict[str, Unit]:
+    """Every run of a study, by its folder, with those that must be finished before it.
 
     Those are the one whose steps it takes, and one that measures the base model for all that are measured alike: the cheapest,
     which trains nothing where there is such an arm.
     """
     every = units(arms, first_seed, repeats)
     known = {arm.name: _identity(arm, held_out) for arm in arms}
-    found: dict[str, set[str]] = {}
+    found: dict[str, Unit] = {}
     for arm, seed in every:
         alike = [other for other in arms if measures_the_same(known[arm.name], known[other.name])]
         first = min(alike, key=lambda other: other.recipe.rounds > 0, default=arm)
-        found[arm.run(seed)] = {first.run(first_seed)} - {arm.run(seed)}
-        if arm.matched:
-            found[arm.run(seed)].add(standard_of(arm, seed, every))
+        needs = {first.run(first_seed), *([standard_of(arm, seed, every)] if arm.matched else [])} - {arm.run(seed)}
+        trainer = known[arm.name]["trainer"]
+        found[arm.run(seed)] = Unit(frozenset(needs), {name: trainer[name] for name in DECIDED if name in trainer})
     return found
 
 
@@ -224,18 +251,6 @@ def _looks(out: Path) -> list[int]:
         return sorted({int(each) for each in study.get("looks", [len(study["random_seeds"])])})
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return []
-
-
-def depends_on_seed(arm: Arm) -> bool:
-    """Whether a random seed can change what the arm measures: training, random demonstrations, sampled answers."""
-    recipe = arm.recipe
-    if recipe.rounds:
-        return True
-    decoding = [getattr(part, "sampling", None) or recipe.eval_sampling for part in recipe.evaluators]
-    sampled = any(sampling.temperature > 0 for sampling in decoding)
-    shown = getattr(recipe.eval_retriever, "chosen", recipe.eval_retriever)  # of one whose choice is copied
-    drawn = shown is not None and (not isinstance(shown, Knn) or recipe.validation_share > 0)
-    return sampled or drawn
 
 
 def match_steps(recipe: Recipe, main: Finished) -> Recipe:
@@ -272,7 +287,6 @@ def _check(arms: Sequence[Arm], held_out: Sequence[Example], out: Path, repeats:
             raise UserError(
                 f"arm {arm.name} would wait for a review: a study runs without people; give its recipe review = false"
             )
-    _check_methods(arms, held_out)
     named = [check_examples(arm.seeds, held_out, arm.recipe.allow_overlap, seeds_needed(arm.recipe)) for arm in arms]
     # Where some arm's seeds share an id with a prompt, every arm sees the renamed prompts, else they could not be paired.
     return next((prompts for prompts in named if prompts != tuple(held_out)), named[0])

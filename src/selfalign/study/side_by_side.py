@@ -1,74 +1,123 @@
-"""The runs of a study side by side on one machine: a process for each, with a share of the processors and GPUs.
+"""The runs of a study side by side, in processes on this machine or on the nodes of a cluster: their order, waiting, failing.
 
-Each run stands in its own folder, as it does one after the other; the study then reads them back. A process that fails ends the
-study as a run that fails does, and one whose parent is gone ends itself.
+Each run stands in its own folder, as it does one after the other; the study then reads them back. A run that fails ends the study
+as it does there. One whose node is lost begins anew elsewhere, and goes on from its folder.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import subprocess
+import json
+import logging
 import sys
-import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import Protocol
 
 from selfalign.errors import RunFailed, TimeUp, UserError
-from selfalign.study.run import is_done
+from selfalign.record.lock import locked
+from selfalign.study.run import Unit, is_done
 
 GRACE = 30.0
 """Seconds that a process is given to stop with its work in the record."""
+LOSSES = 3
+"""Nodes or workers that may be lost under one run: the third loss is not the nodes' fault."""
+_EARLY, _PAUSE = 0.25, 5.0
+"""What a loss before the run had begun counts, and seconds until it is tried again: for half a minute a cluster may send it to a
+node that is gone."""
 _EVERY = 0.1
 """Seconds between two looks at the processes."""
 _SAID = "selfalign: "
 """How the line begins in which a command says why it ends."""
 
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What became of a process."""
+
+    code: int | None
+    """Its exit code, the signal's number below zero for one that was killed; None where it was lost together with its node."""
+    how: str = ""
+    """Of one that was lost: what is known of it."""
+    where: str = ""
+    """Where it ran, as the end of a sentence; "" for this machine."""
+
+
+class Process(Protocol):
+    """A process that has a run of the study run, somewhere."""
+
+    def poll(self) -> Ended | None:
+        """None while it runs. Raises UserError where it cannot run there."""
+
+    def stop(self) -> None:
+        """Asks it to stop, with its work in the record."""
+
+    def end(self, seconds: float) -> None:
+        """Waits for it as long, and ends it if it is still there."""
+
+
+class Places(Protocol):
+    """Where processes run."""
+
+    def prepare(self) -> None:
+        """Before the first of them; the study's folder is there, and locked by this process. Raises UserError."""
+
+    def start(self, place: int, words: Callable[[], Sequence[str]], heard: Callable[[str], None]) -> Process:
+        """`selfalign WORDS`, at one of the places from 0 on, which is free.
+
+        Args:
+            words: gives them when it begins: how long it may work follows from when that is.
+            heard: is told each line of standard error.
+        """
+
 
 class SideBySide:
     """`study.run.Beside` by `selfalign study ARGUMENTS --only FOLDER`; a context manager that leaves no process behind."""
 
-    def __init__(self, out: Path, arguments: Sequence[str], parallel: int, hours: float | None = None) -> None:
+    def __init__(self, out: Path, arguments: Sequence[str], parallel: int, places: Places, hours: float | None = None) -> None:
         """
         Args:
             out: the study's folder.
             arguments: its own, of the command line.
+            parallel: how many runs at a time.
             hours: how long it may work; a process is given what is left of it.
+        """
+        self._out, self._words, self._places = out, ["study", *arguments], places
+        self._hours, self._began = hours, time.monotonic()
+        self._idle = list(range(parallel))
+        self._units: Mapping[str, Unit] = {}
+        self._waiting: list[str] = []
+        self._running: dict[str, tuple[Process, int, list[str]]] = {}
+        self._done: set[str] = set()
+        self._losses: dict[str, float] = {}
+        self._not_before: dict[str, float] = {}
+        self._lock = ExitStack()
+
+    def plan(self, units: Mapping[str, Unit]) -> None:
+        """See `study.run.Beside`.
 
         Raises:
-            UserError: fewer GPUs than processes.
+            UserError: another process has the study run side by side, or there is no place for a run.
         """
-        self._out, self._command = out, [sys.executable, "-m", "selfalign", "study", *arguments]
-        self._hours, self._began = hours, time.monotonic()
-        self._shares = shares(parallel)
-        self._idle = list(range(parallel))
-        self._needs: Mapping[str, set[str]] = {}
-        self._waiting: list[str] = []
-        self._running: dict[str, tuple[subprocess.Popen[str], int, threading.Thread, list[str]]] = {}
-        self._done: set[str] = set()
-
-    def plan(self, needs: Mapping[str, set[str]]) -> None:
-        """See `study.run.Beside`."""
-        self._needs, self._waiting = needs, list(needs)
+        self._units, self._waiting = units, list(units)
+        self._lock.enter_context(locked(self._out))
+        self._places.prepare()
 
     def __enter__(self) -> SideBySide:
         return self
 
     def __exit__(self, *about: object) -> None:
         """Asks the processes that still run to stop, and ends those that do not."""
-        for child, *_ in self._running.values():
-            child.terminate()
+        for process, *_ in self._running.values():
+            process.stop()
         end = time.monotonic() + GRACE
-        for child, _, listening, _ in self._running.values():
-            try:
-                child.wait(max(0.0, end - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
-            listening.join()
+        for process, *_ in self._running.values():
+            process.end(max(0.0, end - time.monotonic()))
+        self._lock.close()
 
     def wait(self, folder: str) -> None:
         """See `study.run.Beside`.
@@ -80,8 +129,9 @@ class SideBySide:
         while folder not in self._done:
             while self._idle and (ready := self._ready()) is not None:
                 self._start(ready)
-            for name in [name for name, (child, *_) in self._running.items() if child.poll() is not None]:
-                self._ended(name)
+            for name, ended in [(name, process.poll()) for name, (process, *_) in self._running.items()]:
+                if ended is not None:
+                    self._ended(name, ended)
             if folder not in self._done:
                 time.sleep(_EVERY)
 
@@ -90,7 +140,9 @@ class SideBySide:
             if not self._running and self._hours is not None:
                 raise TimeUp(self._hours)
             return None
-        return next((name for name in self._waiting if self._needs[name] <= self._done), None)
+        now = time.monotonic()
+        able = (name for name in self._waiting if self._units[name].needs <= self._done)
+        return next((name for name in able if self._not_before.get(name, now) <= now), None)
 
     def _left(self) -> float | None:
         """Hours left; None where there is no limit."""
@@ -98,97 +150,53 @@ class SideBySide:
 
     def _start(self, name: str) -> None:
         self._waiting.remove(name)
-        place, left = self._idle.pop(0), self._left()
-        cores, surroundings = self._shares[place]
-        limit = [] if left is None else [f"--max_hours={max(left, 1e-6)!r}"]
-        child = subprocess.Popen(
-            [*self._command, *limit, "--only", name],
-            stdin=subprocess.PIPE,  # which it watches: it ends itself when we are gone
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            start_new_session=True,  # Ctrl-C reaches us alone, and we ask it to stop
-            env={**os.environ, **surroundings},
-        )
-        if cores:
-            with contextlib.suppress(ProcessLookupError):
-                os.sched_setaffinity(child.pid, cores)
-        said = list[str]()
-        listening = threading.Thread(target=_pass_on, args=(child.stderr, said), daemon=True)
-        listening.start()
-        self._running[name] = (child, place, listening, said)
+        place, said = self._idle.pop(0), list[str]()
+        one = ["--only", name, "--settled", json.dumps(dict(self._units[name].trainer))]
 
-    def _ended(self, name: str) -> None:
-        child, place, listening, said = self._running.pop(name)
-        listening.join()
-        self._idle.append(place)
-        why = said.pop() if child.returncode in (1, 2) and said else ""
-        for line in said:
-            sys.stderr.write(f"{_SAID}{line}\n")
-        if child.returncode == 0 and is_done(self._out / name):
-            self._done.add(name)
-            return
-        if child.returncode == 0 and self._left() == 0.0 and self._hours is not None:
-            raise TimeUp(self._hours)
-        if why:
-            raise (UserError if child.returncode == 2 else RunFailed)(why)
-        how = f"was killed by signal {-child.returncode}" if child.returncode < 0 else f"ended with code {child.returncode}"
-        raise RunFailed(f"{name}: its process {how}; the same command goes on from here")
+        def words() -> list[str]:
+            left = self._left()
+            return [*self._words, *([] if left is None else [f"--max_hours={max(left, 1e-6)!r}"]), *one]
 
-
-def shares(parallel: int) -> list[tuple[set[int], dict[str, str]]]:
-    """For each process its processors (none where the system has no such choice) and what its environment says of them.
-
-    Raises:
-        UserError: there are GPUs, but fewer than processes.
-    """
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    each = max(1, (len(cores) or os.cpu_count() or 1) // parallel)
-    gpus = _gpus()
-    if gpus and len(gpus) < parallel:
-        raise UserError(f"--parallel {parallel}: this machine shows {len(gpus)} GPUs, and each run needs one; give at most that")
-    found = []
-    for place in range(parallel):
-        own = {cores[(place * each + at) % len(cores)] for at in range(each)} if cores else set[int]()
-        said = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(each))}
-        if gpus:
-            some = len(gpus) // parallel
-            said["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[place * some : (place + 1) * some])
-        found.append((own, said))
-    return found
-
-
-def _gpus() -> list[str]:
-    """The GPUs that CUDA lets us see, without asking CUDA."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        return [name for name in map(str.strip, given.split(",")) if name and name != "-1"]
-    try:
-        return [str(place) for place, _ in enumerate(Path("/proc/driver/nvidia/gpus").iterdir())]
-    except OSError:
-        return []
-
-
-def _pass_on(lines: IO[str], said: list[str]) -> None:
-    """What a process writes on its way; the line in which it says why it ends is kept for the study's own."""
-    with lines:
-        for line in lines:
+        def hear(line: str) -> None:
+            """The line in which a process says why it ends is kept for the study's own."""
             if line.startswith(_SAID):
                 said.append(line.removeprefix(_SAID).strip())
             else:
                 sys.stderr.write(line)
 
+        self._running[name] = self._places.start(place, words, hear), place, said
 
-def end_with_parent() -> None:
-    """From now on this process stops, with its work in the record, when the one that started it is gone."""
+    def _ended(self, name: str, ended: Ended) -> None:
+        _, place, said = self._running.pop(name)
+        self._idle.append(place)
+        why = said.pop() if ended.code in (1, 2) and said else ""
+        for line in said:
+            sys.stderr.write(f"{_SAID}{line}\n")
+        if ended.code is None:
+            self._lost(name, ended)
+            return
+        if ended.code == 0 and is_done(self._out / name):
+            self._done.add(name)
+            return
+        if ended.code == 0 and self._left() == 0.0 and self._hours is not None:
+            raise TimeUp(self._hours)
+        if why:
+            raise (UserError if ended.code == 2 else RunFailed)(why + (f" ({ended.where.strip()})" if ended.where else ""))
+        how = f"was killed by signal {-ended.code}" if ended.code < 0 else f"ended with code {ended.code}"
+        raise RunFailed(f"{name}: its process{ended.where} {how}; the same command goes on from here")
 
-    def watch() -> None:
-        with contextlib.suppress(OSError, ValueError):
-            while os.read(0, 1024):
-                pass
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(GRACE)
-        os._exit(128 + signal.SIGTERM)
+    def _lost(self, name: str, ended: Ended) -> None:
+        """Its run comes first of those that wait: it goes on from its folder, elsewhere.
 
-    threading.Thread(target=watch, daemon=True).start()
+        Raises:
+            RunFailed: that happens again and again.
+        """
+        self._losses[name] = self._losses.get(name, 0.0) + (1.0 if ended.where else _EARLY)
+        if self._losses[name] >= LOSSES:
+            raise RunFailed(f"{name}: {LOSSES} nodes or workers were lost under it, the last one so: {ended.how}")
+        if ended.where:
+            _log.warning("%s: its worker%s is lost; it goes on from its folder on another one (%s)", name, ended.where, ended.how)
+        else:
+            _log.warning("%s: it did not begin, and is tried again (%s)", name, ended.how)
+            self._not_before[name] = time.monotonic() + _PAUSE
+        self._waiting.insert(0, name)
