@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from selfalign.errors import RunFailed
 from selfalign.loop.align import align
@@ -53,20 +56,27 @@ def begin_two(command: Sequence[str], **options: Any) -> Any:
 def test_a_round_cut_over_two_processes_and_killed_teaches_what_one_does(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, precision: Any
 ) -> None:
+    start = model_folder
+    if not rank:  # stored in 16 bits, as models are, and trained in 32
+        start = tmp_path / "start"
+        shutil.copytree(model_folder, start)
+        AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.bfloat16).save_pretrained(start)
     recipe = tiny(rounds=1, lora_rank=rank)
     plain: Any = recipe.trainer
     trainer = replace(plain, precision=precision, micro_batch=1, save_every=3)
-    alone = align(replace(recipe, trainer=trainer), str(model_folder), SEEDS, tmp_path / "alone")
+    alone = align(replace(recipe, trainer=trainer), str(start), SEEDS, tmp_path / "alone")
 
     cut = replace(recipe, trainer=replace(trainer, strategy="fsdp", launch=TWO))
     monkeypatch.setattr(_process, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": begin_two}))
     monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
     with monkeypatch.context() as patched, pytest.raises(RunFailed):
         patched.setenv(AT, "train.checkpoint.after-manifest")
-        align(cut, str(model_folder), SEEDS, tmp_path / "cut")
+        align(cut, str(start), SEEDS, tmp_path / "cut")
     work = next((tmp_path / "cut").rglob("checkpoint-3"))
-    assert (work / "parts" / "__1_0.distcp").is_file() and not list(work.glob("*.safetensors")), "each process has its part"
-    both = align(cut, str(model_folder), SEEDS, tmp_path / "cut")
+    vouched = json.loads((work / "manifest.json").read_text("utf-8"))["files"]
+    assert {"parts/__0_0.distcp", "parts/__1_0.distcp", "parts/.metadata"} <= vouched.keys(), "each process has its part"
+    assert not list(work.glob("*.safetensors"))
+    both = align(cut, str(start), SEEDS, tmp_path / "cut")
 
     expected, found = (run.folder / "round-01" / "model" for run in (alone, both))
     names = sorted(path.name for path in expected.iterdir())
@@ -76,12 +86,11 @@ def test_a_round_cut_over_two_processes_and_killed_teaches_what_one_does(
     file = "adapter_model.safetensors" if rank else "model.safetensors"
     one, other = load_file(expected / file), load_file(found / file)
     assert one.keys() == other.keys() and {each.dtype for each in one.values()} == {each.dtype for each in other.values()}
-    for key, weight in one.items() if precision == "fp32" else ():
-        torch.testing.assert_close(other[key], weight, rtol=1e-3, atol=2e-5, msg=lambda text, key=key: f"{key}: {text}")
+    for key, weight in one.items():
+        torch.testing.assert_close(other[key], weight, rtol=1e-2, atol=2e-4, msg=lambda text, key=key: f"{key}: {text}")
     told = []
     for run in (alone, both):
         with Store.read(run.folder) as store:
             told.append(store.training(1))
-    print(told)
     assert told[0]["losses"] == pytest.approx(told[1]["losses"], rel=1e-4 if precision == "fp32" else 1e-2)
     assert {**told[0], "losses": 0} == {**told[1], "losses": 0}, "as many steps and tokens"
