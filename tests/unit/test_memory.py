@@ -12,7 +12,7 @@ import pytest
 
 from selfalign.cli.main import main
 from selfalign.errors import UserError
-from selfalign.loop.method import unknown_memory
+from selfalign.loop.method import memory_lines, unknown_memory
 from selfalign.models.sizes import Sizes, read_sizes
 from selfalign.recipes import isara
 from selfalign.trainers import SFT, Distill, NullTrainer, _method
@@ -100,6 +100,8 @@ def test_a_training_is_cut_over_the_devices_where_it_fits_only_so(
         return
     assert found is not None
     assert said in f"{found.need.method}, {found.need.devices}: {found.text()}"
+    table = [line for line in memory_lines(found.plain()) if line.endswith("cut over 2 devices (fsdp)")]
+    assert (found.need.devices == 2) == any(line.split()[0] == found.need.method for line in table)
     wanted = options.get("strategy") or ("fsdp" if found.need.devices == 2 else "ddp")
     assert trainer.settled(found).strategy == wanted and ("would fit with" in found.text()) == ("would fit with" in said)
     assert trainer.settled(found) == replace(trainer.settled(found), strategy="auto"), "the run is the same one"

@@ -33,6 +33,8 @@ def cut(model: Any, device: Any, half: Any) -> Any:
 
     count = model.config.get_text_config().num_hidden_layers
     lists = [each for each in model.modules() if isinstance(each, torch.nn.ModuleList) and len(each) == count]
+    inside = {id(each) for layers in lists for layer in layers for each in layer.modules()}
+    lists = [each for each in lists if id(each) not in inside]  # as many experts as layers are no layers
     if not lists:
         raise UserError(
             f"{type(model).__name__} has no list of its {count} layers, so that --trainer.strategy fsdp cannot cut it"
@@ -109,7 +111,7 @@ def write(folder: Path, model: Any, optimizer: Any, schedule: Any) -> None:
 
 
 def read(folder: Path, model: Any, optimizer: Any, schedule: Any) -> None:
-    """Puts a checkpoint back, also one that another number of processes wrote."""
+    """Puts a checkpoint back. All processes must read."""
     from torch.distributed import checkpoint as checkpoints
     from torch.distributed.checkpoint.state_dict import set_state_dict
 
