@@ -122,7 +122,7 @@ def train(spec: dict[str, Any], link: Link) -> None:
         [make_keeper(average, model, work, link.speaks), guard] if average else [guard],
         total,
         LossScale() if half is torch.float16 else None,
-        half if half is torch.float16 or is_cut(model) else None,
+        half if is_cut(model) else None,
     )
     link.tell(total=len(steps), done=_steps_done(found))
     trainer.train(resume_from_checkpoint=str(found) if found else None)

@@ -146,11 +146,13 @@ def make_trainer(
     """A `transformers.Trainer` that runs one item of `steps` per optimiser step and stops before a step whose loss is not finite.
 
     Args:
-        scale: for fp16.
-        half: the 16-bit type of matrix products where it is for us to ask for it: in fp16, and with a model that is cut up.
+        scale: for products in fp16.
+        half: the 16-bit type of the products of a model that is cut up; of others accelerate asks for bf16.
     """
     import torch
     from transformers import Trainer
+
+    half = torch.float16 if scale else half
 
     class StepTrainer(Trainer):  # type: ignore[misc, no-any-unimported, unused-ignore]
         def get_train_dataloader(self) -> Any:
