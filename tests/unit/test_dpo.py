@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -194,11 +195,12 @@ def test_an_adapter_is_measured_against_the_model_without_it_and_then_against_it
     assert start != pytest.approx(later, abs=0.1)
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_processes_teach_what_one_does(
-    model: Path, unbroken: tuple[Path, TrainResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, unbroken: tuple[Path, TrainResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: Any
 ) -> None:
     monkeypatch.setattr("tests.unit.test_sft_processes.job", job)
-    done = two_processes(tmp_path, SMALL, model)
+    done = two_processes(tmp_path, replace(SMALL, strategy=strategy), model)
     assert done.returncode == 0, done.stderr[-2000:]
     assert result(tmp_path)["losses"] == pytest.approx(list(unbroken[1].losses), rel=1e-4)
     expected, found = (load_file(folder / "model/model.safetensors") for folder in (unbroken[0], tmp_path))

@@ -31,7 +31,7 @@ def test_what_the_processes_report_reaches_the_parent(tmp_path: Path, monkeypatc
     assert heard.seen == [("start", 2, 0), *steps, ("finish",)]
 
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as accelerate's launcher sets it
-    with pytest.raises(RunFailed, match="asks for FSDP, which is not supported"):
+    with pytest.raises(RunFailed, match=r"asks for FSDP, which is not supported: take it out; --trainer\.strategy fsdp"):
         replace(PLAIN, launch=TWO).train(job(model, tmp_path / "cut"), heard)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ import pytest
 
 from selfalign.cli.main import main
 from selfalign.errors import UserError
-from selfalign.loop.method import unknown_memory
+from selfalign.loop.method import memory_lines, unknown_memory
 from selfalign.models.sizes import Sizes, read_sizes
 from selfalign.recipes import isara
-from selfalign.trainers import SFT, NullTrainer, _method
+from selfalign.trainers import SFT, Distill, NullTrainer, _method
 from selfalign.trainers._memory import Load, adapter_weights, fitting, need, needs
 from selfalign.types import ModelRef
 
@@ -57,6 +58,68 @@ def test_the_first_method_that_fits_is_taken_with_its_activations_kept_where_the
 ) -> None:
     found = fitting(needs(LLAMA_8B, LOAD), gigabytes * 10**9)
     assert (found and found.method, found and found.twice) == (method, twice)
+
+
+def test_what_is_cut_over_two_devices_takes_half_but_for_what_is_gathered() -> None:
+    for method, gathered in (("full", 2 * (1_050_939_392 + 2 * 218_103_808) + 6 * (1_050_939_392 + 218_103_808)), ("lora", None)):
+        one, two = (need(method, False, LLAMA_8B, LOAD, devices) for devices in (1, 2))  # type: ignore[arg-type]
+        assert [2 * getattr(two, part) for part in PARTS] == [getattr(one, part) for part in PARTS]
+        if gathered:
+            assert two.activations - one.activations == gathered - 2 * LLAMA_8B.weights
+    assert {each.method for each in needs(LLAMA_8B, LOAD, devices=(2,))} == {"full", "lora"}, "a base of 4 bits cannot be cut"
+
+
+PARTS = ("weights", "gradients", "moments")
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "options", "said"),
+    [
+        (100, {}, "full, 2: all weights are trained (--trainer.method full --trainer.strategy fsdp over 2 devices), activations"),
+        (100, {"strategy": "ddp"}, "; full would fit with --trainer.strategy fsdp over 2 devices ("),
+        (100, {"launch": "torchrun"}, "; full would fit with --trainer.strategy fsdp over 2 devices ("),
+        (200, {}, "full, 1: "),
+        (18, {"strategy": "fsdp"}, "lora, 2: "),
+        (18, {}, "lora, 2: "),
+        (18, {"precision": "fp16"}, "qlora, 1: "),
+        (18, {"optimizer": "adamw_8bit"}, "qlora, 1: "),
+        (8, {"strategy": "fsdp"}, "8.0 GB: full 78.2 (over 2 devices), lora 14.7 (over 2 devices) GB by formula; "),
+    ],
+)
+def test_a_training_is_cut_over_the_devices_where_it_fits_only_so(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch, gigabytes: int, options: dict[str, Any], said: str
+) -> None:
+    monkeypatch.setattr(_method, "read_sizes", lambda folder: LLAMA_8B)
+    monkeypatch.setattr(_method, "device_count", lambda device: 2)
+    monkeypatch.setattr(_method, "device_memory", lambda device: (gigabytes * 10**9, 0))
+    trainer = SFT(**{"precision": "bf16", "device": "cpu", **options})
+    try:
+        found = trainer.choice(ModelRef(str(model_folder)), 300, 150)
+    except UserError as error:
+        assert said in str(error)
+        return
+    assert found is not None
+    assert said in f"{found.need.method}, {found.need.devices}: {found.text()}"
+    table = [line for line in memory_lines(found.plain()) if line.endswith("cut over 2 devices (fsdp)")]
+    assert (found.need.devices == 2) == any(line.split()[0] == found.need.method for line in table)
+    wanted = options.get("strategy") or ("fsdp" if found.need.devices == 2 else "ddp")
+    assert trainer.settled(found).strategy == wanted and ("would fit with" in found.text()) == ("would fit with" in said)
+    assert trainer.settled(found) == replace(trainer.settled(found), strategy="auto"), "the run is the same one"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"method": "qlora"}, "not a base of 4 bits; use --trainer.method lora or full, or --trainer.strategy ddp"),
+        ({"optimizer": "adamw_8bit"}, "not the moments of adamw_8bit"),
+        ({"loss": Distill()}, "not the second model of the loss Distill; use --trainer.strategy ddp"),
+        ({"precision": "fp16"}, "products in fp16"),
+        ({"launch": ""}, r"this training sees 1 device \(cpu\); name what starts several processes"),
+    ],
+)
+def test_what_cannot_be_cut_is_refused_beforehand(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=f"^trainer SFT: strategy = fsdp cuts a model over several devices: {said}"):
+        SFT(**{"strategy": "fsdp", "device": "cpu", "precision": "fp32", "launch": sys.executable, **options}).check()
 
 
 def test_nothing_fits_is_refused_with_what_would(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

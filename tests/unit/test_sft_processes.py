@@ -27,6 +27,8 @@ from tests.unit.test_sft import Quiet, job
 PLAIN = SFT(learning_rate=1e-3, epochs=2, batch_size=4, micro_batch=1, save_every=1, precision="fp32", max_steps=5)
 """Eight rows in steps of four: two micro-batches a process; `long` is dropped, which leaves an odd one in some steps."""
 
+ADAPTER: dict[str, Any] = {"lora_rank": 2, "gradient_checkpointing": False}
+
 Launch = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -84,6 +86,12 @@ def surroundings(changes: Mapping[str, str]) -> dict[str, str]:
     return {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", **changes}
 
 
+def norms(folder: Path) -> list[float]:
+    """Of each step's gradient, before it was made shorter."""
+    kept = json.loads((folder / "training" / "checkpoint-4" / "trainer_state.json").read_text("utf-8"))
+    return [entry["grad_norm"] for entry in kept["log_history"]]
+
+
 def result(folder: Path) -> dict[str, Any]:
     told: dict[str, Any] = json.loads((folder / "training" / "result.json").read_text("utf-8"))
     return told
@@ -95,11 +103,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("start", "changes"), [(launch, {}), (two_processes, {"lora_rank": 2, "gradient_checkpointing": False})], ids=["full", "lora"]
+    ("start", "changes"),
+    [(launch, {}), (two_processes, ADAPTER), (two_processes, {**ADAPTER, "strategy": "fsdp", "max_grad_norm": 0.01})],
+    ids=["full", "lora", "lora, cut"],
 )
 def test_two_processes_teach_what_one_does(model: Path, tmp_path: Path, start: Launch, changes: dict[str, Any]) -> None:
     training = replace(PLAIN, **changes)
-    alone = training.train(job(model, tmp_path / "alone"), Quiet())
+    alone = replace(training, strategy="ddp").train(job(model, tmp_path / "alone"), Quiet())
     done = start(tmp_path / "both", training, model)
     assert done.returncode == 0, done.stderr[-2000:]
 
@@ -107,6 +117,7 @@ def test_two_processes_teach_what_one_does(model: Path, tmp_path: Path, start: L
     messages = [json.loads(line) for line in done.stdout.splitlines()]
     assert sum("total" in message for message in messages) == 1, "only the first process speaks"
     assert both["losses"] == pytest.approx(list(alone.losses), rel=1e-4)
+    assert norms(tmp_path / "both") == pytest.approx(norms(tmp_path / "alone"), rel=1e-3), "of the whole gradient"
     assert (both["steps"], both["tokens"], len(both["trained"])) == (alone.steps, alone.tokens, len(alone.trained))
     assert [row["rule"] for row in both["dropped"]] == [row.rule for row in alone.dropped]
     name = "adapter_model.safetensors" if training.lora_rank else "model.safetensors"

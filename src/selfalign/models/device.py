@@ -59,6 +59,13 @@ def only_device(name: str, given: Mapping[str, str]) -> dict[str, str]:
     return {**given, "CUDA_VISIBLE_DEVICES": only}
 
 
+def device_count(device: Any) -> int:
+    """The devices that a training on this one may use: all CUDA devices that are visible, unless one is named (`cuda:1`)."""
+    import torch
+
+    return int(torch.cuda.device_count()) if device.type == "cuda" and device.index is None else 1
+
+
 def device_memory(device: Any) -> tuple[int, int]:
     """(in all, free now) of a device, in bytes. A processor's is the machine's, or what its container is given."""
     import torch

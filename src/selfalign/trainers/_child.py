@@ -31,6 +31,7 @@ from selfalign.trainers._loss import make_loss
 from selfalign.trainers._model import device_of, load_model, reference, second_copy
 from selfalign.trainers._reference import with_reference
 from selfalign.trainers._scaling import LossScale
+from selfalign.trainers._shard import gathered, is_cut
 from selfalign.trainers._teacher import taught_by, with_taught
 from selfalign.trainers._weighted import NotFinite, Steps, check_finite, make_trainer
 
@@ -67,7 +68,8 @@ def main(path: Path, *launched: str) -> int:
         _share_devices(path, spec["options"]["launch"])  # before the link takes standard output from what is started here
     link = Link()
     try:
-        _check_strategy()
+        _check_strategy(spec["options"].get("strategy") == "fsdp")
+        _join()
         train(spec, link)
     except Exception as error:
         traceback.print_exc()
@@ -120,6 +122,7 @@ def train(spec: dict[str, Any], link: Link) -> None:
         [make_keeper(average, model, work, link.speaks), guard] if average else [guard],
         total,
         LossScale() if half is torch.float16 else None,
+        half if is_cut(model) else None,
     )
     link.tell(total=len(steps), done=_steps_done(found))
     trainer.train(resume_from_checkpoint=str(found) if found else None)
@@ -127,8 +130,9 @@ def train(spec: dict[str, Any], link: Link) -> None:
         return
     check_finite(model, "after the last step")
     steps = steps[: trainer.state.global_step]
+    parts = gathered(model, stored) if is_cut(model) else None
     if link.speaks:
-        save(trainer.accelerator.unwrap_model(trainer.model), tokenizer, stored, out, average)
+        save(trainer.accelerator.unwrap_model(trainer.model), tokenizer, stored, out, average, parts)
         write_synced(work / "result.json", json.dumps(outcome(units, lost, steps, weights, trainer.state.log_history)).encode())
         fault_point("train.model.before-rename")
         publish(_partial(out), out)
@@ -177,15 +181,24 @@ def arguments(spec: dict[str, Any], model: Any, steps: int, work: Path) -> Any:
     )
 
 
-def save(model: Any, tokenizer: Any, stored: Any, out: Path, average: Average | None = None) -> None:
-    """Model, tokenizer and average into the partial folder next to `out`; an adapter alone where one was trained."""
+def save(
+    model: Any, tokenizer: Any, stored: Any, out: Path, average: Average | None = None, parts: dict[str, Any] | None = None
+) -> None:
+    """Model, tokenizer and average into the partial folder next to `out`; an adapter alone where one was trained.
+
+    Args:
+        parts: the weights to save, where the model has but a part of them.
+    """
     partial = _partial(out)
     shutil.rmtree(partial, ignore_errors=True)
     adapter = hasattr(model, "peft_config")
     if not adapter:
         model.config.use_cache = True
-        model = model.to(stored)
-    model.save_pretrained(partial)
+        model = model.to(stored) if parts is None else model
+    model.save_pretrained(partial, **({} if parts is None else {"state_dict": parts}))
+    if parts is not None and not adapter:
+        model.config.dtype = stored  # not that of the weights in training
+        model.config.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
     if average:
         average.write(partial / AVERAGE)
@@ -226,16 +239,20 @@ def _steps_done(checkpoint: Path | None) -> int:
     return int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
 
 
+def _join() -> None:
+    """One process of several meets the others, on its own device."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import PartialState
+
+        PartialState()
+
+
 def _agree(found: Path | None) -> Path | None:
     """The first process's choice of checkpoint, on every process."""
     import torch
 
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return found
-    if not torch.distributed.is_initialized():
-        from accelerate import PartialState
-
-        PartialState()
     choice = [found]
     torch.distributed.broadcast_object_list(choice)
     return choice[0]
@@ -266,17 +283,19 @@ def _share_devices(spec: Path, launch: str) -> None:
     os.execvp(words[0], [*words, "--module", "selfalign.trainers._child", str(spec), "launched"])
 
 
-def _check_strategy() -> None:
+def _check_strategy(cuts: bool) -> None:
     """
     Raises:
-        UserError: accelerate's configuration cuts the model up, and checkpoints and the saved model here are of whole ones.
+        UserError: accelerate's configuration cuts the model up, which is `SFT.strategy`'s to say; or there is one process only.
     """
     for name in ("FSDP", "DEEPSPEED"):
         if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true":
             raise UserError(
-                f"accelerate's configuration asks for {name}, which is not supported: every process here has the whole model;"
-                " --trainer.method lora or qlora takes less memory"
+                f"accelerate's configuration asks for {name}, which is not supported: take it out; --trainer.strategy fsdp"
+                " cuts weights, gradients and moments over the devices"
             )
+    if cuts and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        raise UserError("--trainer.strategy fsdp cuts a model over several processes, and --trainer.launch started one")
 
 
 def _kind(error: Exception, work: Path) -> str:

@@ -12,6 +12,7 @@ from selfalign.models.device import trim_heap
 from selfalign.record.checkpoints import discard, saved_checkpoints, write_manifest
 from selfalign.record.faults import fault_point
 from selfalign.trainers._process import STOP
+from selfalign.trainers._shard import whole
 from selfalign.trainers._weighted import NotFinite, check_finite
 
 KEPT_CHECKPOINTS = 2
@@ -46,7 +47,7 @@ def make_guard(link: Link, key: str, work: Path, stop_below: float = 0.0, second
 
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
             gradients = [weight.grad for weight in parts["model"].parameters() if weight.grad is not None]
-            norm = float(torch.nn.utils.get_total_norm(gradients))
+            norm = float(whole(torch.nn.utils.get_total_norm(gradients)))
             if not math.isfinite(norm):
                 raise NotFinite(f"the gradient's norm is {norm} at step {state.global_step + 1} of {state.max_steps}")
 

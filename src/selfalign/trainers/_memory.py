@@ -23,6 +23,11 @@ The stream between layers has 4 bytes a number where all weights are trained, el
 and its teacher's 4n bytes where that is no adapter's base, or 4a where it is an adapter's average. Products in 16 bits copy
 float32 weights: 2n more. Activations are gone when the last gradients come, but what they had is not given back at once: both
 count.
+
+Cut over N devices (FSDP) weights, gradients and moments take one part of N each. What is gathered for a moment is not cut: with r
+weights outside of the layers (n - m) and l in one of them (m / layers), h·(r + 2l) for weights, as the next layer is fetched
+while one computes, and in full training (h + 4)·(r + l) for their gradients before and while they are averaged. That is in place
+of the 2n above, and the stream has h bytes a number.
 """
 
 from __future__ import annotations
@@ -76,14 +81,16 @@ class Need:
     gradients: int
     moments: int
     activations: int
+    devices: int = 1
+    """Over which weights, gradients and moments are cut (FSDP); 1: each device has all of them."""
 
     @property
     def total(self) -> int:
         return int(FIXED) + self.weights + self.gradients + self.moments + self.activations
 
 
-def need(method: Method, twice: bool, sizes: Sizes, load: Load) -> Need:
-    """The formula of this file."""
+def need(method: Method, twice: bool, sizes: Sizes, load: Load, devices: int = 1) -> Need:
+    """The formula of this file: what each of the devices takes."""
     width = 2 if load.half else 4
     trained = sizes.weights if method == "full" else adapter_weights(sizes, load.rank, load.target)
     matrices = sum(one * other for one, other in sizes.matrices.values())
@@ -96,16 +103,21 @@ def need(method: Method, twice: bool, sizes: Sizes, load: Load) -> Need:
     at_once = load.rows * load.tokens
     layer = at_once * ((34 * sizes.hidden + 8 * sizes.inner) if load.half else (40 * sizes.hidden + 16 * sizes.inner))
     logits = (14 + 24 * load.distils) * load.rows * load.learned * sizes.vocabulary
-    stream = at_once * sizes.layers * sizes.hidden * (4 if method == "full" else width)
-    activations = stream + max(layer, logits) if twice else sizes.layers * layer + logits
-    activations += 2 * sizes.weights if method == "full" and load.half else 0
+    stream = at_once * sizes.layers * sizes.hidden * (4 if method == "full" and devices == 1 else width)
+    activations: float = stream + max(layer, logits) if twice else sizes.layers * layer + logits
+    if devices > 1:
+        outside, one = sizes.weights - matrices, matrices / sizes.layers
+        activations += width * (outside + 2 * one) + ((width + 4) * (outside + one) if method == "full" else 0)
+    elif method == "full" and load.half:
+        activations += 2 * sizes.weights
     return Need(
         method=method,
         twice=twice,
-        weights=int(frozen) + 4 * trained + teacher,
-        gradients=4 * trained,
-        moments=(2 if load.eight_bit else 8) * trained,
+        weights=(int(frozen) + 4 * trained + teacher) // devices,
+        gradients=4 * trained // devices,
+        moments=(2 if load.eight_bit else 8) * trained // devices,
         activations=int(activations),
+        devices=devices,
     )
 
 
@@ -115,9 +127,15 @@ def adapter_weights(sizes: Sizes, rank: int, target: str) -> int:
     return rank * sum(one + other for one, other in wanted)
 
 
-def needs(sizes: Sizes, load: Load, methods: Sequence[Method] = METHODS, twice: bool | None = None) -> list[Need]:
-    """What each of the methods takes, with activations kept and computed twice, or as `twice` says."""
-    return [need(method, each, sizes, load) for method in methods for each in ((False, True) if twice is None else (twice,))]
+def needs(
+    sizes: Sizes, load: Load, methods: Sequence[Method] = METHODS, twice: bool | None = None, devices: Sequence[int] = (1,)
+) -> list[Need]:
+    """What each of the methods takes, with activations kept and computed twice, or as `twice` says, over each number of devices;
+    qlora over 1 alone, as a base of 4 bits cannot be cut."""
+    ways = [(each, count) for count in devices for each in ((False, True) if twice is None else (twice,))]
+    return [
+        need(method, each, sizes, load, count) for method in methods for each, count in ways if method != "qlora" or count == 1
+    ]
 
 
 def fitting(found: Sequence[Need], total: int) -> Need | None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from selfalign.models.device import choose_device, half_type
+from selfalign.trainers._shard import cut
 from selfalign.types import ModelRef
 
 
@@ -15,21 +16,26 @@ def load_model(spec: dict[str, Any]) -> tuple[Any, Any]:
     """The model to train and the type its weights are stored in.
 
     What is trained is float32. A frozen base is loaded in the type of the matrix products, on a GPU right there: no copy of it in
-    float32 is ever made. An adapter of an earlier round is trained further (not stacked, not merged) where the method is one with
-    an adapter, and merged into the weights where all of them are trained.
+    float32 is ever made. With strategy fsdp each device is given its part of the layers, one after the other. An adapter of an
+    earlier round is trained further (not stacked, not merged) where the method is one with an adapter, and merged into the
+    weights where all of them are trained.
     """
     import torch
 
     options, frozen = spec["options"], spec["options"]["method"] != "full"
     model = _frozen(spec["base"], options) if frozen else _loaded(spec["base"], "auto")
-    stored = model.dtype
-    model = model if frozen else model.to(torch.float32)
+    stored, cuts = model.dtype, options.get("strategy") == "fsdp"
+    if not frozen and (spec["adapter"] or not cuts):
+        model = model.to(torch.float32)
     if spec["adapter"]:
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, spec["adapter"], is_trainable=True)
-        return (model if frozen else model.merge_and_unload()), stored
-    return (_with_adapter(model, spec) if frozen else model), stored
+        model = model if frozen else model.merge_and_unload()
+    elif frozen:
+        model = _with_adapter(model, spec)
+    device = device_of(options)
+    return (cut(model, device, half_type(device, options["precision"])) if cuts else model), stored
 
 
 def device_of(options: dict[str, Any]) -> Any:
@@ -46,7 +52,8 @@ def _frozen(folder: str, options: dict[str, Any]) -> Any:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     dtype = half_type(device, options["precision"]) or torch.float32
     if options["method"] == "lora":
-        return _loaded(folder, dtype, **({} if device.type == "cpu" else {"device_map": {"": device}}))
+        whole = device.type != "cpu" and options.get("strategy") != "fsdp"  # what is to be cut goes there part by part
+        return _loaded(folder, dtype, **({"device_map": {"": device}} if whole else {}))
     four_bits = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )

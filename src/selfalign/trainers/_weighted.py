@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from selfalign.trainers import _shard
 from selfalign.trainers._batches import IGNORE, Row, Step, Unit, Weights
+from selfalign.trainers._shard import in_step, is_cut, local
 
 if TYPE_CHECKING:
     import torch
@@ -88,7 +91,7 @@ def check_finite(model: Any, when: str) -> None:
     import torch
 
     for name, weight in model.named_parameters():
-        if not torch.isfinite(weight).all():
+        if not torch.isfinite(local(weight)).all():
             raise NotFinite(f"weight {name} is not finite {when}")
 
 
@@ -132,12 +135,24 @@ class Scale(Protocol):
 
 
 def make_trainer(
-    model: Any, args: Any, steps: Steps, callbacks: Sequence[Any], total: Total = weighted_sum, scale: Scale | None = None
+    model: Any,
+    args: Any,
+    steps: Steps,
+    callbacks: Sequence[Any],
+    total: Total = weighted_sum,
+    scale: Scale | None = None,
+    half: Any = None,
 ) -> Any:
-    """A `transformers.Trainer` that runs one item of `steps` per optimiser step and stops at the first loss not finite; with
-    `scale` in fp16."""
+    """A `transformers.Trainer` that runs one item of `steps` per optimiser step and stops before a step whose loss is not finite.
+
+    Args:
+        scale: for products in fp16.
+        half: the 16-bit type of the products of a model that is cut up; of others accelerate asks for bf16.
+    """
     import torch
     from transformers import Trainer
+
+    half = torch.float16 if scale else half
 
     class StepTrainer(Trainer):  # type: ignore[misc, no-any-unimported, unused-ignore]
         def get_train_dataloader(self) -> Any:
@@ -156,14 +171,36 @@ def make_trainer(
 
         def gradients(self, model: Any, inputs: Any) -> torch.Tensor:
             head = self.accelerator.unwrap_model(model).get_output_embeddings()
-            losses = []
-            for batch in inputs["batches"]:
-                with torch.autocast(args.device.type, torch.float16, enabled=True) if scale else nullcontext():
-                    loss = total(model, batch, head) * inputs["scale"]
-                if not math.isfinite(loss.item()):
-                    raise NotFinite(f"the loss is {loss.item()} at step {self.state.global_step + 1} of {self.state.max_steps}")
-                self.accelerator.backward(loss * scale.factor if scale else loss)
+            losses, batches = [], inputs["batches"]
+            for number, batch in enumerate(batches, 1):
+                with in_step(model, last=number == len(batches)):
+                    with torch.autocast(args.device.type, half) if half is not None else nullcontext():
+                        loss = total(model, batch, head) * inputs["scale"]
+                    self.accelerator.backward(loss * scale.factor if scale else loss)
                 losses.append(loss.detach())
-            return torch.stack(losses).sum()
+            found = torch.stack(losses).sum()
+            if not math.isfinite(found.item()):  # once a step: the device waits for nothing between micro-batches
+                raise NotFinite(f"the loss is {found.item()} at step {self.state.global_step + 1} of {self.state.max_steps}")
+            return found
+
+        # A model that is cut up: each process has a part of a checkpoint.
+
+        def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+            if not is_cut(model):
+                super().save_model(output_dir, _internal_call)
+
+        def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+            if not is_cut(model):
+                return super()._save_optimizer_and_scheduler(output_dir)
+            return _shard.write(Path(output_dir), model, self.optimizer, self.lr_scheduler)
+
+        def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+            if not is_cut(self.model):  # else with the optimiser's
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+        def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+            if not is_cut(model):
+                return super()._load_optimizer_and_scheduler(checkpoint)
+            return _shard.read(Path(str(checkpoint)), model, self.optimizer, self.lr_scheduler)
 
     return StepTrainer(model=model, args=args, train_dataset=steps, callbacks=list(callbacks))

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 from selfalign.errors import RunFailed, UserError
-from selfalign.models.device import choose_device
+from selfalign.models.device import choose_device, device_count, half_type
 from selfalign.models.names import located
 from selfalign.protocols import Progress, TrainJob, TrainResult
 from selfalign.record.checkpoints import manifest_hash, read_manifest, write_synced
@@ -81,6 +81,9 @@ class SFT:
     launch: str = field(default="", metadata=LATER)
     """What starts the training's processes, as you would type it before `--module`: 'accelerate launch --config_file my.yaml' or
     'torchrun --nproc_per_node 2', each process with the whole model. Without it accelerate starts one for each GPU there is."""
+    strategy: Literal["auto", "ddp", "fsdp"] = field(default="auto", compare=False)
+    """How several processes share the work: each with the whole model (ddp), or with its part of weights, gradients and moments
+    (fsdp). auto takes fsdp where all weights, or an adapter with its base, fit the GPUs of this machine only so."""
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
     """AdamW with moments in fp32, or in 8 bits (bitsandbytes): a quarter of their memory; paged ones move to main memory where a
     GPU has no room for them."""
@@ -124,6 +127,7 @@ class SFT:
             ("lora_rank", self.lora_rank is not None and self.lora_rank < 0),
             ("lora_alpha", not self.lora_alpha > 0.0),
             ("lora_dropout", not 0.0 <= self.lora_dropout < 1.0),
+            ("strategy", self.strategy not in ("auto", "ddp", "fsdp")),
             ("optimizer", self.optimizer not in ("adamw", "adamw_8bit", "paged_adamw_8bit")),
             ("precision", self.precision not in ("auto", "fp32", "bf16", "fp16")),
             ("save_every", self.save_every < 1),
@@ -169,6 +173,29 @@ class SFT:
             raise UserError(f"trainer SFT: {what}; use adamw_8bit")
         if (words := shlex.split(self.launch)) and shutil.which(words[0]) is None:
             raise UserError(f"trainer SFT: launch: there is no program {words[0]}; give its whole path")
+        if self.strategy == "fsdp":
+            self._check_cut()
+        return ""
+
+    def _check_cut(self) -> None:
+        why = self._whole
+        if not why and str(half_type(device := choose_device(self.device), self.precision)) == "torch.float16":
+            why = "products in fp16 are scaled by each process for itself; use --trainer.precision bf16 or fp32"
+        if not why and not self.launch and (count := device_count(device)) < 2:
+            seen = f"this training sees {count} device ({device})"
+            why = f"{seen}; name what starts several processes, --trainer.launch 'torchrun --nproc_per_node 2'"
+        if why:
+            raise UserError(f"trainer SFT: strategy = fsdp cuts a model over several devices: {why}")
+
+    @property
+    def _whole(self) -> str:
+        """Why this training's model cannot be cut over several devices; "" where it can."""
+        if self.method == "qlora":
+            return "not a base of 4 bits; use --trainer.method lora or full, or --trainer.strategy ddp"
+        if self.optimizer != "adamw":
+            return f"not the moments of {self.optimizer}; use --trainer.optimizer adamw, or --trainer.strategy ddp"
+        if not isinstance(self.loss, CrossEntropy | DPO):
+            return f"not the second model of the loss {type(self.loss).__name__}; use --trainer.strategy ddp"
         return ""
 
     @property
@@ -199,17 +226,21 @@ class SFT:
             target=self.lora_target,
             averages=self.averages,
         )
-        return choose(Asked(self._asked, self.gradient_checkpointing, load, self.device, self.precision), base)
+        # How many processes a launcher starts is not known here.
+        strategy = "ddp" if self.strategy == "auto" and self.launch else self.strategy
+        asked = Asked(self._asked, self.gradient_checkpointing, load, self.device, self.precision, strategy, not self._whole)
+        return choose(asked, base)
 
     def settled(self, choice: Choice | None) -> SFT:
-        """The trainer with its method, rank and rate as they follow from a choice; None: all weights, unless an adapter is
-        asked for."""
+        """The trainer with its method, rank, rate and strategy as they follow from a choice; None: all weights, unless an adapter
+        is asked for, on each device."""
         method = choice.need.method if choice else self._asked or "full"
         adapter = method != "full"
         rate = self.learning_rate or self.full_rate * (LORA_RATE if adapter else 1)
         twice = choice.need.twice if choice else self.gradient_checkpointing is not False
         rank = (self.lora_rank or RANK) if adapter else 0
-        return replace(self, method=method, lora_rank=rank, learning_rate=rate, gradient_checkpointing=twice)
+        how = self.strategy if self.strategy != "auto" else "fsdp" if choice and choice.need.devices > 1 else "ddp"
+        return replace(self, method=method, lora_rank=rank, learning_rate=rate, gradient_checkpointing=twice, strategy=how)
 
     def train(self, job: TrainJob, progress: Progress) -> TrainResult:
         """Trains in a child process and publishes the model in one step.
@@ -233,6 +264,7 @@ class SFT:
         options = [each for each in fields(self.loss) if each.metadata != LATER or getattr(self.loss, each.name) != each.default]
         loss = {"name": type(self.loss).__name__, **{each.name: getattr(self.loss, each.name) for each in options}}
         settled = self.settled(None)
+        own = {name: value for name, value in asdict(settled).items() if name != "strategy" or value == "fsdp"}
         rows = (*job.seeds, *job.generated)
         place = {example.id: number for number, example in enumerate(rows)}
         shown = {example.id: example for example in job.shown}
@@ -240,7 +272,7 @@ class SFT:
         begins = ditto.begin(settled.learning_rate or self.full_rate) if ditto and not rejects(job.generated) else {}
         pairs = ditto.compared(rows, job.seed) if ditto else preferences(rows)
         content = {
-            "options": {**asdict(settled), "loss": loss, **begins, **({"max_steps": job.steps} if job.steps else {})},
+            "options": {**own, "loss": loss, **begins, **({"max_steps": job.steps} if job.steps else {})},
             "rows": [
                 {
                     "prompt": example.prompt,

@@ -1,0 +1,135 @@
+"""A training cut over several devices (FSDP2, torch's `fully_shard`): each has one part of N of weights, gradients and moments.
+
+A layer's weights are gathered when it computes and let go of after it; its gradients are averaged over the devices and cut up as
+soon as they are there. So a device holds one part of everything, and the whole of two layers and of what is in no layer. In
+checkpoints every process writes and reads its own part, so that they take no memory; the finished model is put together in rank
+0's main memory, one weight after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from selfalign.errors import UserError
+
+FOLDER = "parts"
+"""Of a checkpoint: what torch's distributed checkpoints write, one file for each process and one that says what is in which."""
+
+
+def cut(model: Any, device: Any, half: Any) -> Any:
+    """The model with its weights cut over all processes, in place; what is trained becomes float32, layer by layer.
+
+    The layers are gathered in `half`, where products are in 16 bits, and gradients are averaged in float32.
+
+    Raises:
+        UserError: the model has no list of layers, so that all of it would be gathered at once.
+    """
+    import torch
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    count = model.config.get_text_config().num_hidden_layers
+    lists = [each for each in model.modules() if isinstance(each, torch.nn.ModuleList) and len(each) == count]
+    inside = {id(each) for layers in lists for layer in layers for each in layer.modules()}
+    lists = [each for each in lists if id(each) not in inside]  # as many experts as layers are no layers
+    if not lists:
+        raise UserError(
+            f"{type(model).__name__} has no list of its {count} layers, so that --trainer.strategy fsdp cannot cut it"
+        )
+    policy: Any = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    for part in (*(layer for layers in lists for layer in layers), model):
+        for weight in part.parameters():
+            if weight.requires_grad and weight.dtype != torch.float32:
+                weight.data = weight.data.float()
+        fully_shard(part, mesh=mesh, mp_policy=policy)
+    model._is_accelerate_prepared = True  # else accelerate would put DDP around it
+    return model
+
+
+def is_cut(model: Any) -> bool:
+    from torch.distributed.fsdp import FSDPModule
+
+    return isinstance(model, FSDPModule)
+
+
+def local(weight: Any) -> Any:
+    """This process's part of a weight, or the weight where it is not cut."""
+    return weight.to_local() if hasattr(weight, "to_local") else weight
+
+
+def whole(weight: Any) -> Any:
+    """All of a weight or number on every process; all processes must ask."""
+    return weight.full_tensor() if hasattr(weight, "full_tensor") else weight
+
+
+@contextmanager
+def in_step(model: Any, last: bool) -> Iterator[None]:
+    """For one of a step's micro-batches: processes exchange gradients after the `last` alone, where that takes no memory.
+
+    Whole gradients of a model that is cut are what a device has no room for: there each micro-batch's are averaged and cut up at
+    once, but for an adapter's, which are small.
+    """
+    if is_cut(model):
+        model.set_requires_gradient_sync(last or not hasattr(model, "peft_config"))
+        yield
+    else:
+        with nullcontext() if last or not hasattr(model, "no_sync") else model.no_sync():
+            yield
+
+
+def gathered(model: Any, stored: Any) -> dict[str, Any] | None:
+    """The finished weights by name in main memory, of type `stored`, or where an adapter is trained its own, as they are. All
+    processes must ask, and all but the first get None; a device has one whole weight at a time."""
+    import torch
+
+    first, adapter = torch.distributed.get_rank() == 0, hasattr(model, "peft_config")
+    found: dict[str, Any] = {}
+    seen: dict[int, Any] = {}  # weights of two names (tied ones) stay one
+    for name, weight in model.state_dict(keep_vars=True).items():
+        if adapter and not weight.requires_grad:
+            continue
+        if id(weight) not in seen:
+            full = whole(weight.detach())
+            kept = full.to("cpu", stored if full.is_floating_point() and not adapter else full.dtype) if first else None
+            seen[id(weight)] = kept
+        found[name] = seen[id(weight)]
+    return found if first else None
+
+
+def write(folder: Path, model: Any, optimizer: Any, schedule: Any) -> None:
+    """This process's part of a checkpoint: what is trained, its moments, and where the schedule is. All processes must write."""
+    from torch.distributed import checkpoint as checkpoints
+
+    state = {**_state(model, optimizer), "schedule": schedule.state_dict()}
+    checkpoints.save(  # type: ignore[attr-defined, unused-ignore]
+        state, checkpoint_id=folder / FOLDER
+    )
+
+
+def read(folder: Path, model: Any, optimizer: Any, schedule: Any) -> None:
+    """Puts a checkpoint back. All processes must read."""
+    from torch.distributed import checkpoint as checkpoints
+    from torch.distributed.checkpoint.state_dict import set_state_dict
+
+    state = {**_state(model, optimizer), "schedule": schedule.state_dict()}
+    checkpoints.load(state, checkpoint_id=folder / FOLDER)  # type: ignore[attr-defined, unused-ignore]
+    own = {"model_state_dict": state["model"], "optim_state_dict": state["optimizer"]}
+    set_state_dict(model, getattr(optimizer, "optimizer", optimizer), **own, options=_options())
+    schedule.load_state_dict(state["schedule"])
+
+
+def _state(model: Any, optimizer: Any) -> dict[str, Any]:
+    from torch.distributed.checkpoint.state_dict import get_state_dict
+
+    weights, moments = get_state_dict(model, getattr(optimizer, "optimizer", optimizer), options=_options())
+    return {"model": weights, "optimizer": moments}
+
+
+def _options() -> Any:
+    from torch.distributed.checkpoint.state_dict import StateDictOptions
+
+    return StateDictOptions(ignore_frozen_params=True, strict=False)
