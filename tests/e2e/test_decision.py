@@ -45,6 +45,8 @@ def test_a_study_compares_the_curves_of_its_arms(cli: Run, tmp_path: Path) -> No
     run = out / "isara" / "seed-0"
     rounds = json.loads(cli("status", run, "--json").stdout)["rounds"]
     assert [set(NAMES) <= set(row["metrics"]) for row in rounds] == [True, True]
+    for name in NAMES:  # the same openings, though `pretrained` holds no seed out
+        assert rounds[0]["metrics"][name]["value"] == found["arms"]["pretrained"]["metrics"][name]["value"]
     with sqlite3.connect(f"file:{run / 'run.sqlite'}?mode=ro", uri=True) as record:
         stages = {name for (name,) in record.execute("SELECT DISTINCT stage FROM outputs WHERE stage LIKE '%decision%'")}
         known = "".join(str(row) for row in record.execute("SELECT * FROM meta"))

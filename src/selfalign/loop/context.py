@@ -91,6 +91,7 @@ def _make_context(run: Setup, current: ModelRef, pool: Pool, session: Session, e
         open_model=open_model,
         eval_retriever=recipe.eval_retriever and HeldRetriever(recipe.eval_retriever),
         eval_sampling=recipe.eval_sampling,
-        seeds=(*run.shown, *run.validation),
+        # In one order, whichever are held out: what evaluators choose among them shall be the same in all arms of a study.
+        seeds=tuple(sorted((*run.shown, *run.validation), key=lambda seed: seed.id)),
     )
     return context
