@@ -103,7 +103,7 @@ def half_type(device: Any, precision: str = "auto") -> Any:
     it: bfloat16, on CUDA devices before Ampere float16, as their bfloat16 is emulated; None for 32 bits.
 
     Among processors that have AMX, or AVX-512's bfloat16 and are not Intel's: those do as many float32 products in the same time
-    (measured without AMX: training takes 1.4 times as long in bfloat16, reading 1.6 times; on AMD's Zen 4 0.6 times).
+    (measured without AMX: training takes 2.1 times as long in bfloat16, reading 1.6 times; on AMD's Zen 4 0.6 times).
     """
     import torch
 
