@@ -154,8 +154,8 @@ class Recipe:
     """train each round from the previous round's model or from the base model"""
     train_on: TrainOn = "latest"
     """train on the newest round's pairs or on those of all rounds (the seeds always)"""
-    train_seeds: bool = True
-    """train on the seeds too; false trains on what was generated alone"""
+    train_seeds: bool | Literal["last"] = True
+    """train on the seeds too; false trains on what was generated alone, and last ends with a round of the seeds alone"""
     replay: Replay | None = field(default=None, metadata=LATER)
     # General prompts with the base model's own answers, among what every round trains on: against forgetting.
     review: bool = field(default=False, metadata=LATER)
@@ -303,7 +303,12 @@ class Recipe:
     def candidates(self, round: int) -> int:
         """How many a round has, second turns aside: 0 where the trainer begins with the seeds, fewer where given prompts end."""
         most = self.per_round if self.given is None else sum(self.given.split(round, self.per_round))
-        return 0 if round == 1 and declared(self.trainer, Flags).warms_up else most
+        last = round == self.rounds and self.train_seeds == "last"
+        return 0 if last or (round == 1 and declared(self.trainer, Flags).warms_up) else most
+
+    def learns_seeds(self, round: int) -> bool:
+        """Whether a round trains on the seeds' own answers."""
+        return bool(self.train_seeds) and (self.train_seeds != "last" or round == self.rounds)
 
     @property
     def trains(self) -> bool:

@@ -266,10 +266,11 @@ def _steps(run: Setup, recipe: Recipe, share: float, total: int, per_row: float 
     """
     if per_row is None:
         return list(recipe.steps) or [total] * recipe.rounds
-    always = len(run.shown) * recipe.train_seeds + len(replayed(run.store))
-    made = [share * recipe.candidates(round) for round in range(1, recipe.rounds + 1)]
+    rounds, always = range(1, recipe.rounds + 1), len(replayed(run.store))
+    made = [share * recipe.candidates(round) for round in rounds]
     each = made if recipe.train_on == "latest" else accumulate(made)
-    return [max(1, ceil(per_row * (always + rows))) for rows in each]
+    seeds = [len(run.shown) * recipe.learns_seeds(round) for round in rounds]
+    return [max(1, ceil(per_row * (always + rows + own))) for rows, own in zip(each, seeds, strict=True)]
 
 
 def probe_lines(found: Mapping[str, Any]) -> Iterator[str]:

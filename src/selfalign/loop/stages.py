@@ -78,7 +78,7 @@ def train_job(run: Setup, round: int, start: ModelRef, pool: Pool, folder: Path)
     return TrainJob(
         round=round,
         start=start,
-        seeds=pool.seeds if recipe.train_seeds else (),
+        seeds=pool.seeds if recipe.learns_seeds(round) else (),
         generated=(*generated, *replayed(run.store)),
         base=run.base,
         first=run.store.model(1) if round > 1 else None,
