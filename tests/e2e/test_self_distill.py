@@ -20,16 +20,16 @@ from selfalign.types import Sampling
 from tests.conftest import SCRIPTED, Run
 from tests.e2e.test_kill import digest
 
-SMALL = ("--rounds", 2, "--per_round", 24, "--min_yield", 0, "--engine.batch_size", 4, "--validation_share", 0, "--quiet")
+SMALL = ("--rounds", 3, "--per_round", 24, "--min_yield", 0, "--engine.batch_size", 4, "--validation_share", 0, "--quiet")
 
 
 def test_answers_are_written_bare_shown_to_the_teacher_and_never_imitated(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    run = ("run", "self_distill", seeds_file, *SCRIPTED, *SMALL, "--out", out)
+    run = ("run", "self_distill", seeds_file, *SCRIPTED, *SMALL, "--own_share", 0.5, "--out", out)
     assert cli(*run, SELFALIGN_FAULT_AT="batch.after-commit:5").returncode == -signal.SIGKILL
     done = cli(*run, "--json")
     assert done.returncode == 0, done.stderr
-    rounds = json.loads(done.stdout)["rounds"][1:]
+    rounds = json.loads(done.stdout)["rounds"][1:-1]
     assert all(row["candidates"] == row["kept"] + sum(row["dropped"].values()) == 24 for row in rounds)
     with Store.read(out) as store:
         seeds, kept, dropped = {seed.id: seed for seed in store.seeds()}, store.kept(2), store.dropped(2)
@@ -75,12 +75,30 @@ def test_wrong_options_are_named_in_one_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_real_model_is_taught_in_two_rounds_by_the_one_it_started_from(
+def test_a_run_ends_with_the_seeds_alone_and_no_round_follows(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
+    out, most = tmp_path / "out", (*SMALL[2:], "--rounds")
+    run = ("run", "self_distill", seeds_file, *SCRIPTED, *most)
+    done = cli(*run, 3, "--json", "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert [row["candidates"] for row in json.loads(done.stdout)["rounds"]] == [0, 24, 24, 0]
+    longer = cli(*run, 4, "--out", out)
+    assert longer.returncode == 2 and "rounds = 3, now 4" in longer.stderr and "train_seeds = last" in longer.stderr
+    more = tmp_path / "more.jsonl"
+    more.write_text('{"prompt": "How do I oil a hinge of brass?", "response": "With one drop of oil.", "category": "harmless"}\n')
+    extended = cli("extend", out, more)
+    assert extended.returncode == 2 and "train_seeds = last" in extended.stderr, extended.stderr
+    one = cli(*run, 1, "--out", tmp_path / "one")
+    assert one.returncode == 2 and "rounds = 1, must be at least 2" in one.stderr
+    both = cli(*run, 3, "--train_seeds", "true", "--out", tmp_path / "both")
+    assert both.returncode == 0 and cli(*run, 4, "--train_seeds", "true", "--out", tmp_path / "both").returncode == 0, both.stderr
+
+
+def test_a_real_model_is_taught_in_two_rounds_and_ends_with_the_seeds(
     seeds_file: Path, model_folder: Path, tmp_path: Path
 ) -> None:
     recipe = replace(
         self_distill(demonstrations=2),
-        rounds=2,
+        rounds=3,
         per_round=8,
         validation_share=0.0,
         prompt_filters=(),
@@ -96,7 +114,5 @@ def test_a_real_model_is_taught_in_two_rounds_by_the_one_it_started_from(
         met = [tuple(row) for row in connection.execute(query)]
         for round in (1, 2):
             kept = {row.id for row in store.kept(round)}
-            assert len(kept) == 8 and {(id, rule) for at, id, rule in met if at == round} == {
-                *((id, None) for id in kept),
-                *((seed.id, None) for seed in store.seeds()),
-            }
+            assert len(kept) == 8 and {(id, rule) for at, id, rule in met if at == round} == {(id, None) for id in kept}
+        assert not store.kept(3) and {(id, rule) for at, id, rule in met if at == 3} == {(s.id, None) for s in store.seeds()}

@@ -225,7 +225,7 @@ def _rounds(run: Setup) -> Run:
     if not stop:
         done = (used or _all_done(recipe), verdict.text, _unchecked(run))
         stop = "; ".join(filter(None, done)) if verdict.go_on else verdict.text
-    stop = "; ".join(filter(None, (stop, point)))
+    stop = "; ".join(filter(None, (stop, _not_ended(recipe, verdict.best.round), point)))
     store.finish_run(best.round, stop)
     return Run(store.folder, best.model, best.round, stop)
 
@@ -343,6 +343,13 @@ def _used_up(recipe: Recipe, round: int) -> str:
 def _all_done(recipe: Recipe) -> str:
     done = {0: "no rounds to run", 1: "the one round is done"}.get(recipe.rounds, f"all {recipe.rounds} rounds done")
     return done if recipe.trains or not recipe.rounds else f"{done}; nothing was trained"
+
+
+def _not_ended(recipe: Recipe, best: int) -> str:
+    """What a model lacks that is not that of the last round, where the seeds' own answers are learned there alone."""
+    if recipe.train_seeds != "last" or best == recipe.rounds:
+        return ""
+    return f"round {best} has not learned the seeds' own answers, which are those of round {recipe.rounds} (train_seeds = last)"
 
 
 def _unchecked(run: Setup) -> str:

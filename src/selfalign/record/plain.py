@@ -116,7 +116,7 @@ def in_words(change: str) -> str:
     if (counts := _ROUNDS.fullmatch(change)) and int(counts[1]) > int(counts[2]):
         return f"{change} (rounds can be added to a run, not taken away)"
     if counts:
-        return f"{change} (rounds are added to runs of their own, and to none with aim_over_refusal)"
+        return f"{change} (rounds are added to runs of their own, and to none with aim_over_refusal or train_seeds = last)"
     return CONTENTS.get(change.partition(" = ")[0], change)
 
 
@@ -157,9 +157,10 @@ def granted(known: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, 
 def raised(known: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, Any]:
     """What a run was started with, and the rounds that it is given now where they are more, with the steps of those that were
     added: nothing that a round makes depends on how many follow. None are added to a run that ends with a point on its
-    curve (`aim_over_refusal`), which has the next number."""
+    curve (`aim_over_refusal`), which has the next number, or whose last round is another one (`train_seeds`)."""
     was, now, steps = known.get("rounds"), identity.get("rounds"), identity.get("steps")
-    if was is None or now is None or now <= was or known.get("aim_over_refusal") is not None:
+    ends = known.get("aim_over_refusal") is not None or known.get("train_seeds") == "last"
+    if was is None or now is None or now <= was or ends:
         return {**known}
     same = steps is not None and steps[:was] == known.get("steps")
     return {**known, "rounds": now, **({"steps": steps} if same else {})}
