@@ -18,8 +18,9 @@ def self_distill(*, demonstrations: int = 4, own_share: float = 1.0, aim: str = 
     Each round the newest model answers the seeds' prompts and new ones, bare. The start model, shown the seeds nearest to the
     prompt of the prompt's own category and never the prompt's own seed, says at each token of such an answer what it would write
     there, and the model is pulled towards that. The last round learns the seeds' own answers, endings above all: in the same
-    steps as the others (`--train_seeds true`) they made the model tell the categories apart less well. Answers are not imitated and so not filtered; new prompts are, as in isara. Deviations: theirs have one context for each
-    category and given prompts (OPSA), or the prompt's own answer (SDFT); rounds, numbers and the weight of the first tokens are
+    steps as the rollouts (`--train_seeds true`) they made the model tell the categories apart less well. Answers are not
+    imitated and so not filtered; new prompts are, as in isara. Deviations: theirs have one context for each category and given
+    prompts (OPSA), or the prompt's own answer (SDFT); rounds, numbers, the weight of the first tokens and the last round are
     our own choice. Without categories the nearest seeds of any kind teach.
 
     Args:
