@@ -32,14 +32,15 @@ class Repeated:
         return [
             Example(
                 id=f"r{context.round:02d}-{slot:05d}",
-                prompt=chosen[slot // self.samples].prompt,
+                prompt=seed.prompt,
                 response="",
                 round=context.round,
                 slot=slot,
-                category=chosen[slot // self.samples].category,
-                prompt_demonstrations=(Demonstration(chosen[slot // self.samples].id),),
+                category=seed.category,
+                prompt_demonstrations=(Demonstration(seed.id),),
+                system=seed.system,
             )
-            for slot in range(count)
+            for slot, seed in ((slot, chosen[slot // self.samples]) for slot in range(count))
         ]
 
     def _prompts(self, context: Context, wanted: int) -> list[Example]:
