@@ -130,16 +130,13 @@ class Recipe:
     pair_filters: tuple[Filter, ...] = ()
     # Applied to finished pairs before they are scored, so that no score is paid for a pair that goes anyway.
     filters: tuple[Filter, ...] = ()
-    # Applied to finished, scored pairs.
     second_turns: SecondTurns = NONE
-    """share of a round's kept pairs that the model goes on with, as user and then as assistant; filtered by the recipe's own
-    rules and trained as whole conversations"""
+    """share of a round's kept pairs that the model goes on with, as both sides; filtered and trained as whole conversations"""
     evaluators: tuple[Evaluator, ...] = (Refusal(), HeldOut())
     eval_sampling: Sampling = Sampling(max_tokens=0, temperature=0.0)
     """how models answer held-out prompts, for evaluators that have no sampling of their own"""
     evaluate: Evaluate = "every"
-    """models to measure: those of every round, or only the base model and the one to be shipped (no round is chosen by what is
-    measured here, so this saves time and changes nothing else)"""
+    """models to measure: every round's, or the base model and the one to be shipped alone (no round is chosen by these figures)"""
     rounds: int = 2
     """K, rounds of generation and training at most"""
     per_round: int = 256
@@ -168,8 +165,7 @@ class Recipe:
     """the round that is rolled back and ends the run: one worse than the best one by a paired test on the validation seeds, or
     one whose mean is no better; one no better than the base model is rolled back either way"""
     aim_over_refusal: float | None = field(default=None, metadata=LATER)
-    """the most over-refusal that the shipped model may have on the validation seeds: the first point with no more, on the way
-    back from the best round to the base model, is shipped; null ships the round itself"""
+    """the most over-refusal on the validation seeds: the first point with no more, back from the best round, is shipped"""
     alarms: Alarms = DEFAULT
     """when answers that grow shorter or prompts that grow alike warn or stop, threshold by threshold (null: none)"""
     ignore_calibration: bool = False
@@ -303,12 +299,11 @@ class Recipe:
     def candidates(self, round: int) -> int:
         """How many a round has, second turns aside: 0 where the trainer begins with the seeds, fewer where given prompts end."""
         most = self.per_round if self.given is None else sum(self.given.split(round, self.per_round))
-        last = round == self.rounds and self.train_seeds == "last"
-        return 0 if last or (round == 1 and declared(self.trainer, Flags).warms_up) else most
+        seeds_alone = round == self.rounds if self.train_seeds == "last" else round == 1 and declared(self.trainer, Flags).warms_up
+        return 0 if seeds_alone else most
 
     def learns_seeds(self, round: int) -> bool:
-        """Whether a round trains on the seeds' own answers."""
-        return bool(self.train_seeds) and (self.train_seeds != "last" or round == self.rounds)
+        return round == self.rounds if self.train_seeds == "last" else self.train_seeds
 
     @property
     def trains(self) -> bool:
