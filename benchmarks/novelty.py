@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
+from typing import Any
 
 import numpy as np
 
@@ -106,10 +107,11 @@ def look_at_prompts() -> None:
     from selfalign.encoders import SentenceEncoder
     from selfalign.seeds.read import read_seeds
 
-    data, unused = Path(selfalign.__file__).parent / "data", None
+    data = Path(selfalign.__file__).parent / "data"
+    unused: Any = None
     files = [data / name / f"{part}.jsonl" for name in ("safe_helpful", "in_scope") for part in ("seeds", "held_out")]
     prompts = [row.prompt for file in files for row in read_seeds(file, response_required=False)]
-    with SentenceEncoder().open(unused) as encode:  # type: ignore[arg-type]
+    with SentenceEncoder().open(unused) as encode:
         rows = encode(prompts)
     sizes = np.linalg.svd(rows, compute_uv=False)[1:257]
     slope = -np.polyfit(np.log(np.arange(2, 258)), np.log(sizes), 1)[0]

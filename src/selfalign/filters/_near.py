@@ -86,7 +86,8 @@ def _directions(rows: FloatArray, pool: FloatArray, bound: float) -> FloatArray 
         return None
     some = np.concatenate([each[:: -(-len(each) // _SAMPLE) or 1] for each in (pool, rows)])
     axes = np.linalg.svd(some.astype(np.float64), full_matrices=False)[2].T
-    size, best, chosen = rows.shape[1], float(rows.shape[1]), None
+    size, best = rows.shape[1], float(rows.shape[1])
+    chosen: FloatArray | None = None
     for count in (each for each in _DIRECTIONS if each < min(axes.shape[1], size - 1)):
         first = axes[:, :count].astype(np.float32)
         short = _shortened(some, first)
