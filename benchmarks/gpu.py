@@ -9,10 +9,10 @@ step's output stands in OUT/STEP.log. It exits with 1 where a step failed.
 
 Steps that walk a path: a round of `gpu_recipe.py` through `selfalign run`, with `--trainer.method full`, `lora` and `qlora`, fp16
 products, optimisers of 8 bits, a training killed behind a checkpoint and gone on with, `--trainer.launch` (accelerate, with as
-many processes as there are GPUs), the model cut over the GPUs (`--trainer.strategy fsdp`), Ray with two workers on shares of the
-GPUs, and VLLM, full and LoRA. "texts" is how many of a round's pairs are to the letter those of the step `full` (another device,
-batch or engine may round otherwise). "peak" is the most that was taken of the GPUs' memory above what was taken before, by
-nvidia-smi, twice a second, generation included.
+many processes as there are GPUs), the model cut over the GPUs (`--trainer.strategy fsdp`; on a processor over two processes), Ray
+with two workers on shares of the GPUs, and VLLM, full and LoRA. "texts" is how many of a round's pairs are to the letter those of
+the step `full` (another device, batch or engine may round otherwise). "peak" is the most that was taken of the GPUs' memory above
+what was taken before, by nvidia-smi, twice a second, generation included.
 
 Steps that measure: those of `gpu_speed.py`, the memory of a training next to its formula (`memory.py`), and a whole `selfalign
 run isara` on the bundled seeds, by stage (`stages.py`).
@@ -84,6 +84,7 @@ def walks(options: argparse.Namespace, gpus: int) -> list[Step]:
     full, adapter = ("--trainer.method", "full"), ("--trainer.method", "lora")
     accelerate = f"{Path(sys.executable).parent / 'accelerate'} launch --num_processes {max(gpus, 1)} --num_machines 1"
     accelerate += " --mixed_precision no --dynamo_backend no" + ("" if gpus else " --cpu") + (" --multi_gpu" if gpus > 1 else "")
+    cut = () if gpus else ("--trainer.launch", f"{Path(sys.executable).parent / 'torchrun'} --standalone --nproc_per_node 2")
     workers = ("--engine", "Ray", "--engine.inner", "HF", "--engine.inner.batch_size", "4", "--engine.workers", "2")
     share = ("--engine.num_gpus", str(min(gpus / 2, 1.0))) if gpus else ("--engine.num_cpus", "0.5")
     vllm = ("--engine", "VLLM", "--engine.batch_size", "4", "--engine.eager", "true", "--engine.python", options.vllm_python)
@@ -96,7 +97,7 @@ def walks(options: argparse.Namespace, gpus: int) -> list[Step]:
         walk("paged_8bit", *full, "--trainer.optimizer", "paged_adamw_8bit", needs=["cuda", "bitsandbytes"]),
         walk("killed", *full, limit=90, dies_at=KILLED),
         walk("launch", *full, "--trainer.launch", accelerate, needs=["accelerate"]),
-        walk("fsdp", *full, "--trainer.strategy", "fsdp", needs=["two GPUs"]),
+        walk("fsdp", *full, "--trainer.strategy", "fsdp", *cut, needs=[] if options.processor else ["two GPUs"]),
         walk("ray", *full, *workers, *share, limit=90, needs=["ray"]),
         walk("vllm-full", *full, *vllm, limit=150, needs=["vllm"]),
         walk("vllm-lora", *adapter, *vllm, limit=150, needs=["vllm"]),
@@ -114,6 +115,7 @@ def measures(options: argparse.Namespace) -> list[Step]:
     memory = [python, str(HERE / "memory.py"), "--shapes", "360M", "--rows", "32", "--batch", "32", "--device", device]
     whole = [python, "-m", "selfalign", "run", "isara", "safe_helpful", "--model", options.model, "--device", device, "--quiet"]
     return [
+        part("rows", 60),
         part("generation", 120),
         part("training", 120),
         part("vllm", 180, ["vllm"]),

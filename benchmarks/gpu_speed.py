@@ -3,7 +3,9 @@
     python benchmarks/gpu_speed.py PART --out FOLDER [--model M] [--device cuda] [--prompts 512] [--length 350] [--tokens 64]
         [--batch 128] [--runs 3] [--vllm_python /opt/vllm/bin/python]
 
-- facts: the device, the versions, and what it does on a large matrix product in bf16 and fp16.
+- facts: the device, the versions, whether float32 is TF32 there, and what it does on a large matrix product in bf16 and fp16.
+- rows: that draws belong to a row: the same texts when they are asked for again, and in float32 in batches of other sizes; it
+  fails where they are not. How many are the same in bf16 is said.
 - generation: the HF engine, transformers' `generate` on the same padded batches, and its continuous batching
   (`generate_batch`), on the prompts of `generation.py`; every row writes all its tokens but in the line "rows end".
 - vllm: the VLLM engine, in this Python or --vllm_python: seconds to check and load, and the same rows; the share of greedy texts
@@ -47,10 +49,14 @@ def facts(_: argparse.Namespace, device: Any) -> dict[str, Any]:
     named = f"{torch.cuda.get_device_name(device)}, {device_memory(device)[0] / 2**30:.0f} GiB" if on_gpu(device) else str(device)
     packages = {name: version(name) for name in ("torch", "transformers", "peft")}
     print(f"{named}; {', '.join(map(' '.join, packages.items()))}, CUDA {torch.version.cuda}")
+    matrices = torch.get_float32_matmul_precision()
+    print(
+        f"float32 products: {matrices}{'' if matrices == 'highest' else ' (TF32: something here allows it, selfalign does not)'}"
+    )
     peaks = {str(kind).removeprefix("torch."): peak(device, kind) for kind in (torch.bfloat16, torch.float16)}
     print(f"a large matrix product: {', '.join(f'{rate / 1e12:.2f} TFLOP/s in {kind}' for kind, rate in peaks.items())}")
     count = torch.cuda.device_count() if on_gpu(device) else 0
-    return {"device": named, "kind": device.type, "gpus": count, "packages": packages, "peaks": peaks}
+    return {"device": named, "kind": device.type, "gpus": count, "packages": packages, "float32": matrices, "peaks": peaks}
 
 
 def on_gpu(device: Any) -> bool:
@@ -71,6 +77,27 @@ def peak(device: Any, kind: Any) -> float:
             torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - began)
     return 2 * size**3 / best
+
+
+def drawn_rows(options: argparse.Namespace, device: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for dtype in ("float32", "bfloat16"):
+        engine = HF(batch_size=8, dtype=dtype, device=str(device))
+        with engine.open(engine.check(ModelRef(options.model), (), "auto"), "auto") as session:
+            rows = generation.requests(8, options.length, session._texts.ids)
+            sampling = Sampling(max_tokens=options.tokens)
+
+            def write(size: int, rows: Any = rows, session: Any = session, sampling: Sampling = sampling) -> list[str]:
+                parts = (rows[start : start + size] for start in range(0, len(rows), size))
+                return [one.text for part in parts for one in session.generate(part, sampling)]
+
+            first = write(8)
+            same = {str(size): sum(a == b for a, b in zip(first, write(size), strict=True)) for size in (8, 3, 1)}
+        found[dtype] = same
+        print(f"{dtype}: {', '.join(f'{count} of 8 texts the same in batches of {size}' for size, count in same.items())}")
+    if wrong := [dtype for dtype in found if found[dtype]["8"] < 8] + ["float32"] * (min(found["float32"].values()) < 8):
+        raise SystemExit(f"rows draw other texts than before in {wrong[0]}")
+    return found
 
 
 def generate(options: argparse.Namespace, device: Any) -> dict[str, Any]:
@@ -206,6 +233,7 @@ def count_weights(model: str) -> int:
 
 PARTS: dict[str, Callable[[argparse.Namespace, Any], dict[str, Any]]] = {
     "facts": facts,
+    "rows": drawn_rows,
     "generation": generate,
     "vllm": with_vllm,
     "training": train,

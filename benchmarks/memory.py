@@ -104,6 +104,7 @@ def measure(model: Path, folder: Path, method: Any, options: argparse.Namespace)
         gradient_checkpointing=options.twice,
         max_steps=options.steps,
         device=options.device,
+        precision=options.precision,
     )
     choice = trainer.choice(ModelRef(str(model)), options.tokens, options.tokens // 2)
     job = TrainJob(
@@ -134,6 +135,7 @@ def main() -> None:
     for name, value in (("rows", 8), ("batch", 8), ("tokens", 256), ("steps", 3)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
     parser.add_argument("--twice", action="store_true", help="compute activations twice instead of keeping them")
     options = parser.parse_args()
     head = ("shape", "method", "formula, GB", "measured, GB", "formula to measured", "anonymous, GB", "seconds")

@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 
 from selfalign.cli.main import main
+from selfalign.errors import UserError
 from selfalign.export.cards import data_card
+from selfalign.export.data import export_data
+from selfalign.loop import align
 from selfalign.record.review import Decision, after_review, open_review, summary
 from selfalign.record.status import status
 from selfalign.record.store import Store
@@ -70,7 +73,7 @@ def waiting_run(folder: Path) -> Path:
 
 
 def test_a_run_waits_and_trains_on_nothing_that_was_rejected(
-    cli: Run, seeds_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    cli: Run, seeds_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     out, file = tmp_path / "run", tmp_path / "pairs.jsonl"
     run = ["run", "isara", *map(str, (seeds_file, *SCRIPTED, *SMALL)), "--out", str(out), "--review"]
@@ -90,7 +93,17 @@ def test_a_run_waits_and_trains_on_nothing_that_was_rejected(
         assert cli(*again, SELFALIGN_FAULT_AT=point).returncode == -signal.SIGKILL
         with Store.read(out) as store:
             assert summary(store, 1)["pairs"] - summary(store, 1)["left"] == count, point
-    assert main(run) == 0, "it still waits"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(align, "opened", None)
+        assert main(run) == 0, "it still waits, and says so before a model loads"
+    told = capsys.readouterr().out
+    assert "none of them stands in kept.jsonl or an export before that is done" in told
+    assert {path.name for path in (out / "round-01").glob("*.jsonl")} == {"dropped.jsonl"}
+    assert main(["export", str(out), "--data", str(tmp_path / "data.jsonl")]) == 0
+    assert {row["round"] for row in lines(tmp_path / "data.jsonl")} == {0}
+    assert "left out: the pairs of round 1 wait for their review" in caplog.text
+    with Store.read(out) as store, pytest.raises(UserError, match=r"^the pairs of round 1 wait for their review"):
+        export_data(store, tmp_path / "one.jsonl", rounds=[1])
     assert main(["review", str(out), "--done", "--rest", "keep", "--by", "Ben"]) == 0
     assert cli(*run, SELFALIGN_FAULT_AT="review.before-commit").returncode == -signal.SIGKILL
     capsys.readouterr()

@@ -44,6 +44,7 @@ def test_a_training_sees_only_what_it_was_given(named: str, seen: str | None, on
     found = surroundings(named, given)
     assert found.get("CUDA_VISIBLE_DEVICES") == only and found["OMP_WAIT_POLICY"] == "PASSIVE"
     assert surroundings(named, {"OMP_WAIT_POLICY": "ACTIVE"})["OMP_WAIT_POLICY"] == "ACTIVE", "the user's own"
+    assert surroundings(named, given, four_bits=True) == {**found, "MALLOC_MMAP_THRESHOLD_": "1000000"}
 
 
 def test_one_option_places_engine_trainer_encoder_and_judges(

@@ -144,8 +144,8 @@ def test_near_duplicates_by_cosine() -> None:
 @pytest.mark.parametrize(("rows", "columns"), [(256, 2048), (7, 5), (1, 1)])
 def test_near_duplicates_in_blocks_are_those_found_one_by_one(rows: int, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small whole numbers in place of unit vectors: products are exact, and equals abound."""
-    monkeypatch.setattr("selfalign.filters.novelty._ROWS", rows)
-    monkeypatch.setattr("selfalign.filters.novelty._COLUMNS", columns)
+    monkeypatch.setattr("selfalign.filters._near._ROWS", rows)
+    monkeypatch.setattr("selfalign.filters._near._COLUMNS", columns)
     vectors = np.random.default_rng(0).integers(-1, 2, size=(400, 8)).astype(np.float32)
     pool = tuple(Example(f"p{i}", str(i), GOOD, slot=i) for i in range(30))
     examples = batch(*map(str, range(30, 400)))

@@ -44,6 +44,8 @@ def test_the_known_figures_of_an_8b_model() -> None:
     loads = [replace(LOAD, distils=True, averages=each) for each in (False, True)]
     taught, averaged = ([need(method, True, LLAMA_8B, load).weights for method in ("full", "lora")] for load in loads)
     assert averaged == [taught[0], taught[1] + 4 * 41_943_040], "all weights have a copy either way; of an adapter one more"
+    everything, kept = (need(method, False, LLAMA_8B, LOAD).activations for method in ("full", "lora"))
+    assert everything - kept == 2 * LLAMA_8B.weights + 4 * 32 * 4096 * 2400, "frozen norms keep nothing for their gradients"
     kept, twice = (need("lora", each, LLAMA_8B, LOAD).activations for each in (False, True))
     assert kept > 5 * twice > 0
     assert need("lora", True, LLAMA_8B, replace(LOAD, rows=1)).activations < twice / 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -13,8 +14,11 @@ from selfalign.export.cards import data_card
 from selfalign.record import rows
 from selfalign.record.disk import whole_file
 from selfalign.record.exports import before_columns, write_lines
+from selfalign.record.review import waiting
 from selfalign.record.store import Store
 from selfalign.types import Turns
+
+_log = logging.getLogger(__name__)
 
 DataFormat = Literal["plain", "messages", "prompt-completion", "alpaca", "sharegpt"]
 
@@ -136,13 +140,20 @@ def export_data_card(store: Store, file: str | Path, format: DataFormat = "plain
 
 
 def chosen_rounds(store: Store, rounds: Sequence[int] | None) -> list[int]:
-    """All rounds that have samples, or those of them that are asked for.
+    """All rounds that have samples, or those of them that are asked for; without one that waits for its review, which is said.
 
     Raises:
-        UserError: one that has none.
+        UserError: one that has none, or that waits.
     """
     with store.snapshot() as connection:
         known = [found for (found,) in connection.execute("SELECT DISTINCT round FROM samples ORDER BY round")]
+    unreviewed = waiting(store)
+    if unreviewed is not None:
+        known.remove(unreviewed)
+        left_out = f"the pairs of round {unreviewed} wait for their review; `selfalign review {store.folder}` shows them"
+        if unreviewed in (rounds or ()):
+            raise UserError(left_out)
+        _log.warning("left out: %s", left_out)
     for round in rounds or ():
         if round not in known:
             raise UserError(f"{store.folder} has no samples of round {round}: it has those of {', '.join(map(str, known))}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,8 @@ from selfalign.filters._shared import Field, Verdict, categories, split, text_of
 from selfalign.protocols import Context
 from selfalign.text import TENTH
 from selfalign.types import Example, FilterResult, FloatArray
+
+_CELLS = 1 << 22  # similarities put in order at once: 64 MiB with their places
 
 
 @dataclass(frozen=True)
@@ -42,20 +44,25 @@ class CategoryAgreement:
             return FilterResult(tuple(examples), ())
         known = context.encode([text_of(seed, self.field) for seed in seeds])
         if self.learn:
-            among = known @ known.T
-            np.fill_diagonal(among, -np.inf)
             size = Counter(seed.category for seed in seeds)  # a seed is not among its own neighbours: fewer can be of its kind
-            pairs = zip(seeds, self._nearest(among, seeds), strict=True)
+            pairs = zip(seeds, self._nearest(known, known, seeds, among=True), strict=True)
             wrong = [self._judge(seed, near[: max(2 * size[seed.category] - 3, 1)]) for seed, near in pairs]
             if sum(map(bool, wrong)) > max(1, TENTH * len(seeds)):
                 return FilterResult(tuple(examples), ())
-        similarity = context.encode([text_of(example, self.field) for example in examples]) @ known.T
-        found = iter(self._nearest(similarity, seeds))
+        found = self._nearest(context.encode([text_of(example, self.field) for example in examples]), known, seeds)
         return split(examples, lambda example: self._judge(example, next(found)))
 
-    def _nearest(self, similarity: FloatArray, seeds: Sequence[Example]) -> list[list[Example]]:
-        order = np.argsort(-similarity, axis=1, kind="stable")[:, : self.neighbours]
-        return [[seeds[column] for column in row] for row in order]
+    def _nearest(
+        self, rows: FloatArray, known: FloatArray, seeds: Sequence[Example], among: bool = False
+    ) -> Iterator[list[Example]]:
+        """Of each row the nearest seeds; `among`: but itself, where the rows are the seeds'."""
+        step = _CELLS // len(seeds) + 1
+        for start in range(0, len(rows), step):
+            similarity = rows[start : start + step] @ known.T
+            if among:
+                similarity[np.arange(len(similarity)), np.arange(start, start + len(similarity))] = -np.inf
+            order = np.argsort(-similarity, axis=1, kind="stable")[:, : self.neighbours]
+            yield from ([seeds[column] for column in row] for row in order)
 
     def _judge(self, example: Example, nearest: Sequence[Example]) -> Verdict:
         votes = Counter(seed.category for seed in nearest)  # most_common keeps first-seen order among equals: the nearest wins

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from selfalign.filters._index import nearest_above
+from selfalign.filters._near import nearest_above as nearest_by_cosine
 from selfalign.filters._shared import Field, Verdict, above, near_top, split, text_of
 from selfalign.protocols import Context
 from selfalign.text import TENTH, Overlap, normalise, rouge_l_growing, rouge_l_matrix, rouge_l_max, words
-from selfalign.types import Example, FilterResult, FloatArray
+from selfalign.types import Example, FilterResult
 
 INDEXED, _MIDDLE = 10_000, 0.5
 """From so many texts on, and where the bound is not low, those with rare words in common are compared, not all pairs: the same
 verdicts."""
-_SAMPLE = 256
-"""Seeds whose nearest other seed is looked for, evenly drawn where there are more."""
+_SAMPLE, _AT_ONCE = 256, 16_384
+"""Seeds whose nearest other seed is looked for, evenly drawn where there are more; and with how many at once."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,8 @@ class Novelty:
 
     def _usual(self, texts: Sequence[str]) -> float:
         rows, different = _drawn(texts)
-        scores = rouge_l_matrix([different[i] for i in rows], different, unicode=self.unicode)
-        return _nearest_other(scores, rows)
+        drawn = [different[i] for i in rows]
+        return _nearest_other(rows, different, lambda some: rouge_l_matrix(drawn, some, unicode=self.unicode))
 
     def _among_demonstrations(self, example: Example, by_id: dict[str, Example], field: Field) -> tuple[Overlap, Example | None]:
         shown = [by_id[demonstration.id] for demonstration in example.prompt_demonstrations]
@@ -127,12 +128,17 @@ def _drawn(texts: Sequence[str]) -> tuple[list[int], list[str]]:
     return list(range(len(different)))[:: -(-len(different) // _SAMPLE) or 1], different
 
 
-def _nearest_other(scores: np.ndarray[tuple[int, int], np.dtype[np.floating]], rows: Sequence[int]) -> float:
-    """What one in twenty of the rows exceeds with its nearest other column; row i is the text of column `rows[i]`."""
-    if scores.shape[1] < 2:
+def _nearest_other(rows: Sequence[int], known: Any, likeness: Callable[[Any], Any]) -> float:
+    """What one in twenty of the rows, the known ones at those places, exceeds with its nearest other one."""
+    if len(known) < 2:
         return 0.0
-    scores[np.arange(len(rows)), rows] = -np.inf
-    return near_top(scores.max(axis=1).tolist())
+    best, places = np.full(len(rows), -np.inf), np.array(rows)
+    for start in range(0, len(known), _AT_ONCE):
+        scores = likeness(known[start : start + _AT_ONCE])
+        own = np.flatnonzero((places >= start) & (places < start + _AT_ONCE))
+        scores[own, places[own] - start] = -np.inf
+        best = np.maximum(best, scores.max(axis=1))
+    return near_top(best.tolist())
 
 
 def _without_copies(rule: str, examples: Sequence[Example], pool: Sequence[Example], field: Field) -> FilterResult:
@@ -144,9 +150,6 @@ def _without_copies(rule: str, examples: Sequence[Example], pool: Sequence[Examp
         return None if first == example.id else (rule, f"the same text as {first}: {text_of(example, field)}")
 
     return split(examples, judge)
-
-
-_ROWS, _COLUMNS = 256, 2048  # candidates and pool rows compared at once, so that many of either cost no large matrix
 
 
 @dataclass(frozen=True)
@@ -177,11 +180,11 @@ class NearDuplicates:
         if usual > bound:
             return _without_copies("near_duplicate", examples, pool, self.field)
         rows = context.encode([text_of(example, self.field) for example in examples])
-        nearest = _nearest_growing(rows, context.encode([text_of(example, self.field) for example in pool]), bound)
+        nearest = nearest_by_cosine(rows, context.encode([text_of(example, self.field) for example in pool]), bound)
         known: Sequence[Example] = (*pool, *examples)
 
         def verdict(score: float, place: int) -> Verdict:
-            if place < 0 or score <= bound:
+            if place < 0:
                 return None
             return (
                 "near_duplicate",
@@ -194,44 +197,4 @@ class NearDuplicates:
     def _usual(self, context: Context) -> float:
         rows, different = _drawn([text_of(seed, self.field) for seed in context.pool.seeds])
         vectors = context.encode(different)
-        return _nearest_other(vectors[rows] @ vectors.T, rows)
-
-
-def _nearest_growing(rows: FloatArray, pool: FloatArray, max_similarity: float) -> list[tuple[float, int]]:
-    """Cosine and position of each row's nearest among the pool and the earlier rows that passed (cosine <= max_similarity).
-
-    The first among equals; a position at or past len(pool) is that of an earlier row, -1 stands where there was none. Rows go
-    in blocks: one by one, each would read all that passed before it from memory (10,000 rows of 384: 16 s instead of 0.7).
-    """
-    passed_rows, passed = np.empty_like(rows), list[int]()
-    result: list[tuple[float, int]] = []
-    for start in range(0, len(rows), _ROWS):
-        block = rows[start : start + _ROWS]
-        best, where = _nearest(block, pool)
-        earlier, place = _nearest(block, passed_rows[: len(passed)])
-        inside = block @ block.T
-        new: list[int] = []
-        for i in range(len(block)):
-            score, position = float(best[i]), int(where[i])
-            if earlier[i] > score:
-                score, position = float(earlier[i]), len(pool) + passed[place[i]]
-            if new and (highest := float(inside[i, new].max())) > score:
-                score, position = highest, len(pool) + start + new[int(inside[i, new].argmax())]
-            if score <= max_similarity:
-                new.append(i)
-            result.append((score, position))
-        passed_rows[len(passed) : len(passed) + len(new)] = block[new]
-        passed += [start + i for i in new]
-    return result
-
-
-def _nearest(rows: FloatArray, pool: FloatArray) -> tuple[FloatArray, np.ndarray[tuple[int], np.dtype[np.intp]]]:
-    """Cosine and position of each row's nearest pool row, the first among equals; (-inf, -1) for an empty pool."""
-    best, where = np.full(len(rows), -np.inf, dtype=np.float32), np.full(len(rows), -1, dtype=np.intp)
-    for start in range(0, len(pool), _COLUMNS):
-        scores = rows @ pool[start : start + _COLUMNS].T
-        position = scores.argmax(axis=1)
-        score = scores[np.arange(len(rows)), position]
-        better = score > best
-        best[better], where[better] = score[better], position[better] + start
-    return best, where
+        return _nearest_other(rows, vectors, lambda some: vectors[rows] @ some.T)

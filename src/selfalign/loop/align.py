@@ -37,7 +37,7 @@ from selfalign.loop.plan import plan, plan_text
 from selfalign.loop.preflight import aim_warning, fewer_than_asked, prepared
 from selfalign.loop.progress import Quiet, on_screen
 from selfalign.loop.replay import make_replay
-from selfalign.loop.review import reviewed
+from selfalign.loop.review import reviewed, waited_for
 from selfalign.loop.stages import evaluate, generate, train
 from selfalign.loop.vectors import RunVectors
 from selfalign.loop.versions import software
@@ -50,6 +50,7 @@ from selfalign.record.disk import reporting
 from selfalign.record.exports import export_metrics
 from selfalign.record.joined import joined
 from selfalign.record.removed import Keep, remove_weights
+from selfalign.record.review import waiting
 from selfalign.record.store import Store
 from selfalign.seeds.read import read_seeds
 from selfalign.seeds.tables import Table
@@ -159,6 +160,9 @@ def _align(
     with Store.open(out, identity, made_with) as store, reporting(store.folder), watched(progress, recipe, store) as watch:
         if options:
             write_synced(store.folder / "run.yaml", options.encode())
+        if waits := waited_for(store):  # before a model loads: nothing else can be done
+            best = (waiting(store) or 1) - 1 if recipe.trains else 0  # a round that is rolled back ends a run
+            return Run(store.folder, store.model(best), best, waits)
         if (costs := plan_text(plan(recipe, base, len(held_out), len(validation)))) and store.state().get("state") != "done":
             watch.say(costs)
         with no_exit(f"recipe {recipe.name}"):  # here too, so that the record says why

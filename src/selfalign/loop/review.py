@@ -10,6 +10,14 @@ from selfalign.loop.steps import as_shown, split_unreadable
 from selfalign.protocols import Context
 from selfalign.record.exports import export_round
 from selfalign.record.review import Decision, after_review, decisions, finish_review, is_ready, summary, waiting
+from selfalign.record.store import Store
+
+
+def waited_for(store: Store) -> str:
+    """What a run waits for; "" where it can go on."""
+    if (round := waiting(store)) is None or is_ready(store, round):
+        return ""
+    return f"{summary(store, round)['text']}; `selfalign review {store.folder}` shows them, then the same command goes on"
 
 
 def reviewed(run: Setup, context: Context) -> str:
@@ -20,9 +28,9 @@ def reviewed(run: Setup, context: Context) -> str:
     store, round = run.store, context.round
     if not run.recipe.review or waiting(store) != round:
         return ""
+    if waits := waited_for(store):
+        return waits
     said = summary(store, round)
-    if not is_ready(store, round):
-        return f"{said['text']}; `selfalign review {store.folder}` shows them, then the same command goes on"
     began, pairs, decided = time.monotonic(), store.kept(round), decisions(store, round)
     was = {pair.id: (pair.response, pair.history) for pair in pairs}
     kept = after_review(pairs, decided, said["rest"]).kept

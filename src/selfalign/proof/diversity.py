@@ -32,6 +32,7 @@ OF_THE_JUDGES = ("calibration_",)
 """How those about the judges that filter begin; the metric's own name follows."""
 OF_THE_CHOICE = ("validation_",)
 """How those that choose the round begin."""
+_ROWS = 4096  # vectors in double precision at once
 GUARDS = (*OF_THE_DATA, *OF_THE_JUDGES, *OF_THE_CHOICE)
 """Names that no evaluator may give: cards and reports separate figures on held-out prompts from the guards' by them."""
 
@@ -137,8 +138,11 @@ def spread(vectors: FloatArray) -> tuple[float, float, float] | None:
     count = len(vectors)
     if count < 3:
         return None
-    rows = np.asarray(vectors, dtype=np.float64)
-    near = (rows @ rows.sum(axis=0) - (rows * rows).sum(axis=1)) / (count - 1)
-    value, low, high = mean_interval((1.0 - near).tolist())
+    whole = vectors.sum(axis=0, dtype=np.float64)
+    apart: list[float] = []
+    for start in range(0, count, _ROWS):
+        rows = np.asarray(vectors[start : start + _ROWS], dtype=np.float64)
+        apart += (1.0 - (rows @ whole - (rows * rows).sum(axis=1)) / (count - 1)).tolist()
+    value, low, high = mean_interval(apart)
     value = max(value, 0.0)  # rounding may bring it below
     return value, max(value - 2 * (value - low), 0.0), min(value + 2 * (high - value), 2.0)

@@ -17,7 +17,7 @@ Kind = Literal["exact", "normalised", "ngram", "embedding"]
 MAX_CONTAINMENT, MAX_SIMILARITY = 0.8, 0.92
 """At and above: an n-gram containment, and a cosine (that of the near-duplicate filter), that count as near (our own choice)."""
 _LONGEST, _SHORTEST = 8, 3
-_ROWS = 1024  # rows of the similarity matrix held at once
+_ROWS, _CELLS = 1024, 1 << 24  # rows and similarities held at once: 64 MiB as float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,8 @@ def _grams(tokens: Sequence[str], size: int) -> set[tuple[str, ...]]:
 
 
 def _similar(ours: FloatArray, theirs: FloatArray) -> Iterator[tuple[int, int, float]]:
-    for start in range(0, len(ours), _ROWS):
-        cosine = ours[start : start + _ROWS] @ theirs.T
+    step = min(_ROWS, _CELLS // len(theirs) + 1)
+    for start in range(0, len(ours), step):
+        cosine = ours[start : start + step] @ theirs.T
         for i, j in np.argwhere(cosine >= MAX_SIMILARITY):
             yield start + int(i), int(j), min(float(cosine[i, j]), 1.0)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from selfalign.protocols import Context, Flags, Preflight, Proposer, SeedUse, declared
 from selfalign.text import counted
-from selfalign.types import Example, Sampling, derive_seed, shared_system
+from selfalign.types import Example, FloatArray, Sampling, derive_seed, shared_system
 
 SOURCE, GIVEN = "source", "given"
 """Key and value in the metadata of a candidate whose prompt was given."""
@@ -21,6 +22,7 @@ REFERENCE = "reference"
 VOTED = "category_by"
 NEIGHBOURS = 5
 """Seeds that vote on the category of a prompt without one: as many as `filters.CategoryAgreement` asks."""
+_CELLS = 1 << 22  # similarities put in order at once: 64 MiB with their places
 
 
 @dataclass(frozen=True)
@@ -163,8 +165,7 @@ def _with_categories(context: Context, prompts: Sequence[Example]) -> list[Examp
     bare = [prompt for prompt in prompts if not prompt.category]
     if not seeds or not bare:
         return list(prompts)
-    similarity = context.encode([each.prompt for each in bare]) @ context.encode([seed.prompt for seed in seeds]).T
-    nearest = iter(np.argsort(-similarity, axis=1, kind="stable")[:, :NEIGHBOURS])
+    nearest = _nearest(context.encode([each.prompt for each in bare]), context.encode([seed.prompt for seed in seeds]))
     told = f"the {min(NEIGHBOURS, len(seeds))} nearest seeds"
     return [
         prompt
@@ -176,3 +177,10 @@ def _with_categories(context: Context, prompts: Sequence[Example]) -> list[Examp
         )
         for prompt in prompts
     ]
+
+
+def _nearest(rows: FloatArray, known: FloatArray) -> Iterator[NDArray[np.intp]]:
+    """Of each row the places of the nearest known ones, nearest first, equals in order."""
+    step = _CELLS // len(known) + 1
+    for start in range(0, len(rows), step):
+        yield from np.argsort(-(rows[start : start + step] @ known.T), axis=1, kind="stable")[:, :NEIGHBOURS]

@@ -14,15 +14,20 @@ from selfalign.errors import UserError
 from selfalign.record import model_rows
 from selfalign.record.disk import whole_file
 from selfalign.record.plain import json_line, metric_table
+from selfalign.record.review import waiting
 from selfalign.record.store import Store
 from selfalign.text import finite
 from selfalign.types import Demonstration, Example, Turns
 
 
 def export_round(store: Store, round: int) -> None:
-    """`round-01/kept.jsonl` and `dropped.jsonl`, with all that is known of each sample of a round that is filtered."""
+    """`round-01/kept.jsonl` and `dropped.jsonl`, with all that is known of each sample of a round that is filtered; without the
+    first while the round waits for its review."""
     folder = store.round_folder(round)
-    write_lines(folder / "kept.jsonl", (everything(example) for example in store.kept(round)))
+    if waiting(store) == round:
+        (folder / "kept.jsonl").unlink(missing_ok=True)
+    else:
+        write_lines(folder / "kept.jsonl", (everything(example) for example in store.kept(round)))
     dropped = ({**everything(drop.example), "rule": drop.rule, "evidence": drop.evidence} for drop in store.dropped(round))
     write_lines(folder / "dropped.jsonl", dropped)
 

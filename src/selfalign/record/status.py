@@ -45,7 +45,7 @@ def _waits(store: Store, running: bool) -> str:
     if (round := waiting(store)) is None or (running and is_ready(store, round)):
         return ""
     go_on = "the same command goes on from here" if is_ready(store, round) else f"`selfalign review {store.folder}` shows them"
-    return f"{summary(store, round)['text']}; {go_on}"
+    return f"{summary(store, round)['text']}, and none of them stands in kept.jsonl or an export before that is done; {go_on}"
 
 
 def warnings(store: Store) -> list[str]:

@@ -14,7 +14,8 @@ What is trained is float32, as small updates vanish in 16 bits; a frozen base ha
 weight and 0.13 for its scales (Dettmers et al., arXiv 2305.14314, with double quantisation). 8-bit moments take a quarter.
 
 Activations are those of t tokens computed at once (`micro_batch` rows of the longest) of which s are learned. A layer keeps
-LAYER = 34·hidden + 8·inner bytes a token (h = 2; else 40 and 16), counted by what autograd saves of a Llama layer:
+LAYER = 34·hidden + 8·inner bytes a token (h = 2; else 40 and 16), counted by what autograd saves of a Llama layer; with an
+adapter 30·hidden (else 33), as the norms' weights are frozen and nothing is kept for their gradients:
 
     kept:            t · layers · LAYER + 14 · s · words
     computed twice:  t · layers · stream · hidden + max(t · LAYER, 14 · s · words)
@@ -101,7 +102,8 @@ def need(method: Method, twice: bool, sizes: Sizes, load: Load, devices: int = 1
     }[method]
     teacher = 4 * trained if load.distils and (load.averages or method == "full") else 0
     at_once = load.rows * load.tokens
-    layer = at_once * ((34 * sizes.hidden + 8 * sizes.inner) if load.half else (40 * sizes.hidden + 16 * sizes.inner))
+    wide = (34 if load.half else 40) if method == "full" else (30 if load.half else 33)
+    layer = at_once * (wide * sizes.hidden + (8 if load.half else 16) * sizes.inner)
     logits = (14 + 24 * load.distils) * load.rows * load.learned * sizes.vocabulary
     stream = at_once * sizes.layers * sizes.hidden * (4 if method == "full" and devices == 1 else width)
     activations: float = stream + max(layer, logits) if twice else sizes.layers * layer + logits

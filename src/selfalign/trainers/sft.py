@@ -254,7 +254,7 @@ class SFT:
         job.out.parent.mkdir(parents=True, exist_ok=True)
         spec = job.work / "spec.json"
         write_synced(spec, json.dumps(self.spec(job)).encode())
-        run_child(spec, f"round {job.round}: train", progress, self.device)
+        run_child(spec, f"round {job.round}: train", progress, self.device, self.settled(None).method == "qlora")
         result = json.loads((job.work / "result.json").read_text(encoding="utf-8"))
         return _result(job, self._model(job), result)
 
