@@ -18,6 +18,7 @@ from selfalign.recipes import isara
 from selfalign.trainers import SFT, Distill, NullTrainer, _method
 from selfalign.trainers._memory import Load, adapter_weights, fitting, need, needs
 from selfalign.types import ModelRef
+from tests.tiny import tiny_tokenizer
 
 BLOCK = {"q": (4096, 4096), "k": (1024, 4096), "v": (1024, 4096), "o": (4096, 4096)}
 BLOCK |= {"gate": (14336, 4096), "up": (14336, 4096), "down": (4096, 14336)}
@@ -120,6 +121,36 @@ def test_a_training_is_cut_over_the_devices_where_it_fits_only_so(
 def test_what_cannot_be_cut_is_refused_beforehand(options: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=f"^trainer SFT: strategy = fsdp cuts a model over several devices: {said}"):
         SFT(**{"strategy": "fsdp", "device": "cpu", "precision": "fp32", "launch": sys.executable, **options}).check()
+
+
+@pytest.fixture
+def unlike_others(tmp_path: Path) -> Path:
+    """A decoder of two layers whose configuration counts three, an encoder's that it has not: no list of its layers is found."""
+    from transformers import BartConfig, BartForCausalLM
+
+    tokenizer = tiny_tokenizer()
+    sides = {"encoder_layers": 3, "encoder_attention_heads": 2, "decoder_layers": 2, "decoder_attention_heads": 2}
+    sides |= {"encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "d_model": 16, "max_position_embeddings": 2048}
+    places = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "forced_eos_token_id": None}
+    config = BartConfig(vocab_size=len(tokenizer), is_decoder=True, is_encoder_decoder=False, **sides, **places)
+    BartForCausalLM(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_a_model_without_a_list_of_layers_is_refused_before_anything_is_generated(
+    unlike_others: Path, seeds_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["check", "isara", str(seeds_file), "--model", str(unlike_others), "--encoder", "Hashed", "--ignore_seed_rules", "true"]
+    asked = ["--trainer.strategy", "fsdp", "--trainer.precision", "fp32"]
+    assert main([*given, *asked, "--trainer.launch", sys.executable]) == 2
+    said = capsys.readouterr().err
+    assert "BartForCausalLM has no list of its 3 layers, so that --trainer.strategy fsdp cannot cut it" in said
+    monkeypatch.setattr(_method, "read_sizes", lambda folder: LLAMA_8B)
+    monkeypatch.setattr(_method, "device_count", lambda device: 2)
+    monkeypatch.setattr(_method, "device_memory", lambda device: (100 * 10**9, 0))
+    found = SFT(precision="bf16", device="cpu").choice(ModelRef(str(unlike_others)), 300, 150)
+    assert found is not None and (found.need.method, found.need.devices) == ("lora", 1), "where memory decides it is not cut"
 
 
 def test_nothing_fits_is_refused_with_what_would(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from selfalign.models.device import choose_device, device_count, device_memory, 
 from selfalign.models.names import located
 from selfalign.models.sizes import Sizes, read_sizes
 from selfalign.trainers._memory import METHODS, USABLE, Load, Method, Need, fitting, need, needs
+from selfalign.trainers._shard import check_layers
 from selfalign.types import ModelRef
 
 RANK = 16
@@ -95,10 +96,10 @@ def choose(asked: Asked, model: ModelRef) -> Choice | None:
         None where the model's weights are not on this machine, so that nothing is known of their sizes.
 
     Raises:
-        UserError: nothing fits; the line says what would.
+        UserError: nothing fits; the line says what would. Or the model is to be cut, and cannot be.
     """
     try:
-        sizes = read_sizes(Path(located(model.base)))
+        sizes = read_sizes(folder := Path(located(model.base)))
     except UserError:
         return None
     place, most = choose_device(asked.device), min(asked.load.tokens, sizes.window or asked.load.tokens)
@@ -116,6 +117,13 @@ def choose(asked: Asked, model: ModelRef) -> Choice | None:
                 _nothing_fits(needs(sizes, load, methods, asked.twice is not False, devices), sizes, load, place, total)
             )
         found = need(asked.method, asked.twice is not False, sizes, load, devices[-1])
+    if asked.strategy == "fsdp" or found.devices > 1:
+        try:
+            check_layers(folder)
+        except UserError:
+            if asked.strategy == "fsdp":
+                raise
+            return choose(replace(asked, cuts=False), model)
     if found.method == "qlora" and find_spec("bitsandbytes") is None:
         raise UserError(
             "only a 4-bit base fits this device, or is asked for; install bitsandbytes: pip install 'selfalign[qlora]'"

@@ -23,31 +23,54 @@ def cut(model: Any, device: Any, half: Any) -> Any:
     """The model with its weights cut over all processes, in place; what is trained becomes float32, layer by layer.
 
     The layers are gathered in `half`, where products are in 16 bits, and gradients are averaged in float32.
-
-    Raises:
-        UserError: the model has no list of layers, so that all of it would be gathered at once.
     """
     import torch
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    count = model.config.get_text_config().num_hidden_layers
-    lists = [each for each in model.modules() if isinstance(each, torch.nn.ModuleList) and len(each) == count]
-    inside = {id(each) for layers in lists for layer in layers for each in layer.modules()}
-    lists = [each for each in lists if id(each) not in inside]  # as many experts as layers are no layers
-    if not lists:
-        raise UserError(
-            f"{type(model).__name__} has no list of its {count} layers, so that --trainer.strategy fsdp cannot cut it"
-        )
     policy: Any = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False)
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
-    for part in (*(layer for layers in lists for layer in layers), model):
+    for part in (*layers(model), model):
         for weight in part.parameters():
             if weight.requires_grad and weight.dtype != torch.float32:
                 weight.data = weight.data.float()
         fully_shard(part, mesh=mesh, mp_policy=policy)
     model._is_accelerate_prepared = True  # else accelerate would put DDP around it
     return model
+
+
+def layers(model: Any) -> list[Any]:
+    """The parts of a model that are gathered one after the other.
+
+    Raises:
+        UserError: it has no list of layers, so that all of it would be gathered at once.
+    """
+    import torch
+
+    count = model.config.get_text_config().num_hidden_layers
+    lists = [each for each in model.modules() if isinstance(each, torch.nn.ModuleList) and len(each) == count]
+    inside = {id(each) for found in lists for layer in found for each in layer.modules()}
+    lists = [each for each in lists if id(each) not in inside]  # as many experts as layers are no layers
+    if not lists:
+        raise UserError(
+            f"{type(model).__name__} has no list of its {count} layers, so that --trainer.strategy fsdp cannot cut it;"
+            " use --trainer.strategy ddp"
+        )
+    return [layer for found in lists for layer in found]
+
+
+def check_layers(folder: Path) -> None:
+    """Whether a model can be cut, by its configuration: built without weights (on torch's meta device), in a second or two.
+
+    Raises:
+        UserError: as `layers`.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    with torch.device("meta"):
+        layers(AutoModelForCausalLM.from_config(config, trust_remote_code=False))
 
 
 def is_cut(model: Any) -> bool:
