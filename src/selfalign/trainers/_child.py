@@ -31,7 +31,7 @@ from selfalign.trainers._loss import make_loss
 from selfalign.trainers._model import device_of, load_model, reference, second_copy
 from selfalign.trainers._reference import with_reference
 from selfalign.trainers._scaling import LossScale
-from selfalign.trainers._shard import gathered, is_cut
+from selfalign.trainers._shard import gathered, is_cut, join
 from selfalign.trainers._teacher import taught_by, with_taught
 from selfalign.trainers._weighted import NotFinite, Steps, check_finite, make_trainer
 
@@ -68,7 +68,10 @@ def main(path: Path, *launched: str) -> int:
         _share_devices(path, spec["options"]["launch"])  # before the link takes standard output from what is started here
     link = Link()
     try:
-        _check_strategy(spec["options"].get("strategy") == "fsdp")
+        offload = bool(spec["options"].get("offload"))
+        _check_strategy(spec["options"].get("strategy") == "fsdp" and not offload)
+        if offload:
+            join(device_of(spec["options"]))
         _join()
         train(spec, link)
     except Exception as error:
@@ -292,7 +295,7 @@ def _check_strategy(cuts: bool) -> None:
         if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true":
             raise UserError(
                 f"accelerate's configuration asks for {name}, which is not supported: take it out; --trainer.strategy fsdp"
-                " cuts weights, gradients and moments over the devices"
+                " cuts weights, gradients and moments over the devices, and --trainer.offload true keeps them in main memory"
             )
     if cuts and int(os.environ.get("WORLD_SIZE", "1")) == 1:
         raise UserError("--trainer.strategy fsdp cuts a model over several processes, and --trainer.launch started one")

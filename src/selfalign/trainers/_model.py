@@ -35,7 +35,7 @@ def load_model(spec: dict[str, Any]) -> tuple[Any, Any]:
     elif frozen:
         model = _with_adapter(model, spec)
     device = device_of(options)
-    return (cut(model, device, half_type(device, options["precision"])) if cuts else model), stored
+    return (cut(model, device, half_type(device, options["precision"]), bool(options.get("offload"))) if cuts else model), stored
 
 
 def device_of(options: dict[str, Any]) -> Any:

@@ -3,11 +3,13 @@
 A layer's weights are gathered when it computes and let go of after it; its gradients are averaged over the devices and cut up as
 soon as they are there. So a device holds one part of everything, and the whole of two layers and of what is in no layer. In
 checkpoints every process writes and reads its own part, so that they take no memory; the finished model is put together in rank
-0's main memory, one weight after the other.
+0's main memory, one weight after the other. With offload a device's part waits in main memory, where the optimiser's steps are
+computed too, and the device has a layer or two: also a single one.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -19,22 +21,44 @@ FOLDER = "parts"
 """Of a checkpoint: what torch's distributed checkpoints write, one file for each process and one that says what is in which."""
 
 
-def cut(model: Any, device: Any, half: Any) -> Any:
+def join(device: Any) -> None:
+    """This process meets the others, or is by itself, for a training with offload.
+
+    What is in main memory is exchanged by gloo (the gradient's norm, the finished weights), what is on GPUs by nccl. All cores
+    take part in the optimiser's steps: a launcher of several processes leaves each of them one.
+    """
+    import torch
+    from torch.distributed import HashStore  # type: ignore[attr-defined, unused-ignore]
+
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    alone: dict[str, Any] = {} if several else {"store": HashStore(), "rank": 0, "world_size": 1}
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", **alone)
+
+
+def cut(model: Any, device: Any, half: Any, offload: bool = False) -> Any:
     """The model with its weights cut over all processes, in place; what is trained becomes float32, layer by layer.
 
     The layers are gathered in `half`, where products are in 16 bits, and gradients are averaged in float32.
+
+    Args:
+        offload: weights, gradients and moments are in main memory; a layer's weights are on the device while it computes.
     """
     import torch
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
     policy: Any = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    # Memory that is locked is copied while the device computes.
+    place = CPUOffloadPolicy(pin_memory=device.type == "cuda") if offload else OffloadPolicy()
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     for part in (*layers(model), model):
         for weight in part.parameters():
             if weight.requires_grad and weight.dtype != torch.float32:
                 weight.data = weight.data.float()
-        fully_shard(part, mesh=mesh, mp_policy=policy)
+        fully_shard(part, mesh=mesh, mp_policy=policy, offload_policy=place)
     model._is_accelerate_prepared = True  # else accelerate would put DDP around it
     return model
 
@@ -70,13 +94,18 @@ def check_layers(folder: Path) -> None:
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with torch.device("meta"):
-        layers(AutoModelForCausalLM.from_config(config, trust_remote_code=False))
+        layers(AutoModelForCausalLM.from_config(config, trust_remote_code=False))  # type: ignore[no-untyped-call, unused-ignore]
 
 
 def is_cut(model: Any) -> bool:
     from torch.distributed.fsdp import FSDPModule
 
     return isinstance(model, FSDPModule)
+
+
+def placed(model: Any, device: Any) -> Any:
+    """The model on its device. What is cut is where it belongs: with offload it must not be moved."""
+    return model if is_cut(model) else model.to(device)
 
 
 def local(weight: Any) -> Any:
