@@ -16,7 +16,7 @@ from selfalign.errors import UserError
 from selfalign.loop.method import memory_lines, unknown_memory
 from selfalign.models.sizes import Sizes, read_sizes
 from selfalign.recipes import isara
-from selfalign.trainers import SFT, NullTrainer, _method
+from selfalign.trainers import SFT, Distill, NullTrainer, _method
 from selfalign.trainers._memory import Load, adapter_weights, fitting, need, needs
 from selfalign.types import ModelRef
 from tests.tiny import tiny_tokenizer
@@ -206,6 +206,10 @@ def test_a_training_is_cut_over_the_devices_where_it_fits_only_so(
     ("options", "said"),
     [
         ({"method": "qlora"}, "not a base of 4 bits; use --trainer.method lora or full, or --trainer.strategy ddp"),
+        (
+            {"loss": Distill(teacher="ema")},
+            "not the average that the teacher of Distill is; use --trainer.loss.teacher start or round, or",
+        ),
         ({"optimizer": "adamw_8bit"}, "not the moments of adamw_8bit; use --trainer.optimizer adamw, or --trainer.strategy ddp"),
         ({"precision": "fp16"}, "products in fp16"),
         ({"launch": ""}, r"this training sees 1 device \(cpu\); name what starts several processes"),

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.errors import UserError, die_with_parent
-from selfalign.models.device import half_type, out_of_memory
+from selfalign.models.device import empty_cache, half_type, out_of_memory
 from selfalign.models.rendering import make_renderer
 from selfalign.record.checkpoints import AVERAGE, newest_verified, publish, write_synced
 from selfalign.record.disk import disk_full
@@ -115,6 +115,7 @@ def train(spec: dict[str, Any], link: Link) -> None:
     half = half_type(args.device, options["precision"])
     if loss.refers:
         units = with_reference(units, reference(spec, model), args.device, half, spec, pad, link.speaks)
+        empty_cache()  # of what was loaded for that alone
     average = average_of(model, spec["average"], args.device, found) if spec.get("average") else None
     total = taught_by(loss.total, model, second_copy(spec), args.device, half, average) if loss.distils else loss.total
     guard = make_guard(link, spec["key"], work, options.get("stop_below", 0.0), 60 * options["save_minutes"])

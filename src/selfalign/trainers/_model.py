@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from selfalign.models.device import choose_device, half_type
-from selfalign.trainers._shard import cut
+from selfalign.trainers._shard import cut, is_cut, lent
 from selfalign.types import ModelRef
 
 
@@ -101,6 +102,9 @@ def reference(spec: dict[str, Any], model: Any) -> Iterator[Any]:
     other = spec.get("reference_at")
     if other is None or other == {"base": spec["base"], "adapter": spec["adapter"]}:
         yield model
+    elif other["adapter"] and other["base"] == spec["base"] and is_cut(model) and spec["options"]["method"] != "full":
+        with lent(model, Path(other["adapter"])):
+            yield model
     elif other["adapter"] and other["base"] == spec["base"] and spec["options"]["method"] != "full":
         model.load_adapter(other["adapter"], "reference")
         model.set_adapter("reference")

@@ -20,6 +20,8 @@ from selfalign.errors import UserError
 FOLDER = "parts"
 """Of a checkpoint: what torch's distributed checkpoints write, one file for each process and one that says what is in which."""
 
+ADAPTER = "adapter_model.safetensors"
+
 
 def join(device: Any) -> None:
     """This process meets the others, or is by itself, for a training with offload.
@@ -106,6 +108,24 @@ def is_cut(model: Any) -> bool:
 def placed(model: Any, device: Any) -> Any:
     """The model on its device. What is cut is where it belongs: with offload it must not be moved."""
     return model if is_cut(model) else model.to(device)
+
+
+@contextmanager
+def lent(model: Any, adapter: Path) -> Iterator[None]:
+    """Another adapter's weights, of the same layers and rank, in place of those in training: no second base for that."""
+    import torch
+    from safetensors.torch import load_file
+
+    stored, rank, count = load_file(adapter / ADAPTER), torch.distributed.get_rank(), torch.distributed.get_world_size()
+    trained = [(name, local(weight.detach())) for name, weight in model.named_parameters() if weight.requires_grad]
+    own = [part.clone() for _, part in trained]
+    for name, part in trained:
+        for other in stored[name.replace(".default.", ".")].chunk(count)[rank : rank + 1]:  # as `fully_shard` cuts: by rows
+            part.copy_(other)
+    yield
+    model.reshard()
+    for (_, part), kept in zip(trained, own, strict=True):
+        part.copy_(kept)
 
 
 def local(weight: Any) -> Any:

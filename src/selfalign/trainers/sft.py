@@ -206,8 +206,8 @@ class SFT:
             return "not a base of 4 bits; use --trainer.method lora or full"
         if self.optimizer != "adamw":
             return f"not the moments of {self.optimizer}; use --trainer.optimizer adamw"
-        if not isinstance(self.loss, CrossEntropy | DPO):
-            return f"not the second model of the loss {type(self.loss).__name__}; use another recipe"
+        if self.averages:
+            return "not the average that the teacher of Distill is; use --trainer.loss.teacher start or round"
         return ""
 
     @property
