@@ -197,6 +197,13 @@ def adapter(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     return folder, replace(SMALL, lora_rank=4, learning_rate=3e-2).train(job(model, folder), Quiet())
 
 
+@pytest.fixture(scope="module")
+def moved(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainResult]:
+    """All weights, and soon far from the teacher's."""
+    folder = tmp_path_factory.mktemp("moved")
+    return folder, replace(SMALL, learning_rate=1e-2).train(job(model, folder), Quiet())
+
+
 def test_every_row_is_trained_on_or_dropped_by_rule(model: Path, unbroken: tuple[Path, TrainResult], tmp_path: Path) -> None:
     done = unbroken[1]
     assert done.trained == ("a0", "a1", "b0", "b1", *(f"r-{name}" for name in ANSWERS))
@@ -363,7 +370,7 @@ ADAPTED: dict[str, Any] = {"lora_rank": 4, "learning_rate": 3e-2}
         ("averaged", {**ADAPTED, "loss": EMA}),
         ("adapter", {**ADAPTED, "strategy": "fsdp"}),
         ("adapter", {**ADAPTED, "offload": True}),
-        ("unbroken", {"strategy": "fsdp"}),
+        ("moved", {"learning_rate": 1e-2, "strategy": "fsdp"}),
     ],
     ids=["start", "ema", "start, cut", "start, offload", "copy, cut"],
 )
