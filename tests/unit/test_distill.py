@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,16 @@ def moved(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     return folder, replace(SMALL, learning_rate=1e-2).train(job(model, folder), Quiet())
 
 
+ROUND: dict[str, Any] = {"lora_rank": 4, "learning_rate": 3e-2, "loss": replace(LOSS, teacher="round")}
+
+
+@pytest.fixture(scope="module")
+def later(model: Path, adapter: tuple[Path, TrainResult], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainResult]:
+    """An adapter that is trained further, taught by a copy of what it starts from."""
+    folder = tmp_path_factory.mktemp("later")
+    return folder, replace(SMALL, **ROUND).train(job(model, folder, start=adapter[1].model), Quiet())
+
+
 def test_every_row_is_trained_on_or_dropped_by_rule(model: Path, unbroken: tuple[Path, TrainResult], tmp_path: Path) -> None:
     done = unbroken[1]
     assert done.trained == ("a0", "a1", "b0", "b1", *(f"r-{name}" for name in ANSWERS))
@@ -371,8 +382,9 @@ ADAPTED: dict[str, Any] = {"lora_rank": 4, "learning_rate": 3e-2}
         ("adapter", {**ADAPTED, "strategy": "fsdp"}),
         ("adapter", {**ADAPTED, "offload": True}),
         ("moved", {"learning_rate": 1e-2, "strategy": "fsdp"}),
+        ("later", {**ROUND, "strategy": "fsdp"}),
     ],
-    ids=["start", "ema", "start, cut", "start, offload", "copy, cut"],
+    ids=["start", "ema", "start, cut", "start, offload", "copy, cut", "adapter and copy, cut"],
 )
 def test_two_processes_teach_what_one_does(
     model: Path,
@@ -384,7 +396,8 @@ def test_two_processes_teach_what_one_does(
 ) -> None:
     """With an adapter, which the teacher takes off, or has averaged, in the middle of a step; or with one that is cut too."""
     folder, one = request.getfixturevalue(alone)
-    monkeypatch.setattr("tests.unit.test_sft_processes.job", job)
+    start = {"start": request.getfixturevalue("adapter")[1].model} if alone == "later" else {}
+    monkeypatch.setattr("tests.unit.test_sft_processes.job", partial(job, **start))
     done = two_processes(tmp_path, replace(SMALL, **given), model)
     assert done.returncode == 0, done.stderr[-2000:]
     assert result(tmp_path)["losses"] == pytest.approx(list(one.losses), rel=1e-3)
