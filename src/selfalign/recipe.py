@@ -136,7 +136,7 @@ class Recipe:
     eval_sampling: Sampling = Sampling(max_tokens=0, temperature=0.0)
     """how models answer held-out prompts, for evaluators that have no sampling of their own"""
     evaluate: Evaluate = "every"
-    """models to measure: every round's, or the base model and the one to be shipped alone (no round is chosen by these figures)"""
+    """models to measure: every round's, or the base model and the one to be shipped (no round is chosen by these figures)"""
     rounds: int = 2
     """K, rounds of generation and training at most"""
     per_round: int = 256
@@ -299,8 +299,8 @@ class Recipe:
     def candidates(self, round: int) -> int:
         """How many a round has, second turns aside: 0 where the trainer begins with the seeds, fewer where given prompts end."""
         most = self.per_round if self.given is None else sum(self.given.split(round, self.per_round))
-        seeds_alone = round == self.rounds if self.train_seeds == "last" else round == 1 and declared(self.trainer, Flags).warms_up
-        return 0 if seeds_alone else most
+        last = self.train_seeds == "last" and round == self.rounds
+        return 0 if last or (round == 1 and declared(self.trainer, Flags).warms_up) else most
 
     def learns_seeds(self, round: int) -> bool:
         return round == self.rounds if self.train_seeds == "last" else self.train_seeds

@@ -1,4 +1,5 @@
-"""A whole round whose training is cut over two processes (FSDP2, gloo, on the processor): killed, gone on with, and compared."""
+"""A whole round whose training is cut over processes (FSDP2, gloo, on the processor) or goes part by part through main memory:
+killed, gone on with, and compared."""
 
 from __future__ import annotations
 
@@ -18,13 +19,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.fsdp import CPUOffloadPolicy
 from transformers import AutoModelForCausalLM
 
 from selfalign.errors import RunFailed
 from selfalign.loop.align import align
 from selfalign.record.faults import AT
 from selfalign.record.store import Store
-from selfalign.trainers import _process
+from selfalign.trainers import _process, _shard
 from selfalign.types import Example
 from tests import warm
 from tests.e2e.tiny_recipe import tiny
@@ -52,9 +54,25 @@ def begin_two(command: Sequence[str], **options: Any) -> Any:
     return child
 
 
-@pytest.mark.parametrize(("rank", "precision"), [(0, "fp32"), (4, "bf16")], ids=["full", "lora"])
+@pytest.mark.parametrize(
+    ("rank", "precision", "given", "files"),
+    [
+        (0, "fp32", {"strategy": "fsdp", "launch": TWO}, 2),
+        (4, "bf16", {"strategy": "fsdp", "launch": TWO}, 2),
+        (0, "fp32", {"offload": True, "launch": TWO}, 2),
+        (4, "bf16", {"offload": True, "launch": TWO}, 2),
+        (0, "fp32", {"offload": True}, 1),
+    ],
+    ids=["full", "lora", "full-offload", "lora-offload", "full-offload-one"],
+)
 def test_a_round_cut_over_two_processes_and_killed_teaches_what_one_does(
-    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, precision: Any
+    model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rank: int,
+    precision: Any,
+    given: dict[str, Any],
+    files: int,
 ) -> None:
     start = model_folder
     if not rank:  # stored in 16 bits, as models are, and trained in 32
@@ -66,15 +84,17 @@ def test_a_round_cut_over_two_processes_and_killed_teaches_what_one_does(
     trainer = replace(plain, precision=precision, micro_batch=1, save_every=3)
     alone = align(replace(recipe, trainer=trainer), str(start), SEEDS, tmp_path / "alone")
 
-    cut = replace(recipe, trainer=replace(trainer, strategy="fsdp", launch=TWO))
-    monkeypatch.setattr(_process, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": begin_two}))
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+    cut = replace(recipe, trainer=replace(trainer, **given))
+    if "launch" in given:
+        monkeypatch.setattr(_process, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": begin_two}))
+        monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
     with monkeypatch.context() as patched, pytest.raises(RunFailed):
         patched.setenv(AT, "train.checkpoint.after-manifest")
         align(cut, str(start), SEEDS, tmp_path / "cut")
     work = next((tmp_path / "cut").rglob("checkpoint-3"))
     vouched = json.loads((work / "manifest.json").read_text("utf-8"))["files"]
-    assert {"parts/__0_0.distcp", "parts/__1_0.distcp", "parts/.metadata"} <= vouched.keys(), "each process has its part"
+    parts = {name for name in vouched if name.startswith("parts/")}
+    assert parts == {"parts/.metadata", *(f"parts/__{each}_0.distcp" for each in range(files))}, "each process has its part"
     assert not list(work.glob("*.safetensors"))
     both = align(cut, str(start), SEEDS, tmp_path / "cut")
 
@@ -94,3 +114,22 @@ def test_a_round_cut_over_two_processes_and_killed_teaches_what_one_does(
             told.append(store.training(1))
     assert told[0]["losses"] == pytest.approx(told[1]["losses"], rel=1e-4 if precision == "fp32" else 1e-2)
     assert {**told[0], "losses": 0} == {**told[1], "losses": 0}, "as many steps and tokens"
+
+
+def test_offload_on_a_gpu_asks_for_locked_memory_and_for_gloo_beside_nccl(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    for place, name, fake in (
+        (torch.distributed, "init_process_group", lambda backend, **_: asked.append(backend)),
+        (torch.distributed, "get_world_size", lambda: 1),
+        (torch.distributed.device_mesh, "init_device_mesh", lambda *_: None),
+        (torch.distributed.fsdp, "fully_shard", lambda _, **how: asked.append(how["offload_policy"])),
+        (torch.cuda, "set_device", lambda _: None),
+        (torch, "set_num_threads", lambda _: None),
+    ):
+        monkeypatch.setattr(place, name, fake)
+    gpu, net = torch.device("cuda"), AutoModelForCausalLM.from_pretrained(model_folder)
+    _shard.join(gpu)
+    _shard.cut(net, gpu, torch.bfloat16, offload=True)
+    assert asked == ["cpu:gloo,cuda:nccl", *[CPUOffloadPolicy(pin_memory=True)] * 3], "two layers, and what is in none"

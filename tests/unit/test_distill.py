@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,23 @@ def adapter(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     return folder, replace(SMALL, lora_rank=4, learning_rate=3e-2).train(job(model, folder), Quiet())
 
 
+@pytest.fixture(scope="module")
+def moved(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainResult]:
+    """All weights, and soon far from the teacher's."""
+    folder = tmp_path_factory.mktemp("moved")
+    return folder, replace(SMALL, learning_rate=1e-2).train(job(model, folder), Quiet())
+
+
+ROUND: dict[str, Any] = {"lora_rank": 4, "learning_rate": 3e-2, "loss": replace(LOSS, teacher="round")}
+
+
+@pytest.fixture(scope="module")
+def later(model: Path, adapter: tuple[Path, TrainResult], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainResult]:
+    """An adapter that is trained further, taught by a copy of what it starts from."""
+    folder = tmp_path_factory.mktemp("later")
+    return folder, replace(SMALL, **ROUND).train(job(model, folder, start=adapter[1].model), Quiet())
+
+
 def test_every_row_is_trained_on_or_dropped_by_rule(model: Path, unbroken: tuple[Path, TrainResult], tmp_path: Path) -> None:
     done = unbroken[1]
     assert done.trained == ("a0", "a1", "b0", "b1", *(f"r-{name}" for name in ANSWERS))
@@ -353,16 +371,37 @@ def test_killed_with_an_average_it_ends_with_the_same_bits(
     assert all((unbroken / "model" / name).read_bytes() == (work.out / name).read_bytes() for name in names)
 
 
-@pytest.mark.parametrize(("alone", "loss"), [("adapter", LOSS), ("averaged", EMA)], ids=["start", "ema"])
+ADAPTED: dict[str, Any] = {"lora_rank": 4, "learning_rate": 3e-2}
+
+
+@pytest.mark.parametrize(
+    ("alone", "given"),
+    [
+        ("adapter", ADAPTED),
+        ("averaged", {**ADAPTED, "loss": EMA}),
+        ("adapter", {**ADAPTED, "strategy": "fsdp"}),
+        ("adapter", {**ADAPTED, "offload": True}),
+        ("moved", {"learning_rate": 1e-2, "strategy": "fsdp"}),
+        ("later", {**ROUND, "strategy": "fsdp"}),
+    ],
+    ids=["start", "ema", "start, cut", "start, offload", "copy, cut", "adapter and copy, cut"],
+)
 def test_two_processes_teach_what_one_does(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, alone: str, loss: Distill
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    alone: str,
+    given: dict[str, Any],
 ) -> None:
-    """With an adapter, which the teacher takes off, or has averaged, in the middle of a step."""
+    """With an adapter, which the teacher takes off, or has averaged, in the middle of a step; or with one that is cut too."""
     folder, one = request.getfixturevalue(alone)
-    monkeypatch.setattr("tests.unit.test_sft_processes.job", job)
-    done = two_processes(tmp_path, replace(SMALL, lora_rank=4, learning_rate=3e-2, loss=loss), model)
+    start = {"start": request.getfixturevalue("adapter")[1].model} if alone == "later" else {}
+    monkeypatch.setattr("tests.unit.test_sft_processes.job", partial(job, **start))
+    done = two_processes(tmp_path, replace(SMALL, **given), model)
     assert done.returncode == 0, done.stderr[-2000:]
     assert result(tmp_path)["losses"] == pytest.approx(list(one.losses), rel=1e-3)
-    expected, found = (load_file(each / "model/adapter_model.safetensors") for each in (folder, tmp_path))
+    name = "adapter_model.safetensors" if "lora_rank" in given else "model.safetensors"
+    expected, found = (load_file(each / "model" / name) for each in (folder, tmp_path))
     for key, weight in expected.items():
         torch.testing.assert_close(found[key], weight, rtol=1e-2, atol=1e-3)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from selfalign.errors import RunFailed, UserError
@@ -22,6 +23,7 @@ from selfalign.types import Example, ModelRef
 from tests.tiny import tiny_model, train_job
 from tests.unit.test_dpo import log_probability
 from tests.unit.test_sft import Quiet, weights
+from tests.unit.test_sft_processes import result, two_processes
 
 SMALL = SFT(
     learning_rate=1e-3,
@@ -154,3 +156,28 @@ def test_later_rounds_have_the_first_ones_model_as_reference_and_lose_no_row(mod
     assert [value for pair in kept for value in pair] == pytest.approx(expected, abs=1e-3)
     assert done.steps == 4 and {drop.rule for drop in done.dropped} == {"not_drawn"} and len(lost) == len(done.dropped)
     assert {*done.trained, *(drop.example.id for drop in done.dropped)} == {row.id for row in (*SEEDS, *work.generated)}
+
+
+@pytest.mark.parametrize("rank", [0, 4], ids=["full", "lora"])
+def test_two_processes_with_a_part_each_compare_with_the_same_reference(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    training = replace(SMALL, lora_rank=rank, learning_rate=1e-2 if rank else 1e-3)
+    one = training.train(job(ModelRef(str(model), hash="start"), tmp_path / "1"), Quiet()).model
+    two = training.train(job(one, tmp_path / "2", round=2, first=one, generated=samples(2, 6)), Quiet()).model
+
+    def third(_: Path, folder: Path) -> TrainJob:
+        return job(two, folder, round=3, first=one, generated=(*samples(2, 6), *samples(3, 6)))
+
+    alone = training.train(third(model, tmp_path / "alone"), Quiet())
+    monkeypatch.setattr("tests.unit.test_sft_processes.job", third)
+    done = two_processes(tmp_path / "both", replace(training, strategy="fsdp"), model)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert result(tmp_path / "both")["losses"] == pytest.approx(list(alone.losses), rel=1e-3)
+    kept = [json.loads((tmp_path / name / "training" / NAME).read_text())["log_probabilities"] for name in ("alone", "both")]
+    for ours, theirs in zip(*kept, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-3)
+    name = "adapter_model.safetensors" if rank else "model.safetensors"
+    expected, found = (load_file(tmp_path / each / "model" / name) for each in ("alone", "both"))
+    for key, weight in expected.items():
+        torch.testing.assert_close(found[key], weight, rtol=1e-2, atol=2e-4)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from selfalign.cli.main import main
 from selfalign.errors import UserError
@@ -18,6 +19,7 @@ from selfalign.recipes import isara
 from selfalign.trainers import SFT, Distill, NullTrainer, _method
 from selfalign.trainers._memory import Load, adapter_weights, fitting, need, needs
 from selfalign.types import ModelRef
+from tests.tiny import tiny_tokenizer
 
 BLOCK = {"q": (4096, 4096), "k": (1024, 4096), "v": (1024, 4096), "o": (4096, 4096)}
 BLOCK |= {"gate": (14336, 4096), "up": (14336, 4096), "down": (4096, 14336)}
@@ -74,6 +76,99 @@ def test_what_is_cut_over_two_devices_takes_half_but_for_what_is_gathered() -> N
 PARTS = ("weights", "gradients", "moments")
 
 
+def test_with_offload_a_device_has_what_is_gathered_alone_and_main_memory_the_rest() -> None:
+    away = replace(LOAD, offload=True)
+    found, cut = need("full", True, LLAMA_8B, away), need("full", True, LLAMA_8B, LOAD, 2)
+    assert [getattr(found, part) for part in PARTS] == [0, 0, 0]
+    assert found.activations == cut.activations + 6 * 218_103_808, "a layer's weights in float32, on their way"
+    layer = 2 * 2**26 + 2 * 2**24 + 3 * 2**28  # float32 in powers of two: 14336 x 4096 take 224 MiB of 256
+    assert found.main == 600_000_000 + 2 * (32 * layer + 2 * 2**31) + 8 * LLAMA_8B.weights
+    assert need("full", True, LLAMA_8B, away, 2).main == found.main + 600_000_000, "the same parts, of one process more"
+    adapted = need("lora", True, LLAMA_8B, away)
+    assert adapted.main == 600_000_000 + (32 * layer + 2 * 2**31) // 2 + 16 * 41_943_040
+    assert (
+        not found.fits(20 * 10**9, 100 * 10**9)
+        and not found.fits(10 * 10**9, 200 * 10**9)
+        and found.fits(20 * 10**9, 160 * 10**9)
+    )
+
+
+@pytest.mark.parametrize(
+    ("gpu", "main", "count", "options", "said"),
+    [
+        (24, 200, 1, {}, "lora, 1, False: "),
+        (24, 200, 1, {}, "; full would fit with --trainer.offload true (15.3 GB of cuda, 135.7 GB of main memory)"),
+        (24, 100, 1, {}, "qlora would take 9.9"),
+        (24, 200, 1, {"optimizer": "adamw_8bit"}, "qlora would take 9.6"),
+        (100, 200, 2, {}, "full, 2, False: "),
+        (
+            24,
+            200,
+            1,
+            {"offload": True},
+            "full, 1, True: all weights are trained (--trainer.method full --trainer.offload true), acti",
+        ),
+        (
+            24,
+            200,
+            1,
+            {"offload": True},
+            ": 15.3 of 24.0 GB of cuda's memory and 135.7 of 200.0 GB of main memory by formula; lora",
+        ),
+        (
+            24,
+            200,
+            2,
+            {"offload": True, "launch": "torchrun"},
+            "full --trainer.strategy fsdp over 2 devices --trainer.offload true), ",
+        ),
+        (24, 100, 1, {"offload": True}, "lora, 1, True: "),
+        (24, 100, 1, {"offload": True, "method": "full"}, " of 100.0 GB of main memory by formula, MORE THAN FITS; "),
+        (
+            9,
+            200,
+            1,
+            {},
+            "9.9 GB by formula; --trainer.offload true (7.7 GB of cuda, 19.0 GB of main memory) with --trainer.method l",
+        ),
+        (
+            5,
+            200,
+            1,
+            {"offload": True},
+            "cuda, which has 5.0 GB (200.0 of main memory): full 15.3 and 135.7 of main memory, lora 7.7 and",
+        ),
+    ],
+)
+def test_offload_is_reckoned_with_main_memory_and_named_where_it_would_do(
+    model_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    gpu: int,
+    main: int,
+    count: int,
+    options: dict[str, Any],
+    said: str,
+) -> None:
+    monkeypatch.setattr(_method, "read_sizes", lambda folder: LLAMA_8B)
+    monkeypatch.setattr(_method, "choose_device", lambda name: torch.device("cpu" if name == "cpu" else "cuda"))
+    monkeypatch.setattr(_method, "device_count", lambda device: count)
+    monkeypatch.setattr(_method, "device_memory", lambda device: ((main if device.type == "cpu" else gpu) * 10**9, 0))
+    trainer = SFT(**{"precision": "bf16", **options})
+    try:
+        found = trainer.choice(ModelRef(str(model_folder)), 300, 150)
+    except UserError as error:
+        assert said in str(error)
+        return
+    assert found is not None
+    text = found.text()
+    assert said in f"{found.need.method}, {found.need.devices}, {bool(found.need.main)}: {text}"
+    assert ("would fit with --trainer.offload" in text) == ((gpu, main, options) == (24, 200, {}))
+    settled, table = trainer.settled(found), "\n".join(memory_lines(found.plain()))
+    assert settled.strategy == ("fsdp" if found.need.main or found.need.devices > 1 else "ddp")
+    assert ("of main memory (offload)" in table) == bool(found.need.main) == settled.offload
+    assert settled == replace(settled, strategy="auto", offload=False), "the run is the same one"
+
+
 @pytest.mark.parametrize(
     ("gigabytes", "options", "said"),
     [
@@ -113,8 +208,11 @@ def test_a_training_is_cut_over_the_devices_where_it_fits_only_so(
     ("options", "said"),
     [
         ({"method": "qlora"}, "not a base of 4 bits; use --trainer.method lora or full, or --trainer.strategy ddp"),
-        ({"optimizer": "adamw_8bit"}, "not the moments of adamw_8bit"),
-        ({"loss": Distill()}, "not the second model of the loss Distill; use --trainer.strategy ddp"),
+        (
+            {"loss": Distill(teacher="ema")},
+            "not the average that the teacher of Distill is; use --trainer.loss.teacher start or round, or",
+        ),
+        ({"optimizer": "adamw_8bit"}, "not the moments of adamw_8bit; use --trainer.optimizer adamw, or --trainer.strategy ddp"),
         ({"precision": "fp16"}, "products in fp16"),
         ({"launch": ""}, r"this training sees 1 device \(cpu\); name what starts several processes"),
     ],
@@ -122,6 +220,60 @@ def test_a_training_is_cut_over_the_devices_where_it_fits_only_so(
 def test_what_cannot_be_cut_is_refused_beforehand(options: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=f"^trainer SFT: strategy = fsdp cuts a model over several devices: {said}"):
         SFT(**{"strategy": "fsdp", "device": "cpu", "precision": "fp32", "launch": sys.executable, **options}).check()
+
+
+@pytest.fixture
+def unlike_others(tmp_path: Path) -> Path:
+    """A decoder of two layers whose configuration counts three, an encoder's that it has not: no list of its layers is found."""
+    from transformers import BartConfig, BartForCausalLM
+
+    tokenizer = tiny_tokenizer()
+    sides = {"encoder_layers": 3, "encoder_attention_heads": 2, "decoder_layers": 2, "decoder_attention_heads": 2}
+    sides |= {"encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "d_model": 16, "max_position_embeddings": 2048}
+    places = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "forced_eos_token_id": None}
+    config = BartConfig(vocab_size=len(tokenizer), is_decoder=True, is_encoder_decoder=False, **sides, **places)
+    BartForCausalLM(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"method": "qlora"}, "offload = true moves a model: not a base of 4 bits; .*, or --trainer.offload false"),
+        ({"precision": "fp16"}, "offload = true moves a model: products in fp16"),
+        ({"strategy": "ddp"}, "offload = true goes part by part, as strategy = ddp does not; leave one out"),
+    ],
+)
+def test_what_cannot_be_moved_to_main_memory_is_refused_beforehand(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=f"^trainer SFT: {said}"):
+        SFT(**{"offload": True, "device": "cpu", "precision": "fp32", **options}).check()
+    assert SFT(offload=True, device="cpu", precision="fp32").check() == "", "one device will do"
+
+
+def test_a_model_without_a_list_of_layers_is_refused_before_anything_is_generated(
+    unlike_others: Path, seeds_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [
+        "check",
+        "isara",
+        str(seeds_file),
+        "--model",
+        str(unlike_others),
+        "--encoder",
+        "Hashed",
+        "--ignore_seed_rules",
+        "true",
+    ]
+    asked = ["--trainer.strategy", "fsdp", "--trainer.precision", "fp32"]
+    assert main([*given, *asked, "--trainer.launch", sys.executable]) == 2
+    said = capsys.readouterr().err
+    assert "BartForCausalLM has no list of its 3 layers, so that --trainer.strategy fsdp cannot cut it" in said
+    monkeypatch.setattr(_method, "read_sizes", lambda folder: LLAMA_8B)
+    monkeypatch.setattr(_method, "device_count", lambda device: 2)
+    monkeypatch.setattr(_method, "device_memory", lambda device: (100 * 10**9, 0))
+    found = SFT(precision="bf16", device="cpu").choice(ModelRef(str(unlike_others)), 300, 150)
+    assert found is not None and (found.need.method, found.need.devices) == ("lora", 1), "where memory decides it is not cut"
 
 
 def test_nothing_fits_is_refused_with_what_would(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

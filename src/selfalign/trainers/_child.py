@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.errors import UserError, die_with_parent
-from selfalign.models.device import half_type, out_of_memory
+from selfalign.models.device import empty_cache, half_type, out_of_memory
 from selfalign.models.rendering import make_renderer
 from selfalign.record.checkpoints import AVERAGE, newest_verified, publish, write_synced
 from selfalign.record.disk import disk_full
@@ -31,7 +31,7 @@ from selfalign.trainers._loss import make_loss
 from selfalign.trainers._model import device_of, load_model, reference, second_copy
 from selfalign.trainers._reference import with_reference
 from selfalign.trainers._scaling import LossScale
-from selfalign.trainers._shard import gathered, is_cut
+from selfalign.trainers._shard import gathered, is_cut, join
 from selfalign.trainers._teacher import taught_by, with_taught
 from selfalign.trainers._weighted import NotFinite, Steps, check_finite, make_trainer
 
@@ -68,7 +68,10 @@ def main(path: Path, *launched: str) -> int:
         _share_devices(path, spec["options"]["launch"])  # before the link takes standard output from what is started here
     link = Link()
     try:
-        _check_strategy(spec["options"].get("strategy") == "fsdp")
+        offload = bool(spec["options"].get("offload"))
+        _check_strategy(spec["options"].get("strategy") == "fsdp" and not offload)
+        if offload:
+            join(device_of(spec["options"]))
         _join()
         train(spec, link)
     except Exception as error:
@@ -112,6 +115,7 @@ def train(spec: dict[str, Any], link: Link) -> None:
     half = half_type(args.device, options["precision"])
     if loss.refers:
         units = with_reference(units, reference(spec, model), args.device, half, spec, pad, link.speaks)
+        empty_cache()  # of what was loaded for that alone
     average = average_of(model, spec["average"], args.device, found) if spec.get("average") else None
     total = taught_by(loss.total, model, second_copy(spec), args.device, half, average) if loss.distils else loss.total
     guard = make_guard(link, spec["key"], work, options.get("stop_below", 0.0), 60 * options["save_minutes"])
@@ -292,7 +296,7 @@ def _check_strategy(cuts: bool) -> None:
         if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true":
             raise UserError(
                 f"accelerate's configuration asks for {name}, which is not supported: take it out; --trainer.strategy fsdp"
-                " cuts weights, gradients and moments over the devices"
+                " cuts weights, gradients and moments over the devices, and --trainer.offload true keeps them in main memory"
             )
     if cuts and int(os.environ.get("WORLD_SIZE", "1")) == 1:
         raise UserError("--trainer.strategy fsdp cuts a model over several processes, and --trainer.launch started one")

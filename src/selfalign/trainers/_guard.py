@@ -37,6 +37,8 @@ def make_guard(link: Link, key: str, work: Path, stop_below: float = 0.0, second
     import torch
     from transformers import TrainerCallback
 
+    several = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+
     class Guard(TrainerCallback):  # type: ignore[misc, no-any-unimported, unused-ignore]
         asked = False
         """Whether the training ended because the parent asked for it, with a checkpoint to go on from."""
@@ -54,7 +56,7 @@ def make_guard(link: Link, key: str, work: Path, stop_below: float = 0.0, second
         def on_step_end(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
             if state.global_step >= state.max_steps:
                 control.should_save = False  # the finished model follows at once
-            elif (work / STOP).exists() and not torch.distributed.is_initialized():  # several might see it at different steps
+            elif (work / STOP).exists() and not several:  # several might see it at different steps
                 self.asked = control.should_save = control.should_training_stop = True
             elif self._is_due(parts["model"]):
                 control.should_save = True
@@ -64,7 +66,7 @@ def make_guard(link: Link, key: str, work: Path, stop_below: float = 0.0, second
         def _is_due(self, model: Any) -> bool:
             waited = time.monotonic() - self.saved
             # Several processes would not agree on the time, and must save together.
-            if not seconds or waited < max(seconds, 20 * self.took) or torch.distributed.is_initialized():
+            if not seconds or waited < max(seconds, 20 * self.took) or several:
                 return False
             room = 12 * sum(weight.numel() for weight in model.parameters() if weight.requires_grad)  # weights and two moments
             return bool(shutil.disk_usage(work).free > 2 * room)
@@ -77,7 +79,7 @@ def make_guard(link: Link, key: str, work: Path, stop_below: float = 0.0, second
 
         def on_save(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
             check_finite(parts["model"], f"after step {state.global_step} of {state.max_steps}")
-            if torch.distributed.is_initialized():
+            if several:
                 torch.distributed.barrier()
             if link.speaks:
                 fault_point("train.checkpoint.before-manifest")

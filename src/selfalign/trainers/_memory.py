@@ -29,6 +29,10 @@ Cut over N devices (FSDP) weights, gradients and moments take one part of N each
 weights outside of the layers (n - m) and l in one of them (m / layers), h·(r + 2l) for weights, as the next layer is fetched
 while one computes, and in full training (h + 4)·(r + l) for their gradients before and while they are averaged. That is in place
 of the 2n above, and the stream has h bytes a number.
+
+With offload, over N >= 1 devices, these parts are in main memory: weights, gradients and moments take nothing of a device, and
+besides what is gathered it has (h + 4)·l/N, a layer's part on its way. Main memory has all parts of this machine's devices; its
+weights and gradients are locked in place, which is done in powers of two: each matrix takes up to twice its bytes.
 """
 
 from __future__ import annotations
@@ -69,6 +73,8 @@ class Load:
     """As `SFT.lora_target`."""
     averages: bool = False
     """Whether the teacher of a distillation is the average of what is trained."""
+    offload: bool = False
+    """Whether weights, gradients and moments wait in main memory."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +90,16 @@ class Need:
     activations: int
     devices: int = 1
     """Over which weights, gradients and moments are cut (FSDP); 1: each device has all of them."""
+    main: int = 0
+    """Bytes of main memory, for all devices together, that a training with offload takes besides."""
 
     @property
     def total(self) -> int:
         return int(FIXED) + self.weights + self.gradients + self.moments + self.activations
+
+    def fits(self, total: int, main: int) -> bool:
+        """Whether a device has this in `total` bytes, and the machine the rest in `main`."""
+        return self.total <= USABLE * total and self.main <= USABLE * main
 
 
 def need(method: Method, twice: bool, sizes: Sizes, load: Load, devices: int = 1) -> Need:
@@ -105,22 +117,36 @@ def need(method: Method, twice: bool, sizes: Sizes, load: Load, devices: int = 1
     wide = (34 if load.half else 40) if method == "full" else (30 if load.half else 33)
     layer = at_once * (wide * sizes.hidden + (8 if load.half else 16) * sizes.inner)
     logits = (14 + 24 * load.distils) * load.rows * load.learned * sizes.vocabulary
-    stream = at_once * sizes.layers * sizes.hidden * (4 if method == "full" and devices == 1 else width)
+    stream = at_once * sizes.layers * sizes.hidden * (4 if method == "full" and devices == 1 and not load.offload else width)
     activations: float = stream + max(layer, logits) if twice else sizes.layers * layer + logits
-    if devices > 1:
+    if devices > 1 or load.offload:
         outside, one = sizes.weights - matrices, matrices / sizes.layers
         activations += width * (outside + 2 * one) + ((width + 4) * (outside + one) if method == "full" else 0)
+        activations += (width + 4) * one / devices * load.offload
     elif method == "full" and load.half:
         activations += 2 * sizes.weights
+    moments = (2 if load.eight_bit else 8) * trained
+    if load.offload:
+        full = method == "full"  # an adapter's weights and gradients are small
+        locked = _locked(sizes, 4, devices) * (2 + bool(teacher)) if full else _locked(sizes, width, devices) + 8 * trained
+        return Need(method, twice, 0, 0, 0, int(activations), devices, int(FIXED) * devices + locked + moments)
     return Need(
         method=method,
         twice=twice,
         weights=(int(frozen) + 4 * trained + teacher) // devices,
         gradients=4 * trained // devices,
-        moments=(2 if load.eight_bit else 8) * trained // devices,
+        moments=moments // devices,
         activations=int(activations),
         devices=devices,
     )
+
+
+def _locked(sizes: Sizes, width: int, devices: int) -> int:
+    """Bytes of main memory that all weights take, each device's part of a matrix rounded up to a power of two."""
+    table = sizes.vocabulary * sizes.hidden
+    matrices = [one * other for one, other in sizes.matrices.values()]
+    tables = [table] * ((sizes.weights - sum(matrices)) // table if table else 0)
+    return sum(devices * 2 ** ((width * count // devices - 1).bit_length()) for count in (*matrices, *tables))
 
 
 def adapter_weights(sizes: Sizes, rank: int, target: str) -> int:
@@ -140,6 +166,6 @@ def needs(
     ]
 
 
-def fitting(found: Sequence[Need], total: int) -> Need | None:
-    """The first that fits a device of `total` bytes."""
-    return next((each for each in found if each.total <= USABLE * total), None)
+def fitting(found: Sequence[Need], total: int, main: int = 0) -> Need | None:
+    """The first that fits a device of `total` bytes, with `main` bytes of main memory besides."""
+    return next((each for each in found if each.fits(total, main)), None)

@@ -13,6 +13,7 @@ from selfalign.models.device import choose_device, device_count, device_memory, 
 from selfalign.models.names import located
 from selfalign.models.sizes import Sizes, read_sizes
 from selfalign.trainers._memory import METHODS, USABLE, Load, Method, Need, fitting, need, needs
+from selfalign.trainers._shard import check_layers
 from selfalign.types import ModelRef
 
 RANK = 16
@@ -40,31 +41,47 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What was chosen, what all methods take, and the device they are to fit on, in bytes."""
+class Room:
+    """The memory that a training is to fit, in bytes."""
 
-    need: Need
-    all: tuple[Need, ...]
     device: str
     total: int
     free: int
+    main: int
+    """Of main memory, for what a training with offload keeps there."""
+    many: int
+    """Devices that it may be cut over."""
+    away: bool
+    """Whether offload is open to it."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen, what all methods take, and the memory they are to fit."""
+
+    need: Need
+    all: tuple[Need, ...]
+    room: Room
     hint: str = ""
     """What another strategy would make possible."""
 
     @property
     def fits(self) -> bool:
-        return self.need.total <= USABLE * self.total
+        return self.need.fits(self.room.total, self.room.main)
 
     def text(self) -> str:
         """In one line: what is trained, what that takes, and what would have taken too much."""
-        place = "main memory" if self.device == "cpu" else f"{self.device}'s memory"
+        place = "main memory" if self.room.device == "cpu" else f"{self.room.device}'s memory"
         others = [f"{each.method} would take {_gb(each.total)}" for each in self.all if each.method != self.need.method]
         kept = "computed twice" if self.need.twice else "kept"
         too_much = "" if self.fits else ", MORE THAN FITS"
         cut = f" --trainer.strategy fsdp over {self.need.devices} devices" if self.need.devices > 1 else ""
+        cut += " --trainer.offload true" if self.need.main else ""
+        rest = f" and {_gb(self.need.main)} of {_gb(self.room.main)} GB of main memory" if self.need.main else ""
         return (
             f"{NAMES[self.need.method]} trained (--trainer.method {self.need.method}{cut}), activations {kept}: "
-            f"{_gb(self.need.total)} of {_gb(self.total)} GB of {place} by formula{too_much}; {', '.join(others)}{self.hint}"
+            f"{_gb(self.need.total)} of {_gb(self.room.total)} GB of {place}{rest} by formula{too_much};"
+            f" {', '.join(others)}{self.hint}"
         )
 
     def plain(self) -> dict[str, Any]:
@@ -79,11 +96,12 @@ class Choice:
                 "computed_twice": each.twice,
                 "devices": each.devices,
                 "in_all": each.total,
-                "fits": each.total <= USABLE * self.total,
+                "main_memory": each.main,
+                "fits": each.fits(self.room.total, self.room.main),
             }
             for each in self.all
         ]
-        place = {"device": self.device, "has": self.total, "free_now": self.free}
+        place = {"device": self.room.device, "has": self.room.total, "free_now": self.room.free}
         return {**place, "method": self.need.method, "fits": self.fits, "methods": rows, "text": self.text()}
 
 
@@ -95,56 +113,81 @@ def choose(asked: Asked, model: ModelRef) -> Choice | None:
         None where the model's weights are not on this machine, so that nothing is known of their sizes.
 
     Raises:
-        UserError: nothing fits; the line says what would.
+        UserError: nothing fits; the line says what would. Or the model is to be cut, and cannot be.
     """
     try:
-        sizes = read_sizes(Path(located(model.base)))
+        sizes = read_sizes(folder := Path(located(model.base)))
     except UserError:
         return None
     place, most = choose_device(asked.device), min(asked.load.tokens, sizes.window or asked.load.tokens)
     half = half_type(place, asked.precision)
-    load = replace(asked.load, tokens=most, learned=min(asked.load.learned, most), half=half is not None)
-    total, free = device_memory(place)
-    many = device_count(place) if asked.cuts and str(half) != "torch.float16" else 1
-    devices = {"auto": (1, many) if many > 1 else (1,), "ddp": (1,), "fsdp": (many,)}[asked.strategy]
+    cuts = asked.cuts and str(half) != "torch.float16"
+    (total, free), (main, _) = device_memory(place), device_memory(choose_device("cpu"))
+    room = Room(str(place), total, free, main, device_count(place) if cuts else 1, cuts and place.type == "cuda")
+    offload = asked.load.offload and room.away  # a processor's memory is main memory already
+    load = replace(asked.load, tokens=most, learned=min(asked.load.learned, most), half=half is not None, offload=offload)
+    devices = {"auto": tuple(sorted({1, room.many})), "ddp": (1,), "fsdp": (room.many,)}[asked.strategy]
     allowed = METHODS if asked.strategy != "fsdp" else tuple(each for each in METHODS if each != "qlora")
     methods = allowed if asked.method is None else (asked.method,)
-    found = fitting(needs(sizes, load, methods, asked.twice, devices), total)
+    found = fitting(needs(sizes, load, methods, asked.twice, devices), total, main)
     if found is None:
         if asked.method is None:
-            raise UserError(
-                _nothing_fits(needs(sizes, load, methods, asked.twice is not False, devices), sizes, load, place, total)
-            )
+            every = needs(sizes, load, methods, asked.twice is not False, devices)
+            raise UserError(_nothing_fits(every, sizes, load, asked.twice, room))
         found = need(asked.method, asked.twice is not False, sizes, load, devices[-1])
+    if asked.strategy == "fsdp" or found.devices > 1:
+        try:
+            check_layers(folder)
+        except UserError:
+            if asked.strategy == "fsdp":
+                raise
+            return choose(replace(asked, cuts=False), model)
     if found.method == "qlora" and find_spec("bitsandbytes") is None:
         raise UserError(
             "only a 4-bit base fits this device, or is asked for; install bitsandbytes: pip install 'selfalign[qlora]'"
         )
-    shown = (
-        found if each == found.method else _best(needs(sizes, load, (each,), asked.twice, devices), total) for each in allowed
-    )
-    other = fitting(needs(sizes, load, ("full",), asked.twice, (many,)), total) if devices == (1,) and many > 1 else None
-    hint = f"; full would fit with --trainer.strategy fsdp over {many} devices ({_gb(other.total)})" if other else ""
-    return Choice(
-        found, tuple(shown), str(place), total, free, hint if found.method != "full" or not found.total <= USABLE * total else ""
-    )
+    ways = {each: needs(sizes, load, (each,), asked.twice, devices) for each in allowed}
+    shown = tuple(found if each == found.method else fitting(open, total, main) or open[-1] for each, open in ways.items())
+    short = found.method != "full" or not found.fits(total, main)
+    hint = _hint(sizes, load, asked, room, devices == (1,)) if short else ""
+    return Choice(found, shown, room, hint)
 
 
-def _best(found: Sequence[Need], total: int) -> Need:
-    return fitting(found, total) or found[-1]
+def _hint(sizes: Sizes, load: Load, asked: Asked, room: Room, whole: bool) -> str:
+    """What would have all weights trained: to cut the model over devices, where it is not, or else offload."""
+    cut = fitting(needs(sizes, load, ("full",), asked.twice, (room.many,)), room.total) if whole and room.many > 1 else None
+    if cut:
+        return f"; full would fit with --trainer.strategy fsdp over {room.many} devices ({_gb(cut.total)})"
+    other = _offloaded(sizes, load, ("full",), asked.twice, room)
+    return f"; full would fit with {_with_offload(other, room)}" if other else ""
 
 
-def _nothing_fits(found: Sequence[Need], sizes: Sizes, load: Load, place: Any, total: int) -> str:
+def _offloaded(sizes: Sizes, load: Load, methods: Sequence[Method], twice: bool | None, room: Room) -> Need | None:
+    """The first of these methods that fits with offload, where that is open and not tried yet."""
+    if load.offload or not room.away:
+        return None
+    return fitting(needs(sizes, replace(load, offload=True), methods, twice, (room.many,)), room.total, room.main)
+
+
+def _with_offload(found: Need, room: Room) -> str:
+    return f"--trainer.offload true ({_gb(found.total)} GB of {room.device}, {_gb(found.main)} GB of main memory)"
+
+
+def _nothing_fits(found: Sequence[Need], sizes: Sizes, load: Load, twice: bool | None, room: Room) -> str:
     cut = [f" (over {one.devices} devices)" if one.devices > 1 else "" for one in found]
-    each = ", ".join(f"{one.method} {_gb(one.total)}{over}" for one, over in zip(found, cut, strict=True))
-    least = need("qlora", True, sizes, replace(load, rows=1))
-    if least.total <= USABLE * total:
-        whole = "" if any(one.method == "qlora" for one in found) else " and --trainer.strategy ddp"
-        remedy = f"--trainer.micro_batch 1 with --trainer.method qlora{whole} would fit ({_gb(least.total)} GB)"
-    else:
-        billions = sizes.weights * max(USABLE * total - (least.total - least.weights), 0) / max(least.weights, 1) / 1e9
-        remedy = f"a model of at most about {billions:.1f} billion weights would fit (this one has {sizes.weights / 1e9:.1f})"
-    return f"training does not fit {place}, which has {_gb(total)} GB: {each} GB by formula; {remedy}"
+    away = [f" and {_gb(one.main)} of main memory" if one.main else "" for one in found]
+    each = ", ".join(f"{one.method} {_gb(one.total)}{over}{rest}" for one, over, rest in zip(found, cut, away, strict=True))
+    least, other = need("qlora", True, sizes, replace(load, rows=1, offload=False)), _offloaded(sizes, load, METHODS, twice, room)
+    remedies = [f"{_with_offload(other, room)} with --trainer.method {other.method}"] if other else []
+    if least.total <= USABLE * room.total:
+        instead = " and --trainer.offload false" if load.offload else " and --trainer.strategy ddp"
+        whole = "" if any(one.method == "qlora" for one in found) else instead
+        remedies.append(f"--trainer.micro_batch 1 with --trainer.method qlora{whole} would fit ({_gb(least.total)} GB)")
+    if not remedies:
+        billions = sizes.weights * max(USABLE * room.total - (least.total - least.weights), 0) / max(least.weights, 1) / 1e9
+        remedies = [f"a model of at most about {billions:.1f} billion weights would fit (this one has {sizes.weights / 1e9:.1f})"]
+    has = f"{room.device}, which has {_gb(room.total)} GB" + (f" ({_gb(room.main)} of main memory)" if load.offload else "")
+    return f"training does not fit {has}: {each} GB by formula; {' or '.join(remedies)}"
 
 
 def _gb(count: float) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from selfalign.models.device import choose_device, half_type
-from selfalign.trainers._shard import cut
+from selfalign.trainers._shard import cut, is_cut, lent
 from selfalign.types import ModelRef
 
 
@@ -35,7 +36,7 @@ def load_model(spec: dict[str, Any]) -> tuple[Any, Any]:
     elif frozen:
         model = _with_adapter(model, spec)
     device = device_of(options)
-    return (cut(model, device, half_type(device, options["precision"])) if cuts else model), stored
+    return (cut(model, device, half_type(device, options["precision"]), bool(options.get("offload"))) if cuts else model), stored
 
 
 def device_of(options: dict[str, Any]) -> Any:
@@ -101,6 +102,9 @@ def reference(spec: dict[str, Any], model: Any) -> Iterator[Any]:
     other = spec.get("reference_at")
     if other is None or other == {"base": spec["base"], "adapter": spec["adapter"]}:
         yield model
+    elif other["adapter"] and other["base"] == spec["base"] and is_cut(model) and spec["options"]["method"] != "full":
+        with lent(model, Path(other["adapter"])):
+            yield model
     elif other["adapter"] and other["base"] == spec["base"] and spec["options"]["method"] != "full":
         model.load_adapter(other["adapter"], "reference")
         model.set_adapter("reference")

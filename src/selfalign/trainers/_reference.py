@@ -17,6 +17,7 @@ from typing import Any
 
 from selfalign.record.checkpoints import write_synced
 from selfalign.trainers._batches import Weights
+from selfalign.trainers._shard import placed
 from selfalign.trainers._weighted import NotFinite, collate, row_losses
 
 NAME = "reference.json"
@@ -55,7 +56,7 @@ def _stored(file: Path, key: str) -> list[list[float]] | None:
 def _measure(units: Sequence[Any], model: Any, device: Any, half: Any, micro: int, pad: int) -> list[list[float]]:
     import torch
 
-    model.to(device).eval()
+    placed(model, device).eval()
     head, found = model.get_output_embeddings(), [[0.0]] * len(units)
     order = sorted(range(len(units)), key=lambda place: (-units[place].size, place))
     for first in range(0, len(order), micro):

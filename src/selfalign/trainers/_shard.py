@@ -3,11 +3,13 @@
 A layer's weights are gathered when it computes and let go of after it; its gradients are averaged over the devices and cut up as
 soon as they are there. So a device holds one part of everything, and the whole of two layers and of what is in no layer. In
 checkpoints every process writes and reads its own part, so that they take no memory; the finished model is put together in rank
-0's main memory, one weight after the other.
+0's main memory, one weight after the other. With offload a device's part waits in main memory, where the optimiser's steps are
+computed too, and the device has a layer or two: also a single one.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -18,42 +20,112 @@ from selfalign.errors import UserError
 FOLDER = "parts"
 """Of a checkpoint: what torch's distributed checkpoints write, one file for each process and one that says what is in which."""
 
+ADAPTER = "adapter_model.safetensors"
 
-def cut(model: Any, device: Any, half: Any) -> Any:
+
+def join(device: Any) -> None:
+    """This process meets the others, or is by itself, for a training with offload.
+
+    What is in main memory is exchanged by gloo (the gradient's norm, the finished weights), what is on GPUs by nccl. All cores
+    take part in the optimiser's steps: a launcher of several processes leaves each of them one.
+    """
+    import torch
+    from torch.distributed import HashStore  # type: ignore[attr-defined, unused-ignore]
+
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    alone: dict[str, Any] = {} if several else {"store": HashStore(), "rank": 0, "world_size": 1}
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", **alone)
+
+
+def cut(model: Any, device: Any, half: Any, offload: bool = False) -> Any:
     """The model with its weights cut over all processes, in place; what is trained becomes float32, layer by layer.
 
     The layers are gathered in `half`, where products are in 16 bits, and gradients are averaged in float32.
 
-    Raises:
-        UserError: the model has no list of layers, so that all of it would be gathered at once.
+    Args:
+        offload: weights, gradients and moments are in main memory; a layer's weights are on the device while it computes.
     """
     import torch
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
-    count = model.config.get_text_config().num_hidden_layers
-    lists = [each for each in model.modules() if isinstance(each, torch.nn.ModuleList) and len(each) == count]
-    inside = {id(each) for layers in lists for layer in layers for each in layer.modules()}
-    lists = [each for each in lists if id(each) not in inside]  # as many experts as layers are no layers
-    if not lists:
-        raise UserError(
-            f"{type(model).__name__} has no list of its {count} layers, so that --trainer.strategy fsdp cannot cut it"
-        )
     policy: Any = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    # Memory that is locked is copied while the device computes.
+    place = CPUOffloadPolicy(pin_memory=device.type == "cuda") if offload else OffloadPolicy()
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
-    for part in (*(layer for layers in lists for layer in layers), model):
+    for part in (*layers(model), model):
         for weight in part.parameters():
             if weight.requires_grad and weight.dtype != torch.float32:
                 weight.data = weight.data.float()
-        fully_shard(part, mesh=mesh, mp_policy=policy)
+        fully_shard(part, mesh=mesh, mp_policy=policy, offload_policy=place)
     model._is_accelerate_prepared = True  # else accelerate would put DDP around it
     return model
+
+
+def layers(model: Any) -> list[Any]:
+    """The parts of a model that are gathered one after the other.
+
+    Raises:
+        UserError: it has no list of layers, so that all of it would be gathered at once.
+    """
+    import torch
+
+    count = model.config.get_text_config().num_hidden_layers
+    lists = [each for each in model.modules() if isinstance(each, torch.nn.ModuleList) and len(each) == count]
+    inside = {id(each) for found in lists for layer in found for each in layer.modules()}
+    lists = [each for each in lists if id(each) not in inside]  # as many experts as layers are no layers
+    if not lists:
+        raise UserError(
+            f"{type(model).__name__} has no list of its {count} layers, so that --trainer.strategy fsdp cannot cut it;"
+            " use --trainer.strategy ddp"
+        )
+    return [layer for found in lists for layer in found]
+
+
+def check_layers(folder: Path) -> None:
+    """Whether a model can be cut, by its configuration: built without weights (on torch's meta device), in a second or two.
+
+    Raises:
+        UserError: as `layers`.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    with torch.device("meta"):
+        layers(AutoModelForCausalLM.from_config(config, trust_remote_code=False))  # type: ignore[no-untyped-call, unused-ignore]
 
 
 def is_cut(model: Any) -> bool:
     from torch.distributed.fsdp import FSDPModule
 
     return isinstance(model, FSDPModule)
+
+
+def placed(model: Any, device: Any) -> Any:
+    """The model on its device. What is cut is where it belongs: with offload it must not be moved."""
+    return model if is_cut(model) else model.to(device)
+
+
+@contextmanager
+def lent(model: Any, adapter: Path) -> Iterator[None]:
+    """Another adapter's weights, of the same layers and rank, in place of those in training: no second base for that."""
+    import torch
+    from safetensors.torch import load_file
+
+    stored, rank, count = load_file(adapter / ADAPTER), torch.distributed.get_rank(), torch.distributed.get_world_size()
+    trained = [(name, local(weight.detach())) for name, weight in model.named_parameters() if weight.requires_grad]
+    own = [part.clone() for _, part in trained]
+    for name, part in trained:
+        for other in stored[name.replace(".default.", ".")].chunk(count)[rank : rank + 1]:  # as `fully_shard` cuts: by rows
+            part.copy_(other)
+    yield
+    model.reshard()
+    for (_, part), kept in zip(trained, own, strict=True):
+        part.copy_(kept)
 
 
 def local(weight: Any) -> Any:

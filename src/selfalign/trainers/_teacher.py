@@ -15,6 +15,7 @@ from selfalign.errors import UserError
 from selfalign.models.rendering import Renderer
 from selfalign.trainers._average import Average
 from selfalign.trainers._batches import IGNORE, Lost, Row
+from selfalign.trainers._shard import is_cut, placed
 from selfalign.trainers._weighted import Batch, Total, token_logits
 from selfalign.types import Example
 
@@ -74,11 +75,14 @@ def taught_by(total: Total, model: Any, copy: Any, device: Any, half: Any, avera
         average: the weights that the model has as a teacher.
     """
     if copy is not None:
-        copy.to(device).eval().requires_grad_(False)
+        placed(copy, device).eval().requires_grad_(False)
+    teacher = model if copy is None else copy
 
     def with_logits(student: Any, batch: Batch, head: Any) -> torch.Tensor:
         if "taught_targets" in batch:
-            batch = {**batch, "taught": _logits(model if copy is None else copy, copy is None, average, batch, device, half)}
+            batch = {**batch, "taught": _logits(teacher, copy is None, average, batch, device, half)}
+        elif is_cut(teacher):  # its parts are gathered by all processes together, and another one's batch may ask it
+            _logits(teacher, copy is None, average, {f"taught_{name}": each for name, each in batch.items()}, device, half)
         return total(student, batch, head)
 
     return with_logits
@@ -95,4 +99,6 @@ def _logits(teacher: Any, own: bool, average: Average | None, batch: Batch, devi
         said = average.in_place_of(teacher) if average else teacher
         found = token_logits(said, asked, teacher.get_output_embeddings())
     teacher.train(training)
+    if is_cut(teacher):
+        teacher.reshard()  # what is in no layer too, which waits for a backward pass
     return found

@@ -183,7 +183,11 @@ def make_trainer(
                 raise NotFinite(f"the loss is {found.item()} at step {self.state.global_step + 1} of {self.state.max_steps}")
             return found
 
-        # A model that is cut up: each process has a part of a checkpoint.
+        # A model that is cut up: it is in its place, and each process has a part of a checkpoint.
+
+        def _move_model_to_device(self, model: Any, device: Any) -> None:
+            if not is_cut(model):
+                super()._move_model_to_device(model, device)
 
         def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
             if not is_cut(model):

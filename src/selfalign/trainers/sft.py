@@ -29,6 +29,9 @@ LORA_RATE = 10.0
 """Times the rate for all weights: LoRA's best rate is about ten times that of full training, over models and data (Schulman et
 al., "LoRA Without Regret", 2025)."""
 
+PLAIN = (("strategy", "ddp"), ("offload", False))
+"""Options that a training's key has not where they are so: it is that of a training begun before there were any."""
+
 
 @dataclass(frozen=True)
 class SFT:
@@ -84,6 +87,9 @@ class SFT:
     strategy: Literal["auto", "ddp", "fsdp"] = field(default="auto", compare=False)
     """How several processes share the work: each with the whole model (ddp), or with its part of weights, gradients and moments
     (fsdp). auto takes fsdp where all weights, or an adapter with its base, fit the GPUs of this machine only so."""
+    offload: bool = field(default=False, compare=False)
+    """Keep weights, gradients and moments in main memory, where AdamW then runs too, and on the GPU the layer or two at work: for
+    a model that fits no other way, on one GPU or (fsdp) several. Slower, the more so the fewer tokens a step has."""
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
     """AdamW with moments in fp32, or in 8 bits (bitsandbytes): a quarter of their memory; paged ones move to main memory where a
     GPU has no room for them."""
@@ -139,6 +145,8 @@ class SFT:
                 raise UserError(f"trainer SFT: {name} = {getattr(self, name)} is out of range")
         if (self.method == "full" and self.lora_rank) or (self.method in ("lora", "qlora") and self.lora_rank == 0):
             raise UserError(f"trainer SFT: method = {self.method} contradicts lora_rank = {self.lora_rank}; leave one out")
+        if self.offload and self.strategy == "ddp":
+            raise UserError("trainer SFT: offload = true goes part by part, as strategy = ddp does not; leave one out")
 
     @property
     def preferences(self) -> bool:
@@ -173,29 +181,33 @@ class SFT:
             raise UserError(f"trainer SFT: {what}; use adamw_8bit")
         if (words := shlex.split(self.launch)) and shutil.which(words[0]) is None:
             raise UserError(f"trainer SFT: launch: there is no program {words[0]}; give its whole path")
-        if self.strategy == "fsdp":
+        if self.strategy == "fsdp" or self.offload:
             self._check_cut()
         return ""
 
     def _check_cut(self) -> None:
-        why = self._whole
+        instead = "--trainer.offload false" if self.offload else "--trainer.strategy ddp"
+        why = self._whole and f"{self._whole}, or {instead}"
         if not why and str(half_type(device := choose_device(self.device), self.precision)) == "torch.float16":
             why = "products in fp16 are scaled by each process for itself; use --trainer.precision bf16 or fp32"
-        if not why and not self.launch and (count := device_count(device)) < 2:
+        if not why and self.offload and device.type == "mps":
+            why = "not on Apple's GPUs, whose memory is main memory"
+        if not why and not self.launch and not self.offload and (count := device_count(device)) < 2:
             seen = f"this training sees {count} device ({device})"
             why = f"{seen}; name what starts several processes, --trainer.launch 'torchrun --nproc_per_node 2'"
         if why:
-            raise UserError(f"trainer SFT: strategy = fsdp cuts a model over several devices: {why}")
+            given = "offload = true moves a model" if self.offload else "strategy = fsdp cuts a model over several devices"
+            raise UserError(f"trainer SFT: {given}: {why}")
 
     @property
     def _whole(self) -> str:
         """Why this training's model cannot be cut over several devices; "" where it can."""
         if self.method == "qlora":
-            return "not a base of 4 bits; use --trainer.method lora or full, or --trainer.strategy ddp"
+            return "not a base of 4 bits; use --trainer.method lora or full"
         if self.optimizer != "adamw":
-            return f"not the moments of {self.optimizer}; use --trainer.optimizer adamw, or --trainer.strategy ddp"
-        if not isinstance(self.loss, CrossEntropy | DPO):
-            return f"not the second model of the loss {type(self.loss).__name__}; use --trainer.strategy ddp"
+            return f"not the moments of {self.optimizer}; use --trainer.optimizer adamw"
+        if self.averages:
+            return "not the average that the teacher of Distill is; use --trainer.loss.teacher start or round"
         return ""
 
     @property
@@ -225,9 +237,10 @@ class SFT:
             rank=self.lora_rank or RANK,
             target=self.lora_target,
             averages=self.averages,
+            offload=self.offload,
         )
         # How many processes a launcher starts is not known here.
-        strategy = "ddp" if self.strategy == "auto" and self.launch else self.strategy
+        strategy: Any = "fsdp" if self.offload else "ddp" if self.strategy == "auto" and self.launch else self.strategy
         asked = Asked(self._asked, self.gradient_checkpointing, load, self.device, self.precision, strategy, not self._whole)
         return choose(asked, base)
 
@@ -239,7 +252,8 @@ class SFT:
         rate = self.learning_rate or self.full_rate * (LORA_RATE if adapter else 1)
         twice = choice.need.twice if choice else self.gradient_checkpointing is not False
         rank = (self.lora_rank or RANK) if adapter else 0
-        how = self.strategy if self.strategy != "auto" else "fsdp" if choice and choice.need.devices > 1 else "ddp"
+        cuts = self.offload or (choice is not None and choice.need.devices > 1)
+        how = self.strategy if self.strategy != "auto" else "fsdp" if cuts else "ddp"
         return replace(self, method=method, lora_rank=rank, learning_rate=rate, gradient_checkpointing=twice, strategy=how)
 
     def train(self, job: TrainJob, progress: Progress) -> TrainResult:
@@ -264,7 +278,7 @@ class SFT:
         options = [each for each in fields(self.loss) if each.metadata != LATER or getattr(self.loss, each.name) != each.default]
         loss = {"name": type(self.loss).__name__, **{each.name: getattr(self.loss, each.name) for each in options}}
         settled = self.settled(None)
-        own = {name: value for name, value in asdict(settled).items() if name != "strategy" or value == "fsdp"}
+        own = {name: value for name, value in asdict(settled).items() if (name, value) not in PLAIN}
         rows = (*job.seeds, *job.generated)
         place = {example.id: number for number, example in enumerate(rows)}
         shown = {example.id: example for example in job.shown}
