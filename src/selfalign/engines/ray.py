@@ -53,6 +53,13 @@ class Ray:
         if isinstance(self.inner, Ray) or type(self.inner).__name__ == "OpenAI":
             what = "itself" if isinstance(self.inner, Ray) else "OpenAI, whose server may be asked by itself (--engine OpenAI)"
             raise ValueError(f"Ray: inner is {what}; give an engine that runs a model")
+        if ":" in (device := str(getattr(self.inner, "device", ""))):
+            raise ValueError(f"Ray: inner.device = {device} is one GPU, and each worker is given others; leave it out")
+        if isinstance(self.inner, VLLM) and self.num_gpus:
+            taken = self.inner.tensor_parallel if self.inner.tensor_parallel > 1 else self.inner.memory
+            if self.num_gpus < taken:
+                what = "tensor_parallel" if taken > 1 else "memory"
+                raise ValueError(f"Ray: num_gpus = {self.num_gpus:g} of a worker is less than its inner.{what} = {taken:g}")
 
     @property
     def pretends(self) -> bool:
