@@ -23,8 +23,8 @@ class Ray:
     """Hands the batches that the inner engine plans to workers, each with an inner session of its own, as workers become free.
 
     A row's text follows from its own random seed and its batch, so which worker writes it, and when, changes nothing where the
-    workers' hardware, threads and versions of libraries agree. A worker that is lost costs the batch it had: another one does
-    that batch anew, and Ray starts the lost one again where there is room.
+    workers' hardware, threads and versions of libraries agree. A worker that is lost, or whose vLLM is, costs the batch it had:
+    another one does that batch anew, and the lost one is started again where there is room.
 
     The inner engine says what is written and stands in a run's identity; the other options do not, and may change on the way.
     """
