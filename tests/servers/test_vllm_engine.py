@@ -94,7 +94,8 @@ def test_two_rounds_are_killed_and_go_on_to_the_same_bytes(
     rank: int, cli: Run, seeds_file: Path, model: Path, tmp_path: Path
 ) -> None:
     engine = ("--engine", "VLLM", "--engine.python", PYTHON, "--engine.dtype", "float32", "--engine.eager", "true")
-    parts = ("--engine.batch_size", 2, "--lora_rank", rank, "--validation_share", 0.25, "--guard.parts", "none", "--quiet")
+    kept = ("--validation_share", 0.25, "--keep_weights", "all")
+    parts = ("--engine.batch_size", 2, "--lora_rank", rank, *kept, "--guard.parts", "none", "--quiet")
     run = ("run", RECIPE, seeds_file, "--model", model, *engine, *parts, "--out")
     log = tmp_path / "points"
     whole = cli(*run, tmp_path / "whole", timeout=3000, SELFALIGN_FAULT_LOG=str(log))
