@@ -28,6 +28,10 @@ class RunFailed(Exception):
     """A run that could not go on (exit code 1): the message says why, the run folder stays resumable."""
 
 
+class ProcessDied(RunFailed):
+    """The process that a part has do its work ended before its answer; the work as such may be in order."""
+
+
 class Interrupted(BaseException):
     """SIGINT or SIGTERM. Not an `Exception`, so that no `except Exception` on the way swallows it."""
 

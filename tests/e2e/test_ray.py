@@ -23,7 +23,7 @@ import pytest
 from selfalign.cli.main import main
 from selfalign.engines import HF, Ray, Scripted
 from selfalign.engines._ray_workers import DEATHS, Crew, Task, Worker
-from selfalign.errors import RunFailed, UserError
+from selfalign.errors import ProcessDied, RunFailed, UserError
 from selfalign.models.cluster import connect, versions
 from selfalign.models.files import model_hash
 from selfalign.record.lock import locked
@@ -219,6 +219,15 @@ def tiny_folder(tmp_path: Path) -> Path:
         (("--engine.address", "ray://head:10001"), "give auto or HOST:PORT, on a machine of the cluster"),
         (("--engine.inner", "OpenAI"), "no part named OpenAI; there are HF, VLLM, OpenVINO, Scripted"),
         (("--engine.inner.batchsize", "4"), "there is no option --engine.inner.batchsize"),
+        (("--engine.inner.device", "cuda:1"), "Ray: inner.device = cuda:1 is one GPU, and each worker is given others"),
+        (
+            ("--engine.inner", "VLLM", "--engine.num_gpus", "0.5"),
+            "num_gpus = 0.5 of a worker is less than its inner.memory = 0.85",
+        ),
+        (
+            ("--engine.inner", "VLLM", "--engine.inner.tensor_parallel", "2", "--engine.num_gpus", "1"),
+            "num_gpus = 1 of a worker is less than its inner.tensor_parallel = 2",
+        ),
     ],
 )
 def test_options_that_cannot_work(
@@ -311,6 +320,32 @@ def test_a_batch_is_done_anew_but_not_for_ever(caplog: pytest.LogCaptureFixture)
     assert caplog.text.count("is lost; another one does its batch") == DEATHS
     with pytest.raises(RunFailed, match=f"{DEATHS} workers died under one batch, the last one so: the process ended"):
         dict(crew(DEATHS).run(TASK, "generate", calls))
+
+
+def test_a_worker_whose_own_process_died_is_as_one_that_is_lost(caplog: pytest.LogCaptureFixture) -> None:
+    """As where vLLM is killed, and the actor that asks it is not."""
+
+    class Asking(Worker):
+        def __init__(self, deaths: int) -> None:
+            super().__init__(Scripted())
+            self.left = deaths
+
+        def call(self, *arguments: Any) -> Any:
+            self.left -= 1
+            if self.left >= 0:
+                raise ProcessDied("the process that runs vLLM was killed")
+            return super().call(*arguments)
+
+    def of(*deaths: int) -> Crew:
+        made = crew(*[0] * len(deaths))
+        made._workers = [Stand(0, Asking(each)) for each in deaths]
+        return made
+
+    wanted = dict(crew(0).run(TASK, "generate", [ASKED]))
+    assert dict(of(1, 1).run(TASK, "generate", [ASKED])) == wanted
+    assert caplog.text.count("is lost; another one does its batch (the process that runs vLLM was killed)") == 2
+    with pytest.raises(RunFailed, match=f"{DEATHS} workers died under one batch, the last one so: the process that runs vLLM"):
+        dict(of(DEATHS).run(TASK, "generate", [ASKED]))
 
 
 def test_what_a_session_raises_is_raised_and_a_run_that_was_broken_off_leaves_nothing_behind() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from selfalign.encoders import Hashed
-from selfalign.engines import VLLM, OpenAI
+from selfalign.engines import VLLM, OpenAI, Ray
 from selfalign.proposers import FewShot
 from selfalign.recipe import Recipe
 from selfalign.recipes import isara
@@ -15,7 +15,13 @@ from selfalign.types import Sampling
 DEFAULT = OpenAI()
 
 
-def served(*, engine: OpenAI | VLLM = DEFAULT, lora_rank: int = 0, rounds: int = 2, validation_share: float = 0.0) -> Recipe:
+def served(
+    *,
+    engine: OpenAI | VLLM | Ray = DEFAULT,
+    lora_rank: int = 0,
+    rounds: int = 2,
+    validation_share: float = 0.0,
+) -> Recipe:
     recipe = replace(
         isara(demonstrations=2),
         rounds=rounds,

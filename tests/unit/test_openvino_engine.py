@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
+import subprocess
+import textwrap
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,6 +27,7 @@ from selfalign.proposers import FewShot
 from selfalign.recipes import isara
 from selfalign.trainers import NullTrainer
 from selfalign.types import Completion, Example, ModelRef, Request, Sampling, derive_seed
+from tests.conftest import command
 from tests.tiny import tiny_model, tiny_tokenizer
 
 PAIRS = tuple(Example(f"s{i}", f"Question {i}?", f"Answer number {i}.") for i in range(8))
@@ -227,6 +231,37 @@ def test_the_command_line_takes_the_engine_and_its_options(
     assert main([*asked, "--engine.threads", "1", "--engine.prefix_cache", "true"]) == 0
     assert main([*asked, "--engine.batch_size", "0"]) == 2
     assert "batch_size = 0 must be" in capsys.readouterr().err
+
+
+def test_a_run_on_one_core_ends_well_in_any_number_type(model: Path, seeds_file: Path, tmp_path: Path) -> None:
+    """With one thread and AMX OpenVINO dies of bfloat16, which `auto` takes there; a first model in float32 changes nothing."""
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        textwrap.dedent("""
+        import os
+        from dataclasses import replace
+        from selfalign.engines import OpenVINO
+        from selfalign.recipes import isara
+        from selfalign.types import ModelRef, Request, Sampling
+
+        def mine():
+            engine = OpenVINO(dtype="float32")
+            with engine.open(engine.check(ModelRef(MODEL), (), "auto"), "auto") as session:
+                session.generate([Request("r", prompt="Where?")], Sampling(max_tokens=4))
+            assert "ONEDNN_MAX_CPU_ISA" not in os.environ  # trainers are none of this
+            return replace(isara(), rounds=1, per_round=4, min_yield=0.0, prompt_filters=(), filters=())
+        """).replace("MODEL", repr(str(model)))
+    )
+    parts = ("--encoder", "Hashed", "--trainer", "NullTrainer", "--guard.parts", "none", "--engine", "OpenVINO", "--quiet")
+    core = min(os.sched_getaffinity(0))
+    done = subprocess.run(
+        command("run", f"{mine}:mine", seeds_file, "--model", model, *parts, "--out", tmp_path / "out"),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+    )
+    assert done.returncode == 0, f"{done.returncode}: {done.stderr}"
 
 
 def test_a_stop_string_ends_the_row_and_not_its_neighbours(model_folder: Path) -> None:

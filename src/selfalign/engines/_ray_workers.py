@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from selfalign.errors import RunFailed, UserError
+from selfalign.errors import ProcessDied, RunFailed, UserError
 from selfalign.models import cluster
 from selfalign.models.cluster import first_line, last_line, own
 from selfalign.protocols import Engine, Session
@@ -160,14 +160,16 @@ class Crew:
                 for text in said:
                     _log.warning("worker %d: %s", place + 1, text)
                 yield number, found
-            elif (cause := own(error)) is not None:
+                continue
+            cause = own(error)
+            if cause is not None and not isinstance(cause, ProcessDied):  # which is no fault of the batch, nor of the model
                 raise cause from error
-            else:
-                deaths[number] += 1
-                if deaths[number] == DEATHS:
-                    raise RunFailed(f"engine Ray: {DEATHS} workers died under one batch, the last one so: {first_line(error)}")
-                _log.warning("engine Ray: worker %d is lost; another one does its batch (%s)", place + 1, first_line(error))
-                waiting.appendleft(number)
+            deaths[number] += 1
+            how = first_line(cause or error)
+            if deaths[number] == DEATHS:
+                raise RunFailed(f"engine Ray: {DEATHS} workers died under one batch, the last one so: {how}")
+            _log.warning("engine Ray: worker %d is lost; another one does its batch (%s)", place + 1, how)
+            waiting.appendleft(number)
 
     def leave(self, model: ModelRef, format: Format) -> None:
         """Has the free workers close a model; those that have a call or are away end with the crew."""

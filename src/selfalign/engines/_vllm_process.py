@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
-from selfalign.errors import RunFailed, UserError
+from selfalign.errors import ProcessDied, RunFailed, UserError
 from selfalign.models.device import only_device
 from selfalign.text import printable
 
@@ -74,7 +74,8 @@ class Child:
         """
         Raises:
             UserError: what was asked cannot be done with this model or these options.
-            RunFailed: memory ran out, vLLM failed, or the process died.
+            RunFailed: memory ran out, or vLLM failed.
+            ProcessDied: its process ended.
         """
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
@@ -147,7 +148,7 @@ class Child:
             how = "was killed; most often the system does that when memory runs out"
         lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["nothing"]
         said = " | ".join(printable(line)[:300] for line in lines[-_TAIL:])
-        raise RunFailed(f"the process that runs vLLM {how}; the same command goes on. Its log {self.log} ends: {said}")
+        raise ProcessDied(f"the process that runs vLLM {how}; the same command goes on. Its log {self.log} ends: {said}")
 
 
 def _surroundings(python: str, device: str) -> dict[str, str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from selfalign.engines import _openvino_model, _weights
@@ -286,4 +288,32 @@ def _pipeline(engine: OpenVINO, folder: str) -> Any:
     scheduler = openvino_genai.SchedulerConfig()
     scheduler.enable_prefix_caching = engine.prefix_cache
     scheduler.max_num_batched_tokens, scheduler.max_num_seqs = engine.batch_tokens, engine.batch_size
-    return openvino_genai.ContinuousBatchingPipeline(folder, scheduler, "CPU", options)
+    with _without_amx() if _threads(engine.threads) == 1 else nullcontext():
+        return openvino_genai.ContinuousBatchingPipeline(folder, scheduler, "CPU", options)
+
+
+@contextmanager
+def _without_amx() -> Iterator[None]:
+    """Has OpenVINO compute bfloat16 by AVX-512, as with AMX and a single thread it dies by SIGFPE, which nothing catches, when it
+    loads a model (2026.4; github.com/openvinotoolkit/openvino/issues/33300).
+
+    It reads the variable once, when it loads the first model of a process, in whatever number type. Set for longer it would take
+    AMX from a trainer that this process starts, and where a run goes on with that trainer nobody would have set it.
+    """
+    name = "ONEDNN_MAX_CPU_ISA"
+    given = name in os.environ  # by a user, whose word holds
+    os.environ.setdefault(name, "AVX512_CORE_FP16")  # all but AMX; without effect on processors that have less
+    try:
+        yield
+    finally:
+        if not given:
+            del os.environ[name]
+
+
+def _threads(asked: int) -> int:
+    """That OpenVINO computes on: as many as there are cores, unless fewer are asked for. Two halves of a core count as one."""
+    if not hasattr(os, "sched_getaffinity"):
+        return asked
+    halves = (Path(f"/sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list") for number in os.sched_getaffinity(0))
+    cores = len({path.read_text("ascii") if path.is_file() else str(path) for path in halves})
+    return min(asked or cores, cores)

@@ -23,8 +23,8 @@ class Ray:
     """Hands the batches that the inner engine plans to workers, each with an inner session of its own, as workers become free.
 
     A row's text follows from its own random seed and its batch, so which worker writes it, and when, changes nothing where the
-    workers' hardware, threads and versions of libraries agree. A worker that is lost costs the batch it had: another one does
-    that batch anew, and Ray starts the lost one again where there is room.
+    workers' hardware, threads and versions of libraries agree. A worker that is lost, or whose vLLM is, costs the batch it had:
+    another one does that batch anew, and the lost one is started again where there is room.
 
     The inner engine says what is written and stands in a run's identity; the other options do not, and may change on the way.
     """
@@ -53,6 +53,13 @@ class Ray:
         if isinstance(self.inner, Ray) or type(self.inner).__name__ == "OpenAI":
             what = "itself" if isinstance(self.inner, Ray) else "OpenAI, whose server may be asked by itself (--engine OpenAI)"
             raise ValueError(f"Ray: inner is {what}; give an engine that runs a model")
+        if ":" in (device := str(getattr(self.inner, "device", ""))):
+            raise ValueError(f"Ray: inner.device = {device} is one GPU, and each worker is given others; leave it out")
+        if isinstance(self.inner, VLLM) and self.num_gpus:
+            taken = self.inner.tensor_parallel if self.inner.tensor_parallel > 1 else self.inner.memory
+            if self.num_gpus < taken:
+                what = "tensor_parallel" if taken > 1 else "memory"
+                raise ValueError(f"Ray: num_gpus = {self.num_gpus:g} of a worker is less than its inner.{what} = {taken:g}")
 
     @property
     def pretends(self) -> bool:

@@ -49,13 +49,16 @@ def choose_device(name: str) -> Any:
 def only_device(name: str, given: Mapping[str, str]) -> dict[str, str]:
     """The environment `given` for a process that shall see no other CUDA device than that of the name.
 
-    `cuda:1` is the second of those that CUDA_VISIBLE_DEVICES lets us see; auto and cuda are all of them.
+    `cuda:1` is the second of those that CUDA_VISIBLE_DEVICES lets us see, none where that are fewer: the machine's own second one
+    may be another process's. auto and cuda are all of them.
     """
     kind, _, index = name.partition(":")
     if kind in ("auto", "cuda") and not index:
         return dict(given)
-    seen = [each.strip() for each in given.get("CUDA_VISIBLE_DEVICES", "").split(",") if each.strip()]
-    only = "" if kind != "cuda" else seen[int(index)] if int(index) < len(seen) else index
+    if kind == "cuda" and "CUDA_VISIBLE_DEVICES" in given:
+        seen = [each.strip() for each in given["CUDA_VISIBLE_DEVICES"].split(",") if each.strip()]
+        index = seen[int(index)] if int(index) < len(seen) else ""
+    only = index if kind == "cuda" else ""
     return {**given, "CUDA_VISIBLE_DEVICES": only}
 
 
