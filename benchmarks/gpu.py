@@ -9,10 +9,11 @@ step's output stands in OUT/STEP.log. It exits with 1 where a step failed.
 
 Steps that walk a path: a round of `gpu_recipe.py` through `selfalign run`, with `--trainer.method full`, `lora` and `qlora`, fp16
 products, optimisers of 8 bits, a training killed behind a checkpoint and gone on with, `--trainer.launch` (accelerate, with as
-many processes as there are GPUs), the model cut over the GPUs (`--trainer.strategy fsdp`; on a processor over two processes), its
-weights in main memory (`--trainer.offload true`), Ray with two workers on shares of the GPUs, and VLLM, full and LoRA. "texts" is how
-many of a round's pairs are to the letter those of the step `full` (another device, batch or engine may round otherwise). "peak" is
-the most that was taken of the GPUs' memory above what was taken before, by nvidia-smi, twice a second, generation included.
+many processes as there are GPUs), the model cut over the GPUs (`--trainer.strategy fsdp`; on a processor over two processes),
+its weights in main memory (`--trainer.offload true`), Ray with two workers on shares of the GPUs, and VLLM, full and LoRA.
+"texts" is how many of a round's pairs are to the letter those of the step `full` (another device, batch or engine may round
+otherwise). "peak" is the most that was taken of the GPUs' memory above what was taken before, by nvidia-smi, twice a second,
+generation included.
 
 Steps that measure: those of `gpu_speed.py`, the memory of a training next to its formula (`memory.py`), and a whole `selfalign
 run isara` on the bundled seeds, by stage (`stages.py`).
