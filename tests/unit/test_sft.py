@@ -438,3 +438,26 @@ def test_an_architecture_that_keeps_its_activations_trains_all_the_same(tmp_path
     net.save_pretrained(tmp_path / "start")
     tokenizer.save_pretrained(tmp_path / "start")
     assert SMALL.train(job(tmp_path / "start", tmp_path), Quiet()).steps == STEPS
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_what_few_steps_change_is_not_rounded_away(model: Path, tmp_path: Path, kind: torch.dtype) -> None:
+    changes = []
+    for stored in (torch.float32, kind):  # the same weights, which both types have
+        network = AutoModelForCausalLM.from_pretrained(model).to(kind).to(stored)
+        folder = tmp_path / str(stored)
+        shutil.copytree(model, folder)
+        network.save_pretrained(folder)
+        trainer = SFT(learning_rate=2e-5, epochs=1, batch_size=4, micro_batch=2, warmup=0.0, precision="fp32")
+        result = trainer.train(job(folder, tmp_path / f"{stored}-run"), Quiet())
+        begun, ended = (AutoModelForCausalLM.from_pretrained(each, dtype=torch.float32) for each in (folder, result.model.base))
+        assert ended.config.dtype == torch.float32 and read_dtype(Path(result.model.base)) == stored
+        changes.append(torch.cat([(b - a).flatten() for a, b in zip(begun.parameters(), ended.parameters(), strict=True)]))
+    whole, kept = changes
+    assert 0.9 < (kept @ whole / (whole @ whole)).item() < 1.1, "on average all of the change is there"
+
+
+def read_dtype(folder: Path) -> torch.dtype:
+    kinds = {weight.dtype for weight in load_file(folder / "model.safetensors").values()}
+    assert len(kinds) == 1
+    return kinds.pop()

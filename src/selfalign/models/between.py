@@ -8,6 +8,7 @@ from typing import Any
 
 from selfalign.errors import UserError
 from selfalign.models.names import located, quiet
+from selfalign.models.rounding import rounded
 from selfalign.types import ModelRef
 
 _ADAPTER = "adapter_model.safetensors"
@@ -35,7 +36,7 @@ def write_between(start: ModelRef, trained: ModelRef, share: float, out: Path) -
         for name, weight in model.named_parameters():
             if name not in first or first[name].shape != weight.shape:
                 raise UserError(f"{source}: its weight {name} has no like in the start model, so nothing lies between the two")
-            weight.copy_(first[name].float().lerp(weight.float(), share))
+            weight.copy_(rounded(first[name].float().lerp(weight.float(), share), weight.dtype, 0, name))
         model.save_pretrained(out)
     _copy(source, out)
 

@@ -21,6 +21,7 @@ from typing import Any
 from selfalign.errors import UserError, die_with_parent
 from selfalign.models.device import empty_cache, half_type, out_of_memory
 from selfalign.models.rendering import make_renderer
+from selfalign.models.rounding import rounded
 from selfalign.record.checkpoints import AVERAGE, newest_verified, publish, write_synced
 from selfalign.record.disk import disk_full
 from selfalign.record.faults import fault_point
@@ -134,9 +135,13 @@ def train(spec: dict[str, Any], link: Link) -> None:
         return
     check_finite(model, "after the last step")
     steps = steps[: trainer.state.global_step]
-    parts = gathered(model, stored) if is_cut(model) else None
+    parts = gathered(model, stored, spec["seed"]) if is_cut(model) else None
     if link.speaks:
-        save(trainer.accelerator.unwrap_model(trainer.model), tokenizer, stored, out, average, parts)
+        finished = trainer.accelerator.unwrap_model(trainer.model)
+        if parts is None and not hasattr(finished, "peft_config"):
+            for name, weight in finished.named_parameters():
+                weight.data = rounded(weight.data, stored, spec["seed"], name)
+        save(finished, tokenizer, stored, out, average, parts)
         write_synced(work / "result.json", json.dumps(outcome(units, lost, steps, weights, trainer.state.log_history)).encode())
         fault_point("train.model.before-rename")
         publish(_partial(out), out)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.errors import UserError
+from selfalign.models.rounding import rounded
 
 FOLDER = "parts"
 """Of a checkpoint: what torch's distributed checkpoints write, one file for each process and one that says what is in which."""
@@ -153,9 +154,9 @@ def in_step(model: Any, last: bool) -> Iterator[None]:
             yield
 
 
-def gathered(model: Any, stored: Any) -> dict[str, Any] | None:
-    """The finished weights by name in main memory, of type `stored`, or where an adapter is trained its own, as they are. All
-    processes must ask, and all but the first get None; a device has one whole weight at a time."""
+def gathered(model: Any, stored: Any, seed: int) -> dict[str, Any] | None:
+    """The finished weights by name in main memory, brought to type `stored` (`rounded`), or where an adapter is trained its own,
+    as they are. All processes must ask, and all but the first get None; a device has one whole weight at a time."""
     import torch
 
     first, adapter = torch.distributed.get_rank() == 0, hasattr(model, "peft_config")
@@ -166,7 +167,7 @@ def gathered(model: Any, stored: Any) -> dict[str, Any] | None:
             continue
         if id(weight) not in seen:
             full = whole(weight.detach())
-            kept = full.to("cpu", stored if full.is_floating_point() and not adapter else full.dtype) if first else None
+            kept = rounded(full, full.dtype if adapter else stored, seed, name) if first else None
             seen[id(weight)] = kept
         found[name] = seen[id(weight)]
     return found if first else None
