@@ -29,7 +29,7 @@ def rounded(weight: Any, kind: Any, seed: int, name: str) -> Any:
     if not weight.is_floating_point() or kind not in (torch.bfloat16, torch.float16):
         return weight.detach().to("cpu", kind if weight.is_floating_point() else weight.dtype)
     draw = torch.Generator().manual_seed(derive_seed(seed, "rounding", name))
-    found = torch.empty(weight.shape, dtype=kind)
+    found: Any = torch.empty(weight.shape, dtype=kind)
     for whole, part in zip(weight.detach().reshape(-1).split(PIECE), found.view(-1).split(PIECE), strict=True):
         exact = whole.to("cpu", torch.float32)
         near = exact.to(kind)
