@@ -7,7 +7,7 @@ from typing import Any
 from selfalign.types import derive_seed
 
 PIECE = 1 << 18
-"""Weights that are rounded at once: few, as they then stay in the processor's cache (20 ns of a core for each weight, half of 2^24's)."""
+"""Weights that are rounded at once: few stay in the processor's cache (20 ns of a core for each weight, half of 2^24's)."""
 
 
 def rounded(weight: Any, kind: Any, seed: int, name: str) -> Any:
