@@ -39,7 +39,8 @@ def side_by_side(folder: Path, study: Mapping[str, Any]) -> dict[str, Any]:
         except UserError as error:
             missing[name] = str(error)
             continue
-        told[name] = [{**each, "category": kinds.get(each["id"], "")} for each in told[name] if each["answers"]]
+        rows = [{**each, "category": kinds.get(each["id"], "")} for each in told[name] if each["answers"]]
+        told[name] = [each for each in rows if each["id"] in kinds] or rows  # a guard's stand before those of the verdict
         arms[name] = {"folder": run["folder"], "round": round, "shown": shlex.quote(f"{folder.resolve().name}/{run['folder']}")}
     return {"arms": arms, "missing": missing, "prompts": _prompts(told)}
 
