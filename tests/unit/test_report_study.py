@@ -87,7 +87,7 @@ def arm_run(folder: Path, text: str) -> None:
             for i in range(12)
         }
         asked = {
-            0: {"id": "guard-1", "text": "A guard's answer", "finish": "stop", "prompt": "A guard's question?", "history": []}
+            0: {"id": "guard-1", "text": "A guard's", "finish": "stop", "prompt": "A guard's question?", "history": []}
         }
         store.add_batch(0, "guard_answered", 0, asked, 1.0)  # named, and so read, before the held-out prompts
         store.add_batch(0, "held_out", 0, rows, 1.0)
