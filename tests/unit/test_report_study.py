@@ -86,9 +86,7 @@ def arm_run(folder: Path, text: str) -> None:
             i: {"id": f"h{i}", "text": f"{text} {i}", "finish": "stop", "prompt": f"{text} asks {i}", "history": [[text, text]]}
             for i in range(12)
         }
-        asked = {
-            0: {"id": "guard-1", "text": "A guard's", "finish": "stop", "prompt": "A guard's question?", "history": []}
-        }
+        asked = {0: {"id": "guard-1", "text": "A guard's", "finish": "stop", "prompt": "A guard's question?", "history": []}}
         store.add_batch(0, "guard_answered", 0, asked, 1.0)  # named, and so read, before the held-out prompts
         store.add_batch(0, "held_out", 0, rows, 1.0)
         outcomes = tuple(Outcome(f"h{i}", float(i % 2), text if i % 3 else "other") for i in range(12))
