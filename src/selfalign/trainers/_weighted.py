@@ -186,7 +186,9 @@ def make_trainer(
         # A model that is cut up: it is in its place, and each process has a part of a checkpoint.
 
         def _move_model_to_device(self, model: Any, device: Any) -> None:
-            if not is_cut(model):
+            if is_cut(model):
+                model.reshard()  # it may have been asked before: optimisers take the parts, not what was gathered for that
+            else:
                 super()._move_model_to_device(model, device)
 
         def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
