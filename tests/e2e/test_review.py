@@ -96,7 +96,7 @@ def test_a_run_waits_and_trains_on_nothing_that_was_rejected(
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(align, "opened", None)
         assert main(run) == 0, "it still waits, and says so before a model loads"
-    told = capsys.readouterr().out
+    told = " ".join(capsys.readouterr().out.split())
     assert "none of them stands in kept.jsonl or an export before that is done" in told
     assert {path.name for path in (out / "round-01").glob("*.jsonl")} == {"dropped.jsonl"}
     assert main(["export", str(out), "--data", str(tmp_path / "data.jsonl")]) == 0
