@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from selfalign.proposers import Rivals
 from selfalign.recipes import contrast, isara, sft
 from selfalign.record.store import Store
 from selfalign.seeds.read import read_seeds, read_with_notes
+from selfalign.study.run import match_steps
 from selfalign.trainers import DPO, SFT, CrossEntropy, NullTrainer
 from selfalign.types import Pool, preferences
 from tests.conftest import SCRIPTED, Run
@@ -142,6 +144,10 @@ def test_an_arm_of_another_loss_keeps_its_own_rates_and_rounds_but_for_what_was_
         own = found[name].recipe
         assert own.trainer == replace(recipe.trainer, batch_size=5)  # not a rate that suits distillation
         assert (own.rounds, own.per_round) == (recipe.rounds, recipe.per_round)
+    eight: Any = SimpleNamespace(steps=(4, 4, 4, 4, 4, 4, 4, 7), best_round=8, of_round=None)
+    assert match_steps(found["sft"].recipe, eight).steps == (17, 18), "as many steps, and not cut into eight short trainings"
+    two: Any = SimpleNamespace(steps=(20, 15, 9), best_round=2, of_round=None)
+    assert match_steps(found["sft"].recipe, two).steps == (20, 15)
     changed = arms(seeds_file, "self_distill", "--rounds", "3", "--baselines", "isara")
     assert changed["isara"].recipe.rounds == 3
 

@@ -257,11 +257,13 @@ def match_steps(recipe: Recipe, main: Finished) -> Recipe:
     """The recipe with the optimiser steps of the main arm's run, round by round up to its best one.
 
     Where the main arm fell back on the base model, all it trained counts: an arm that trains nothing could not show
-    that plain training would have helped. A recipe of one round takes all of them in its one.
+    that plain training would have helped. A recipe of fewer rounds takes all of them in its own: cut into many short trainings,
+    each with a warm-up and a decay, the same steps teach far less, and a baseline of another loss is not to suffer that.
     """
     steps = main.steps[: main.best_round if main.of_round is None else main.of_round] or main.steps
-    if recipe.rounds == 1 and steps:
-        steps = (sum(steps),)
+    if recipe.rounds < len(steps):
+        total = sum(steps)
+        steps = tuple(total * (k + 1) // recipe.rounds - total * k // recipe.rounds for k in range(recipe.rounds))
     return replace(recipe, steps=steps, rounds=len(steps))
 
 
