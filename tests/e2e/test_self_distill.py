@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,6 +82,9 @@ def test_a_run_ends_with_the_seeds_alone_and_no_round_follows(cli: Run, seeds_fi
     done = cli(*run, 3, "--json", "--out", out)
     assert done.returncode == 0, done.stderr
     assert [row["candidates"] for row in json.loads(done.stdout)["rounds"]] == [0, 24, 24, 0]
+    with Store.read(out) as store:  # 12 seeds: each is asked twice before a new prompt is
+        asked = Counter(row.prompt for row in store.kept(1))
+        assert asked == {seed.prompt: 2 for seed in store.seeds()}
     longer = cli(*run, 4, "--out", out)
     assert longer.returncode == 2 and "rounds = 3, now 4" in longer.stderr and "train_seeds = last" in longer.stderr
     more = tmp_path / "more.jsonl"

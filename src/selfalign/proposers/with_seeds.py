@@ -15,14 +15,14 @@ from selfalign.types import Demonstration, Example, derive_seed
 
 @dataclass(frozen=True)
 class WithSeeds:
-    """New prompts first; in the slots behind them seeds' prompts as they stand, none twice in a round.
+    """New prompts first; in the slots behind them seeds' prompts as they stand, none once more before all were asked as often.
 
     Each draft of the second kind names its seed as the one demonstration of its prompt.
     """
 
     new: FewShot = field(default_factory=FewShot)
     share: float = 0.5
-    """The most of a round's slots that seeds' prompts take; where there are more seeds, some are drawn anew each round."""
+    """Of a round's slots, how many seeds' prompts take; where there are more seeds, some are drawn anew each round."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.share <= 1.0:
@@ -32,7 +32,8 @@ class WithSeeds:
         """`count` drafts in slot order; for those of the seeds the model is not asked."""
         seeds = context.pool.seeds
         random = np.random.default_rng(derive_seed(context.seed, context.round, "propose-seeds"))
-        drawn = sorted(random.permutation(len(seeds))[: self._own(seeds, count)])
+        whole, rest = divmod(self._own(seeds, count), max(len(seeds), 1))
+        drawn = sorted([*range(len(seeds))] * whole + random.permutation(len(seeds))[:rest].tolist())
         first = count - len(drawn)
         return [
             *(self.new.propose(context, first) if first else ()),
@@ -53,7 +54,7 @@ class WithSeeds:
 
     def aims(self, seeds: Sequence[Example], count: int) -> list[str]:
         """As `SeedUse.aims`."""
-        own = [seed.category for seed in seeds[: self._own(seeds, count)]]
+        own = [seeds[place % len(seeds)].category for place in range(self._own(seeds, count))]
         return [*self.new.aims(seeds, count - len(own)), *own]
 
     def shown(self, seeds: Sequence[Example], categories: Collection[str]) -> tuple[int, int]:
@@ -61,4 +62,4 @@ class WithSeeds:
         return self.new.shown(seeds, categories)
 
     def _own(self, seeds: Sequence[Example], count: int) -> int:
-        return min(len(seeds), round(self.share * count))
+        return round(self.share * count) if seeds else 0

@@ -25,7 +25,7 @@ def self_distill(*, demonstrations: int = 4, own_share: float = 1.0, aim: str = 
 
     Args:
         demonstrations: k, the seeds that the teacher is shown.
-        own_share: the most of a round's prompts that are the seeds'; the others are new ones, for which a model must be able to
+        own_share: of a round's prompts, how many are the seeds'; the others are new ones, for which a model must be able to
             write prompts of each category. Our own choice.
         aim: as in `isara`.
 
