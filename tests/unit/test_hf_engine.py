@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from selfalign.engines import HF, _decode
+from selfalign.engines import HF, _decode, _weights
 from selfalign.errors import RunFailed, UserError
 from selfalign.models.rendering import make_renderer
 from selfalign.types import Example, ModelRef, Request, Sampling, derive_seed
@@ -375,6 +375,28 @@ def test_an_adapter_is_merged_and_found_with_its_base(model: Path, tmp_path: Pat
     with torch.inference_mode():
         loss = adapted(input_ids=torch.tensor([ids[0]]), labels=torch.tensor([ids[1]])).loss
     assert found.total == pytest.approx(-float(loss) * found.tokens, rel=1e-4)
+
+
+def test_a_small_adapter_is_not_rounded_away_where_weights_have_16_bits(model: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(model).to(torch.bfloat16)
+    base.save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(model).save_pretrained(tmp_path / "base")
+    torch.manual_seed(0)
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), LoraConfig(target_modules="all-linear"))
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=1e-4)
+    adapted.save_pretrained(tmp_path / "adapter")
+    ref = ModelRef(str(tmp_path / "base"), str(tmp_path / "adapter"))
+    changes = []
+    for kind in (torch.float32, torch.bfloat16):
+        merged = _weights.weights(ref, torch.device("cpu"), kind, "sdpa").state_dict()
+        changes.append(torch.cat([(merged[name].float() - old.float()).flatten() for name, old in base.state_dict().items()]))
+    whole, kept = changes
+    assert 0.8 < (kept @ whole / (whole @ whole)).item() < 1.2, "on average all of the change is there"
 
 
 def test_weights_load_at_the_first_need_and_are_gone_after_the_block(model: Path) -> None:

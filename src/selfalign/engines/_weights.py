@@ -12,6 +12,7 @@ from selfalign.errors import Interrupted, RunFailed, UserError, in_a_line
 from selfalign.models.device import half_type, out_of_memory
 from selfalign.models.names import located, quiet, resolve_ref
 from selfalign.models.rendering import IGNORE, NOTES, make_renderer, preflight
+from selfalign.models.rounding import rounded
 from selfalign.types import Example, Format, ModelRef
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -92,15 +93,15 @@ def weights(model: ModelRef, on: Any, kind: Any, attention: str) -> Any:
 
 
 def _merged(adapted: Any, kind: Any) -> Any:
-    """Merged in float32, then brought to `kind`, one layer after the other: a copy of the whole base in float32 would be twice
-    what a model of 16 bits takes, and a merge in 16 bits rounds small updates away."""
+    """Merged in float32, then brought to `kind` by a draw (`rounded`), one layer after the other: a copy of the whole base in
+    float32 would be twice what a model of 16 bits takes, and the nearest number of 16 bits is, for small updates, the old one."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    for layer in adapted.modules():
+    for name, layer in adapted.named_modules():
         if isinstance(layer, BaseTunerLayer) and (weight := getattr(layer.get_base_layer(), "weight", None)) is not None:
             weight.data = weight.data.float()
             layer.merge(safe_merge=True)
-            weight.data = weight.data.to(kind)
+            weight.data = rounded(weight.data, kind, 0, name).to(weight.device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that they are merged already
         return adapted.merge_and_unload(safe_merge=True)
