@@ -148,7 +148,8 @@ def test_an_arm_of_another_loss_keeps_its_own_rates_and_rounds_but_for_what_was_
     assert match_steps(found["sft"].recipe, eight).steps == (17, 18), "as many steps, and not cut into eight short trainings"
     two: Any = SimpleNamespace(steps=(20, 15, 9), best_round=2, of_round=None)
     assert match_steps(found["sft"].recipe, two).steps == (20, 15)
-    changed = arms(seeds_file, "self_distill", "--rounds", "3", "--baselines", "isara")
+    changed = arms(seeds_file, "self_distill", "--rounds", "3", "--baselines", "isara,sft")
+    assert changed["sft"].recipe.rounds == sft().rounds
     assert changed["isara"].recipe.rounds == 3
 
 

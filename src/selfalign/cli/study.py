@@ -239,6 +239,8 @@ def _baseline(make: Callable[..., Recipe], given: Mapping[str, Any], main: Recip
         taken["per_round"] = max(1, main.rounds) * main.per_round
     if not main.per_round:
         taken.pop("per_round", None)
+    if other_loss and not recipe.per_round:
+        taken.pop("rounds", None)  # it takes steps in rounds of its own (`match_steps`)
     if "trainer" in taken:
         taken["trainer"] = _with_own_loss(main.trainer, recipe.trainer, untouched.trainer) if other_loss else main.trainer
     shared = ("evaluators", "eval_sampling", "evaluate", "allow_overlap", "allow_other_versions")
