@@ -207,7 +207,7 @@ class Recipe:
             ("order", self.order, self.order in get_args(Order), "chosen or shared"),
             ("steps", list(self.steps), not self.steps or self._steps_fit(), "one number of at least 1 for each round"),
             ("train_seeds", self.train_seeds, self.train_seeds or self.candidates(1) > 0, "true where nothing is generated"),
-            ("replay", self.replay and self.replay.count, not self.replay or self._imitates(), "0: it imitates no answers"),
+            ("replay", self.replay and self.replay.count, not self.replay or self._replays(), "0: it learns from pairs alone"),
             ("review", self.review, not self.review or generated > 0, "false where nothing is generated"),
             ("second_turns.share", extended, not extended or generated > 0, "0 where nothing is generated"),
             ("second_turns.share", extended, not extended or answers, "0 where answers are to be taught or rejected"),
@@ -281,15 +281,15 @@ class Recipe:
         new = hasattr(self.proposer, "oppose") or not declared(self.proposer, Flags).preferences
         takes = self.rounds * self.per_round and new and not self.given
         proposer = replace(other.given, own=self.proposer, samples=self._samples()) if takes and other.given else self.proposer
-        return replace(self, proposer=proposer, replay=other.replay if self._imitates() else None)
+        return replace(self, proposer=proposer, replay=other.replay if self._replays() else None)
 
     def _samples(self) -> int:
         return self.proposer.samples if isinstance(self.proposer, Repeated) else 1
 
-    def _imitates(self) -> bool:
-        """Whether a round trains a model to write the answers that it is given."""
-        other = self.per_round > 0 and (declared(self.proposer, Flags).preferences or self.shown_to == "teacher")
-        return self.rounds > 0 and self.trains and not other and not declared(self.trainer, Flags).preferences
+    def _replays(self) -> bool:
+        """Whether a round trains a model on single answers: to write them, or to keep what it would have written in them."""
+        pairs = self.per_round > 0 and declared(self.proposer, Flags).preferences
+        return self.rounds > 0 and self.trains and not pairs and not declared(self.trainer, Flags).preferences
 
     @property
     def given(self) -> Given | None:

@@ -83,7 +83,8 @@ def train_job(run: Setup, round: int, start: ModelRef, pool: Pool, folder: Path)
         base=run.base,
         first=run.store.model(1) if round > 1 else None,
         shown=tuple(example for example in pool.examples if example.id in named),
-        seed_weight=recipe.seed_weight,
+        # A last round of seeds alone has at most replay rows besides: each row counts the same there.
+        seed_weight=None if recipe.train_seeds == "last" else recipe.seed_weight,
         format=recipe.format,
         seed=derive_seed(recipe.seed, round, "train"),
         learning_rate_scale=recipe.learning_rate_decay ** (round - 1),

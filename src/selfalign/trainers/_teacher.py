@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def with_taught(
     rows: Sequence[Row], given: Sequence[Mapping[str, Any]], renderer: Renderer, limit: int, ending: int
 ) -> tuple[list[Row], list[Lost]]:
-    """The rows with their `taught`, seeds as they are.
+    """The rows with their `taught`, seeds as they are. Of a replay row ("bare") the teacher reads what its student reads.
 
     Rules of those that have none: `no_demonstrations`, `not_renderable`, `other_tokens` (behind the demonstrations the response
     has other tokens than behind the bare prompt, so that the two cannot be compared), `too_long`.
@@ -45,6 +45,8 @@ def with_taught(
 
 
 def _with_taught(row: Row, said: Mapping[str, Any], renderer: Renderer, limit: int, ending: int) -> Row | Lost:
+    if said.get("bare"):
+        return replace(row, taught=row)
     shown = [Example("", prompt, response, system=system) for prompt, response, system in said["shown"]]
     if not shown:
         return Lost(row.place, "no_demonstrations", "the teacher is shown none, so that it knows nothing better")

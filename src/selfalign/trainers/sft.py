@@ -296,7 +296,7 @@ class SFT:
                     "seed": number < len(job.seeds),
                     # No loss may say that a text which was cut off should end there, or should not.
                     "unfinished": (self.preferences or self.distils) and example.response_finish != "stop",
-                    **(_taught(example, shown) if self.distils else {}),
+                    **(_taught(example, shown, number < len(job.seeds)) if self.distils else {}),
                     **({"category": example.category} if "first_tokens" in loss else {}),
                     **({"category": f"{example.round}/"} if ditto else {}),  # pairs of all ages in every step
                 }
@@ -343,8 +343,10 @@ class SFT:
         return ModelRef(job.start.base, str(job.out), both)
 
 
-def _taught(example: Example, shown: Mapping[str, Example]) -> dict[str, Any]:
-    """What a teacher is shown before a row, and the row's category."""
+def _taught(example: Example, shown: Mapping[str, Example], seed: bool) -> dict[str, Any]:
+    """What a teacher is shown before a row, and the row's category; replay rows (of round 0) are one, taught without any."""
+    if not seed and example.round == 0:
+        return {"category": "replay/", "shown": [], "bare": True}
     before = [shown[demonstration.id] for demonstration in example.response_demonstrations]
     return {"category": example.category, "shown": [(each.prompt, each.response, each.system) for each in before]}
 
