@@ -207,7 +207,7 @@ class Recipe:
             ("order", self.order, self.order in get_args(Order), "chosen or shared"),
             ("steps", list(self.steps), not self.steps or self._steps_fit(), "one number of at least 1 for each round"),
             ("train_seeds", self.train_seeds, self.train_seeds or self.candidates(1) > 0, "true where nothing is generated"),
-            ("replay", self.replay and self.replay.count, not self.replay or self._replays(), "0: it learns from pairs alone"),
+            ("replay", self.replay and self.replay.count, not self.replay or self._replays(), "0: it learns no single answer"),
             ("review", self.review, not self.review or generated > 0, "false where nothing is generated"),
             ("second_turns.share", extended, not extended or generated > 0, "0 where nothing is generated"),
             ("second_turns.share", extended, not extended or answers, "0 where answers are to be taught or rejected"),

@@ -54,7 +54,7 @@ def test_rounds_refresh_the_samples_killed_or_not(cli: Run, seeds_file: Path, mo
         (("ditto", "--trainer.loss", "CrossEntropy"), "would imitate them"),
         (("ditto", "--trainer.loss.beta", "0"), "loss Ditto: beta = 0.0 is out of range"),
         (("ditto", "--prompts", "seeds.jsonl"), "makes answers to be rejected"),
-        (("ditto", "--replay", "3"), "imitates no answers"),
+        (("ditto", "--replay", "3"), "learns no single answer"),
         (("isara", "--trainer.loss", "Ditto"), "use the recipe dpo, ditto or contrast"),
     ],
 )

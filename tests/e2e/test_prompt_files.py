@@ -181,8 +181,8 @@ def test_check_tells_how_far_the_prompts_reach(
         ("isara", ("--replay", 1, "--replay_prompts", "same.jsonl", "--held_out", "same.jsonl"), "asks the same as held-out"),
         ("isara", ("--replay", 158), "at most 157"),
         ("isara", ("--replay_prompts", "same.jsonl"), "changes nothing without --replay"),
-        ("dpo", ("--replay", 3), "imitates no answers"),
-        ("pretrained", ("--replay", 3), "imitates no answers"),
+        ("dpo", ("--replay", 3), "learns no single answer"),
+        ("pretrained", ("--replay", 3), "learns no single answer"),
     ],
 )
 def test_what_cannot_be_is_said_in_a_line(

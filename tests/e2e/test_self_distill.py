@@ -13,11 +13,14 @@ import pytest
 from selfalign.encoders import Hashed
 from selfalign.engines import HF
 from selfalign.loop.align import align
+from selfalign.proposers.given import Prompts
+from selfalign.proposers.replay import Replay
 from selfalign.recipes import self_distill
+from selfalign.record.replay import replayed
 from selfalign.record.store import Store
 from selfalign.seeds.read import read_seeds
 from selfalign.trainers import SFT, Distill
-from selfalign.types import Sampling
+from selfalign.types import Example, Sampling
 from tests.conftest import SCRIPTED, Run
 from tests.e2e.test_kill import digest
 
@@ -97,7 +100,7 @@ def test_a_run_ends_with_the_seeds_alone_and_no_round_follows(cli: Run, seeds_fi
     assert both.returncode == 0 and cli(*run, 4, "--train_seeds", "true", "--out", tmp_path / "both").returncode == 0, both.stderr
 
 
-def test_a_real_model_is_taught_in_two_rounds_and_ends_with_the_seeds(
+def test_a_real_model_is_taught_in_two_rounds_and_ends_with_the_seeds_each_with_replay(
     seeds_file: Path, model_folder: Path, tmp_path: Path
 ) -> None:
     recipe = replace(
@@ -112,11 +115,17 @@ def test_a_real_model_is_taught_in_two_rounds_and_ends_with_the_seeds(
         trainer=SFT(learning_rate=1e-3, epochs=1, batch_size=12, lora_rank=2, loss=Distill()),
         evaluators=(),
     )
+    general = [Example(f"g{i}", f"What is {i} and {i}?", "") for i in range(9)]
+    recipe = replace(recipe.with_replay(9, general), replay=Replay(9, Prompts(tuple(general)), Sampling(max_tokens=99)))
     align(recipe, str(model_folder), read_seeds(seeds_file), tmp_path / "out")
     with Store.read(tmp_path / "out") as store, store.snapshot() as connection:
         query = "SELECT t.round, s.id, t.rule FROM training t JOIN samples s ON s.number = t.sample"
         met = [tuple(row) for row in connection.execute(query)]
+        again = {row.id for row in replayed(store)}
+        assert again
         for round in (1, 2):
             kept = {row.id for row in store.kept(round)}
-            assert len(kept) == 8 and {(id, rule) for at, id, rule in met if at == round} == {(id, None) for id in kept}
-        assert not store.kept(3) and {(id, rule) for at, id, rule in met if at == 3} == {(s.id, None) for s in store.seeds()}
+            assert len(kept) == 8 and {(id, rule) for at, id, rule in met if at == round} == {(id, None) for id in kept | again}
+        own = {seed.id for seed in store.seeds()}
+        assert not store.kept(3) and {(id, rule) for at, id, rule in met if at == 3} == {(id, None) for id in own | again}
+        assert store.training(3)["seed_weight"] == len(own) / len(own | again), "each answer counts the same there"

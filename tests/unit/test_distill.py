@@ -89,14 +89,14 @@ def divergence(teacher: torch.Tensor, student: torch.Tensor, loss: Distill) -> l
 
 
 def by_the_formula(net: Any, teacher: Any, work: TrainJob, renderer: Renderer, loss: Distill) -> torch.Tensor:
-    """γ·mean over the seeds of -log p per token + (1-γ)·mean over the categories of the mean over their answers."""
+    """γ·mean over the seeds of -log p per token + (1-γ)·mean over the categories, replay one of them, of their answers' mean."""
     shown = {example.id: example for example in work.shown}
     own, taught = [], dict[str, list[torch.Tensor]]()
     for seed in work.seeds:
         answer = renderer.response_ids(seed.response)
         logs = answer_logits(net, renderer.prompt_ids((), seed.prompt), answer).log_softmax(-1)
         own.append(-sum(logs[at, token] for at, token in enumerate(answer)) / len(answer))
-    for row in work.generated[: len(ANSWERS)]:
+    for row in (row for row in work.generated if row.id[2:] in ANSWERS or row.round == 0):
         answer = renderer.response_ids(row.response)
         answer = answer[:-1] if row.response_finish == "length" else answer
         context = renderer.prompt_ids([shown[d.id] for d in row.response_demonstrations], row.prompt)
@@ -130,6 +130,8 @@ def units_of(work: TrainJob, model: Path, loss: Distill) -> tuple[list[Rollout],
 )
 def test_loss_and_gradient_are_those_of_the_formula(model: Path, tmp_path: Path, loss: Distill, micro: int, devices: int) -> None:
     work = job(model, tmp_path)
+    replayed = Example("replay-00000", "Count to three.", "One two three", response_finish="stop")
+    work = replace(work, generated=(*work.generated, replayed))
     units, _ = units_of(work, model, loss)
     teacher, net = (AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32) for _ in range(2))
     with torch.no_grad():
