@@ -309,3 +309,16 @@ def test_examples_drawn_at_random_are_not_far_and_two_prompts_turn_nothing(
     status = run(cli, "wander", many_seeds, tmp_path / "out", "--at_random", "true", "--held_out", held_out_file)
     assert not events(tmp_path / "out", "retrieval") and not events(tmp_path / "out", "oscillation")
     assert all("diversity_far_from_shown" not in row["metrics"] for row in status["rounds"])
+
+
+def test_where_each_is_shown_its_own_category_the_twins_of_another_one_set_no_limit(
+    cli: Run, many_seeds: Path, tmp_path: Path
+) -> None:
+    rows = [json.loads(line) for line in many_seeds.open()]
+    twins = [{**row, "prompt": row["prompt"].replace("old", word), "category": word} for row in rows for word in ("old", "new")]
+    many_seeds.write_text("".join(json.dumps(row) + "\n" for row in twins))
+    out, small = tmp_path / "out", ("--rounds", 2, "--validation_share", 0, "--quiet")
+    done = cli("run", "self_distill", many_seeds, *SCRIPTED, *small, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert not events(out, "retrieval")
+    assert json.loads((out / "round-01/metrics.json").read_text())["diversity_far_from_shown"]["value"] < 0.2

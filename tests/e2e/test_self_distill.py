@@ -13,8 +13,6 @@ import pytest
 from selfalign.encoders import Hashed
 from selfalign.engines import HF
 from selfalign.loop.align import align
-from selfalign.proposers.given import Prompts
-from selfalign.proposers.replay import Replay
 from selfalign.recipes import self_distill
 from selfalign.record.replay import replayed
 from selfalign.record.store import Store
@@ -116,13 +114,14 @@ def test_a_real_model_is_taught_in_two_rounds_and_ends_with_the_seeds_each_with_
         evaluators=(),
     )
     general = [Example(f"g{i}", f"What is {i} and {i}?", "") for i in range(9)]
-    recipe = replace(recipe.with_replay(9, general), replay=Replay(9, Prompts(tuple(general)), Sampling(max_tokens=99)))
+    recipe = recipe.with_replay(9, general)
     align(recipe, str(model_folder), read_seeds(seeds_file), tmp_path / "out")
     with Store.read(tmp_path / "out") as store, store.snapshot() as connection:
         query = "SELECT t.round, s.id, t.rule FROM training t JOIN samples s ON s.number = t.sample"
         met = [tuple(row) for row in connection.execute(query)]
-        again = {row.id for row in replayed(store)}
-        assert again
+        rows = {row.id: row for row in replayed(store)}
+        again, finishes = rows.keys(), {row.response_finish for row in rows.values()}
+        assert len(again) == 9 and "length" in finishes, "an answer's beginning, as long as the others', is enough"
         for round in (1, 2):
             kept = {row.id for row in store.kept(round)}
             assert len(kept) == 8 and {(id, rule) for at, id, rule in met if at == round} == {(id, None) for id in kept | again}

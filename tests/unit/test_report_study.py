@@ -59,6 +59,19 @@ def test_differences_are_drawn_from_zero_and_say_who_is_better(
     assert cells == [(word.split()[-1] if better != "neither" else "", word), ("", "cannot tell")]
 
 
+def test_rules_that_read_no_meaning_and_the_aims_stand_by_the_verdicts_metric(tmp_path: Path) -> None:
+    rule = {"name": "bag of words", "rule": "", "balance": 0.31, "low": 0.2, "high": 0.42, "auc": 0.667}
+    other = {**rule, "metric": "expected", "name": "one seed's answer"}
+    arms = {name: [finished(0, "share", balance=[1.0, 0.0] * 10)] for name in ("loop", "sft")}
+    study = conclude(arms, "balance", held_out=20, random_seeds=[0], shortcuts=[rule, other])
+    study["arms"]["sft"]["runs"][0]["aim"] = "aimed at an over-refusal of at most 10%: round 1 itself reaches it"
+    (tmp_path / "study.json").write_text(json.dumps(study))
+    page = study_page(read_study(tmp_path))
+    section = page[page.index('<section id="metric">') : page.index('<section id="diagnostics">')]
+    assert re.search(r"<td>bag of words</td>.*31 %.*\[20, 42\].*<td>0.67</td>", section) and "one seed" not in section
+    assert "sft, random seed 0: aimed at an over-refusal of at most 10%: round 1 itself reaches it" in section
+
+
 def test_the_learning_curve_is_drawn_and_said(tmp_path: Path) -> None:
     def arm(mean: float) -> list[Any]:
         return [finished(seed, "share", a=[float(slot < mean) for slot in range(20)]) for seed in range(3)]

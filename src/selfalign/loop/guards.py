@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -259,8 +260,13 @@ def _retrieval(run: Setup, context: Context) -> tuple[list[Metric], str]:
     answered = [each for each in made if not each.history and any(d.similarity is not None for d in each.response_demonstrations)]
     if not answered:
         return [], ""
-    seeds = nearest_other(context.encode([seed.prompt for seed in context.pool.seeds]))
-    return far_from_shown(context.round, answered, {each.id for each in kept}, seeds)
+    seeds = context.pool.seeds
+    of = {seed.id: seed.category for seed in seeds}
+    # Where each is shown its own category alone, so near as the seeds of one category are to each other can the shown ones be.
+    own = all(of.get(shown.id, each.category) == each.category for each in answered for shown in each.response_demonstrations)
+    groups = [[seed for seed in seeds if seed.category == kind] for kind in sorted({*of.values()})] if own else [seeds]
+    near = [nearest_other(context.encode([seed.prompt for seed in group])) for group in groups if len(group) > 1]
+    return far_from_shown(context.round, answered, {each.id for each in kept}, [*chain.from_iterable(near)])
 
 
 def _alarms(run: Setup, round: int, metrics: Sequence[Metric]) -> list[Alarm]:

@@ -26,16 +26,20 @@ class _Alone:
 def make_replay(run: Setup, context: Context) -> None:
     """Answers the recipe's replay prompts by the model of `context`, which is that of round 0, unless that is done.
 
-    Rules: `no_room`, `not_renderable`, `cut_off`, `empty_response`. An answer that ran into its tokens teaches no end.
+    Rules: `no_room`, `not_renderable`, `cut_off`, `empty_response`. An answer that ran into its tokens teaches no end. Where a
+    teacher says what is learned of an answer, its beginning is enough: as many tokens as the round's own answers, none cut off.
     """
     if (replay := run.recipe.replay) is None:
         return
     if run.store.stage(0, "replay") is None:
         began = time.monotonic()
         drafts = replay.drafts(context.seed)
-        asking = replace(run.recipe, retriever=_Alone(), sampling=replay.sampling)
+        taught = run.recipe.shown_to == "teacher"
+        most = run.recipe.sampling.max_tokens if taught else replay.sampling.max_tokens
+        asking = replace(run.recipe, retriever=_Alone(), sampling=replace(replay.sampling, max_tokens=most))
         answered = respond(asking, context, drafts, "replay")
-        judged = apply_filters(context, (Finished(sentence_end=False), EmptyResponse()), answered.kept)
+        filters = (EmptyResponse(),) if taught else (Finished(sentence_end=False), EmptyResponse())
+        judged = apply_filters(context, filters, answered.kept)
         dropped = (*answered.dropped, *judged.dropped)
         parts.balance("replay", drafts, judged.kept, dropped)
         add_replay(run.store, judged.kept, dropped, time.monotonic() - began - run.store.seconds(0))

@@ -69,6 +69,6 @@ def far_from_shown(
     return [metric], (
         f"round {round}: {metric.value:.0%} of {len(nearest)} prompts lie farther from every example they were shown than {most}"
         f" lie from the nearest other seed (cosine below {limit:.2f}); answers to them were kept {shares[0]} of the time{others}."
-        " Such an answer imitates something else than its prompt asks for: read some of them; seeds of more kinds, or prompts"
-        " nearer to the seeds, would mend it"
+        " What such an answer was shown is about something else than its prompt asks for: read some of them; seeds of more kinds,"
+        " or prompts nearer to the seeds, would mend it"
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 from selfalign.errors import UserError
 from selfalign.proof.crossed import Comparison
+from selfalign.proof.shortcuts import BALANCE, of_metric
 from selfalign.proof.verdicts import looked_at, verdict
 from selfalign.record.plain import portable
 from selfalign.report.answers import page_address, side_by_side
@@ -75,6 +76,8 @@ def study_page(study: Mapping[str, Any]) -> str:
         study=study,
         sentences=[sentence(each) for each in (*told, *more, looked_at(study.get("looks", ()))) if each],
         shares=share_names(study),
+        rules=of_metric(study.get("shortcuts", ()), BALANCE) if study["metric"] == BALANCE else [],
+        aims=[(name, run) for name, arm in study["arms"].items() for run in arm["runs"] if "aim" in run],
         metrics=[metric for metric in study["comparisons"] if metric != study["metric"]],
         charts=study_charts(study),
         outcomes={metric: {arm: outcome(study, metric, arm) for arm in row} for metric, row in study["comparisons"].items()},
