@@ -150,6 +150,8 @@ def test_what_else_turns_and_rows_hold_is_metadata_with_a_note(tmp_path: Path) -
     assert example.metadata["messages.time"] == "[1,2]" and sorted(ignored_columns([example])) == sorted(names)
     asked = one(tmp_path, {"prompt": "Explain: it rains.", "article": "it rains.", "response": "So."})
     assert asked.prompt == "Explain: it rains."  # said once
+    row = {"messages": [{**TURNS[0], "content": "Explain: it rains."}, TURNS[1]], "article": "it rains."}
+    assert one(tmp_path, row).prompt == "Explain: it rains."
 
 
 @pytest.mark.parametrize(

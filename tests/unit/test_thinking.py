@@ -87,5 +87,5 @@ def test_responses_with_thoughts_are_told_where_thoughts_are_not_kept() -> None:
     kept = make_renderer(tokenizer, "auto", {"keep_thinking": True})
     assert not any("thoughts" in note for note in preflight(kept, [pair], 512))
     tokenizer.chat_template = CHATML.replace("message['content']", "message['content'].split('</think>')[-1]")
-    with pytest.raises(UserError, match="s: the chat template writes .*--keep_thinking true trains them"):
+    with pytest.raises(UserError, match=r"s: the chat template writes .*--keep_thinking true trains them"):
         preflight(make_renderer(tokenizer), [pair], 512)

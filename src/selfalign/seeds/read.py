@@ -62,16 +62,18 @@ def read_seeds(path: str | Path | Table, *, response_required: bool = True) -> t
     """The examples of a seed file or a held-out file, round 0, `slot` counting them from 0. Or those of a data frame (pandas,
     polars), a data set or a list of dictionaries: its rows are read as those of a file are.
 
-    The format goes by the suffix: .jsonl, .ndjson, .json (an array of objects, an object that holds one, or columns as pandas
-    writes them), .csv, .tsv, .yaml, .parquet, each also as .gz; a folder that the library `datasets` saved, or a data set of
-    the Hugging Face hub by its name, `:split` behind either (for hub data sets also `:configuration/split`).
+    The format goes by the suffix: .jsonl, .ndjson, .json (an array of objects, an object that holds one, columns as pandas
+    writes them, or an object in each line), .csv, .tsv, .yaml, .parquet, each also as .gz; a folder that the library `datasets`
+    saved, or a data set of the Hugging Face hub by its name, `:split` behind either (for hub data sets also
+    `:configuration/split`).
 
     A row holds a prompt (`prompt`, `question`, `instruction` or `query`) and a response (`response`, `answer`, `output`,
     `completion`, or `chosen` with a `rejected` one, which becomes metadata; rows that reject several answers to a prompt in
-    favour of the same one become one example). An `input`, `context` or `passage` that is not empty follows the prompt after a
-    blank line; `system` becomes the pair's system text; `history` (pairs or turns) its earlier turns. Or a row holds `messages`
-    or `conversations`, a list of {"role", "content"} or {"from", "value"}: the last two turns are the prompt and its response,
-    those before them its history; turns of one side in a row become one. Prompt and completion may be such lists too. Or, as in
+    favour of the same one become one example). An `input`, `context`, `passage`, `document` or `article`, or a list of them, that
+    is not empty follows the prompt after a blank line; `system` becomes the pair's system text; `history` (pairs or turns) its
+    earlier turns. Or a row holds `messages` or `conversations`, a list of {"role", "content"} or {"from", "value"}: the last two
+    turns are the prompt and its response, those before them its history; turns of one side in a row become one. Prompt and
+    completion may be such lists too; of `chosen` and `rejected` conversations what both share is the prompt. Or, as in
     Self-Instruct's seed tasks, it holds `instances`, or, as in InstructLab's, `questions_and_answers`: each is an example
     (where a row has several, `.1`, `.2` … follow its id).
 
@@ -290,10 +292,11 @@ def _conversation(rest: dict[str, Any], response_required: bool) -> Conversation
             turns += read_turns("history", history)
     turns += _side(rest, asking, "user", blank_end=not answering and not response_required)
     for name, passage in _passages(rest):
+        if name in _OTHER_PASSAGES and any(passage in turn.text for turn in turns):
+            continue  # said already
         if turns[-1].role != "user":
             raise Malformed(f"field {show(name)}: stands next to {show(asking)}; write it into the turn that it belongs to")
-        if name in _PASSAGES or passage not in turns[-1].text:
-            turns[-1] = Turn("user", join_task(turns[-1].text, passage))
+        turns[-1] = Turn("user", join_task(turns[-1].text, passage))
     if answering == _CHOSEN:
         rest[_CHOSEN] = answer_alone(_CHOSEN, rest.get(_CHOSEN))
     if answering:
