@@ -159,10 +159,10 @@ class Refusal:
     def _missing(self, held_out: Sequence[Example]) -> str:
         """Which names that somebody gave no prompt has; the default names are nobody's wish, but one written otherwise is."""
         for names, option in ((self._refuse, "harmful"), (self._answer, "harmless")):
-            kinds = () if there(names, held_out) else {one.category for one in held_out}
-            if close := sorted((kind, name) for kind in kinds for name in names if plain_name(kind) == plain_name(name)):
-                found, wanted = close[0]
-                return f"the category {found!r} is not {wanted!r}; rename it, or give --refusal.{option} {shlex.quote(found)}"
+            others = set() if there(names, held_out) else {one.category for one in held_out}
+            if close := sorted((other, name) for other in others for name in names if plain_name(other) == plain_name(name)):
+                kind, wanted = close[0]
+                return f"the category {kind!r} is not {wanted!r}; rename it, or give --refusal.{option} {shlex.quote(kind)}"
         lacking = []
         for names, usual in ((self._refuse, _REFUSE), (self._answer, _ANSWER)):
             found = there(names, held_out)
