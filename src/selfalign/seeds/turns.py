@@ -84,7 +84,7 @@ def _turn(where: str, turn: Mapping[str, Any], may_be_blank: bool) -> Turn:
         raise Malformed(f"field {show(where)}: {what}; only texts of user, assistant and system are learned, so remove the row")
     if thoughts := next((name for name in _THOUGHTS if not nothing(turn.get(name))), ""):
         remedy = "write them before the answer as <think>…</think> and give --keep_thinking true, or take the field out"
-        raise Malformed(f"field {show(f'{where}.{thoughts}')}: thoughts stand beside an answer; {remedy}")
+        raise Malformed(f"field {show(f'{where}.{thoughts}')}: thoughts stand next to an answer; {remedy}")
     weights = [turn[name] for name in _WEIGHTS if turn.get(name) is not None]
     if wrong := [weight for weight in weights if weight not in (0, 1)]:
         raise Malformed(f"field {show(where)}: has the weight {show(str(wrong[0]))}; seeds have 0 or 1")
