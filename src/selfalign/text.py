@@ -9,7 +9,7 @@ import json
 import math
 import re
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache, lru_cache
 from itertools import count
@@ -76,6 +76,11 @@ def normalise(text: str) -> str:
     return " ".join(_folded(text).split())
 
 
+def plain_name(name: str) -> str:
+    """A name without what its writers differ in: case, spaces, hyphens and underscores."""
+    return normalise(re.sub(r"[\s_-]+", "", name))
+
+
 def _folded(text: str) -> str:
     if text.isascii():
         return text.lower()
@@ -138,14 +143,10 @@ class _Vocabulary:
 
     def __init__(self, unicode: bool) -> None:
         self._unicode = unicode
-        self._next = count()
-        self._ids: dict[str, int] = {}
+        self._ids: dict[str, int] = defaultdict(count().__next__)
 
     def ids(self, text: str) -> list[int]:
-        return [self._ids[word] if word in self._ids else self._new(word) for word in words(text, unicode=self._unicode)]
-
-    def _new(self, word: str) -> int:
-        return self._ids.setdefault(word, next(self._next))
+        return [self._ids[word] for word in words(text, unicode=self._unicode)]
 
 
 def _f1(a: Sequence[list[int]], b: Sequence[list[int]]) -> NDArray[np.float64]:
@@ -178,9 +179,9 @@ _SMILE = (  # an emoji, or one made of signs
 _AFTER = rf"(?:\[\p{{N}}{{1,3}}\]|{_SMILE}|[(（][笑泣汗][)）]|[\p{{Pe}}\p{{Pf}}\p{{Pi}}\"'*_`~～〜†‡⁰¹²³⁴-⁹\s]|{_IGNORABLE})$"
 _LIST_NUMBER = re.compile(r"(?:^|\n)\W*\d+[.)]\W*$")
 _SIGNED = re.compile(r"(.*\S)\s*\n\s*(?:[—–―]|-- )\s?\S[^\n]{0,40}", re.DOTALL)
-_CODE = re.compile(  # ends with a tag, a query, a block of statements, a statement
+_CODE = re.compile(  # ends with a tag, a query, a block of statements, a statement, a formula of TeX
     r".*</[\w:.-]+>|\s*(?:(?:with|select|delete)\b.*\bfrom|insert\s+into|update\b.*\bset|(?:create|alter|drop)\s+\w+)\b.*;"
-    r"|.*;\s*\}|.*(?:=|\w\(|\{)[^\n]*;",
+    r"|.*;\s*\}|.*(?:=|\w\(|\{)[^\n]*;|.*(?:\\[\])]|\\end\{[^{}]*\}|\$[^$]+\$\$?)",
     re.DOTALL | re.IGNORECASE,
 )
 
@@ -212,13 +213,10 @@ def is_finished(text: str) -> bool:
 
 
 def _is_json(text: str) -> bool:
-    if not text.startswith(("{", "[")):
-        return False
     try:
-        json.loads(text)
+        return text.startswith(("{", "[")) and json.loads(text) is not None
     except (ValueError, RecursionError):
         return False
-    return True
 
 
 TENTH = 0.1
@@ -229,9 +227,9 @@ def finished_like(texts: Sequence[str]) -> Callable[[str], bool]:
     """`is_finished` for answers that end as these texts do: labels, lists, poems and code have no full stop.
 
     The commonest endings that `is_finished` does not know are taken over, by their last sign and whether braces were opened,
-    until at most a tenth of the texts is left; for texts about as long as those that end so, so that labels without a stop do
-    not let half a paragraph pass. Where most texts end in none of the known ways and in three others or more (queries, patterns,
-    formulas), any end will do that leaves no block open.
+    until at most a tenth of the texts is left (a word and a figure are one); for texts about as long as those that end so, so
+    that labels without a stop do not let half a paragraph pass. Where most texts end in none of the known ways and in three
+    others or more (queries, patterns, formulas), any end will do that leaves no block open.
     """
     lengths: dict[str, list[int]] = {}
     for text in texts:
@@ -242,9 +240,9 @@ def finished_like(texts: Sequence[str]) -> Callable[[str], bool]:
         return lambda text: bool(text.strip()) and not _is_open(text)
     for ending, those in sorted(lengths.items(), key=lambda item: -len(item[1])):
         if left > TENTH * len(texts):
-            allowed[ending] = 2 * max(those) + 3
-            left -= len(those)
-    return lambda text: is_finished(text) or count_words(text) <= allowed.get(_ending(text), -1)
+            alike = ending.replace("figure", "letter")
+            allowed[alike], left = max(allowed.get(alike, 0), 2 * max(those) + 3), left - len(those)
+    return lambda text: is_finished(text) or count_words(text) <= allowed.get(_ending(text).replace("figure", "letter"), -1)
 
 
 def _is_open(text: str) -> bool:
@@ -255,8 +253,8 @@ def _is_open(text: str) -> bool:
 
 def _ending(text: str) -> str:
     text = text.strip()
-    last = text[-1:]
-    kind = "letter" if _pattern(r"[\p{L}\p{M}]").fullmatch(last) else "digit" if last.isdigit() else last
+    kinds = {"letter": r"[\p{L}\p{M}]", "figure": r"[\p{N}\p{Sc}%‰°]"}
+    kind = next((name for name, signs in kinds.items() if _pattern(signs).fullmatch(text[-1:])), text[-1:])
     opened = "open block" if text.count("```") % 2 else text[:1] if text.startswith(("{", "[")) else ""
     return f"{'number' if _LIST_NUMBER.search(text) else ''} {opened} {kind}"
 
@@ -350,10 +348,12 @@ def _probabilities(text: str) -> Mapping[str, float]:
 def languages(texts: Sequence[str]) -> dict[str, float]:
     """The languages that texts are in, with their shares: the commonest ones, until at most a tenth of the texts is in none.
 
-    Empty where fewer than half of the texts can be judged, or fewer than three.
+    Empty where fewer than half of the texts can be judged, or fewer than three, or most are in a language of their own.
     """
     judged = [found for text in texts if (found := _probabilities(text))]
-    if len(judged) < max(3, len(texts) / 2):
+    likeliest = Counter(next(iter(found)) for found in judged)
+    alone = sum(not _may_be(f, likeliest.keys() - {next(iter(f))}) for f in judged if likeliest[next(iter(f))] == 1)
+    if len(judged) < max(3, len(texts) / 2) or 2 * alone > len(judged):
         return {}
     total, kept = Counter[str](), dict[str, float]()
     for found in judged:

@@ -293,7 +293,9 @@ def test_check_suggests_what_the_seeds_show(cli: Run, tmp_path: Path) -> None:
     seeds = written(tmp_path / "seeds.jsonl", domain(lambda thing: ("yes (sure)", "no")[len(thing) % 2]))
     told = cli("check", "isara", seeds, *SCRIPTED)
     assert "suggestion: all 12 seeds answer with one of 2 labels: --expect 'regex:no|yes \\(sure\\)' would drop" in told.stdout
-    assert "suggestion:" not in cli("check", "isara", seeds, *SCRIPTED, "--expect", "exact").stdout
+    told = cli("check", "isara", seeds, *SCRIPTED, "--expect", "exact")
+    assert "suggestion:" not in told.stdout
+    assert "warning: expected: exact is not measured: it is about held-out rows (--held_out FILE)" in told.stdout
     assert suggestion([json.dumps([n]) for n in range(9)]).startswith("all 9 seeds answer in JSON: --expect json would")
     for none in (
         [str(n) for n in range(9)],

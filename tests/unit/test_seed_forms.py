@@ -16,12 +16,15 @@ from selfalign.loop.align import hash_examples
 from selfalign.seeds.notes import ignored_columns, seed_notes
 from selfalign.seeds.read import read_seeds, read_with_notes
 from selfalign.types import Example
+from tests.conftest import SCRIPTED, Run
 from tests.unit.test_seeds import refusal, write
 
 PAIR = ("", (), "Why?", "So.")
 TURNS = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
 SHAREGPT = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]
 SYSTEM = {"role": "system", "content": "Be brief."}
+NO = [TURNS[0], {"role": "assistant", "content": "No."}]
+RAIN = "It rains.\n\nIt pours."
 
 
 def said(example: Example) -> tuple[str, Any, str, str]:
@@ -71,13 +74,29 @@ def one(folder: Path, row: dict[str, Any]) -> Example:
         ),
         ({"question": "Why?", "context": "It rains.", "answer": "So."}, ("", (), "Why?\n\nIt rains.", "So.")),
         ({"prompt": "Why?", "input": "It rains.", "response": "So."}, ("", (), "Why?\n\nIt rains.", "So.")),
+        ({"prompt": "Why?", "context": ["It rains.", "It pours."], "response": "So."}, ("", (), f"Why?\n\n{RAIN}", "So.")),
+        ({"question": "Why?", "documents": ["It rains.", "It pours."], "answer": "So."}, ("", (), f"Why?\n\n{RAIN}", "So.")),
+        ({"System Prompt": "Be brief.", "Prompt": "Why?", "Response": "So."}, ("Be brief.", *PAIR[1:])),
+        ({"systemInstruction": "Be brief.", "prompt": "Why?", "response": "So."}, ("Be brief.", *PAIR[1:])),
+        ({"Chat-History": [["Hi.", "Yes?"]], "prompt": "Why?", "response": "So."}, ("", (("Hi.", "Yes?"),), "Why?", "So.")),
+        ({"messages": TURNS[:1], "response": "So."}, PAIR),
+        ({"contents": [{"role": "user", "parts": [{"text": "Why?"}]}, {"role": "model", "parts": [{"text": "So."}]}]}, PAIR),
+        ({"messages": [{"role": "human", "text": "Why?"}, {"role": "ai", "text": "So."}], "prompt": ""}, PAIR),
+        ({"messages": [TURNS[0], {**TURNS[1], "train": True, "weight": 1.0}]}, PAIR),
+        ({"prompt": "Why?", "completion": "So.", "label": True}, PAIR),
+        ({"chosen": TURNS, "rejected": NO}, PAIR),
+        ({"chosen": [SYSTEM, *TURNS], "rejected": [SYSTEM, *NO]}, ("Be brief.", *PAIR[1:])),
+        ({"prompt": "Why?", "chosen": TURNS, "rejected": NO, "messages": TURNS}, PAIR),
+        ({"conversations": SHAREGPT[:1], "chosen": SHAREGPT[1], "rejected": {"from": "gpt", "value": "No."}}, PAIR),
+        ({"input": {"messages": TURNS[:1], "tools": []}, "preferred_output": TURNS[1:], "non_preferred_output": NO[1:]}, PAIR),
     ],
     ids=lambda value: json.dumps(value)[:70] if isinstance(value, dict) else "",
 )
 def test_forms_of_rows(tmp_path: Path, row: dict[str, Any], expected: tuple[Any, ...]) -> None:
     example = one(tmp_path, row)
     assert said(example) == expected
-    assert not set(example.metadata) - {"prompt"}  # where turns repeat it
+    assert not set(example.metadata) - {"prompt", "rejected", "label"}  # the first where turns repeat it
+    assert example.metadata.get("rejected", "No.") == "No."
 
 
 @pytest.mark.parametrize(
@@ -87,13 +106,26 @@ def test_forms_of_rows(tmp_path: Path, row: dict[str, Any], expected: tuple[Any,
         ({"tools": "[{}]", "messages": TURNS}, ("'tools'", "remove the rows")),
         ({"image": {"path": "a.png", "bytes": None}, "conversations": SHAREGPT}, ("'image'", "only texts")),
         ({"context": "It rains.", "messages": TURNS}, ("'context'", "next to 'messages'", "write it into the turn")),
-        ({"context": ["It rains."], "prompt": "Why?", "response": "So."}, ("'context'", "a list where text must stand")),
+        (
+            {"context": [{"text": "It rains."}], "prompt": "Why?", "response": "So."},
+            ("'context'", "a list where text must stand"),
+        ),
         ({"history": "Hi.", "prompt": "Why?", "response": "So."}, ("'history'", "text, not a list")),
         ({"history": [["user", "Hi."]], "prompt": "Why?", "response": "So."}, ("'history'", "a turn is a list")),
         ({"messages": [*TURNS, {"role": "tool", "content": "7"}]}, ("'messages[3]'", "'tool'", "remove the row")),
         ({"messages": [TURNS[0], {"role": "assistant", "content": "a", "tool_calls": [{}]}]}, ("'messages[2]'", "'tool_calls'")),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, TURNS[1]]}, ("'image_url'", "only texts")),
         ({"messages": [TURNS[0], {"role": "assistant"}]}, ("'messages[2].content'", "null")),
+        ({"messages": [TURNS[0], {"gpt": "So."}]}, ("'messages[2]'", "no role among its fields ('gpt')", '{"role"')),
+        ({"messages": [TURNS[0], {**TURNS[1], "image": "a.png"}]}, ("'messages[2]'", "'image'", "remove the row")),
+        ({"messages": [TURNS[0], {**TURNS[1], "sources": ["a"]}]}, ("'messages[2]'", "'sources'", "remove the row")),
+        ({"messages": [TURNS[0], {**TURNS[1], "reasoning_content": "Hm."}]}, ("'messages[2].reasoning_content'", "<think>")),
+        ({"messages": [TURNS[0], {**TURNS[1], "train": False}]}, ("weight 0", "remove the row")),
+        ({"messages": TURNS, "answer": "No."}, ("mixes 'answer', 'messages'", "rename")),
+        ({"messages": [], "answer": "No."}, ("mixes 'answer', 'messages'", "rename")),
+        ({"prompt": "Why?", "completion": "No.", "label": False}, ("'label'", "a bad one", "remove the row")),
+        ({"prompt": "Why?", "chosen": TURNS, "rejected": [SYSTEM, *TURNS]}, ("'chosen'", "2 turns", "into the field 'prompt'")),
+        ({"input": {"messages": TURNS[:1], "tools": [{}]}, "preferred_output": TURNS[1:]}, ("'tools'", "remove the rows")),
         ({"messages": [*TURNS, SYSTEM, *TURNS]}, ("'system'", "first")),
         ({"messages": TURNS[1:] + TURNS}, ("'assistant', 'user', 'assistant'", "the user's first")),
         ({"messages": [TURNS[0], {**TURNS[1], "weight": 0}]}, ("weight 0", "remove the row")),
@@ -107,6 +139,41 @@ def test_what_an_answer_depends_on_is_never_metadata_in_silence(
 ) -> None:
     message = refusal(write(tmp_path, "s.jsonl", json.dumps(row)))
     assert message.startswith(":1: ") and all(word in message for word in words), message
+
+
+def test_what_else_turns_and_rows_hold_is_metadata_with_a_note(tmp_path: Path) -> None:
+    turns = [{**turn, "time": at, "language": "en"} for at, turn in enumerate(TURNS, 1)]
+    row = {"messages": turns, "document": "handbook.pdf", "article": "It rains."}
+    example = one(tmp_path, {**row, "prompt": "Why?", "article": "Why?"})
+    assert said(example) == PAIR
+    names = ["prompt", "document", "article", "messages.time", "messages.language"]
+    assert example.metadata["messages.time"] == "[1,2]" and sorted(ignored_columns([example])) == sorted(names)
+    asked = one(tmp_path, {"prompt": "Explain: it rains.", "article": "it rains.", "response": "So."})
+    assert asked.prompt == "Explain: it rains."  # said once
+    row = {"messages": [{**TURNS[0], "content": "Explain: it rains."}, TURNS[1]], "article": "it rains."}
+    assert one(tmp_path, row).prompt == "Explain: it rains."
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("lines.json", "{0}\n{1}\n"),
+        ("array.jsonl", "[{0},\n {1}]"),
+        ("array.jsonl", "[{0}, {1}]\n"),
+        ("conversations.json", "[{2}, {3}]"),
+        ("conversations.jsonl", "{2}\n{3}\n"),
+    ],
+)
+def test_json_by_what_is_in_the_file(tmp_path: Path, name: str, text: str) -> None:
+    """`datasets` writes JSON lines into .json, people name arrays .jsonl, and a conversation needs no name of a column."""
+    rows = [{"prompt": each, "response": "So."} for each in ("Why?", "How?")]
+    turns = [[{**TURNS[0], "content": each}, TURNS[1]] for each in ("Why?", "How?")]
+    path = write(tmp_path, name, text.format(*map(json.dumps, [*rows, *turns])))
+    assert [said(example)[2:] for example in read_seeds(path)] == [("Why?", "So."), ("How?", "So.")]
+
+
+def test_a_spreadsheet_is_to_be_exported(tmp_path: Path) -> None:
+    assert "'.xlsx'; export the sheet as CSV" in refusal(write(tmp_path, "s.xlsx", "PK"))
 
 
 def test_ids_and_categories_in_any_form(tmp_path: Path) -> None:
@@ -287,6 +354,21 @@ def test_spoilt_texts_are_told_with_an_example(texts: tuple[str, str], words: tu
 )
 def test_sound_texts_are_not_told_as_spoilt(text: str) -> None:
     assert not seed_notes([Example(f"s{at}", f"{text} {at}", f"{text}\n{text}") for at in range(10)])
+
+
+def test_categories_that_differ_in_spelling_alone_are_told(cli: Run, tmp_path: Path) -> None:
+    names = {"seeds": ("harmful", "harmless", "Harmless "), "test": ("Harmful", "HARMLESS")}
+    for name, kinds in names.items():
+        rows = [{"prompt": f"{name} {at}?", "response": "So it is.", "category": kinds[at % len(kinds)]} for at in range(12)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    told = cli("check", "isara", str(tmp_path / "seeds.jsonl"), "--held_out", str(tmp_path / "test.jsonl"), *SCRIPTED).stdout
+    assert "note: 'harmless', 'Harmless' are 2 categories, and differ in case, spaces or hyphens alone; write one" in told
+    assert "the category 'Harmful' is not 'harmful'; rename it, or give --refusal.harmful Harmful" in told
+    assert "warning: held-out prompts have the category 'HARMLESS' where the seeds have 'Harmless', 'Harmful' where" in told
+    same = [
+        Example(str(at), "p", "r", category=name) for at, name in enumerate(("out of scope", "Out-of-scope", "out_of_scopes"))
+    ]
+    assert sum("differ in case" in note for note in seed_notes(same)) == 1
 
 
 def test_few_seeds_and_small_categories_are_told() -> None:

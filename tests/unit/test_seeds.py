@@ -169,8 +169,9 @@ REFUSED: list[tuple[str, str | bytes, str, str]] = [
     ("s.json", b'[\n"\xff"]', ":2: byte 3 (0xff) is not UTF-8", "save the file as UTF-8"),
     # JSON
     ("s.jsonl", PAIR + "\n{'prompt': 1}", ":3: not valid JSON at column 2", "each line must be one object"),
-    ("s.jsonl", "[\n" + PAIR + "]", ":1: not valid JSON", "named .json"),
-    ("s.json", PAIR + PAIR, ":2: not valid JSON at column 1", "named .jsonl"),
+    ("s.jsonl", "[\n" + PAIR, ":1: not valid JSON", "named .json"),
+    ("s.json", PAIR + "{", ":2: not valid JSON at column 2", "each line must be one object"),
+    ("s.json", "{\n" + PAIR, ":2: not valid JSON at column 1", "named .jsonl"),
     ("s.json", PAIR, ": is an object with 0 arrays", "write one array"),
     ("s.json", '{"a": [{}], "b": [{}]}', ": is an object with 2 arrays", "write one array"),
     ("s.json", "7", ": is the number 7, not an object", '{"prompt"'),

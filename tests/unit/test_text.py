@@ -186,6 +186,30 @@ def test_a_polite_list_is_no_loop() -> None:
     assert longest_repeat("แมวหิว" * 6)[:2] == (pytest.approx(0.8, abs=0.1), "แมวหิวแมวหิวแม"[:12])
 
 
+@pytest.mark.parametrize("text", ["in two rooms", "in 2", "for 3.98 €", "at 20 %", "from 5 °"])
+def test_where_a_word_may_end_an_answer_a_figure_may(text: str) -> None:
+    assert finished_like(["no", "yes", "here"])(text) and finished_like(["51", "15", "7"])(text)
+    assert not finished_like(["no", "yes", "here"])(f"{text},")
+
+
+@pytest.mark.parametrize("text", [r"\[x = 2a\]", r"\(a+b\)", "We get $x = 2$", "$$\na\n$$", r"\begin{matrix} 1 \end{matrix}"])
+def test_a_closed_formula_ends_an_answer(text: str) -> None:
+    assert is_finished(text) and not is_finished(text[:-2])
+
+
+def test_no_language_is_learned_of_texts_in_as_many_languages() -> None:
+    texts = [
+        "What is the name of the river that runs through London?",
+        "Wie heißt der Fluss, der durch die Stadt Köln fließt?",
+        "Quel est le nom du fleuve qui traverse la ville de Paris ?",
+        "Как называется река, которая течёт через Москву?",
+        "¿Cómo se llama el río que pasa por la ciudad de Sevilla?",
+        "ロンドンを流れる川の名前は何ですか？",
+    ]
+    assert languages(texts) == {}
+    assert set(languages([f"{text} ({place})" for text in texts for place in "ab"])) >= {"en", "de", "fr", "ru", "es", "ja"}
+
+
 def test_answers_may_end_as_the_given_ones_do() -> None:
     assert [finished_like(["yes", "no", "no"])(text) for text in ("no", "maybe so", "", "no,", "it is so that one may say")] == [
         True, True, False, False, False,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from selfalign.engines._texts import Texts
+from selfalign.errors import UserError
+from selfalign.models.rendering import make_renderer, preflight
 from selfalign.models.thinking import MARKERS, open_thoughts, split_thinking
-from selfalign.types import ModelRef, Request, with_template_args
-from tests.tiny import tiny_config, tiny_tokenizer
+from selfalign.types import Example, ModelRef, Request, with_template_args
+from tests.tiny import CHATML, tiny_config, tiny_tokenizer
 
 
 @pytest.mark.parametrize(("start", "end"), MARKERS)
@@ -75,3 +77,15 @@ def test_a_stop_string_cuts_before_white_space_is_stripped(model_folder) -> None
     assert said(texts, "Four. END ", ("END ",), ended=False) == ("Four.", "stop")
     assert said(texts, "Four.\n\n", ("\n\n",), ended=False) == ("Four.", "stop")
     assert said(texts, "Four. END", ("END ",), ended=False) == ("Four. END", "length")
+
+
+def test_responses_with_thoughts_are_told_where_thoughts_are_not_kept() -> None:
+    pair = Example("s", "2 + 2?", "<think>\nTwo and two.\n</think>\n\nFour.")
+    tokenizer = tiny_tokenizer()
+    notes = preflight(make_renderer(tokenizer), [pair, Example("t", "1 + 1?", "Two.")], 512)
+    assert "the responses of 1 example (s) begin with thoughts" in "".join(notes) and "--keep_thinking true" in "".join(notes)
+    kept = make_renderer(tokenizer, "auto", {"keep_thinking": True})
+    assert not any("thoughts" in note for note in preflight(kept, [pair], 512))
+    tokenizer.chat_template = CHATML.replace("message['content']", "message['content'].split('</think>')[-1]")
+    with pytest.raises(UserError, match=r"s: the chat template writes .*--keep_thinking true trains them"):
+        preflight(make_renderer(tokenizer), [pair], 512)

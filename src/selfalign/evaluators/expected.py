@@ -89,9 +89,11 @@ class Expected:
         """As `Preflight.preflight`: checks that no held-out row is about, and those that the examples' own responses fail."""
         notes = []
         for check in compiled(parse_all(self.checks)):
-            if held_out and not any(map(check.about, held_out)):
+            if (held_out or check.spec.by_reference) and not any(map(check.about, held_out)):
                 what = "has a reference" if check.spec.by_reference else f"is of the category {check.spec.category!r}"
-                notes.append(f"{check.spec.name} is not measured: no held-out row {what}")
+                alone = "it is about held-out rows (--held_out FILE), and filters nothing"
+                why = f"no held-out row {what}" if held_out else alone
+                notes.append(f"{check.spec.name} is not measured: {why}")
             for name, examples in (("seeds", seeds), ("held-out references", held_out)):
                 about = [one for one in examples if one.response.strip() and check.about(one)]
                 wrong = [(one, fault) for one in about if (fault := check.fault(one.response, one)) is not None]

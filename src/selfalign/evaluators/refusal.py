@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ from selfalign.evaluators._refusal_judge import choose, there
 from selfalign.evaluators._refusal_phrases import rules_digest
 from selfalign.proof.stats import newcombe
 from selfalign.protocols import Context
+from selfalign.text import plain_name
 from selfalign.types import LATER, Completion, Example, Metric, Request, Sampling
 
 _log = logging.getLogger(__name__)
@@ -155,7 +157,12 @@ class Refusal:
         return f"no seed of category {' or '.join(map(repr, self._refuse))} has an answer"
 
     def _missing(self, held_out: Sequence[Example]) -> str:
-        """Which names that somebody gave no prompt has; the default names are nobody's wish."""
+        """Which names that somebody gave no prompt has; the default names are nobody's wish, but one written otherwise is."""
+        for names, option in ((self._refuse, "harmful"), (self._answer, "harmless")):
+            others = set() if there(names, held_out) else {one.category for one in held_out}
+            if close := sorted((other, name) for other in others for name in names if plain_name(other) == plain_name(name)):
+                kind, wanted = close[0]
+                return f"the category {kind!r} is not {wanted!r}; rename it, or give --refusal.{option} {shlex.quote(kind)}"
         lacking = []
         for names, usual in ((self._refuse, _REFUSE), (self._answer, _ANSWER)):
             found = there(names, held_out)

@@ -34,7 +34,7 @@ from selfalign.loop.guards import (
 )
 from selfalign.loop.method import memory_warnings, method_choice, unknown_memory
 from selfalign.loop.plan import plan, plan_text
-from selfalign.loop.preflight import aim_warning, fewer_than_asked, prepared
+from selfalign.loop.preflight import aim_warning, fewer_than_asked, prepared, strange_categories
 from selfalign.loop.progress import Quiet, on_screen
 from selfalign.loop.replay import make_replay
 from selfalign.loop.review import reviewed, waited_for
@@ -244,9 +244,11 @@ def _record_seeds(run: Setup) -> None:
             for text in recipe.prompt_notes:
                 _log.warning("%s", text)
                 store.event("given", {"text": text})
-    if (coarse := aim_warning(recipe, run.validation)) and all(data.get("text") != coarse for _, _, data in store.events()):
-        _log.warning("%s", coarse)
-        store.event("evaluation", {"text": coarse})
+    strange = strange_categories((*run.shown, *run.validation), run.held_out)
+    for text in (aim_warning(recipe, run.validation), strange):
+        if text and all(data.get("text") != text for _, _, data in store.events()):
+            _log.warning("%s", text)
+            store.event("evaluation", {"text": text})
     _record_method(run)
     store.add_seeds(run.shown, run.validation)
     store.add_model(0, run.base)

@@ -17,7 +17,7 @@ from selfalign.loop.fluency import spelled_out
 from selfalign.loop.method import memory_lines, memory_warnings, method_choice, unknown_memory
 from selfalign.loop.parts import tried
 from selfalign.loop.plan import plan, plan_text
-from selfalign.loop.preflight import aim_warning, fewer_than_asked, prepared
+from selfalign.loop.preflight import aim_warning, fewer_than_asked, prepared, strange_categories
 from selfalign.loop.prompts import prompt_facts, prompt_texts, prompt_warnings
 from selfalign.loop.shortcuts import audited, shortcut_warning
 from selfalign.proof.seed_rules import harmful, void_on_seeds
@@ -56,6 +56,7 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
         "encoder": f"{blind}; the model's own hidden states are used instead" if recipe.encoder != chosen else blind,
         "language": spelled_out(recipe.engine, base, seeds) if generates else "",
         "demonstrations": fewer_than_asked(recipe, shown),
+        "categories": strange_categories(seeds, held_out),
         "validation": too_few(len(validation), "validation seeds") if recipe.rounds and recipe.trains else "",
         "aim": aim_warning(recipe, validation),
         "shortcuts": shortcut_warning(recipe, seeds, held_out, shortcuts),

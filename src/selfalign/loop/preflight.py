@@ -21,7 +21,7 @@ from selfalign.models.rendering import NOTES
 from selfalign.proof.stats import LEAST, wilson
 from selfalign.protocols import Flags, Preflight, SeedUse, declared
 from selfalign.recipe import Recipe
-from selfalign.text import counted, normalise
+from selfalign.text import counted, normalise, plain_name
 from selfalign.types import Example, ModelRef, derive_seed
 
 
@@ -252,6 +252,15 @@ def asked_by_both(prompts: Sequence[Example], seeds: Sequence[Example]) -> list[
     """(prompt, seed), by id, of those that ask the same."""
     known = {normalise(seed.full_prompt): seed.id for seed in seeds}
     return [(prompt.id, known[asked]) for prompt in prompts if (asked := normalise(prompt.full_prompt)) in known]
+
+
+def strange_categories(seeds: Sequence[Example], held_out: Sequence[Example]) -> str:
+    """Which categories of held-out prompts no seed has, though the seeds have one that differs in its spelling alone."""
+    taught = {plain_name(seed.category): seed.category for seed in seeds if seed.category}
+    strange = sorted({example.category for example in held_out} - {seed.category for seed in seeds})
+    alike = [(one, taught[plain_name(one)]) for one in strange if plain_name(one) in taught]
+    said = ", ".join(f"{one!r} where the seeds have {other!r}" for one, other in alike[:3])
+    return f"held-out prompts have the category {said}: to a run these are two; write one of them" if alike else ""
 
 
 def fewer_than_asked(recipe: Recipe, seeds: Sequence[Example]) -> str:

@@ -38,6 +38,7 @@ from selfalign.models.layouts import Stops, Style, Tokenizer, fold, layout
 from selfalign.models.marks import marks_in
 from selfalign.models.templates import Template, read_template
 from selfalign.models.thinking import MARKERS, split_thinking
+from selfalign.text import counted
 from selfalign.types import Example, Format, Turns
 
 __all__ = ["IGNORE", "NOTES", "Renderer", "Stops", "make_renderer", "preflight", "under"]
@@ -258,6 +259,12 @@ def preflight(renderer: Renderer, examples: Sequence[Example], context_length: i
         notes += [note for note in _check_pair(renderer, example, context_length) if note not in notes]
     if isinstance(renderer.style, Template) and not renderer.style.system_role and any(example.system for example in examples):
         notes.append("the chat template has no place for a system prompt: it stands in front of the first user turn")
+    thinking = [example.id for example in examples if split_thinking(example.response)[0]]
+    if thinking and renderer.format == "chat" and not renderer.keeps_thinking:
+        notes.append(
+            f"the responses of {counted(len(thinking), 'example')} ({thinking[0]}) begin with thoughts, which are learned and"
+            " then cut from all that the model writes; --keep_thinking true keeps them, or take them out"
+        )
     return notes
 
 
@@ -265,7 +272,9 @@ def _check_pair(renderer: Renderer, example: Example, context_length: int) -> li
     try:
         ids, labels = renderer.training_ids(example.prompt, example.response, example.history, example.system)
     except UserError as error:
-        raise UserError(f"{example.id}: {error}") from None
+        thinks = not renderer.keeps_thinking and split_thinking(example.response)[0]
+        remedy = "; the response begins with thoughts: --keep_thinking true trains them" if thinks else ""
+        raise UserError(f"{example.id}: {error}{remedy}") from None
     if len(ids) > context_length:
         whole = "prompt and response" if not example.history else "history, prompt and response"
         raise UserError(

@@ -55,6 +55,7 @@ def read_rows(path: str | Path) -> Iterator[Row | Problem]:
     if suffix not in (*_TEXTS, ".parquet"):
         hint = f"use one of {', '.join((*_TEXTS, '.parquet'))}, .gz behind it, or a folder or name of a data set"
         hint = "unpack it first" if suffix in (".zip", ".zst", ".bz2", ".xz") else hint
+        hint = "export the sheet as CSV (UTF-8)" if suffix in (".xlsx", ".xls", ".ods") else hint
         raise SeedError(f"{name}: {f'unknown suffix {show(suffix)}' if suffix else 'a name without a suffix'}; {hint}")
     raw = _read(Path(source), name)
     raw = _unpacked(raw, name) if packed else raw
@@ -141,7 +142,10 @@ def _parsed(where: str, text: str, remedy: str) -> Any:
 
 
 def _jsonl(name: str, text: str) -> Iterator[Row | Problem]:
-    """Only a line feed ends a line, so the numbers are those of any editor."""
+    """Only a line feed ends a line, so the numbers are those of any editor. A file that is one array is read as one."""
+    if text.lstrip().startswith("[") and isinstance(array := _parsed(name, text, ""), list):
+        yield from _table(name, array)
+        return
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             where = f"{name}:{number}"
@@ -150,6 +154,10 @@ def _jsonl(name: str, text: str) -> Iterator[Row | Problem]:
 
 
 def _json(name: str, text: str) -> Iterator[Row | Problem]:
+    """One array, or an object in each line, as `datasets` writes this suffix too."""
+    first, _, rest = text.strip().partition("\n")
+    if rest and isinstance(_parsed(name, first, ""), dict):
+        return _jsonl(name, text)
     return _table(name, _parsed(name, text, "mend it there; a file with one object a line is named .jsonl"))
 
 

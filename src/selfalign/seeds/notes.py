@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from selfalign.seeds.rows import listed, show
-from selfalign.text import counted
+from selfalign.text import counted, plain_name
 from selfalign.types import Example
 
 _FEW = 5
@@ -87,5 +87,10 @@ def _categories(seeds: Sequence[Example]) -> Iterator[str]:
             f"{len(single)} of {len(sizes)} categories have one seed ({listed(single, 3)}): none of them can be held out or"
             " shown with another of its kind; merge categories"
         )
+    spellings: dict[str, list[str]] = {}
+    for name in sizes:
+        spellings.setdefault(plain_name(name), []).append(name)
+    for alike in (names for names in spellings.values() if len(names) > 1):
+        yield f"{listed(alike)} are {len(alike)} categories, and differ in case, spaces or hyphens alone; write one of them"
     if sizes and (without := [seed.id for seed in seeds if not seed.category]):
         yield f"{len(without)} of {len(seeds)} seeds have no category ({listed(without, 3)}); give each one or none"

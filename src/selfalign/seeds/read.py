@@ -18,7 +18,7 @@ from selfalign.errors import SeedError
 from selfalign.seeds.files import read_rows
 from selfalign.seeds.rows import Malformed, Problem, Row, checked, json_text, kind, listed, nothing, show, text_of
 from selfalign.seeds.tables import NAME, Table, table_rows
-from selfalign.seeds.turns import Conversation, Turn, conversation, read_turns
+from selfalign.seeds.turns import Conversation, Turn, answer_alone, conversation, further_fields, read_turns, shared_turns
 from selfalign.text import counted, join_task, normalise
 from selfalign.types import Example
 
@@ -28,10 +28,13 @@ _CHOSEN, _REJECTED = "chosen", "rejected"
 """The answers of a preference: the first one is the response, the other is kept as metadata, for recipes that reject it."""
 _REJECTIONS = re.compile(_REJECTED + r"(_[1-9]\d*)?")
 _RESPONSES = ("response", "answer", "output", "completion", _CHOSEN)
-_CHATS = ("messages", "conversations", "conversation")
+_CHATS = ("messages", "conversations", "conversation", "contents")
 _PASSAGES = ("input", "context", "passage")
 """Texts that a prompt is about; they follow it behind a blank line, as in Alpaca's own prompts."""
-_SYSTEMS = ("system", "system_prompt", "system_message")
+_OTHER_PASSAGES = ("contexts", "passages", "document", "documents", "article", "paragraph")
+"""The same where they hold sentences: a name without a space is that of a file."""
+_SYSTEMS = ("system", "system_prompt", "system_message", "system_instruction")
+_HISTORIES = ("history", "chat_history", "conversation_history", "previous_messages")
 _NESTED = ("instances", "questions_and_answers")
 """Lists of inputs or questions with their answers, as in Self-Instruct's seed tasks and InstructLab's qna.yaml."""
 _UNUSABLE = {
@@ -43,7 +46,11 @@ _UNUSABLE = {
     ),
 }
 _KNOWN = sorted({*_FORMS, *_RESPONSES, *_CHATS})
-_NAMES = frozenset({*_KNOWN, *_PASSAGES, *_SYSTEMS, *_NESTED, *_UNUSABLE, "id", "category", "history"})
+_NAMES = {
+    name.replace("_", ""): name
+    for name in (*_KNOWN, *_PASSAGES, *_OTHER_PASSAGES, *_SYSTEMS, *_HISTORIES, *_NESTED, *_UNUSABLE, "id", "category")
+}
+"""The names that the reader knows, by how they are told: case, spaces, hyphens and underscores do not count."""
 _EXPECTED = (
     "prompt + response, question + answer, instruction (+ input) + output, prompt + completion, messages, or conversations"
 )
@@ -55,16 +62,18 @@ def read_seeds(path: str | Path | Table, *, response_required: bool = True) -> t
     """The examples of a seed file or a held-out file, round 0, `slot` counting them from 0. Or those of a data frame (pandas,
     polars), a data set or a list of dictionaries: its rows are read as those of a file are.
 
-    The format goes by the suffix: .jsonl, .ndjson, .json (an array of objects, an object that holds one, or columns as pandas
-    writes them), .csv, .tsv, .yaml, .parquet, each also as .gz; a folder that the library `datasets` saved, or a data set of
-    the Hugging Face hub by its name, `:split` behind either (for hub data sets also `:configuration/split`).
+    The format goes by the suffix: .jsonl, .ndjson, .json (an array of objects, an object that holds one, columns as pandas
+    writes them, or an object in each line), .csv, .tsv, .yaml, .parquet, each also as .gz; a folder that the library `datasets`
+    saved, or a data set of the Hugging Face hub by its name, `:split` behind either (for hub data sets also
+    `:configuration/split`).
 
     A row holds a prompt (`prompt`, `question`, `instruction` or `query`) and a response (`response`, `answer`, `output`,
     `completion`, or `chosen` with a `rejected` one, which becomes metadata; rows that reject several answers to a prompt in
-    favour of the same one become one example). An `input`, `context` or `passage` that is not empty follows the prompt after a
-    blank line; `system` becomes the pair's system text; `history` (pairs or turns) its earlier turns. Or a row holds `messages`
-    or `conversations`, a list of {"role", "content"} or {"from", "value"}: the last two turns are the prompt and its response,
-    those before them its history; turns of one side in a row become one. Prompt and completion may be such lists too. Or, as in
+    favour of the same one become one example). An `input`, `context`, `passage`, `document` or `article`, or a list of them, that
+    is not empty follows the prompt after a blank line; `system` becomes the pair's system text; `history` (pairs or turns) its
+    earlier turns. Or a row holds `messages` or `conversations`, a list of {"role", "content"} or {"from", "value"}: the last two
+    turns are the prompt and its response, those before them its history; turns of one side in a row become one. Prompt and
+    completion may be such lists too; of `chosen` and `rejected` conversations what both share is the prompt. Or, as in
     Self-Instruct's seed tasks, it holds `instances`, or, as in InstructLab's, `questions_and_answers`: each is an example
     (where a row has several, `.1`, `.2` … follow its id).
 
@@ -214,11 +223,14 @@ def _instances(row: Row) -> Iterator[Row]:
     """A row with a list of inputs or questions as rows of one each; any other row as it is. Names as the reader knows them."""
     shared: dict[str, Any] = {}
     for name, value in row.fields.items():
-        plain = name.strip().casefold()
-        known = plain if plain in _NAMES else name
+        known = _NAMES.get(re.sub(r"[\s_-]+", "", name.casefold()), name)
         if known in shared:
             raise Malformed(f"has the field {show(known)} twice; rename one")
         shared[known] = value
+    if isinstance(asked := shared.get("input"), dict) and "preferred_output" in shared:  # OpenAI's files of preferences
+        names = {"preferred_output": _CHOSEN, "non_preferred_output": _REJECTED}
+        shared = {names.get(name, name): value for name, value in shared.items() if name != "input"}
+        shared |= {"prompt": asked.get("messages"), "tools": asked.get("tools")}
     nested = next((name for name in _NESTED if name in shared), "")
     found, others = shared.get(nested), [name for name in (*_RESPONSES, *_CHATS) if name in shared]
     are_objects = isinstance(found, list) and all(isinstance(instance, dict) for instance in found)
@@ -247,10 +259,13 @@ def _example(fields: Mapping[str, Any], slot: int, response_required: bool) -> t
     for name, why in _UNUSABLE.items():
         if not nothing(rest.pop(name, None)):
             raise Malformed(f"field {show(name)}: {why}")
+    if str(rest.get("label")).strip().casefold() == "false":
+        what = "is false, by which files of preferences (KTO) call an answer a bad one"
+        raise Malformed(f"field 'label': {what}, and answers are learned as they stand; remove the row, or rename the column")
     is_preference = _CHOSEN in rest
     said = _conversation(rest, response_required)
     if not nothing(rejected := rest.pop(_REJECTED, None)):
-        rejected = _answer_alone(_REJECTED, rejected)
+        rejected = answer_alone(_REJECTED, rejected)
         rest[_REJECTED] = text_of({_REJECTED: rejected}, _REJECTED) if is_preference else rejected
     id = _id(rest.pop("id", None)) or f"seed-{slot + 1:04}"
     category = _category(rest.pop("category", None))
@@ -268,42 +283,56 @@ def _example(fields: Mapping[str, Any], slot: int, response_required: bool) -> t
 
 def _conversation(rest: dict[str, Any], response_required: bool) -> Conversation:
     """All that is said in a row; takes the fields that it uses out of `rest`."""
+    _part_preference(rest)
     asking, answering = _form(rest, response_required)
     systems = [text_of({name: rest.pop(name, None)}, name, required=False) for name in _SYSTEMS]
     turns = [Turn("system", text) for text in systems if text]
-    if not nothing(history := rest.pop("history", None)):
-        turns += read_turns("history", history)
+    for name in _HISTORIES:
+        if not nothing(history := rest.pop(name, None)):
+            turns += read_turns("history", history)
     turns += _side(rest, asking, "user", blank_end=not answering and not response_required)
-    for name in _PASSAGES:
-        if passage := text_of({name: rest.pop(name, None)}, name, required=False):
-            if turns[-1].role != "user":
-                raise Malformed(f"field {show(name)}: stands next to {show(asking)}; write it into the turn that it belongs to")
-            turns[-1] = Turn("user", join_task(turns[-1].text, passage))
+    for name, passage in _passages(rest):
+        if name in _OTHER_PASSAGES and any(passage in turn.text for turn in turns):
+            continue  # said already
+        if turns[-1].role != "user":
+            raise Malformed(f"field {show(name)}: stands next to {show(asking)}; write it into the turn that it belongs to")
+        turns[-1] = Turn("user", join_task(turns[-1].text, passage))
     if answering == _CHOSEN:
-        rest[_CHOSEN] = _answer_alone(_CHOSEN, rest.get(_CHOSEN))
+        rest[_CHOSEN] = answer_alone(_CHOSEN, rest.get(_CHOSEN))
     if answering:
         turns += _side(rest, answering, "assistant", blank_end=not response_required)
     return conversation(asking, turns, response_required=response_required)
 
 
+def _part_preference(rest: dict[str, Any]) -> None:
+    """Where both answers of a preference are whole conversations, what they share becomes the prompt."""
+    if not (shared := shared_turns(rest.get(_CHOSEN), rest.get(_REJECTED))):
+        return
+    every = json_text(rest[_CHOSEN])
+    for name in [name for name in (*_FORMS, *_CHATS) if name in rest and json_text(rest[name]) in every]:
+        del rest[name]
+    if not any(name in rest for name in (*_FORMS, *_CHATS)):
+        rest["prompt"], rest[_CHOSEN], rest[_REJECTED] = shared, rest[_CHOSEN][-1], rest[_REJECTED][-1]
+
+
+def _passages(rest: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The texts that a prompt is about, with their names; takes them out of `rest`. Several of one column become one text."""
+    for name in (*_PASSAGES, *_OTHER_PASSAGES):
+        value = rest.get(name)
+        if isinstance(value, list) and all(isinstance(each, str) for each in value):
+            value = "\n\n".join(each for each in value if each.strip())
+        if name in _PASSAGES or (isinstance(value, str) and len(value.split()) > 1):
+            rest.pop(name, None)
+            if passage := text_of({name: value}, name, required=False):
+                yield name, passage
+
+
 def _side(rest: dict[str, Any], name: str, role: str, *, blank_end: bool) -> list[Turn]:
     value = rest.pop(name, None)
-    if isinstance(value, list) and any(names := [turn.get("name") for turn in value if isinstance(turn, dict)]):
-        rest[f"{name}.name"] = names
+    rest |= {f"{name}.{field}": values for field, values in further_fields(value).items()}
     if isinstance(value, list) or name in _CHATS:
         return read_turns(name, value, blank_end=blank_end)
     return [Turn(role, text_of({name: value}, name, required=role == "user" or not blank_end))]
-
-
-def _answer_alone(name: str, value: Any) -> Any:
-    """The one answer that a list of turns holds, as text; anything else as it is."""
-    if not isinstance(value, list):
-        return value
-    turns = read_turns(name, value)
-    if [turn.role for turn in turns] != ["assistant"]:
-        what = f"has {len(turns)} turns where one of the assistant must stand"
-        raise Malformed(f"field {show(name)}: {what}; put those that both answers share into the field 'prompt'")
-    return turns[0].text
 
 
 def _form(fields: Mapping[str, Any], response_required: bool) -> tuple[str, str]:
@@ -311,14 +340,17 @@ def _form(fields: Mapping[str, Any], response_required: bool) -> tuple[str, str]
     chats = [name for name in _CHATS if name in fields]
     asking = [name for name in _FORMS if name in fields]
     answering = [name for name in _RESPONSES if name in fields]
-    if chats and not answering:  # some sets repeat the first prompt next to the turns
-        asking = [name for name in asking if json_text(fields[name]) not in json_text(fields[chats[0]])]
+    if chats:  # some sets repeat the first prompt next to the turns, or leave it empty
+        said = json_text(fields[chats[0]])
+        asking = [name for name in asking if not nothing(fields[name]) and json_text(fields[name]) not in said]
     if not asking and not chats and answering and "input" in fields and not _nearest(fields, _FORMS):
         asking = ["input"]
-    if len(asking) > 1 or len(answering) > 1 or len(chats) > 1 or (chats and (asking or answering)):
+    turns = read_turns(chats[0], fields[chats[0]]) if chats and len(answering) == 1 else []
+    answers_turns = bool(turns) and turns[-1].role == "user"
+    if len(asking) > 1 or len(answering) > 1 or len(chats) > 1 or (chats and (asking or (answering and not answers_turns))):
         raise Malformed(f"mixes {listed([*asking, *answering, *chats])}; keep one pair of fields and rename the others")
     if chats:
-        return chats[0], ""
+        return chats[0], "".join(answering)
     if not asking:
         what = f"has no prompt among its fields ({listed(fields) or 'none'})"
         raise Malformed(f"{what}; expected {_EXPECTED}{_nearest(fields, _KNOWN)}")

@@ -131,6 +131,8 @@ def as_row(where: str, value: Any) -> Row | Problem:
     """A parsed JSON value as a row, or what is wrong with it."""
     if isinstance(value, Malformed):
         return Problem(where, str(value))
+    if isinstance(value, list) and value and all(isinstance(turn, dict) and {"role", "from"} & turn.keys() for turn in value):
+        value = {"messages": value}  # a conversation without a name
     if not isinstance(value, dict):
         return Problem(where, f'is {kind(value)}, not an object; write {{"prompt": …, "response": …}}')
     if len(value) > MAX_COLUMNS:

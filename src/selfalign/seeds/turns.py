@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from selfalign.seeds.rows import Malformed, kind, listed, nothing, show, text_of
+from selfalign.text import counted
 from selfalign.types import Turns
 
 _ROLES = {
     **dict.fromkeys(("user", "human", "prompter"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot"), "assistant"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "chatbot", "model", "bot", "ai"), "assistant"),
     **dict.fromkeys(("system", "developer"), "system"),
 }
 _BY_TURNS = "write user and assistant turns by turns, the user's first and the assistant's last"
 _SHAPE = '{"role": …, "content": …} or {"from": …, "value": …}'
-_TURN_FIELDS = ("role", "from", "content", "value", "name", "weight", "id")
+_SAID = ("content", "value", "parts", "text")
+_TURN_FIELDS = ("role", "from", "id", *_SAID)
+_WEIGHTS = ("weight", "train", "training", "loss")
+"""Whether an answer is to be learned, as OpenAI's and axolotl's files say."""
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thoughts")
+_NO_TEXT = ("tool_calls", "tool_call_id", "function_call", "image", "images", "audio", "video", "files", "attachments")
 
 
 class Turn(NamedTuple):
@@ -68,18 +74,63 @@ def read_turns(field: str, value: Any, *, blank_end: bool = False) -> list[Turn]
 
 
 def _turn(where: str, turn: Mapping[str, Any], may_be_blank: bool) -> Turn:
-    said = text_of({where: turn.get("role", turn.get("from"))}, where)
+    if nothing(said := turn.get("role", turn.get("from"))):
+        raise Malformed(f"field {show(where)}: has no role among its fields ({listed(turn) or 'none'}); write {_SHAPE}")
+    said = text_of({where: said}, where)
     role = _ROLES.get(said.strip().casefold())
-    extra = [name for name, value in turn.items() if name not in _TURN_FIELDS and not nothing(value)]
+    extra = [name for name, value in turn.items() if name in _NO_TEXT and not nothing(value)] + list(_objects(turn))
     if role is None or extra:
         what = f"is a turn of {show(said)}" if role is None else f"a turn has {listed(extra)} besides its role and content"
         raise Malformed(f"field {show(where)}: {what}; only texts of user, assistant and system are learned, so remove the row")
-    weight = turn.get("weight")
-    if weight not in (None, 0, 1) or isinstance(weight, bool):
-        raise Malformed(f"field {show(where)}: has the weight {show(str(weight))}; seeds have 0 or 1")
-    name = "value" if "value" in turn and "content" not in turn else "content"
+    if thoughts := next((name for name in _THOUGHTS if not nothing(turn.get(name))), ""):
+        remedy = "write them before the answer as <think>…</think> and give --keep_thinking true, or take the field out"
+        raise Malformed(f"field {show(f'{where}.{thoughts}')}: thoughts stand next to an answer; {remedy}")
+    weights = [turn[name] for name in _WEIGHTS if turn.get(name) is not None]
+    if wrong := [weight for weight in weights if weight not in (0, 1)]:
+        raise Malformed(f"field {show(where)}: has the weight {show(str(wrong[0]))}; seeds have 0 or 1")
+    name = next((name for name in _SAID if name in turn), "content")
     text = text_of({f"{where}.{name}": _joined(turn.get(name))}, f"{where}.{name}", required=not may_be_blank)
-    return Turn(role, text, weight != 0)
+    return Turn(role, text, all(weights))
+
+
+def _objects(turn: Mapping[str, Any]) -> Iterator[str]:
+    """The names of fields that hold a list or an object, and nobody knows of what."""
+    known = (*_TURN_FIELDS, *_NO_TEXT, *_THOUGHTS)
+    return (name for name, value in turn.items() if name not in known and isinstance(value, dict | list) and value)
+
+
+def further_fields(value: Any) -> dict[str, list[Any]]:
+    """What turns hold besides what is learned of them, such as names, times and languages: {field: its values}, for metadata."""
+    found: dict[str, list[Any]] = {}
+    for turn in value if isinstance(value, list) else ():
+        for name, each in turn.items() if isinstance(turn, dict) else ():
+            if name not in (*_TURN_FIELDS, *_WEIGHTS) and not nothing(each):
+                found.setdefault(name, []).append(each)
+    return found
+
+
+def answer_alone(name: str, value: Any) -> Any:
+    """The one answer that a turn or a list of turns holds, as text; anything else as it is.
+
+    Raises:
+        Malformed: more than that, or another side's turn.
+    """
+    if not isinstance(value, dict | list):
+        return value
+    turns = read_turns(name, [value] if isinstance(value, dict) else value)
+    if [turn.role for turn in turns] != ["assistant"]:
+        what = f"has {counted(len(turns), 'turn')} where one of the assistant must stand"
+        raise Malformed(f"field {show(name)}: {what}; put those that both answers share into the field 'prompt'")
+    return turns[0].text
+
+
+def shared_turns(chosen: Any, rejected: Any) -> list[Any]:
+    """The turns that two whole conversations share up to their last one, as TRL and UltraFeedback write preferences; none where
+    they are no such conversations."""
+    sides = (chosen, rejected)
+    if not all(isinstance(side, list) and len(side) > 1 for side in sides) or chosen[:-1] != rejected[:-1]:
+        return []
+    return list(chosen[:-1])
 
 
 def _joined(content: Any) -> Any:
