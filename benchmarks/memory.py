@@ -3,9 +3,11 @@
     PYTHONPATH=. python benchmarks/memory.py [--shapes 135M 360M] [--methods full lora qlora] [--rows 8] [--tokens 256]
 
 Shapes are those of SmolLM2-135M and -360M and Llama-3.2-1B, stored in bf16. `--rows` is the micro-batch, `--batch` the step;
-every row has `--tokens` tokens, half of them learned. `--twice` computes activations twice. The training runs as in a run, in a
-process of its own; measured is the peak of its resident set. A base that was read into 4 bits is still mapped then, and is taken
-off: the system gives its pages to whoever needs them. Anonymous memory is shown with it, read every 10 ms.
+the longest row has `--tokens` tokens, half of them learned, and every other one is shorter by one: rows of one length need no
+mask, and attention then keeps less than it does in a run. `--twice` computes activations twice. The training runs as in a run,
+in a process of its own; measured is the peak of its resident set from the first step on, as Linux keeps it, without those pages
+of the model's file that are still mapped and hold no weight in use: the system can take them back. `--steps 1` ends before
+there are moments.
 With `--device cuda` it runs on the first GPU, and measured is how much of that one's memory is taken above what was taken before,
 read every 10 ms, by whomever: let nothing else use it.
 """
@@ -21,7 +23,9 @@ from typing import Any
 
 import psutil
 
-from selfalign.models.device import choose_device, device_memory
+from selfalign.models.device import choose_device, device_memory, half_type
+from selfalign.models.rendering import make_renderer
+from selfalign.models.sizes import read_sizes
 from selfalign.protocols import TrainJob
 from selfalign.trainers import SFT
 from selfalign.types import Example, ModelRef
@@ -33,22 +37,27 @@ SHAPES = {
     "360M": (960, 2560, 32, 15, 5, 49152),
     "1B": (2048, 8192, 16, 32, 8, 128256),
 }
-TEMPLATE = 27
-"""Tokens that the tokenizer's template writes around a pair of one turn, one byte a token."""
 
 
-class Silent:
-    def start(self, stage: str = "", total: int = 0, done: int = 0) -> None: ...
+class Begins:
+    """Told when the model is loaded and its steps begin: sets back what the system keeps as the training process's peak."""
+
+    def start(self, stage: str = "", total: int = 0, done: int = 0) -> None:
+        for child in psutil.Process().children():
+            Path(f"/proc/{child.pid}/clear_refs").write_text("5")
+
     def advance(self, count: int = 1, note: str = "") -> None: ...
     def finish(self) -> None: ...
 
 
 class Watch(threading.Thread):
-    """The highest anonymous and resident memory of this process's child that trains, and of a GPU what is taken meanwhile."""
+    """The peak of the resident memory of this process's child that trains, what of it is the model's file, and of a GPU what is
+    taken meanwhile."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, model: Path) -> None:
         super().__init__(daemon=True)
-        self.anonymous, self.resident, self.over = 0, 0, False
+        self.resident, self.mapped, self.over = 0, 0, False
+        self._file = str((model / "model.safetensors").resolve())
         self._device = choose_device(device)
         self._free, self.taken = device_memory(self._device)[1], 0
 
@@ -57,15 +66,15 @@ class Watch(threading.Thread):
             for child in psutil.Process().children():
                 try:
                     lines = Path(f"/proc/{child.pid}/status").read_text().splitlines()
-                except OSError:
+                    mapped = sum(each.rss for each in child.memory_maps() if each.path == self._file)
+                except (OSError, psutil.Error):
                     continue
-                kept = [line.split() for line in lines if line.startswith(("RssAnon", "VmHWM"))]
-                found = {name: 1024 * int(size) for name, size, _ in kept}
-                self.anonymous = max(self.anonymous, found.get("RssAnon:", 0))
-                self.resident = max(self.resident, found.get("VmHWM:", 0))
+                # The last that is read: the highest one would be that of loading. An ending process has none.
+                if peak := [1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")]:
+                    self.resident, self.mapped = peak[0], mapped
             if self._device.type == "cuda":
                 self.taken = max(self.taken, self._free - device_memory(self._device)[1])
-            time.sleep(0.01)
+            time.sleep(0.01 if self._device.type == "cuda" else 0.2)
 
 
 def make(folder: Path, shape: str, window: int) -> None:
@@ -95,8 +104,10 @@ def make(folder: Path, shape: str, window: int) -> None:
 
 
 def measure(model: Path, folder: Path, method: Any, options: argparse.Namespace) -> tuple[Any, Watch, float]:
-    half = (options.tokens - TEMPLATE) // 2
-    rows = tuple(Example(f"row-{n}", "a" * half, "b" * half) for n in range(options.batch))
+    renderer = make_renderer(tiny_tokenizer())
+    answer = "b" * (options.tokens // 2 - 1)  # and the end token, which is learned too
+    prompt = "a" * (options.tokens - len(renderer.training_ids("", answer)[0]))  # one letter is one token
+    rows = tuple(Example(f"row-{n}", prompt[n % 2 :], answer) for n in range(options.batch))
     trainer = SFT(
         method=method,
         batch_size=options.batch,
@@ -119,13 +130,21 @@ def measure(model: Path, folder: Path, method: Any, options: argparse.Namespace)
         work=folder / "training",
         out=folder / "model",
     )
-    watch, began = Watch(options.device), time.perf_counter()
+    watch, began = Watch(options.device, model), time.perf_counter()
     watch.start()
-    trainer.train(job, Silent())
+    trainer.train(job, Begins())
     watch.over = True
     watch.join()
     assert choice is not None
     return choice.need, watch, time.perf_counter() - began
+
+
+def in_use(model: Path, method: str, options: argparse.Namespace) -> int:
+    """Bytes of a mapped model file that are weights of the training: what of a frozen base is neither widened nor of 4 bits."""
+    sizes, half = read_sizes(model), half_type(choose_device(options.device), options.precision)
+    outside = sizes.weights - sum(one * other for one, other in sizes.matrices.values())
+    frozen = {"full": 0, "lora": sizes.weights, "qlora": outside}[method]
+    return 2 * frozen if str(half) == "torch.bfloat16" else 0
 
 
 def main() -> None:
@@ -138,17 +157,16 @@ def main() -> None:
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
     parser.add_argument("--twice", action="store_true", help="compute activations twice instead of keeping them")
     options = parser.parse_args()
-    head = ("shape", "method", "formula, GB", "measured, GB", "formula to measured", "anonymous, GB", "seconds")
+    head = ("shape", "method", "formula, GB", "measured, GB", "formula to measured", "seconds")
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
     for shape in options.shapes:
         with tempfile.TemporaryDirectory() as folder:
             make(Path(folder) / "start", shape, 2 * options.tokens)
             for method in options.methods:
                 need, watch, seconds = measure(Path(folder) / "start", Path(folder) / method, method, options)
-                mapped = (Path(folder) / "start" / "model.safetensors").stat().st_size if method == "qlora" else 0
-                peak = watch.taken or watch.resident - mapped
-                ratio = f"{need.total / peak - 1:+.0%}"
-                figures = (f"{need.total / 1e9:.2f}", f"{peak / 1e9:.2f}", ratio, f"{watch.anonymous / 1e9:.2f}")
+                used = in_use(Path(folder) / "start", method, options)
+                peak = watch.taken or watch.resident - max(watch.mapped - used, 0)
+                figures = (f"{need.total / 1e9:.2f}", f"{peak / 1e9:.2f}", f"{need.total / peak - 1:+.0%}")
                 print(f"| {shape} | {method} | {' | '.join(figures)} | {seconds:.0f} |", flush=True)
 
 
