@@ -1,5 +1,5 @@
-"""A whole round whose training is cut over processes (FSDP2, gloo, on the processor) or goes part by part through main memory:
-killed, gone on with, and compared."""
+"""A whole round whose training is cut over processes (FSDP2 or DeepSpeed, gloo, on the processor) or goes part by part through
+main memory: killed, gone on with, and compared."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,6 +36,20 @@ SEEDS = [Example(f"seed-{n}", f"What is {n} and {n}?", f"It is {2 * n}, I am sur
 TWO = shlex.join([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"])
 
 
+MISSING = pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs DeepSpeed: pip install 'selfalign[deepspeed]'")
+ZERO: dict[str, Any] = {"strategy": "deepspeed"}
+
+
+def parts_of(given: dict[str, Any], processes: int) -> set[str]:
+    """The files of a checkpoint that are each process's own."""
+    each = range(processes)
+    if given.get("strategy") != "deepspeed":
+        return {".metadata", *(f"__{number}_0.distcp" for number in each)}
+    weights = [f"zero_pp_rank_{number}_mp_rank_00_model_states.pt" for number in each]
+    weights = weights if given.get("zero", 3) == 3 else ["mp_rank_00_model_states.pt"]
+    return {*weights, *(f"zero_pp_rank_{number}_mp_rank_00_optim_states.pt" for number in each)}
+
+
 def begin_two(command: Sequence[str], **options: Any) -> Any:
     """What that launcher starts for a training, begun warm: it and the imports of two processes cost more than the training."""
     source = warm.source(True)
@@ -55,15 +70,23 @@ def begin_two(command: Sequence[str], **options: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("rank", "precision", "given", "files"),
+    ("rank", "precision", "given", "processes"),
     [
         (0, "fp32", {"strategy": "fsdp", "launch": TWO}, 2),
         (4, "bf16", {"strategy": "fsdp", "launch": TWO}, 2),
         (0, "fp32", {"offload": True, "launch": TWO}, 2),
         (4, "bf16", {"offload": True, "launch": TWO}, 2),
         (0, "fp32", {"offload": True}, 1),
+        pytest.param(0, "fp32", {**ZERO, "zero": 2, "launch": TWO}, 2, marks=MISSING),
+        pytest.param(4, "bf16", {**ZERO, "zero": 2, "offload": True, "launch": TWO}, 2, marks=MISSING),
+        pytest.param(0, "fp32", {**ZERO, "gradient_checkpointing": True, "launch": TWO}, 2, marks=MISSING),
+        pytest.param(4, "bf16", {**ZERO, "launch": TWO}, 2, marks=MISSING),
+        pytest.param(0, "fp32", {**ZERO, "offload": True}, 1, marks=MISSING),
     ],
-    ids=["full", "lora", "full-offload", "lora-offload", "full-offload-one"],
+    ids=[
+        *("full", "lora", "full-offload", "lora-offload", "full-offload-one"),
+        *("zero-2", "zero-2-lora-offload", "zero-3", "zero-3-lora", "zero-3-offload-one"),
+    ],
 )
 def test_a_round_cut_over_two_processes_and_killed_teaches_what_one_does(
     model_folder: Path,
@@ -72,7 +95,7 @@ def test_a_round_cut_over_two_processes_and_killed_teaches_what_one_does(
     rank: int,
     precision: Any,
     given: dict[str, Any],
-    files: int,
+    processes: int,
 ) -> None:
     start = model_folder
     if not rank:  # stored in 16 bits, as models are, and trained in 32
@@ -94,7 +117,7 @@ def test_a_round_cut_over_two_processes_and_killed_teaches_what_one_does(
     work = next((tmp_path / "cut").rglob("checkpoint-3"))
     vouched = json.loads((work / "manifest.json").read_text("utf-8"))["files"]
     parts = {name for name in vouched if name.startswith("parts/")}
-    assert parts == {"parts/.metadata", *(f"parts/__{each}_0.distcp" for each in range(files))}, "each process has its part"
+    assert parts == {f"parts/{name}" for name in parts_of(given, processes)}, "each process has its part"
     assert not list(work.glob("*.safetensors"))
     both = align(cut, str(start), SEEDS, tmp_path / "cut")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +196,10 @@ def test_an_adapter_is_measured_against_the_model_without_it_and_then_against_it
     assert start != pytest.approx(later, abs=0.1)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+MISSING = pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs DeepSpeed: pip install 'selfalign[deepspeed]'")
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", pytest.param("deepspeed", marks=MISSING)])
 def test_two_processes_teach_what_one_does(
     model: Path, unbroken: tuple[Path, TrainResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: Any
 ) -> None:

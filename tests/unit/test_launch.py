@@ -35,6 +35,15 @@ def test_what_the_processes_report_reaches_the_parent(tmp_path: Path, monkeypatc
         replace(PLAIN, launch=TWO).train(job(model, tmp_path / "cut"), heard)
 
 
+def test_a_configuration_that_asks_for_deepspeed_itself_is_told_the_strategy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    said = r"asks for DEEPSPEED, which is not supported: take it out; --trainer\.strategy deepspeed cuts"
+    with pytest.raises(RunFailed, match=said):  # no model is there to load
+        replace(PLAIN, launch=ONE).train(job(tmp_path / "nowhere", tmp_path / "cut"), Quiet())
+
+
 def test_a_launcher_that_is_not_there_is_named_before_anything_runs() -> None:
     with pytest.raises(UserError, match="launch: there is no program nowhere-launch"):
         SFT(launch="nowhere-launch --two").check()

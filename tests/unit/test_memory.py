@@ -16,8 +16,8 @@ from selfalign.errors import UserError
 from selfalign.loop.method import memory_lines, unknown_memory
 from selfalign.models.sizes import Sizes, read_sizes
 from selfalign.recipes import isara
-from selfalign.trainers import SFT, Distill, NullTrainer, _method
-from selfalign.trainers._memory import Load, adapter_weights, fitting, need, needs
+from selfalign.trainers import SFT, Distill, Ditto, NullTrainer, _method, sft
+from selfalign.trainers._memory import FIXED, Load, adapter_weights, fitting, need, needs
 from selfalign.types import ModelRef
 from tests.tiny import tiny_tokenizer
 
@@ -177,6 +177,12 @@ def test_offload_is_reckoned_with_main_memory_and_named_where_it_would_do(
         (100, {"launch": "torchrun"}, "; full would fit with --trainer.strategy fsdp over 2 devices ("),
         (200, {}, "full, 1: "),
         (18, {"strategy": "fsdp"}, "lora, 2: "),
+        (
+            130,
+            {"strategy": "deepspeed"},
+            "full, 2: all weights are trained (--trainer.method full --trainer.strategy deepspeed over 2",
+        ),
+        (130, {"strategy": "deepspeed", "zero": 2}, "lora, 2: "),
         (18, {}, "lora, 2: "),
         (18, {"precision": "fp16"}, "qlora, 1: "),
         (18, {"optimizer": "adamw_8bit"}, "qlora, 1: "),
@@ -197,11 +203,12 @@ def test_a_training_is_cut_over_the_devices_where_it_fits_only_so(
         return
     assert found is not None
     assert said in f"{found.need.method}, {found.need.devices}: {found.text()}"
-    table = [line for line in memory_lines(found.plain()) if line.endswith("cut over 2 devices (fsdp)")]
+    how = "deepspeed" if trainer.strategy == "deepspeed" else "fsdp"
+    table = [line for line in memory_lines(found.plain()) if line.endswith(f"cut over 2 devices ({how})")]
     assert (found.need.devices == 2) == any(line.split()[0] == found.need.method for line in table)
     wanted = options.get("strategy") or ("fsdp" if found.need.devices == 2 else "ddp")
     assert trainer.settled(found).strategy == wanted and ("would fit with" in found.text()) == ("would fit with" in said)
-    assert trainer.settled(found) == replace(trainer.settled(found), strategy="auto"), "the run is the same one"
+    assert trainer.settled(found) == replace(trainer.settled(found), strategy="auto", zero=3), "the run is the same one"
 
 
 @pytest.mark.parametrize(
@@ -220,6 +227,49 @@ def test_a_training_is_cut_over_the_devices_where_it_fits_only_so(
 def test_what_cannot_be_cut_is_refused_beforehand(options: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=f"^trainer SFT: strategy = fsdp cuts a model over several devices: {said}"):
         SFT(**{"strategy": "fsdp", "device": "cpu", "precision": "fp32", "launch": sys.executable, **options}).check()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            {"loss": Distill()},
+            "deepspeed cuts .*: not the loss Distill, which asks a second model; use --trainer.strategy fsdp, or",
+        ),
+        ({"loss": Ditto()}, "deepspeed cuts .*: not the loss Ditto, which asks a second model; use --trainer.strategy fsdp, or"),
+        ({"launch": ""}, r"deepspeed cuts .*: this training sees 1 device \(cpu\)"),
+        ({"offload": True, "precision": "fp16"}, "deepspeed cuts .*: products in fp16"),
+    ],
+)
+def test_what_deepspeed_cannot_have_is_refused_beforehand(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], said: str
+) -> None:
+    training = {"strategy": "deepspeed", "device": "cpu", "precision": "fp32", "launch": sys.executable}
+    monkeypatch.setattr(sft, "find_spec", lambda name: None if name == "deepspeed" else name)
+    with pytest.raises(UserError, match=r"^training needs the package deepspeed; .* pip install 'selfalign\[deepspeed\]'"):
+        SFT(**training).check()
+    monkeypatch.setattr(sft, "find_spec", lambda name: name)
+    assert SFT(**training).check() == SFT(**training, offload=True).check() == ""
+    with pytest.raises(UserError, match=f"^trainer SFT: strategy = {said}"):
+        SFT(**{**training, **options}).check()
+    with pytest.raises(UserError, match="zero = 2 changes nothing without strategy = deepspeed"):
+        SFT(zero=2)
+    with pytest.raises(UserError, match="zero = 1 is out of range"):
+        SFT(zero=1, strategy="deepspeed")
+
+
+def test_what_deepspeed_cuts_by_formula() -> None:
+    bucket, n, a = 400_000_000, LLAMA_8B.weights, 41_943_040
+    loads = {stage: replace(LOAD, zero=stage) for stage in (2, 3)}
+    two, three = (need("full", True, LLAMA_8B, load, 4) for load in loads.values())
+    assert (two.weights, two.gradients, two.moments) == (4 * n, n, 3 * n), "what is trained is there a second time"
+    assert (three.weights, three.gradients, three.moments) == (n, n, 3 * n)
+    assert two.activations - need("full", True, LLAMA_8B, LOAD).activations > bucket
+    adapter = need("lora", True, LLAMA_8B, loads[3], 4)
+    assert (adapter.weights, adapter.moments) == ((2 * n + 4 * a) // 4, 3 * a)
+    away = [need("full", True, LLAMA_8B, replace(load, offload=True), 4) for load in loads.values()]
+    assert [(each.weights, each.gradients, each.moments) for each in away] == [(4 * n, 0, 0), (0, 0, 0)]
+    assert [each.main - 4 * int(FIXED) for each in away] == [16 * n, 20 * n]
 
 
 @pytest.fixture

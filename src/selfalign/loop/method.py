@@ -81,7 +81,8 @@ def memory_lines(found: Mapping[str, Any] | None) -> Iterator[str]:
     yield "  method  " + "".join(f"{part.replace('_', ' '):>13}" for part in parts)
     for each in found["methods"]:
         marks = ("fits" if each["fits"] else "too much") + (", activations computed twice" if each["computed_twice"] else "")
-        marks += f", cut over {each['devices']} devices (fsdp)" if each["devices"] > 1 else ""
+        how = "deepspeed" if each["zero"] else "fsdp"
+        marks += f", cut over {each['devices']} devices ({how})" if each["devices"] > 1 else ""
         marks += f", and {each['main_memory'] / 1e9:.1f} of main memory (offload)" if each["main_memory"] else ""
         yield f"  {each['method']:<8}" + "".join(f"{each[part] / 1e9:>13.1f}" for part in parts) + f"  {marks}"
     yield f"training: {found['text']}"

@@ -35,6 +35,7 @@ from selfalign.trainers._scaling import LossScale
 from selfalign.trainers._shard import gathered, is_cut, join
 from selfalign.trainers._teacher import taught_by, with_taught
 from selfalign.trainers._weighted import NotFinite, Steps, check_finite, make_trainer
+from selfalign.trainers._zero import start
 
 OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_bnb_8bit", "paged_adamw_8bit": "paged_adamw_8bit"}
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
@@ -70,7 +71,7 @@ def main(path: Path, *launched: str) -> int:
     link = Link()
     try:
         offload = bool(spec["options"].get("offload"))
-        _check_strategy(spec["options"].get("strategy") == "fsdp" and not offload)
+        _check_strategy(spec["options"].get("strategy", "ddp"), offload)
         if offload:
             join(device_of(spec["options"]))
         _join()
@@ -111,9 +112,12 @@ def train(spec: dict[str, Any], link: Link) -> None:
     for note in notes:
         link.tell(note=note)
     found = _agree(found)
-    _check_room(model, work, len(steps) > options["save_every"], bool(spec.get("average")))
+    twice = options.get("zero") == 2  # what DeepSpeed then writes has the weights a second time
+    _check_room(model, work, len(steps) > options["save_every"], bool(spec.get("average")) or twice)
     args, pad = arguments(spec, model, len(steps), work), tokenizer.pad_token_id or 0
     half = half_type(args.device, options["precision"])
+    if options.get("strategy") == "deepspeed":
+        start(model, args, options, half)
     if loss.refers:
         units = with_reference(units, reference(spec, model), args.device, half, spec, pad, link.speaks)
         empty_cache()  # of what was loaded for that alone
@@ -292,7 +296,7 @@ def _share_devices(spec: Path, launch: str) -> None:
     os.execvp(words[0], [*words, "--module", "selfalign.trainers._child", str(spec), "launched"])
 
 
-def _check_strategy(cuts: bool) -> None:
+def _check_strategy(strategy: str, offload: bool) -> None:
     """
     Raises:
         UserError: accelerate's configuration cuts the model up, which is `SFT.strategy`'s to say; or there is one process only.
@@ -300,11 +304,12 @@ def _check_strategy(cuts: bool) -> None:
     for name in ("FSDP", "DEEPSPEED"):
         if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true":
             raise UserError(
-                f"accelerate's configuration asks for {name}, which is not supported: take it out; --trainer.strategy fsdp"
-                " cuts weights, gradients and moments over the devices, and --trainer.offload true keeps them in main memory"
+                f"accelerate's configuration asks for {name}, which is not supported: take it out; --trainer.strategy"
+                f" {name.lower()} cuts weights, gradients and moments over the devices, and --trainer.offload true keeps them in"
+                " main memory"
             )
-    if cuts and int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        raise UserError("--trainer.strategy fsdp cuts a model over several processes, and --trainer.launch started one")
+    if strategy in ("fsdp", "deepspeed") and not offload and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        raise UserError(f"--trainer.strategy {strategy} cuts a model over several processes, and --trainer.launch started one")
 
 
 def _kind(error: Exception, work: Path) -> str:

@@ -14,6 +14,7 @@ from selfalign.record.faults import fault_point
 from selfalign.trainers._process import STOP
 from selfalign.trainers._shard import whole
 from selfalign.trainers._weighted import NotFinite, check_finite
+from selfalign.trainers._zero import last_norm
 
 KEPT_CHECKPOINTS = 2
 
@@ -49,7 +50,14 @@ def make_guard(link: Link, key: str, work: Path, stop_below: float = 0.0, second
 
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
             gradients = [weight.grad for weight in parts["model"].parameters() if weight.grad is not None]
-            norm = float(whole(torch.nn.utils.get_total_norm(gradients)))
+            self._check(float(whole(torch.nn.utils.get_total_norm(gradients))), state)
+
+        def on_optimizer_step(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
+            norm = last_norm(parts["model"])  # DeepSpeed has applied it by then; but nothing of that is kept
+            if norm is not None:
+                self._check(norm, state)
+
+        def _check(self, norm: float, state: Any) -> None:
             if not math.isfinite(norm):
                 raise NotFinite(f"the gradient's norm is {norm} at step {state.global_step + 1} of {state.max_steps}")
 

@@ -33,6 +33,11 @@ of the 2n above, and the stream has h bytes a number.
 With offload, over N >= 1 devices, these parts are in main memory: weights, gradients and moments take nothing of a device, and
 besides what is gathered it has (h + 4)·l/N, a layer's part on its way. Main memory has all parts of this machine's devices; its
 weights and gradients are locked in place, which is done in powers of two: each matrix takes up to twice its bytes.
+
+DeepSpeed's ZeRO keeps what is trained a second time, 4n/N (4a/N) that count as moments, and has two buckets of 4·BUCKET bytes.
+Gradients before they are averaged are 4·(r + l) in full training. Stage 2 does not cut weights and computes as one device does;
+stage 3 gathers r + 2l of them, in float32 where they are trained. With offload gradients and moments are in main memory, and with
+stage 3 weights too.
 """
 
 from __future__ import annotations
@@ -49,6 +54,8 @@ METHODS: tuple[Method, ...] = ("full", "lora", "qlora")
 
 FIXED = 0.6e9
 """Bytes that a training process takes besides: its libraries and gaps (measured); on a GPU its context (not measured)."""
+BUCKET = 50_000_000
+"""Numbers that DeepSpeed averages or gathers ahead at once (`_zero` asks for that)."""
 USABLE = 0.9
 """Share of a device's memory that a training may take: the rest is for other processes and for gaps. Our own choice."""
 
@@ -75,6 +82,8 @@ class Load:
     """Whether the teacher of a distillation is the average of what is trained."""
     offload: bool = False
     """Whether weights, gradients and moments wait in main memory."""
+    zero: int = 0
+    """The stage of DeepSpeed's ZeRO, 2 or 3; 0 without it."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,8 @@ class Need:
     """Over which weights, gradients and moments are cut (FSDP); 1: each device has all of them."""
     main: int = 0
     """Bytes of main memory, for all devices together, that a training with offload takes besides."""
+    zero: int = 0
+    """As `Load.zero`."""
 
     @property
     def total(self) -> int:
@@ -117,9 +128,12 @@ def need(method: Method, twice: bool, sizes: Sizes, load: Load, devices: int = 1
     wide = (34 if load.half else 40) if method == "full" else (30 if load.half else 33)
     layer = at_once * (wide * sizes.hidden + (8 if load.half else 16) * sizes.inner)
     logits = (14 + 24 * load.distils) * load.rows * load.learned * sizes.vocabulary
-    stream = at_once * sizes.layers * sizes.hidden * (4 if method == "full" and devices == 1 and not load.offload else width)
+    cuts = (devices > 1 or load.offload) and not load.zero
+    stream = at_once * sizes.layers * sizes.hidden * (4 if method == "full" and not cuts else width)
     activations: float = stream + max(layer, logits) if twice else sizes.layers * layer + logits
-    if devices > 1 or load.offload:
+    if load.zero:
+        return _by_zero(method, twice, sizes, load, devices, int(activations), int(frozen), trained)
+    if cuts:
         outside, one = sizes.weights - matrices, matrices / sizes.layers
         activations += width * (outside + 2 * one) + ((width + 4) * (outside + one) if method == "full" else 0)
         activations += (width + 4) * one / devices * load.offload
@@ -139,6 +153,25 @@ def need(method: Method, twice: bool, sizes: Sizes, load: Load, devices: int = 1
         activations=int(activations),
         devices=devices,
     )
+
+
+def _by_zero(
+    method: Method, twice: bool, sizes: Sizes, load: Load, devices: int, activations: int, frozen: int, trained: int
+) -> Need:
+    """By DeepSpeed, from what a device computes and the bytes of frozen weights."""
+    matrices, own, full = sum(one * other for one, other in sizes.matrices.values()), frozen + 4 * trained, method == "full"
+    outside, one = sizes.weights - matrices, matrices // sizes.layers
+    activations += 2 * 4 * BUCKET + 4 * (outside + one) * full
+    if load.zero == 3:
+        activations += (2 if load.half and not full else 4) * (outside + 2 * one)
+    elif full and load.half:
+        activations += 2 * sizes.weights
+    held = own // devices if load.zero == 3 else own
+    if not load.offload:
+        return Need(method, twice, held, 4 * trained // devices, 12 * trained // devices, activations, devices, 0, load.zero)
+    away = own if load.zero == 3 else 0
+    main = int(FIXED) * devices + away + 16 * trained
+    return Need(method, twice, held - away // devices, 0, 0, activations, devices, main, load.zero)
 
 
 def _locked(sizes: Sizes, width: int, devices: int) -> int:

@@ -34,7 +34,7 @@ class Asked:
     """By name, or auto."""
     precision: str
     """As `SFT.precision`; with the device it says whether products run in 16 bits."""
-    strategy: Literal["auto", "ddp", "fsdp"] = "ddp"
+    strategy: Literal["auto", "ddp", "fsdp", "deepspeed"] = "ddp"
     """As `SFT.strategy`; auto: over the GPUs of this machine where it fits only so."""
     cuts: bool = False
     """Whether this training can be cut over devices at all."""
@@ -75,7 +75,8 @@ class Choice:
         others = [f"{each.method} would take {_gb(each.total)}" for each in self.all if each.method != self.need.method]
         kept = "computed twice" if self.need.twice else "kept"
         too_much = "" if self.fits else ", MORE THAN FITS"
-        cut = f" --trainer.strategy fsdp over {self.need.devices} devices" if self.need.devices > 1 else ""
+        how = "deepspeed" if self.need.zero else "fsdp"
+        cut = f" --trainer.strategy {how} over {self.need.devices} devices" if self.need.devices > 1 else ""
         cut += " --trainer.offload true" if self.need.main else ""
         rest = f" and {_gb(self.need.main)} of {_gb(self.room.main)} GB of main memory" if self.need.main else ""
         return (
@@ -95,6 +96,7 @@ class Choice:
                 "activations": each.activations,
                 "computed_twice": each.twice,
                 "devices": each.devices,
+                "zero": each.zero,
                 "in_all": each.total,
                 "main_memory": each.main,
                 "fits": each.fits(self.room.total, self.room.main),
@@ -126,8 +128,8 @@ def choose(asked: Asked, model: ModelRef) -> Choice | None:
     room = Room(str(place), total, free, main, device_count(place) if cuts else 1, cuts and place.type == "cuda")
     offload = asked.load.offload and room.away  # a processor's memory is main memory already
     load = replace(asked.load, tokens=most, learned=min(asked.load.learned, most), half=half is not None, offload=offload)
-    devices = {"auto": tuple(sorted({1, room.many})), "ddp": (1,), "fsdp": (room.many,)}[asked.strategy]
-    allowed = METHODS if asked.strategy != "fsdp" else tuple(each for each in METHODS if each != "qlora")
+    devices = {"auto": tuple(sorted({1, room.many})), "ddp": (1,)}.get(asked.strategy, (room.many,))
+    allowed = METHODS if asked.strategy in ("auto", "ddp") else tuple(each for each in METHODS if each != "qlora")
     methods = allowed if asked.method is None else (asked.method,)
     found = fitting(needs(sizes, load, methods, asked.twice, devices), total, main)
     if found is None:
@@ -135,7 +137,7 @@ def choose(asked: Asked, model: ModelRef) -> Choice | None:
             every = needs(sizes, load, methods, asked.twice is not False, devices)
             raise UserError(_nothing_fits(every, sizes, load, asked.twice, room))
         found = need(asked.method, asked.twice is not False, sizes, load, devices[-1])
-    if asked.strategy == "fsdp" or found.devices > 1:
+    if asked.strategy == "fsdp" or (found.devices > 1 and not found.zero):
         try:
             check_layers(folder)
         except UserError:
@@ -177,7 +179,8 @@ def _nothing_fits(found: Sequence[Need], sizes: Sizes, load: Load, twice: bool |
     cut = [f" (over {one.devices} devices)" if one.devices > 1 else "" for one in found]
     away = [f" and {_gb(one.main)} of main memory" if one.main else "" for one in found]
     each = ", ".join(f"{one.method} {_gb(one.total)}{over}{rest}" for one, over, rest in zip(found, cut, away, strict=True))
-    least, other = need("qlora", True, sizes, replace(load, rows=1, offload=False)), _offloaded(sizes, load, METHODS, twice, room)
+    least = need("qlora", True, sizes, replace(load, rows=1, offload=False, zero=0))
+    other = _offloaded(sizes, load, METHODS, twice, room)
     remedies = [f"{_with_offload(other, room)} with --trainer.method {other.method}"] if other else []
     if least.total <= USABLE * room.total:
         instead = " and --trainer.offload false" if load.offload else " and --trainer.strategy ddp"

@@ -17,9 +17,9 @@ def load_model(spec: dict[str, Any]) -> tuple[Any, Any]:
     """The model to train and the type its weights are stored in.
 
     What is trained is float32. A frozen base is loaded in the type of the matrix products, on a GPU right there: no copy of it in
-    float32 is ever made. With strategy fsdp each device is given its part of the layers, one after the other. An adapter of an
-    earlier round is trained further (not stacked, not merged) where the method is one with an adapter, and merged into the
-    weights where all of them are trained.
+    float32 is ever made. With strategy fsdp each device is given its part of the layers, one after the other; what DeepSpeed
+    takes waits in main memory (`_zero.start`). An adapter of an earlier round is trained further (not stacked, not merged) where
+    the method is one with an adapter, and merged into the weights where all of them are trained.
     """
     import torch
 
@@ -53,7 +53,8 @@ def _frozen(folder: str, options: dict[str, Any]) -> Any:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     dtype = half_type(device, options["precision"]) or torch.float32
     if options["method"] == "lora":
-        whole = device.type != "cpu" and options.get("strategy") != "fsdp"  # what is to be cut goes there part by part
+        # What is to be cut goes there part by part.
+        whole = device.type != "cpu" and options.get("strategy") not in ("fsdp", "deepspeed")
         return _loaded(folder, dtype, **({"device_map": {"": device}} if whole else {}))
     four_bits = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype

@@ -17,6 +17,7 @@ from typing import Any
 
 from selfalign.errors import UserError
 from selfalign.models.rounding import rounded
+from selfalign.trainers import _zero
 
 FOLDER = "parts"
 """Of a checkpoint: what torch's distributed checkpoints write, one file for each process and one that says what is in which."""
@@ -101,9 +102,10 @@ def check_layers(folder: Path) -> None:
 
 
 def is_cut(model: Any) -> bool:
+    """Whether a model is cut up, here or by DeepSpeed."""
     from torch.distributed.fsdp import FSDPModule
 
-    return isinstance(model, FSDPModule)
+    return isinstance(model, FSDPModule) or _zero.engine_of(model) is not None
 
 
 def placed(model: Any, device: Any) -> Any:
@@ -131,11 +133,13 @@ def lent(model: Any, adapter: Path) -> Iterator[None]:
 
 def local(weight: Any) -> Any:
     """This process's part of a weight, or the weight where it is not cut."""
-    return weight.to_local() if hasattr(weight, "to_local") else weight
+    return weight.to_local() if hasattr(weight, "to_local") else getattr(weight, "ds_tensor", weight)
 
 
 def whole(weight: Any) -> Any:
     """All of a weight or number on every process; all processes must ask."""
+    if hasattr(weight, "ds_tensor"):
+        return _zero.whole(weight)
     return weight.full_tensor() if hasattr(weight, "full_tensor") else weight
 
 
@@ -146,7 +150,10 @@ def in_step(model: Any, last: bool) -> Iterator[None]:
     Whole gradients of a model that is cut are what a device has no room for: there each micro-batch's are averaged and cut up at
     once, but for an adapter's, which are small.
     """
-    if is_cut(model):
+    if (engine := _zero.engine_of(model)) is not None:
+        engine.set_gradient_accumulation_boundary(last)
+        yield
+    elif is_cut(model):
         model.set_requires_gradient_sync(last or not hasattr(model, "peft_config"))
         yield
     else:
@@ -166,7 +173,7 @@ def gathered(model: Any, stored: Any, seed: int) -> dict[str, Any] | None:
         if adapter and not weight.requires_grad:
             continue
         if id(weight) not in seen:
-            full = whole(weight.detach())
+            full = whole(weight).detach()
             kept = rounded(full, full.dtype if adapter else stored, seed, name) if first else None
             seen[id(weight)] = kept
         found[name] = seen[id(weight)]
@@ -177,6 +184,9 @@ def write(folder: Path, model: Any, optimizer: Any, schedule: Any) -> None:
     """This process's part of a checkpoint: what is trained, its moments, and where the schedule is. All processes must write."""
     from torch.distributed import checkpoint as checkpoints
 
+    if (engine := _zero.engine_of(model)) is not None:
+        _zero.write(engine, folder, schedule)
+        return
     state = {**_state(model, optimizer), "schedule": schedule.state_dict()}
     checkpoints.save(  # type: ignore[attr-defined, unused-ignore]
         state, checkpoint_id=folder / FOLDER
@@ -188,6 +198,9 @@ def read(folder: Path, model: Any, optimizer: Any, schedule: Any) -> None:
     from torch.distributed import checkpoint as checkpoints
     from torch.distributed.checkpoint.state_dict import set_state_dict
 
+    if (engine := _zero.engine_of(model)) is not None:
+        _zero.read(engine, folder, schedule)
+        return
     state = {**_state(model, optimizer), "schedule": schedule.state_dict()}
     checkpoints.load(state, checkpoint_id=folder / FOLDER)  # type: ignore[attr-defined, unused-ignore]
     own = {"model_state_dict": state["model"], "optim_state_dict": state["optimizer"]}

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from selfalign.trainers import _shard
+from selfalign.trainers import _shard, _zero
 from selfalign.trainers._batches import IGNORE, Row, Step, Unit, Weights
 from selfalign.trainers._shard import in_step, is_cut, local
 
@@ -152,7 +152,7 @@ def make_trainer(
     import torch
     from transformers import Trainer
 
-    half = torch.float16 if scale else half
+    half, engine = torch.float16 if scale else half, _zero.engine_of(model)
 
     class StepTrainer(Trainer):  # type: ignore[misc, no-any-unimported, unused-ignore]
         def get_train_dataloader(self) -> Any:
@@ -175,8 +175,11 @@ def make_trainer(
             for number, batch in enumerate(batches, 1):
                 with in_step(model, last=number == len(batches)):
                     with torch.autocast(args.device.type, half) if half is not None else nullcontext():
-                        loss = total(model, batch, head) * inputs["scale"]
-                    self.accelerator.backward(loss * scale.factor if scale else loss)
+                        loss = total(model if engine is None else engine, batch, head) * inputs["scale"]
+                    if engine is None:
+                        self.accelerator.backward(loss * scale.factor if scale else loss)
+                    else:
+                        engine.backward(loss)
                 losses.append(loss.detach())
             found = torch.stack(losses).sum()
             if not math.isfinite(found.item()):  # once a step: the device waits for nothing between micro-batches
@@ -186,10 +189,10 @@ def make_trainer(
         # A model that is cut up: it is in its place, and each process has a part of a checkpoint.
 
         def _move_model_to_device(self, model: Any, device: Any) -> None:
-            if is_cut(model):
-                model.reshard()  # it may have been asked before: optimisers take the parts, not what was gathered for that
-            else:
+            if not is_cut(model):
                 super()._move_model_to_device(model, device)
+            elif engine is None:
+                model.reshard()  # it may have been asked before: optimisers take the parts, not what was gathered for that
 
         def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
             if not is_cut(model):
@@ -209,4 +212,5 @@ def make_trainer(
                 return super()._load_optimizer_and_scheduler(checkpoint)
             return _shard.read(Path(str(checkpoint)), model, self.optimizer, self.lr_scheduler)
 
-    return StepTrainer(model=model, args=args, train_dataset=steps, callbacks=list(callbacks))
+    optimizers = (None if engine is None else _zero.optimizer_of(engine), None)
+    return StepTrainer(model=model, args=args, train_dataset=steps, callbacks=list(callbacks), optimizers=optimizers)

@@ -29,7 +29,7 @@ LORA_RATE = 10.0
 """Times the rate for all weights: LoRA's best rate is about ten times that of full training, over models and data (Schulman et
 al., "LoRA Without Regret", 2025)."""
 
-PLAIN = (("strategy", "ddp"), ("offload", False))
+PLAIN = (("strategy", "ddp"), ("offload", False), ("zero", 3))
 """Options that a training's key has not where they are so: it is that of a training begun before there were any."""
 
 
@@ -84,9 +84,12 @@ class SFT:
     launch: str = field(default="", metadata=LATER)
     """What starts the training's processes, as you would type it before `--module`: 'accelerate launch --config_file my.yaml' or
     'torchrun --nproc_per_node 2', each process with the whole model. Without it accelerate starts one for each GPU there is."""
-    strategy: Literal["auto", "ddp", "fsdp"] = field(default="auto", compare=False)
+    strategy: Literal["auto", "ddp", "fsdp", "deepspeed"] = field(default="auto", compare=False)
     """How several processes share the work: each with the whole model (ddp), or with its part of weights, gradients and moments
-    (fsdp). auto takes fsdp where all weights, or an adapter with its base, fit the GPUs of this machine only so."""
+    (fsdp, or DeepSpeed's ZeRO). auto takes fsdp where all weights, or an adapter with its base, fit the GPUs of this machine only
+    so."""
+    zero: int = field(default=3, compare=False)
+    """What ZeRO cuts where strategy is deepspeed: gradients and moments (2), or weights too (3)."""
     offload: bool = field(default=False, compare=False)
     """Keep weights, gradients and moments in main memory, where AdamW then runs too, and on the GPU the layer or two at work: for
     a model that fits no other way, on one GPU or (fsdp) several. Slower, the more so the fewer tokens a step has."""
@@ -133,7 +136,8 @@ class SFT:
             ("lora_rank", self.lora_rank is not None and self.lora_rank < 0),
             ("lora_alpha", not self.lora_alpha > 0.0),
             ("lora_dropout", not 0.0 <= self.lora_dropout < 1.0),
-            ("strategy", self.strategy not in ("auto", "ddp", "fsdp")),
+            ("strategy", self.strategy not in ("auto", "ddp", "fsdp", "deepspeed")),
+            ("zero", self.zero not in (2, 3)),
             ("optimizer", self.optimizer not in ("adamw", "adamw_8bit", "paged_adamw_8bit")),
             ("precision", self.precision not in ("auto", "fp32", "bf16", "fp16")),
             ("save_every", self.save_every < 1),
@@ -145,6 +149,8 @@ class SFT:
                 raise UserError(f"trainer SFT: {name} = {getattr(self, name)} is out of range")
         if (self.method == "full" and self.lora_rank) or (self.method in ("lora", "qlora") and self.lora_rank == 0):
             raise UserError(f"trainer SFT: method = {self.method} contradicts lora_rank = {self.lora_rank}; leave one out")
+        if self.zero != 3 and self.strategy != "deepspeed":
+            raise UserError(f"trainer SFT: zero = {self.zero} changes nothing without strategy = deepspeed")
         if self.offload and self.strategy == "ddp":
             raise UserError("trainer SFT: offload = true goes part by part, as strategy = ddp does not; leave one out")
 
@@ -171,6 +177,7 @@ class SFT:
         """
         packages = {"torch": "hf", "transformers": "hf", "accelerate": "hf"}
         packages |= {"peft": "hf"} if self._asked in ("lora", "qlora") else {}
+        packages |= {"deepspeed": "deepspeed"} if self.strategy == "deepspeed" else {}
         packages |= {"bitsandbytes": "qlora"} if self._asked == "qlora" or self.optimizer != "adamw" else {}
         for package, extra in packages.items():
             if find_spec(package) is None:
@@ -181,7 +188,7 @@ class SFT:
             raise UserError(f"trainer SFT: {what}; use adamw_8bit")
         if (words := shlex.split(self.launch)) and shutil.which(words[0]) is None:
             raise UserError(f"trainer SFT: launch: there is no program {words[0]}; give its whole path")
-        if self.strategy == "fsdp" or self.offload:
+        if self.strategy in ("fsdp", "deepspeed") or self.offload:
             self._check_cut()
         return ""
 
@@ -196,7 +203,8 @@ class SFT:
             seen = f"this training sees {count} device ({device})"
             why = f"{seen}; name what starts several processes, --trainer.launch 'torchrun --nproc_per_node 2'"
         if why:
-            given = "offload = true moves a model" if self.offload else "strategy = fsdp cuts a model over several devices"
+            cuts = f"strategy = {self.strategy} cuts a model over several devices"
+            given = "offload = true moves a model" if self.offload and self.strategy != "deepspeed" else cuts
             raise UserError(f"trainer SFT: {given}: {why}")
 
     @property
@@ -206,6 +214,8 @@ class SFT:
             return "not a base of 4 bits; use --trainer.method lora or full"
         if self.optimizer != "adamw":
             return f"not the moments of {self.optimizer}; use --trainer.optimizer adamw"
+        if self.strategy == "deepspeed" and isinstance(self.loss, Distill | Ditto):
+            return f"not the loss {type(self.loss).__name__}, which asks a second model; use --trainer.strategy fsdp"
         if self.averages:
             return "not the average that the teacher of Distill is; use --trainer.loss.teacher start or round"
         return ""
@@ -238,9 +248,11 @@ class SFT:
             target=self.lora_target,
             averages=self.averages,
             offload=self.offload,
+            zero=self.zero if self.strategy == "deepspeed" else 0,
         )
         # How many processes a launcher starts is not known here.
-        strategy: Any = "fsdp" if self.offload else "ddp" if self.strategy == "auto" and self.launch else self.strategy
+        strategy: Any = "ddp" if self.strategy == "auto" and self.launch else self.strategy
+        strategy = "fsdp" if self.offload and strategy != "deepspeed" else strategy
         asked = Asked(self._asked, self.gradient_checkpointing, load, self.device, self.precision, strategy, not self._whole)
         return choose(asked, base)
 
