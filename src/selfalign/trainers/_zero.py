@@ -41,7 +41,8 @@ def start(model: Any, args: Any, options: dict[str, Any], half: Any) -> None:
     if config["zero_optimization"]["stage"] == 3:  # weight by weight, where `initialize` would move all of them to the device
         deepspeed.zero.Init(module=model, config_dict_or_path=config)
     named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
-    decayed = set(Trainer.get_decay_parameter_names(None, model))  # as without DeepSpeed
+    decay_names: Any = Trainer.get_decay_parameter_names  # as without DeepSpeed; it asks nothing of a trainer
+    decayed = set(decay_names(None, model))
     groups = [
         {"params": [weight for name, weight in named if (name in decayed) == decays], "weight_decay": args.weight_decay * decays}
         for decays in (True, False)
@@ -95,15 +96,15 @@ def optimizer_of(engine: Any) -> Any:
             """Nothing of its own."""
 
         @property
-        def param_groups(self) -> Any:
+        def param_groups(self) -> Any:  # type: ignore[override, unused-ignore]
             """Where the schedule sets the rate: the engine's, which are others after a checkpoint was read."""
             return engine.optimizer.param_groups
 
         @property
-        def state(self) -> Any:
+        def state(self) -> Any:  # type: ignore[override, unused-ignore]
             return engine.optimizer.state
 
-        def step(self, closure: Any = None) -> None:
+        def step(self, closure: Any = None) -> None:  # type: ignore[override, unused-ignore]
             engine.step()
 
         def zero_grad(self, set_to_none: bool = True) -> None:
