@@ -7,7 +7,7 @@ LLAMA := .venv-llama
 DOCS := .venv-docs
 LLAMA_CPP := $(CURDIR)/$(LLAMA)/source/vendor/llama.cpp
 
-.PHONY: install demo test lint soak servers docs clean
+.PHONY: install demo test lint soak deepspeed servers docs clean
 
 install: $(VENV)/.installed
 
@@ -37,6 +37,11 @@ soak: install
 	$(BIN)/python benchmarks/soak.py --kills 200
 	$(BIN)/python benchmarks/fuzz_seeds.py --files 20000
 	$(BIN)/python benchmarks/fuzz_files.py --configs 5000 --models 500 --checkpoints 500 --records 500
+
+# Trainings by DeepSpeed, on processors: its package is no part of the development environment, and nothing of it is compiled.
+deepspeed: install
+	DS_BUILD_OPS=0 $(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[deepspeed]'
+	$(BIN)/pytest tests/e2e/test_fsdp.py tests/unit/test_dpo.py -k "zero or deepspeed" -rs
 
 # Runs against servers that others wrote: transformers serve, installed with the rest, vLLM's build for processors, and llama.cpp's.
 servers: install $(VLLM)/.installed $(LLAMA)/.installed
