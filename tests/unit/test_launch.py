@@ -62,3 +62,14 @@ def test_a_checkpoint_is_made_by_the_clock_where_steps_alone_would_make_none(
     again = Quiet()
     resumed = training.train(job(model, tmp_path / "killed"), again)
     assert again.seen[0] == ("start", 3, 1) and resumed.model.hash == whole.model.hash
+
+
+@pytest.mark.parametrize("options", [("--trainer.strategy", "fsdp"), ("--trainer.strategy", "deepspeed", "--trainer.zero", "2")])
+def test_how_processes_share_the_work_reaches_the_trainer_without_another_option(
+    seeds_file: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
+) -> None:
+    from selfalign.cli.main import main
+
+    assert main(["check", "sft", str(seeds_file), "--model", "anything", "--encoder", "Hashed", *options]) == 2
+    error = capsys.readouterr().err
+    assert "strategy = " in error or "package deepspeed" in error, error

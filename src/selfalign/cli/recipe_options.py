@@ -128,11 +128,12 @@ def build(make: Make, parser: ArgumentParser, options: Namespace) -> Recipe:
             raise UserError("a part is given something else than its options as {name: value}; see --help-all") from error
         recipe = checked(make, make(**{name: made[name] for name in own if name in made}))
         changed = {name: made[name] for name in common(plain) if name not in own and name in made}
-        # Two engines that write the same compare as equal, and may differ in where they do it, which they show.
+        # Two engines that write the same, and trainers that teach the same, compare as equal, and may differ in where they do it,
+        # which they show.
         changes = {
             name: new
             for name, new in changed.items()
-            if new != (old := getattr(plain, name)) or (name == "engine" and repr(new) != repr(old))
+            if new != (old := getattr(plain, name)) or (name in ("engine", "trainer") and repr(new) != repr(old))
         }
         if len(changes.get("steps", ())) and "rounds" not in changes:
             changes["rounds"] = len(changes["steps"])
