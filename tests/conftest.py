@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,15 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "selfalign", *map(str, arguments)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def environment() -> Iterator[None]:
+    """What a file's tests and their libraries (Ray's, for one) set in the environment ends with the file, else the next begin cold."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(autouse=True)
