@@ -507,7 +507,7 @@ def test_other_software_is_said_and_refused_where_it_changes_bytes(tmp_path: Pat
         assert sum("software" in text for text in warnings(store)) == 2
 
 
-def test_rounds_whose_rows_are_nearly_held_out_prompts_are_one_warning(tmp_path: Path) -> None:
+def test_what_several_rounds_have_alike_is_one_warning(tmp_path: Path) -> None:
     with Store.open(tmp_path / "run", IDENTITY) as store:
         for round, (exact, near) in enumerate([(0, 9), (0, 12), (1, 3), (0, 7)]):
             store.event("overlap", {"round": round, "exact": exact, "near": near, "text": f"round {round}: {exact} and {near}"})
@@ -515,3 +515,9 @@ def test_rounds_whose_rows_are_nearly_held_out_prompts_are_one_warning(tmp_path:
             "overlap: rounds 0, 1, 3: no training row asks the same as a held-out prompt, 7 to 12 pairs nearly so",
             "overlap: round 2: 1 and 3",
         ]
+    with Store.open(tmp_path / "alarms", IDENTITY) as store:
+        for round, (name, value) in enumerate([("words", 4.0), ("spread", 0.4), ("words", 2.0)], 1):
+            store.event(
+                "alarm", {"name": name, "round": round, "value": value, "threshold": 5.0, "text": f"round {round}: {value}"}
+            )
+        assert warnings(store) == ["alarm: rounds 1, 3, worst in round 3: 2.0", "alarm: round 2: 0.4"]

@@ -70,14 +70,23 @@ def standing_events(store: Store) -> list[tuple[str, str, dict[str, Any]]]:
 
 
 def _folded(reported: Sequence[tuple[str, Mapping[str, Any]]]) -> list[tuple[str, Mapping[str, Any]]]:
-    """With one line for all rounds whose rows are no held-out prompt's, but nearly so: twins make such pairs in every round."""
-    nearly = [(kind, data) for kind, data in reported if kind == "overlap" and not data["exact"]]
-    if len(nearly) < 2:
-        return list(reported)
-    rounds, counts = ([data[name] for _, data in nearly] for name in ("round", "near"))
-    what = "no training row asks the same as a held-out prompt"
-    text = f"rounds {', '.join(map(str, rounds))}: {what}, {min(counts)} to {max(counts)} pairs nearly so"
-    return [("overlap", {"text": text}) if each == nearly[0] else each for each in reported if each not in nearly[1:]]
+    """With one line for all rounds that have the same to report: an alarm of one figure, by the round where it is worst, and
+    rows that are no held-out prompt's, but nearly so (twins make such pairs in every round)."""
+    alike: dict[tuple[str, object], list[Mapping[str, Any]]] = {}
+    for place, (kind, data) in enumerate(reported):
+        name = data["name"] if kind == "alarm" else "near" if kind == "overlap" and not data["exact"] else place
+        alike.setdefault((kind, name), []).append(data)
+    return [(kind, _together(group) if len(group) > 1 else group[0]) for (kind, _), group in alike.items()]
+
+
+def _together(group: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    rounds = ", ".join(str(data["round"]) for data in group)
+    if "near" in group[0]:
+        counts = [data["near"] for data in group]
+        what = "no training row asks the same as a held-out prompt"
+        return {"text": f"rounds {rounds}: {what}, {min(counts)} to {max(counts)} pairs nearly so"}
+    worst = max(group, key=lambda data: abs(data["value"] - data["threshold"]))
+    return {"text": f"rounds {rounds}, worst in {worst['text']}"}
 
 
 def shortcuts(store: Store) -> list[dict[str, Any]]:
