@@ -32,7 +32,7 @@ def command(*arguments: object) -> list[str]:
 
 @pytest.fixture(autouse=True, scope="module")
 def environment() -> Iterator[None]:
-    """What a file's tests and their libraries (Ray's, for one) set in the environment ends with the file, else the next begin cold."""
+    """What a file's tests and their libraries (Ray) set in the environment ends with the file, else the next ones begin cold."""
     before = dict(os.environ)
     yield
     os.environ.clear()

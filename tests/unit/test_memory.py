@@ -113,7 +113,7 @@ def test_with_offload_a_device_has_what_is_gathered_alone_and_main_memory_the_re
             200,
             1,
             {"offload": True},
-            ": 15.3 of 24.0 GB of cuda's memory and 135.7 of 200.0 GB of main memory by formula; lora",
+            ": 15.3 of 24.0 GB of cuda's memory and 135.7 of 200.0 GB of main memory by formula, learning rate 4.3e-06; lora",
         ),
         (
             24,
@@ -123,7 +123,13 @@ def test_with_offload_a_device_has_what_is_gathered_alone_and_main_memory_the_re
             "full --trainer.strategy fsdp over 2 devices --trainer.offload true), ",
         ),
         (24, 100, 1, {"offload": True}, "lora, 1, True: "),
-        (24, 100, 1, {"offload": True, "method": "full"}, " of 100.0 GB of main memory by formula, MORE THAN FITS; "),
+        (
+            24,
+            100,
+            1,
+            {"offload": True, "method": "full"},
+            " of 100.0 GB of main memory by formula, MORE THAN FITS, learning rate 4.3e-06; ",
+        ),
         (
             9,
             200,
@@ -360,6 +366,11 @@ def test_rate_and_rank_follow_from_the_method_unless_they_are_given() -> None:
         "qlora": ("qlora", 16, pytest.approx(5e-4)),
         "rate": ("lora", 16, 1e-3),
     }
+    wide = {
+        kind: SFT(**options)._rate(each.method, 4096)
+        for (kind, options), each in zip(KINDS.items(), settled.values(), strict=True)
+    }
+    assert [f"{each:.2g}" for each in wide.values()] == ["4.3e-06", "4.3e-05", "4.3e-06", "0.00011", "0.001"]
     with pytest.raises(UserError, match="method = full contradicts lora_rank = 4"):
         SFT(method="full", lora_rank=4)
 
@@ -387,6 +398,7 @@ def test_check_prints_the_table(model_folder: Path, seeds_file: Path, capsys: py
     ]
     assert main([*given, "--trainer.method", "lora"]) == 0
     said = capsys.readouterr().out
+    assert "by formula, learning rate 0.0005; full would take" in said
     assert "memory to train, GB by formula (" in said and "training: a LoRA adapter is trained (--trainer.method lora)" in said
     assert [line.split()[0] for line in said.splitlines() if line.endswith("  fits")] == ["full", "lora", "qlora"]
     assert main([*given, "--json"]) == 0

@@ -21,13 +21,9 @@ from selfalign.trainers._distill import Distill
 from selfalign.trainers._ditto import Ditto, rejects
 from selfalign.trainers._dpo import DPO
 from selfalign.trainers._memory import METHODS, Load, Method
-from selfalign.trainers._method import RANK, Asked, Choice, choose
+from selfalign.trainers._method import RANK, Asked, Choice, choose, times
 from selfalign.trainers._process import run_child
 from selfalign.types import LATER, Dropped, Example, ModelRef, preferences
-
-LORA_RATE = 10.0
-"""Times the rate for all weights: LoRA's best rate is about ten times that of full training, over models and data (Schulman et
-al., "LoRA Without Regret", 2025)."""
 
 PLAIN = (("strategy", "ddp"), ("offload", False), ("zero", 3))
 """Options that a training's key has not where they are so: it is that of a training begun before there were any."""
@@ -49,9 +45,10 @@ class SFT:
     """What is trained: all weights (full), a LoRA adapter (lora), a LoRA adapter on a base of 4 bits (qlora: bitsandbytes' NF4).
     auto takes the first of these that fits the device's memory, by the formula that `selfalign check` prints."""
     learning_rate: float | None = None
-    """Peak rate; null: full_rate for all weights, ten times that for an adapter."""
+    """Peak rate; null: it follows from full_rate, the method and the model's width."""
     full_rate: float = 2e-5
-    """The rate that suits all weights, from which that of an adapter follows where learning_rate is null."""
+    """The rate that suits all weights of a model as wide as the bundled one (a hidden size of 576). A wider one gets less, and an
+    adapter ten times as much (`_method.times`)."""
     epochs: int = 2
     """Passes over the examples."""
     batch_size: int = 8
@@ -254,14 +251,18 @@ class SFT:
         strategy: Any = "ddp" if self.strategy == "auto" and self.launch else self.strategy
         strategy = "fsdp" if self.offload and strategy != "deepspeed" else strategy
         asked = Asked(self._asked, self.gradient_checkpointing, load, self.device, self.precision, strategy, not self._whole)
-        return choose(asked, base)
+        found = choose(asked, base)
+        return found and replace(found, rate=self._rate(found.need.method, found.width))
+
+    def _rate(self, method: Method, width: int) -> float:
+        return self.learning_rate or self.full_rate * times(method, width)
 
     def settled(self, choice: Choice | None) -> SFT:
         """The trainer with its method, rank, rate and strategy as they follow from a choice; None: all weights, unless an adapter
         is asked for, on each device."""
         method = choice.need.method if choice else self._asked or "full"
         adapter = method != "full"
-        rate = self.learning_rate or self.full_rate * (LORA_RATE if adapter else 1)
+        rate = choice.rate if choice else self._rate(method, 0)
         twice = choice.need.twice if choice else self.gradient_checkpointing is not False
         rank = (self.lora_rank or RANK) if adapter else 0
         cuts = self.offload or (choice is not None and choice.need.devices > 1)
