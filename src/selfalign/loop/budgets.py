@@ -46,6 +46,22 @@ def measure(engine: Engine, model: ModelRef, seeds: Sequence[Example]) -> Budget
     return Budgets(max(prompts, default=0), max(responses, default=0))
 
 
+def short_lists(recipe: Recipe, model: ModelRef, seeds: Sequence[Example]) -> str:
+    """That a list of new prompts has no room for as many as it should have, if they are as long as the seeds'; "" where it has,
+    or nothing is listed."""
+    wanted, sampling = getattr(recipe.proposer, "per_request", 0), getattr(recipe.proposer, "sampling", None)
+    if not wanted or sampling is None or not seeds:
+        return ""
+    lengths = declared(recipe.engine, EngineLimits).token_lengths(model, [seed.prompt for seed in seeds])
+    needed = math.ceil(wanted * sum(lengths) / len(lengths))
+    if needed <= sampling.max_tokens:
+        return ""
+    return (
+        f"a list of {wanted} new prompts as long as the seeds' takes {needed} tokens and may have {sampling.max_tokens}: those cut off"
+        f" are lost; give --prompt_sampling.max_tokens {math.ceil(FACTOR * needed)}"
+    )
+
+
 def settled(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequence[Example]) -> tuple[Recipe, ModelRef]:
     """The recipe as it runs on this model and these seeds, and the model resolved: token budgets filled in, the model's own
     hidden states in place of an encoder that cannot read the seeds, the trainer's method as memory allows, and what the chat
