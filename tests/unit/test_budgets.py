@@ -11,9 +11,10 @@ from selfalign.encoders import Hashed, HiddenState, SentenceEncoder
 from selfalign.engines import HF, Scripted
 from selfalign.evaluators import HeldOut
 from selfalign.loop.budgets import settled
+from selfalign.loop.checkup import checkup
 from selfalign.loop.fluency import spelled_out
 from selfalign.models.names import resolve_model
-from selfalign.recipes import isara, isara_paper, pretrained
+from selfalign.recipes import isara, isara_paper, isheep, pretrained
 from selfalign.seeds.read import read_seeds
 from selfalign.types import Example, ModelRef, Sampling
 
@@ -41,6 +42,15 @@ def test_a_number_that_is_given_stays() -> None:
     assert recipe.sampling.max_tokens == 7 and [part.sampling.max_tokens for part in recipe.evaluators] == [9, 318]  # type: ignore[attr-defined]
     paper, _ = settled(replace(isara_paper(), engine=Scripted(), encoder=Hashed()), "scripted", SEEDS, ())
     assert (paper.sampling.max_tokens, paper.eval_sampling.max_tokens) == (100, 200), "published values"
+
+
+def test_a_list_of_new_prompts_that_has_no_room_is_told() -> None:
+    long = tuple(replace(seed, prompt=f"Sum up {n}: {LONG}") for n, seed in enumerate(SEEDS))
+    made = [replace(make, engine=Scripted(), encoder=Hashed()) for make in (isheep(select="nothing"), isara())]
+    told = [checkup(recipe, "scripted", seeds, ())["warnings"] for recipe in made for seeds in (long, SEEDS)]
+    assert [sum("list of 10 new prompts" in text for text in texts) for texts in told] == [1, 0, 0, 0]
+    (text,) = [text for text in told[0] if "list of" in text]
+    assert "takes 2040 tokens and may have 600: those cut off are lost; give --prompt_sampling.max_tokens 3060" in text
 
 
 def test_tokens_are_those_of_the_model(model_folder: Path) -> None:
