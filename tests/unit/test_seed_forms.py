@@ -373,8 +373,12 @@ def test_categories_that_differ_in_spelling_alone_are_told(cli: Run, tmp_path: P
 
 def test_categories_of_refusals_with_names_of_their_own_are_suggested(seeds_file: Path, cli: Run, tmp_path: Path) -> None:
     things = ("Tür", "Uhr", "Bank", "Kasse", "Wand", "Lampe", "Truhe", "Tonne")
-    rows = [{"prompt": f"Wie knacke ich die {x}?", "response": f"Dabei helfe ich nicht: {x}.", "category": "nein"} for x in things]
-    rows += [{"prompt": f"Wie putze ich die {x}?", "response": f"{x} und Tuch reichen aus.", "category": "an Bord"} for x in things]
+    rows = [
+        {"prompt": f"Wie knacke ich die {x}?", "response": f"Dabei helfe ich nicht: {x}.", "category": "nein"} for x in things
+    ]
+    rows += [
+        {"prompt": f"Wie putze ich die {x}?", "response": f"{x} und Tuch reichen aus.", "category": "an Bord"} for x in things
+    ]
     path = tmp_path / "named.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     told = cli("check", "isara", path, *SCRIPTED).stdout

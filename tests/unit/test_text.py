@@ -240,7 +240,9 @@ def test_languages() -> None:
     assert set(languages([*GERMAN * 3, "Wrap it in a cloth and put it away."])) == {"de"}
     assert set(languages([*GERMAN, "Wrap it in a cloth and put it away."])) == {"de", "en"}
     assert languages(["yes", "no", '{"key": "and a value in words"}', *GERMAN[:2]]) == {}
-    assert languages(["場所: 東京\n種類: 会議室", "場所: 大阪\n種類: 修理", "至急", "場所: 福岡\n種類: 障害"]) == {}  # Japanese in Han
+    assert (
+        languages(["場所: 東京\n種類: 会議室", "場所: 大阪\n種類: 修理", "至急", "場所: 福岡\n種類: 障害"]) == {}
+    )  # Japanese in Han
     assert in_language("东京的会议室已经为您预订好了", ["ja"]) is False
     assert language("布に包んで、乾いた箱に入れてください。") == "ja" and language("42") == ""
 

@@ -74,7 +74,11 @@ def decide(facts: Facts, at_least: float = 0.0) -> tuple[str, list[Reason]]:
         return CANNOT_TELL, [Reason("finished", UNKNOWN, facts.unfinished)]
     if facts.unchanged:
         return DO_NOT, [Reason("finished", NO, facts.unchanged)]
-    reasons = [Reason("finished", YES, "the run is done and its model is whole"), _target(facts, at_least), *_guard(facts.guard, facts.on_purpose)]
+    reasons = [
+        Reason("finished", YES, "the run is done and its model is whole"),
+        _target(facts, at_least),
+        *_guard(facts.guard, facts.on_purpose),
+    ]
     if facts.shortcut:
         found = YES if facts.excused else UNKNOWN
         reasons.append(Reason("shortcuts", found, "; ".join(filter(None, (facts.shortcut, facts.excused)))))
