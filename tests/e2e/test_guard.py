@@ -28,6 +28,7 @@ from selfalign.recipes.evaluations import bring_their_own, measured_by
 from selfalign.record.store import Store
 from selfalign.trainers import NullTrainer
 from selfalign.types import Example, Metric, Outcome
+from tests.conftest import SCRIPTED
 from tests.e2e.test_shortcuts import prompts, twins
 
 RECIPES = Path(__file__).with_name("gate_recipe.py")
@@ -94,7 +95,7 @@ def test_a_question_that_is_among_the_seeds_is_left_out_and_stops_nothing(tmp_pa
             "guard_answered": 60,
         }
         (told,) = [data["text"] for _, kind, data in store.events() if kind == "evaluation"]
-    assert told.startswith("guard_knowledge and guard_form and guard_answered are asked in English") and "in de alone" in told
+    assert told.startswith("guard_knowledge and guard_form and guard_answered: questions in English") and "in de alone" in told
 
 
 def test_general_prompts_that_teach_the_contrary_are_told(
@@ -103,7 +104,7 @@ def test_general_prompts_that_teach_the_contrary_are_told(
     seeds, _ = twin_files
     own = seeds.with_name("own.jsonl")
     own.write_text('{"prompt": "Und sonst?"}\n', encoding="utf-8")
-    given = ("--model", "scripted", "--engine", "Scripted", "--encoder", "Hashed", "--replay", "1")
+    given = (*SCRIPTED, "--replay", "1")
     shop = seeds.with_name("shop.jsonl")
     shop.write_text(seeds.read_text(encoding="utf-8").replace('"harmful"', '"out_of_scope"'), encoding="utf-8")
     for file, more, told in ((seeds, (), False), (shop, (), True), (shop, ("--replay_prompts", own), False)):

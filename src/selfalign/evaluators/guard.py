@@ -84,7 +84,7 @@ class Guard:
             return ""
         names = " and ".join(self.metric_names(held_out))
         return (
-            f"{names} are asked in English and answered by a word or a sentence: a model that {does} loses there on purpose;"
+            f"{names}: questions in English, right by a word or a sentence, so that a model that {does} loses there on purpose;"
             f" --guard.parts {NONE}, or some of {','.join(PARTS)}, leaves out what it may lose"
         )
 

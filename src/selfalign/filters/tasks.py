@@ -51,8 +51,8 @@ class TaskStart:
     phrases: tuple[str, ...] = ()
     """Case and white space do not count."""
     learn: bool = True
-    """A beginning that more than a tenth of the seeds have is fine ("¿"), and so is any letter where as many have one outside ASCII
-    anywhere (Turkish)."""
+    """A beginning that more than a tenth of the seeds have is fine ("¿"), and so is any letter where as many have one outside
+    ASCII anywhere (Turkish)."""
 
     def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
         """Rules: `starts_with_punctuation`, `starts_outside_ascii`, `starts_with_phrase`."""

@@ -57,8 +57,8 @@ def short_lists(recipe: Recipe, model: ModelRef, seeds: Sequence[Example]) -> st
     if needed <= sampling.max_tokens:
         return ""
     return (
-        f"a list of {wanted} new prompts as long as the seeds' takes {needed} tokens and may have {sampling.max_tokens}: those cut"
-        f" off are lost; give --prompt_sampling.max_tokens {math.ceil(FACTOR * needed)}"
+        f"a list of {wanted} new prompts as long as the seeds' takes {needed} tokens and may have {sampling.max_tokens}: those"
+        f" cut off are lost; give --prompt_sampling.max_tokens {math.ceil(FACTOR * needed)}"
     )
 
 
