@@ -44,13 +44,20 @@ def test_a_number_that_is_given_stays() -> None:
     assert (paper.sampling.max_tokens, paper.eval_sampling.max_tokens) == (100, 200), "published values"
 
 
-def test_a_list_of_new_prompts_that_has_no_room_is_told() -> None:
+def test_what_has_no_room_is_told() -> None:
     long = tuple(replace(seed, prompt=f"Sum up {n}: {LONG}") for n, seed in enumerate(SEEDS))
-    made = [replace(make, engine=Scripted(), encoder=Hashed()) for make in (isheep(select="nothing"), isara())]
-    told = [checkup(recipe, "scripted", seeds, ())["warnings"] for recipe in made for seeds in (long, SEEDS)]
-    assert [sum("list of 10 new prompts" in text for text in texts) for texts in told] == [1, 0, 0, 0]
-    (text,) = [text for text in told[0] if "list of" in text]
-    assert "takes 2040 tokens and may have 600: those cut off are lost; give --prompt_sampling.max_tokens 3060" in text
+    listed, papers, own = isheep(select="nothing"), isara_paper(), replace(isara(), sampling=Sampling(max_tokens=20))
+    cut = "as long as yours are on average takes {} tokens and may have {}, so that most are cut off: give --{}.max_tokens {}"
+    for recipe, seeds, told in (
+        (listed, long, f"a list of 10 new prompts {cut.format(2040, 600, 'prompt_sampling', 3060)}"),
+        (listed, SEEDS, ""),
+        (isara(), long, ""),
+        (own, SEEDS, f"an answer {cut.format(27, 20, 'sampling', 41)}"),
+        (papers, long, "a new prompt "),
+    ):
+        made = checkup(replace(recipe, engine=Scripted(), encoder=Hashed()), "scripted", seeds, ())
+        found = "; ".join(text for text in made["warnings"] if "so that most are cut" in text)
+        assert found.startswith(told) and bool(found) is bool(told), found
 
 
 def test_tokens_are_those_of_the_model(model_folder: Path) -> None:

@@ -18,7 +18,7 @@ from selfalign.encoders.blind import encoder_blind
 from selfalign.errors import no_exit
 from selfalign.loop import frames
 from selfalign.loop.aim import aimed
-from selfalign.loop.budgets import measure, short_lists
+from selfalign.loop.budgets import measure, short_budgets
 from selfalign.loop.context import Setup, opened
 from selfalign.loop.fluency import spelled_out
 from selfalign.loop.growth import grown, later_rounds
@@ -246,8 +246,8 @@ def _record_seeds(run: Setup) -> None:
                 _log.warning("%s", text)
                 store.event("given", {"text": text})
     strange = strange_categories((*run.shown, *run.validation), run.held_out)
-    lists = short_lists(recipe, run.base, run.shown) if recipe.rounds * recipe.per_round else ""
-    for text in (aim_warning(recipe, run.validation), strange, lists, replay_warning(recipe, run.shown)):
+    short = short_budgets(recipe, run.base, (*run.shown, *run.validation), run.held_out)
+    for text in (aim_warning(recipe, run.validation), strange, short, replay_warning(recipe, run.shown)):
         if text and all(data.get("text") != text for _, _, data in store.events()):
             _log.warning("%s", text)
             store.event("evaluation", {"text": text})

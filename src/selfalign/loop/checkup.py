@@ -12,7 +12,7 @@ from selfalign.encoders.blind import encoder_blind
 from selfalign.encoders.checked import opened
 from selfalign.expect.spec import parse_all
 from selfalign.expect.suggest import suggestion
-from selfalign.loop.budgets import measure, short_lists
+from selfalign.loop.budgets import measure, short_budgets
 from selfalign.loop.fluency import spelled_out
 from selfalign.loop.method import memory_lines, memory_warnings, method_choice, unknown_memory
 from selfalign.loop.parts import tried
@@ -56,7 +56,7 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
         "encoder": f"{blind}; the model's own hidden states are used instead" if recipe.encoder != chosen else blind,
         "language": spelled_out(recipe.engine, base, seeds) if generates else "",
         "demonstrations": fewer_than_asked(recipe, shown),
-        "lists": short_lists(recipe, base, shown) if generates else "",
+        "budgets": short_budgets(recipe, base, seeds, held_out),
         "categories": strange_categories(seeds, held_out),
         "validation": too_few(len(validation), "validation seeds") if recipe.rounds and recipe.trains else "",
         "aim": aim_warning(recipe, validation),
