@@ -116,7 +116,9 @@ class Alarms:
         known = _of(name, references)
         if name not in values:
             return []
-        value, least = values[name], min(known.values(), default=seeds)
+        if not known and self.very_short is not None and seeds > self.very_short:
+            known = {0: seeds}
+        value, least = values[name], min(known.values(), default=0.0)
         head = f"{_head(round, turn)}: {value:.1%} of the responses have at most {VERY_SHORT} words"
         if self.very_short is not None and value > self.very_short >= least:
             return [Alarm(name, round, value, self.very_short, f"{head}, above {self.very_short:.0%}")]
