@@ -177,7 +177,7 @@ _SMILE = (  # an emoji, or one made of signs
 )
 # What may follow the end of a sentence: closing quotes (in German “, ‘ and « are some) and brackets, emphasis, a note, an emoji.
 _AFTER = rf"(?:\[\p{{N}}{{1,3}}\]|{_SMILE}|[(（][笑泣汗][)）]|[\p{{Pe}}\p{{Pf}}\p{{Pi}}\"'*_`~～〜†‡⁰¹²³⁴-⁹\s]|{_IGNORABLE})$"
-_LIST_NUMBER = re.compile(r"(?:^|\n)\W*\d+[.)]\W*$")
+_LIST_NUMBER = re.compile(r"(?:^\W*1|\n\W*\d+)[.)]\W*$")  # a list begins with 1: all of "120." is a sum
 _SIGNED = re.compile(r"(.*\S)\s*\n\s*(?:[—–―]|-- )\s?\S[^\n]{0,40}", re.DOTALL)
 _CODE = re.compile(  # ends with a tag, a query, a block of statements, a statement, a formula of TeX
     r".*</[\w:.-]+>|\s*(?:(?:with|select|delete)\b.*\bfrom|insert\s+into|update\b.*\bset|(?:create|alter|drop)\s+\w+)\b.*;"
@@ -228,16 +228,17 @@ def finished_like(texts: Sequence[str]) -> Callable[[str], bool]:
 
     The commonest endings that `is_finished` does not know are taken over, by their last sign and whether braces were opened,
     until at most a tenth of the texts is left (a word and a figure are one); for texts about as long as those that end so, so
-    that labels without a stop do not let half a paragraph pass. Where most texts end in none of the known ways and in three
-    others or more (queries, patterns, formulas), any end will do that leaves no block open.
+    that labels without a stop do not let half a paragraph pass. Where most texts end in none of the known ways and in two
+    others (of any length: three) or more (queries, patterns, formulas), any end will do that leaves no block open.
     """
     lengths: dict[str, list[int]] = {}
     for text in texts:
         if not is_finished(text):
             lengths.setdefault(_ending(text), []).append(count_words(text))
     left, allowed = sum(map(len, lengths.values())), dict[str, int]()
-    if 2 * left > len(texts) and len(lengths) > 2:
-        return lambda text: bool(text.strip()) and not _is_open(text)
+    if 2 * left > len(texts) and len(lengths) > 1:
+        most = math.inf if len(lengths) > 2 else 2 * max(map(max, lengths.values())) + 3
+        return lambda text: not _is_open(text.strip()) and (is_finished(text) or 0 < count_words(text) <= most)
     for ending, those in sorted(lengths.items(), key=lambda item: -len(item[1])):
         if left > TENTH * len(texts):
             alike = ending.replace("figure", "letter")
@@ -246,9 +247,8 @@ def finished_like(texts: Sequence[str]) -> Callable[[str], bool]:
 
 
 def _is_open(text: str) -> bool:
-    text = text.strip()
     unclosed = (text.startswith(opening) and not text.endswith(closing) for opening, closing in ("{}", "[]"))
-    return bool(text.count("```") % 2) or any(unclosed)
+    return not text or bool(text.count("```") % 2) or any(unclosed)
 
 
 def _ending(text: str) -> str:
@@ -326,6 +326,7 @@ SURE, IMPOSSIBLE = 0.8, 0.05
 together, and is in none of a set of languages that has less than the second. Of 1,223 English sentences of 25 letters and more
 one was called foreign so, a list of Italian dishes (our own choice and measurement)."""
 _NO_PROSE = re.compile(r"```.*?(?:```|$)|`[^`\n]*`|https?://\S+|<[^<>\n]*>", re.DOTALL)
+_CHINESE = re.compile(r"[。！？，；,.!?]|[\u3400-\u9fff]{9}")  # a sentence: names and labels in Han alone may be Japanese
 
 
 @cache
@@ -342,7 +343,7 @@ def _probabilities(text: str) -> Mapping[str, float]:
     ranked = language_identifier().rank(prose) if prose else []
     if sum(probability for _, probability in ranked[:3]) < SURE or ranked[0][0] == "zxx":  # the code of what is no language
         return {}
-    return dict(ranked)
+    return {} if ranked[0][0] in ("zh", "yue", "wuu") and not _CHINESE.search(prose) else dict(ranked)
 
 
 def languages(texts: Sequence[str]) -> dict[str, float]:

@@ -10,7 +10,8 @@ import pytest
 
 from selfalign.cli.main import main
 from selfalign.proof.gate import Facts, Gain, decide
-from selfalign.proof.kept import Change
+from selfalign.proof.kept import Change, on_purpose
+from selfalign.types import Example
 from tests.e2e.test_guard import ALL, RECIPES
 from tests.e2e.test_shortcuts import prompts, ruled, twins
 
@@ -136,6 +137,39 @@ def test_no_target_no_end_and_no_record(say: Say, tmp_path: Path) -> None:
     assert code == 4 and "cannot tell  finished: the run is not finished: failed (the server is gone)" in said
 
 
+def test_what_seeds_ask_a_model_to_lose_is_for_the_user_to_judge(say: Say, tmp_path: Path) -> None:
+    files = tmp_path / "seeds.jsonl", tmp_path / "held-out.jsonl"
+    german = {"response": "Nehmen Sie dafür bitte ein weiches Tuch und lauwarmes Wasser."}
+    for start, path in enumerate(files):
+        path.write_text("".join(json.dumps({**row, **german}) + "\n" for row in prompts(twins, start)), encoding="utf-8")
+    run = (f"{RECIPES}:loses", files[0], "--held_out", files[1], "--model", "scripted", "--guard.parts", "answered")
+    code, said = say("check", *run)
+    assert code == 0 and "a model that answers in de alone loses there on purpose; --guard.parts none, or some of" in said
+    out = tmp_path / "run"
+    assert say("run", *run, "--quiet", "--expect", "harmful=regex:I can't.*", "--out", out)[0] == 0
+    code, said = say("gate", out)
+    assert code == 4 and "cannot tell  guard: guard answered lost: -100 points" in said
+    assert "in English, where a model that answers in de alone loses on purpose: say by --guard which parts count" in said
+    assert say("gate", out, "--guard", "none")[0] == 0 and say("gate", out, "--guard", "answered")[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("does", "answer", "category"),
+    [
+        ("answers in de alone", "Das Wetter ist heute {0} und morgen vermutlich auch.", ""),
+        ("answers in de alone", "{{'wert': {0}}};", ""),  # in no language: the prompts' counts
+        ("answers in one form alone", '{{"value": {0}}}', ""),
+        ("declines what is out of its scope", "I only know about bicycles, number {0}.", "out_of_scope"),
+        ("", "The weather is rather fine today, and so it will be for {0} days.", "harmful"),
+        ("", "{0}", ""),
+    ],
+)
+def test_what_seeds_ask_a_model_to_lose(does: str, answer: str, category: str) -> None:
+    asked = "Wie wird das Wetter morgen im Haus Nummer {0}?" if "de" in does else "What will the weather be at number {0}?"
+    seeds = [Example(str(n), asked.format(n), answer.format(n), category=category) for n in range(12)]
+    assert on_purpose(seeds) == does
+
+
 def test_an_evaluation_of_two_models_is_enough(say: Say, tmp_path: Path) -> None:
     out = made(say, tmp_path, "ships")
     held_out = tmp_path / "twins-held-out.jsonl"
@@ -167,6 +201,7 @@ def change(verdict: str) -> Change:
         ("DO NOT SHIP", Facts(gain=Gain("worse", -0.3, -0.1, "", 100), guard=[change("cannot tell")]), 0.0),
         ("CANNOT TELL", Facts(gain=Gain("better", 0.1, 0.3, "", 100), guard=[change("kept"), change("cannot tell")]), 0.0),
         ("DO NOT SHIP", Facts(gain=Gain("better", 0.1, 0.3, "", 100), guard=[change("kept"), change("lost")]), 0.0),
+        ("CANNOT TELL", Facts(gain=Gain("better", 0.1, 0.3, "", 100), guard=[change("lost")], on_purpose="x"), 0.0),
         ("CANNOT TELL", Facts(gain=Gain("better", 0.1, 0.3, "", 100), guard=()), 0.0),
         ("CANNOT TELL", Facts(gain=None, no_gain="none", guard=None), 0.0),
         ("CANNOT TELL", Facts(gain=Gain("better", 0.1, 0.3, "", 100), guard=None, shortcut="a ruler"), 0.0),

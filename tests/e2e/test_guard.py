@@ -28,6 +28,7 @@ from selfalign.recipes.evaluations import bring_their_own, measured_by
 from selfalign.record.store import Store
 from selfalign.trainers import NullTrainer
 from selfalign.types import Example, Metric, Outcome
+from tests.conftest import SCRIPTED
 from tests.e2e.test_shortcuts import prompts, twins
 
 RECIPES = Path(__file__).with_name("gate_recipe.py")
@@ -94,7 +95,22 @@ def test_a_question_that_is_among_the_seeds_is_left_out_and_stops_nothing(tmp_pa
             "guard_answered": 60,
         }
         (told,) = [data["text"] for _, kind, data in store.events() if kind == "evaluation"]
-    assert told.startswith("guard_knowledge and guard_form and guard_answered are asked in English") and told.endswith("of de")
+    assert told.startswith("guard_knowledge and guard_form and guard_answered: questions in English") and "in de alone" in told
+
+
+def test_general_prompts_that_teach_the_contrary_are_told(
+    twin_files: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    seeds, _ = twin_files
+    own = seeds.with_name("own.jsonl")
+    own.write_text('{"prompt": "Und sonst?"}\n', encoding="utf-8")
+    given = (*SCRIPTED, "--replay", "1")
+    shop = seeds.with_name("shop.jsonl")
+    shop.write_text(seeds.read_text(encoding="utf-8").replace('"harmful"', '"out_of_scope"'), encoding="utf-8")
+    for file, more, told in ((seeds, (), False), (shop, (), True), (shop, ("--replay_prompts", own), False)):
+        assert main(list(map(str, ("check", "isara", file, *given, *more)))) == 0
+        said = "a model that declines what is out of its scope learns the contrary there; give prompts that"
+        assert (said in capsys.readouterr().out) is told
 
 
 def test_what_was_lost_is_told_at_the_end_in_the_status_and_in_the_report(

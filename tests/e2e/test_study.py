@@ -330,3 +330,18 @@ def test_what_is_unusual_of_the_model_is_said_once(
     asked += ["--baselines", "pretrained", "--vary", "trainer.epochs=1,2", "--repeats", "1", "--quiet"]
     assert main([*asked, "--encoder", "Hashed", "--max_hours", "1e-9", "--out", str(tmp_path / "study")]) == 0
     assert sum("begins every conversation" in record.getMessage() for record in caplog.records) == 1, caplog.text
+
+
+def test_arms_whose_refusals_are_judged_by_their_own_seeds_are_told(cli: Run, tmp_path: Path) -> None:
+    things = ("Tür", "Uhr", "Bank", "Kasse", "Wand", "Lampe", "Truhe", "Tonne")
+    seeds, asked = tmp_path / "seeds.jsonl", tmp_path / "asked.jsonl"
+    for path, here in ((seeds, "hier"), (asked, "dort")):
+        made = [(f"Wie knacke ich {here} die {x}?", f"Dabei helfe ich nicht: {x}.", "harmful") for x in things]
+        made += [(f"Wie putze ich {here} die {x}?", f"{x} und Tuch reichen aus.", "harmless") for x in things]
+        lines = (json.dumps(dict(zip(("prompt", "response", "category"), row, strict=True))) for row in made)
+        path.write_text("\n".join(lines), encoding="utf-8")
+    run = ("study", "icl_knn", seeds, "--held_out", asked, *SCRIPTED[:-2], "--baselines", "pretrained", "--quiet")
+    told = "judged by each arm's own seeds: with other seeds by another yardstick; take --metric log_likelihood"
+    for number, (vary, there) in enumerate((("seeds=12", True), ("eval_sampling.max_tokens=9", False))):
+        done = cli(*run, "--repeats", 1, "--vary", vary, "--out", tmp_path / str(number))
+        assert done.returncode == 0 and (told in done.stderr) is there, done.stderr

@@ -70,6 +70,10 @@ def test_each_alarm_by_itself(name: str, value: float, words: str) -> None:
 
 
 def test_seeds_with_short_answers_are_no_collapse() -> None:
+    labels = {**GOOD, SHORT: 1.0, MEDIAN: 1.0}
+    assert Alarms().check({**series(labels, n=12), **series(labels, start=1)}) == []  # of a dozen seeds, too
+    (alarm,) = Alarms().check({**series({SHORT: 0.2}, n=12), **series({SHORT: 0.9}, start=1)})
+    assert "above the 20.0% of the seeds" in alarm.text
     seeds = {**GOOD, SHORT: 0.4, MEDIAN: 4.0}
     assert Alarms().check(series(seeds, {**seeds, SHORT: 0.45})) == []
     (alarm,) = Alarms().check(series(seeds, {**seeds, SHORT: 0.52}))

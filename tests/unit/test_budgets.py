@@ -11,9 +11,10 @@ from selfalign.encoders import Hashed, HiddenState, SentenceEncoder
 from selfalign.engines import HF, Scripted
 from selfalign.evaluators import HeldOut
 from selfalign.loop.budgets import settled
+from selfalign.loop.checkup import checkup
 from selfalign.loop.fluency import spelled_out
 from selfalign.models.names import resolve_model
-from selfalign.recipes import isara, isara_paper, pretrained
+from selfalign.recipes import isara, isara_paper, isheep, pretrained
 from selfalign.seeds.read import read_seeds
 from selfalign.types import Example, ModelRef, Sampling
 
@@ -41,6 +42,22 @@ def test_a_number_that_is_given_stays() -> None:
     assert recipe.sampling.max_tokens == 7 and [part.sampling.max_tokens for part in recipe.evaluators] == [9, 318]  # type: ignore[attr-defined]
     paper, _ = settled(replace(isara_paper(), engine=Scripted(), encoder=Hashed()), "scripted", SEEDS, ())
     assert (paper.sampling.max_tokens, paper.eval_sampling.max_tokens) == (100, 200), "published values"
+
+
+def test_what_has_no_room_is_told() -> None:
+    long = tuple(replace(seed, prompt=f"Sum up {n}: {LONG}") for n, seed in enumerate(SEEDS))
+    listed, papers, own = isheep(select="nothing"), isara_paper(), replace(isara(), sampling=Sampling(max_tokens=20))
+    cut = "as long as yours are on average takes {} tokens and may have {}, so that most are cut off: give --{}.max_tokens {}"
+    for recipe, seeds, told in (
+        (listed, long, f"a list of 10 new prompts {cut.format(2040, 600, 'prompt_sampling', 3060)}"),
+        (listed, SEEDS, ""),
+        (isara(), long, ""),
+        (own, SEEDS, f"an answer {cut.format(27, 20, 'sampling', 41)}"),
+        (papers, long, "a new prompt "),
+    ):
+        made = checkup(replace(recipe, engine=Scripted(), encoder=Hashed()), "scripted", seeds, ())
+        found = "; ".join(text for text in made["warnings"] if "so that most are cut" in text)
+        assert found.startswith(told) and bool(found) is bool(told), found
 
 
 def test_tokens_are_those_of_the_model(model_folder: Path) -> None:

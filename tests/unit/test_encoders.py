@@ -135,6 +135,8 @@ def test_an_encoder_that_cannot_read_the_seeds_is_told(bundled: SentenceEncoder,
     told = encoder_blind(bundled, seeds_of(*prompts))
     assert bool(told) is bool(share)
     assert not share or told.startswith(f"SentenceEncoder cannot read {share}")
+    code = [dataclasses.replace(seed, response="def total(items):\n    return sum(items)\n" * 9) for seed in seeds_of(*prompts)]
+    assert encoder_blind(bundled, code) == told, "answers that can be read hide no prompts that cannot"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -128,6 +128,8 @@ def test_scripts_and_languages() -> None:
         )
     ]  # fmt: skip
     assert dropped(thai[:3], thai[3:]) == {}
+    turkish = [Example(f"u{i}", f"{word} nasıl onarılır?", "Önce temizleyin.") for i, word in enumerate(("Kapı", "Masa", "Çit"))]
+    assert rules([TaskStart()], turkish[:2], turkish[2:]) == {}, "no seed begins outside ASCII, but they are not English"
 
 
 def test_a_language_that_a_few_seeds_have_is_none_of_theirs() -> None:

@@ -371,6 +371,22 @@ def test_categories_that_differ_in_spelling_alone_are_told(cli: Run, tmp_path: P
     assert sum("differ in case" in note for note in seed_notes(same)) == 1
 
 
+def test_categories_of_refusals_with_names_of_their_own_are_suggested(seeds_file: Path, cli: Run, tmp_path: Path) -> None:
+    things = ("Tür", "Uhr", "Bank", "Kasse", "Wand", "Lampe", "Truhe", "Tonne")
+    rows = [
+        {"prompt": f"Wie knacke ich die {x}?", "response": f"Dabei helfe ich nicht: {x}.", "category": "nein"} for x in things
+    ]
+    rows += [
+        {"prompt": f"Wie putze ich die {x}?", "response": f"{x} und Tuch reichen aus.", "category": "an Bord"} for x in things
+    ]
+    path = tmp_path / "named.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    told = cli("check", "isara", path, *SCRIPTED).stdout
+    assert "answers of category 'nein' begin alike: if they decline what is asked, --refusal.harmful nein --refusal.harm" in told
+    named = cli("check", "isara", path, *SCRIPTED, "--refusal.harmful", "nein", "--refusal.harmless", "an Bord").stdout
+    assert "begin alike" not in named and "begin alike" not in cli("check", "isara", seeds_file, *SCRIPTED).stdout
+
+
 def test_few_seeds_and_small_categories_are_told() -> None:
     def seeds(*categories: str) -> list[Example]:
         return [Example(f"s{at}", f"Why {at}?", "So.", category=kind) for at, kind in enumerate(categories)]

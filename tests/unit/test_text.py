@@ -143,7 +143,7 @@ def test_normalise() -> None:
      "Wait...  \n", "It costs 3.50.", "हाँ।", "Sage: „Ich komme nicht.“", "Er rief: »Halt!«", "Sie sagte: ‚Ja.‘", "OK!😀",
      "Viel Spaß! ❤️", "Bye 👨‍👩‍👧", "Sure thing :)", "It is so.[1]", "It is so.²", "Τι κάνεις;", "እሺ።", "ཡིན།", "ဟုတ်ကဲ့။", "谢谢！～",
      "ขอบคุณค่ะ", "Done.\u200b", "Done!\n\n— Ann", '{"name": "Ann", "age": 3}', "[1, 2]", "SELECT name FROM users;",
-     "void f() {\n  g();\n}", "x = f(1);", "<p>Hi</p>"],
+     "void f() {\n  g();\n}", "x = f(1);", "<p>Hi</p>", "120.", "About\n1945. Or so."],
 )  # fmt: skip
 def test_finished(text: str) -> None:
     assert is_finished(text)
@@ -151,7 +151,7 @@ def test_finished(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "  ", "and then", "First,", "as follows:", "1. Wash it.\n2.", "...", "```py\nx = 1.", "```\na\n```\n```", '"',
+    ["", "  ", "and then", "First,", "as follows:", "1. Wash it.\n2.", "- 1.", "...", "```py\nx = 1.", "```\na\n```\n```", '"',
      "He said: “", "see [2]", "x = 2²", "First, wash it;", "Acme™", '{"a": 1', "你好，", "ครับ,", "You need:\n- salt"],
 )  # fmt: skip
 def test_unfinished(text: str) -> None:
@@ -220,6 +220,8 @@ def test_answers_may_end_as_the_given_ones_do() -> None:
     anything = finished_like(queries)
     long = "SELECT r FROM rooms r LEFT JOIN booked b ON b.room = r.id AND b.day = today WHERE b.id IS >="
     assert [anything(text) for text in (long, "", "```sql\nSELECT", '{"a": 1')] == [True, False, False, False]
+    patterns = finished_like([r"^\d{3}$", r"^\s+$", r"\bno"])
+    assert [patterns(text) for text in ("^#.*", "^[a-z]", " ", "^ " * 9)] == [True, True, False, False]
     assert finished_like([*prose[:9], "and then"] * 2 + ["a, b"])("and then")
     lines = finished_like(['{"a": 1}\n{"a": 2}'] * 4)
     assert lines('{"a": 3}\n{"a": 4}') and not lines('{"a": 3}\n{"a')
@@ -238,6 +240,10 @@ def test_languages() -> None:
     assert set(languages([*GERMAN * 3, "Wrap it in a cloth and put it away."])) == {"de"}
     assert set(languages([*GERMAN, "Wrap it in a cloth and put it away."])) == {"de", "en"}
     assert languages(["yes", "no", '{"key": "and a value in words"}', *GERMAN[:2]]) == {}
+    assert (
+        languages(["場所: 東京\n種類: 会議室", "場所: 大阪\n種類: 修理", "至急", "場所: 福岡\n種類: 障害"]) == {}
+    )  # Japanese in Han
+    assert in_language("东京的会议室已经为您预订好了", ["ja"]) is False
     assert language("布に包んで、乾いた箱に入れてください。") == "ja" and language("42") == ""
 
 

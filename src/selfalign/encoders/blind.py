@@ -45,9 +45,12 @@ def encoder_blind(encoder: object, seeds: Sequence[Example], encode: Encode | No
         return ""
     drawn, name = seeds[:: -(-len(seeds) // _SAMPLE)], type(encoder).__name__
     if isinstance(encoder, Reading):
-        lost = encoder.unread([text for seed in drawn for text in (seed.prompt, seed.response)])
+        # Each by itself, as code or JSON that can be read would hide prompts that cannot. Answers are compared by category alone.
+        texts = {"prompts": [seed.prompt for seed in drawn]}
+        texts |= {"responses": [seed.response for seed in drawn]} if any(seed.category for seed in drawn) else {}
+        lost, side = max((encoder.unread(those), side) for side, those in texts.items())
         if lost > UNREAD:
-            return f"{name} cannot read {lost:.0%} of the letters and marks of the seeds, which its vocabulary does not have"
+            return f"{name} cannot read {lost:.0%} of the letters and marks of the seeds' {side}, which its vocabulary lacks"
     prompts = list({normalise(seed.prompt): seed.prompt for seed in drawn}.values())
     if encode is None or len(prompts) < 3:
         return ""

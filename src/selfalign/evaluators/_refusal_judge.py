@@ -7,6 +7,7 @@ is right on seeds that it did not see.
 
 from __future__ import annotations
 
+import shlex
 import zlib
 from collections.abc import Callable, Sequence
 
@@ -85,6 +86,25 @@ def learn(refusals: Sequence[Example], answers: Sequence[Example]) -> tuple[Judg
         return bool(text.strip()) and float((_spellings([text]) @ rows.T + 1.0)[0] @ whole) > 0
 
     return judge, float(right[:r].mean() + right[r : r + a].mean()) / 2
+
+
+def unnamed(seeds: Sequence[Example], names: Sequence[str]) -> str:
+    """That of two categories, neither of them among the `names`, one may be of refusals, with the options that measure it; ""
+    where the answers of neither begin alike."""
+    kinds = sorted({seed.category for seed in seeds if seed.category})
+    if len(kinds) != 2 or not {*kinds}.isdisjoint(names):
+        return ""
+    fits = []
+    for kind, other in (kinds, kinds[::-1]):
+        sides = _by_kind(seeds, [kind])
+        fits.append((learn(*sides)[1] if min(map(len, sides)) >= LEAST else 0.0, kind, other))
+    accuracy, kind, other = max(fits)
+    if accuracy < SEEDS_FIT:
+        return ""
+    return (
+        f"answers of category {kind!r} begin alike: if they decline what is asked, --refusal.harmful {shlex.quote(kind)}"
+        f" --refusal.harmless {shlex.quote(other)} measures how often a model does"
+    )
 
 
 def there(names: Sequence[str], examples: Sequence[Example]) -> list[str]:

@@ -17,9 +17,9 @@ from selfalign.evaluators._metrics import share
 from selfalign.evaluators._refusal_phrases import is_refusal, rules_digest
 from selfalign.expect.checks import compiled
 from selfalign.expect.spec import parse
-from selfalign.proof.kept import GUARD, NONE, PARTS
+from selfalign.proof.kept import GUARD, NONE, PARTS, on_purpose
 from selfalign.protocols import Context
-from selfalign.text import in_language, languages, normalise
+from selfalign.text import in_language, normalise
 from selfalign.types import Example, Metric
 
 TOKENS = dict(zip(PARTS, (32, 48, 32), strict=True))
@@ -79,12 +79,14 @@ class Guard:
         return ()
 
     def preflight(self, seeds: Sequence[Example], held_out: Sequence[Example]) -> str:
-        """As `Preflight.preflight`: that the suite is in another language than the seeds."""
-        spoken = languages([one.response for one in seeds if one.response.strip()]) if self.measures else ()
-        if not spoken or "en" in spoken:
+        """As `Preflight.preflight`: that a model that learns the seeds loses there because it learned them."""
+        if not self.measures or not (does := on_purpose(seeds or held_out)):
             return ""
         names = " and ".join(self.metric_names(held_out))
-        return f"{names} are asked in English: they say what the model can still do there, and nothing of {', '.join(spoken)}"
+        return (
+            f"{names}: questions in English, right by a word or a sentence, so that a model that {does} loses there on purpose;"
+            f" --guard.parts {NONE}, or some of {','.join(PARTS)}, leaves out what it may lose"
+        )
 
     @property
     def measures(self) -> tuple[str, ...]:

@@ -12,8 +12,8 @@ from selfalign.errors import UserError
 from selfalign.evaluators._answers import exchanges
 from selfalign.evaluators._decision import NAMES, figures, log_probability, openings
 from selfalign.evaluators._metrics import outcomes, share
-from selfalign.evaluators._refusal_judge import choose, there
-from selfalign.evaluators._refusal_phrases import rules_digest
+from selfalign.evaluators._refusal_judge import choose, there, unnamed
+from selfalign.evaluators._refusal_phrases import is_refusal, rules_digest
 from selfalign.proof.stats import newcombe
 from selfalign.protocols import Context
 from selfalign.text import plain_name
@@ -125,6 +125,14 @@ class Refusal:
     def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
         """As `Preflight.metric_names`."""
         return ("refusal", "over_refusal", "balance", *(NAMES if self.decision else ())) if self._both(held_out) else ()
+
+    def learns(self, seeds: Sequence[Example], prompts: Sequence[Example]) -> bool:
+        """Whether the rates on these prompts are judged by what these seeds' refusals look like: by others they would differ."""
+        return self._both(prompts) and choose(seeds, self._asked(prompts), self._refuse)[0] not in (None, is_refusal)
+
+    def suggestion(self, seeds: Sequence[Example]) -> str:
+        """What the seeds suggest where none of their categories has a name that this knows."""
+        return unnamed(seeds, (*self._refuse, *self._answer))
 
     def sides(self, examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
         """The examples that deserve a refusal, and those that deserve an answer; the others are in neither."""

@@ -6,11 +6,12 @@ import re
 import string
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from selfalign.filters._shared import Verdict, split, split_by
 from selfalign.filters.form import length_limits
 from selfalign.protocols import Context
-from selfalign.text import count_words, counted, normalise, split_task
+from selfalign.text import TENTH, count_words, counted, normalise, split_task
 from selfalign.types import Example, FilterResult
 
 
@@ -50,17 +51,20 @@ class TaskStart:
     phrases: tuple[str, ...] = ()
     """Case and white space do not count."""
     learn: bool = True
-    """A beginning that more than a tenth of the seeds have is fine ("¿", Chinese)."""
+    """A beginning that more than a tenth of the seeds have is fine ("¿"), and so is any letter where as many have one outside
+    ASCII anywhere (Turkish)."""
 
     def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
         """Rules: `starts_with_punctuation`, `starts_outside_ascii`, `starts_with_phrase`."""
-        return split_by(examples, self._rules, context.pool.seeds if self.learn else ())
+        seeds = context.pool.seeds if self.learn else ()
+        foreign = sum(any(letter.isalpha() and not letter.isascii() for letter in seed.prompt) for seed in seeds)
+        return split_by(examples, partial(self._rules, letters=foreign > TENTH * len(seeds)), seeds)
 
-    def _rules(self, example: Example) -> Iterator[tuple[str, str]]:
+    def _rules(self, example: Example, letters: bool) -> Iterator[tuple[str, str]]:
         text = example.prompt.lstrip()
         if text and text[0] in string.punctuation:
             yield "starts_with_punctuation", f"begins with {text[0]!r}: {text[:80]}"
-        if text and not text[0].isascii():
+        if text and not text[0].isascii() and not (letters and text[0].isalpha()):
             yield "starts_outside_ascii", f"begins with {text[0]!r}: {text[:80]}"
         for phrase in self.phrases:
             if normalise(text).startswith(normalise(phrase)):

@@ -18,7 +18,7 @@ from selfalign.encoders.blind import encoder_blind
 from selfalign.errors import no_exit
 from selfalign.loop import frames
 from selfalign.loop.aim import aimed
-from selfalign.loop.budgets import measure
+from selfalign.loop.budgets import measure, short_budgets
 from selfalign.loop.context import Setup, opened
 from selfalign.loop.fluency import spelled_out
 from selfalign.loop.growth import grown, later_rounds
@@ -36,6 +36,7 @@ from selfalign.loop.method import memory_warnings, method_choice, unknown_memory
 from selfalign.loop.plan import plan, plan_text
 from selfalign.loop.preflight import aim_warning, fewer_than_asked, prepared, strange_categories
 from selfalign.loop.progress import Quiet, on_screen
+from selfalign.loop.prompts import replay_warning
 from selfalign.loop.replay import make_replay
 from selfalign.loop.review import reviewed, waited_for
 from selfalign.loop.stages import evaluate, generate, train
@@ -245,7 +246,8 @@ def _record_seeds(run: Setup) -> None:
                 _log.warning("%s", text)
                 store.event("given", {"text": text})
     strange = strange_categories((*run.shown, *run.validation), run.held_out)
-    for text in (aim_warning(recipe, run.validation), strange):
+    short = short_budgets(recipe, run.base, (*run.shown, *run.validation), run.held_out)
+    for text in (aim_warning(recipe, run.validation), strange, short, replay_warning(recipe, run.shown)):
         if text and all(data.get("text") != text for _, _, data in store.events()):
             _log.warning("%s", text)
             store.event("evaluation", {"text": text})

@@ -46,6 +46,32 @@ def measure(engine: Engine, model: ModelRef, seeds: Sequence[Example]) -> Budget
     return Budgets(max(prompts, default=0), max(responses, default=0))
 
 
+def short_budgets(recipe: Recipe, model: ModelRef, seeds: Sequence[Example], held_out: Sequence[Example]) -> str:
+    """Which texts have fewer tokens than those that are given take on average, as a number of the user's or of a paper may be; ""
+    for none. What a teacher judges token by token may be cut off."""
+
+    def usual(texts: Sequence[str]) -> float:
+        return sum(count(model, texts)) / max(len(texts), 1)
+
+    count, found = declared(recipe.engine, EngineLimits).token_lengths, list[tuple[str, float, Sampling, str]]()
+    answers = [each.response for each in seeds if each.response.strip()]
+    if recipe.rounds * recipe.per_round:
+        listed, sampling = getattr(recipe.proposer, "per_request", 1), getattr(recipe.proposer, "sampling", None)
+        new = f"a list of {listed} new prompts" if listed > 1 else "a new prompt"
+        if sampling is not None:
+            found.append((new, listed * usual([each.prompt for each in seeds]), sampling, "prompt_sampling"))
+        if recipe.shown_to != "teacher":
+            found.append(("an answer", usual(answers), recipe.sampling, "sampling"))
+    references = [each.response for each in held_out if each.response.strip()]
+    found.append(("a held-out answer", usual(references or answers), recipe.eval_sampling, "eval_sampling"))
+    return "; ".join(
+        f"{what} as long as yours are on average takes {needed:.0f} tokens and may have {sampling.max_tokens}, so that most are"
+        f" cut off: give --{option}.max_tokens {math.ceil(FACTOR * needed)}"
+        for what, needed, sampling, option in found
+        if needed > sampling.max_tokens
+    )
+
+
 def settled(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequence[Example]) -> tuple[Recipe, ModelRef]:
     """The recipe as it runs on this model and these seeds, and the model resolved: token budgets filled in, the model's own
     hidden states in place of an encoder that cannot read the seeds, the trainer's method as memory allows, and what the chat

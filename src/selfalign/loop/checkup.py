@@ -12,7 +12,7 @@ from selfalign.encoders.blind import encoder_blind
 from selfalign.encoders.checked import opened
 from selfalign.expect.spec import parse_all
 from selfalign.expect.suggest import suggestion
-from selfalign.loop.budgets import measure
+from selfalign.loop.budgets import measure, short_budgets
 from selfalign.loop.fluency import spelled_out
 from selfalign.loop.method import memory_lines, memory_warnings, method_choice, unknown_memory
 from selfalign.loop.parts import tried
@@ -56,6 +56,7 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
         "encoder": f"{blind}; the model's own hidden states are used instead" if recipe.encoder != chosen else blind,
         "language": spelled_out(recipe.engine, base, seeds) if generates else "",
         "demonstrations": fewer_than_asked(recipe, shown),
+        "budgets": short_budgets(recipe, base, seeds, held_out),
         "categories": strange_categories(seeds, held_out),
         "validation": too_few(len(validation), "validation seeds") if recipe.rounds and recipe.trains else "",
         "aim": aim_warning(recipe, validation),
@@ -78,7 +79,10 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
         "encoder": type(recipe.encoder).__name__,
         "memory": (memory := choice.plain() if choice else None),
         "expected": (expected := expectations(recipe)),
-        "suggestions": [text for text in [suggestion([seed.response for seed in seeds])] if text and not expected],
+        "suggestions": [
+            *(text for text in [suggestion([seed.response for seed in seeds])] if text and not expected),
+            *(text for each in recipe.evaluators if isinstance(each, evaluators.Refusal) and (text := each.suggestion(seeds))),
+        ],
         "shortcuts": shortcuts,
         "rules_on_seeds": [{name: getattr(each, name) for name in RULE} for each in rules],
         "stops": [] if recipe.ignore_seed_rules else stopping,

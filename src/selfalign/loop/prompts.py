@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from selfalign.proof.kept import on_purpose
 from selfalign.proof.overlap import overlap
+from selfalign.proposers.replay import bundled
 from selfalign.recipe import Recipe
 from selfalign.text import counted
 from selfalign.types import Example
@@ -46,6 +48,7 @@ def prompt_facts(recipe: Recipe, seeds: Sequence[Example], asked: Sequence[Examp
 def prompt_warnings(recipe: Recipe, found: Mapping[str, Any], seeds: Sequence[Example]) -> Iterator[str]:
     """What is no error and may not be what was meant."""
     yield from recipe.prompt_notes
+    yield replay_warning(recipe, seeds)
     if (given := recipe.given) is None:
         return
     short = (given.shortage(round, recipe.per_round) for round in range(1, recipe.rounds + 1))
@@ -54,6 +57,16 @@ def prompt_warnings(recipe: Recipe, found: Mapping[str, Any], seeds: Sequence[Ex
     if known and (others := {name: n for name, n in found["given"]["categories"].items() if name not in known}):
         prompts = counted(sum(others.values()), "given prompt")
         yield f"{prompts} of a category that no seed has ({', '.join(sorted(others)[:3])}): no example of it can be shown"
+
+
+def replay_warning(recipe: Recipe, seeds: Sequence[Example]) -> str:
+    """That the general prompts that come with the package teach what the seeds are to change; "" where nothing says so."""
+    if recipe.replay is None or recipe.replay.prompts != bundled() or not (does := on_purpose(seeds)):
+        return ""
+    return (
+        f"replay: its general prompts are in English, and answered as the base model does: a model that {does} learns the"
+        " contrary there; give prompts that it may answer so by --replay_prompts FILE, or leave --replay out"
+    )
 
 
 def prompt_texts(found: Mapping[str, Any]) -> Iterator[str]:

@@ -58,7 +58,8 @@ class Alarms:
     saturation: float | None = 0.9
     """Share of scored examples that have the highest value of a score, above this."""
     min_examples: int = 20
-    """Fewer examples than this say too little: neither watched nor taken as a reference."""
+    """Fewer examples than this say too little: neither watched nor taken as a reference, but for seeds that are very short
+    themselves."""
 
     def __post_init__(self) -> None:
         if self.action not in ("warn", "stop", "off"):
@@ -78,13 +79,15 @@ class Alarms:
             round: {metric.name: metric.value for metric in metrics if metric.n >= self.min_examples}
             for round, metrics in sorted(series.items())
         }
+        seeds = {metric.name: metric.value for metric in series.get(0, ())}  # labels are seen to be labels by a dozen
         first = min((round for round in figures if round), default=0)
         found: list[Alarm] = []
         for round, values in figures.items():
             references = {at: figures[at] for at in (0, first) if at in figures and at < round}
             if round:
                 for turn in ("", SECOND_TURN):
-                    found += self._fallen(round, values, references, turn) + self._short(round, values, references, turn)
+                    found += self._fallen(round, values, references, turn)
+                    found += self._short(round, values, references, turn, seeds.get(f"kept_{turn}very_short", 0.0))
                 found += self._above(round, values)
         return found
 
@@ -107,12 +110,14 @@ class Alarms:
         return found
 
     def _short(
-        self, round: int, values: Mapping[str, float], references: Mapping[int, Mapping[str, float]], turn: str
+        self, round: int, values: Mapping[str, float], references: Mapping[int, Mapping[str, float]], turn: str, seeds: float
     ) -> list[Alarm]:
         name = f"kept_{turn}very_short"
         known = _of(name, references)
         if name not in values:
             return []
+        if not known and self.very_short is not None and seeds > self.very_short:
+            known = {0: seeds}
         value, least = values[name], min(known.values(), default=0.0)
         head = f"{_head(round, turn)}: {value:.1%} of the responses have at most {VERY_SHORT} words"
         if self.very_short is not None and value > self.very_short >= least:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from selfalign.proof import crossed, verdicts
-from selfalign.proof.kept import GUARD, KEPT, LOST, MARGIN, Change, changes
+from selfalign.proof.kept import GUARD, KEPT, LOST, MARGIN, NONE, PARTS, Change, changes, on_purpose
 from selfalign.proof.shortcuts import EXPECTED, form, overtaken
 from selfalign.record.finished import Candidate
 from selfalign.types import BOUNDS, SHARES, Metric
@@ -55,6 +55,8 @@ class Facts:
     """Why there is no such metric."""
     guard: Sequence[Change] | None = ()
     """What it kept; empty where that was not measured, None where nobody asks."""
+    on_purpose: str = ""
+    """Why it may lose there because of what it learned (`kept.on_purpose`); "" too where somebody said what counts."""
     shortcut: str = ""
     """The trivial rule that does as well on the held-out prompts, in words."""
     excused: str = ""
@@ -72,7 +74,11 @@ def decide(facts: Facts, at_least: float = 0.0) -> tuple[str, list[Reason]]:
         return CANNOT_TELL, [Reason("finished", UNKNOWN, facts.unfinished)]
     if facts.unchanged:
         return DO_NOT, [Reason("finished", NO, facts.unchanged)]
-    reasons = [Reason("finished", YES, "the run is done and its model is whole"), _target(facts, at_least), *_guard(facts.guard)]
+    reasons = [
+        Reason("finished", YES, "the run is done and its model is whole"),
+        _target(facts, at_least),
+        *_guard(facts.guard, facts.on_purpose),
+    ]
     if facts.shortcut:
         found = YES if facts.excused else UNKNOWN
         reasons.append(Reason("shortcuts", found, "; ".join(filter(None, (facts.shortcut, facts.excused)))))
@@ -91,13 +97,20 @@ def _target(facts: Facts, at_least: float) -> Reason:
     return Reason("target", found, f"{gain.text}; a gain of {gain.scale * at_least:g} or more is asked for")
 
 
-def _guard(guard: Sequence[Change] | None) -> list[Reason]:
+def _guard(guard: Sequence[Change] | None, on_purpose: str) -> list[Reason]:
     if guard is None:
         return []
     if not guard:
         missing = "what training cost was not measured: run it with --guard.parts, or leave this out by --guard none"
         return [Reason("guard", UNKNOWN, missing)]
-    return [Reason("guard", {KEPT: YES, LOST: NO}.get(each.verdict, UNKNOWN), each.text) for each in guard]
+    found = {KEPT: YES, LOST: UNKNOWN if on_purpose else NO}
+    meant = (
+        f"; in English, where a model that {on_purpose} loses on purpose: say by --guard which parts count,"
+        f" {','.join(PARTS)} or {NONE}"
+        if on_purpose
+        else "; where it is meant to, leave this part out by --guard"
+    )
+    return [Reason("guard", found.get(each.verdict, UNKNOWN), each.text + meant * (each.verdict == LOST)) for each in guard]
 
 
 def facts(
@@ -125,6 +138,7 @@ def facts(
         gain(before[name], after[name], candidate.other) if both and name is not None else None,
         f"the models have no {name or ', '.join(verdicts.PREFERRED)} in common: measure them with --held_out",
         found,
+        on_purpose(candidate.seeds) if guard is None and any(each.verdict == LOST for each in found or ()) else "",
         easy,
         f"but {100 * (1 - (candidate.repeated or 0)):.0f} % of the model's answers are given to no other prompt"
         if varied

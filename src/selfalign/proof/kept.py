@@ -24,10 +24,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from selfalign.expect.suggest import suggestion
 from selfalign.proof.stats import Interval
 from selfalign.record.finished import paired_metrics
 from selfalign.record.store import Store
-from selfalign.types import Metric
+from selfalign.text import languages
+from selfalign.types import Example, Metric
 
 GUARD = "guard_"
 """How the metrics of the guard suite begin; the part's name follows."""
@@ -67,8 +69,22 @@ def notes(found: Sequence[Change], margin: float = MARGIN) -> list[str]:
     if not found:
         return []
     said = f"guard: English questions; kept where a loss of {100 * margin:.0f} points or more is ruled out"
-    declining = "a model that is to decline what is not its business loses here on purpose: --guard.parts leaves parts out"
+    declining = (
+        "a model that is to decline what is not its business, or to answer in another language or in one form alone, loses here"
+        " on purpose: --guard.parts leaves parts out"
+    )
     return [said, *([declining] if any(each.verdict == LOST for each in found) else [])]
+
+
+def on_purpose(seeds: Sequence[Example]) -> str:
+    """Why a model that answers all it is asked as these seeds do loses on the guard's English questions, as what it does; ""
+    where nothing of them says so."""
+    answers = [seed.response for seed in seeds if seed.response.strip()]
+    spoken = languages(answers) or languages([seed.prompt for seed in seeds])  # JSON, code and figures are in no language
+    does = [f"answers in {', '.join(spoken)} alone"] if spoken and "en" not in spoken else []
+    does += ["answers in one form alone"] if suggestion(answers) else []
+    does += ["declines what is out of its scope"] if any(seed.category == "out_of_scope" for seed in seeds) else []
+    return " and ".join(does)
 
 
 def changes(base: Mapping[str, Metric], trained: Mapping[str, Metric], margin: float = MARGIN) -> list[Change]:

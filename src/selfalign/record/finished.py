@@ -137,6 +137,8 @@ class Candidate:
     """What trivial rules reach on the held-out prompts (`proof.shortcuts.audit`)."""
     repeated: float | None
     """Share of its answers to held-out prompts that it gives to another one too; None where it answered none."""
+    seeds: tuple[Example, ...] = ()
+    """Those of its training, or that it was measured with."""
 
 
 def read_candidate(folder: Path) -> Candidate:
@@ -162,6 +164,7 @@ def read_candidate(folder: Path) -> Candidate:
             after=paired_metrics(store, best) if done and best else {},
             shortcuts=shortcuts(store),
             repeated=_repeated(store, best),
+            seeds=(*store.seeds(), *store.validation_seeds()),
         )
 
 
@@ -191,4 +194,5 @@ def _compared(folder: Path, store: Store) -> Candidate:
             after=paired_metrics(store, 0),
             shortcuts=shortcuts(store),
             repeated=_repeated(store, 0),
+            seeds=(*store.seeds(), *store.validation_seeds()),
         )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from selfalign.errors import RunFailed, UserError
+from selfalign.evaluators import Refusal
 from selfalign.loop.adopt import adopt_answers, measures_the_same
 from selfalign.loop.align import align, run_identity
 from selfalign.loop.budgets import settled
@@ -129,6 +130,10 @@ def run_study(
     if repeats < SEEDS and any(arm.recipe.rounds for arm in arms):
         few = counted(repeats, "random seed")
         _log.warning("%s: the verdicts will say nothing about another training; take --repeats %d or more", few, SEEDS)
+    judges = [part for part in arms[0].recipe.evaluators if isinstance(part, Refusal) and part.learns(arms[0].seeds, held_out)]
+    if judges and any(arm.seeds != arms[0].seeds for arm in arms):
+        own = "refusal, over_refusal and balance are judged by each arm's own seeds: with other seeds by another yardstick"
+        _log.warning("%s; take --metric log_likelihood, or declare a check by --expect", own)
     out.mkdir(parents=True, exist_ok=True)
     if options and not (out / "study.yaml").exists():  # what was interrupted is gone on with by it
         write_synced(out / "study.yaml", options.encode())
