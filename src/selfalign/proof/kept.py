@@ -76,13 +76,17 @@ def notes(found: Sequence[Change], margin: float = MARGIN) -> list[str]:
     return [said, *([declining] if any(each.verdict == LOST for each in found) else [])]
 
 
-def on_purpose(seeds: Sequence[Example]) -> str:
+def on_purpose(seeds: Sequence[Example], form: bool = True) -> str:
     """Why a model that answers all it is asked as these seeds do loses on the guard's English questions, as what it does; ""
-    where nothing of them says so."""
+    where nothing of them says so.
+
+    Args:
+        form: whether seeds of one form alone say so. A model of JSON can be expected to know what it knew.
+    """
     answers = [seed.response for seed in seeds if seed.response.strip()]
     spoken = languages(answers) or languages([seed.prompt for seed in seeds])  # JSON, code and figures are in no language
     does = [f"answers in {', '.join(spoken)} alone"] if spoken and "en" not in spoken else []
-    does += ["answers in one form alone"] if suggestion(answers) else []
+    does += ["answers in one form alone"] if form and suggestion(answers) else []
     does += ["declines what is out of its scope"] if any(seed.category == "out_of_scope" for seed in seeds) else []
     return " and ".join(does)
 
