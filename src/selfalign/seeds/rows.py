@@ -133,6 +133,8 @@ def as_row(where: str, value: Any) -> Row | Problem:
         return Problem(where, str(value))
     if isinstance(value, list) and value and all(isinstance(turn, dict) and {"role", "from"} & turn.keys() for turn in value):
         value = {"messages": value}  # a conversation without a name
+    if isinstance(value, str):
+        value = {"prompt": value}
     if not isinstance(value, dict):
         return Problem(where, f'is {kind(value)}, not an object; write {{"prompt": …, "response": …}}')
     if len(value) > MAX_COLUMNS:
