@@ -94,8 +94,11 @@ _MARKS = re.compile(r"\[/?INST\]|### (?:Instruction|Response):|<\|(?:im_start|st
 _ONE_OF_TWO = re.compile(r"(?:response|answer|output|completion|conversation)[ab0-9]")
 
 
-def known_fields(fields: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+def known_fields(fields: Mapping[str, Any], *, answers_matter: bool) -> tuple[dict[str, Any], str]:
     """The fields of a row by the names that the reader knows, and what was read as what.
+
+    Args:
+        answers_matter: not where prompts alone are read.
 
     Raises:
         Malformed: two fields of one name, an answer beside another, a row that its tool calls a bad one or cut off.
@@ -108,10 +111,10 @@ def known_fields(fields: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         row[known] = value
     if "_task_hash" in row and "answer" in row:  # Prodigy's verdict on its row
         row["status"] = row.pop("answer")
-    new = _new_names(row)
+    new = _new_names(row, answers_matter)
     said = [f"{show(old)} as {'turns' if name in CHATS else f'the {name}'}" for old, name in new.items()]
     row = {new.get(name, name): value for name, value in row.items()}
-    for name, bad in _BAD.items():
+    for name, bad in _BAD.items() if answers_matter else ():
         if name in row and (says := str(row[name]).strip().casefold()) in bad and {*row} & {*RESPONSES, *CHATS}:
             what = f"is {show(says)}, by which tools (KTO, annotation) call an answer a bad one"
             raise Malformed(f"field {show(name)}: {what}; remove the row, or rename the column if it means something else")
@@ -138,6 +141,8 @@ def hint(row: Mapping[str, Any], wanted: Collection[str]) -> str:
     """What may be meant by a row without a prompt or a response, for a message."""
     if len(sides := [name for name in row if _ONE_OF_TWO.fullmatch(_plain(name))]) > 1:
         return f"; of {listed(sides)} rename the better one to 'chosen' and a worse one to 'rejected'"
+    if several := next((name for name in row if _plain(name) in _ANSWERING and _several(row[name])), ""):
+        return f"; {show(several)} holds several: keep the one to be learned, as text"
     if "role" in row:
         return "; a row must hold a whole conversation: gather its turns in one list, messages"
     return nearest(row, wanted)
@@ -152,14 +157,14 @@ def nearest(names: Collection[str], wanted: Collection[str]) -> str:
     return ""
 
 
-def _new_names(row: Mapping[str, Any]) -> dict[str, str]:
+def _new_names(row: Mapping[str, Any], answers_matter: bool) -> dict[str, str]:
     """What the names of a row's prompt and response are to be, where they are not known ones."""
     if any(name in row for name in CHATS):
         return {}
     plain = {name: _plain(name) for name, value in row.items() if not nothing(value)}
     answers = [name for name in RESPONSES if name in row]
     better = [name for name in plain if plain[name] in _BETTER]
-    if len(answers) + len(better) > 1 and better:
+    if len(answers) + len(better) > 1 and better and answers_matter:
         what = f"has several answers, {listed([*answers, *better])}"
         raise Malformed(f"{what}; keep the one to be learned, and remove the others or rename them, to note_1 for one")
     new: dict[str, str] = {}
@@ -176,7 +181,8 @@ def _new_names(row: Mapping[str, Any]) -> dict[str, str]:
         if not new and len(asking) == 1 and not (asking == ["text"] and {"input", CHOSEN} & {*row}):
             new[asking[0]] = "prompt"
     others = better or [name for name in plain if plain[name] in _ANSWERING and name not in new]
-    if not answers and len(others) == 1 and "messages" not in new.values() and not nearest(strange, RESPONSES):
+    is_asked = "prompt" in new.values() or any(name in row for name in (*FORMS, "input"))
+    if is_asked and not answers and len(others) == 1 and not _several(row[others[0]]) and not nearest(strange, RESPONSES):
         new[others[0]] = "response"
     return new
 
@@ -193,6 +199,8 @@ def _unwrapped(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             known = answers.setdefault(question, [])
             if status not in _NOT_SENT and not nothing(answer) and answer not in known:
                 known.append(answer)
+    if "responses" in used:
+        used.add("vectors")  # Argilla's, of numbers
     yield from ((name, value) for name, value in fields.items() if name not in used)
     for name in wrapped:
         yield from fields[name].items()
@@ -232,6 +240,11 @@ def _answers(field: str, value: Any, fields: Mapping[str, Any]) -> Iterator[tupl
 
 def _is_number(value: Any) -> bool:
     return not isinstance(value, str | list) or (isinstance(value, str) and value.strip().isdigit())
+
+
+def _several(value: Any) -> bool:
+    value = value.get("text") if isinstance(value, dict) else value
+    return isinstance(value, list) and all(isinstance(each, str) for each in value) and len({*value}) > 1
 
 
 def _alternating(value: Any) -> list[dict[str, str]]:

@@ -155,7 +155,7 @@ def _read(path: str | Path | Table, response_required: bool, repeats: bool = Fal
             if isinstance(item, Problem):
                 problems.append(item)
                 continue
-            fields, names = known_fields(item.fields)
+            fields, names = known_fields(item.fields, answers_matter=not repeats)
             read_as.update([names] if names else [])
             for row in _instances(Row(where, fields)):
                 where = row.where

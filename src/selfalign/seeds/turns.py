@@ -154,6 +154,10 @@ def shared_turns(chosen: Any, rejected: Any) -> list[Any]:
 def one_answer(name: str, value: Any) -> Any:
     """The text of a list that holds one answer, also as SQuAD writes it; anything else as it is."""
     value = value["text"] if isinstance(value, dict) and {*value} == {"text", "answer_start"} else value
+    if isinstance(value, list) and len(value) > 1 and all(isinstance(each, dict) for each in value):
+        sides = [_sides(each) for each in value]
+        if all([role for role, _ in each] == ["assistant"] for each in sides):  # those of several models
+            value = [each[side[0][1]] for each, side in zip(value, sides, strict=True)]
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         return value
     if len(different := list(dict.fromkeys(value))) > 1:
