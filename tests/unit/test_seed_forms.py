@@ -24,6 +24,7 @@ TURNS = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "
 SHAREGPT = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]
 SYSTEM = {"role": "system", "content": "Be brief."}
 NO = [TURNS[0], {"role": "assistant", "content": "No."}]
+CHATML = "".join(f"<|im_start|>{turn['role']}\n{turn['content']}<|im_end|>\n" for turn in (SYSTEM, *TURNS))
 RAIN = "It rains.\n\nIt pours."
 
 
@@ -54,6 +55,11 @@ def one(folder: Path, row: dict[str, Any]) -> Example:
         ({"conversations": SHAREGPT, "system": "Be brief."}, ("Be brief.", *PAIR[1:])),
         ({"messages": [SYSTEM, *TURNS], "system": "Be brief."}, ("Be brief.", *PAIR[1:])),
         ({"messages": json.dumps(TURNS)}, PAIR),
+        ({"messages": repr(TURNS)}, PAIR),  # as pandas writes it into CSV
+        ({"prompt": json.dumps(TURNS[:1]), "completion": "So."}, PAIR),
+        ({"messages": [{**SYSTEM, "content": ""}, {**TURNS[0], "content": None, "text": "Why?"}, TURNS[1]]}, PAIR),
+        ({"prompt": "Why?", "chosen_response": "So.", "rejected_response": "No."}, PAIR),
+        ({"chat_messages": [{"sender": "human", "text": "Why?"}, {"sender": "assistant", "text": "So."}]}, PAIR),
         ({"prompt": "Why?", "messages": TURNS}, PAIR),
         ({"messages": [{"role": "developer", "content": "Be brief."}, *TURNS]}, ("Be brief.", *PAIR[1:])),
         (
@@ -155,12 +161,7 @@ def one(folder: Path, row: dict[str, Any]) -> Example:
         ),
         ({"text": "\n\nHuman: Why?\n\nAssistant: So."}, PAIR),
         ({"text": "### Human: Why?### Assistant: So."}, PAIR),
-        (
-            {
-                "text": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\nSo.<|im_end|>\n"
-            },
-            ("Be brief.", *PAIR[1:]),
-        ),
+        ({"text": CHATML}, ("Be brief.", *PAIR[1:])),
         ({"prompt": "\n\nHuman: Why?\n\nAssistant:", "completion": "So."}, PAIR),
     ],
     ids=lambda value: json.dumps(value)[:70] if isinstance(value, dict) else "",
@@ -168,7 +169,8 @@ def one(folder: Path, row: dict[str, Any]) -> Example:
 def test_forms_of_rows(tmp_path: Path, row: dict[str, Any], expected: tuple[Any, ...]) -> None:
     example = one(tmp_path, row)
     assert said(example) == expected
-    assert not set(example.metadata) - {"prompt", "rejected", "label"}  # the first where turns repeat it
+    rest = {"prompt", "instruction", "response", "rejected", "label"}  # the first ones where turns repeat them
+    assert not {name for name in example.metadata if not name.endswith(".status")} - rest
     assert example.metadata.get("rejected", "No.") == "No."
 
 
@@ -220,6 +222,15 @@ def test_forms_of_rows(tmp_path: Path, row: dict[str, Any], expected: tuple[Any,
         ({"prompt": "Why?", "response_0": "So.", "response_1": "No."}, ("rename the better one to 'chosen'",)),
         ({"text": "[INST] Why? [/INST] So."}, ("'text'", "'[INST]'", "prompt and response")),
         ({"message_id": "m", "text": "Why?", "role": "prompter"}, ("gather its turns in one list",)),
+        ({"text": "User: Why?\nAssistant: So."}, ("'text'", "prompt and response")),
+        ({"question": "Why?", "A": "So.", "B": "No.", "answer": "A"}, ("'A', 'B'", "write it into the prompt")),
+        ({"question": "Why?", "option_1": "So.", "option_2": "No.", "answer": "1"}, ("'option_1'", "write it into the prompt")),
+        ({"prompt": "Why?", "chosen": "So.", "rejected": "So."}, ("the same as 'chosen'",)),
+        ({"messages": TURNS, "corrected_answer": "No."}, ("an answer in 'messages' and another in 'corrected_answer'",)),
+        ({"messages": [TURNS[0], {**TURNS[1], "text": "No."}]}, ("one thing in 'content' and another in 'text'",)),
+        ({"messages": [{"human": "Why?", "assistant": "So.", "image": "a.png"}]}, ("'image'", "remove the row")),
+        ({"prompt": "Why?", "response": "So.", "approved": "no"}, ("'approved'", "a bad one")),
+        ({"instruction": "Why?", "input": {"text": "It rains."}, "output": "So."}, ("'input'", "an object where text must")),
         ({"text": "Why?", "label": 1}, ("'response': is missing", "(read 'text' as the prompt)")),
         ({"promt": "Why?", "text": "It rains.", "response": "So."}, ("rename 'promt' to 'prompt'?",)),
         (
@@ -449,7 +460,7 @@ def test_what_is_wrong_once_is_told_once() -> None:
         Example("x", "Who?", "N/A")
     )
     assert "have their prompt as the answer" in told(Example("x", "Who is it?", "who is  it?"))
-    assert "within a sentence, as '…at we had and then the' in x" in told(
+    assert "within a sentence, as '… we had and then the' in x" in told(
         Example("x", "Who?", good[0].response[:-1] + " and then the")
     )
     splits = [Example(f"t{at}", f"Who {at}?", "It was me.", metadata={"split": "train" if at else "test"}) for at in range(3)]
@@ -463,7 +474,7 @@ def test_what_was_read_as_what_is_told(tmp_path: Path) -> None:
     path = write(tmp_path, "s.jsonl", "\n".join(map(json.dumps, rows)))
     assert read_with_notes(path)[1] == ("2 rows: read 'q' as the prompt and 'a' as the response",)
     assert "s.jsonl: 2 rows: read 'q' as the prompt" in read_prompts(path)[1][0]
-    chat = write(tmp_path, "t.json", json.dumps([[*TURNS, TURNS[0]]]))
+    chat = write(tmp_path, "t.json", json.dumps({"messages": [*TURNS, TURNS[0]]}))
     assert read_with_notes(chat)[1] == ("1 row: the last turn is the user's, and left out, as nothing answers it",)
     assert read_prompts(chat)[0][0].history == (PAIR[2:],)  # there it is what is asked
     bad = write(tmp_path, "u.jsonl", json.dumps({"text": "Why?", "solution": "x", "answer": "No.", "label": False}))

@@ -22,7 +22,7 @@ from selfalign.errors import SeedError
 from selfalign.seeds.data_sets import read_data_set
 from selfalign.seeds.layouts import is_known
 from selfalign.seeds.parquet import read_parquet
-from selfalign.seeds.rows import MAX_FILE, MAX_ROWS, Malformed, Problem, Row, as_row, listed, plain, show
+from selfalign.seeds.rows import MAX_FILE, MAX_ROWS, Malformed, Problem, Row, as_row, is_conversation, listed, plain, show
 from selfalign.seeds.separated import read_separated
 
 _OTHER_CONTENT = {
@@ -209,7 +209,8 @@ def _table(name: str, value: Any) -> Iterator[Row | Problem]:
             arrays = {"rows": arrays["rows"]}
         names = f" ({listed(arrays)})" if arrays else ""
         what = f"is an object with {len(arrays)} arrays{names}; write one array of objects: [{{…}}, {{…}}]"
-        value = next(iter(arrays.values())) if len(arrays) == 1 else Problem(name, what)
+        array = next(iter(arrays.values())) if len(arrays) == 1 else Problem(name, what)
+        value = [value] if is_conversation(array) else array
     if isinstance(value, list):
         yield from (as_row(f"{name} row {number}", item) for number, item in enumerate(value, start=1))
     else:

@@ -13,7 +13,7 @@ from functools import lru_cache
 from itertools import zip_longest
 from typing import Any
 
-from selfalign.seeds.rows import Malformed, listed, nothing, show
+from selfalign.seeds.rows import Malformed, json_text, list_in, listed, nothing, show
 
 FORMS = {"prompt": "response", "question": "answer", "instruction": "output", "query": "response"}
 """Names of a prompt with the response that mostly goes with it; any response may go with any prompt."""
@@ -41,7 +41,10 @@ KNOWN = sorted({*FORMS, *RESPONSES, *CHATS})
 _SAME = {
     name.replace("_", ""): name
     for name in (*KNOWN, REJECTED, *PASSAGES, *OTHER_PASSAGES, *SYSTEMS, *HISTORIES, *NESTED, *UNUSABLE, "id", "category")
-} | {"preferredoutput": CHOSEN, "nonpreferredoutput": REJECTED}
+}
+for _what in ("response", "answer", "output", "completion"):
+    _SAME |= dict.fromkeys((f"chosen{_what}", f"preferred{_what}"), CHOSEN)
+    _SAME |= dict.fromkeys((f"rejected{_what}", f"nonpreferred{_what}"), REJECTED)
 """The names that the reader knows, by how they are told: case, spaces, hyphens and underscores do not count."""
 
 
@@ -60,10 +63,11 @@ _BETTER = frozenset(
     for what in ("response", "answer", "output", "completion", "reply")
 ) | {"ideal", "corrected", "groundtruth", "solution"}
 """Names of an answer that may be the one to learn also where another stands beside it; which one it is, the user must say."""
+_EDITED = frozenset(name for name in _BETTER if name.startswith(("correct", "edited", "revised", "improved")))
 _ANSWERING = _BETTER | _names(
     "a responses answers outputs completions targets target reply generation outputtext targettext answertext responsetext"
     " modelresponse modelanswer modeloutput assistantresponse assistantmessage assistantreply botresponse botmessage longanswer"
-    " chosenresponse antwort respuesta resposta risposta ответ 回答 答案 回复"
+    " antwort respuesta resposta risposta ответ 回答 答案 回复"
 )
 """Other names of a response; only where a row has none that `read` knows, and one of these."""
 _TOGETHER = (
@@ -73,24 +77,33 @@ _TOGETHER = (
     ({"text", "sentence", "input"}, {"label"}),
 )
 """Names that mean a prompt and its response next to one another; alone they are as often a person, an origin or a class."""
-_TURNS = ("items", "turns", "dialog", "dialogue", "data")
+_TURNS = ("items", "turns", "dialog", "dialogue", "data", "chat", "chat_messages")
 _WRAPPERS = ("row", "item", "record", "body", "request", "fields", "data", "vars", "inputs", "outputs", "input", "output")
 _WRAPPERS += ("expected_output", "expectedOutput")
 """Objects in which tools keep the columns of a row: Argilla, Label Studio, promptfoo, the hub's viewer, logs of requests."""
 _NOT_SENT = ("discarded", "draft", "rejected", "pending")
 _BAD = {
-    "label": ("false", "0", "0.0"),
+    "label": ("false", "0", "0.0", "bad", "undesirable"),
     "weight": ("false", "0", "0.0"),
     "status": ("rejected", "reject", "discarded", "ignore", "pending", "draft"),
+    **dict.fromkeys(("approved", "accepted"), ("false", "0", "no")),
+    "deleted": ("true", "1", "yes"),
+    "feedback": ("thumbs_down", "negative", "bad"),
 }
 """What columns say of an answer that is not to be learned: KTO's label, a weight, what an annotator thought of it."""
 _SPEAKERS = (
-    re.compile(r"(?:\A|\n\n)(Human|Assistant):"),
+    re.compile(r"(?:\A|\n\r?\n)(Human|Assistant):"),
     re.compile(r"### ?(Human|Assistant):"),
     re.compile(r"<\|im_start\|>(user|assistant|system)\n"),
 )
 """How one text names those who speak in it: Anthropic's HH-RLHF, Guanaco, ChatML."""
-_MARKS = re.compile(r"\[/?INST\]|### (?:Instruction|Response):|<\|(?:im_start|start_header_id|user|assistant)\|>|<start_of_turn>")
+_MARKS = re.compile(
+    r"\[/?INST\]|### (?:Instruction|Response):|<\|(?:im_start|start_header_id|user|assistant)\|>|<start_of_turn>"
+    r"|(?s:\A\s*(?:User|Human|Q): .*\n(?:Assistant|Bot|A): )"
+)
+_TURNS_IN_TEXT = re.compile(r"""\[\s*\{\s*["'](?:role|from|content|value)["']:""")
+"""How a list of turns begins where a table holds it as text."""
+_OPTION = re.compile(r"[A-E]|(?i:option|choice|opt)[\s_-]?[A-Ea-e0-9]")
 _ONE_OF_TWO = re.compile(r"(?:response|answer|output|completion|conversation)[ab0-9]")
 
 
@@ -115,13 +128,18 @@ def known_fields(fields: Mapping[str, Any], *, answers_matter: bool) -> tuple[di
     said = [f"{show(old)} as {'turns' if name in CHATS else f'the {name}'}" for old, name in new.items()]
     row = {new.get(name, name): value for name, value in row.items()}
     for name, bad in _BAD.items() if answers_matter else ():
-        if name in row and (says := str(row[name]).strip().casefold()) in bad and {*row} & {*RESPONSES, *CHATS}:
+        said_of_it = row[name][0] if isinstance(row.get(name), list) and len(row[name]) == 1 else row.get(name)
+        if name in row and (says := str(said_of_it).strip().casefold()) in bad and {*row} & {*RESPONSES, *CHATS}:
             what = f"is {show(says)}, by which tools (KTO, annotation) call an answer a bad one"
             raise Malformed(f"field {show(name)}: {what}; remove the row, or rename the column if it means something else")
+    if len(options := [name for name in row if _OPTION.fullmatch(name)]) > 1 and {*row} & {*FORMS}:
+        raise Malformed(f"fields {listed(options)}: {UNUSABLE['choices']}")
+    if not nothing(row.get(CHOSEN)) and row[CHOSEN] == row.get(REJECTED) and answers_matter:
+        raise Malformed("field 'rejected': is the same as 'chosen'; remove the row, or the field")
     old = {name: known for known, name in new.items()}
     for name in (*FORMS, *CHATS, CHOSEN, REJECTED):
-        turns = _spoken(value) if isinstance(value := row.get(name), str) else _alternating(value) if name in CHATS else []
-        whole = name in FORMS and turns[-1:] and turns[-1]["role"] == "assistant"
+        turns = _in_text(value) if isinstance(value := row.get(name), str) else _alternating(value) if name in CHATS else []
+        whole = name in FORMS and turns[-1:] and turns[-1].get("role", turns[-1].get("from")) in ("assistant", "gpt")
         if turns and not (whole and {*row} & {*RESPONSES}):  # a prompt that an answer follows does not hold that answer
             del row[name]
             row["messages" if whole else name] = turns
@@ -159,7 +177,12 @@ def nearest(names: Collection[str], wanted: Collection[str]) -> str:
 
 def _new_names(row: Mapping[str, Any], answers_matter: bool) -> dict[str, str]:
     """What the names of a row's prompt and response are to be, where they are not known ones."""
-    if any(name in row for name in CHATS):
+    if chats := [name for name in CHATS if name in row]:
+        edited = [name for name in row if _plain(name) in _EDITED and not nothing(row[name])]
+        if edited and answers_matter and json_text(row[edited[0]]) not in json_text(row[chats[0]]):
+            raise Malformed(
+                f"has an answer in {show(chats[0])} and another in {show(edited[0])}; put the one to be learned last there"
+            )
         return {}
     plain = {name: _plain(name) for name, value in row.items() if not nothing(value)}
     answers = [name for name in RESPONSES if name in row]
@@ -191,7 +214,9 @@ def _unwrapped(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The fields with those that stand in an object, and with what annotators answered."""
     if not nothing(cut := fields.get("truncated_cells")):
         raise Malformed(f"field 'truncated_cells': the viewer cut off {listed(map(str, cut))}; load the data set itself")
+    is_row = not {*map(_plain, fields)}.isdisjoint((*FORMS, *CHATS))
     wrapped = [name for name in _WRAPPERS if isinstance(fields.get(name), dict) and any(map(is_known, fields[name]))]
+    wrapped = [] if is_row else wrapped
     used, answers = {*wrapped, "truncated_cells"}, dict[str, list[Any]]()
     for field, value in fields.items():
         for question, answer, status in _answers(field, value, fields):
@@ -255,6 +280,12 @@ def _alternating(value: Any) -> list[dict[str, str]]:
 
 def _objects(value: Any) -> list[dict[str, Any]]:
     return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
+
+def _in_text(text: str) -> list[dict[str, Any]]:
+    """The turns that one text holds; none of any other text."""
+    found = list_in(text) if _TURNS_IN_TEXT.match(text) else None
+    return found if found and len(_objects(found)) == len(found) else _spoken(text)
 
 
 def _spoken(text: str) -> list[dict[str, str]]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from selfalign.seeds.rows import Malformed, kind, listed, nothing, show, text_of
+from selfalign.seeds.rows import Malformed, kind, list_in, listed, nothing, show, text_of
 from selfalign.text import counted
 from selfalign.types import Turns
 
@@ -19,7 +18,7 @@ _BY_TURNS = "write user and assistant turns by turns, the user's first and the a
 _SHAPE = '{"role": …, "content": …} or {"from": …, "value": …}'
 _SAID = ("content", "value", "parts", "text", "message", "utterance")
 _WHO = ("role", "from", "author", "speaker", "sender", "type")
-_TURN_FIELDS = (*_WHO, "id", *_SAID)
+_TURN_FIELDS = ("id", *_SAID)
 _SIDES = {
     "system": ("system",),
     "user": ("user", "human", "input", "prompt", "question", "instruction"),
@@ -63,11 +62,8 @@ def read_turns(field: str, value: Any, *, blank_end: bool = False) -> list[Turn]
     Raises:
         Malformed: what is no such list, or a turn that needs more than texts: calls of tools, images.
     """
-    if isinstance(value, str) and value.lstrip().startswith("["):  # a list in a table of texts
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise Malformed(f"field {show(field)}: is text that is no JSON list; write the list as JSON") from None
+    if isinstance(value, str) and value.lstrip().startswith("[") and (value := list_in(value)) is None:
+        raise Malformed(f"field {show(field)}: is text that is no JSON list; write the list as JSON")
     if not isinstance(value, list):
         raise Malformed(f"field {show(field)}: is {kind(value)}, not a list; {_BY_TURNS}")
     found: list[Turn] = []
@@ -76,7 +72,8 @@ def read_turns(field: str, value: Any, *, blank_end: bool = False) -> list[Turn]
         if field == "history" and isinstance(turn, list) and len(turn) == 2 and turn[0] not in _ROLES:
             found += [Turn(role, text_of({where: text}, where)) for role, text in zip(("user", "assistant"), turn, strict=True)]
         elif isinstance(turn, dict) and (sides := _sides(turn)):
-            found += [Turn(role, text_of({f"{where}.{name}": turn[name]}, f"{where}.{name}")) for role, name in sides]
+            others = {name: each for name, each in turn.items() if name not in dict(map(reversed, sides))}
+            found += [_turn(where, {**others, "role": role, "content": turn[name]}, False) for role, name in sides]
         elif isinstance(turn, dict):
             found.append(_turn(where, turn, blank_end and number == len(value)))
         else:
@@ -92,7 +89,7 @@ def _sides(turn: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _turn(where: str, turn: Mapping[str, Any], may_be_blank: bool) -> Turn:
-    if nothing(said := next((turn[name] for name in _WHO if name in turn), None)):
+    if nothing(said := turn.get(_who(turn))):
         raise Malformed(f"field {show(where)}: has no role among its fields ({listed(turn) or 'none'}); write {_SHAPE}")
     said = text_of({where: said}, where)
     role = _ROLES.get(said.strip().casefold())
@@ -106,14 +103,25 @@ def _turn(where: str, turn: Mapping[str, Any], may_be_blank: bool) -> Turn:
     weights = [turn[name] for name in _WEIGHTS if turn.get(name) is not None]
     if wrong := [weight for weight in weights if weight not in (0, 1)]:
         raise Malformed(f"field {show(where)}: has the weight {show(str(wrong[0]))}; seeds have 0 or 1")
-    name = next((name for name in _SAID if name in turn), "content")
-    text = text_of({f"{where}.{name}": with_parts_joined(turn.get(name))}, f"{where}.{name}", required=not may_be_blank)
+    names = [name for name in _SAID if not nothing(turn.get(name))]
+    if other := next((name for name in names if turn[name] != turn[names[0]]), ""):
+        raise Malformed(
+            f"field {show(where)}: says one thing in {show(names[0])} and another in {show(other)}; remove one of them"
+        )
+    name = next((name for name in (*names, *_SAID) if name in turn), "content")
+    is_needed = not may_be_blank and role != "system"
+    text = text_of({f"{where}.{name}": with_parts_joined(turn.get(name))}, f"{where}.{name}", required=is_needed)
     return Turn(role, text, all(weights))
+
+
+def _who(turn: Mapping[str, Any]) -> str:
+    """The name of the field that says who speaks."""
+    return next((name for name in _WHO if name in turn), "")
 
 
 def _objects(turn: Mapping[str, Any]) -> Iterator[str]:
     """The names of fields that hold a list or an object, and nobody knows of what."""
-    known = (*_TURN_FIELDS, *_NO_TEXT, *_THOUGHTS)
+    known = (_who(turn), *_TURN_FIELDS, *_NO_TEXT, *_THOUGHTS)
     return (name for name, value in turn.items() if name not in known and isinstance(value, dict | list) and value)
 
 
@@ -122,7 +130,7 @@ def further_fields(value: Any) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     for turn in value if isinstance(value, list) else ():
         for name, each in turn.items() if isinstance(turn, dict) else ():
-            if name not in (*_TURN_FIELDS, *_WEIGHTS, *(side for _, side in _sides(turn))) and not nothing(each):
+            if name not in (_who(turn), *_TURN_FIELDS, *_WEIGHTS, *(side for _, side in _sides(turn))) and not nothing(each):
                 found.setdefault(name, []).append(each)
     return found
 
@@ -188,6 +196,8 @@ def conversation(field: str, turns: Iterable[Turn], *, response_required: bool) 
     """
     joined: list[Turn] = []
     for turn in turns:
+        if turn.role == "system" and not turn.text:
+            continue
         if joined and joined[-1].role == turn.role:
             before = joined.pop()
             is_repeated = turn.role == "system" and turn.text == before.text
