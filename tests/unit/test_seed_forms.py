@@ -180,6 +180,7 @@ def test_forms_of_rows(tmp_path: Path, row: dict[str, Any], expected: tuple[Any,
         ({"choices": ["a", "b"], "question": "Why?", "answer": "a"}, ("'choices'", "write it into the prompt")),
         ({"tools": "[{}]", "messages": TURNS}, ("'tools'", "remove the rows")),
         ({"image": {"path": "a.png", "bytes": None}, "conversations": SHAREGPT}, ("'image'", "only texts")),
+        ({"context": "It rains.", "messages": []}, ("'context'", "next to 'messages'")),
         ({"context": "It rains.", "messages": TURNS}, ("'context'", "next to 'messages'", "write it into the turn")),
         (
             {"context": [{"text": "It rains."}], "prompt": "Why?", "response": "So."},

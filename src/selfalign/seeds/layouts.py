@@ -78,8 +78,10 @@ _TOGETHER = (
 )
 """Names that mean a prompt and its response next to one another; alone they are as often a person, an origin or a class."""
 _TURNS = ("items", "turns", "dialog", "dialogue", "data", "chat", "chat_messages")
-_WRAPPERS = ("row", "item", "record", "body", "request", "fields", "data", "vars", "inputs", "outputs", "input", "output")
-_WRAPPERS += ("expected_output", "expectedOutput")
+_WRAPPERS = ("row", "item", "record", "body", "request", "fields", "data", "vars", "inputs", "outputs", "input", "output") + (
+    "expected_output",
+    "expectedOutput",
+)
 """Objects in which tools keep the columns of a row: Argilla, Label Studio, promptfoo, the hub's viewer, logs of requests."""
 _NOT_SENT = ("discarded", "draft", "rejected", "pending")
 _BAD = {
@@ -212,7 +214,7 @@ def _new_names(row: Mapping[str, Any], answers_matter: bool) -> dict[str, str]:
 
 def _unwrapped(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The fields with those that stand in an object, and with what annotators answered."""
-    if not nothing(cut := fields.get("truncated_cells")):
+    if isinstance(cut := fields.get("truncated_cells"), list) and cut:
         raise Malformed(f"field 'truncated_cells': the viewer cut off {listed(map(str, cut))}; load the data set itself")
     is_row = not {*map(_plain, fields)}.isdisjoint((*FORMS, *CHATS))
     wrapped = [name for name in _WRAPPERS if isinstance(fields.get(name), dict) and any(map(is_known, fields[name]))]

@@ -72,7 +72,7 @@ def read_turns(field: str, value: Any, *, blank_end: bool = False) -> list[Turn]
         if field == "history" and isinstance(turn, list) and len(turn) == 2 and turn[0] not in _ROLES:
             found += [Turn(role, text_of({where: text}, where)) for role, text in zip(("user", "assistant"), turn, strict=True)]
         elif isinstance(turn, dict) and (sides := _sides(turn)):
-            others = {name: each for name, each in turn.items() if name not in dict(map(reversed, sides))}
+            others = {name: each for name, each in turn.items() if name not in [side for _, side in sides]}
             found += [_turn(where, {**others, "role": role, "content": turn[name]}, False) for role, name in sides]
         elif isinstance(turn, dict):
             found.append(_turn(where, turn, blank_end and number == len(value)))
