@@ -78,9 +78,9 @@ _TOGETHER = (
 )
 """Names that mean a prompt and its response next to one another; alone they are as often a person, an origin or a class."""
 _TURNS = ("items", "turns", "dialog", "dialogue", "data", "chat", "chat_messages")
-_WRAPPERS = ("row", "item", "record", "body", "request", "fields", "data", "vars", "inputs", "outputs", "input", "output") + (
-    "expected_output",
-    "expectedOutput",
+_WRAPPERS = (
+    *("row", "item", "record", "body", "request", "fields", "data", "vars"),
+    *("inputs", "outputs", "input", "output", "expected_output", "expectedOutput"),
 )
 """Objects in which tools keep the columns of a row: Argilla, Label Studio, promptfoo, the hub's viewer, logs of requests."""
 _NOT_SENT = ("discarded", "draft", "rejected", "pending")

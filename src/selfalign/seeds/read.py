@@ -76,10 +76,10 @@ def read_seeds(path: str | Path | Table, *, response_required: bool = True) -> t
     Self-Instruct's seed tasks, it holds `instances`, or, as in InstructLab's, `questions_and_answers`: each is an example
     (where a row has several, `.1`, `.2` … follow its id).
 
-    Other names of the two are read where they cannot be mistaken (`layouts` has them: `q` and `a`, `user` and `assistant`, `input`
-    and `target`, `text` and `label` …), as are the records of Argilla and Label Studio, rows in an object of their tool, and texts
-    that name their speakers (HH-RLHF, Guanaco, ChatML); `read_with_notes` tells what was read as what. A last turn of the user that
-    nothing answers is left out. What a tool marks as a bad answer, and an answer beside another, are refused.
+    Other names of the two are read where they cannot be mistaken (`layouts` has them: `q` and `a`, `user` and `assistant` …), as
+    are the records of Argilla and Label Studio, rows in an object of their tool, and texts that name their speakers (HH-RLHF,
+    Guanaco, ChatML); `read_with_notes` tells what was read as what. A last turn of the user that nothing answers is left out.
+    What a tool marks as a bad answer, and an answer beside another, are refused.
 
     `id` (text or a number) and `category` are optional; an example without an id is called seed-0001 and so on, by its place.
     Ids that a run could give to a sample, as in the exports of an earlier run, get `seed-` before them. Other columns become
