@@ -14,7 +14,7 @@ import pytest
 
 from selfalign.loop.align import hash_examples
 from selfalign.seeds.notes import ignored_columns, seed_notes
-from selfalign.seeds.read import read_seeds, read_with_notes
+from selfalign.seeds.read import read_prompts, read_seeds, read_with_notes
 from selfalign.types import Example
 from tests.conftest import SCRIPTED, Run
 from tests.unit.test_seeds import refusal, write
@@ -24,6 +24,7 @@ TURNS = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "
 SHAREGPT = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]
 SYSTEM = {"role": "system", "content": "Be brief."}
 NO = [TURNS[0], {"role": "assistant", "content": "No."}]
+CHATML = "".join(f"<|im_start|>{turn['role']}\n{turn['content']}<|im_end|>\n" for turn in (SYSTEM, *TURNS))
 RAIN = "It rains.\n\nIt pours."
 
 
@@ -54,6 +55,11 @@ def one(folder: Path, row: dict[str, Any]) -> Example:
         ({"conversations": SHAREGPT, "system": "Be brief."}, ("Be brief.", *PAIR[1:])),
         ({"messages": [SYSTEM, *TURNS], "system": "Be brief."}, ("Be brief.", *PAIR[1:])),
         ({"messages": json.dumps(TURNS)}, PAIR),
+        ({"messages": repr(TURNS)}, PAIR),  # as pandas writes it into CSV
+        ({"prompt": json.dumps(TURNS[:1]), "completion": "So."}, PAIR),
+        ({"messages": [{**SYSTEM, "content": ""}, {**TURNS[0], "content": None, "text": "Why?"}, TURNS[1]]}, PAIR),
+        ({"prompt": "Why?", "chosen_response": "So.", "rejected_response": "No."}, PAIR),
+        ({"chat_messages": [{"sender": "human", "text": "Why?"}, {"sender": "assistant", "text": "So."}]}, PAIR),
         ({"prompt": "Why?", "messages": TURNS}, PAIR),
         ({"messages": [{"role": "developer", "content": "Be brief."}, *TURNS]}, ("Be brief.", *PAIR[1:])),
         (
@@ -89,13 +95,82 @@ def one(folder: Path, row: dict[str, Any]) -> Example:
         ({"prompt": "Why?", "chosen": TURNS, "rejected": NO, "messages": TURNS}, PAIR),
         ({"conversations": SHAREGPT[:1], "chosen": SHAREGPT[1], "rejected": {"from": "gpt", "value": "No."}}, PAIR),
         ({"input": {"messages": TURNS[:1], "tools": []}, "preferred_output": TURNS[1:], "non_preferred_output": NO[1:]}, PAIR),
+        ({"messages": TURNS, "instruction": "Why?", "response": "So."}, PAIR),
+        ({"Q": "Why?", "A": "So."}, PAIR),
+        ({"system": "Be brief.", "user": "Why?", "assistant": "So."}, ("Be brief.", *PAIR[1:])),
+        ({"human": "Why?", "bot": "So."}, PAIR),
+        ({"input": "Why?", "target": "So."}, PAIR),
+        ({"source": "Why?", "target": "So."}, PAIR),
+        ({"text": "Why?", "label": ["So."]}, PAIR),
+        ({"Question": "Why?", "Expected answer": "So."}, PAIR),
+        ({"problem": "Why?", "solution": "So."}, PAIR),
+        ({"Frage": "Why?", "Antwort": "So."}, PAIR),
+        ({"question": "Why?", "answers": {"text": ["So.", "So."], "answer_start": [1, 9]}}, PAIR),
+        ({"input": [SYSTEM, *TURNS[:1]], "ideal": "So."}, ("Be brief.", *PAIR[1:])),
+        ({"item": {"input": "Why?", "ground_truth": "So."}}, PAIR),
+        ({"inputs": {"question": "Why?"}, "outputs": {"answer": "So."}}, PAIR),
+        (
+            {"fields": {"prompt": "Why?"}, "responses": {"response": [{"value": "So.", "user_id": "u"}]}, "vectors": {"v": [1]}},
+            PAIR,
+        ),
+        (
+            {
+                "fields": {"prompt": "Why?"},
+                "responses": [
+                    {"status": "discarded", "values": {"response": {"value": "No."}}},
+                    {"status": "submitted", "values": {"response": {"value": "So."}}},
+                ],
+            },
+            PAIR,
+        ),
+        ({"prompt": "Why?", "response.responses": ["No.", "So."], "response.responses.status": ["draft", "submitted"]}, PAIR),
+        (
+            {
+                "data": {"prompt": "Why?"},
+                "annotations": [
+                    {"was_cancelled": True, "result": [{"from_name": "response", "value": {"text": ["No."]}}]},
+                    {"was_cancelled": False, "result": [{"from_name": "response", "value": {"text": ["So."]}}]},
+                ],
+            },
+            PAIR,
+        ),
+        ({"system": [{"text": "Be brief."}], "messages": TURNS}, ("Be brief.", *PAIR[1:])),
+        (
+            {
+                "systemInstruction": {"parts": [{"text": "Be brief."}]},
+                "contents": [{"role": "user", "parts": [{"text": "Why?"}]}, TURNS[1]],
+            },
+            ("Be brief.", *PAIR[1:]),
+        ),
+        ({"conversation": [{"human": "Why?", "assistant": "So."}]}, PAIR),
+        (
+            {"conversation": [{"input": "Hi.", "output": "Yes?"}, {"output": "So.", "input": "Why?"}]},
+            ("", (("Hi.", "Yes?"),), "Why?", "So."),
+        ),
+        ({"conversation": [{"speaker": "user", "text": "Why?"}, {"speaker": "bot", "text": "So."}]}, PAIR),
+        ({"conversations": ["Why?", "So."]}, PAIR),
+        ({"data": ["Why?", "So."]}, PAIR),
+        ({"items": SHAREGPT}, PAIR),
+        ({"conversations": [*SHAREGPT, {"from": "human", "value": "Thanks!"}]}, PAIR),
+        (
+            {
+                "chosen": "\n\nHuman: Hi.\n\nAssistant: Yes?\n\nHuman: Why?\n\nAssistant: So.",
+                "rejected": "\n\nHuman: Hi.\n\nAssistant: Yes?\n\nHuman: Why?\n\nAssistant: No.",
+            },
+            ("", (("Hi.", "Yes?"),), "Why?", "So."),
+        ),
+        ({"text": "\n\nHuman: Why?\n\nAssistant: So."}, PAIR),
+        ({"text": "### Human: Why?### Assistant: So."}, PAIR),
+        ({"text": CHATML}, ("Be brief.", *PAIR[1:])),
+        ({"prompt": "\n\nHuman: Why?\n\nAssistant:", "completion": "So."}, PAIR),
     ],
     ids=lambda value: json.dumps(value)[:70] if isinstance(value, dict) else "",
 )
 def test_forms_of_rows(tmp_path: Path, row: dict[str, Any], expected: tuple[Any, ...]) -> None:
     example = one(tmp_path, row)
     assert said(example) == expected
-    assert not set(example.metadata) - {"prompt", "rejected", "label"}  # the first where turns repeat it
+    rest = {"prompt", "instruction", "response", "rejected", "label"}  # the first ones where turns repeat them
+    assert not {name for name in example.metadata if not name.endswith(".status")} - rest
     assert example.metadata.get("rejected", "No.") == "No."
 
 
@@ -105,6 +180,7 @@ def test_forms_of_rows(tmp_path: Path, row: dict[str, Any], expected: tuple[Any,
         ({"choices": ["a", "b"], "question": "Why?", "answer": "a"}, ("'choices'", "write it into the prompt")),
         ({"tools": "[{}]", "messages": TURNS}, ("'tools'", "remove the rows")),
         ({"image": {"path": "a.png", "bytes": None}, "conversations": SHAREGPT}, ("'image'", "only texts")),
+        ({"context": "It rains.", "messages": []}, ("'context'", "next to 'messages'")),
         ({"context": "It rains.", "messages": TURNS}, ("'context'", "next to 'messages'", "write it into the turn")),
         (
             {"context": [{"text": "It rains."}], "prompt": "Why?", "response": "So."},
@@ -116,7 +192,7 @@ def test_forms_of_rows(tmp_path: Path, row: dict[str, Any], expected: tuple[Any,
         ({"messages": [TURNS[0], {"role": "assistant", "content": "a", "tool_calls": [{}]}]}, ("'messages[2]'", "'tool_calls'")),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, TURNS[1]]}, ("'image_url'", "only texts")),
         ({"messages": [TURNS[0], {"role": "assistant"}]}, ("'messages[2].content'", "null")),
-        ({"messages": [TURNS[0], {"gpt": "So."}]}, ("'messages[2]'", "no role among its fields ('gpt')", '{"role"')),
+        ({"messages": [TURNS[0], {"says": "So."}]}, ("'messages[2]'", "no role among its fields ('says')", '{"role"')),
         ({"messages": [TURNS[0], {**TURNS[1], "image": "a.png"}]}, ("'messages[2]'", "'image'", "remove the row")),
         ({"messages": [TURNS[0], {**TURNS[1], "sources": ["a"]}]}, ("'messages[2]'", "'sources'", "remove the row")),
         ({"messages": [TURNS[0], {**TURNS[1], "reasoning_content": "Hm."}]}, ("'messages[2].reasoning_content'", "<think>")),
@@ -132,6 +208,36 @@ def test_forms_of_rows(tmp_path: Path, row: dict[str, Any], expected: tuple[Any,
         ({"messages": [TURNS[0], {**TURNS[1], "weight": 0.5}]}, ("weight '0.5'", "0 or 1")),
         ({"prompt": "How?", "messages": TURNS}, ("mixes 'prompt', 'messages'", "rename")),
         ({"messages": "[oops"}, ("'messages'", "no JSON list")),
+        ({"prompt": "Why?", "completion": "No.", "label": 0}, ("'label'", "a bad one", "rename the column")),
+        ({"prompt": "Why?", "response": "No.", "weight": 0}, ("'weight'", "a bad one")),
+        ({"prompt": "Why?", "response": "No.", "status": "rejected"}, ("'status'", "a bad one")),
+        ({"text": "Why?", "_task_hash": 1, "label": "No.", "answer": "reject"}, ("'status'", "a bad one")),
+        (
+            {"question": "Why?", "answer": "No.", "gold_answer": "So."},
+            ("several answers, 'answer', 'gold_answer'", "keep the one"),
+        ),
+        ({"prompt": "Why?", "response": "No.", "edited_response": "So."}, ("several answers", "keep the one")),
+        ({"question": "Why?", "answers": ["So.", "No."]}, ("'answers' holds several", "keep the one")),
+        ({"question": "Why?", "answer": ["So.", "No."]}, ("'answer'", "2 different answers")),
+        ({"row": {"prompt": "Why?", "response": "So"}, "truncated_cells": ["response"]}, ("cut off 'response'", "load the data")),
+        ({"prompt": "Why?", "response_0": "So.", "response_1": "No."}, ("rename the better one to 'chosen'",)),
+        ({"text": "[INST] Why? [/INST] So."}, ("'text'", "'[INST]'", "prompt and response")),
+        ({"message_id": "m", "text": "Why?", "role": "prompter"}, ("gather its turns in one list",)),
+        ({"text": "User: Why?\nAssistant: So."}, ("'text'", "prompt and response")),
+        ({"question": "Why?", "A": "So.", "B": "No.", "answer": "A"}, ("'A', 'B'", "write it into the prompt")),
+        ({"question": "Why?", "option_1": "So.", "option_2": "No.", "answer": "1"}, ("'option_1'", "write it into the prompt")),
+        ({"prompt": "Why?", "chosen": "So.", "rejected": "So."}, ("the same as 'chosen'",)),
+        ({"messages": TURNS, "corrected_answer": "No."}, ("an answer in 'messages' and another in 'corrected_answer'",)),
+        ({"messages": [TURNS[0], {**TURNS[1], "text": "No."}]}, ("one thing in 'content' and another in 'text'",)),
+        ({"messages": [{"human": "Why?", "assistant": "So.", "image": "a.png"}]}, ("'image'", "remove the row")),
+        ({"prompt": "Why?", "response": "So.", "approved": "no"}, ("'approved'", "a bad one")),
+        ({"instruction": "Why?", "input": {"text": "It rains."}, "output": "So."}, ("'input'", "an object where text must")),
+        ({"text": "Why?", "label": 1}, ("'response': is missing", "(read 'text' as the prompt)")),
+        ({"promt": "Why?", "text": "It rains.", "response": "So."}, ("rename 'promt' to 'prompt'?",)),
+        (
+            {"prompt": "Why?", "completions": [{"model": "m", "response": "So."}, {"model": "n", "response": "No."}]},
+            ("2 different",),
+        ),
     ],
 )
 def test_what_an_answer_depends_on_is_never_metadata_in_silence(
@@ -162,6 +268,8 @@ def test_what_else_turns_and_rows_hold_is_metadata_with_a_note(tmp_path: Path) -
         ("array.jsonl", "[{0}, {1}]\n"),
         ("conversations.json", "[{2}, {3}]"),
         ("conversations.jsonl", "{2}\n{3}\n"),
+        ("viewer.json", '{{"features": [], "rows": [{{"row_idx": 0, "row": {0}}}, {{"row_idx": 1, "row": {1}}}]}}'),
+        ("index.json", '{{"0": {0}, "1": {1}}}'),
     ],
 )
 def test_json_by_what_is_in_the_file(tmp_path: Path, name: str, text: str) -> None:
@@ -329,6 +437,10 @@ def test_a_system_text_is_part_of_what_is_asked(tmp_path: Path) -> None:
         (("Why?", "caf\ufffd"), ("wrong encoding",)),
         (("Why?", "Wipe it.\\nThen dry it."), ("a line break written as \\n", "Wipe it.")),
         (("Why?", "Tom &amp; Ann"), ("HTML", "&amp;")),
+        (("Why?", "<p>So.</p>"), ("HTML", "<p>", "take the tags out")),
+        (("Why?", "So.<|im_end|>"), ("chat template", "<|im_end|>")),
+        (("Why?", "Assistant: So."), ("names of speakers", "Assistant:")),
+        (("Why?", " So."), ("white space", "it is learned")),
     ],
 )
 def test_spoilt_texts_are_told_with_an_example(texts: tuple[str, str], words: tuple[str, ...]) -> None:
@@ -336,6 +448,63 @@ def test_spoilt_texts_are_told_with_an_example(texts: tuple[str, str], words: tu
     (note,) = seed_notes(seeds)
     assert note.startswith("10 of 10 seeds have") and all(word in note for word in words), note
     assert not seed_notes([*seeds[:1], *(Example(f"t{at}", f"Why {at}?", "So.") for at in range(40))])
+
+
+def test_what_is_wrong_once_is_told_once() -> None:
+    good = [Example(f"s{at}", f"Why {at}?", "It is so because of the weather that we had.") for at in range(20)]
+
+    def told(*more: Example) -> str:
+        return "\n".join(seed_notes([*good, *more]))
+
+    assert not told()
+    assert "1 of 21 seeds have what empty cells hold for an answer or a category, as 'N/A' in x" in told(
+        Example("x", "Who?", "N/A")
+    )
+    assert "have their prompt as the answer" in told(Example("x", "Who is it?", "who is  it?"))
+    assert "within a sentence, as '… we had and then the' in x" in told(
+        Example("x", "Who?", good[0].response[:-1] + " and then the")
+    )
+    splits = [Example(f"t{at}", f"Who {at}?", "It was me.", metadata={"split": "train" if at else "test"}) for at in range(3)]
+    assert "'split' says 'test' of 1 seed" in told(*splits)
+    topics = [Example(f"t{at}", f"Who {at}?", "It was me.", metadata={"Topic": "ab"[at % 2]}) for at in range(8)]
+    assert "'Topic' has 2 values; rename it to category" in "\n".join(seed_notes(topics))
+
+
+def test_what_was_read_as_what_is_told(tmp_path: Path) -> None:
+    rows = [{"q": f"Why {at}?", "a": "So."} for at in range(2)]
+    path = write(tmp_path, "s.jsonl", "\n".join(map(json.dumps, rows)))
+    assert read_with_notes(path)[1] == ("2 rows: read 'q' as the prompt and 'a' as the response",)
+    assert "s.jsonl: 2 rows: read 'q' as the prompt" in read_prompts(path)[1][0]
+    chat = write(tmp_path, "t.json", json.dumps({"messages": [*TURNS, TURNS[0]]}))
+    assert read_with_notes(chat)[1] == ("1 row: the last turn is the user's, and left out, as nothing answers it",)
+    assert read_prompts(chat)[0][0].history == (PAIR[2:],)  # there it is what is asked
+    bad = write(tmp_path, "u.jsonl", json.dumps({"text": "Why?", "solution": "x", "answer": "No.", "label": False}))
+    assert read_prompts(bad)[0][0].prompt == "Why?"  # whose answers do not matter
+
+
+def test_a_rejected_answer_belongs_to_the_last_turn_alone(tmp_path: Path) -> None:
+    later = [*TURNS, {"role": "user", "content": "And how?"}]
+    answers = {
+        name: [*later, {"role": "assistant", "content": text}] for name, text in (("chosen", "Thus."), ("rejected", "No."))
+    }
+    first, last = read_seeds(write(tmp_path, "s.jsonl", json.dumps(answers)))
+    assert (said(first), dict(first.metadata)) == (PAIR, {}) and last.metadata["rejected"] == "No."
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "remedy"),
+    [
+        ("s.jsonl", '# mine\n{"prompt": "p", "response": "r"}', "no comments"),
+        ("s.jsonl", '{"prompt": "p", "response": "r"},\n', "remove the comma behind the object"),
+        ("s.jsonl", '{\n "prompt": "p", "response": "r"\n}', "`jq -c .`"),
+        ("s.json", '[{"prompt": "p", "response": "r"},]', "remove the comma before the bracket"),
+        ("s.json", '{"prompt": "p", "response": "r"}{"prompt": "q", "response": "r"}', "`jq -c .`"),
+        ("s.json", "[{prompt: 'p'}]", "straight double quotes"),
+        ("s.json", '{"train": [{}], "test": [{}]}', "2 arrays ('train', 'test')"),
+    ],
+)
+def test_what_is_no_json_is_told_with_its_remedy(tmp_path: Path, name: str, text: str, remedy: str) -> None:
+    assert remedy in refusal(write(tmp_path, name, text))
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def repeated(text: str, rows: int) -> pa.DictionaryArray:
         ({"prompt": ["a"], "response": [7]}, " row 1: field 'response': is the number 7", "quotes"),
         ({"prompt": ["a", "b"], "response": ["x", None]}, " row 2: field 'response': is null", "remove the row"),
         ({"prompt": pa.array([b"\xff"]).view(pa.string()), "response": ["x"]}, " rows 1 to 1: field 'prompt'", "not UTF-8"),
-        ({"prompt": ["a"], "reply": ["x"]}, " row 1: field 'response': is missing among 'prompt', 'reply'", "expected"),
+        ({"prompt": ["a"], "remark": ["x"]}, " row 1: field 'response': is missing among 'prompt', 'remark'", "expected"),
         ({"prompt": pa.array([], pa.string()), "response": pa.array([], pa.string())}, ": has no rows", "at least one"),
         ({f"c{i}": ["x"] for i in range(65)}, " row 1: has 65 fields", "drop some"),
         ({"prompt": repeated("x", 200_001)}, ": has more than 200,000 rows", "keep fewer"),

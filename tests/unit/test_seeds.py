@@ -168,7 +168,7 @@ REFUSED: list[tuple[str, str | bytes, str, str]] = [
     ("s.jsonl", PAIR.encode() + b"\xff", ":2: byte 33 (0xff) is not UTF-8", "save the file as UTF-8"),
     ("s.json", b'[\n"\xff"]', ":2: byte 3 (0xff) is not UTF-8", "save the file as UTF-8"),
     # JSON
-    ("s.jsonl", PAIR + "\n{'prompt': 1}", ":3: not valid JSON at column 2", "each line must be one object"),
+    ("s.jsonl", PAIR + "\n{'prompt': 1}", ":3: not valid JSON at column 2", "straight double quotes"),
     ("s.jsonl", "[\n" + PAIR, ":1: not valid JSON", "named .json"),
     ("s.json", PAIR + "{", ":2: not valid JSON at column 2", "each line must be one object"),
     ("s.json", "{\n" + PAIR, ":2: not valid JSON at column 1", "named .jsonl"),

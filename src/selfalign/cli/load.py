@@ -14,7 +14,7 @@ from selfalign.errors import UserError
 from selfalign.expect.own_file import load_function
 from selfalign.recipe import Recipe
 from selfalign.seeds.notes import seed_notes
-from selfalign.seeds.read import read_seeds, read_with_notes
+from selfalign.seeds.read import read_with_notes
 from selfalign.types import Example
 
 
@@ -76,5 +76,5 @@ def examples_with_notes(seeds: str, held_out: str | None) -> tuple[tuple[Example
     if "/" not in seeds and not Path(seeds).exists() and (bundled / "seeds.jsonl").is_file():
         seeds, held_out = str(bundled / "seeds.jsonl"), held_out or str(bundled / "held_out.jsonl")
     examples, notes = read_with_notes(seeds)
-    prompts = read_seeds(held_out, response_required=False) if held_out else ()
-    return examples, prompts, (*notes, *seed_notes(examples))
+    prompts, more = read_with_notes(held_out, response_required=False) if held_out else ((), ())
+    return examples, prompts, (*notes, *(f"held out: {note}" for note in more), *seed_notes(examples))

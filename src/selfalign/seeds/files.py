@@ -20,8 +20,9 @@ from typing import Any
 
 from selfalign.errors import SeedError
 from selfalign.seeds.data_sets import read_data_set
+from selfalign.seeds.layouts import is_known
 from selfalign.seeds.parquet import read_parquet
-from selfalign.seeds.rows import MAX_FILE, MAX_ROWS, Malformed, Problem, Row, as_row, plain, show
+from selfalign.seeds.rows import MAX_FILE, MAX_ROWS, Malformed, Problem, Row, as_row, is_conversation, listed, plain, show
 from selfalign.seeds.separated import read_separated
 
 _OTHER_CONTENT = {
@@ -134,11 +135,31 @@ def _parsed(where: str, text: str, remedy: str) -> Any:
         return json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
     except json.JSONDecodeError as error:
         at = f"{where}:{error.lineno}" if "\n" in text else where
-        return Problem(at, f"not valid JSON at column {error.colno} ({error.msg}); {remedy}")
+        return Problem(at, f"not valid JSON at column {error.colno} ({error.msg}); {_json_remedy(error, text) or remedy}")
     except RecursionError:
         return Problem(where, "the JSON is nested too deeply; flatten it")
     except ValueError:
         return Problem(where, "holds a number of thousands of digits; put it in quotes")
+
+
+def _json_remedy(error: json.JSONDecodeError, text: str) -> str:
+    """What people write that is no JSON, with what to do; "" for anything else."""
+    rest = text[error.pos :].lstrip()
+    if error.msg == "Extra data":
+        return (
+            "remove the comma behind the object"
+            if rest[:1] == ","
+            else "write each object on a line of its own, as `jq -c .` does"
+        )
+    if text.strip() == "{":
+        return "each line must be one object, and this one goes on in the next; `jq -c .` writes each on one"
+    if rest.startswith(("#", "//", "/*")):
+        return "JSON has no comments; remove them"
+    if "trailing comma" in error.msg or (rest[:1] in ("]", "}") and text[: error.pos].rstrip()[-1:] == ","):
+        return "remove the comma before the bracket"
+    if rest[:1] in ("'", "“", "”", "`") or ("property name" in error.msg and rest[:1].isalpha()):
+        return "write names and texts in straight double quotes"
+    return ""
 
 
 def _jsonl(name: str, text: str) -> Iterator[Row | Problem]:
@@ -183,9 +204,13 @@ def _table(name: str, value: Any) -> Iterator[Row | Problem]:
     if isinstance(value, dict):
         value = _from_columns(value)
     if isinstance(value, dict):
-        arrays = [item for item in value.values() if isinstance(item, list)]
-        what = f"is an object with {len(arrays)} arrays; write one array of objects: [{{…}}, {{…}}]"
-        value = arrays[0] if len(arrays) == 1 else Problem(name, what)
+        arrays = {key: item for key, item in value.items() if isinstance(item, list)}
+        if {"features", "rows"} <= arrays.keys():  # what the hub's viewer gives
+            arrays = {"rows": arrays["rows"]}
+        names = f" ({listed(arrays)})" if arrays else ""
+        what = f"is an object with {len(arrays)} arrays{names}; write one array of objects: [{{…}}, {{…}}]"
+        array = next(iter(arrays.values())) if len(arrays) == 1 else Problem(name, what)
+        value = [value] if is_conversation(array) else array
     if isinstance(value, list):
         yield from (as_row(f"{name} row {number}", item) for number, item in enumerate(value, start=1))
     else:
@@ -193,11 +218,14 @@ def _table(name: str, value: Any) -> Iterator[Row | Problem]:
 
 
 def _from_columns(table: dict[str, Any]) -> Any:
-    """Rows out of {"prompt": {"0": …}}, {"prompt": […]} or {"columns": …, "data": …}; any other object as it is."""
+    """Rows out of {"prompt": {"0": …}}, {"0": {"prompt": …}}, {"prompt": […]} or {"columns": …, "data": …}; any other object
+    as it is. The names of rows are their ids, but for numbers, which count them."""
     columns, several = list(table.values()), len(table) > 1
     if isinstance(names := table.get("columns"), list) and isinstance(data := table.get("data"), list):
         rectangular = all(isinstance(cells, list) and len(cells) == len(names) for cells in data)
         return [dict(zip(map(str, names), cells, strict=True)) for cells in data] if rectangular else table
+    if several and all(isinstance(column, dict) for column in columns) and not any(map(is_known, table)):
+        return [{**row, **({} if key.isdigit() or "id" in row else {"id": key})} for key, row in table.items()]
     if several and all(isinstance(column, dict) and column.keys() == columns[0].keys() for column in columns):
         return [{name: column[key] for name, column in table.items()} for key in columns[0]]
     texts = several and all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns)

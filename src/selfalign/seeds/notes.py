@@ -7,20 +7,36 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from selfalign.seeds.rows import listed, show
-from selfalign.text import counted, plain_name
+from selfalign.text import counted, is_finished, normalise, plain_name
 from selfalign.types import Example
 
 _FEW = 5
 _CODE_PAGES = ("cp1252", "latin-1", "cp1251", "cp1250", "mac_roman")
 _FOREIGN = re.compile(r"[^\x00-\x7f]{2,}")
-_ENTITY = re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{2,5}|#x[0-9a-fA-F]{2,4});")
+_HTML = re.compile(
+    r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{2,5}|#x[0-9a-fA-F]{2,4});|</?(?:p|br|div|span|strong|em|ul|ol|li)(?: [^<>]*)?/?>"
+)
+_MARKS = re.compile(
+    r"<\|\w{2,20}\|>|\[/?INST\]|</?s>(?!\w)|<(?:start|end)_of_turn>|\n###\s*$|^(?:User|Human|Assistant|Question|Answer|Q|A): ",
+    re.M,
+)
+_EMPTY = "n/a na nan null none nil undefined todo tbd - – — ... … ? placeholder #name? #ref! #value! #n/a #error!"
+"""What stands in empty cells: programs and people write it there."""
+_KINDS = frozenset(
+    ("topic", "label", "labels", "type", "kind", "class", "intent", "tag", "tags", "task", "domain", "taskcategory", "group")
+)
+_OTHER_SPLITS = frozenset(("test", "validation", "valid", "val", "dev", "eval", "held_out", "heldout"))
 _MANY = 0.05
 """Share of the rows, and at least two, from which on a fault of the text is no chance (our own choice)."""
+_SOME = 0.2
+"""Share of the rows, up to which their ends are an exception (our own choice)."""
+_LONG = 40
+"""Characters from which on an answer may be cut off; a shorter one is a name or a label (our own choice)."""
 
 
 def seed_notes(seeds: Sequence[Example]) -> tuple[str, ...]:
     """All of this module's notes."""
-    return (*_ignored(seeds), *_spoilt(seeds), *_few(seeds), *_categories(seeds))
+    return (*_ignored(seeds), *_spoilt(seeds), *_cut_off(seeds), *_few(seeds), *_splits(seeds), *_categories(seeds))
 
 
 def ignored_columns(seeds: Sequence[Example]) -> tuple[str, ...]:
@@ -35,14 +51,19 @@ def _ignored(seeds: Sequence[Example]) -> Iterator[str]:
 
 def _spoilt(seeds: Sequence[Example]) -> Iterator[str]:
     for fault, find, remedy in _FAULTS:
-        found = [(seed, what) for seed in seeds if (what := find(f"{seed.system}\n{seed.prompt}\n{seed.response}"))]
-        if len(found) >= max(2, _MANY * len(seeds)):
+        found = [(seed, what) for seed in seeds if (what := find(seed))]
+        if len(found) >= (1 if find in _TOLD_OF_ONE else max(2, _MANY * len(seeds))):
             seed, what = found[0]
             yield f"{len(found)} of {counted(len(seeds), 'seed')} have {fault}, as {show(what)} in {seed.id}; {remedy}"
 
 
-def _mojibake(text: str) -> str:
+def _said(seed: Example) -> str:
+    return f"{seed.system}\n{seed.prompt}\n{seed.response}"
+
+
+def _mojibake(seed: Example) -> str:
     """A piece of the text that is UTF-8 read in another code page: as bytes of that page it is valid UTF-8 again."""
+    text = _said(seed)
     for found in _FOREIGN.finditer(text):
         for page in _CODE_PAGES:
             try:
@@ -53,22 +74,59 @@ def _mojibake(text: str) -> str:
     return "\ufffd" if "\ufffd" in text else ""
 
 
-def _written_break(text: str) -> str:
+def _written_break(seed: Example) -> str:
     """A piece around a line break that stands as a backslash and an n, where the response has no real one."""
-    prompt, _, response = text.lstrip("\n").partition("\n")
-    found = re.search(r".{0,12}\\n.{0,12}", response or prompt)
-    return found[0] if found and "\n" not in response else ""
+    found = re.search(r".{0,12}\\n.{0,12}", seed.response or seed.prompt)
+    return found[0] if found and "\n" not in seed.response else ""
 
 
-def _entity(text: str) -> str:
-    return found[0] if (found := _ENTITY.search(text)) else ""
+def _html(seed: Example) -> str:
+    return found[0] if (found := _HTML.search(_said(seed))) else ""
 
 
-_FAULTS: tuple[tuple[str, Callable[[str], str], str], ...] = (
+def _mark(seed: Example) -> str:
+    return found[0].strip() if (found := _MARKS.search(seed.prompt) or _MARKS.search(seed.response)) else ""
+
+
+def _loose_end(seed: Example) -> str:
+    return seed.response if seed.response != seed.response.strip() else ""
+
+
+def _no_answer(seed: Example) -> str:
+    return next((text for text in (seed.response, seed.category) if text.strip().casefold() in _EMPTY.split()), "")
+
+
+def _echo(seed: Example) -> str:
+    return seed.response if normalise(seed.response) == normalise(seed.prompt) and seed.response else ""
+
+
+_FAULTS: tuple[tuple[str, Callable[[Example], str], str], ...] = (
     ("letters spoilt by a wrong encoding", _mojibake, "write the file anew from its source, as UTF-8"),
     (r"a line break written as \n", _written_break, "if it is no code, put real line breaks there"),
-    ("characters written as HTML", _entity, "if it is no HTML, put the characters there"),
+    ("marks of HTML", _html, "if they are not meant, put the characters there and take the tags out"),
+    ("marks of a chat template or names of speakers", _mark, "the model's own template writes them; take them out"),
+    ("white space before or behind the answer", _loose_end, "it is learned; take it out"),
+    ("what empty cells hold for an answer or a category", _no_answer, "if it is not meant, fill it in or remove the row"),
+    ("their prompt as the answer", _echo, "write an answer or remove the row"),
 )
+_TOLD_OF_ONE = (_no_answer, _echo)
+"""What is wrong by itself, and not by how often it stands there."""
+
+
+def _cut_off(seeds: Sequence[Example]) -> Iterator[str]:
+    """Where nearly all answers end as sentences do, a long one that does not may have been cut off, at a limit of tokens."""
+    usual = sorted(len(seed.response) for seed in seeds)[len(seeds) // 2] if seeds else 0
+    cut = [seed for seed in seeds if len(seed.response) >= max(usual, _LONG) and not is_finished(seed.response)]
+    if cut and len(cut) <= _SOME * len(seeds):
+        end = show("…" + cut[0].response.rstrip()[-20:])
+        yield f"{len(cut)} of {counted(len(seeds), 'seed')} end within a sentence, as {end} in {cut[0].id}; mend what was cut off"
+
+
+def _splits(seeds: Sequence[Example]) -> Iterator[str]:
+    splits = Counter(seed.metadata.get("split", "").strip().casefold() for seed in seeds)
+    if len(splits) > 1 and (others := sorted(splits.keys() & _OTHER_SPLITS)):
+        rows = counted(sum(splits[name] for name in others), "seed")
+        yield f"the column 'split' says {listed(others)} of {rows}; they are learned as the others are: put them into --held_out"
 
 
 def _few(seeds: Sequence[Example]) -> Iterator[str]:
@@ -92,5 +150,11 @@ def _categories(seeds: Sequence[Example]) -> Iterator[str]:
         spellings.setdefault(plain_name(name), []).append(name)
     for alike in (names for names in spellings.values() if len(names) > 1):
         yield f"{listed(alike)} are {len(alike)} categories, and differ in case, spaces or hyphens alone; write one of them"
+    for column in ignored_columns(seeds) if not sizes else ():
+        kinds = Counter(seed.metadata.get(column, "") for seed in seeds)
+        if plain_name(column) in _KINDS and 1 < len(kinds) <= len(seeds) / 2:
+            what = f"no seed has a category, and {show(column)} has {len(kinds)} values"
+            yield f"{what}; rename it to category if it says what kind of answer fits"
+            return
     if sizes and (without := [seed.id for seed in seeds if not seed.category]):
         yield f"{len(without)} of {len(seeds)} seeds have no category ({listed(without, 3)}); give each one or none"

@@ -6,51 +6,50 @@ stands in the file, or the file is refused; what an answer depends on is never l
 
 from __future__ import annotations
 
-import difflib
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from selfalign.errors import SeedError
 from selfalign.seeds.files import read_rows
+from selfalign.seeds.layouts import (
+    CHATS,
+    CHOSEN,
+    FORMS,
+    HISTORIES,
+    KNOWN,
+    NESTED,
+    OTHER_PASSAGES,
+    PASSAGES,
+    REJECTED,
+    RESPONSES,
+    SYSTEMS,
+    UNUSABLE,
+    hint,
+    known_fields,
+    nearest,
+)
 from selfalign.seeds.rows import Malformed, Problem, Row, checked, json_text, kind, listed, nothing, show, text_of
 from selfalign.seeds.tables import NAME, Table, table_rows
-from selfalign.seeds.turns import Conversation, Turn, answer_alone, conversation, further_fields, read_turns, shared_turns
+from selfalign.seeds.turns import (
+    Conversation,
+    Turn,
+    answer_alone,
+    conversation,
+    further_fields,
+    one_answer,
+    read_turns,
+    shared_turns,
+    with_parts_joined,
+)
 from selfalign.text import counted, join_task, normalise
 from selfalign.types import Example
 
-_FORMS = {"prompt": "response", "question": "answer", "instruction": "output", "query": "response"}
-"""Names of a prompt with the response that mostly goes with it; any response may go with any prompt."""
-_CHOSEN, _REJECTED = "chosen", "rejected"
-"""The answers of a preference: the first one is the response, the other is kept as metadata, for recipes that reject it."""
-_REJECTIONS = re.compile(_REJECTED + r"(_[1-9]\d*)?")
-_RESPONSES = ("response", "answer", "output", "completion", _CHOSEN)
-_CHATS = ("messages", "conversations", "conversation", "contents")
-_PASSAGES = ("input", "context", "passage")
-"""Texts that a prompt is about; they follow it behind a blank line, as in Alpaca's own prompts."""
-_OTHER_PASSAGES = ("contexts", "passages", "document", "documents", "article", "paragraph")
-"""The same where they hold sentences: a name without a space is that of a file."""
-_SYSTEMS = ("system", "system_prompt", "system_message", "system_instruction")
-_HISTORIES = ("history", "chat_history", "conversation_history", "previous_messages")
-_NESTED = ("instances", "questions_and_answers")
-"""Lists of inputs or questions with their answers, as in Self-Instruct's seed tasks and InstructLab's qna.yaml."""
-_UNUSABLE = {
-    **dict.fromkeys(("tools", "functions"), "calls of tools are not learned; remove the rows that need them"),
-    **dict.fromkeys(("choices", "options"), "a choice is not shown to the model; write it into the prompt"),
-    **dict.fromkeys(
-        ("image", "images", "image_path", "image_url", "audio", "audios", "video", "videos"),
-        "only texts are learned; remove the rows that need it",
-    ),
-}
-_KNOWN = sorted({*_FORMS, *_RESPONSES, *_CHATS})
-_NAMES = {
-    name.replace("_", ""): name
-    for name in (*_KNOWN, *_PASSAGES, *_OTHER_PASSAGES, *_SYSTEMS, *_HISTORIES, *_NESTED, *_UNUSABLE, "id", "category")
-}
-"""The names that the reader knows, by how they are told: case, spaces, hyphens and underscores do not count."""
+_REJECTIONS = re.compile(REJECTED + r"(_[1-9]\d*)?")
 _EXPECTED = (
     "prompt + response, question + answer, instruction (+ input) + output, prompt + completion, messages, or conversations"
 )
@@ -77,6 +76,11 @@ def read_seeds(path: str | Path | Table, *, response_required: bool = True) -> t
     Self-Instruct's seed tasks, it holds `instances`, or, as in InstructLab's, `questions_and_answers`: each is an example
     (where a row has several, `.1`, `.2` … follow its id).
 
+    Other names of the two are read where they cannot be mistaken (`layouts` has them: `q` and `a`, `user` and `assistant` …), as
+    are the records of Argilla and Label Studio, rows in an object of their tool, and texts that name their speakers (HH-RLHF,
+    Guanaco, ChatML); `read_with_notes` tells what was read as what. A last turn of the user that nothing answers is left out.
+    What a tool marks as a bad answer, and an answer beside another, are refused.
+
     `id` (text or a number) and `category` are optional; an example without an id is called seed-0001 and so on, by its place.
     Ids that a run could give to a sample, as in the exports of an earlier run, get `seed-` before them. Other columns become
     metadata, and are not learned: text as it stands, any other value as its JSON text. Of a run's exports `round` and
@@ -97,10 +101,10 @@ def read_seeds(path: str | Path | Table, *, response_required: bool = True) -> t
 
 def read_with_notes(path: str | Path | Table, *, response_required: bool = True) -> tuple[tuple[Example, ...], tuple[str, ...]]:
     """As `read_seeds`, and what reading did to the rows, a sentence each; `notes` has what stands out in the examples."""
-    examples, first_alone, _, joined = _read(path, response_required)
-    begun = list(_with_first_turns(examples, first_alone))
+    found = _read(path, response_required)
+    begun = list(_with_first_turns(found.examples, found.first_alone))
     renamed = list(_with_own_ids(begun))
-    return tuple(renamed), tuple(_changes(examples, begun, renamed, joined))
+    return tuple(renamed), (*found.notes(), *_changes(found, begun, renamed))
 
 
 def read_prompts(path: str | Path) -> tuple[tuple[Example, ...], tuple[str, ...]]:
@@ -112,41 +116,56 @@ def read_prompts(path: str | Path) -> tuple[tuple[Example, ...], tuple[str, ...]
     Raises:
         SeedError: as `read_seeds`.
     """
-    examples, _, places, repeated = _read(path, response_required=False, repeats=True)
-    name = str(path)
+    read, name = _read(path, response_required=False, repeats=True), str(path)
     found = [
-        replace(example, slot=slot, metadata={"line": places[example.id].removeprefix(name).lstrip(": ")})
-        for slot, example in enumerate(examples)
+        replace(example, slot=slot, metadata={"line": read.places[example.id].removeprefix(name).lstrip(": ")})
+        for slot, example in enumerate(read.examples)
     ]
     answered = sum(bool(example.response) for example in found)
     notes = (
         (answered, f"{Path(name).name}: {counted(answered, 'response')} ignored, the model writes its own"),
-        (repeated, f"{Path(name).name}: {counted(repeated, 'prompt')} asked by an earlier row already, and taken once"),
+        (read.joined, f"{Path(name).name}: {counted(read.joined, 'prompt')} asked by an earlier row already, and taken once"),
     )
-    return tuple(found), tuple(text for count, text in notes if count)
+    told = (f"{Path(name).name}: {note}" for note in read.notes())
+    return tuple(found), (*told, *(text for count, text in notes if count))
 
 
-def _read(
-    path: str | Path | Table, response_required: bool, repeats: bool = False
-) -> tuple[list[Example], set[str], dict[str, str], int]:
-    """(the examples, the ids of those whose first turn can be learned alone, the place of each id, the rows that went into the
-    example of an earlier one: further rejected answers or, with `repeats`, any with its prompt)."""
+class _Reading(NamedTuple):
+    """What `_read` makes of a file."""
+
+    examples: list[Example]
+    first_alone: set[str]
+    """The ids of those whose first turn can be learned alone."""
+    places: dict[str, str]
+    joined: int
+    """Rows that went into the example of an earlier one: further rejected answers or, with `repeats`, any with its prompt."""
+    read_as: Counter[str]
+    """Rows by what in them was read as what."""
+
+    def notes(self) -> tuple[str, ...]:
+        return tuple(f"{counted(count, 'row')}: {what}" for what, count in self.read_as.items())
+
+
+def _read(path: str | Path | Table, response_required: bool, repeats: bool = False) -> _Reading:
     examples: list[Example] = []
     problems: list[Problem] = []
     first_alone: set[str] = set()
     ids: dict[str, str] = {}
     prompts: dict[tuple[str, str], tuple[str, int]] = {}
-    joined = 0
+    joined, read_as = 0, Counter[str]()
     in_file = isinstance(path, (str, Path))
     for item in read_rows(path) if isinstance(path, (str, Path)) else table_rows(path):
-        where = item.where
+        where, names = item.where, ""
         try:
             if isinstance(item, Problem):
                 problems.append(item)
                 continue
-            for row in _instances(item):
+            fields, names = known_fields(item.fields, answers_matter=not repeats)
+            read_as.update([names] if names else [])
+            for row in _instances(Row(where, fields)):
                 where = row.where
                 said, example = _example(row.fields, len(examples) + len(problems) + joined, response_required)
+                read_as.update(["the last turn is the user's, and left out, as nothing answers it"] if said.unanswered else [])
                 if (first := ids.setdefault(example.id, where)) != where:
                     raise Malformed(f"field 'id': {show(example.id)} is also the id of {first}; give each row its own")
                 key = (example.system, normalise(example.full_prompt))
@@ -163,29 +182,30 @@ def _read(
                 examples.append(example)
                 first_alone |= {example.id} if said.first_is_learnable else set()
         except Malformed as error:
-            problems.append(Problem(where, str(error)))
+            problems.append(Problem(where, f"{error} ({names})" if names else str(error)))
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise SeedError(f"{problems[0].where}: {problems[0].what}{more}")
     if not examples:
         raise SeedError(f"{show(str(path), 500)[1:-1] if in_file else NAME}: has no rows; it must hold at least one example")
-    return examples, first_alone, ids, joined
+    return _Reading(examples, first_alone, ids, joined, read_as)
 
 
 def _with_rejected(first: Example, again: Example) -> Example | None:
     """The first example of a prompt with one more rejected answer; None where the second is no preference for the same answer."""
-    answer, known = again.metadata.get(_REJECTED), [name for name in first.metadata if _REJECTIONS.fullmatch(name)]
+    answer, known = again.metadata.get(REJECTED), [name for name in first.metadata if _REJECTIONS.fullmatch(name)]
     if answer is None or not known or again.response != first.response:
         return None
     if answer in (first.metadata[name] for name in known):
         return first
-    return replace(first, metadata={**first.metadata, f"{_REJECTED}_{len(known) + 1}": answer})
+    return replace(first, metadata={**first.metadata, f"{REJECTED}_{len(known) + 1}": answer})
 
 
-def _changes(examples: Sequence[Example], begun: Sequence[Example], renamed: Sequence[Example], joined: int) -> Iterator[str]:
-    if joined:
-        yield f"{counted(joined, 'row')} reject one more answer in favour of the same one; they went into the first row's example"
-    if added := len(begun) - len(examples):
+def _changes(found: _Reading, begun: Sequence[Example], renamed: Sequence[Example]) -> Iterator[str]:
+    if found.joined:
+        rows = counted(found.joined, "row")
+        yield f"{rows} reject one more answer in favour of the same one; they went into the first row's example"
+    if added := len(begun) - len(found.examples):
         yield f"most rows have earlier turns: {counted(added, 'first turn')} became examples too, .1 behind their ids"
     if changed := [(old.id, new.id) for old, new in zip(begun, renamed, strict=True) if old.id != new.id]:
         yield f"{counted(len(changed), 'id')} of generated samples got seed- before them ({changed[0][0]} is {changed[0][1]})"
@@ -202,7 +222,8 @@ def _with_first_turns(examples: Sequence[Example], alone: Collection[str]) -> It
             id, key = f"{example.id}.1", (example.system, normalise(prompt))
             if key not in asked and id not in ids:
                 asked.add(key)
-                yield replace(example, id=id, prompt=prompt, response=response, history=(), slot=slot)
+                of_it = {name: text for name, text in example.metadata.items() if not _REJECTIONS.fullmatch(name)}
+                yield replace(example, id=id, prompt=prompt, response=response, history=(), slot=slot, metadata=of_it)
                 slot += 1
         yield replace(example, slot=slot)
         slot += 1
@@ -220,29 +241,20 @@ def _with_own_ids(examples: Iterable[Example]) -> Iterator[Example]:
 
 
 def _instances(row: Row) -> Iterator[Row]:
-    """A row with a list of inputs or questions as rows of one each; any other row as it is. Names as the reader knows them."""
-    shared: dict[str, Any] = {}
-    for name, value in row.fields.items():
-        known = _NAMES.get(re.sub(r"[\s_-]+", "", name.casefold()), name)
-        if known in shared:
-            raise Malformed(f"has the field {show(known)} twice; rename one")
-        shared[known] = value
-    if isinstance(asked := shared.get("input"), dict) and "preferred_output" in shared:  # OpenAI's files of preferences
-        names = {"preferred_output": _CHOSEN, "non_preferred_output": _REJECTED}
-        shared = {names.get(name, name): value for name, value in shared.items() if name != "input"}
-        shared |= {"prompt": asked.get("messages"), "tools": asked.get("tools")}
-    nested = next((name for name in _NESTED if name in shared), "")
-    found, others = shared.get(nested), [name for name in (*_RESPONSES, *_CHATS) if name in shared]
+    """A row with a list of inputs or questions as rows of one each; any other row as it is."""
+    shared = row.fields
+    nested = next((name for name in NESTED if name in shared), "")
+    found, others = shared.get(nested), [name for name in (*RESPONSES, *CHATS) if name in shared]
     are_objects = isinstance(found, list) and all(isinstance(instance, dict) for instance in found)
     if not nested or (others and not are_objects):
-        yield Row(row.where, shared)
+        yield row
         return
     if others:
         raise Malformed(f"mixes {listed([nested, *others])}; keep one pair of fields and rename the others")
     if not isinstance(found, list) or not found:
         what = "is empty" if found == [] else f"is {kind(found)}, not a list"
         raise Malformed(f"field {show(nested)}: {what}; write objects with input and output into it, or remove the row")
-    del shared[nested]
+    shared = {name: value for name, value in shared.items() if name != nested}
     several = len(found) > 1
     for number, instance in enumerate(found, start=1):
         where = f"{nested}[{number}]"
@@ -256,17 +268,14 @@ def _instances(row: Row) -> Iterator[Row]:
 
 def _example(fields: Mapping[str, Any], slot: int, response_required: bool) -> tuple[Conversation, Example]:
     rest = dict(fields)
-    for name, why in _UNUSABLE.items():
+    for name, why in UNUSABLE.items():
         if not nothing(rest.pop(name, None)):
             raise Malformed(f"field {show(name)}: {why}")
-    if str(rest.get("label")).strip().casefold() == "false":
-        what = "is false, by which files of preferences (KTO) call an answer a bad one"
-        raise Malformed(f"field 'label': {what}, and answers are learned as they stand; remove the row, or rename the column")
-    is_preference = _CHOSEN in rest
+    is_preference = CHOSEN in rest
     said = _conversation(rest, response_required)
-    if not nothing(rejected := rest.pop(_REJECTED, None)):
-        rejected = answer_alone(_REJECTED, rejected)
-        rest[_REJECTED] = text_of({_REJECTED: rejected}, _REJECTED) if is_preference else rejected
+    if not nothing(rejected := rest.pop(REJECTED, None)):
+        rejected = answer_alone(REJECTED, rejected)
+        rest[REJECTED] = text_of({REJECTED: rejected}, REJECTED) if is_preference else rejected
     id = _id(rest.pop("id", None)) or f"seed-{slot + 1:04}"
     category = _category(rest.pop("category", None))
     if isinstance(rest.get("validation"), bool) and isinstance(rest.get("round"), int):
@@ -285,20 +294,20 @@ def _conversation(rest: dict[str, Any], response_required: bool) -> Conversation
     """All that is said in a row; takes the fields that it uses out of `rest`."""
     _part_preference(rest)
     asking, answering = _form(rest, response_required)
-    systems = [text_of({name: rest.pop(name, None)}, name, required=False) for name in _SYSTEMS]
+    systems = [text_of({name: with_parts_joined(rest.pop(name, None))}, name, required=False) for name in SYSTEMS]
     turns = [Turn("system", text) for text in systems if text]
-    for name in _HISTORIES:
+    for name in HISTORIES:
         if not nothing(history := rest.pop(name, None)):
             turns += read_turns("history", history)
     turns += _side(rest, asking, "user", blank_end=not answering and not response_required)
     for name, passage in _passages(rest):
-        if name in _OTHER_PASSAGES and any(passage in turn.text for turn in turns):
+        if name in OTHER_PASSAGES and any(passage in turn.text for turn in turns):
             continue  # said already
-        if turns[-1].role != "user":
+        if not turns or turns[-1].role != "user":
             raise Malformed(f"field {show(name)}: stands next to {show(asking)}; write it into the turn that it belongs to")
         turns[-1] = Turn("user", join_task(turns[-1].text, passage))
-    if answering == _CHOSEN:
-        rest[_CHOSEN] = answer_alone(_CHOSEN, rest.get(_CHOSEN))
+    if answering == CHOSEN:
+        rest[CHOSEN] = answer_alone(CHOSEN, rest.get(CHOSEN))
     if answering:
         turns += _side(rest, answering, "assistant", blank_end=not response_required)
     return conversation(asking, turns, response_required=response_required)
@@ -306,22 +315,22 @@ def _conversation(rest: dict[str, Any], response_required: bool) -> Conversation
 
 def _part_preference(rest: dict[str, Any]) -> None:
     """Where both answers of a preference are whole conversations, what they share becomes the prompt."""
-    if not (shared := shared_turns(rest.get(_CHOSEN), rest.get(_REJECTED))):
+    if not (shared := shared_turns(rest.get(CHOSEN), rest.get(REJECTED))):
         return
-    every = json_text(rest[_CHOSEN])
-    for name in [name for name in (*_FORMS, *_CHATS) if name in rest and json_text(rest[name]) in every]:
+    every = json_text(rest[CHOSEN])
+    for name in [name for name in (*FORMS, *CHATS) if name in rest and json_text(rest[name]) in every]:
         del rest[name]
-    if not any(name in rest for name in (*_FORMS, *_CHATS)):
-        rest["prompt"], rest[_CHOSEN], rest[_REJECTED] = shared, rest[_CHOSEN][-1], rest[_REJECTED][-1]
+    if not any(name in rest for name in (*FORMS, *CHATS)):
+        rest["prompt"], rest[CHOSEN], rest[REJECTED] = shared, rest[CHOSEN][-1], rest[REJECTED][-1]
 
 
 def _passages(rest: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """The texts that a prompt is about, with their names; takes them out of `rest`. Several of one column become one text."""
-    for name in (*_PASSAGES, *_OTHER_PASSAGES):
+    for name in (*PASSAGES, *OTHER_PASSAGES):
         value = rest.get(name)
         if isinstance(value, list) and all(isinstance(each, str) for each in value):
             value = "\n\n".join(each for each in value if each.strip())
-        if name in _PASSAGES or (isinstance(value, str) and len(value.split()) > 1):
+        if name in PASSAGES or (isinstance(value, str) and len(value.split()) > 1):
             rest.pop(name, None)
             if passage := text_of({name: value}, name, required=False):
                 yield name, passage
@@ -329,44 +338,38 @@ def _passages(rest: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _side(rest: dict[str, Any], name: str, role: str, *, blank_end: bool) -> list[Turn]:
     value = rest.pop(name, None)
+    value = one_answer(name, value) if role == "assistant" else value
     rest |= {f"{name}.{field}": values for field, values in further_fields(value).items()}
-    if isinstance(value, list) or name in _CHATS:
+    if isinstance(value, list) or name in CHATS:
         return read_turns(name, value, blank_end=blank_end)
     return [Turn(role, text_of({name: value}, name, required=role == "user" or not blank_end))]
 
 
 def _form(fields: Mapping[str, Any], response_required: bool) -> tuple[str, str]:
     """The names of the fields with the prompt and the response; no second one where turns hold both."""
-    chats = [name for name in _CHATS if name in fields]
-    asking = [name for name in _FORMS if name in fields]
-    answering = [name for name in _RESPONSES if name in fields]
+    chats, answers_turns = [name for name in CHATS if name in fields], False
+    asking = [name for name in FORMS if name in fields]
+    answering = [name for name in RESPONSES if name in fields]
     if chats:  # some sets repeat the first prompt next to the turns, or leave it empty
         said = json_text(fields[chats[0]])
         asking = [name for name in asking if not nothing(fields[name]) and json_text(fields[name]) not in said]
-    if not asking and not chats and answering and "input" in fields and not _nearest(fields, _FORMS):
+        turns = read_turns(chats[0], fields[chats[0]]) if len(answering) == 1 else []
+        answers_turns = bool(turns) and turns[-1].role == "user"
+        answering = [name for name in answering if answers_turns or not turns or json_text(fields[name]) not in said]
+    if not asking and not chats and (answering or not response_required) and "input" in fields and not nearest(fields, FORMS):
         asking = ["input"]
-    turns = read_turns(chats[0], fields[chats[0]]) if chats and len(answering) == 1 else []
-    answers_turns = bool(turns) and turns[-1].role == "user"
     if len(asking) > 1 or len(answering) > 1 or len(chats) > 1 or (chats and (asking or (answering and not answers_turns))):
         raise Malformed(f"mixes {listed([*asking, *answering, *chats])}; keep one pair of fields and rename the others")
     if chats:
         return chats[0], "".join(answering)
     if not asking:
         what = f"has no prompt among its fields ({listed(fields) or 'none'})"
-        raise Malformed(f"{what}; expected {_EXPECTED}{_nearest(fields, _KNOWN)}")
-    usual = _FORMS.get(asking[0], "response")
+        raise Malformed(f"{what}; expected {_EXPECTED}{hint(fields, KNOWN)}")
+    usual = FORMS.get(asking[0], "response")
     if not answering and response_required:
         what = f"field {show(usual)}: is missing among {listed(fields)}; expected {_EXPECTED}"
-        raise Malformed(f"{what}{_nearest(fields, _RESPONSES)}")
+        raise Malformed(f"{what}{hint(fields, RESPONSES)}")
     return asking[0], answering[0] if answering else usual
-
-
-def _nearest(names: Collection[str], wanted: Collection[str]) -> str:
-    for name in names:
-        match = difflib.get_close_matches(name[:40].strip().casefold(), wanted, n=1, cutoff=0.7)
-        if match and name not in _KNOWN:
-            return f"; rename {show(name)} to {show(match[0])}?"
-    return ""
 
 
 def _id(value: Any) -> str:
@@ -381,6 +384,7 @@ def _id(value: Any) -> str:
 
 def _category(value: Any) -> str:
     """A category of any script, without white space at its ends and composed (NFC), so that what looks equal is equal."""
+    value = value[0] if isinstance(value, list) and len(value) == 1 else value
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     text = unicodedata.normalize("NFC", text_of({"category": text}, "category", required=False)).strip()
     if len(text) > 64 or _FORBIDDEN_IN_NAME.search(text):

@@ -5,6 +5,7 @@ Also the limits of a file, and how a piece of it is named in a message.
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import re
@@ -72,6 +73,17 @@ def json_text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
+def list_in(text: str) -> list[Any] | None:
+    """The list that a cell of a table holds as text: as JSON, or as Python writes lists, which pandas does."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            value = read(text.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        return value if isinstance(value, list) else None
+    return None
+
+
 def nothing(value: Any) -> bool:
     """Whether a value says nothing: null, blank text, an empty list or object."""
     return value is None or value in ([], {}) or (isinstance(value, str) and not value.strip())
@@ -127,12 +139,23 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (str, bool, int, float)) else str(value)
 
 
+def is_conversation(value: Any) -> bool:
+    """Whether a JSON value is a list of turns."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(turn, dict) and {"role", "from"} & turn.keys() for turn in value)
+    )
+
+
 def as_row(where: str, value: Any) -> Row | Problem:
     """A parsed JSON value as a row, or what is wrong with it."""
     if isinstance(value, Malformed):
         return Problem(where, str(value))
-    if isinstance(value, list) and value and all(isinstance(turn, dict) and {"role", "from"} & turn.keys() for turn in value):
+    if is_conversation(value):
         value = {"messages": value}  # a conversation without a name
+    if isinstance(value, str):
+        value = {"prompt": value}
     if not isinstance(value, dict):
         return Problem(where, f'is {kind(value)}, not an object; write {{"prompt": …, "response": …}}')
     if len(value) > MAX_COLUMNS:

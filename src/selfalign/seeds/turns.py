@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from selfalign.seeds.rows import Malformed, kind, listed, nothing, show, text_of
+from selfalign.seeds.rows import Malformed, kind, list_in, listed, nothing, show, text_of
 from selfalign.text import counted
 from selfalign.types import Turns
 
@@ -17,8 +16,15 @@ _ROLES = {
 }
 _BY_TURNS = "write user and assistant turns by turns, the user's first and the assistant's last"
 _SHAPE = '{"role": …, "content": …} or {"from": …, "value": …}'
-_SAID = ("content", "value", "parts", "text")
-_TURN_FIELDS = ("role", "from", "id", *_SAID)
+_SAID = ("content", "value", "parts", "text", "message", "utterance")
+_WHO = ("role", "from", "author", "speaker", "sender", "type")
+_TURN_FIELDS = ("id", *_SAID)
+_SIDES = {
+    "system": ("system",),
+    "user": ("user", "human", "input", "prompt", "question", "instruction"),
+    "assistant": ("assistant", "gpt", "bot", "output", "response", "answer"),
+}
+"""The names that stand for a side in turns without roles: {"human": …, "assistant": …}, {"input": …, "output": …}."""
 _WEIGHTS = ("weight", "train", "training", "loss")
 """Whether an answer is to be learned, as OpenAI's and axolotl's files say."""
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thoughts")
@@ -43,6 +49,8 @@ class Conversation(NamedTuple):
     response: str
     first_is_learnable: bool
     """Whether the first response may be learned by itself."""
+    unanswered: bool = False
+    """Whether a last turn of the user was left out, as nothing answers it."""
 
 
 def read_turns(field: str, value: Any, *, blank_end: bool = False) -> list[Turn]:
@@ -54,11 +62,8 @@ def read_turns(field: str, value: Any, *, blank_end: bool = False) -> list[Turn]
     Raises:
         Malformed: what is no such list, or a turn that needs more than texts: calls of tools, images.
     """
-    if isinstance(value, str) and value.lstrip().startswith("["):  # a list in a table of texts
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise Malformed(f"field {show(field)}: is text that is no JSON list; write the list as JSON") from None
+    if isinstance(value, str) and value.lstrip().startswith("[") and (value := list_in(value)) is None:
+        raise Malformed(f"field {show(field)}: is text that is no JSON list; write the list as JSON")
     if not isinstance(value, list):
         raise Malformed(f"field {show(field)}: is {kind(value)}, not a list; {_BY_TURNS}")
     found: list[Turn] = []
@@ -66,6 +71,9 @@ def read_turns(field: str, value: Any, *, blank_end: bool = False) -> list[Turn]
         where = f"{field}[{number}]"
         if field == "history" and isinstance(turn, list) and len(turn) == 2 and turn[0] not in _ROLES:
             found += [Turn(role, text_of({where: text}, where)) for role, text in zip(("user", "assistant"), turn, strict=True)]
+        elif isinstance(turn, dict) and (sides := _sides(turn)):
+            others = {name: each for name, each in turn.items() if name not in [side for _, side in sides]}
+            found += [_turn(where, {**others, "role": role, "content": turn[name]}, False) for role, name in sides]
         elif isinstance(turn, dict):
             found.append(_turn(where, turn, blank_end and number == len(value)))
         else:
@@ -73,8 +81,15 @@ def read_turns(field: str, value: Any, *, blank_end: bool = False) -> list[Turn]
     return found
 
 
+def _sides(turn: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(role, name of its text) for each side that speaks in a turn without roles; none where two names stand for one side."""
+    found = [(role, name) for role, names in _SIDES.items() for name in names if name in turn]
+    is_sure = len(found) == len(dict(found)) and not any(name in turn for name in (*_WHO, *_SAID))
+    return found if is_sure else []
+
+
 def _turn(where: str, turn: Mapping[str, Any], may_be_blank: bool) -> Turn:
-    if nothing(said := turn.get("role", turn.get("from"))):
+    if nothing(said := turn.get(_who(turn))):
         raise Malformed(f"field {show(where)}: has no role among its fields ({listed(turn) or 'none'}); write {_SHAPE}")
     said = text_of({where: said}, where)
     role = _ROLES.get(said.strip().casefold())
@@ -88,14 +103,25 @@ def _turn(where: str, turn: Mapping[str, Any], may_be_blank: bool) -> Turn:
     weights = [turn[name] for name in _WEIGHTS if turn.get(name) is not None]
     if wrong := [weight for weight in weights if weight not in (0, 1)]:
         raise Malformed(f"field {show(where)}: has the weight {show(str(wrong[0]))}; seeds have 0 or 1")
-    name = next((name for name in _SAID if name in turn), "content")
-    text = text_of({f"{where}.{name}": _joined(turn.get(name))}, f"{where}.{name}", required=not may_be_blank)
+    names = [name for name in _SAID if not nothing(turn.get(name))]
+    if other := next((name for name in names if turn[name] != turn[names[0]]), ""):
+        raise Malformed(
+            f"field {show(where)}: says one thing in {show(names[0])} and another in {show(other)}; remove one of them"
+        )
+    name = next((name for name in (*names, *_SAID) if name in turn), "content")
+    is_needed = not may_be_blank and role != "system"
+    text = text_of({f"{where}.{name}": with_parts_joined(turn.get(name))}, f"{where}.{name}", required=is_needed)
     return Turn(role, text, all(weights))
+
+
+def _who(turn: Mapping[str, Any]) -> str:
+    """The name of the field that says who speaks."""
+    return next((name for name in _WHO if name in turn), "")
 
 
 def _objects(turn: Mapping[str, Any]) -> Iterator[str]:
     """The names of fields that hold a list or an object, and nobody knows of what."""
-    known = (*_TURN_FIELDS, *_NO_TEXT, *_THOUGHTS)
+    known = (_who(turn), *_TURN_FIELDS, *_NO_TEXT, *_THOUGHTS)
     return (name for name, value in turn.items() if name not in known and isinstance(value, dict | list) and value)
 
 
@@ -104,7 +130,7 @@ def further_fields(value: Any) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     for turn in value if isinstance(value, list) else ():
         for name, each in turn.items() if isinstance(turn, dict) else ():
-            if name not in (*_TURN_FIELDS, *_WEIGHTS) and not nothing(each):
+            if name not in (_who(turn), *_TURN_FIELDS, *_WEIGHTS, *(side for _, side in _sides(turn))) and not nothing(each):
                 found.setdefault(name, []).append(each)
     return found
 
@@ -133,9 +159,25 @@ def shared_turns(chosen: Any, rejected: Any) -> list[Any]:
     return list(chosen[:-1])
 
 
-def _joined(content: Any) -> Any:
+def one_answer(name: str, value: Any) -> Any:
+    """The text of a list that holds one answer, also as SQuAD writes it; anything else as it is."""
+    value = value["text"] if isinstance(value, dict) and {*value} == {"text", "answer_start"} else value
+    if isinstance(value, list) and len(value) > 1 and all(isinstance(each, dict) for each in value):
+        sides = [_sides(each) for each in value]
+        if all([role for role, _ in each] == ["assistant"] for each in sides):  # those of several models
+            value = [each[side[0][1]] for each, side in zip(value, sides, strict=True)]
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        return value
+    if len(different := list(dict.fromkeys(value))) > 1:
+        raise Malformed(f"field {show(name)}: has {len(different)} different answers; keep the one to be learned")
+    return different[0] if different else ""
+
+
+def with_parts_joined(content: Any) -> Any:
     """Parts of text as one text, as chat templates write them; anything else as it is."""
-    if not (isinstance(content, list) and content):
+    if isinstance(content, dict) and {*content} <= {"role", "parts"}:
+        content = content.get("parts")
+    if not (isinstance(content, list) and content) or (len(content) > 1 and all(isinstance(part, str) for part in content)):
         return content
     texts = []
     for part in content:
@@ -154,12 +196,16 @@ def conversation(field: str, turns: Iterable[Turn], *, response_required: bool) 
     """
     joined: list[Turn] = []
     for turn in turns:
+        if turn.role == "system" and not turn.text:
+            continue
         if joined and joined[-1].role == turn.role:
             before = joined.pop()
             is_repeated = turn.role == "system" and turn.text == before.text
             text = turn.text if is_repeated else f"{before.text}\n\n{turn.text}"
             turn = Turn(turn.role, text, before.learnable and turn.learnable)
         joined.append(turn)
+    alone = response_required and len(joined) > 2 and [turn.role for turn in joined[-2:]] == ["assistant", "user"]
+    joined = joined[:-1] if alone else joined
     system = joined.pop(0).text if joined and joined[0].role == "system" else ""
     roles = [turn.role for turn in joined]
     unanswered = len(roles) % 2 == 1
@@ -170,4 +216,4 @@ def conversation(field: str, turns: Iterable[Turn], *, response_required: bool) 
         raise Malformed(f"field {show(field)}: its last response has the weight 0, so there is nothing to learn; remove the row")
     texts = [turn.text for turn in joined] + ([""] if unanswered else [])
     *history, (prompt, response) = zip(texts[::2], texts[1::2], strict=True)
-    return Conversation(system, tuple(history), prompt, response, unanswered or joined[1].learnable)
+    return Conversation(system, tuple(history), prompt, response, unanswered or joined[1].learnable, alone)

@@ -1,0 +1,308 @@
+"""Rows as other tools write them, brought to the names that `read` knows: wrapped, annotated, with other names of columns, or as
+one text with the names of its speakers in it.
+
+Only what cannot be mistaken; a second answer beside the first one is never left out in silence.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Iterator, Mapping
+from functools import lru_cache
+from itertools import zip_longest
+from typing import Any
+
+from selfalign.seeds.rows import Malformed, json_text, list_in, listed, nothing, show
+
+FORMS = {"prompt": "response", "question": "answer", "instruction": "output", "query": "response"}
+"""Names of a prompt with the response that mostly goes with it; any response may go with any prompt."""
+CHOSEN, REJECTED = "chosen", "rejected"
+"""The answers of a preference: the first one is the response, the other is kept as metadata, for recipes that reject it."""
+RESPONSES = ("response", "answer", "output", "completion", CHOSEN)
+CHATS = ("messages", "conversations", "conversation", "contents")
+PASSAGES = ("input", "context", "passage")
+"""Texts that a prompt is about; they follow it behind a blank line, as in Alpaca's own prompts."""
+OTHER_PASSAGES = ("contexts", "passages", "document", "documents", "article", "paragraph")
+"""The same where they hold sentences: a name without a space is that of a file."""
+SYSTEMS = ("system", "system_prompt", "system_message", "system_instruction")
+HISTORIES = ("history", "chat_history", "conversation_history", "previous_messages")
+NESTED = ("instances", "questions_and_answers")
+"""Lists of inputs or questions with their answers, as in Self-Instruct's seed tasks and InstructLab's qna.yaml."""
+UNUSABLE = {
+    **dict.fromkeys(("tools", "functions"), "calls of tools are not learned; remove the rows that need them"),
+    **dict.fromkeys(("choices", "options"), "a choice is not shown to the model; write it into the prompt"),
+    **dict.fromkeys(
+        ("image", "images", "image_path", "image_url", "audio", "audios", "video", "videos"),
+        "only texts are learned; remove the rows that need it",
+    ),
+}
+KNOWN = sorted({*FORMS, *RESPONSES, *CHATS})
+_SAME = {
+    name.replace("_", ""): name
+    for name in (*KNOWN, REJECTED, *PASSAGES, *OTHER_PASSAGES, *SYSTEMS, *HISTORIES, *NESTED, *UNUSABLE, "id", "category")
+}
+for _what in ("response", "answer", "output", "completion"):
+    _SAME |= dict.fromkeys((f"chosen{_what}", f"preferred{_what}"), CHOSEN)
+    _SAME |= dict.fromkeys((f"rejected{_what}", f"nonpreferred{_what}"), REJECTED)
+"""The names that the reader knows, by how they are told: case, spaces, hyphens and underscores do not count."""
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_ASKING = _names(
+    "q prompts questions instructions inputs request problem message userprompt usermessage userquery userquestion userinput"
+    " inputtext textinput questiontext prompttext transcript dialogue dialog frage pregunta pergunta domanda вопрос 问题 問題"
+)
+"""Other names of a prompt; only where a row has none that `read` knows, and one of these."""
+_BETTER = frozenset(
+    which + what
+    for which in _names("ideal expected reference gold best target correct corrected edited revised improved final")
+    for what in ("response", "answer", "output", "completion", "reply")
+) | {"ideal", "corrected", "groundtruth", "solution"}
+"""Names of an answer that may be the one to learn also where another stands beside it; which one it is, the user must say."""
+_EDITED = frozenset(name for name in _BETTER if name.startswith(("correct", "edited", "revised", "improved")))
+_ANSWERING = _BETTER | _names(
+    "a responses answers outputs completions targets target reply generation outputtext targettext answertext responsetext"
+    " modelresponse modelanswer modeloutput assistantresponse assistantmessage assistantreply botresponse botmessage longanswer"
+    " antwort respuesta resposta risposta ответ 回答 答案 回复"
+)
+"""Other names of a response; only where a row has none that `read` knows, and one of these."""
+_TOGETHER = (
+    ({"user", "human", "prompter"}, {"assistant", "bot", "gpt", "chatbot", "ai"}),
+    ({"customer", "client"}, {"agent", "support"}),
+    ({"source", "src"}, {"target", "tgt"}),
+    ({"text", "sentence", "input"}, {"label"}),
+)
+"""Names that mean a prompt and its response next to one another; alone they are as often a person, an origin or a class."""
+_TURNS = ("items", "turns", "dialog", "dialogue", "data", "chat", "chat_messages")
+_WRAPPERS = (
+    *("row", "item", "record", "body", "request", "fields", "data", "vars"),
+    *("inputs", "outputs", "input", "output", "expected_output", "expectedOutput"),
+)
+"""Objects in which tools keep the columns of a row: Argilla, Label Studio, promptfoo, the hub's viewer, logs of requests."""
+_NOT_SENT = ("discarded", "draft", "rejected", "pending")
+_BAD = {
+    "label": ("false", "0", "0.0", "bad", "undesirable"),
+    "weight": ("false", "0", "0.0"),
+    "status": ("rejected", "reject", "discarded", "ignore", "pending", "draft"),
+    **dict.fromkeys(("approved", "accepted"), ("false", "0", "no")),
+    "deleted": ("true", "1", "yes"),
+    "feedback": ("thumbs_down", "negative", "bad"),
+}
+"""What columns say of an answer that is not to be learned: KTO's label, a weight, what an annotator thought of it."""
+_SPEAKERS = (
+    re.compile(r"(?:\A|\n\r?\n)(Human|Assistant):"),
+    re.compile(r"### ?(Human|Assistant):"),
+    re.compile(r"<\|im_start\|>(user|assistant|system)\n"),
+)
+"""How one text names those who speak in it: Anthropic's HH-RLHF, Guanaco, ChatML."""
+_MARKS = re.compile(
+    r"\[/?INST\]|### (?:Instruction|Response):|<\|(?:im_start|start_header_id|user|assistant)\|>|<start_of_turn>"
+    r"|(?s:\A\s*(?:User|Human|Q): .*\n(?:Assistant|Bot|A): )"
+)
+_TURNS_IN_TEXT = re.compile(r"""\[\s*\{\s*["'](?:role|from|content|value)["']:""")
+"""How a list of turns begins where a table holds it as text."""
+_OPTION = re.compile(r"[A-E]|(?i:option|choice|opt)[\s_-]?[A-Ea-e0-9]")
+_ONE_OF_TWO = re.compile(r"(?:response|answer|output|completion|conversation)[ab0-9]")
+
+
+def known_fields(fields: Mapping[str, Any], *, answers_matter: bool) -> tuple[dict[str, Any], str]:
+    """The fields of a row by the names that the reader knows, and what was read as what.
+
+    Args:
+        answers_matter: not where prompts alone are read.
+
+    Raises:
+        Malformed: two fields of one name, an answer beside another, a row that its tool calls a bad one or cut off.
+    """
+    row: dict[str, Any] = {}
+    for name, value in _unwrapped(fields):
+        known = _SAME.get(_plain(name), name)
+        if known in row:
+            raise Malformed(f"has the field {show(known)} twice; rename one")
+        row[known] = value
+    if "_task_hash" in row and "answer" in row:  # Prodigy's verdict on its row
+        row["status"] = row.pop("answer")
+    new = _new_names(row, answers_matter)
+    said = [f"{show(old)} as {'turns' if name in CHATS else f'the {name}'}" for old, name in new.items()]
+    row = {new.get(name, name): value for name, value in row.items()}
+    for name, bad in _BAD.items() if answers_matter else ():
+        said_of_it = row[name][0] if isinstance(row.get(name), list) and len(row[name]) == 1 else row.get(name)
+        if name in row and (says := str(said_of_it).strip().casefold()) in bad and {*row} & {*RESPONSES, *CHATS}:
+            what = f"is {show(says)}, by which tools (KTO, annotation) call an answer a bad one"
+            raise Malformed(f"field {show(name)}: {what}; remove the row, or rename the column if it means something else")
+    if len(options := [name for name in row if _OPTION.fullmatch(name)]) > 1 and {*row} & {*FORMS}:
+        raise Malformed(f"fields {listed(options)}: {UNUSABLE['choices']}")
+    if not nothing(row.get(CHOSEN)) and row[CHOSEN] == row.get(REJECTED) and answers_matter:
+        raise Malformed("field 'rejected': is the same as 'chosen'; remove the row, or the field")
+    old = {name: known for known, name in new.items()}
+    for name in (*FORMS, *CHATS, CHOSEN, REJECTED):
+        turns = _in_text(value) if isinstance(value := row.get(name), str) else _alternating(value) if name in CHATS else []
+        whole = name in FORMS and turns[-1:] and turns[-1].get("role", turns[-1].get("from")) in ("assistant", "gpt")
+        if turns and not (whole and {*row} & {*RESPONSES}):  # a prompt that an answer follows does not hold that answer
+            del row[name]
+            row["messages" if whole else name] = turns
+            said.append(f"the texts in {show(old.get(name, name))} as turns")
+    if old.get("prompt") == "text" and isinstance(text := row.get("prompt"), str) and (mark := _MARKS.search(text)):
+        what = f"field 'text': holds a prompt and its response with the marks of a chat template ({show(mark[0])})"
+        raise Malformed(f"{what}; write the two into the fields prompt and response, without marks")
+    return row, f"read {' and '.join(said)}" if said else ""
+
+
+@lru_cache(4096)  # the rows of a file share their names
+def _plain(name: str) -> str:
+    return re.sub(r"[\s_-]+", "", name.casefold())
+
+
+def hint(row: Mapping[str, Any], wanted: Collection[str]) -> str:
+    """What may be meant by a row without a prompt or a response, for a message."""
+    if len(sides := [name for name in row if _ONE_OF_TWO.fullmatch(_plain(name))]) > 1:
+        return f"; of {listed(sides)} rename the better one to 'chosen' and a worse one to 'rejected'"
+    if several := next((name for name in row if _plain(name) in _ANSWERING and _several(row[name])), ""):
+        return f"; {show(several)} holds several: keep the one to be learned, as text"
+    if "role" in row:
+        return "; a row must hold a whole conversation: gather its turns in one list, messages"
+    return nearest(row, wanted)
+
+
+def nearest(names: Collection[str], wanted: Collection[str]) -> str:
+    """Which name may be a wanted one with a typing error, for a message."""
+    for name in names:
+        match = difflib.get_close_matches(name[:40].strip().casefold(), wanted, n=1, cutoff=0.7)
+        if match and name not in KNOWN:
+            return f"; rename {show(name)} to {show(match[0])}?"
+    return ""
+
+
+def _new_names(row: Mapping[str, Any], answers_matter: bool) -> dict[str, str]:
+    """What the names of a row's prompt and response are to be, where they are not known ones."""
+    if chats := [name for name in CHATS if name in row]:
+        edited = [name for name in row if _plain(name) in _EDITED and not nothing(row[name])]
+        if edited and answers_matter and json_text(row[edited[0]]) not in json_text(row[chats[0]]):
+            raise Malformed(
+                f"has an answer in {show(chats[0])} and another in {show(edited[0])}; put the one to be learned last there"
+            )
+        return {}
+    plain = {name: _plain(name) for name, value in row.items() if not nothing(value)}
+    answers = [name for name in RESPONSES if name in row]
+    better = [name for name in plain if plain[name] in _BETTER]
+    if len(answers) + len(better) > 1 and better and answers_matter:
+        what = f"has several answers, {listed([*answers, *better])}"
+        raise Malformed(f"{what}; keep the one to be learned, and remove the others or rename them, to note_1 for one")
+    new: dict[str, str] = {}
+    strange = [name for name in plain if plain[name] not in _ASKING and plain[name] not in _ANSWERING]
+    if not any(name in row for name in FORMS) and not nearest(strange, FORMS):
+        asking = [name for name in plain if plain[name] in _ASKING or (name == "text" and "role" not in row)]
+        if len(turns := [name for name in _TURNS if isinstance(row.get(name), list) and name in plain]) == 1:
+            new[turns[0]] = "messages"
+        elif not answers and asking in ([], ["text"]):
+            for asks, replies in _TOGETHER:
+                pair = [[name for name in plain if plain[name] in side] for side in (asks, replies)]
+                if len(pair[0]) == len(pair[1]) == 1 and not _is_number(row[pair[1][0]]):
+                    return {pair[0][0]: "prompt", pair[1][0]: "response"}
+        if not new and len(asking) == 1 and not (asking == ["text"] and {"input", CHOSEN} & {*row}):
+            new[asking[0]] = "prompt"
+    others = better or [name for name in plain if plain[name] in _ANSWERING and name not in new]
+    is_asked = "prompt" in new.values() or any(name in row for name in (*FORMS, "input"))
+    if is_asked and not answers and len(others) == 1 and not _several(row[others[0]]) and not nearest(strange, RESPONSES):
+        new[others[0]] = "response"
+    return new
+
+
+def _unwrapped(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The fields with those that stand in an object, and with what annotators answered."""
+    if isinstance(cut := fields.get("truncated_cells"), list) and cut:
+        raise Malformed(f"field 'truncated_cells': the viewer cut off {listed(map(str, cut))}; load the data set itself")
+    is_row = not {*map(_plain, fields)}.isdisjoint((*FORMS, *CHATS))
+    wrapped = [name for name in _WRAPPERS if isinstance(fields.get(name), dict) and any(map(is_known, fields[name]))]
+    wrapped = [] if is_row else wrapped
+    used, answers = {*wrapped, "truncated_cells"}, dict[str, list[Any]]()
+    for field, value in fields.items():
+        for question, answer, status in _answers(field, value, fields):
+            used.add(field)
+            known = answers.setdefault(question, [])
+            if status not in _NOT_SENT and not nothing(answer) and answer not in known:
+                known.append(answer)
+    if "responses" in used:
+        used.add("vectors")  # Argilla's, of numbers
+    yield from ((name, value) for name, value in fields.items() if name not in used)
+    for name in wrapped:
+        yield from fields[name].items()
+    yield from answers.items()
+
+
+def is_known(name: str) -> bool:
+    """Whether a column of this name can hold what is learned."""
+    key = _plain(name)
+    return key in _SAME or key in _ASKING or key in _ANSWERING or any(key in side for pair in _TOGETHER for side in pair)
+
+
+def _answers(field: str, value: Any, fields: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """(name of the question, answer, status) of the records that Argilla and Label Studio write."""
+    if field.endswith(".responses") and isinstance(value, list):  # Argilla's data sets on the hub
+        statuses = fields.get(f"{field}.status")
+        for answer, status in zip_longest(value, statuses[: len(value)] if isinstance(statuses, list) else ()):
+            yield field.removesuffix(".responses"), answer, status
+    elif field == "responses" and isinstance(value, dict):  # Argilla 2
+        for question, given in value.items():
+            yield from ((question, each.get("value"), each.get("status")) for each in _objects(given))
+    elif field == "responses":  # Argilla 1
+        for each in _objects(value):
+            given = each.get("values")
+            for question, answer in given.items() if isinstance(given, dict) else ():
+                yield question, answer.get("value") if isinstance(answer, dict) else answer, each.get("status")
+    elif field == "annotations":  # Label Studio
+        for each in _objects(value):
+            for result in _objects(each.get("result")):
+                for answer in _objects([result.get("value")]):
+                    first, status = next(iter(answer.values()), None), "discarded" if each.get("was_cancelled") else ""
+                    for one in first if isinstance(first, list) else [first]:
+                        yield str(result.get("from_name")), one, status
+    elif (given := _objects(value)) and len(given) == len(value) and all({"value", "status"} <= each.keys() for each in given):
+        yield from ((field, each["value"], each["status"]) for each in given)  # Argilla 1 on the hub
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, str | list) or (isinstance(value, str) and value.strip().isdigit())
+
+
+def _several(value: Any) -> bool:
+    value = value.get("text") if isinstance(value, dict) else value
+    return isinstance(value, list) and all(isinstance(each, str) for each in value) and len({*value}) > 1
+
+
+def _alternating(value: Any) -> list[dict[str, str]]:
+    """A list of texts as turns, the user's first, as LIMA and UltraChat write them."""
+    texts = value if isinstance(value, list) and all(isinstance(each, str) for each in value) else []
+    return [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(texts)]
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
+
+def _in_text(text: str) -> list[dict[str, Any]]:
+    """The turns that one text holds; none of any other text."""
+    found = list_in(text) if _TURNS_IN_TEXT.match(text) else None
+    return found if found and len(_objects(found)) == len(found) else _spoken(text)
+
+
+def _spoken(text: str) -> list[dict[str, str]]:
+    """The turns of a text that names its speakers, the user (or a system text) first; none of any other text."""
+    if "ssistant" not in text:
+        return []
+    text = text.strip()
+    for mark in _SPEAKERS:
+        found = list(mark.finditer(text))
+        roles = [match[1].lower() for match in found]
+        if not found or found[0].start() or "assistant" not in roles or roles[0] == "assistant":
+            continue
+        ends = [match.start() for match in found[1:]] + [len(text)]
+        said = [text[match.end() : end].strip() for match, end in zip(found, ends, strict=True)]
+        said = [each.removesuffix("<|im_end|>").strip() for each in said]
+        turns = [{"role": role, "content": each} for role, each in zip(roles, said, strict=True)]
+        return turns[:-1] if not said[-1] else turns
+    return []
