@@ -47,7 +47,7 @@ def choose_device(name: str) -> Any:
 
 
 def only_device(name: str, given: Mapping[str, str]) -> dict[str, str]:
-    """The environment `given` for a process that shall see no other CUDA device than that of the name.
+    """The environment `given` for a process that shall see no other CUDA (or AMD) device than that of the name.
 
     `cuda:1` is the second of those that CUDA_VISIBLE_DEVICES lets us see, none where that are fewer: the machine's own second one
     may be another process's. auto and cuda are all of them.
@@ -55,11 +55,12 @@ def only_device(name: str, given: Mapping[str, str]) -> dict[str, str]:
     kind, _, index = name.partition(":")
     if kind in ("auto", "cuda") and not index:
         return dict(given)
-    if kind == "cuda" and "CUDA_VISIBLE_DEVICES" in given:
-        seen = [each.strip() for each in given["CUDA_VISIBLE_DEVICES"].split(",") if each.strip()]
+    variable = "HIP_VISIBLE_DEVICES" if "HIP_VISIBLE_DEVICES" in given else "CUDA_VISIBLE_DEVICES"  # AMD's wins over the other
+    if kind == "cuda" and variable in given:
+        seen = [each.strip() for each in given[variable].split(",") if each.strip()]
         index = seen[int(index)] if int(index) < len(seen) else ""
     only = index if kind == "cuda" else ""
-    return {**given, "CUDA_VISIBLE_DEVICES": only}
+    return {**given, variable: only}
 
 
 def device_count(device: Any) -> int:
@@ -67,6 +68,13 @@ def device_count(device: Any) -> int:
     import torch
 
     return int(torch.cuda.device_count()) if device.type == "cuda" and device.index is None else 1
+
+
+def own_gpu() -> int:
+    """The index of the GPU of this one of a machine's training processes, which may be shown that one alone."""
+    import torch
+
+    return int(os.environ.get("LOCAL_RANK", "0")) % max(int(torch.cuda.device_count()), 1)
 
 
 def device_memory(device: Any) -> tuple[int, int]:

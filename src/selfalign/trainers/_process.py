@@ -25,7 +25,8 @@ STOP, STEP = "stop", 600.0
 
 _REMEDIES = {
     "not_finite": "; a lower trainer.learning_rate or trainer.precision=fp32 may help",
-    "memory": "; lower trainer.micro_batch, set trainer.gradient_checkpointing=true, or trainer.method=lora or qlora",
+    "memory": "; give the same command again with a lower --trainer.micro_batch or --trainer.gradient_checkpointing true, and the"
+    " run goes on; --trainer.method lora or qlora takes less in a new one",
     "disk": "; free some space, then give the same command again",
     "other": "",
 }

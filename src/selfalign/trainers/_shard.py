@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.errors import UserError
+from selfalign.models.device import own_gpu
 from selfalign.models.rounding import rounded
 from selfalign.trainers import _zero
 
@@ -37,7 +38,7 @@ def join(device: Any) -> None:
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     alone: dict[str, Any] = {} if several else {"store": HashStore(), "rank": 0, "world_size": 1}
     if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(own_gpu())
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", **alone)
 
