@@ -133,14 +133,6 @@ def test_what_accelerate_is_configured_to_do_otherwise_is_refused_beforehand(
         SFT(launch=configuration(tmp_path, text, file), **own).check()
 
 
-def test_two_processes_of_a_configuration_for_fsdp_teach_what_one_does(tmp_path: Path) -> None:
-    model = tiny_model(tmp_path / "start", pad="eos", context=256)
-    alone = PLAIN.train(job(model, tmp_path / "alone"), Quiet())
-    cut = replace(PLAIN, launch=configuration(tmp_path, f"{FSDP}fsdp_version: 2\n  fsdp_transformer_layer_cls_to_wrap: Nowhere"))
-    both = cut.settled(None).train(job(model, tmp_path / "both"), Quiet())
-    assert both.losses == pytest.approx(list(alone.losses), rel=1e-4) and both.trained == alone.trained
-
-
 def test_a_launcher_that_is_not_there_is_named_before_anything_runs() -> None:
     with pytest.raises(UserError, match="launch: there is no program nowhere-launch"):
         SFT(launch="nowhere-launch --two").check()
