@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from selfalign.errors import RunFailed, UserError
+from selfalign.models.device import device_memory, own_gpu
 from selfalign.record.faults import AT
-from selfalign.trainers import SFT
+from selfalign.trainers import SFT, _child
 from tests.tiny import tiny_model
 from tests.unit.test_sft import Quiet, job
 
@@ -120,6 +124,12 @@ def test_a_configuration_of_accelerate_becomes_options(tmp_path: Path, text: str
             "asks for optimizer in .*zero.json, which is not supported",
         ),
         ("distributed_type: MULTI_GPU\ndynamo_config:\n  dynamo_backend: INDUCTOR", "", {}, "torch.compile"),
+        (
+            "distributed_type: MULTI_GPU\ngpu_ids: 2,3",
+            "",
+            {"device": "cuda:1"},
+            "says gpu_ids: 2,3, and the trainer device = cuda:1",
+        ),
         ("distributed_type: XLA", "", {}, "asks for TPUs"),
         ("distributed_type: MULTI_CPU\nuse_cpu: true", "", {}, "says num_processes: 2 and starts one"),
         ("distributed_type: MULTI_GPU\nnum_machines: 2", "", {}, "starts this machine's processes alone"),
@@ -131,6 +141,22 @@ def test_what_accelerate_is_configured_to_do_otherwise_is_refused_beforehand(
 ) -> None:
     with pytest.raises(UserError, match=said):
         SFT(launch=configuration(tmp_path, text, file), **own).check()
+
+
+def test_processes_that_cannot_share_the_gpus_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (70, 80))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda each: SimpleNamespace(total_memory=(80, 24)[each]))
+    first, all_of_them = torch.device("cuda:0"), torch.device("cuda")
+    assert (device_memory(first), device_memory(all_of_them)) == ((80, 70), (24, 70)), "each has as much as the smallest"
+    for name, value in (("LOCAL_RANK", "3"), ("LOCAL_WORLD_SIZE", "4")):
+        monkeypatch.setenv(name, value)
+    assert own_gpu() == 1
+    with pytest.raises(UserError, match="started 4 processes on a machine that shows 2 GPUs: let it start 2"):
+        _child._check_processes(all_of_them)
+    monkeypatch.delenv("LOCAL_RANK")
+    _child._check_alone("auto")  # one process, as a configuration of accelerate may have it: with one GPU
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
 
 
 def test_a_launcher_that_is_not_there_is_named_before_anything_runs() -> None:

@@ -21,6 +21,7 @@ _NO_MEMORY = (
         "out of memory",
         "bad_alloc",
         "failed to map segment",
+        "_status_alloc_failed",  # cuBLAS and cuDNN, which take some besides torch
     ),
     # What oneDNN, the library below torch on processors, makes of it.
     *("could not create a primitive", "could not create a memory", "could not execute a primitive"),
@@ -78,12 +79,15 @@ def own_gpu() -> int:
 
 
 def device_memory(device: Any) -> tuple[int, int]:
-    """(in all, free now) of a device, in bytes. A processor's is the machine's, or what its container is given."""
+    """(in all, free now) of a device, in bytes; of all CUDA devices the smallest, and what is free of the first. A processor's
+    is the machine's, or what its container is given."""
     import torch
 
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        return total, free
+        # Of several the smallest, as each has the same share; what is free there cannot be asked without taking some of it.
+        all_of_them = range(device_count(device)) if device.index is None else ()
+        return min([total, *(int(torch.cuda.get_device_properties(each).total_memory) for each in all_of_them)]), free
     if device.type == "mps":
         most = torch.mps.recommended_max_memory()
         return most, most - torch.mps.driver_allocated_memory()

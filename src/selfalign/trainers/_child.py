@@ -33,7 +33,7 @@ from selfalign.trainers._loss import make_loss
 from selfalign.trainers._model import device_of, load_model, reference, second_copy
 from selfalign.trainers._reference import with_reference
 from selfalign.trainers._scaling import LossScale
-from selfalign.trainers._shard import gathered, is_cut, join
+from selfalign.trainers._shard import WAIT, gathered, is_cut, join
 from selfalign.trainers._teacher import taught_by, with_taught
 from selfalign.trainers._weighted import NotFinite, Steps, check_finite, make_trainer
 from selfalign.trainers._zero import start
@@ -268,7 +268,7 @@ def _join(device: Any) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState
 
-        if PartialState(cpu=device.type == "cpu").num_processes == 1:
+        if PartialState(cpu=device.type == "cpu", timeout=WAIT).num_processes == 1:
             raise UserError(f"--trainer.launch started several processes, which cannot share {device}; leave it out")
 
 

@@ -45,8 +45,11 @@ _IDLE = ("steps_per_print", "wall_clock_breakdown", "zero_allow_untested_optimiz
 """Of a DeepSpeed configuration: what has an option here, and what changes no training."""
 
 
-def configured(launch: str) -> dict[str, Any]:
+def configured(launch: str, device: str) -> dict[str, Any]:
     """The options of `SFT` that the configuration of an `accelerate launch` stands for; {} for another launcher.
+
+    Args:
+        device: that of the trainer, which the configuration's GPUs must not gainsay.
 
     Raises:
         UserError: it asks for what a trainer has not, or accelerate itself would refuse it.
@@ -61,6 +64,10 @@ def configured(launch: str) -> dict[str, Any]:
         return {}
     given = _parsed(words[place + 1 :])
     first = Path(words[0]).name
+    if ":" in device and given.gpu_ids not in (None, "all"):
+        raise UserError(
+            f"accelerate's configuration says gpu_ids: {given.gpu_ids}, and the trainer device = {device}: leave one out"
+        )
     _check_start(given, alone=first.startswith(("accelerate", "python")))
     own = {name: str(getattr(given, own)) for name, own in _NAMES.items() if getattr(given, own, None) is not None}
     return wanted(own | {"ACCELERATE_USE_CPU": str(given.use_cpu or given.cpu)})

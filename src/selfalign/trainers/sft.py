@@ -203,7 +203,7 @@ class SFT:
         Raises:
             UserError: the options say something else, or there are none for it.
         """
-        taken = agreed(vars(self), configured(self.launch)) if self.launch else {}
+        taken = agreed(vars(self), configured(self.launch, self.device)) if self.launch else {}
         return replace(self, **taken) if taken else self
 
     def _check_cut(self) -> None:
