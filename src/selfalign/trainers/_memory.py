@@ -27,9 +27,10 @@ count.
 
 On a processor an adapter leaves gaps. A linear layer that has one computes three blocks of t · outputs numbers (its own, the
 adapter's, that times alpha / rank) which are gone when their sum is there, while that and the adapter's input are kept, before
-and behind them. glibc puts no aligned block into a gap of just its size, as it asks for some bytes more (2.36, `_int_memalign`);
-so of the three one place is found again, and two stay: 2 · h · t · outputs bytes, of one layer where activations are computed
-twice. It is so for blocks of less than HEAP bytes, or LARGE with `qlora`: larger ones the system gets back at once.
+and behind them; and glibc puts no aligned block into a gap of just its size, as it asks for some bytes more (2.36,
+`_int_memalign`). By a trace of what Llama layers allocate 1.96 (float32) and 1.93 (bf16) times h · t · outputs bytes stay empty:
+2 are counted, of one layer where activations are computed twice. It is so for blocks of less than HEAP bytes, or LARGE with
+`qlora`: larger ones the system gets back at once.
 
 Cut over N devices (FSDP) weights, gradients and moments take one part of N each. What is gathered for a moment is not cut: with r
 weights outside of the layers (n - m) and l in one of them (m / layers), h·(r + 2l) for weights, as the next layer is fetched

@@ -26,6 +26,10 @@ FOLDER = "parts"
 
 ADAPTER = "adapter_model.safetensors"
 
+WAIT = timedelta(hours=2)
+"""For which processes wait for one another, as the first one hashes and writes checkpoints of tens of GB meanwhile: torch's own
+10 minutes may not do for that. One that has died is noticed by what started it."""
+
 
 def join(device: Any) -> None:
     """This process meets the others, or is by itself, for a training with offload.
