@@ -113,6 +113,7 @@ def test_a_configuration_of_accelerate_becomes_options(tmp_path: Path, text: str
             {"method": "qlora"},
             "strategy = fsdp cuts a model over several devices: not a base of 4 bits",
         ),
+        (f"num_processes: 1\n{FSDP}fsdp_version: 2", "", {}, "asks for fsdp over one process, which is not supported"),
         (f"{ZERO}zero_stage: 1", "", {}, "ZeRO stage 1, which is not supported"),
         (f"{ZERO}zero_stage: 3\n  offload_optimizer_device: cpu", "", {}, "offload to cpu and none, which is not supported"),
         (f"{ZERO}zero_stage: 2\n  gradient_accumulation_steps: 4", "", {}, "gradient_accumulation_steps, which is not supported"),

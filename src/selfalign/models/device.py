@@ -56,12 +56,16 @@ def only_device(name: str, given: Mapping[str, str]) -> dict[str, str]:
     kind, _, index = name.partition(":")
     if kind in ("auto", "cuda") and not index:
         return dict(given)
-    variable = "HIP_VISIBLE_DEVICES" if "HIP_VISIBLE_DEVICES" in given else "CUDA_VISIBLE_DEVICES"  # AMD's wins over the other
-    if kind == "cuda" and variable in given:
+    if kind == "cuda" and (variable := visible(given)) in given:
         seen = [each.strip() for each in given[variable].split(",") if each.strip()]
         index = seen[int(index)] if int(index) < len(seen) else ""
     only = index if kind == "cuda" else ""
-    return {**given, variable: only}
+    return {**given, visible(given): only}
+
+
+def visible(given: Mapping[str, str]) -> str:
+    """The name of the variable that says which GPUs are seen: on AMD's two are read, and their own wins over CUDA's."""
+    return "HIP_VISIBLE_DEVICES" if "HIP_VISIBLE_DEVICES" in given else "CUDA_VISIBLE_DEVICES"
 
 
 def device_count(device: Any) -> int:

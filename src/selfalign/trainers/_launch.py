@@ -70,7 +70,10 @@ def configured(launch: str, device: str) -> dict[str, Any]:
         )
     _check_start(given, alone=first.startswith(("accelerate", "python")))
     own = {name: str(getattr(given, own)) for name, own in _NAMES.items() if getattr(given, own, None) is not None}
-    return wanted(own | {"ACCELERATE_USE_CPU": str(given.use_cpu or given.cpu)})
+    found = wanted(own | {"ACCELERATE_USE_CPU": str(given.use_cpu or given.cpu)})
+    if "strategy" in found and not found["offload"] and given.num_processes == 1:
+        raise _refused(f"{found['strategy']} over one process", "say num_processes: 2 or more, or offload to cpu")
+    return found
 
 
 def _parsed(words: Sequence[str]) -> argparse.Namespace:
