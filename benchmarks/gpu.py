@@ -133,7 +133,7 @@ def carry_out(step: Step, out: Path, limit: float, warm: Any = None) -> Found:
     """Runs a step to its end, its failure or its time limit.
 
     Args:
-        warm: begins a `selfalign` with everything imported (`tests/warm.py`), which is most of what a tiny model's run takes.
+        warm: begins a process with everything imported, see `copies`.
     """
     began, deadline = time.monotonic(), time.monotonic() + limit
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])}
@@ -155,9 +155,8 @@ def carry_out(step: Step, out: Path, limit: float, warm: Any = None) -> Found:
 
 def run_until(command: Sequence[str], output: Any, environment: Mapping[str, str], deadline: float, warm: Any) -> int | None:
     """Exit code; None where it was ended at the deadline, with all that it started in its session."""
-    child: Any
-    if warm is not None and list(command[1:3]) == ["-m", "selfalign"]:
-        child = warm.begin("selfalign", command[3:], [0, output.fileno(), output.fileno()], environment)
+    if warm is not None:
+        child: Any = warm(command, output, environment)
     else:
         child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
     try:
@@ -304,15 +303,26 @@ def take(
     return found
 
 
-def copies(options: argparse.Namespace) -> Any:
-    """What begins the dry run's processes with everything imported; None where it cannot be had, or a GPU is measured."""
+def copies(options: argparse.Namespace) -> Callable[[Sequence[str], Any, Mapping[str, str]], Any] | None:
+    """What begins the dry run's processes with everything imported (`tests/warm.py`), as that is most of what a tiny model's run
+    takes; None where it cannot be had, or a GPU is measured."""
     if not (options.processor and options.tiny):
         return None
     sys.path.insert(0, str(HERE.parent))
     from tests import warm
 
     warm.ENVIRONMENT.update(os.environ)
-    return warm.source(True)
+    if (source := warm.source(True)) is None:
+        return None
+
+    def begin(command: Sequence[str], output: Any, environment: Mapping[str, str]) -> Any:
+        module = command[2:3] if command[1] == "-m" else [Path(command[1]).stem]  # a script beside this one
+        folder = str(Path.cwd() if command[1] == "-m" else HERE)
+        files = [0, output.fileno(), output.fileno()]
+        words = command[3:] if command[1] == "-m" else command[2:]
+        return warm.Child(source.start(module[0], words, files, session=True, folder=folder, environment=dict(environment)))
+
+    return begin
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
