@@ -155,7 +155,7 @@ def _by_fsdp(said: Mapping[str, str]) -> dict[str, Any]:
 
 def _by_zero(said: Mapping[str, str]) -> dict[str, Any]:
     """DeepSpeed's own configuration, where accelerate's names one, says all of it."""
-    before, more = "ACCELERATE_DEEPSPEED_", {}
+    before, more = "ACCELERATE_DEEPSPEED_", dict[str, Any]()
     devices = [said.get(f"{before}OFFLOAD_{name}_DEVICE", "none").lower() for name in ("OPTIMIZER", "PARAM")]
     stage = said.get(f"{before}ZERO_STAGE", "2")
     if (file := said.get(f"{before}CONFIG_FILE", "none")) != "none":
@@ -221,7 +221,7 @@ def take_over(options: Mapping[str, Any], device: str, environment: MutableMappi
         raise UserError(
             f"accelerate's configuration says {name} = {value}: give --trainer.{name} {value}, or change the configuration"
         )
-    environment |= {"ACCELERATE_MIXED_PRECISION": "no", _FSDP: "false", _ZERO: "false"}
+    environment.update({"ACCELERATE_MIXED_PRECISION": "no", _FSDP: "false", _ZERO: "false"})
 
 
 def _is(said: Mapping[str, str], name: str) -> bool:
