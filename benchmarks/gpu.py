@@ -322,6 +322,8 @@ def copies(options: argparse.Namespace) -> Callable[[Sequence[str], Any, Mapping
         words = command[3:] if command[1] == "-m" else command[2:]
         return warm.Child(source.start(module[0], words, files, session=True, folder=folder, environment=dict(environment)))
 
+    with Path(os.devnull).open("wb") as nothing:
+        begin([sys.executable, "-m", "stat"], nothing, os.environ).wait()  # the imports are no step's time
     return begin
 
 

@@ -145,7 +145,7 @@ def need(method: Method, twice: bool, sizes: Sizes, load: Load, devices: int = 1
     stream = at_once * sizes.layers * sizes.hidden * (4 if method == "full" and not cuts else width)
     activations: float = stream + max(layer, logits) if twice else sizes.layers * layer + logits
     if method != "full":
-        activations += _gaps(sizes, load, width, LARGE if method == "qlora" else HEAP) / (sizes.layers if twice else 1)
+        activations += _gaps(sizes, load, width, LARGE if method == "qlora" else HEAP) / (max(sizes.layers, 1) if twice else 1)
     if load.zero:
         return _by_zero(method, twice, sizes, load, devices, int(activations), int(frozen), trained)
     if cuts:
