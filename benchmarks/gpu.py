@@ -1,9 +1,10 @@
 """All that a GPU does for selfalign, checked in one command of at most ten minutes.
 
     python benchmarks/gpu.py --out runs/gpu [--model M] [--vllm_python /opt/vllm/bin/python] [--only STEP …] [--minutes 10]
-    python benchmarks/gpu.py --out runs/dry --processor --tiny --minutes 60    # to try it without a GPU, on a tiny random model
+    python benchmarks/gpu.py --out runs/dry --processor --tiny    # to try it without a GPU, on a tiny random model
 
-Each step is a process with a time limit. One that fails or takes too long is said, and the next one begins; what a machine
+Each step is a process with a time limit, on a processor at most three times its share of the time that is left. One that fails or
+takes too long is said, and the next one begins; what a machine
 cannot do (no CUDA, a package that is not installed) is skipped and said. A table follows, and OUT/gpu.json has its figures; each
 step's output stands in OUT/STEP.log. It exits with 1 where a step failed.
 
@@ -78,6 +79,7 @@ def walks(options: argparse.Namespace, gpus: int) -> list[Step]:
     device = "cpu" if options.processor else "cuda"
     common = [sys.executable, "-m", "selfalign", "run", f"{HERE / 'gpu_recipe.py'}:short", str(seeds), "--quiet", "--json"]
     common += ["--held_out", str(held_out), "--model", options.model, "--device", device, "--guard.parts", "none"]
+    common += ["--per_round", "4", "--trainer.max_steps", "4"] if options.tiny else []
 
     def walk(name: str, *more: str, limit: float = 60, needs: Sequence[str] = (), dies_at: str = "") -> Step:
         return Step(name, limit, [*common, "--out", str(options.out / name), *more], needs, dies_at)
@@ -127,17 +129,21 @@ def measures(options: argparse.Namespace) -> list[Step]:
     ]
 
 
-def carry_out(step: Step, out: Path, limit: float) -> Found:
-    """Runs a step to its end, its failure or its time limit."""
+def carry_out(step: Step, out: Path, limit: float, warm: Any = None) -> Found:
+    """Runs a step to its end, its failure or its time limit.
+
+    Args:
+        warm: begins a process with everything imported, see `copies`.
+    """
     began, deadline = time.monotonic(), time.monotonic() + limit
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])}
     log = out / f"{step.name}.log"
     with Memory() as memory, log.open("wb") as output:
         if step.dies_at:
-            code = run_until(step.command, output, {**environment, "SELFALIGN_FAULT_AT": step.dies_at}, deadline)
+            code = run_until(step.command, output, {**environment, "SELFALIGN_FAULT_AT": step.dies_at}, deadline, warm)
             if code == 0:
                 return Found(step.name, "FAILED", time.monotonic() - began, f"was not killed at {step.dies_at}")
-        code = run_until(step.command, output, environment, deadline)
+        code = run_until(step.command, output, environment, deadline, warm)
     seconds = time.monotonic() - began
     if code is None:
         return Found(step.name, "TOOK TOO LONG", seconds, f"more than {limit:.0f} s; see {log}")
@@ -147,11 +153,15 @@ def carry_out(step: Step, out: Path, limit: float) -> Found:
     return Found(step.name, "ok", seconds, figures={**figures(out, step.name), **memory.figures()})
 
 
-def run_until(command: Sequence[str], output: Any, environment: Mapping[str, str], deadline: float) -> int | None:
+def run_until(command: Sequence[str], output: Any, environment: Mapping[str, str], deadline: float, warm: Any) -> int | None:
     """Exit code; None where it was ended at the deadline, with all that it started in its session."""
-    child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
+    if warm is not None:
+        child: Any = warm(command, output, environment)
+    else:
+        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
     try:
-        return child.wait(max(deadline - time.monotonic(), 0.1))
+        code: int = child.wait(max(deadline - time.monotonic(), 0.1))
+        return code
     except subprocess.TimeoutExpired:
         return None
     finally:
@@ -269,15 +279,20 @@ def prepare(options: argparse.Namespace) -> argparse.Namespace:
     return options
 
 
-def take(steps: Sequence[Step], options: argparse.Namespace, facts: Found, deadline: float, slower: float = 1) -> list[Found]:
+def take(
+    steps: Sequence[Step], options: argparse.Namespace, facts: Found, deadline: float, slower: float = 1, warm: Any = None
+) -> list[Found]:
     """All of them, one after the other; what is known stands in OUT/gpu.json after each."""
-    found = [facts]
+    found, lacking = [facts], {step.name: missing(step, facts.figures, options) for step in steps}
+    waiting = sum(not why for why in lacking.values())
     for step in steps:
         left = deadline - time.monotonic()
-        if why := missing(step, facts.figures, options) or ("no time is left" if left < LEAST else ""):
+        if why := lacking[step.name] or ("no time is left" if left < LEAST else ""):
             found.append(Found(step.name, "skipped", why=why))
         else:
-            found.append(carry_out(step, options.out, min(slower * step.limit, left)))
+            fair = left if slower == 1 else 3 * left / waiting  # on a busy processor one that hangs leaves time for the others
+            waiting -= 1
+            found.append(carry_out(step, options.out, min(slower * step.limit, left, fair), warm))
             if step.shown:
                 print((options.out / f"{step.name}.log").read_text(encoding="utf-8", errors="replace"))
         print(
@@ -286,6 +301,30 @@ def take(steps: Sequence[Step], options: argparse.Namespace, facts: Found, deadl
         )
         (options.out / "gpu.json").write_text(json.dumps([asdict(each) for each in found], indent=1), encoding="utf-8")
     return found
+
+
+def copies(options: argparse.Namespace) -> Callable[[Sequence[str], Any, Mapping[str, str]], Any] | None:
+    """What begins the dry run's processes with everything imported (`tests/warm.py`), as that is most of what a tiny model's run
+    takes; None where it cannot be had, or a GPU is measured."""
+    if not (options.processor and options.tiny):
+        return None
+    sys.path.insert(0, str(HERE.parent))
+    from tests import warm
+
+    warm.ENVIRONMENT.update(os.environ)
+    if (source := warm.source(True)) is None:
+        return None
+
+    def begin(command: Sequence[str], output: Any, environment: Mapping[str, str]) -> Any:
+        module = command[2:3] if command[1] == "-m" else [Path(command[1]).stem]  # a script beside this one
+        folder = str(Path.cwd() if command[1] == "-m" else HERE)
+        files = [0, output.fileno(), output.fileno()]
+        words = command[3:] if command[1] == "-m" else command[2:]
+        return warm.Child(source.start(module[0], words, files, session=True, folder=folder, environment=dict(environment)))
+
+    with Path(os.devnull).open("wb") as nothing:
+        begin([sys.executable, "-m", "stat"], nothing, os.environ).wait()  # the imports are no step's time
+    return begin
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -320,7 +359,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise SystemExit("there is no CUDA GPU here; --processor runs this on the processor, to try the script")
     steps = [*walks(options, facts.figures["gpus"]), *measures(options)]
     steps = [step for step in steps if not options.only or step.name in options.only]
-    found = take(steps, options, facts, deadline, slower)
+    found = take(steps, options, facts, deadline, slower, copies(options))
     print(f"\n{table(found)}\n\n{options.out / 'gpu.json'} has all figures, and STEP.log beside it what each step wrote")
     return int(any(each.result not in ("ok", "skipped") for each in found))
 

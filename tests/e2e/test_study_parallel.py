@@ -189,5 +189,8 @@ def test_shares_of_processors_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert one == {"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "4,5"} and other["CUDA_VISIBLE_DEVICES"] == "6,7"
     monkeypatch.setenv("OMP_NUM_THREADS", "2")  # the user's own, beside which GPUs are shared all the same
     assert shares(2)[1][1] == {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "6,7"}
+    monkeypatch.setenv("HIP_VISIBLE_DEVICES", "0,1")  # AMD's, which wins
+    assert shares(2)[1][1] == {"OMP_NUM_THREADS": "2", "HIP_VISIBLE_DEVICES": "1"}
+    monkeypatch.delenv("HIP_VISIBLE_DEVICES")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert [len(cores) for cores, _ in shares(4)] == [1, 1, 1, 1]

@@ -45,6 +45,8 @@ def test_a_training_sees_only_what_it_was_given(named: str, seen: str | None, on
     found = surroundings(named, given)
     assert found.get("CUDA_VISIBLE_DEVICES") == only and found["OMP_WAIT_POLICY"] == "PASSIVE"
     assert surroundings(named, {"OMP_WAIT_POLICY": "ACTIVE"})["OMP_WAIT_POLICY"] == "ACTIVE", "the user's own"
+    of_amd = {"HIP_VISIBLE_DEVICES": seen, "CUDA_VISIBLE_DEVICES": "7"} if seen else {}  # of two variables AMD's wins there
+    assert surroundings(named, of_amd).get("HIP_VISIBLE_DEVICES") == (only if seen else None)
     assert surroundings(named, given, four_bits=True) == {**found, "MALLOC_MMAP_THRESHOLD_": "1000000"}
 
 

@@ -31,6 +31,7 @@ def raising(error: Exception) -> Callable[..., int]:
     ("error", "kind"),
     [
         (RuntimeError("could not create a primitive"), "memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "memory"),
         (RuntimeError("could not create a primitive descriptor for the matmul primitive"), "memory"),
         (RuntimeError("[enforce fail at alloc_cpu.cpp:98] . DefaultCPUAllocator: can't allocate memory"), "memory"),
         (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "memory"),

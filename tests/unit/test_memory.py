@@ -53,6 +53,23 @@ def test_the_known_figures_of_an_8b_model() -> None:
     assert need("lora", True, LLAMA_8B, replace(LOAD, rows=1)).activations < twice / 4
 
 
+def test_an_adapter_on_a_processor_leaves_two_gaps_of_each_output() -> None:
+    """Measured as RESULTS.md has it: the formula without them was 20 % below the peak of 360M with lora in float32."""
+    on_processor = replace(LOAD, half=False, rows=1, heap=2**25)
+    outputs = 2 * 4096 + 2 * 1024 + 4096 + 2 * 14336
+    for method, twice, heap, gaps in (
+        ("lora", False, 2**25, 32 * 2 * 4 * 300 * outputs),
+        ("lora", True, 2**25, 2 * 4 * 300 * outputs),
+        ("lora", False, 4 * 300 * 14336, 32 * 2 * 4 * 300 * (outputs - 2 * 14336)),  # larger ones are given back at once
+        ("lora", False, 0, 0),  # a GPU
+        ("qlora", False, 2**25, 0),  # all are larger than LARGE
+        ("full", False, 2**25, 0),
+    ):
+        load = replace(on_processor, heap=heap)
+        with_gaps, without = (need(method, twice, LLAMA_8B, each).activations for each in (load, replace(load, heap=0)))  # type: ignore[arg-type]
+        assert with_gaps - without == gaps, (method, twice, heap)
+
+
 @pytest.mark.parametrize(
     ("gigabytes", "method", "twice"),
     [(200, "full", False), (170, "full", True), (80, "lora", False), (24, "lora", True), (16, "qlora", True), (8, None, None)],
@@ -192,7 +209,7 @@ def test_offload_is_reckoned_with_main_memory_and_named_where_it_would_do(
         (18, {}, "lora, 2: "),
         (18, {"precision": "fp16"}, "qlora, 1: "),
         (18, {"optimizer": "adamw_8bit"}, "qlora, 1: "),
-        (8, {"strategy": "fsdp"}, "8.0 GB: full 78.2 (over 2 devices), lora 14.7 (over 2 devices) GB by formula; "),
+        (8, {"strategy": "fsdp"}, "8.0 GB: full 78.2 (over 2 devices), lora 14.9 (over 2 devices) GB by formula; "),
     ],
 )
 def test_a_training_is_cut_over_the_devices_where_it_fits_only_so(

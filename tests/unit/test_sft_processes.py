@@ -83,7 +83,7 @@ def write_spec(folder: Path, training: SFT, model: Path) -> Path:
 
 
 def surroundings(changes: Mapping[str, str]) -> dict[str, str]:
-    return {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", **changes}
+    return {**os.environ, "OMP_NUM_THREADS": "1", **changes}
 
 
 def norms(folder: Path) -> list[float]:
@@ -103,14 +103,25 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("start", "changes"),
-    [(launch, {}), (two_processes, ADAPTER), (two_processes, {**ADAPTER, "strategy": "fsdp", "max_grad_norm": 0.01})],
+    ("start", "changes", "told"),
+    [
+        (launch, {}, {}),
+        (two_processes, ADAPTER, {"ACCELERATE_MIXED_PRECISION": "no"}),
+        # As accelerate's launcher tells it by a configuration for FSDP.
+        (
+            two_processes,
+            {**ADAPTER, "strategy": "fsdp", "max_grad_norm": 0.01},
+            {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "true"},
+        ),
+    ],
     ids=["full", "lora", "lora, cut"],
 )
-def test_two_processes_teach_what_one_does(model: Path, tmp_path: Path, start: Launch, changes: dict[str, Any]) -> None:
+def test_two_processes_teach_what_one_does(
+    model: Path, tmp_path: Path, start: Launch, changes: dict[str, Any], told: dict[str, str]
+) -> None:
     training = replace(PLAIN, **changes)
     alone = replace(training, strategy="ddp").train(job(model, tmp_path / "alone"), Quiet())
-    done = start(tmp_path / "both", training, model)
+    done = start(tmp_path / "both", training, model, **told)
     assert done.returncode == 0, done.stderr[-2000:]
 
     both = result(tmp_path / "both")

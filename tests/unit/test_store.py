@@ -521,3 +521,17 @@ def test_what_several_rounds_have_alike_is_one_warning(tmp_path: Path) -> None:
                 "alarm", {"name": name, "round": round, "value": value, "threshold": 5.0, "text": f"round {round}: {value}"}
             )
         assert warnings(store) == ["alarm: rounds 1, 3, worst in round 3: 2.0", "alarm: round 2: 0.4"]
+
+
+def test_a_run_whose_training_ran_out_of_memory_is_gone_on_with(tmp_path: Path) -> None:
+    trainer = {"part": "selfalign.trainers.sft.SFT", "micro_batch": 8, "gradient_checkpointing": False, "epochs": 2}
+    less = {"micro_batch": 2, "gradient_checkpointing": True}
+    Store.open(tmp_path, {**IDENTITY, "trainer": trainer}).close()
+    with Store.open(tmp_path, {**IDENTITY, "trainer": {**trainer, **less}}) as store:
+        assert [data["text"] for _, kind, data in store.events() if kind == "granted"] == ["trainer.micro_batch = 8, now 2"]
+    with pytest.raises(UserError, match=r"started with trainer\.epochs = 2, now 3"):
+        Store.open(tmp_path, {**IDENTITY, "trainer": {**trainer, **less, "epochs": 3}})
+    other = tmp_path / "other"
+    Store.open(other, {**IDENTITY, "trainer": {**trainer, "part": "mine.Mine"}}).close()
+    with pytest.raises(UserError, match=r"started with trainer\.micro_batch = 8, now 2"):  # what it does there is not known
+        Store.open(other, {**IDENTITY, "trainer": {**trainer, **less, "part": "mine.Mine"}})

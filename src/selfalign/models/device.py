@@ -21,6 +21,7 @@ _NO_MEMORY = (
         "out of memory",
         "bad_alloc",
         "failed to map segment",
+        "_status_alloc_failed",  # cuBLAS and cuDNN, which take some besides torch
     ),
     # What oneDNN, the library below torch on processors, makes of it.
     *("could not create a primitive", "could not create a memory", "could not execute a primitive"),
@@ -47,7 +48,7 @@ def choose_device(name: str) -> Any:
 
 
 def only_device(name: str, given: Mapping[str, str]) -> dict[str, str]:
-    """The environment `given` for a process that shall see no other CUDA device than that of the name.
+    """The environment `given` for a process that shall see no other CUDA (or AMD) device than that of the name.
 
     `cuda:1` is the second of those that CUDA_VISIBLE_DEVICES lets us see, none where that are fewer: the machine's own second one
     may be another process's. auto and cuda are all of them.
@@ -55,11 +56,16 @@ def only_device(name: str, given: Mapping[str, str]) -> dict[str, str]:
     kind, _, index = name.partition(":")
     if kind in ("auto", "cuda") and not index:
         return dict(given)
-    if kind == "cuda" and "CUDA_VISIBLE_DEVICES" in given:
-        seen = [each.strip() for each in given["CUDA_VISIBLE_DEVICES"].split(",") if each.strip()]
+    if kind == "cuda" and (variable := visible(given)) in given:
+        seen = [each.strip() for each in given[variable].split(",") if each.strip()]
         index = seen[int(index)] if int(index) < len(seen) else ""
     only = index if kind == "cuda" else ""
-    return {**given, "CUDA_VISIBLE_DEVICES": only}
+    return {**given, visible(given): only}
+
+
+def visible(given: Mapping[str, str]) -> str:
+    """The name of the variable that says which GPUs are seen: on AMD's two are read, and their own wins over CUDA's."""
+    return "HIP_VISIBLE_DEVICES" if "HIP_VISIBLE_DEVICES" in given else "CUDA_VISIBLE_DEVICES"
 
 
 def device_count(device: Any) -> int:
@@ -69,13 +75,23 @@ def device_count(device: Any) -> int:
     return int(torch.cuda.device_count()) if device.type == "cuda" and device.index is None else 1
 
 
+def own_gpu() -> int:
+    """The index of the GPU of this one of a machine's training processes, which may be shown that one alone."""
+    import torch
+
+    return int(os.environ.get("LOCAL_RANK", "0")) % max(int(torch.cuda.device_count()), 1)
+
+
 def device_memory(device: Any) -> tuple[int, int]:
-    """(in all, free now) of a device, in bytes. A processor's is the machine's, or what its container is given."""
+    """(in all, free now) of a device, in bytes; of all CUDA devices the smallest, and what is free of the first. A processor's
+    is the machine's, or what its container is given."""
     import torch
 
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        return total, free
+        # Of several the smallest, as each has the same share; what is free there cannot be asked without taking some of it.
+        all_of_them = range(device_count(device)) if device.index is None else ()
+        return min([total, *(int(torch.cuda.get_device_properties(each).total_memory) for each in all_of_them)]), free
     if device.type == "mps":
         most = torch.mps.recommended_max_memory()
         return most, most - torch.mps.driver_allocated_memory()

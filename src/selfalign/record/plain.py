@@ -149,9 +149,18 @@ def _release(version: Any) -> tuple[str, str]:
     return ".".join(numbers.split(".")[:2]), build
 
 
+MEMORY = ("micro_batch", "gradient_checkpointing")
+"""Options of our own trainer that change what it takes of memory and time, and its results by rounding alone: a run whose
+training ran out of memory can be gone on with."""
+
+
 def granted(known: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run was started with, and the permissions that it is given now; one that it may have used is not taken back."""
-    return {**known, **{name: True for name in PERMISSIONS if identity.get(name) is True}}
+    """What a run was started with, the permissions that it is given now, where one that it may have used is not taken back, and
+    how its training goes about memory."""
+    was, now = ({**(side.get("trainer") or {})} for side in (known, identity))
+    free = [name for name in MEMORY if str(was.get("part")).startswith("selfalign.") and name in was and name in now]
+    trainer = {"trainer": {**was, **{name: now[name] for name in free}}} if free else {}
+    return {**known, **trainer, **{name: True for name in PERMISSIONS if identity.get(name) is True}}
 
 
 def raised(known: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, Any]:

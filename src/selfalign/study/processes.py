@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from selfalign.errors import UserError
+from selfalign.models.device import visible
 from selfalign.study.side_by_side import GRACE, Ended
 
 
@@ -98,14 +99,14 @@ def shares(parallel: int) -> list[tuple[set[int], dict[str, str]]]:
         said = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(each))}
         if gpus:
             some = len(gpus) // parallel
-            said["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[place * some : (place + 1) * some])
+            said[visible(os.environ)] = ",".join(gpus[place * some : (place + 1) * some])
         found.append((own, said))
     return found
 
 
 def _gpus() -> list[str]:
     """The GPUs that CUDA lets us see, without asking CUDA."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    given = os.environ.get(visible(os.environ))
     if given is not None:
         return [name for name in map(str.strip, given.split(",")) if name and name != "-1"]
     try:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.errors import UserError, die_with_parent
-from selfalign.models.device import empty_cache, half_type, out_of_memory
+from selfalign.models.device import device_count, empty_cache, half_type, only_device, out_of_memory
 from selfalign.models.rendering import make_renderer
 from selfalign.models.rounding import rounded
 from selfalign.record.checkpoints import AVERAGE, newest_verified, publish, write_synced
@@ -28,16 +28,19 @@ from selfalign.record.faults import fault_point
 from selfalign.trainers._average import Average, average_of, make_keeper
 from selfalign.trainers._batches import Lost, Step, Unit, Weights, plan, tokenise, weigh
 from selfalign.trainers._guard import KEPT_CHECKPOINTS, make_guard
+from selfalign.trainers._launch import take_over
 from selfalign.trainers._loss import make_loss
 from selfalign.trainers._model import device_of, load_model, reference, second_copy
 from selfalign.trainers._reference import with_reference
 from selfalign.trainers._scaling import LossScale
-from selfalign.trainers._shard import gathered, is_cut, join
+from selfalign.trainers._shard import WAIT, gathered, is_cut, join
 from selfalign.trainers._teacher import taught_by, with_taught
 from selfalign.trainers._weighted import NotFinite, Steps, check_finite, make_trainer
 from selfalign.trainers._zero import start
 
 OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_bnb_8bit", "paged_adamw_8bit": "paged_adamw_8bit"}
+_MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+"""How many processes they are, as MPI's launchers and srun tell them."""
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
@@ -70,11 +73,15 @@ def main(path: Path, *launched: str) -> int:
         _share_devices(path, spec["options"]["launch"])  # before the link takes standard output from what is started here
     link = Link()
     try:
-        offload = bool(spec["options"].get("offload"))
+        if launched:
+            _check_alone(spec["options"]["device"])
+        offload, device = bool(spec["options"].get("offload")), device_of(spec["options"])
+        take_over(spec["options"], device.type, os.environ)
         _check_strategy(spec["options"].get("strategy", "ddp"), offload)
+        _check_processes(device)
         if offload:
-            join(device_of(spec["options"]))
-        _join()
+            join(device)
+        _join(device)
         train(spec, link)
     except Exception as error:
         traceback.print_exc()
@@ -252,12 +259,17 @@ def _steps_done(checkpoint: Path | None) -> int:
     return int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
 
 
-def _join() -> None:
-    """One process of several meets the others, on its own device."""
+def _join(device: Any) -> None:
+    """One process of several meets the others, on its own device.
+
+    Raises:
+        UserError: they cannot meet there.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState
 
-        PartialState()
+        if PartialState(cpu=device.type == "cpu", timeout=WAIT).num_processes == 1:
+            raise UserError(f"--trainer.launch started several processes, which cannot share {device}; leave it out")
 
 
 def _agree(found: Path | None) -> Path | None:
@@ -291,23 +303,47 @@ def _share_devices(spec: Path, launch: str) -> None:
 
         if (devices := torch.cuda.device_count()) < 2:
             return
-        words = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(devices)]
+        # All that a configuration of the user's for other trainings would say otherwise.
+        own = ("--multi_gpu", "--num_machines", "1", "--gpu_ids", "all", "--mixed_precision", "no", "--dynamo_backend", "no")
+        words = [sys.executable, "-m", "accelerate.commands.launch", *own, "--num_processes", str(devices)]
+    for name in _MPI:  # what is there behind it is this launcher's, not that of a batch job around us
+        os.environ.pop(name, None)
     # The last word tells the processes that they have been started: of a single one accelerate sets no LOCAL_RANK.
     os.execvp(words[0], [*words, "--module", "selfalign.trainers._child", str(spec), "launched"])
+
+
+def _check_alone(device: str) -> None:
+    """A single process has a single device: of several `transformers.Trainer` would make a way of its own to share rows.
+
+    Raises:
+        UserError: it is one of several and was not told so, so that each would write the others' model.
+    """
+    if "LOCAL_RANK" in os.environ:
+        return
+    if told := next((name for name in _MPI if int(os.environ.get(name, "1")) > 1), ""):
+        raise UserError(
+            f"--trainer.launch started {os.environ[told]} processes ({told}) that were told no RANK, WORLD_SIZE and LOCAL_RANK:"
+            " let each machine's one process be torch's launcher ('srun --ntasks-per-node 1 torchrun …')"
+        )
+    if device in ("auto", "cuda"):
+        os.environ |= only_device("cuda:0", os.environ)
+
+
+def _check_processes(device: Any) -> None:
+    """
+    Raises:
+        UserError: more processes than GPUs, which cannot exchange what they have on one.
+    """
+    here, seen = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), device_count(device)
+    if device.type == "cuda" and here > seen:
+        raise UserError(f"--trainer.launch started {here} processes on a machine that shows {seen} GPUs: let it start {seen}")
 
 
 def _check_strategy(strategy: str, offload: bool) -> None:
     """
     Raises:
-        UserError: accelerate's configuration cuts the model up, which is `SFT.strategy`'s to say; or there is one process only.
+        UserError: a model is to be cut over one process.
     """
-    for name in ("FSDP", "DEEPSPEED"):
-        if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true":
-            raise UserError(
-                f"accelerate's configuration asks for {name}, which is not supported: take it out; --trainer.strategy"
-                f" {name.lower()} cuts weights, gradients and moments over the devices, and --trainer.offload true keeps them in"
-                " main memory"
-            )
     if strategy in ("fsdp", "deepspeed") and not offload and int(os.environ.get("WORLD_SIZE", "1")) == 1:
         raise UserError(f"--trainer.strategy {strategy} cuts a model over several processes, and --trainer.launch started one")
 
@@ -329,4 +365,6 @@ def _reason(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), *sys.argv[2:]))
+    # DeepSpeed's launcher and torch's old one put a word of their own before the others.
+    given = [word for word in sys.argv[1:] if not word.startswith("--local")]
+    sys.exit(main(Path(given[0]), *given[1:]))

@@ -25,6 +25,13 @@ and its teacher's 4n bytes where that is no adapter's base, or 4a where it is an
 float32 weights: 2n more. Activations are gone when the last gradients come, but what they had is not given back at once: both
 count.
 
+On a processor an adapter leaves gaps. A linear layer that has one computes three blocks of t · outputs numbers (its own, the
+adapter's, that times alpha / rank) which are gone when their sum is there, while that and the adapter's input are kept, before
+and behind them; and glibc puts no aligned block into a gap of just its size, as it asks for some bytes more (2.36,
+`_int_memalign`). By a trace of what Llama layers allocate 1.96 (float32) and 1.93 (bf16) times h · t · outputs bytes stay empty:
+2 are counted, of one layer where activations are computed twice. It is so for blocks of less than HEAP bytes, or LARGE with
+`qlora`: larger ones the system gets back at once.
+
 Cut over N devices (FSDP) weights, gradients and moments take one part of N each. What is gathered for a moment is not cut: with r
 weights outside of the layers (n - m) and l in one of them (m / layers), h·(r + 2l) for weights, as the next layer is fetched
 while one computes, and in full training (h + 4)·(r + l) for their gradients before and while they are averaged. That is in place
@@ -54,6 +61,10 @@ METHODS: tuple[Method, ...] = ("full", "lora", "qlora")
 
 FIXED = 0.6e9
 """Bytes that a training process takes besides: its libraries and gaps (measured); on a GPU its context (not measured)."""
+HEAP = 2**25
+"""Bytes from which glibc takes a block from the system in any case (DEFAULT_MMAP_THRESHOLD_MAX)."""
+LARGE = 1_000_000
+"""The same where a base of 4 bits is trained: the process is started so (`_process.surroundings`)."""
 BUCKET = 50_000_000
 """Numbers that DeepSpeed averages or gathers ahead at once (`_zero` asks for that)."""
 USABLE = 0.9
@@ -84,6 +95,8 @@ class Load:
     """Whether weights, gradients and moments wait in main memory."""
     zero: int = 0
     """The stage of DeepSpeed's ZeRO, 2 or 3; 0 without it."""
+    heap: int = 0
+    """On a processor: bytes of a block below which gaps stay; 0 on a GPU, whose memory is dealt out in sizes that fit again."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +144,8 @@ def need(method: Method, twice: bool, sizes: Sizes, load: Load, devices: int = 1
     cuts = (devices > 1 or load.offload) and not load.zero
     stream = at_once * sizes.layers * sizes.hidden * (4 if method == "full" and not cuts else width)
     activations: float = stream + max(layer, logits) if twice else sizes.layers * layer + logits
+    if method != "full":
+        activations += _gaps(sizes, load, width, LARGE if method == "qlora" else HEAP) / (max(sizes.layers, 1) if twice else 1)
     if load.zero:
         return _by_zero(method, twice, sizes, load, devices, int(activations), int(frozen), trained)
     if cuts:
@@ -182,10 +197,19 @@ def _locked(sizes: Sizes, width: int, devices: int) -> int:
     return sum(devices * 2 ** ((width * count // devices - 1).bit_length()) for count in (*matrices, *tables))
 
 
+def _gaps(sizes: Sizes, load: Load, width: int, most: int) -> int:
+    """Bytes that stay empty between the activations of all layers with an adapter, by blocks of less than `most`."""
+    blocks = [width * load.rows * load.tokens * outputs for outputs, _ in _adapted(sizes, load.target)]
+    return sum(2 * block for block in blocks if block < min(load.heap, most))
+
+
 def adapter_weights(sizes: Sizes, rank: int, target: str) -> int:
     """Rank times both sides of every linear layer that gets an adapter."""
-    wanted = [sides for name, sides in sizes.matrices.items() if target == "all-linear" or re.fullmatch(target, name)]
-    return rank * sum(one + other for one, other in wanted)
+    return rank * sum(one + other for one, other in _adapted(sizes, target))
+
+
+def _adapted(sizes: Sizes, target: str) -> list[tuple[int, int]]:
+    return [sides for name, sides in sizes.matrices.items() if target == "all-linear" or re.fullmatch(target, name)]
 
 
 def needs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -12,7 +13,7 @@ from selfalign.errors import UserError
 from selfalign.models.device import choose_device, device_count, device_memory, half_type
 from selfalign.models.names import located
 from selfalign.models.sizes import Sizes, read_sizes
-from selfalign.trainers._memory import METHODS, USABLE, Load, Method, Need, fitting, need, needs
+from selfalign.trainers._memory import HEAP, METHODS, USABLE, Load, Method, Need, fitting, need, needs
 from selfalign.trainers._shard import check_layers
 from selfalign.types import ModelRef
 
@@ -143,7 +144,10 @@ def choose(asked: Asked, model: ModelRef) -> Choice | None:
     (total, free), (main, _) = device_memory(place), device_memory(choose_device("cpu"))
     room = Room(str(place), total, free, main, device_count(place) if cuts else 1, cuts and place.type == "cuda")
     offload = asked.load.offload and room.away  # a processor's memory is main memory already
-    load = replace(asked.load, tokens=most, learned=min(asked.load.learned, most), half=half is not None, offload=offload)
+    given = os.environ.get("MALLOC_MMAP_THRESHOLD_", "")
+    heap = (int(given) if given.isdigit() else HEAP) * (place.type == "cpu")
+    learned = min(asked.load.learned, most)
+    load = replace(asked.load, tokens=most, learned=learned, half=half is not None, offload=offload, heap=heap)
     devices = {"auto": tuple(sorted({1, room.many})), "ddp": (1,)}.get(asked.strategy, (room.many,))
     allowed = METHODS if asked.strategy in ("auto", "ddp") else tuple(each for each in METHODS if each != "qlora")
     methods = allowed if asked.method is None else (asked.method,)

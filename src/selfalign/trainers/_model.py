@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from selfalign.models.device import choose_device, half_type
+from selfalign.models.device import choose_device, half_type, own_gpu
 from selfalign.trainers._shard import cut, is_cut, lent
 from selfalign.types import ModelRef
 
@@ -50,7 +49,7 @@ def _frozen(folder: str, options: dict[str, Any]) -> Any:
 
     device = device_of(options)
     if device.type == "cuda":  # of several processes each has its own
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        device = torch.device("cuda", own_gpu())
     dtype = half_type(device, options["precision"]) or torch.float32
     if options["method"] == "lora":
         # What is to be cut goes there part by part.

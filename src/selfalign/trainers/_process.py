@@ -16,6 +16,7 @@ from typing import Any
 from selfalign.errors import RunFailed, TimeUp
 from selfalign.models.device import only_device
 from selfalign.protocols import Progress
+from selfalign.trainers._memory import LARGE
 
 GRACE = 2.0
 """Seconds between asking the process to end (SIGTERM) and ending it (SIGKILL)."""
@@ -25,14 +26,11 @@ STOP, STEP = "stop", 600.0
 
 _REMEDIES = {
     "not_finite": "; a lower trainer.learning_rate or trainer.precision=fp32 may help",
-    "memory": "; lower trainer.micro_batch, set trainer.gradient_checkpointing=true, or trainer.method=lora or qlora",
+    "memory": "; give the same command again with a lower --trainer.micro_batch or --trainer.gradient_checkpointing true, and the"
+    " run goes on; --trainer.method lora or qlora takes less in a new one",
     "disk": "; free some space, then give the same command again",
     "other": "",
 }
-
-
-LARGE = 1_000_000
-"""Bytes from which glibc is to give memory back as soon as it is free, where a base of 4 bits is trained."""
 
 
 def surroundings(device: str, given: Mapping[str, str], four_bits: bool = False) -> dict[str, str]:

@@ -12,10 +12,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from selfalign.errors import UserError
+from selfalign.models.device import own_gpu
 from selfalign.models.rounding import rounded
 from selfalign.trainers import _zero
 
@@ -23,6 +25,10 @@ FOLDER = "parts"
 """Of a checkpoint: what torch's distributed checkpoints write, one file for each process and one that says what is in which."""
 
 ADAPTER = "adapter_model.safetensors"
+
+WAIT = timedelta(hours=2)
+"""For which processes wait for one another, as the first one hashes and writes checkpoints of tens of GB meanwhile: torch's own
+10 minutes may not do for that. One that has died is noticed by what started it."""
 
 
 def join(device: Any) -> None:
@@ -37,9 +43,9 @@ def join(device: Any) -> None:
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     alone: dict[str, Any] = {} if several else {"store": HashStore(), "rank": 0, "world_size": 1}
     if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(own_gpu())
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
-    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", **alone)
+    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=WAIT, **alone)
 
 
 def cut(model: Any, device: Any, half: Any, offload: bool = False) -> Any:

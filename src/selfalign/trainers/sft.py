@@ -20,6 +20,7 @@ from selfalign.trainers._cross_entropy import CrossEntropy
 from selfalign.trainers._distill import Distill
 from selfalign.trainers._ditto import Ditto, rejects
 from selfalign.trainers._dpo import DPO
+from selfalign.trainers._launch import agreed, configured
 from selfalign.trainers._memory import METHODS, Load, Method
 from selfalign.trainers._method import RANK, Asked, Choice, choose, times
 from selfalign.trainers._process import run_child
@@ -80,7 +81,9 @@ class SFT:
     """cpu, cuda (all that are visible), cuda:1 (that one alone), mps, or auto: CUDA, Apple's, the processor."""
     launch: str = field(default="", metadata=LATER)
     """What starts the training's processes, as you would type it before `--module`: 'accelerate launch --config_file my.yaml' or
-    'torchrun --nproc_per_node 2', each process with the whole model. Without it accelerate starts one for each GPU there is."""
+    'torchrun --nproc_per_node 2', each process with the whole model unless strategy says otherwise. What accelerate's
+    configuration says of FSDP, DeepSpeed, precision and device becomes the trainer's option where that is left open, and is
+    refused where it is another. Without it accelerate starts one process for each GPU there is."""
     strategy: Literal["auto", "ddp", "fsdp", "deepspeed"] = field(default="auto", compare=False)
     """How several processes share the work: each with the whole model (ddp), or with its part of weights, gradients and moments
     (fsdp, or DeepSpeed's ZeRO). auto takes fsdp where all weights, or an adapter with its base, fit the GPUs of this machine only
@@ -172,6 +175,10 @@ class SFT:
         Raises:
             UserError: a package that the training process imports is missing: it would say so after a round was generated.
         """
+        if (words := shlex.split(self.launch)) and shutil.which(words[0]) is None:
+            raise UserError(f"trainer SFT: launch: there is no program {words[0]}; give its whole path")
+        if (launched := self._as_launched()) is not self:
+            return launched.check()
         packages = {"torch": "hf", "transformers": "hf", "accelerate": "hf"}
         packages |= {"peft": "hf"} if self._asked in ("lora", "qlora") else {}
         packages |= {"deepspeed": "deepspeed"} if self.strategy == "deepspeed" else {}
@@ -183,11 +190,18 @@ class SFT:
         if (paged or self.device != "auto") and (device := choose_device(self.device)).type != "cuda" and paged:
             what = f"optimizer = {self.optimizer} needs a CUDA device, and this one is {device}"
             raise UserError(f"trainer SFT: {what}; use adamw_8bit")
-        if (words := shlex.split(self.launch)) and shutil.which(words[0]) is None:
-            raise UserError(f"trainer SFT: launch: there is no program {words[0]}; give its whole path")
         if self.strategy in ("fsdp", "deepspeed") or self.offload:
             self._check_cut()
         return ""
+
+    def _as_launched(self) -> SFT:
+        """With what a configuration of accelerate asks for, where the options leave that open; itself where it asks for no more.
+
+        Raises:
+            UserError: the options say something else, or there are none for it.
+        """
+        taken = agreed(vars(self), configured(self.launch, self.device)) if self.launch else {}
+        return replace(self, **taken) if taken else self
 
     def _check_cut(self) -> None:
         instead = "--trainer.offload false" if self.offload else "--trainer.strategy ddp"
@@ -233,6 +247,8 @@ class SFT:
         Raises:
             UserError: no method fits the device.
         """
+        if (launched := self._as_launched()) is not self:
+            return launched.choice(base, longest, learned)
         most = self.max_length or longest
         load = Load(
             rows=self.micro_batch * (1 + self.preferences),
@@ -260,6 +276,8 @@ class SFT:
     def settled(self, choice: Choice | None) -> SFT:
         """The trainer with its method, rank, rate and strategy as they follow from a choice; None: all weights, unless an adapter
         is asked for, on each device."""
+        if (launched := self._as_launched()) is not self:
+            return launched.settled(choice)
         method = choice.need.method if choice else self._asked or "full"
         adapter = method != "full"
         rate = choice.rate if choice else self._rate(method, 0)
