@@ -88,7 +88,14 @@ def test_no_import_cycles() -> None:
         visit(name, ())
 
 
-@pytest.mark.parametrize("code", ["import selfalign; selfalign.align", "from selfalign.cli.main import main; main(['--help'])"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import selfalign; selfalign.align",
+        "from selfalign.cli.main import main; main(['--help'])",
+        "from selfalign.cli.main import main; main(['run', 'isara', 'none', '--rounds', 'two'])",  # the options of all parts
+    ],
+)
 def test_start_loads_nothing_heavy(code: str) -> None:
     probe = f"{code}; import sys; print(sorted(set(sys.modules) & {HEAVY!r}))"
     output = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from selfalign.errors import UserError
 from selfalign.trainers._batches import IGNORE, Lost, Row, Weights
-from selfalign.trainers._weighted import Batch, collate, token_losses, weighted_sum
+from selfalign.trainers._weighted import Batch, Tensor, collate, token_losses, weighted_sum
 from selfalign.types import LATER
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ class CrossEntropy:
             shares[place, learned[place]] = torch.tensor(unit.shares) * batch["weights"][place]
         return {**batch, "shares": shares}
 
-    def total(self, model: Any, batch: Batch, head: Any) -> torch.Tensor:
+    def total(self, model: Any, batch: Batch, head: Any) -> Tensor:
         if "shares" not in batch:
             return weighted_sum(model, batch, head)
         return token_losses(model, batch, head) @ batch["shares"][batch["targets"] != IGNORE]

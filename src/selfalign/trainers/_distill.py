@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from selfalign.errors import UserError
 from selfalign.trainers._batches import IGNORE, Lost, Row, Weights
-from selfalign.trainers._weighted import Batch, collate, token_logits
+from selfalign.trainers._weighted import Batch, Tensor, collate, token_logits
 from selfalign.types import LATER
-
-if TYPE_CHECKING:
-    import torch
 
 Divergence = Literal["forward", "reverse", "symmetric"]
 Who = Literal["start", "round", "ema"]
@@ -131,7 +128,7 @@ class Distill:
         taught = [unit.row.taught for unit in units if unit.row.taught]
         return {**batch, **{f"taught_{name}": each for name, each in collate(taught, weights, pad).items()}} if taught else batch
 
-    def total(self, model: Any, batch: Batch, head: Any) -> torch.Tensor:
+    def total(self, model: Any, batch: Batch, head: Any) -> Tensor:
         """`taught` are the teacher's logits on the tokens of `taught_targets`, in order, shape (tokens, words)."""
         import torch
 
@@ -141,7 +138,7 @@ class Distill:
         total = torch.nn.functional.cross_entropy(logits[seeds], labels[seeds], reduction="none") @ shares[seeds]
         return total + self.divergence(batch["taught"], logits[~seeds]) @ shares[~seeds] if "taught" in batch else total
 
-    def divergence(self, teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+    def divergence(self, teacher: Tensor, student: Tensor) -> Tensor:
         """D of each token in nats, shape (tokens,), from both logits (tokens, words)."""
         theirs, ours = (logits.div(self.temperature).log_softmax(-1) for logits in (teacher, student))
         share = {"forward": 1.0, "reverse": 0.0, "symmetric": self.alpha}[self.kl]

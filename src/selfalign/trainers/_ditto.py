@@ -5,16 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from selfalign.errors import UserError
 from selfalign.trainers._batches import Lost, Row, Weights
 from selfalign.trainers._dpo import DPO, Pair
-from selfalign.trainers._weighted import Batch
+from selfalign.trainers._weighted import Batch, Tensor
 from selfalign.types import Example, Preference, derive_seed, preferences, preferred_to
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True)
@@ -102,7 +99,7 @@ class Ditto:
         seeds = torch.tensor([float(pair.seed) for pair in units])
         return {**self._dpo.collate(units, weights, pad), "imitated": seeds}
 
-    def total(self, model: Any, batch: Batch, head: Any) -> torch.Tensor:
+    def total(self, model: Any, batch: Batch, head: Any) -> Tensor:
         return self._dpo.total(model, batch, head)
 
     @property

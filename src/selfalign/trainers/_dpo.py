@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from selfalign.errors import UserError
 from selfalign.trainers._batches import IGNORE, Lost, Row, Weights
-from selfalign.trainers._weighted import Batch, collate, row_losses
-
-if TYPE_CHECKING:
-    import torch
+from selfalign.trainers._weighted import Batch, Tensor, collate, row_losses
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +89,7 @@ class DPO:
         own = {"weights": batch["weights"][: len(units)], "reference": reference, "imitated": torch.ones(len(units))}
         return {**batch, **own}
 
-    def total(self, model: Any, batch: Batch, head: Any) -> torch.Tensor:
+    def total(self, model: Any, batch: Batch, head: Any) -> Tensor:
         from torch.nn.functional import logsigmoid
 
         losses = row_losses(model, batch, head)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from selfalign.trainers import _shard, _zero
 from selfalign.trainers._batches import IGNORE, Row, Step, Unit, Weights
@@ -15,7 +15,9 @@ from selfalign.trainers._shard import in_step, is_cut, local
 if TYPE_CHECKING:
     import torch
 
-Batch = Mapping[str, "torch.Tensor"]
+Tensor: TypeAlias = "torch.Tensor"
+"""For the losses' files: reading the options of a class imports what its file does for types, and torch takes seconds."""
+Batch = Mapping[str, Tensor]
 """input_ids, attention_mask, targets (rows, tokens) and weights (rows,); `targets[i, t]` is what token t is to predict."""
 
 Total = Callable[[Any, Batch, Any], "torch.Tensor"]
