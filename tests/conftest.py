@@ -24,6 +24,7 @@ SCRIPTED = ("--model", "scripted", "--engine", "Scripted", "--encoder", "Hashed"
 """Options of a run without any model."""
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+Refused = Callable[..., str]
 
 
 def command(*arguments: object) -> list[str]:
@@ -32,7 +33,7 @@ def command(*arguments: object) -> list[str]:
 
 @pytest.fixture(autouse=True, scope="module")
 def environment() -> Iterator[None]:
-    """What a file's tests and their libraries (Ray) set in the environment ends with the file, else the next ones begin cold."""
+    """What a file and its libraries (Ray, for one) set in the environment ends with it, else the next ones begin cold."""
     before = dict(os.environ)
     yield
     os.environ.clear()
@@ -67,7 +68,28 @@ def cli(tmp_path: Path) -> Run:
 
 
 @pytest.fixture
+def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """The one line with which `selfalign …` declines to begin; in this process, whose parsers are made already."""
+
+    def run(*arguments: object) -> str:
+        from selfalign.cli.main import main
+
+        monkeypatch.chdir(tmp_path)
+        assert main([str(word) for word in arguments]) == 2
+        said = capsys.readouterr()
+        (line,) = said.err.strip().splitlines()
+        assert not said.out
+        return line
+
+    return run
+
+
+@pytest.fixture
 def seeds_file(tmp_path: Path) -> Path:
+    return write_seeds(tmp_path)
+
+
+def write_seeds(folder: Path) -> Path:
     """Twelve pairs in two categories."""
     rows = [
         {
@@ -79,7 +101,7 @@ def seeds_file(tmp_path: Path) -> Path:
             (verb, thing) for verb in ("clean", "mend", "paint") for thing in ("table", "window", "roof", "stove")
         )
     ]
-    path = tmp_path / "seeds.jsonl"
+    path = folder / "seeds.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 

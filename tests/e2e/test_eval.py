@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import SCRIPTED, Run, command
+from tests.conftest import SCRIPTED, Refused, Run, command
 from tests.tiny import tiny_model
 
 ENGINE = ("--engine", "Scripted", "--encoder", "Hashed")
@@ -237,10 +237,8 @@ def test_interrupted_without_a_folder_it_says_that_nothing_is_kept(held_file: Pa
         (("--held_out", "safe_helpful", "--truthfulness.file", "x.csv"), "x.csv: no such file"),
     ],
 )
-def test_wrong_options_are_named_in_one_line(cli: Run, wrong: tuple[object, ...], said: str) -> None:
-    done = cli("eval", "scripted", *ENGINE, *wrong, "--quiet")
-    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
-    assert said in done.stderr and not done.stdout
+def test_wrong_options_are_named_in_one_line(refused: Refused, wrong: tuple[object, ...], said: str) -> None:
+    assert said in refused("eval", "scripted", *ENGINE, *wrong, "--quiet")
 
 
 def test_only_like_is_compared_with_like(cli: Run, run_folder: Path, held_file: Path, tmp_path: Path) -> None:

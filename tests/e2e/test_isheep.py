@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import SCRIPTED, Run
+from tests.conftest import SCRIPTED, Refused, Run
 from tests.e2e.test_kill import hits
 
 SMALL = ("--rounds", 2, "--per_round", 24, "--min_yield", 0, "--engine.batch_size", 4, "--quiet")
@@ -235,12 +235,10 @@ def test_a_label_that_the_proposer_wrote_is_kept_as_the_response(cli: Run, tasks
         (("self_guide", "--pair_filters.length_range.deviations", "0"), ("LengthRange", "deviations = 0")),
     ],
 )
-def test_bad_options_get_one_line(cli: Run, tasks_file: Path, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
+def test_bad_options_get_one_line(refused: Refused, tasks_file: Path, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
     recipe, *options = arguments
-    done = cli("run", recipe, tasks_file, *SCRIPTED, *options, "--out", "o")
-    assert done.returncode == 2, done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert all(word in done.stderr for word in words), done.stderr
+    line = refused("run", recipe, tasks_file, *SCRIPTED, *options, "--out", "o")
+    assert all(word in line for word in words), line
 
 
 def test_a_judge_is_tried_on_as_many_seeds_as_asked(cli: Run, tasks_file: Path, tmp_path: Path) -> None:

@@ -13,17 +13,18 @@ from selfalign.cli.main import main
 from selfalign.errors import Interrupted, RunFailed
 from selfalign.record.store import Store
 from selfalign.types import ModelRef
-from tests.conftest import SCRIPTED, Run
+from tests.conftest import SCRIPTED, Refused, Run, write_seeds
 
 SMALL = ("--rounds", 2, "--per_round", 16, "--demonstrations", 4, "--min_yield", 0, "--quiet")
 
 
-@pytest.fixture
-def run_folder(cli: Run, seeds_file: Path, tmp_path: Path) -> Path:
-    out = tmp_path / "run"
-    done = cli("run", "isara", seeds_file, *SCRIPTED, *SMALL, "--out", out)
-    assert done.returncode == 0, done.stderr
-    return out
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the same seeds, that all tests only read."""
+    folder = tmp_path_factory.mktemp("finished")
+    run = ("run", "isara", write_seeds(folder), *SCRIPTED, *SMALL, "--out", folder / "run")
+    assert main([str(word) for word in run]) == 0
+    return folder / "run"
 
 
 def rows(path: Path) -> list[dict[str, object]]:
@@ -210,11 +211,9 @@ def test_a_trainer_that_loses_rows_stops_the_run(cli: Run, seeds_file: Path, tmp
         (("status", "nowhere"), ("nowhere",)),
     ],
 )
-def test_bad_options_get_one_line(cli: Run, seeds_file: Path, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
-    done = cli(*arguments)
-    assert done.returncode == 2
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert all(word in done.stderr for word in words), done.stderr
+def test_bad_options_get_one_line(refused: Refused, seeds_file: Path, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
+    line = refused(*arguments)
+    assert all(word in line for word in words), line
 
 
 @pytest.mark.parametrize(
@@ -234,11 +233,10 @@ def test_a_recipe_file_that_does_not_import_gets_one_line(cli: Run, tmp_path: Pa
     assert all(word in done.stderr for word in words), done.stderr
 
 
-def test_a_bad_seed_file_is_told_before_a_model_loads(cli: Run, tmp_path: Path) -> None:
+def test_a_bad_seed_file_is_told_before_a_model_loads(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text('{"prompt": "What is it?", "response": "A thing."}\n{"prompt": 7, "response": "x"}\n')
-    done = cli("run", "isara", "bad.jsonl", "--model", "no/such", "--out", "o")
-    assert done.returncode == 2
-    assert "bad.jsonl:2" in done.stderr and "prompt" in done.stderr and len(done.stderr.splitlines()) == 1
+    line = refused("run", "isara", "bad.jsonl", "--model", "no/such", "--out", "o")
+    assert "bad.jsonl:2" in line and "prompt" in line
 
 
 def test_check_says_what_can_be_known(cli: Run, seeds_file: Path, model_folder: Path) -> None:
@@ -247,7 +245,7 @@ def test_check_says_what_can_be_known(cli: Run, seeds_file: Path, model_folder: 
     assert "12" in done.stdout
     long = seeds_file.with_name("long.jsonl")
     long.write_text(json.dumps({"prompt": "Why?", "response": "word " * 900 + "end."}) + "\n" + seeds_file.read_text())
-    refused = cli("check", "isara", long, "--model", model_folder)
+    refused = cli("check", "isara", long, "--model", model_folder, "--encoder", "Hashed")
     assert refused.returncode == 2 and "seed-0001" in refused.stderr and "window" in refused.stderr
 
 
