@@ -100,6 +100,14 @@ def test_pairs_that_the_seeds_bring_are_never_more_than_there_are(pairs_file: Pa
         (("dpo", "--trainer.loss", "IPO"), ("--trainer.loss: no part named IPO", "CrossEntropy, DPO")),
         (("isara", "--trainer.loss.beta", 1), ("no option --trainer.loss.beta with this class; it is one of another",)),
         (("dpo", "--trainer.loss.bta", 1), ("--trainer.loss.bta", "did you mean --trainer.loss.beta")),
+        (("self_distill", "--trainer.loss", "CrossEntropy"), ("would imitate them", "trainer.loss = Distill")),
+        (("self_distill", "--trainer.loss", "DPO"), ("would imitate them", "trainer.loss = Distill")),
+        (("isara", "--trainer.loss", "Distill"), ("shows demonstrations to none", "use the recipe self_distill")),
+        (("sft", "--trainer.loss", "Distill"), ("shows demonstrations to none", "use the recipe self_distill")),
+        (("self_distill", "--trainer.loss.clip", -1), ("loss Distill: clip = -1.0 is out of range",)),
+        (("self_distill", "--trainer.loss.alpha", 0.2), ("alpha = 0.2 changes nothing with kl = forward",)),
+        (("self_distill", "--demonstrations", 0), ("demonstrations = 0: a teacher needs at least 1",)),
+        (("self_distill", "--second_turns.share", 1), ("second_turns.share = 1.0, must be 0 where answers are to be taught",)),
     ],
 )
 def test_wrong_options_are_named_in_one_line(

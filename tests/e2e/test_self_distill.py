@@ -8,8 +8,6 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from selfalign.encoders import Hashed
 from selfalign.engines import HF
 from selfalign.loop.align import align
@@ -19,7 +17,7 @@ from selfalign.record.store import Store
 from selfalign.seeds.read import read_seeds
 from selfalign.trainers import SFT, Distill
 from selfalign.types import Example, Sampling
-from tests.conftest import SCRIPTED, Refused, Run
+from tests.conftest import SCRIPTED, Run
 from tests.e2e.test_kill import digest
 
 SMALL = ("--rounds", 3, "--per_round", 24, "--min_yield", 0, "--engine.batch_size", 4, "--validation_share", 0, "--quiet")
@@ -52,27 +50,6 @@ def test_answers_are_written_bare_shown_to_the_teacher_and_never_imitated(cli: R
 
     assert cli(*run[:-1], tmp_path / "whole").returncode == 0
     assert digest(out, cli) == digest(tmp_path / "whole", cli)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("self_distill", "--trainer.loss", "CrossEntropy"), ("would imitate them", "trainer.loss = Distill")),
-        (("self_distill", "--trainer.loss", "DPO"), ("would imitate them", "trainer.loss = Distill")),
-        (("isara", "--trainer.loss", "Distill"), ("shows demonstrations to none", "use the recipe self_distill")),
-        (("sft", "--trainer.loss", "Distill"), ("shows demonstrations to none", "use the recipe self_distill")),
-        (("self_distill", "--trainer.loss.clip", -1), ("loss Distill: clip = -1.0 is out of range",)),
-        (("self_distill", "--trainer.loss.alpha", 0.2), ("alpha = 0.2 changes nothing with kl = forward",)),
-        (("self_distill", "--demonstrations", 0), ("demonstrations = 0: a teacher needs at least 1",)),
-        (("self_distill", "--second_turns.share", 1), ("second_turns.share = 1.0, must be 0 where answers are to be taught",)),
-    ],
-)
-def test_wrong_options_are_named_in_one_line(
-    refused: Refused, seeds_file: Path, tmp_path: Path, arguments: tuple[object, ...], words: tuple[str, ...]
-) -> None:
-    recipe, *options = arguments
-    line = refused("run", recipe, seeds_file, *SCRIPTED[:-2], *options, "--out", tmp_path / "out")
-    assert all(word in line for word in words) and not (tmp_path / "out").exists(), line
 
 
 def test_a_run_ends_with_the_seeds_alone_and_no_round_follows(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
