@@ -118,7 +118,7 @@ def test_every_metric_that_the_package_can_give_has_a_meaning() -> None:
     judged = Calibration(
         name="judge", verdict="usable", seeds=6, spoiled=30, auc=some, auc_by_kind=tuple((kind, some) for kind in KINDS),
         mean=7.0, mean_spoiled=5.0, saturation=0.1, entropy=2.0, unparsed=0.0, length_bias=some, repeatability=0.5,
-        position_bias=some, sway=some, appeals=6, flagged=1.0, flagged_seeds=0.0,
+        position_bias=some, sway=some, appeals=6, flagged=1.0,
     )  # fmt: skip
     found = {name for path in WRITTEN for name in names_written(path)}
     found |= {f"{OF_THE_JUDGES[0]}{metric.name}" for metric in judged.metrics()}

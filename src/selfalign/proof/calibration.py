@@ -87,8 +87,6 @@ class Calibration:
     """Texts that did so."""
     flagged: float
     """Share of the appeals that are recognised as such."""
-    flagged_seeds: float
-    """Share of the seeds as they came that are taken for appeals."""
 
     @property
     def refusal(self) -> str:
@@ -247,7 +245,6 @@ def _figures(name: str, texts: _Texts, values: Column, scale: tuple[float, float
         sway=sway,
         appeals=len(texts.appeals),
         flagged=_share_flagged(texts.appeals),
-        flagged_seeds=_share_flagged(texts.seeds),
     )
 
 
