@@ -37,6 +37,11 @@ HARMLESS = {
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ACCELERATE_USE_CPU"),
 }
 """Variables that may be another than when the imports were made."""
+HUB = {
+    *("HF_ENDPOINT", "HF_HOME", "HF_HUB_DISABLE_XET", "HF_HUB_OFFLINE", "HF_TOKEN", "HF_XET_CLIENT_RETRY_BASE_DELAY"),
+    "NO_PROXY",
+}
+"""And these where huggingface_hub, which reads them, is not imported yet."""
 ENVIRONMENT: dict[str, str] = {}
 """That of the imports; conftest.py fills it."""
 LIGHT = ("scipy.stats", "scipy.optimize", "pyarrow.parquet", "py3langid", "rapidfuzz", "jsonschema", "jinja2", "rich.console")
@@ -77,9 +82,9 @@ class Source:
     def __init__(self, line: socket.socket, environment: Mapping[str, str], process: object = None) -> None:
         self.line, self.environment, self.process = line, dict(environment), process
 
-    def fits(self, environment: Mapping[str, str]) -> bool:
+    def fits(self, environment: Mapping[str, str], heavy: bool = True) -> bool:
         changed = {name for name, _ in set(environment.items()) ^ set(self.environment.items())}
-        return changed <= HARMLESS
+        return changed <= (HARMLESS if heavy else HARMLESS | HUB)
 
     def start(self, module: str, arguments: Sequence[str], files: Sequence[int], session: bool = False, **more: Any) -> int:
         """The process id of a copy that runs a module with these as its first three files."""
@@ -116,8 +121,9 @@ def run(
 ) -> subprocess.CompletedProcess[str] | None:
     """`selfalign WORDS` in a folder; None where only an interpreter of its own will do."""
     model = words[words.index("--model") + 1] if "--model" in words[:-1] else "scripted"
-    found = source(model != "scripted")
-    if found is None or not found.fits(environment):
+    heavy = model != "scripted"
+    found = source(heavy)
+    if found is None or not found.fits(environment, heavy):
         return None
     with contextlib.ExitStack() as stack:
         out, err = (os.memfd_create(name) for name in ("stdout", "stderr"))

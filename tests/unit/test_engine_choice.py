@@ -63,7 +63,8 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check(seeds: Path, model: Path, *more: object, recipe: str = "isara") -> tuple[object, ...]:
-    return ("check", recipe, seeds, "--model", model, "--engine", "auto", *more)
+    encoder = () if ":" in recipe else ("--encoder", "Hashed")  # that of the recipes is a model, which takes a second
+    return ("check", recipe, seeds, "--model", model, "--engine", "auto", *encoder, *more)
 
 
 def recorded(folder: Path) -> dict[str, Any]:
@@ -75,9 +76,10 @@ def recorded(folder: Path) -> dict[str, Any]:
 def test_openvino_where_it_can_do_the_work(model_folder: Path, seeds_file: Path, told: Told) -> None:
     line = "selfalign: engine OpenVINO (--engine auto: there is no GPU, and it runs this)\n"
     assert told(*check(seeds_file, model_folder)) == line
-    assert told("check", "isara", seeds_file, "--model", model_folder, "--engine=auto") == line
-    assert told("check", "isara", seeds_file, "--model", model_folder, "--engine", "auto", "--engine", "HF") == ""
-    assert told("check", "isara", seeds_file, "--model", model_folder) == "", "HF stays the default"
+    asked = ("check", "isara", seeds_file, "--model", model_folder, "--encoder", "Hashed")
+    assert told(*asked, "--engine=auto") == line
+    assert told(*asked, "--engine", "auto", "--engine", "HF") == ""
+    assert told(*asked) == "", "HF stays the default"
 
 
 @pytest.mark.usefixtures("bare")

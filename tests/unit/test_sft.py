@@ -317,8 +317,11 @@ def test_an_interrupted_parent_takes_the_training_with_it(model: Path, tmp_path:
 def lone_parent(model: Path, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A process that trains for long, and does nothing else."""
     code = (
-        "from tests.unit.test_sft import *\n"
-        f"SFT(max_steps=100000).train(job(Path({str(model)!r}), Path({str(tmp_path)!r})), Quiet())\n"
+        "from pathlib import Path\nfrom selfalign.trainers import SFT\nfrom selfalign.types import Example, ModelRef\n"
+        "from tests.tiny import train_job\n"
+        "class Quiet:\n    start = advance = finish = lambda *given, **named: None\n"
+        f"job = train_job(ModelRef({str(model)!r}, hash='start'), Path({str(tmp_path)!r}), seeds=(Example('s', 'ask', 'say'),))\n"
+        "SFT(max_steps=100000).train(job, Quiet())\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
     yield parent

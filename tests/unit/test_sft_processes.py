@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,6 @@ PLAIN = SFT(learning_rate=1e-3, epochs=2, batch_size=4, micro_batch=1, save_ever
 """Eight rows in steps of four: two micro-batches a process; `long` is dropped, which leaves an odd one in some steps."""
 
 ADAPTER: dict[str, Any] = {"lora_rank": 2, "gradient_checkpointing": False}
-
-Launch = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def launch(folder: Path, training: SFT, model: Path, **changes: str) -> subprocess.CompletedProcess[str]:
@@ -50,7 +48,8 @@ def launch(folder: Path, training: SFT, model: Path, **changes: str) -> subproce
 
 
 def two_processes(folder: Path, training: SFT, model: Path, **changes: str) -> subprocess.CompletedProcess[str]:
-    """The two processes of such a launch, begun warm: the launcher and three imports cost more than the training."""
+    """The two processes of such a launch, begun warm: the launcher and three imports cost more than the training.
+    tests/unit/test_launch.py has the launcher itself."""
     source = warm.source(True)
     if source is None:
         return launch(folder, training, model, **changes)
@@ -103,25 +102,22 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("start", "changes", "told"),
+    ("changes", "told"),
     [
-        (launch, {}, {}),
-        (two_processes, ADAPTER, {"ACCELERATE_MIXED_PRECISION": "no"}),
+        ({}, {}),
+        (ADAPTER, {"ACCELERATE_MIXED_PRECISION": "no"}),
         # As accelerate's launcher tells it by a configuration for FSDP.
         (
-            two_processes,
             {**ADAPTER, "strategy": "fsdp", "max_grad_norm": 0.01},
             {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "true"},
         ),
     ],
     ids=["full", "lora", "lora, cut"],
 )
-def test_two_processes_teach_what_one_does(
-    model: Path, tmp_path: Path, start: Launch, changes: dict[str, Any], told: dict[str, str]
-) -> None:
+def test_two_processes_teach_what_one_does(model: Path, tmp_path: Path, changes: dict[str, Any], told: dict[str, str]) -> None:
     training = replace(PLAIN, **changes)
     alone = replace(training, strategy="ddp").train(job(model, tmp_path / "alone"), Quiet())
-    done = start(tmp_path / "both", training, model, **told)
+    done = two_processes(tmp_path / "both", training, model, **told)
     assert done.returncode == 0, done.stderr[-2000:]
 
     both = result(tmp_path / "both")
