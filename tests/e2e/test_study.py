@@ -223,7 +223,6 @@ def test_what_an_arm_does_not_take_is_told_and_filters_are_shared(cli: Run, stud
     notes = [
         "--vary per_round=8: an arm of the study has it already",
         "--vary per_round=04: an arm of the study has it already",
-        "--min_yield: not taken by dpo (it keeps its own)",
         "--replay: not taken by pretrained (nothing is trained), dpo (it learns from pairs alone)",
     ]
     assert read(out)["notes"] == notes and list(read(out)["arms"])[5:] == ["isara-per_round=4"]
