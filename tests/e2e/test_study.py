@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sqlite3
 import textwrap
@@ -231,7 +232,10 @@ def test_what_an_arm_does_not_take_is_told_and_filters_are_shared(cli: Run, stud
     main, other = [store.identity() for store in recipes]
     assert main["filters"] == other["filters"] and main["prompt_filters"] == other["prompt_filters"]
     assert main["proposer"] == other["proposer"] and main["proposer"]["sampling"]["temperature"] == 0.5
-    assert cli("report", out).returncode == 0 and "pairs alone" in (out / "report.html").read_text("utf-8")
+    shutil.copytree(out / "sft", out / "left")
+    assert cli("report", out).returncode == 0
+    page = (out / "report.html").read_text("utf-8")
+    assert "pairs alone" in page and "not among the arms compared: left (not finished" in page
 
 
 def test_all_sizes_have_the_same_room_for_answers(cli: Run, study: tuple[object, ...], seeds_file: Path, tmp_path: Path) -> None:
