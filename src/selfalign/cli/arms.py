@@ -172,7 +172,8 @@ def notes(make: Callable[..., Recipe], parser: ArgumentParser, options: Namespac
 
 def _shown(value: str) -> str:
     """A varied value as it stands in every table and page of the study."""
-    return portable(value).removeprefix("…/")
+    text: str = portable(value)
+    return text.removeprefix("…/")
 
 
 def _not_taken(make: Callable[..., Recipe], parser: ArgumentParser, options: Namespace) -> list[str]:
@@ -275,8 +276,9 @@ def _filtered_as(recipe: Recipe, main: Recipe, untouched: Recipe) -> Recipe:
         if type(part) is not type(before.get(name)):
             kept[name.partition(".")[0]].append(part)
         elif name in after:
-            kept[name.partition(".")[0]].append(replace(part, **changed_fields(before[name], after[name])))
-    return replace(recipe, **{slot: tuple(parts) for slot, parts in kept.items()})
+            kept[name.partition(".")[0]].append(replace(part, **changed_fields(before[name], after[name])))  # type: ignore[type-var]
+    slots: dict[str, Any] = {slot: tuple(parts) for slot, parts in kept.items()}
+    return replace(recipe, **slots)
 
 
 def _written_as(recipe: Recipe, given: Mapping[str, Any], untouched: Recipe) -> Recipe:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from selfalign.errors import RunFailed, UserError
 from selfalign.loop.budgets import settled
@@ -71,7 +72,7 @@ def with_one_yardstick(arms: Sequence[Arm], held_out: Sequence[Example]) -> list
     if all(arm.seeds == main.seeds for arm in arms):
         return list(arms)
     known, _ = settled(main.recipe, main.model, main.seeds, held_out)
-    room = {"eval_sampling": known.eval_sampling, "evaluators": known.evaluators}
+    room: dict[str, Any] = {"eval_sampling": known.eval_sampling, "evaluators": known.evaluators}
     alike = [arm.model == main.model and arm.seeds != main.seeds for arm in arms]
     return [replace(arm, recipe=replace(arm.recipe, **room)) if same else arm for arm, same in zip(arms, alike, strict=True)]
 
