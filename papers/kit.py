@@ -19,7 +19,8 @@ from selfalign.recipe import Recipe
 from selfalign.record.finished import Finished, paired_metrics, read_run
 from selfalign.record.store import Store
 from selfalign.seeds.read import read_seeds
-from selfalign.study.run import Arm, run_study
+from selfalign.study.ready import Arm
+from selfalign.study.run import run_study
 from selfalign.trainers import NullTrainer
 from selfalign.types import BOUNDS, SHARES, Example, Metric, Sampling
 

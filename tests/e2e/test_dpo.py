@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from selfalign.cli.arms import make_arms
 from selfalign.cli.load import load_recipe
 from selfalign.cli.options import parse
 from selfalign.cli.recipe_options import part_options
-from selfalign.cli.study import make_arms, study_parser
+from selfalign.cli.study import study_parser
 from selfalign.contracts import trial_context
 from selfalign.proposers import Rivals
 from selfalign.recipes import contrast, isara, sft

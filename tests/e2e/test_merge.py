@@ -55,6 +55,25 @@ def test_adapter_and_merge_say_the_same(run: Path, tmp_path: Path) -> None:
     assert texts == [greedy(adapted, prompt, tmp_path / "merged") for prompt in prompts] != plain
 
 
+@pytest.mark.parametrize("base", ["gone", "another"])
+def test_an_adapter_is_merged_into_no_other_base(
+    run: Path, model_folder: Path, tmp_path: Path, base: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = tmp_path / "gone" if base == "gone" else model_folder
+    with (
+        Store.read(run) as old,
+        Store.open(tmp_path / "moved", {"engine": {"part": "selfalign.engines.hf.HF"}, "rounds": 1}) as new,
+    ):
+        new.add_seeds(old.seeds(), ())
+        new.add_model(0, ModelRef(str(where), hash="of the files of then"))
+        new.add_model(1, ModelRef(str(where), old.model(1).adapter))
+    said = "is not there any more" if base == "gone" else "another one lies there than the run began with"
+    for words in (["export", "--model", str(tmp_path / "merged"), "--merge"], ["eval"]):
+        told = [words[0], str(tmp_path / "moved"), *words[1:], "--round", "1"]
+        assert main(told) == 2
+        assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("scale", [0.0, 0.5, 3.0])
 def test_a_wrong_merge_is_refused_with_the_prompt_and_both_texts(
     run: Path, tmp_path: Path, scale: float, monkeypatch: pytest.MonkeyPatch

@@ -280,7 +280,11 @@ def test_what_cannot_be_read_is_refused_in_one_line(do: Do, tmp_path: Path) -> N
         (("rate", new, base, "--out", "x.csv", "--rows", 0), "draw at least one prompt"),
         (("rate", new, base, "--out", "pairs.csv", "--seed", 1), "is the key of other pairs, which people may be rating"),
         (("rate", new, answers(tmp_path, "less.json", ["one"]), "--out", "x.csv"), "both must have the same prompts"),
-        (("rate", tmp_path, "--out", "x.csv"), "is no run folder"),
+        (
+            ("rate", new, base, "--out", "odd.csv", "--key", "pairs.key.json"),
+            "odd.csv is there already with something else in it",
+        ),
+        (("rate", tmp_path, "--out", "x.csv"), "is not a run folder"),
         (("rate",), "name what to rate"),
     ):
         code, said, error = do(*words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sqlite3
 import textwrap
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from selfalign.cli.main import main
+from selfalign.record.store import Store
 from tests.conftest import SCRIPTED, Refused, Run
 from tests.tiny import CHATML, tiny_model
 
@@ -201,6 +203,56 @@ def test_sft_trains_as_long_as_the_loop_of_the_same_random_seed(
     assert arms["sft"]["runs"][0]["steps"] == arms["counted"]["runs"][0]["steps"] != []
 
 
+def test_a_loop_that_trains_nothing_is_named_and_sft_trains_by_itself(
+    cli: Run, study: tuple[object, ...], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    done = cli(*study, "--min_yield", 1, "--baselines", "sft", "--repeats", 1, "--metric", "log_likelihood", "--out", out)
+    assert done.returncode == 0, done.stderr
+    arms = read(out)["arms"]
+    assert arms["isara"]["runs"][0]["steps"] == [] and len(arms["sft"]["runs"][0]["steps"]) == 2
+    assert "isara is worse than sft" in done.stdout
+    assert "isara stayed the base model on 1 of 1 random seed (round 1 kept" in read(out)["verdicts"][0]["sentence"]
+
+
+def test_what_an_arm_does_not_take_is_told_and_filters_are_shared(cli: Run, study: tuple[object, ...], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    changed = ("--without", "novelty", "--filters.length.learn", "false", "--prompt_sampling.temperature", 0.5, "--replay", 2)
+    arms = ("--baselines", "pretrained,one_shot,dpo,sft", "--vary", "per_round=8,4,04", "--repeats", 1, "--out", out)
+    done = cli(*study, *changed, *arms)
+    assert done.returncode == 0, done.stderr
+    notes = [
+        "--vary per_round=8: an arm of the study has it already",
+        "--vary per_round=04: an arm of the study has it already",
+        "--replay: not taken by pretrained (nothing is trained), dpo (it learns from pairs alone)",
+    ]
+    assert read(out)["notes"] == notes and list(read(out)["arms"])[5:] == ["isara-per_round=4"]
+    assert all(note in done.stderr and note in done.stdout for note in notes)
+    recipes = [Store.read(out / arm / "seed-0") for arm in ("isara", "one_shot")]
+    main, other = [store.identity() for store in recipes]
+    assert main["filters"] == other["filters"] and main["prompt_filters"] == other["prompt_filters"]
+    assert main["proposer"] == other["proposer"] and main["proposer"]["sampling"]["temperature"] == 0.5
+    shutil.copytree(out / "sft", out / "left")
+    assert cli("report", out).returncode == 0
+    page = (out / "report.html").read_text("utf-8")
+    assert "pairs alone" in page and "not among the arms compared: left (not finished" in page
+
+
+def test_all_sizes_have_the_same_room_for_answers(cli: Run, study: tuple[object, ...], seeds_file: Path, tmp_path: Path) -> None:
+    rows_ = [json.loads(line) for line in seeds_file.read_text("utf-8").splitlines()]
+    few, bare, out = tmp_path / "few.jsonl", tmp_path / "bare.jsonl", tmp_path / "out"
+    few.write_text("".join(json.dumps({**row, "response": row["response"] * 3}) + "\n" for row in rows_[:6]), "utf-8")
+    bare.write_text(
+        "".join(json.dumps({"prompt": f"Tell me of a {what}?"}) + "\n" for what in ("lamp", "door", "chair")), "utf-8"
+    )
+    arms = ("--baselines", "", "--repeats", 1, "--metric", "response_words", "--vary", f"seeds={few}", "--out", out)
+    done = cli(*study, "--held_out", bare, *arms)
+    assert done.returncode == 0, done.stderr
+    room = [Store.read(out / arm / "seed-0").identity() for arm in ("isara", "isara-seeds=few.jsonl")]
+    assert room[0]["eval_sampling"] == room[1]["eval_sampling"] and room[0]["evaluators"] == room[1]["evaluators"]
+    assert room[0]["sampling"] != room[1]["sampling"]
+
+
 def test_the_learning_curve_draws_nested_seeds_and_matches_sft_at_each_size(
     cli: Run, counted: str, seeds_file: Path, held_file: Path, tmp_path: Path
 ) -> None:
@@ -277,6 +329,8 @@ def test_seeds_and_parts_can_be_varied(cli: Run, study: tuple[object, ...], seed
         (("--vary", "seeds=-4"), "-4 of the 12 seeds cannot be drawn"),
         (("--vary", "seeds=4,few.jsonl"), "numbers and names of files (few.jsonl) in one study"),
         (("--vary", "seeds=12"), "these are all the seeds"),
+        (("--vary", "engine=HF"), "arm isara-engine=HF: model 'scripted' cannot be loaded"),
+        (("--review",), "a study runs without people"),
         (("--repeat", 2), "did you mean --repeats?"),
         (("--repeats", 0), "at least 1"),
         (("--metric", "truth"), "isara has no such metric on these held-out prompts; it has refusal, over_refusal, balance"),

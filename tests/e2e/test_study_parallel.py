@@ -20,7 +20,8 @@ from selfalign.errors import RunFailed
 from selfalign.recipe import Recipe
 from selfalign.recipes import isara
 from selfalign.study.processes import shares
-from selfalign.study.run import Arm, Unit, needed, run_one
+from selfalign.study.ready import Arm
+from selfalign.study.run import Unit, needed, run_one
 from selfalign.study.side_by_side import LOSSES, Ended, SideBySide
 from selfalign.trainers import SFT, NullTrainer
 from tests.conftest import Run, command

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from selfalign.cli.arms import make_arms
 from selfalign.cli.options import parse
 from selfalign.cli.run import part_options
-from selfalign.cli.study import make_arms, study_parser
+from selfalign.cli.study import study_parser
 from selfalign.encoders import Hashed
 from selfalign.engines import Scripted
 from selfalign.engines.openvino import _BLOCK, _by_beginnings, _common

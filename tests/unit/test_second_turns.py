@@ -10,9 +10,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from selfalign.cli.arms import make_arms
 from selfalign.cli.options import parse
 from selfalign.cli.run import part_options
-from selfalign.cli.study import make_arms, study_parser
+from selfalign.cli.study import study_parser
 from selfalign.encoders import Hashed
 from selfalign.engines import HF, OpenAI, Scripted
 from selfalign.errors import UserError

@@ -17,6 +17,7 @@ from selfalign.cli.recipe_help import HELP
 from selfalign.cli.run import make_parser, planned
 from selfalign.cli.table import shown, stdout_console
 from selfalign.errors import Interrupted, UserError, handle_signals
+from selfalign.export.base import check_base
 from selfalign.protocols import Session
 from selfalign.recipe import Recipe
 from selfalign.record.model_rows import place
@@ -144,6 +145,7 @@ def _model(name: str, folder: Path | None, round: str | None) -> ModelRef:
         model = store.model(chosen)
         if problems := store.model_problems(chosen):
             raise UserError(f"the model of round {chosen} is damaged: {problems[0]}; the same run command trains it again")
+        check_base(store, chosen)
     return ModelRef(str(place(model)))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.errors import UserError
+from selfalign.export.base import check_base
 from selfalign.loop.preflight import brought
 from selfalign.proof.overlap import Hit, overlap
 from selfalign.recipe import Recipe
@@ -82,6 +83,7 @@ def find_side(name: str, round: int | None = None) -> Side:
         model = store.model(chosen)
         if problems := store.model_problems(chosen):
             raise UserError(f"the model of round {chosen} is damaged: {problems[0]}; the same run command trains it again")
+        check_base(store, chosen)
         seeds, since = (*store.seeds(), *store.validation_seeds()), since_round(store)
         kept = [example for each in range(1, chosen + 1) for example in store.kept(each)]
     if chosen == 0:  # the base model has seen none of them

@@ -97,9 +97,8 @@ def _sides(options: Namespace) -> Sides:
         if options.round is not None or options.held_out is not None:
             raise UserError("--round and --held_out are about runs, not about files of answers; take them out")
         return of_answers(*((str(place), _rows(place)) for place in places))
-    if odd := [place for place, run in zip(places, runs, strict=True) if not run]:
-        what = "is a file: export the other one's answers too, or name two runs" if odd[0].is_file() else "is no run folder"
-        raise UserError(f"{odd[0]}: {what}")
+    if odd := [place for place, run in zip(places, runs, strict=True) if not run and place.is_file()]:
+        raise UserError(f"{odd[0]}: is a file: export the other one's answers too, or name two runs")
     with ExitStack() as stack:
         new, *others = (stack.enter_context(Store.read(place)) for place in places)
         rounds = [best_round(new) if options.round is None else options.round, *(best_round(each) for each in others), 0]

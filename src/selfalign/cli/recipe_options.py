@@ -92,7 +92,7 @@ def add_options(parser: ArgumentParser, make: Make, command: str, skip: Collecti
         if name not in (*own, *skip):
             kind = Union[tuple(choices(make)[name])] if name in ROOMS else types[name]  # noqa: UP007  # made of a list
             parser.add_argument(f"--{name}", type=kind, default=getattr(recipe, name), help=texts[name])
-    if _writes_prompts(recipe) and PROMPTS not in own:
+    if writes_prompts(recipe) and PROMPTS not in own:
         sampling = getattr(recipe.proposer, "sampling")  # noqa: B009  # a proposer need not have one
         parser.add_argument(f"--{PROMPTS}", type=Sampling, default=sampling, help="how new prompts are decoded")
     there = dict(recipe.named_filters())
@@ -137,7 +137,7 @@ def build(make: Make, parser: ArgumentParser, options: Namespace) -> Recipe:
         }
         if len(changes.get("steps", ())) and "rounds" not in changes:
             changes["rounds"] = len(changes["steps"])
-        if _writes_prompts(plain) and PROMPTS not in own and made[PROMPTS] != plain.proposer.sampling:  # type: ignore[attr-defined]
+        if writes_prompts(plain) and PROMPTS not in own and made[PROMPTS] != plain.proposer.sampling:  # type: ignore[attr-defined]
             changes["proposer"] = replace(recipe.proposer, sampling=made[PROMPTS])  # type: ignore[type-var]
         measures = inspect.signature(measured_by).parameters
         others = {name: made[name] for name in measures if name in made and name not in ("recipe", *own)}
@@ -178,8 +178,7 @@ def _filtered(recipe: Recipe, plain: Recipe, made: Namespace) -> Recipe:
     """The recipe with the fields of its filters that were changed, and without those that shall be left out."""
     there = dict(recipe.named_filters())
     for name, before in plain.named_filters():
-        after = made.get(name, before)
-        changed = {each.name: new for each in fields(before) if (new := getattr(after, each.name)) != getattr(before, each.name)}
+        changed = changed_fields(before, made.get(name, before))
         if changed and name not in there:
             raise UserError(f"--{name}: with these options the recipe has no such filter; it has {', '.join(there) or 'none'}")
         if changed:
@@ -263,7 +262,12 @@ def field_texts(kind: type) -> dict[str, str]:
     return {each.arg_name: " ".join((each.description or "").split()) for each in found}
 
 
-def _writes_prompts(recipe: Recipe) -> bool:
+def changed_fields(before: Any, after: Any) -> dict[str, Any]:
+    """The fields of a part that another one of its class has otherwise."""
+    return {each.name: new for each in fields(before) if (new := getattr(after, each.name)) != getattr(before, each.name)}
+
+
+def writes_prompts(recipe: Recipe) -> bool:
     return recipe.rounds * recipe.per_round > 0 and isinstance(getattr(recipe.proposer, "sampling", None), Sampling)
 
 

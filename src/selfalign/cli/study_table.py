@@ -35,6 +35,8 @@ def print_study(study: Mapping[str, Any], console: Console | None = None) -> Non
             console.print(shown(f"{arm}, random seed {run['seed']}: {run['aim']}"), soft_wrap=True)
     for name, reason in study["left_out"].items():
         console.print(shown(f"not compared: {name} ({reason})"))
+    for note in study.get("notes", ()):
+        console.print(shown(note), soft_wrap=True)
     for verdict in study["verdicts"]:
         console.print(shown(verdict["sentence"]), soft_wrap=True)
     if curve := study.get("curve"):

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from selfalign.errors import UserError, handle_signals
 from selfalign.export import llama_cpp
+from selfalign.export.base import check_base
 from selfalign.export.cards import model_card
 from selfalign.export.gguf_proof import REFERENCES, TOKENS, Proof, canaries, check_modelfile, check_tokens, compare, judge
 from selfalign.export.ollama import Conversation, go_template, modelfile, refuse_dates
@@ -66,6 +67,7 @@ def export_gguf(
     """
     programs = llama_cpp.find_tools(tools, quantises=kind != "F16")
     chosen = best_round(store) if round is None else round
+    check_base(store, chosen)
     source, card = model_files(store, chosen), model_card(store, chosen, license=license, merged=True)
     examples = (*store.validation_seeds(), *store.seeds())
     if not examples:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from selfalign.errors import UserError
+from selfalign.export.base import check_base
 from selfalign.export.cards import model_card
 from selfalign.models.merge import write_merged
 from selfalign.record.checkpoints import AVERAGE, publish
@@ -23,8 +24,8 @@ def export_model(
     With `merge` an adapter becomes part of full weights, proven to say what the adapter says (`merging`).
 
     Raises:
-        UserError: no such model, a damaged one, a base model of the hub, the folder is taken or cannot be written, or as
-            `model_card`.
+        UserError: no such model, a damaged one, a base model of the hub, or one that is gone or another one now, the folder is
+            taken or cannot be written, or as `model_card`.
         RunFailed: too little space, or a merged model that says something else than the adapter.
     """
     target = Path(folder)
@@ -32,6 +33,8 @@ def export_model(
         raise UserError(f"{target} exists: name a new folder for the model")
     chosen = best_round(store) if round is None else round
     model, source = store.model(chosen), model_files(store, chosen)
+    if merge or model.adapter is None:
+        check_base(store, chosen)
     card = model_card(store, chosen, license=license, merged=merge)
     temporary = target.with_name(f".{target.name}.tmp")
     try:

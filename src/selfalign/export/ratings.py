@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import re
 from collections import Counter
@@ -16,9 +17,8 @@ from selfalign.errors import UserError
 from selfalign.export.answers import answered
 from selfalign.models.layouts import fold
 from selfalign.record.disk import whole_file
-from selfalign.record.exports import write_lines
 from selfalign.record.finished import paired_metrics
-from selfalign.record.plain import dumps
+from selfalign.record.plain import dumps, json_line
 from selfalign.record.store import Store
 from selfalign.types import Example, Metric, derive_seed, transcript
 
@@ -235,13 +235,16 @@ def _write(file: Path, written: Sequence[Mapping[str, str]], key: Path, text: st
             raise UserError(
                 f"{key} is the key of other pairs, which people may be rating: name another --out or --key, or remove it"
             )
-        with whole_file(key, "export") as temporary:
-            temporary.write_text(text, "utf-8")
-        if file.suffix == ".jsonl":
-            write_lines(file, written)
-            return
-        with whole_file(file, "export") as temporary, temporary.open("w", encoding="utf-8-sig", newline="") as out:
-            csv.writer(out).writerows([COLUMNS, *table])
+        lines = io.StringIO(newline="")
+        csv.writer(lines).writerows([COLUMNS, *table])
+        whole = lines.getvalue().encode("utf-8-sig") if file.suffix == ".csv" else "".join(map(json_line, written)).encode()
+        if file.exists() and file.read_bytes() != whole:
+            raise UserError(
+                f"{file} is there already with something else in it, such as ratings: name another --out, or remove it"
+            )
+        for place, content in ((key, text.encode()), (file, whole)):
+            with whole_file(place, "export") as temporary:
+                temporary.write_bytes(content)
     except OSError as error:
         raise UserError(f"{file} or {key} cannot be written: {error.strerror}") from error
 

@@ -27,18 +27,21 @@ from selfalign.types import Example, ModelRef, derive_seed
 
 @contextmanager
 def said_once() -> Iterator[None]:
-    """In the block what is unusual in a model's template is said once, however often the model is checked."""
+    """In the block what is unusual in a model's template, and what runs have to report, is said once, however many say it."""
     said: set[str] = set()
 
     def new(record: logging.LogRecord) -> bool:
         text = record.getMessage()
         return not (text in said or said.add(text))  # type: ignore[func-returns-value]
 
-    NOTES.addFilter(new)
+    speakers = NOTES, logging.getLogger("selfalign.loop.align")
+    for each in speakers:
+        each.addFilter(new)
     try:
         yield
     finally:
-        NOTES.removeFilter(new)
+        for each in speakers:
+            each.removeFilter(new)
 
 
 class Prepared(NamedTuple):

@@ -45,7 +45,8 @@ def resolve_model(name: str, weights: bool = True) -> str:
         check_folder(folder)
         return str(folder.resolve())
     if not may_be_on_hub(name):
-        raise UserError(f"model {name!r}: there is no such folder")
+        file = "is a file and no folder with config.json and .safetensors; what llama.cpp or Ollama serves: --engine OpenAI"
+        raise UserError(f"model {name!r}: {file if folder.is_file() else 'there is no such folder'}")
     return _pinned(name, weights)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from selfalign.proof.crossed import compare, holm
-from selfalign.proof.verdicts import arm_figures, chance, common_metrics, comparison_figures, sentence, verdict
+from selfalign.proof.verdicts import arm_figures, chance, common_metrics, comparison_figures, sentence, stayed, verdict
 from selfalign.record.finished import Finished
 from selfalign.types import BOUNDS
 
@@ -74,7 +74,8 @@ def _more(main: str, points: Sequence[Mapping[str, Any]], found: _Runs, name: st
     fewer, more = (point["seeds"] for point in points[-2:])
     figures = sentence(f"{main} with {more} seeds", f"with {fewer}", metric, step, step.p_value)
     led = LED.get(told, f"the last ones made {name.replace('_', ' ')} {told}")
-    return {"verdict": told, "sentence": f"{ask} {f'{led}: ' if led else ''}{figures}{chance(smaller, larger)}"}
+    kept = stayed({point["arm"]: found[point["arm"]] for point in points[-2:]})
+    return {"verdict": told, "sentence": f"{ask} {f'{led}: ' if led else ''}{figures}{kept}{chance(smaller, larger)}"}
 
 
 def _outcomes(runs: Sequence[Finished], name: str) -> list[Any]:

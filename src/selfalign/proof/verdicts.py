@@ -76,6 +76,7 @@ def conclude(
                 "metric": chosen,
                 "verdict": verdict(metrics[chosen], each, adjusted[chosen][arm]),
                 "sentence": sentence(main, arm, metrics[chosen], each, adjusted[chosen][arm])
+                + stayed({main: found[main], arm: found[arm]})
                 + chance(found[main], found[arm])
                 + (f"; {easy}" if easy else ""),
             }
@@ -152,6 +153,16 @@ def chance(*arms: Sequence[Finished]) -> str:
         return ""
     alone = f"; trained on {counted(seeds, 'random seed')} alone"
     return f"{alone}: another training could differ, a study of --repeats {SEEDS} or more tells"
+
+
+def stayed(arms: Mapping[str, Sequence[Finished]]) -> str:
+    """Which arms were to train and ship the base model, whose figures theirs are then; "" where none does."""
+    told = ""
+    for name, runs in arms.items():
+        if same := [run for run in runs if run.trains and run.best_round == 0]:
+            often = f"on {len(same)} of {counted(len(runs), 'random seed')}"
+            told += f"; {name} stayed the base model {often} ({same[0].stopped_because})"
+    return told
 
 
 def common_metrics(found: Mapping[str, Sequence[Finished]]) -> tuple[dict[str, Metric], dict[str, str]]:

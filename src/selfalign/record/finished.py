@@ -81,6 +81,8 @@ class Finished:
     """Whether no model wrote its answers (`retrievers.Copied`)."""
     aim: str = ""
     """How the shipped model was chosen on the curve (`Recipe.aim_over_refusal`), in words; "" where it was not."""
+    trains: bool = False
+    """Whether it was to train anything."""
     of_round: int | None = None
     """The round whose training the shipped model has, where that is another than the best one: it lies on the way there."""
 
@@ -102,6 +104,7 @@ def read_run(out: Path, folder: str, seed: int, held_out: Sequence[Example]) -> 
             costs=run_costs(store, best, {example.id for example in held_out}),
             metrics=paired_metrics(store, best),
             **_aim(store),
+            trains=bool(store.identity().get("rounds")),
             copies=str((store.identity().get("eval_retriever") or {}).get("part", "")).endswith(".Copied"),
         )
 

@@ -161,7 +161,7 @@ def _instead(folder: Path) -> str:
     """What stands where a run folder was looked for."""
     if not folder.is_dir():
         return "it is a file" if folder.exists() else "there is no such folder"
-    runs = sorted(path.parent.name for path in folder.glob(f"*/{NAME}"))
+    runs = sorted(str(path.parent.relative_to(folder)) for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{NAME}"))
     named = ", ".join(runs[:3]) + (" …" if runs[3:] else "")
     return f"it holds those of several runs ({named}): name one" if runs else f"it has no {NAME}"
 

@@ -59,6 +59,9 @@ def read_study(folder: Path, linked: bool = True) -> dict[str, Any]:
             "curve": study.get("curve"),
             "pages": {run: address for run in runs if linked and (address := page_address(folder, run))},
             "answers": side_by_side(folder, study),
+            "begun": sorted(
+                {path.parts[-3] for path in folder.glob("*/seed-*/run.sqlite")} - {run.partition("/")[0] for run in runs}
+            ),
         }
         return {**study, **more}
     except (OSError, ValueError) as error:

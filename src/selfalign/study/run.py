@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,20 +17,21 @@ from selfalign.evaluators import Refusal
 from selfalign.loop.adopt import adopt_answers, measures_the_same
 from selfalign.loop.align import align, run_identity
 from selfalign.loop.budgets import settled
-from selfalign.loop.preflight import check_examples, no_such_metric, said_once, seeds_needed, unknown_metric
+from selfalign.loop.preflight import no_such_metric, said_once, unknown_metric
 from selfalign.loop.progress import Quiet, say
 from selfalign.loop.shortcuts import audited
 from selfalign.proof.curve import Size, add_curve
 from selfalign.proof.verdicts import SEEDS, conclude
 from selfalign.protocols import Progress
 from selfalign.recipe import Recipe
-from selfalign.recipes.evaluations import bring_their_own, depends_on_seed
+from selfalign.recipes.evaluations import depends_on_seed
 from selfalign.record.checkpoints import write_synced
 from selfalign.record.finished import Finished, read_run
 from selfalign.record.lock import wait_until_free
 from selfalign.record.plain import difference, dumps, granted, in_words
 from selfalign.record.removed import Keep
 from selfalign.record.store import Store
+from selfalign.study.ready import Arm, check, check_arms, with_one_yardstick
 from selfalign.text import counted
 from selfalign.tracking.figures import reporting
 from selfalign.types import Example
@@ -43,28 +43,6 @@ DECIDED = ("method", "lora_rank", "learning_rate", "gradient_checkpointing")
 LEAVING = 150.0
 """Seconds for which a run's folder may still be held by a process that ends, or by a lost machine's: a file server gives up the
 locks of that after 90."""
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One of the things compared; the first arm of a study is the one that the others are compared with."""
-
-    name: str
-    recipe: Recipe
-    model: str
-    seeds: tuple[Example, ...]
-    matched: str = ""
-    """The arm, one before it, from whose run of the same random seed it takes its optimiser steps; "" for none."""
-    point_of: str = ""
-    """The arm with all the seeds on whose learning curve it is a point; such an arm is compared along that curve alone."""
-
-    @property
-    def folder(self) -> str:
-        return re.sub(r"[^\w=.+-]+", "_", self.name)
-
-    def run(self, seed: int) -> str:
-        """The run folder of a random seed, in that of the study."""
-        return f"{self.folder}/seed-{seed}"
 
 
 @dataclass(frozen=True)
@@ -100,6 +78,7 @@ def run_study(
     trackers: Sequence[str] = (),
     files: Sequence[Path] = (),
     options: str = "",
+    notes: Sequence[str] = (),
     keep: Keep = "last",
     beside: Beside | None = None,
 ) -> dict[str, Any]:
@@ -116,6 +95,7 @@ def run_study(
         keep: as for `align`.
         trackers: where each run's figures go, as `check_trackers` gives them; finished runs are reported too.
         options: the study's options as YAML, for `OUT/study.yaml`: from the start, and anew at the end.
+        notes: what whoever reads the result has to know of the options; said before anything runs.
         beside: runs what is read back then, several at a time.
 
     Raises:
@@ -125,8 +105,11 @@ def run_study(
     out = Path(out)
     if metric is not None and (wrong := unknown_metric(metric, arms[0].recipe.evaluators, held_out)):
         raise UserError(f"--metric {metric}: {arms[0].name} has {wrong}")
-    held_out = _check(arms, held_out, out, repeats)
-    _check_methods(arms, held_out)
+    held_out = check(arms, held_out, out, repeats)
+    arms = with_one_yardstick(arms, held_out)
+    check_arms(arms, held_out, first_seed)
+    for note in notes:
+        _log.warning("%s", note)
     if repeats < SEEDS and any(arm.recipe.rounds for arm in arms):
         few = counted(repeats, "random seed")
         _log.warning("%s: the verdicts will say nothing about another training; take --repeats %d or more", few, SEEDS)
@@ -161,7 +144,7 @@ def run_study(
                 raise UserError(f"--metric {metric}: {arm.name} has {no_such_metric(metric, run.metrics)}")
         about = {"held_out": len(held_out), "random_seeds": list(seeds[: position + 1]), "shortcuts": shortcuts}
         result = _concluded(arms, found, metric, **about)
-        result["looks"] = sorted({*looks, repeats})
+        result |= {"looks": sorted({*looks, repeats}), "notes": list(notes)}
         write_synced(out / "study.json", (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
     if options:
         write_synced(out / "study.yaml", options.encode())
@@ -190,7 +173,8 @@ def run_one(
     Args:
         trainer: as `Unit.trainer`; without it memory decides here.
     """
-    held_out = _check(arms, held_out, out, repeats)
+    held_out = check(arms, held_out, out, repeats)
+    arms = with_one_yardstick(arms, held_out)
     every = units(arms, first_seed, repeats)
     arm, seed = next((arm, seed) for arm, seed in every if arm.run(seed) == folder)
     recipe = replace(arm.recipe, seed=seed)
@@ -261,66 +245,18 @@ def _looks(out: Path) -> list[int]:
 def match_steps(recipe: Recipe, main: Finished) -> Recipe:
     """The recipe with the optimiser steps of the main arm's run, round by round up to its best one.
 
-    Where the main arm fell back on the base model, all it trained counts: an arm that trains nothing could not show
-    that plain training would have helped. A recipe of fewer rounds takes all of them in its own: cut into many short trainings,
-    each with a warm-up and a decay, the same steps teach far less, and a baseline of another loss is not to suffer that.
+    Where the main arm fell back on the base model, all it trained counts, and where it trained nothing the recipe trains as it
+    does by itself: an arm that trains nothing could not show that plain training would have helped. A recipe of fewer rounds
+    takes all of them in its own: cut into many short trainings, each with a warm-up and a decay, the same steps teach far less,
+    and a baseline of another loss is not to suffer that.
     """
     steps = main.steps[: main.best_round if main.of_round is None else main.of_round] or main.steps
+    if not steps:
+        return recipe
     if recipe.rounds < len(steps):
         total = sum(steps)
         steps = tuple(total * (k + 1) // recipe.rounds - total * k // recipe.rounds for k in range(recipe.rounds))
     return replace(recipe, steps=steps, rounds=len(steps))
-
-
-def _check(arms: Sequence[Arm], held_out: Sequence[Example], out: Path, repeats: int) -> tuple[Example, ...]:
-    """Everything that can be known before a model generates, for all arms; the held-out prompts with ids no seed has."""
-    if repeats < 1:
-        raise UserError(f"--repeats {repeats}: at least 1 is needed, 3 make sense")
-    if len(held_out) < 2 and not bring_their_own(arms[0].recipe.evaluators, gains=True):
-        raise UserError(
-            "a study measures its arms on held-out prompts: give --held_out FILE with at least 2, or an evaluator with questions"
-            " of its own (--truthfulness.file, --lm_eval.ifeval_file)"
-        )
-    if (out / "run.sqlite").exists():
-        raise UserError(f"{out} is the folder of a single run; give the study an --out of its own")
-    taken: dict[str, str] = {}
-    for arm in arms:
-        if (place := arm.folder.casefold()) in taken:
-            shared = f"arms {taken[place]} and {arm.name} would share the folder {arm.folder}"
-            raise UserError(f"{shared}; give each arm once, and each file that is varied a name of its own")
-        taken[place] = arm.name
-        arm.recipe.check()
-        if arm.recipe.review:
-            raise UserError(
-                f"arm {arm.name} would wait for a review: a study runs without people; give its recipe review = false"
-            )
-    named = [check_examples(arm.seeds, held_out, arm.recipe.allow_overlap, seeds_needed(arm.recipe)) for arm in arms]
-    # Where some arm's seeds share an id with a prompt, every arm sees the renamed prompts, else they could not be paired.
-    return next((prompts for prompts in named if prompts != tuple(held_out)), named[0])
-
-
-def _check_methods(arms: Sequence[Arm], held_out: Sequence[Example]) -> None:
-    """
-    Raises:
-        UserError: memory would decide differently for arms of one model, and what trains more weights is no fair comparison.
-    """
-    found: dict[str, dict[str, str]] = {}
-    for arm in arms:
-        asked = arm.recipe.trainer
-        if (
-            arm.recipe.trains
-            and arm.recipe.rounds
-            and (getattr(asked, "method", ""), getattr(asked, "lora_rank", 0)) == ("auto", None)
-        ):
-            decided = settled(arm.recipe, arm.model, arm.seeds, held_out)[0].trainer
-            found.setdefault(arm.model, {})[arm.name] = getattr(decided, "method", "")
-    for methods in found.values():
-        if len({*methods.values()}) > 1:
-            each = ", ".join(f"{name}: {method}" for name, method in methods.items())
-            raise UserError(
-                f"memory decides differently for the arms ({each}), which could not be compared; give all of them one method:"
-                " --trainer.method lora"
-            )
 
 
 def _run(
@@ -344,6 +280,9 @@ def _run(
                 align(recipe, arm.model, arm.seeds, place, held_out=held_out, files=files, progress=watched, keep=keep)
     except (UserError, RunFailed) as error:
         raise type(error)(f"arm {arm.name}, random seed {seed}: {error}") from error
+    except Exception as error:  # of a part of the user's own
+        error.add_note(f"in arm {arm.name}, random seed {seed}; the same command goes on from here")
+        raise
     return read_run(out, folder, seed, held_out)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -121,7 +122,7 @@ class Choice:
 def times(method: Method, width: int) -> float:
     """What a rate tuned for all weights of the bundled model is multiplied by; a narrower model, or one of unknown width (0), has
     the same rate."""
-    return (1.0 if method == "full" else 10.0) * min(1.0, (TUNED_AT / max(width, 1)) ** NARROWER)
+    return (1.0 if method == "full" else 10.0) * min(1.0, math.pow(TUNED_AT / max(width, 1), NARROWER))
 
 
 def choose(asked: Asked, model: ModelRef) -> Choice | None:
