@@ -76,6 +76,16 @@ def test_a_small_loss_drops_a_trained_round_only_if_asked_to(cli: Run, seeds_fil
     assert status["best_round"] == 1 and status["stopped_because"].endswith("; rolled back to round 1")
 
 
+@pytest.mark.parametrize(("last", "best"), [(0.2, 3), (-0.2, 1)])
+def test_no_round_falls_before_the_one_that_learns_the_seeds_answers(
+    cli: Run, seeds_file: Path, tmp_path: Path, last: float, best: int
+) -> None:
+    status = run(cli, "moody", seeds_file, tmp_path / "out", "--moods", f"[0.0,0.1,-0.1,{last}]", "--train_seeds", "last")
+    found = [(event["verdict"], event["text"].rpartition("; ")[2]) for event in events(tmp_path / "out", "validation")]
+    assert found[1] == ("regression", "kept as the newer one") and len(found) == 3
+    assert status["best_round"] == best and ("has not learned the seeds' own" in status["stopped_because"]) == (best == 1)
+
+
 @pytest.mark.parametrize(("share", "count", "p"), [(0.2, 2, 0.5), (0.3, 4, 0.125)])
 def test_few_validation_seeds_that_agree_roll_nothing_back(
     cli: Run, seeds_file: Path, tmp_path: Path, share: float, count: int, p: float

@@ -65,6 +65,10 @@ def choose(run: Setup, context: Context, current: ModelRef, last: Verdict | None
     `roll_back="worse"` a round falls only if the paired test says that it is worse: a dozen validation seeds cannot see a
     small change, and going by the sign of one drops every second good round; fewer than six can see none, and nothing falls by
     the test. A round must still beat the base model by its mean: what is no better than that is not worth shipping.
+
+    Where the seeds' own answers are learned in the last round alone (`train_seeds="last"`), no round before it falls: those are
+    parts of one training, and what they teach moves the likelihood of the seeds' answers either way. The last one is compared
+    with the best of them.
     """
     round, store = context.round, run.store
     seeds = run.validation
@@ -79,7 +83,8 @@ def choose(run: Setup, context: Context, current: ModelRef, last: Verdict | None
     against = last.highest
     change = paired_difference(values, against.values)
     clear = change.p_value < SIGNIFICANT
-    kept = change.value > 0 or (run.recipe.roll_back == "worse" and against.round > 0 and not clear)
+    part = run.recipe.train_seeds == "last" and round < run.recipe.rounds
+    kept = part or change.value > 0 or (run.recipe.roll_back == "worse" and against.round > 0 and not clear)
     kind, text = compare(round, against.round, change, len(values), kept)
     if len(values) >= LEAST:
         metrics.append(Metric("validation_change", change.value, change.low, change.high, len(values)))
