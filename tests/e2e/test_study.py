@@ -295,8 +295,9 @@ def test_the_learning_curve_draws_nested_seeds_and_matches_sft_at_each_size(
 def test_seeds_and_parts_can_be_varied(cli: Run, study: tuple[object, ...], seeds_file: Path, tmp_path: Path) -> None:
     fewer, same_name = tmp_path / "six.jsonl", tmp_path / "other" / "six.jsonl"
     same_name.parent.mkdir()
-    for path in (fewer, same_name):
-        path.write_text("".join(seeds_file.read_text(encoding="utf-8").splitlines(keepends=True)[:6]), encoding="utf-8")
+    for path, first in ((fewer, 0), (same_name, 6)):
+        rows_of_it = seeds_file.read_text(encoding="utf-8").splitlines(keepends=True)[first : first + 6]
+        path.write_text("".join(rows_of_it), encoding="utf-8")
     out = tmp_path / "out"
     arms = ("--baselines", "", "--repeats", 1, "--metric", "refusal", "--vary", f"seeds={fewer}", "encoder=HiddenState")
     done = cli(*study, "--out", out, *arms)

@@ -46,7 +46,7 @@ def test_a_command_says_how_it_is_called_before_a_recipe_is_named(command: str, 
     [
         (
             ["--trainer.help"],
-            ["SFT\n", "--trainer.full_rate 5e-05", "ten times that for an", "--trainer.help NullTrainer"],
+            ["SFT\n", "--trainer.full_rate 5e-05", "A wider one gets less", "--trainer.help NullTrainer"],
         ),
         (["--trainer.help=SFT"], ["--trainer.full_rate 5e-05"]),
         (["--trainer", "NullTrainer", "--trainer.help"], ["NullTrainer\n"]),

@@ -59,14 +59,17 @@ def test_turns_in_a_frame_are_turns() -> None:
         (pd.DataFrame([*ROWS, {"prompt": 7, "response": "x"}]), "table row 5: field 'prompt': is the number 7 where text"),
         (pd.DataFrame([*ROWS, {"prompt": "Why?", "response": None}]), "table row 5: field 'response': is null"),
         (pd.DataFrame([*ROWS, ROWS[0]]), "table row 5: the prompt 'How do I mend pot 0?' is the same as that of table row 1"),
-        (datasets.Dataset.from_list([{"text": "x"}]), "table row 1: has no prompt among its fields"),
+        (
+            datasets.Dataset.from_list([{"text": "x"}]),
+            "table row 1: field 'response': is missing among 'prompt'.*read 'text' as the prompt",
+        ),
         (datasets.DatasetDict({"a": [], "b": []}), "table: has several splits"),  # type: ignore[dict-item]
         (
             pd.DataFrame([["a", "b", "c"]], columns=["prompt", "prompt", "response"]),
             "table: has several columns of the name 'prompt'",
         ),
         (pd.DataFrame(columns=["prompt", "response"]), "table: has no rows"),
-        (["a row that is text"], "table row 1: is text, not an object"),
+        (["a row that is text"], "table row 1: field 'response': is missing"),
         (7, "table: is int; give a file, a data frame"),
     ],
 )

@@ -157,10 +157,15 @@ training ran out of memory can be gone on with."""
 def granted(known: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, Any]:
     """What a run was started with, the permissions that it is given now, where one that it may have used is not taken back, and
     how its training goes about memory."""
-    was, now = ({**(side.get("trainer") or {})} for side in (known, identity))
-    free = [name for name in MEMORY if str(was.get("part")).startswith("selfalign.") and name in was and name in now]
-    trainer = {"trainer": {**was, **{name: now[name] for name in free}}} if free else {}
-    return {**known, **trainer, **{name: True for name in PERMISSIONS if identity.get(name) is True}}
+    was, now = known.get("trainer"), identity.get("trainer")  # a trainer that is no dataclass stands there as text
+    trainer = was
+    if isinstance(was, Mapping) and isinstance(now, Mapping) and str(was.get("part")).startswith("selfalign."):
+        trainer = {**was, **{name: now[name] for name in MEMORY if name in was and name in now}}
+    return {
+        **known,
+        **({"trainer": trainer} if "trainer" in known else {}),
+        **{name: True for name in PERMISSIONS if identity.get(name) is True},
+    }
 
 
 def raised(known: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def _folded(reported: Sequence[tuple[str, Mapping[str, Any]]]) -> list[tuple[str
     rows that are no held-out prompt's, but nearly so (twins make such pairs in every round)."""
     alike: dict[tuple[str, object], list[Mapping[str, Any]]] = {}
     for place, (kind, data) in enumerate(reported):
-        name = data["name"] if kind == "alarm" else "near" if kind == "overlap" and not data["exact"] else place
+        name = data.get("name", place) if kind == "alarm" else "near" if kind == "overlap" and not data["exact"] else place
         alike.setdefault((kind, name), []).append(data)
     return [(kind, _together(group) if len(group) > 1 else group[0]) for (kind, _), group in alike.items()]
 
