@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from selfalign.cli.main import main
+from selfalign.expect.suggest import suggestion
 from selfalign.proof.gate import Facts, Gain, decide
 from selfalign.proof.kept import Change, on_purpose
 from selfalign.types import Example
@@ -167,7 +168,7 @@ def test_what_seeds_ask_a_model_to_lose_is_for_the_user_to_judge(say: Say, tmp_p
 def test_what_seeds_ask_a_model_to_lose(does: str, answer: str, category: str) -> None:
     asked = "Wie wird das Wetter morgen im Haus Nummer {0}?" if "de" in does else "What will the weather be at number {0}?"
     seeds = [Example(str(n), asked.format(n), answer.format(n), category=category) for n in range(12)]
-    assert on_purpose(seeds) == does
+    assert on_purpose(seeds, bool(suggestion([each.response for each in seeds]))) == does
 
 
 def test_an_evaluation_of_two_models_is_enough(say: Say, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from selfalign.evaluators._metrics import share
 from selfalign.evaluators._refusal_phrases import is_refusal, rules_digest
 from selfalign.expect.checks import compiled
 from selfalign.expect.spec import parse
+from selfalign.expect.suggest import suggestion
 from selfalign.proof.kept import GUARD, NONE, PARTS, on_purpose
 from selfalign.protocols import Context
 from selfalign.text import in_language, normalise
@@ -80,7 +81,8 @@ class Guard:
 
     def preflight(self, seeds: Sequence[Example], held_out: Sequence[Example]) -> str:
         """As `Preflight.preflight`: that a model that learns the seeds loses there because it learned them."""
-        if not self.measures or not (does := on_purpose(seeds or held_out)):
+        known = seeds or held_out
+        if not self.measures or not (does := on_purpose(known, bool(suggestion([each.response for each in known])))):
             return ""
         names = " and ".join(self.metric_names(held_out))
         return (

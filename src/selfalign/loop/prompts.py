@@ -8,7 +8,6 @@ from typing import Any
 
 from selfalign.proof.kept import on_purpose
 from selfalign.proof.overlap import overlap
-from selfalign.proposers.replay import bundled
 from selfalign.recipe import Recipe
 from selfalign.text import counted
 from selfalign.types import Example
@@ -61,7 +60,7 @@ def prompt_warnings(recipe: Recipe, found: Mapping[str, Any], seeds: Sequence[Ex
 
 def replay_warning(recipe: Recipe, seeds: Sequence[Example]) -> str:
     """That the general prompts that come with the package teach what the seeds are to change; "" where nothing says so."""
-    if recipe.replay is None or recipe.replay.prompts != bundled() or not (does := on_purpose(seeds)):
+    if recipe.replay is None or not recipe.replay.general or not (does := on_purpose(seeds)):
         return ""
     return (
         f"replay: its general prompts are in English, and answered as the base model does: a model that {does} learns the"

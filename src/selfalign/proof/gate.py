@@ -138,7 +138,7 @@ def facts(
         gain(before[name], after[name], candidate.other) if both and name is not None else None,
         f"the models have no {name or ', '.join(verdicts.PREFERRED)} in common: measure them with --held_out",
         found,
-        on_purpose(candidate.seeds, form=False) if guard is None and any(each.verdict == LOST for each in found or ()) else "",
+        on_purpose(candidate.seeds) if guard is None and any(each.verdict == LOST for each in found or ()) else "",
         easy,
         f"but {100 * (1 - (candidate.repeated or 0)):.0f} % of the model's answers are given to no other prompt"
         if varied

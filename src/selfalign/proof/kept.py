@@ -24,7 +24,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from selfalign.expect.suggest import suggestion
 from selfalign.proof.stats import Interval
 from selfalign.record.finished import paired_metrics
 from selfalign.record.store import Store
@@ -76,17 +75,18 @@ def notes(found: Sequence[Change], margin: float = MARGIN) -> list[str]:
     return [said, *([declining] if any(each.verdict == LOST for each in found) else [])]
 
 
-def on_purpose(seeds: Sequence[Example], form: bool = True) -> str:
+def on_purpose(seeds: Sequence[Example], one_form: bool = False) -> str:
     """Why a model that answers all it is asked as these seeds do loses on the guard's English questions, as what it does; ""
     where nothing of them says so.
 
     Args:
-        form: whether seeds of one form alone say so. A model of JSON can be expected to know what it knew.
+        one_form: whether the answers are of one form alone (`expect.suggest`). The gate does not excuse that: a model of JSON
+            can be expected to know what it knew.
     """
     answers = [seed.response for seed in seeds if seed.response.strip()]
     spoken = languages(answers) or languages([seed.prompt for seed in seeds])  # JSON, code and figures are in no language
     does = [f"answers in {', '.join(spoken)} alone"] if spoken and "en" not in spoken else []
-    does += ["answers in one form alone"] if form and suggestion(answers) else []
+    does += ["answers in one form alone"] if one_form else []
     does += ["declines what is out of its scope"] if any(seed.category == "out_of_scope" for seed in seeds) else []
     return " and ".join(does)
 

@@ -39,6 +39,11 @@ class Replay:
                 f"replay = {self.count} is out of range: 0 for none, and at most {there}, the prompts that there are"
             )
 
+    @property
+    def general(self) -> bool:
+        """Whether the prompts are those that come with the package, which are in English."""
+        return self.prompts == bundled()
+
     def drafts(self, seed: int) -> list[Example]:
         """The prompts of a run of this random seed, of round 0 and without answers."""
         drawn = self.prompts.drawn(seed, "replay")[: self.count]

@@ -13,6 +13,7 @@ from selfalign.expect.spec import parse_all
 from selfalign.protocols import Evaluator, Flags, declared
 from selfalign.recipe import Recipe
 from selfalign.retrievers import Knn
+from selfalign.types import Example
 
 NEEDED = {
     "truthfulness": ("file",),
@@ -137,3 +138,8 @@ def depends_on_seed(recipe: Recipe) -> bool:
     shown = getattr(recipe.eval_retriever, "chosen", recipe.eval_retriever)  # of one whose choice is copied
     drawn = shown is not None and (not isinstance(shown, Knn) or recipe.validation_share > 0)
     return sampled or drawn
+
+
+def learned_judges(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example]) -> bool:
+    """Whether refusals are judged by what these seeds' own look like, so that other seeds are another yardstick."""
+    return any(isinstance(part, Refusal) and part.learns(seeds, held_out) for part in recipe.evaluators)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from selfalign.errors import RunFailed, UserError
-from selfalign.evaluators import Refusal
 from selfalign.loop.adopt import adopt_answers, measures_the_same
 from selfalign.loop.align import align, run_identity
 from selfalign.loop.budgets import settled
@@ -24,7 +23,7 @@ from selfalign.proof.curve import Size, add_curve
 from selfalign.proof.verdicts import SEEDS, conclude
 from selfalign.protocols import Progress
 from selfalign.recipe import Recipe
-from selfalign.recipes.evaluations import depends_on_seed
+from selfalign.recipes.evaluations import depends_on_seed, learned_judges
 from selfalign.record.checkpoints import write_synced
 from selfalign.record.finished import Finished, read_run
 from selfalign.record.lock import wait_until_free
@@ -113,8 +112,7 @@ def run_study(
     if repeats < SEEDS and any(arm.recipe.rounds for arm in arms):
         few = counted(repeats, "random seed")
         _log.warning("%s: the verdicts will say nothing about another training; take --repeats %d or more", few, SEEDS)
-    judges = [part for part in arms[0].recipe.evaluators if isinstance(part, Refusal) and part.learns(arms[0].seeds, held_out)]
-    if judges and any(arm.seeds != arms[0].seeds for arm in arms):
+    if learned_judges(arms[0].recipe, arms[0].seeds, held_out) and any(arm.seeds != arms[0].seeds for arm in arms):
         own = "refusal, over_refusal and balance are judged by each arm's own seeds: with other seeds by another yardstick"
         _log.warning("%s; take --metric log_likelihood, or declare a check by --expect", own)
     out.mkdir(parents=True, exist_ok=True)
