@@ -206,7 +206,8 @@ BAD = [
     ("=json", "no such check"),
     ("regex:", "--expect regex:: write it as regex:PATTERN"),
     ("regex:a(b", "'a(b' is no regular expression: missing )"),
-    ("exact:x", "exact takes nothing behind it"),
+    ("exact:x", "no response is a JSON object with the field 'x'"),
+    ("compare:checks.py:is_polite", "it must take an answer, a prompt and a reference, and takes (answer"),
     ("max_words:few", "'few' is no number of words; write it as max_words:N, such as max_words:30"),
     ("language:german", "--expect language:german: 'german' is no code of a language"),
     ("json:none.json", "cannot read none.json: No such file or directory"),
@@ -249,6 +250,37 @@ def test_a_generated_pair_has_no_reference() -> None:
         ExpectedFilter(("exact",))
     assert not [part for _, part in expecting(isara(), ["exact"]).named_filters() if isinstance(part, ExpectedFilter)]
     assert [name for name, _ in expecting(isara(), ["json", "contains"]).named_filters()][-1] == "filters.expected"
+
+
+def test_fields_and_own_comparisons_are_by_each_rows_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = "def same(answer, prompt, reference):\n    return prompt[-1] == '?' and answer[0] == reference[0]\n"
+    Path("own.py").write_text(own)
+    references = [
+        '{"day": "Monday", "who": {"name": "Ann"}, "n": 1}',
+        '{"day": "Friday", "n": 0}',
+        "I only do dates.",
+        '{"day": null}',
+    ]
+    prompts = ("Why?", "How?", "Who?", "When?")
+    rows = [Example(f"h{row}", prompt, text) for row, (prompt, text) in enumerate(zip(prompts, references, strict=True))]
+    answers = ['{"n": 1.0, "who": {"name": "ann"}, "day": "monday"}', '{"day": "Sunday", "n": false}', "Monday.", "{}"]
+    checks = ("exact:day", "exact:who.name", "exact:n", "exact", "compare:own.py:same")
+    found = measured(tmp_path / "run", rows, answers, *checks)
+    shares = {
+        name.removeprefix("expected:"): (each.value, each.n) for name, each in found.items() if name.startswith("expected:")
+    }
+    assert shares == {
+        "exact_day": (1 / 3, 3),  # null is not "absent"
+        "exact_who.name": (1.0, 1),
+        "exact_n": (0.5, 2),  # false is not 0
+        "exact": (0.25, 4),
+        "compare_same": (0.75, 4),
+    }
+    with pytest.raises(
+        UserError, match=r"--expect exact:dya: no response is a JSON object with the field 'dya'; they have day, n$"
+    ):
+        measured(tmp_path / "other", rows, answers, "exact:dya")
 
 
 def test_what_backtracks_for_ever_is_a_fail_that_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,7 +90,7 @@ class Expected:
         notes = []
         for check in compiled(parse_all(self.checks)):
             if (held_out or check.spec.by_reference) and not any(map(check.about, held_out)):
-                what = "has a reference" if check.spec.by_reference else f"is of the category {check.spec.category!r}"
+                what = check.spec.needs
                 alone = "it is about held-out rows (--held_out FILE), and filters nothing"
                 why = f"no held-out row {what}" if held_out else alone
                 notes.append(f"{check.spec.name} is not measured: {why}")

@@ -15,7 +15,15 @@ from typing import Any
 import numpy as np
 
 from selfalign.errors import UserError
-from selfalign.expect.json_answers import object_or_list, read_json, schema_judge
+from selfalign.expect.json_answers import (
+    has_field,
+    object_or_list,
+    other_field,
+    read_json,
+    same_value,
+    schema_judge,
+    shared_fields,
+)
 from selfalign.expect.own_file import load_function
 from selfalign.expect.patterns import LIMIT, match_with
 from selfalign.expect.spec import Spec
@@ -45,10 +53,13 @@ class Check:
     judge: Judge
 
     def about(self, example: Example) -> bool:
-        """Whether the check is about it: its category, and a reference where it needs one."""
+        """Whether the check is about it: its category, and a reference, or one with the field, where it needs that."""
         wanted = self.spec.category
-        ours = not wanted or unicodedata.normalize("NFC", example.category.strip()) == wanted
-        return ours and (not self.spec.by_reference or bool(example.response.strip()))
+        if wanted and unicodedata.normalize("NFC", example.category.strip()) != wanted:
+            return False
+        if self.spec.kind == "exact" and self.spec.argument:
+            return has_field(example.response, self.spec.argument)
+        return not self.spec.by_reference or bool(example.response.strip())
 
     def fault(self, answer: str, example: Example) -> Fault | None:
         """
@@ -92,7 +103,7 @@ def digest(specs: Sequence[Spec]) -> str:
 
 
 def _file(spec: Spec) -> Path | None:
-    if spec.kind == "function":
+    if spec.kind in ("function", "compare"):
         return _function_place(spec)[0]
     return Path(spec.argument).expanduser() if spec.kind == "json" and spec.argument else None
 
@@ -140,7 +151,9 @@ def _max_words(spec: Spec, _: bytes) -> Judge:
     return lambda answer, _: "" if (words := count_words(answer)) <= most else f"{counted(words, 'word')}, at most {most} wanted"
 
 
-def _exact(_: Spec, __: bytes) -> Judge:
+def _exact(spec: Spec, _: bytes) -> Judge:
+    if spec.argument:
+        return lambda answer, example: other_field(answer, example.response, spec.argument)
     return lambda answer, example: "" if _same(answer, example.response) else f"the reference is {example.response[:80]!r}"
 
 
@@ -150,7 +163,7 @@ def _same(one: str, other: str) -> bool:
     if not other.lstrip().startswith(("{", "[")):
         return False
     try:
-        return bool(read_json(one) == read_json(other))
+        return same_value(read_json(one), read_json(other))
     except ValueError:
         return False
 
@@ -165,11 +178,11 @@ def _contains(spec: Spec, _: bytes) -> Judge:
 
 def _function(spec: Spec, _: bytes) -> Judge:
     path, name = _function_place(spec)
-    call = load_function(path, name, "a function of your own is named function:FILE.py:NAME")
+    call = load_function(path, name, f"a function of your own is named {spec.kind}:FILE.py:NAME")
     takes = _parameters(spec, call)
 
     def judge(answer: str, example: Example) -> str:
-        given = (answer, example.full_prompt)[:takes]
+        given = (answer, example.full_prompt, example.response)[:takes]
         try:
             verdict = call(*given)
         except Exception as error:  # whatever a user's function may raise on a model's answer
@@ -182,19 +195,20 @@ def _function(spec: Spec, _: bytes) -> Judge:
 
 
 def _parameters(spec: Spec, call: Callable[..., Any]) -> int:
-    """How many of (answer, prompt) a function must be given."""
+    """How many of (answer, prompt, reference) a function must be given: all of them where it compares."""
+    compares = spec.kind == "compare"
     try:
         signature = inspect.signature(call)
     except (TypeError, ValueError):  # some of those written in C do not say
-        return 1
+        return 3 if compares else 1
     places = [each for each in signature.parameters.values() if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
-    count = max(1, sum(each.default is each.empty for each in places))
+    count = 3 if compares else max(1, sum(each.default is each.empty for each in places))
     try:
-        signature.bind(*[""] * min(count, 2))
+        signature.bind(*[""] * (count if compares else min(count, 2)))
     except TypeError:
-        raise UserError(
-            f"--expect {spec.text}: it must take an answer, or an answer and a prompt, and takes {signature}"
-        ) from None
+        takes = "an answer, a prompt and a reference" if compares else "an answer, or an answer and a prompt"
+        third = "" if compares or count != 3 else f"; with the reference: compare:{spec.argument}"
+        raise UserError(f"--expect {spec.text}: it must take {takes}, and takes {signature}{third}") from None
     return count
 
 
@@ -206,6 +220,7 @@ MAKERS: dict[str, Callable[[Spec, bytes], Judge]] = {
     "exact": _exact,
     "contains": _contains,
     "function": _function,
+    "compare": _function,
 }
 
 
@@ -213,7 +228,7 @@ def try_out(checks: Sequence[Check], seeds: Sequence[Example], held_out: Sequenc
     """Tries checks on the answers there are, before a model loads.
 
     Raises:
-        UserError: a category that nothing has, or a check that comes to no verdict on one of them.
+        UserError: a category or a field that nothing has, or a check that comes to no verdict on one of them.
     """
     examples = (*seeds, *held_out)
     categories = {unicodedata.normalize("NFC", example.category.strip()) for example in examples} - {""}
@@ -224,6 +239,12 @@ def try_out(checks: Sequence[Check], seeds: Sequence[Example], held_out: Sequenc
             hint = f"did you mean {near[0]!r}? There" if near else "there"
             listed = ", ".join(sorted(categories)[:12]) or "none"
             raise UserError(f"--expect {check.spec.text}: no example has the category {name!r}; {hint} are {listed}")
+        if check.spec.kind == "exact" and check.spec.argument and not any(map(check.about, examples)):
+            fields = shared_fields([example.response for example in examples])
+            listed = f"; they have {', '.join(fields)}" if fields else ""
+            raise UserError(
+                f"--expect {check.spec.text}: no response is a JSON object with the field {check.spec.argument!r}{listed}"
+            )
         for example in examples:
             if example.response.strip() and check.about(example):
                 fault = check.fault(example.response, example)

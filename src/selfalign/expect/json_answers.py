@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from selfalign.errors import UserError
 from selfalign.expect.patterns import Search, search_with
+from selfalign.text import normalise
 
 MAX_SCHEMA = 2**20
 """Bytes of a schema's file."""
@@ -41,6 +43,62 @@ def object_or_list(text: str) -> str:
     except ValueError as error:
         return str(error)
     return "" if isinstance(value, dict | list) else f"{type(value).__name__} where a JSON object or list is wanted"
+
+
+def same_value(one: Any, other: Any) -> bool:
+    """Whether two values of JSON are equal: keys in any order, 1 as 1.0 and not as true, texts but for case and white space."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same_value(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same_value, one, other))
+    if isinstance(one, str) and isinstance(other, str):
+        return normalise(one) == normalise(other)
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
+
+
+def shared_fields(texts: Sequence[str]) -> list[str]:
+    """The fields that most of the texts that are JSON objects have, in their order."""
+    objects = []
+    for text in texts:
+        try:
+            value = read_json(text)
+        except ValueError:
+            continue
+        objects += [value] if isinstance(value, dict) else []
+    counts = Counter(name for each in objects for name in each)
+    return [name for name, count in counts.items() if 2 * count > len(objects)]
+
+
+def has_field(text: str, path: str) -> bool:
+    """Whether a text is a JSON object with that field; `a.b` is b in the object a."""
+    try:
+        _field(text, path)
+    except ValueError:
+        return False
+    return True
+
+
+def other_field(answer: str, reference: str, path: str) -> str:
+    """How an answer's field differs from that of a reference that has it; "" where it does not.
+
+    Raises:
+        ValueError: the reference has no such field.
+    """
+    wanted = _field(reference, path)
+    try:
+        given = _field(answer, path)
+    except ValueError as error:
+        return str(error)
+    return "" if same_value(given, wanted) else f"{path} is {json.dumps(given)[:60]}, the reference has {json.dumps(wanted)[:60]}"
+
+
+def _field(text: str, path: str) -> Any:
+    value = read_json(text)
+    for name in (path,) if isinstance(value, dict) and path in value else path.split("."):
+        if not isinstance(value, dict) or name not in value:
+            raise ValueError(f"no field {path!r}")
+        value = value[name]
+    return value
 
 
 def _no_constant(name: str) -> None:

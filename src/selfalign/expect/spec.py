@@ -16,9 +16,10 @@ FORMS = {
     "regex": ("regex:PATTERN",),
     "language": ("language:CODE",),
     "max_words": ("max_words:N",),
-    "exact": ("exact",),
+    "exact": ("exact", "exact:FIELD"),
     "contains": ("contains", "contains:TEXT"),
     "function": ("function:FILE.py:NAME",),
+    "compare": ("compare:FILE.py:NAME",),
 }
 """The kinds of checks, with how each one is written."""
 _LONGEST = 40
@@ -37,7 +38,13 @@ class Spec:
     @property
     def by_reference(self) -> bool:
         """Whether it compares with an example's own response, which held-out rows have and candidates have not."""
-        return self.kind in ("exact", "contains") and not self.argument
+        return self.kind in ("exact", "compare") or (self.kind == "contains" and not self.argument)
+
+    @property
+    def needs(self) -> str:
+        """What a row has that the check is about."""
+        field = f" that is JSON with the field {self.argument!r}" if self.kind == "exact" and self.argument else ""
+        return f"has a reference{field}" if self.by_reference else f"is of the category {self.category!r}"
 
     @property
     def name(self) -> str:
@@ -45,7 +52,7 @@ class Spec:
         argument = self.argument
         if self.kind == "json":
             argument = Path(argument).name
-        elif self.kind == "function":
+        elif self.kind in ("function", "compare"):
             file, _, function = argument.rpartition(":")
             argument = function if file else Path(argument).stem
         argument = argument if len(argument) <= _LONGEST else f"{argument[: _LONGEST - 1]}…"
@@ -71,8 +78,6 @@ def parse(text: str) -> Spec:
     forms = FORMS[kind]
     if not argument and (colon or kind not in forms):
         raise UserError(f"--expect {text}: write it as {' or '.join(forms)}")
-    if argument and len(forms) == 1 and forms[0] == kind:
-        raise UserError(f"--expect {text}: {kind} takes nothing behind it; it compares with each held-out row's own response")
     if kind == "max_words" and not (argument.isascii() and argument.isdigit() and int(argument)):
         raise UserError(f"--expect {text}: {argument!r} is no number of words; write it as {forms[0]}, such as max_words:30")
     return Spec(text, unicodedata.normalize("NFC", category), kind, argument)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 
-from selfalign.expect.json_answers import object_or_list
+from selfalign.expect.json_answers import object_or_list, shared_fields
 from selfalign.text import count_words
 
-LEAST, MOST_LABELS, LABEL_WORDS = 6, 20, 5
-"""Seeds that it takes to see a rule, labels of a closed set at most, words of a label at most (our own choice)."""
+LEAST, MOST_LABELS, LABEL_WORDS, MOST_FIELDS = 6, 20, 5, 6
+"""Seeds that it takes to see a rule, labels of a closed set, words of a label and fields at most (our own choice)."""
 
 
 def suggestion(responses: Sequence[str]) -> str:
@@ -19,7 +20,10 @@ def suggestion(responses: Sequence[str]) -> str:
     if len(texts) < LEAST:
         return ""
     if not any(map(object_or_list, texts)):
-        return f"all {len(texts)} seeds answer in JSON: --expect json would drop and count every answer that is none"
+        fields = [name for name in shared_fields(texts) if re.fullmatch(r"\w+", name)][:MOST_FIELDS]
+        counts = " ".join(f"--expect exact:{name}" for name in fields)
+        each = f"; {counts} would count the held-out answers that have the reference's value there" if fields else ""
+        return f"all {len(texts)} seeds answer in JSON: --expect json would drop and count every answer that is none{each}"
     labels = sorted(set(texts))
     short = all(count_words(label) <= LABEL_WORDS and "\n" not in label for label in labels)
     if not short or not 2 <= len(labels) <= min(MOST_LABELS, len(texts) // 3):
