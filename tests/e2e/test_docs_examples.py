@@ -167,6 +167,7 @@ def test_the_page_about_declared_checks_runs(cli: Run, tmp_path: Path) -> None:
     named = [
         each for rest in re.findall(r"^selfalign run .*$", page, re.MULTILINE) for each in re.findall(r"--expect (\S+)", rest)
     ]
+    named += re.findall(r"`--expect (compare\S+)`", page)
     given = [each for text in named for each in ("--expect", text)]
     found = json.loads(cli("check", "isara", "seeds.jsonl", *SCRIPTED, *given, "--validation_share", 0, "--json").stdout)
     failed = {rule["rule"]: rule["dropped"] for rule in found["rules_on_seeds"] if rule["filter"] == "filters.expected"}
