@@ -113,7 +113,7 @@ def evaluate(run: Setup, context: Context) -> None:
         for text in _caveats(run, context):
             _log.warning("%s", text)
             store.event("evaluation", {"text": text})
-        if context.round == 0 and (rows := audited(recipe, context.all_seeds, run.held_out)):
+        if context.round == 0 and (rows := audited(recipe, context.all_seeds, run.held_out, context.encode)):
             store.event("shortcuts", {"text": warning(rows) or "no trivial rule wins on the held-out prompts", "rows": rows})
         store.finish_evaluation(context.round, metrics, time.monotonic() - began - store.seconds(context.round))
 
