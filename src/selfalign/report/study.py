@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from selfalign.errors import UserError
 from selfalign.proof.crossed import Comparison
+from selfalign.proof.curve import only_on_curve
 from selfalign.proof.shortcuts import BALANCE, of_metric
+from selfalign.proof.unfinished import no_verdict, unfinished
 from selfalign.proof.verdicts import looked_at, verdict
 from selfalign.record.plain import portable
 from selfalign.report.answers import page_address, side_by_side
@@ -46,7 +49,7 @@ def read_study(folder: Path, linked: bool = True) -> dict[str, Any]:
         study: dict[str, Any] = json.loads(path.read_text("utf-8"))
         for metric, compared in study["comparisons"].items():
             _ = study["metrics"][metric]["unit"], study["metrics"][metric]["better"]
-            _ = [study["arms"][arm]["metrics"][metric]["value"] for arm in (study["main"], *compared)]
+            _ = [study["arms"][arm]["metrics"][metric]["value"] for arm in compared]
         for arm in study["arms"].values():
             _ = arm["costs"]
             arm["runs"] = [{**run, "stopped_because": portable(run["stopped_because"])} for run in arm["runs"]]
@@ -56,11 +59,13 @@ def read_study(folder: Path, linked: bool = True) -> dict[str, Any]:
             "title": _title(study),
             "left_out": study["left_out"],
             "missing": study.get("missing", {}),  # younger than studies that have a page
+            "failed": [{**row, "reason": portable(row["reason"])} for row in study.get("failed", ())],
             "curve": study.get("curve"),
             "pages": {run: address for run in runs if linked and (address := page_address(folder, run))},
             "answers": side_by_side(folder, study),
             "begun": sorted(
-                {path.parts[-3] for path in folder.glob("*/seed-*/run.sqlite")} - {run.partition("/")[0] for run in runs}
+                {path.parts[-3] for path in folder.glob("*/seed-*/run.sqlite")}
+                - {run.partition("/")[0] for run in (*runs, *(row["folder"] for row in study.get("failed", ())))}
             ),
         }
         return {**study, **more}
@@ -77,7 +82,10 @@ def study_page(study: Mapping[str, Any]) -> str:
         "study.html.j2",
         {},
         study=study,
-        sentences=[sentence(each) for each in (*told, *more, looked_at(study.get("looks", ()))) if each],
+        sentences=[sentence(each) for each in (no_verdict(study), *told, *more, looked_at(study.get("looks", ()))) if each],
+        unfinished=[sentence(each) for each in unfinished(study)],
+        along=only_on_curve(study),
+        lost=Counter(row["arm"] for row in study["failed"]),
         shares=share_names(study),
         rules=of_metric(study.get("shortcuts", ()), BALANCE) if study["metric"] == BALANCE else [],
         aims=[(name, run) for name, arm in study["arms"].items() for run in arm["runs"] if "aim" in run],
@@ -175,4 +183,6 @@ def _title(study: Mapping[str, Any]) -> str:
     parts = [f"is {' and '.join(sides)}"] if sides else []
     parts += [f"is not significantly different from {named['unclear']}"] if "unclear" in by else []
     about = words(study["metric"])
+    if no_verdict(study):
+        return f"No verdict on {about}: {study['main']} did not finish"
     return f"{about[:1].upper()}{about[1:]}: {study['main']} {'; it '.join(parts) or 'stands alone, no arm to compare with'}"
