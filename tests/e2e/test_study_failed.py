@@ -93,9 +93,7 @@ def test_the_others_go_on_and_only_what_failed_is_taken_up(
     go_on = f"5 runs did not finish; `selfalign study --config {out / 'study.yaml'}` goes on with what is missing alone"
     assert f"arm main, random seed 1: {memory}; the other runs go on" in done.stderr and "in apply" in done.stderr
     assert done.stderr.splitlines()[-1] == f"selfalign: {go_on}" and go_on in done.stdout
-    alone = (
-        "compared on random seeds 0 and 2 alone, as main did not finish on random seed 1 and sft did not finish on random seed 1"
-    )
+    alone = "compared on random seeds 0 and 2 alone, as main and sft did not finish on random seed 1"
     assert f"main, random seed 1: {memory}" in done.stdout and alone in done.stdout
     assert any(line.split()[:4] == ["main", "2", "of", "3"] for line in done.stdout.splitlines())
     assert any(line.split()[:4] == ["faulty", "0", "of", "3"] for line in done.stdout.splitlines())

@@ -95,8 +95,9 @@ def _more(main: str, points: Sequence[Mapping[str, Any]], found: _Runs, name: st
     fewer, more = (point["seeds"] for point in points[-2:])
     figures = sentence(f"{main} with {more} seeds", f"with {fewer}", metric, step, step.p_value)
     led = LED.get(told, f"the last ones made {name.replace('_', ' ')} {told}")
-    kept = stayed(dict(zip(pair, (smaller, larger), strict=True))) + unequal(found, failed, *pair)
-    return {"verdict": told, "sentence": f"{ask} {f'{led}: ' if led else ''}{figures}{kept}{chance(smaller, larger)}"}
+    less = unequal(found, failed, *pair)
+    kept = stayed(dict(zip(pair, (smaller, larger), strict=True))) + less + chance(smaller, larger, unfinished=bool(less))
+    return {"verdict": told, "sentence": f"{ask} {f'{led}: ' if led else ''}{figures}{kept}"}
 
 
 def only_on_curve(study: Mapping[str, Any]) -> set[str]:

@@ -28,12 +28,16 @@ def shared(found: Mapping[str, Sequence[Finished]], failed: Failed, *pair: str) 
 
 def unequal(found: Mapping[str, Sequence[Finished]], failed: Failed, *pair: str) -> str:
     """What a verdict has to say of random seeds on which one of its two arms has no run; "" where there are none."""
-    lacking = [f"{arm} did not finish on {_seeds(rows)}" for arm in pair if (rows := [r for r in failed if r["arm"] == arm])]
+    lacking: dict[str, list[str]] = {}
+    for arm in pair:
+        if rows := [row for row in failed if row["arm"] == arm]:
+            lacking.setdefault(_seeds(rows), []).append(arm)
     if not lacking:
         return ""
+    why = " and ".join(f"{' and '.join(arms)} did not finish on {lost}" for lost, arms in lacking.items())
     seeds = sorted({run.seed for runs in shared(found, failed, *pair) if len(runs) > 1 for run in runs})
     where = f"on random seeds {_and(seeds)} alone" if len(seeds) > 1 else "on one random seed alone"
-    return f"; compared {where}, as {' and '.join(lacking)}: which runs fail may be no chance, and then these are no fair sample"
+    return f"; compared {where}, as {why}: which runs fail may be no chance, and then these are no fair sample"
 
 
 def unfinished(study: Mapping[str, Any]) -> list[str]:

@@ -93,8 +93,8 @@ def conclude(
                 "verdict": verdict(metrics[chosen], each, adjusted[chosen][arm]),
                 "sentence": sentence(main, arm, metrics[chosen], each, adjusted[chosen][arm])
                 + stayed(dict(zip((main, arm), pairs[arm], strict=True)))
-                + unequal(found, failed, main, arm)
-                + chance(*pairs[arm])
+                + (less := unequal(found, failed, main, arm))
+                + chance(*pairs[arm], unfinished=bool(less))
                 + (f"; {easy}" if easy else ""),
             }
             for arm, each in compared[chosen].items()
@@ -173,13 +173,17 @@ def looked_at(looks: Sequence[int]) -> str:
     )
 
 
-def chance(*arms: Sequence[Finished]) -> str:
-    """That another random seed could say something else, where an arm was trained on fewer than three; "" elsewhere."""
+def chance(*arms: Sequence[Finished], unfinished: bool = False) -> str:
+    """That another random seed could say something else, where an arm was trained on fewer than three; "" elsewhere.
+
+    Args:
+        unfinished: whether there are fewer only as some run failed.
+    """
     seeds = min((len(runs) for runs in arms if any(any(run.steps) for run in runs)), default=SEEDS)
     if seeds >= SEEDS:
         return ""
     alone = f"; trained on {counted(seeds, 'random seed')} alone"
-    return f"{alone}: another training could differ, a study of --repeats {SEEDS} or more tells"
+    return f"{alone}: another training could differ" + ("" if unfinished else f", a study of --repeats {SEEDS} or more tells")
 
 
 def stayed(arms: Mapping[str, Sequence[Finished]]) -> str:

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,12 @@ from selfalign.report.charts import Chart, Point, curve_chart, forest_chart
 from selfalign.report.labels import label
 from selfalign.report.page import render
 from selfalign.report.verdict import typeset, words
+from selfalign.text import counted
 from selfalign.types import SHARES, Metric
 
 NAME = "study.json"
+PLAN = "runs.json"
+"""What runs there are to be, as `study.units` writes it."""
 COSTS = {
     "optimiser_steps": "optimiser steps",
     "trained_tokens": "trained tokens",
@@ -59,6 +62,8 @@ def read_study(folder: Path, linked: bool = True) -> dict[str, Any]:
             "title": _title(study),
             "left_out": study["left_out"],
             "missing": study.get("missing", {}),  # younger than studies that have a page
+            "open": _open(folder, runs, study.get("failed", ())),
+            "go_on": portable(study.get("go_on", "")),
             "failed": [{**row, "reason": portable(row["reason"])} for row in study.get("failed", ())],
             "curve": study.get("curve"),
             "pages": {run: address for run in runs if linked and (address := page_address(folder, run))},
@@ -75,15 +80,36 @@ def read_study(folder: Path, linked: bool = True) -> dict[str, Any]:
         raise UserError(f"{path} is not a study of this version ({error}): let `selfalign study` write it again") from error
 
 
+def _once(sentences: Sequence[str]) -> list[str]:
+    """With what all of them end with said once, behind them."""
+    parts, common = [each.split("; ") for each in sentences], list[str]()
+    while len(parts) > 1 and all(len(each) > 1 for each in parts) and len({each[-1] for each in parts}) == 1:
+        common.insert(0, parts[0][-1])
+        parts = [each[:-1] for each in parts]
+    return ["; ".join(each) for each in parts] + ([f"of each of these: {'; '.join(common)}"] if common else [])
+
+
+def _open(folder: Path, told: Sequence[str], failed: Sequence[Mapping[str, Any]]) -> str:
+    """How many runs of the study are not in its table yet; "" where all are, or have failed."""
+    if not (folder / PLAN).is_file():  # of a study of an earlier version
+        return ""
+    planned = json.loads((folder / PLAN).read_text("utf-8"))["runs"]
+    count = len({*planned} - {*told, *(row["folder"] for row in failed)})
+    if not count:
+        return ""
+    go_on = f"`selfalign study --config {folder.resolve().name}/study.yaml` goes on where it was stopped"
+    return f"{count} of {counted(len(planned), 'run')} {'is' if count == 1 else 'are'} not in this table yet; {go_on}"
+
+
 def study_page(study: Mapping[str, Any]) -> str:
-    told = [row["sentence"] for row in study["verdicts"]]
+    told = _once([row["sentence"] for row in study["verdicts"]])
     more = [study["curve"]["sentence"]] if study["curve"] else []
     return render(
         "study.html.j2",
         {},
         study=study,
         sentences=[sentence(each) for each in (no_verdict(study), *told, *more, looked_at(study.get("looks", ()))) if each],
-        unfinished=[sentence(each) for each in unfinished(study)],
+        unfinished=[typeset(each) for each in (study.get("open"), *unfinished(study)) if each],
         along=only_on_curve(study),
         lost=Counter(row["arm"] for row in study["failed"]),
         shares=share_names(study),
