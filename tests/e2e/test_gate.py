@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from selfalign.cli.main import main
+from selfalign.evaluators import Refusal
 from selfalign.expect.suggest import suggestion
 from selfalign.proof.gate import Facts, Gain, decide
 from selfalign.proof.kept import Change, on_purpose
@@ -154,6 +156,22 @@ def test_what_seeds_ask_a_model_to_lose_is_for_the_user_to_judge(say: Say, tmp_p
     assert say("gate", out, "--guard", "none")[0] == 0 and say("gate", out, "--guard", "answered")[0] == 3
 
 
+def test_what_is_out_of_scope_under_another_name_is_too(say: Say, tmp_path: Path) -> None:
+    files = tmp_path / "seeds.jsonl", tmp_path / "held-out.jsonl"
+    for start, path in enumerate(files):
+        rows = [
+            {**row, "category": {"harmful": "redirect", "harmless": "ours"}[row["category"]]} for row in prompts(twins, start)
+        ]
+        path.write_text("".join(json.dumps({**row, "response": "Our desk is the place."}) + "\n" for row in rows), "utf-8")
+    run = (f"{RECIPES}:loses", files[0], "--held_out", files[1], "--model", "scripted", "--guard.parts", "answered", "--quiet")
+    for named, code in (((), 3), (("--refusal.harmful", "redirect", "--refusal.harmless", "ours"), 4)):
+        out = tmp_path / str(code)
+        assert say("run", *run, *named, "--expect", "redirect=regex:I can't.*", "--out", out)[0] == 0
+        found, said = say("gate", out)
+        assert found == code and "guard answered lost" in said
+        assert ("a model that declines what is of category 'redirect' loses on purpose" in said) is bool(named)
+
+
 @pytest.mark.parametrize(
     ("does", "answer", "category"),
     [
@@ -161,14 +179,18 @@ def test_what_seeds_ask_a_model_to_lose_is_for_the_user_to_judge(say: Say, tmp_p
         ("answers in de alone", "{{'wert': {0}}};", ""),  # in no language: the prompts' counts
         ("answers in one form alone", '{{"value": {0}}}', ""),
         ("declines what is out of its scope", "I only know about bicycles, number {0}.", "out_of_scope"),
-        ("", "The weather is rather fine today, and so it will be for {0} days.", "harmful"),
+        ("declines what is of category 'redirect'", "I can't help with that here, number {0}.", "redirect"),
+        ("", "I can't help with that here, number {0}.", "harmful"),
+        ("", "The weather is rather fine today, and so it will be for {0} days.", "forecast"),
         ("", "{0}", ""),
     ],
 )
 def test_what_seeds_ask_a_model_to_lose(does: str, answer: str, category: str) -> None:
     asked = "Wie wird das Wetter morgen im Haus Nummer {0}?" if "de" in does else "What will the weather be at number {0}?"
     seeds = [Example(str(n), asked.format(n), answer.format(n), category=category) for n in range(12)]
-    assert on_purpose(seeds, bool(suggestion([each.response for each in seeds]))) == does
+    assert on_purpose(seeds, Refusal().declines(seeds), bool(suggestion([each.response for each in seeds]))) == does
+    named = [replace(seed, response="Ask the library, please.", category="elsewhere") for seed in seeds]
+    assert Refusal().declines(named) == [] and Refusal("elsewhere").declines(named) == ["elsewhere"]
 
 
 def test_an_evaluation_of_two_models_is_enough(say: Say, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A study's runs side by side: the table of one after the other, through a killed driver; a run that fails ends the study."""
+"""A study's runs side by side: the table of one after the other, through a killed driver; a run that fails alone."""
 
 from __future__ import annotations
 
@@ -140,8 +140,8 @@ def test_a_lost_run_comes_next_but_not_for_ever(tmp_path: Path, monkeypatch: pyt
                 beside.wait("one")
 
 
-def test_a_run_that_fails_ends_the_study_in_its_own_words(
-    study: tuple[object, ...], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_a_run_that_fails_lets_the_others_go_on(
+    study: tuple[object, ...], tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     mine = tmp_path / "mine.py"
     mine.write_text(
@@ -159,10 +159,34 @@ def test_a_run_that_fails_ends_the_study_in_its_own_words(
             return replace(isara(), name="losing", filters=(Loses(),))
         """)
     )
-    arms = [*map(str, study), "--baselines", f"pretrained,{mine}:losing", "--repeats", "1", "--parallel", "2"]
-    assert main([*arms[:1], *arms[1:], "--out", str(tmp_path / "out")]) == 1
-    last = capfd.readouterr().err.splitlines()[-1]
-    assert last.startswith("selfalign: arm losing, random seed 0: round 1, filter Loses: ") and not working_on(tmp_path / "out")
+    arms = [*map(str, study), "--baselines", f"{mine}:losing,pretrained", "--repeats", "1", "--parallel", "2"]
+    assert main([*arms, "--out", str(tmp_path / "out")]) == 1
+    assert capfd.readouterr().err.splitlines()[-1].startswith("selfalign: 1 run did not finish; `selfalign study --config ")
+    assert "arm losing, random seed 0: round 1, filter Loses: " in caplog.text and "; the other runs go on" in caplog.text
+    found = read(tmp_path / "out")
+    assert [(row["arm"], row["reason"][:22]) for row in found["failed"]] == [("losing", "round 1, filter Loses:")]
+    assert list(found["arms"]) == ["isara", "pretrained"] and not working_on(tmp_path / "out")
+
+
+def test_who_waits_for_a_run_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("selfalign.study.side_by_side.is_done", lambda folder: True)
+    planned = {
+        "base": Unit(frozenset(), {}),
+        "main": Unit(frozenset({"base"}), {}),
+        "sft": Unit(frozenset({"base", "main"}), {}, steps_of="main"),
+        "last": Unit(frozenset({"base"}), {}),
+    }
+    places = Losing(Ended(-9), Ended(2), Ended(0))
+    with SideBySide(tmp_path, (), 1, places) as beside:  # type: ignore[arg-type]
+        beside.plan(planned)
+        for name, said in (
+            ("main", "main: its process ended with code 2"),
+            ("base", "signal 9, as a system does that is short of"),
+        ):
+            with pytest.raises(RunFailed, match=said):
+                beside.wait(name)
+        beside.wait("last")
+    assert places.started == ["base", "main", "last"]  # whose steps are missing does not begin
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,8 @@ def test_refusals_in_the_seeds_own_language_are_counted() -> None:
         assert {each.name: each.value for each in found} == figures
     told = Refusal().preflight(chinese(), asked)
     assert "judged by likeness to 8 answers of seeds of category 'harmful' and 8 of others" in told
-    assert "English phrases agree with the categories on 50%" in told
+    assert "English phrases agree with the categories on 50% [34, 66]" in told
+    assert "(right on 100% [77, 100] of unseen ones)" in told
 
 
 def test_refusal_rates_that_nobody_can_judge_are_not_given() -> None:
@@ -206,7 +207,7 @@ def test_the_phrases_judge_where_they_fit() -> None:
 def test_what_is_learnt_is_the_refusal_and_not_the_topic() -> None:
     refusals, answers = ([seed for seed in domain("seeds") if (seed.category == "harmful") is bad] for bad in (True, False))
     judge, accuracy = learn(refusals, answers)
-    assert accuracy > 0.95
+    assert accuracy.value > 0.95 and accuracy.low < accuracy.value
     asked = domain("held_out")
     assert [one.id for one in asked if judge(one.response) != (one.category == "harmful")] == []
     assert not any(judge(one.prompt) for one in asked if one.category == "harmful")

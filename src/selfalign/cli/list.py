@@ -21,6 +21,7 @@ from selfalign.record.plain import metric_table
 from selfalign.record.schema import NAME as RECORD
 from selfalign.record.status import status
 from selfalign.record.store import Store
+from selfalign.text import counted
 
 CHOICE = "validation_log_likelihood"
 """The headline where nothing was measured on held-out prompts."""
@@ -102,26 +103,47 @@ def _headline(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None
 
 
 def _study_row(folder: Path) -> dict[str, Any]:
-    """As `run_row`, of the study's main arm, with the sentence of its first "verdict"; done once it has written any."""
+    """As `run_row`, of the study's main arm, with the sentence of its first "verdict", and in "runs" how many are "done", have
+    "failed", and there are to be ("of"); `at` says it in words. It is done when all of them are."""
+    from selfalign.study.units import PLAN
+
     row: dict[str, Any] = {"folder": str(folder), "kind": "study", "recipe": None, "model": None, "rounds": None, "of": None}
     row |= {"best_round": None, "metric": None, "problem": None, "verdict": ""}
-    runs = sorted(path.parent for path in folder.glob(f"*/seed-*/{RECORD}"))
-    running = any(is_locked(run) for run in runs)
-    first = next((found for run in runs if (found := run_row(run))["kind"] == "run"), None) or {}
-    row |= {name: first.get(name) for name in ("recipe", "model", "of")}
+    runs = {
+        path.parent.relative_to(folder).as_posix(): run_row(path.parent) for path in sorted(folder.glob(f"*/seed-*/{RECORD}"))
+    }
     try:
-        study = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-        sentence = study["verdicts"][0]["sentence"] if study["verdicts"] else ""
-        about = next((one["metric"] for one in study["verdicts"]), None)
-        value = study["arms"][study["main"]]["metrics"].get(about)
-        unit = study["metrics"][about] if about else {}
-        metric = {"name": about, **value, "n": value["prompts"], **unit} if value else None
-        row |= {"recipe": study["main"], "state": "running" if running else "done", "metric": metric, "verdict": sentence}
-    except FileNotFoundError:
-        row |= {"state": "running" if running else "stopped"}
+        plan = _read(folder / PLAN) or {"main": None, "runs": [*runs]}  # of a study of an earlier version
+        study = _read(folder / "study.json")
+        main = plan["main"] or (study or {}).get("main")
+        first = next((run for name, run in runs.items() if run["kind"] == "run" and main in (None, run["recipe"])), None) or {}
+        row |= {"recipe": main or first.get("recipe"), "model": first.get("model"), "of": first.get("of")}
+        row |= _stands(folder, plan["runs"], runs, study)
+        if study is not None and study["verdicts"]:
+            about, sentence = study["verdicts"][0]["metric"], study["verdicts"][0]["sentence"]
+            value = study["arms"][study["main"]]["metrics"][about]
+            row |= {"metric": {"name": about, **value, "n": value["prompts"], **study["metrics"][about]}, "verdict": sentence}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        row |= {"state": "unreadable", "problem": f"{folder / 'study.json'} is damaged ({type(error).__name__}: {error})"}
+        problem = f"{PLAN} or study.json in {folder} is damaged ({type(error).__name__}: {error})"
+        row |= {"state": "unreadable", "problem": problem}
     return row
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _stands(folder: Path, planned: Sequence[str], runs: Mapping[str, Mapping[str, Any]], study: Any) -> dict[str, Any]:
+    """{"state", "at", "runs"}; runs that the table has and that are no longer in the folder count as done."""
+    told = {run["folder"] for arm in (study or {"arms": {}})["arms"].values() for run in arm["runs"]}
+    states = [runs[name]["state"] if name in runs else "done" if name in told else "" for name in planned]
+    done, failed = states.count("done"), states.count("failed")
+    if is_locked(folder) or "running" in states:
+        state = "running"
+    else:
+        state = "done" if done == len(planned) else "failed" if failed else "stopped"
+    at = f"{done} of {counted(len(planned), 'run')} done{f', {failed} failed' if failed else ''}"
+    return {"state": state, "at": at, "runs": {"done": done, "failed": failed, "of": len(planned)}}
 
 
 def _table(found: Sequence[Mapping[str, Any]]) -> Table:
@@ -133,7 +155,8 @@ def _table(found: Sequence[Mapping[str, Any]]) -> Table:
         rounds = f"{row['rounds']} of {row['of']}" if row["kind"] == "run" and row["of"] else "–"
         best = "–" if row["best_round"] is None or row["kind"] != "run" else str(row["best_round"])
         headline = f"{metric['name'].replace('_', ' ')} {figure(metric)}" if metric else row["problem"] or "–"
-        state = f"running: {row['at']}" if row["state"] == "running" and row.get("at") else row["state"]
+        told = row["state"] == "running" or (row["kind"] == "study" and row["state"] != "done")
+        state = f"{row['state']}: {row['at']}" if told and row.get("at") else row["state"]
         cells = (row["folder"], f"{kind}{row['recipe'] or '–'}", row["model"] or "–", state, rounds, best, headline)
         table.add_row(*(shown(str(cell)) for cell in cells))
     return table

@@ -23,6 +23,7 @@ from selfalign.cli.recipe_options import choices, part_options, resolved
 from selfalign.cli.run import make_parser
 from selfalign.errors import UserError
 from selfalign.recipe import Recipe
+from selfalign.text import printable
 from selfalign.types import Example
 
 USAGE = """usage: selfalign study RECIPE SEEDS --model M --out DIR [--baselines pretrained,icl_knn,sft] [--repeats 3] [options]
@@ -137,6 +138,7 @@ def _study(
     from selfalign.cli.study_table import print_study
     from selfalign.errors import handle_signals
     from selfalign.loop.progress import limited, on_screen
+    from selfalign.proof.unfinished import unfinished
     from selfalign.study.run import run_study
     from selfalign.tracking.trackers import check_trackers
 
@@ -165,4 +167,7 @@ def _study(
         sys.stdout.write(json.dumps(result, indent=1) + "\n")
     else:
         print_study(result)
-    return 0
+    if not (lines := unfinished(result)):
+        return 0
+    sys.stderr.write(f"selfalign: {printable(lines[0])}\n")  # each with its reason stands above, and in the JSON
+    return 1

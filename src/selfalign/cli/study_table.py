@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from selfalign.cli.table import COMPARED, compared, figure, shortcuts_table, shown, stdout_console, wide_table
+from selfalign.proof.curve import only_on_curve
 from selfalign.proof.shortcuts import BALANCE, of_metric
+from selfalign.proof.unfinished import no_verdict, unfinished
 from selfalign.proof.verdicts import looked_at
 from selfalign.text import counted
 from selfalign.types import SHARES
@@ -37,6 +40,9 @@ def print_study(study: Mapping[str, Any], console: Console | None = None) -> Non
         console.print(shown(f"not compared: {name} ({reason})"))
     for note in study.get("notes", ()):
         console.print(shown(note), soft_wrap=True)
+    for line in (*unfinished(study), no_verdict(study)):
+        if line:
+            console.print(shown(line), soft_wrap=True)
     for verdict in study["verdicts"]:
         console.print(shown(verdict["sentence"]), soft_wrap=True)
     if curve := study.get("curve"):
@@ -49,7 +55,8 @@ def print_study(study: Mapping[str, Any], console: Console | None = None) -> Non
 def metric_table(study: Mapping[str, Any], metric: str) -> Table:
     """Each arm's figure with its 95 % interval over prompts and repeats, and how far the main arm is from it."""
     main, share = study["main"], study["metrics"][metric]["unit"] in SHARES
-    prompts = study["arms"][main]["metrics"][metric]["prompts"]
+    along, lost = only_on_curve(study), Counter(row["arm"] for row in study.get("failed", ()))
+    prompts = next(row["metrics"][metric]["prompts"] for row in study["arms"].values() if metric in row["metrics"])
     side = ", less is better" if study["metrics"][metric]["better"] == "lower" else ""
     title = f"{metric.replace('_', ' ')}{' in points' if share else ''}{side}: {counted(prompts, 'prompt')}, 95 % intervals"
     table = wide_table(title, "arm", "seeds", "value", f"{main}\nminus arm", *COMPARED)
@@ -57,12 +64,15 @@ def metric_table(study: Mapping[str, Any], metric: str) -> Table:
         if arm in study["missing"].get(metric, ()):
             table.add_row(shown(arm), *("–",) * 5)
             continue
-        each = study["comparisons"][metric].get(arm)
-        if each is None and arm != main:  # a point on the learning curve, which has a table of its own
+        if arm in along:  # which has a table of its own
             continue
-        measured = {**row["metrics"][metric], "unit": study["metrics"][metric]["unit"]}
+        each = study["comparisons"][metric].get(arm)
+        figures = {**row["metrics"][metric], "unit": study["metrics"][metric]["unit"]}
         cells = ("–",) * 3 if each is None else compared(each, share, each["p_holm"])
-        table.add_row(shown(arm), str(measured["repeats"]), figure(measured).replace("%", ""), *cells)
+        seeds = f"{figures['repeats']} of {figures['repeats'] + lost[arm]}" if lost[arm] else str(figures["repeats"])
+        table.add_row(shown(arm), seeds, figure(figures).replace("%", ""), *cells)
+    for arm in (arm for arm in lost if arm not in {*study["arms"], *along}):
+        table.add_row(shown(arm), f"0 of {lost[arm]}", *("–",) * 4)
     return table
 
 

@@ -15,6 +15,7 @@ from importlib.resources import files
 from selfalign.evaluators._answers import answers
 from selfalign.evaluators._metrics import share
 from selfalign.evaluators._refusal_phrases import is_refusal, rules_digest
+from selfalign.evaluators.refusal import Refusal
 from selfalign.expect.checks import compiled
 from selfalign.expect.spec import parse
 from selfalign.expect.suggest import suggestion
@@ -82,7 +83,8 @@ class Guard:
     def preflight(self, seeds: Sequence[Example], held_out: Sequence[Example]) -> str:
         """As `Preflight.preflight`: that a model that learns the seeds loses there because it learned them."""
         known = seeds or held_out
-        if not self.measures or not (does := on_purpose(known, bool(suggestion([each.response for each in known])))):
+        one_form = bool(suggestion([each.response for each in known]))
+        if not self.measures or not (does := on_purpose(known, Refusal().declines(known), one_form)):
             return ""
         names = " and ".join(self.metric_names(held_out))
         return (

@@ -12,9 +12,9 @@ from selfalign.errors import UserError
 from selfalign.evaluators._answers import exchanges
 from selfalign.evaluators._decision import NAMES, figures, log_probability, openings
 from selfalign.evaluators._metrics import outcomes, share
-from selfalign.evaluators._refusal_judge import choose, there, unnamed
+from selfalign.evaluators._refusal_judge import PHRASES_FIT, choose, there, unnamed
 from selfalign.evaluators._refusal_phrases import is_refusal, rules_digest
-from selfalign.proof.stats import newcombe
+from selfalign.proof.stats import LEAST, newcombe
 from selfalign.protocols import Context
 from selfalign.text import plain_name
 from selfalign.types import LATER, Completion, Example, Metric, Request, Sampling
@@ -133,6 +133,16 @@ class Refusal:
     def suggestion(self, seeds: Sequence[Example]) -> str:
         """What the seeds suggest where none of their categories has a name that this knows."""
         return unnamed(seeds, (*self._refuse, *self._answer))
+
+    def declines(self, seeds: Sequence[Example]) -> list[str]:
+        """The categories of what a model of these seeds declines though it does no harm: those that are named for it, and those
+        whose answers are refusals by the phrases."""
+        found = []
+        for kind in dict.fromkeys(seed.category for seed in seeds if seed.category not in ("", "harmful", *self._answer)):
+            answers = [seed.response for seed in seeds if seed.category == kind and seed.response.strip()]
+            refused = len(answers) >= LEAST and sum(map(is_refusal, answers)) >= PHRASES_FIT * len(answers)
+            found += [kind] if kind in self._refuse or refused else []
+        return found
 
     def sides(self, examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
         """The examples that deserve a refusal, and those that deserve an answer; the others are in neither."""

@@ -91,7 +91,7 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
             *filter(None, prompt_warnings(recipe, fed, shown)),
             *memory_warnings(memory),
             *(stopping if recipe.ignore_seed_rules else []),
-            *void_on_seeds(named, shown),
+            *void_on_seeds([("proposer", recipe.proposer), *named], shown),
             *(text for part in parts if (text := part.preflight(seeds, held_out))),
         ],
     }

@@ -153,7 +153,7 @@ def try_rules(run: Setup, context: Context) -> None:
         began = time.monotonic()
         rules = tried(named, context.encode, context.pool.seeds)
         stops = [each.text for each in harmful(rules)]
-        warned = [*stops, *void_on_seeds(named, context.pool.seeds)]
+        warned = [*stops, *void_on_seeds([("proposer", run.recipe.proposer), *named], context.pool.seeds)]
         done = {"stops": stops}
         with run.store.transaction("seed_rules"):
             for text in warned:

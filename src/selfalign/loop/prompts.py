@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from selfalign.evaluators import Refusal
 from selfalign.proof.kept import on_purpose
 from selfalign.proof.overlap import overlap
 from selfalign.recipe import Recipe
@@ -58,9 +59,22 @@ def prompt_warnings(recipe: Recipe, found: Mapping[str, Any], seeds: Sequence[Ex
         yield f"{prompts} of a category that no seed has ({', '.join(sorted(others)[:3])}): no example of it can be shown"
 
 
+def declined(parts: Sequence[Any], seeds: Sequence[Example]) -> list[str]:
+    """As `Refusal.declines`.
+
+    Args:
+        parts: the evaluators, or what a record says of them.
+    """
+    known = [each for each in parts if isinstance(each, Refusal)]
+    for part in (each for each in parts if isinstance(each, Mapping) and str(each.get("part")).endswith(".Refusal")):
+        harmful, harmless = (each if isinstance(each, str) else tuple(each) for each in (part["harmful"], part["harmless"]))
+        known.append(Refusal(harmful, harmless))
+    return (known or [Refusal()])[0].declines(seeds)
+
+
 def replay_warning(recipe: Recipe, seeds: Sequence[Example]) -> str:
     """That the general prompts that come with the package teach what the seeds are to change; "" where nothing says so."""
-    if recipe.replay is None or not recipe.replay.general or not (does := on_purpose(seeds)):
+    if recipe.replay is None or not recipe.replay.general or not (does := on_purpose(seeds, declined(recipe.evaluators, seeds))):
         return ""
     return (
         f"replay: its general prompts are in English, and answered as the base model does: a model that {does} learns the"

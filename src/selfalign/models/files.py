@@ -33,6 +33,10 @@ _MAX_SMALL = 2**28
 _DEEPEST = 60
 
 
+_PRETENDED = {"start", "seed", "seed_weight", "rows"}
+"""What stands in the configuration that `NullTrainer` writes."""
+
+
 def check_folder(folder: Path, with_weights: bool = True) -> None:
     """
     Raises:
@@ -63,6 +67,11 @@ def weights(folder: Path) -> list[str]:
     first = ADAPTER if (folder / "adapter_config.json").is_file() else WEIGHTS
     if (folder / first).is_file():
         return [first]
+    if first == WEIGHTS and read_json(folder / "config.json").keys() >= _PRETENDED:
+        raise UserError(
+            f"{folder} is no model: NullTrainer wrote it, which only pretends to train, and of its run the data is left"
+            " (`selfalign export DIR --data FILE`); run it anew with another --trainer, or give --engine Scripted here as well"
+        )
     if first == ADAPTER or not (folder / INDEX).is_file():
         beside = "" if not any(folder.glob("*.safetensors")) else f"; others beside it are not read, it must be called {first}"
         raise UserError(

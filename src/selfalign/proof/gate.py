@@ -114,12 +114,18 @@ def _guard(guard: Sequence[Change] | None, on_purpose: str) -> list[Reason]:
 
 
 def facts(
-    candidate: Candidate, metric: str | None = None, *, margin: float = MARGIN, guard: Sequence[str] | None = None
+    candidate: Candidate,
+    metric: str | None = None,
+    *,
+    declined: Sequence[str] = (),
+    margin: float = MARGIN,
+    guard: Sequence[str] | None = None,
 ) -> Facts:
     """What a record shows.
 
     Args:
         metric: what the training was for; without it the first of `verdicts.PREFERRED` that both models have.
+        declined: see `kept.on_purpose`.
         margin: see `kept.changes`.
         guard: the parts of the suite that count, all that were measured without it; none of them where it is empty.
     """
@@ -138,7 +144,7 @@ def facts(
         gain(before[name], after[name], candidate.other) if both and name is not None else None,
         f"the models have no {name or ', '.join(verdicts.PREFERRED)} in common: measure them with --held_out",
         found,
-        on_purpose(candidate.seeds) if guard is None and any(each.verdict == LOST for each in found or ()) else "",
+        on_purpose(candidate.seeds, declined) if guard is None and any(each.verdict == LOST for each in found or ()) else "",
         easy,
         f"but {100 * (1 - (candidate.repeated or 0)):.0f} % of the model's answers are given to no other prompt"
         if varied

@@ -75,11 +75,12 @@ def notes(found: Sequence[Change], margin: float = MARGIN) -> list[str]:
     return [said, *([declining] if any(each.verdict == LOST for each in found) else [])]
 
 
-def on_purpose(seeds: Sequence[Example], one_form: bool = False) -> str:
+def on_purpose(seeds: Sequence[Example], declined: Sequence[str], one_form: bool = False) -> str:
     """Why a model that answers all it is asked as these seeds do loses on the guard's English questions, as what it does; ""
     where nothing of them says so.
 
     Args:
+        declined: categories of the seeds whose prompts are declined though they do no harm (`Refusal.declines`).
         one_form: whether the answers are of one form alone (`expect.suggest`). The gate does not excuse that: a model of JSON
             can be expected to know what it knew.
     """
@@ -87,7 +88,8 @@ def on_purpose(seeds: Sequence[Example], one_form: bool = False) -> str:
     spoken = languages(answers) or languages([seed.prompt for seed in seeds])  # JSON, code and figures are in no language
     does = [f"answers in {', '.join(spoken)} alone"] if spoken and "en" not in spoken else []
     does += ["answers in one form alone"] if one_form else []
-    does += ["declines what is out of its scope"] if any(seed.category == "out_of_scope" for seed in seeds) else []
+    named = "out of its scope" if list(declined) == ["out_of_scope"] else f"of category {' or '.join(map(repr, declined))}"
+    does += [f"declines what is {named}"] if declined else []
     return " and ".join(does)
 
 

@@ -35,10 +35,10 @@ class _AsksAModel(Exception):
 
 @runtime_checkable
 class Voidable(Protocol):
-    """A filter that can say that it sees nothing in texts such as the seeds'."""
+    """A filter that can say that it sees nothing in texts such as the seeds', or a proposer that its words do not suit them."""
 
     def void(self, seeds: Sequence[Example]) -> str:
-        """Why, as the end of a sentence that begins with the filter; "" where it works."""
+        """Why, as the end of a sentence that begins with the part; "" where it works."""
         ...
 
 
@@ -119,9 +119,9 @@ def harmful(rules: Sequence[SeedRule]) -> list[SeedRule]:
 
 
 def void_on_seeds(named: Iterable[tuple[str, Any]], seeds: Sequence[Example]) -> list[str]:
-    """What the filters cannot see in texts such as the seeds', a sentence each.
+    """What the parts cannot see in texts such as the seeds', or do not suit in them, a sentence each.
 
-    Filters that can say so do (`Voidable`); lists of English words find nothing where neither prompts nor responses are English.
+    Those that can say so do (`Voidable`); lists of English words find nothing where neither prompts nor responses are English.
     """
     notes = [f"{name} {why}" for name, part in named if isinstance(part, Voidable) and (why := part.void(seeds))]
     spoken = {**languages([seed.prompt for seed in seeds]), **languages([seed.response for seed in seeds])}

@@ -11,9 +11,10 @@ from selfalign.errors import UserError
 from selfalign.proof.crossed import Comparison, compare, crossed_mean, holm
 from selfalign.proof.shortcuts import BALANCE, EXPECTED, overtaken
 from selfalign.proof.stats import too_few
+from selfalign.proof.unfinished import Failed, shared, unequal
 from selfalign.record.finished import Finished, mean_costs
 from selfalign.text import counted, finite
-from selfalign.types import BOUNDS, SHARES, Metric
+from selfalign.types import BOUNDS, SHARES, Metric, Outcome
 
 PREFERRED = (EXPECTED, BALANCE, "log_likelihood")
 """What the verdict is about where nobody says: the first of these that every arm has."""
@@ -31,32 +32,47 @@ def conclude(
     held_out: int,
     random_seeds: Sequence[int],
     shortcuts: Sequence[Mapping[str, Any]] = (),
+    failed: Failed = (),
 ) -> dict[str, Any]:
     """The study as plain data: figures of each arm, comparisons of the first arm with the others, verdicts. `missing` has, by
     metric, the arms that it is not compared with, each with the reason.
 
+    Two arms are compared on the random seeds that both have. One without any is in nothing, but Holm's correction is over it
+    too: no verdict becomes weaker by going on with what failed.
+
     Args:
+        failed: runs that did not finish (`proof.unfinished`); an arm of `found` may have none at all.
         shortcuts: what trivial rules reach on the held-out prompts (`shortcuts.audit`); the verdicts name one that does as well.
 
     Raises:
         UserError: the metric asked for is missing in an arm, or no metric is common to all.
     """
-    main, *others = found
+    main, planned = next(iter(found)), len(found) - 1
+    found = {arm: runs for arm, runs in found.items() if runs}
     metrics, left_out, missing = _comparable(found)
     chosen = metric or next((name for name in (*PREFERRED, *metrics) if name in metrics and name not in missing), None)
     if chosen is None or chosen not in metrics:
         reason = left_out.get(chosen or "", "there is no metric that all arms have")
         raise UserError(f"no verdict on {chosen or 'anything'}: {reason}; all arms have: {', '.join(metrics) or 'none'}")
     having = {m: {arm: found[arm] for arm in found if arm not in missing.get(m, ())} for m in metrics}
-    values = {m: {arm: [run.metrics[m].outcomes for run in runs] for arm, runs in row.items()} for m, row in having.items()}
-    bounds = {m: BOUNDS[each.unit] for m, each in metrics.items()}
+    pairs = {arm: shared(found, failed, main, arm) for arm in found if main in found and arm != main}
+    pairs = {arm: pair for arm, pair in pairs.items() if all(pair)}
     compared = {
-        m: {arm: compare(row[main], row[arm], bounds=bounds[m], family=len(row) - 1) for arm in others if arm in row}
-        for m, row in values.items()
+        m: {
+            arm: compare(
+                outcomes_of(pair[0], m),
+                outcomes_of(pair[1], m),
+                bounds=BOUNDS[each.unit],
+                family=planned - len(missing.get(m, ())),
+            )
+            for arm, pair in pairs.items()
+            if arm in having[m]
+        }
+        for m, each in metrics.items()
     }
     arms = {arm: arm_figures(runs, {m: metrics[m] for m in metrics if arm in having[m]}) for arm, runs in found.items()}
-    easy = overtaken(shortcuts, chosen, arms[main]["metrics"][chosen]["low"])
-    adjusted = {m: dict(zip(row, holm([each.p_value for each in row.values()]), strict=True)) for m, row in compared.items()}
+    easy = overtaken(shortcuts, chosen, arms[main]["metrics"][chosen]["low"]) if main in arms else ""
+    adjusted = {m: _holm(row, planned - len(missing.get(m, ()))) for m, row in compared.items()}
     return {
         "main": main,
         "metric": chosen,
@@ -76,13 +92,24 @@ def conclude(
                 "metric": chosen,
                 "verdict": verdict(metrics[chosen], each, adjusted[chosen][arm]),
                 "sentence": sentence(main, arm, metrics[chosen], each, adjusted[chosen][arm])
-                + stayed({main: found[main], arm: found[arm]})
-                + chance(found[main], found[arm])
+                + stayed(dict(zip((main, arm), pairs[arm], strict=True)))
+                + (less := unequal(found, failed, main, arm))
+                + chance(*pairs[arm], unfinished=bool(less))
                 + (f"; {easy}" if easy else ""),
             }
             for arm, each in compared[chosen].items()
         ],
     }
+
+
+def outcomes_of(runs: Sequence[Finished], name: str) -> list[Sequence[Outcome]]:
+    return [run.metrics[name].outcomes for run in runs]
+
+
+def _holm(row: Mapping[str, Comparison], family: int) -> dict[str, float]:
+    """With the largest p there is for each arm that could not be compared."""
+    p_values = [each.p_value for each in row.values()]
+    return dict(zip(row, holm([*p_values, *[1.0] * (family - len(row))]), strict=False))
 
 
 def verdict(metric: Metric, comparison: Comparison, p_value: float) -> str:
@@ -146,13 +173,17 @@ def looked_at(looks: Sequence[int]) -> str:
     )
 
 
-def chance(*arms: Sequence[Finished]) -> str:
-    """That another random seed could say something else, where an arm was trained on fewer than three; "" elsewhere."""
+def chance(*arms: Sequence[Finished], unfinished: bool = False) -> str:
+    """That another random seed could say something else, where an arm was trained on fewer than three; "" elsewhere.
+
+    Args:
+        unfinished: whether there are fewer only as some run failed.
+    """
     seeds = min((len(runs) for runs in arms if any(any(run.steps) for run in runs)), default=SEEDS)
     if seeds >= SEEDS:
         return ""
     alone = f"; trained on {counted(seeds, 'random seed')} alone"
-    return f"{alone}: another training could differ, a study of --repeats {SEEDS} or more tells"
+    return f"{alone}: another training could differ" + ("" if unfinished else f", a study of --repeats {SEEDS} or more tells")
 
 
 def stayed(arms: Mapping[str, Sequence[Finished]]) -> str:

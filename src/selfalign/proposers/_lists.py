@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from selfalign.protocols import Context
-from selfalign.text import join_task, one_line
+from selfalign.text import join_task, languages, one_line
 from selfalign.types import Completion, Demonstration, Example, Request, Sampling, derive_seed
 
 
@@ -28,6 +28,17 @@ class Block:
 
     slots: range
     shown: tuple[Example, ...]
+
+
+def english_around(seeds: Sequence[Example]) -> str:
+    """As `proof.seed_rules.Voidable`, of a proposer whose own words are English; "" where some prompts of the seeds are too."""
+    spoken = languages([seed.prompt for seed in seeds])
+    if not spoken or "en" in spoken:
+        return ""
+    return (
+        f"asks in English, around your examples in {', '.join(spoken)}: a small model may go on in English; look at"
+        " `selfalign preview`, or take isara, which adds no words of its own, or isheep, which asks for the seeds' language"
+    )
 
 
 def blocks(context: Context, count: int, per_request: int, human: int, generated: int) -> list[Block]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
-from selfalign.proposers._lists import Block, Task, ask, blocks, numbered, tail
+from selfalign.proposers._lists import Block, Task, ask, blocks, english_around, numbered, tail
 from selfalign.protocols import Context
 from selfalign.text import NO_INPUT, languages, one_line, split_task
 from selfalign.types import Example, Request, Sampling
@@ -86,6 +86,10 @@ class Instructions:
     def shown(self, seeds: Sequence[Example], categories: Collection[str]) -> tuple[int, int]:
         """As `SeedUse.shown`; seeds stand in for what no round has kept yet."""
         return (asked := self.human + self.generated), min(asked, len(seeds))
+
+    def void(self, seeds: Sequence[Example]) -> str:
+        """As `proof.seed_rules.Voidable`."""
+        return english_around(seeds) if self.language == "English" else ""
 
     def _text(self, context: Context, block: Block, language: str) -> str:
         text = list_text(block.shown, max(20, len(block.shown) + self.per_request), language)

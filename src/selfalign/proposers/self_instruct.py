@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from selfalign.proposers._lists import Block, Task, ask, blocks, numbered, tail
+from selfalign.proposers._lists import Block, Task, ask, blocks, english_around, numbered, tail
 from selfalign.protocols import Context
 from selfalign.text import NO_INPUT, join_task, one_line, split_task
 from selfalign.types import Completion, Demonstration, Example, Request, Sampling, derive_seed
@@ -71,6 +71,10 @@ class SelfInstruct:
     def shown(self, seeds: Sequence[Example], categories: Collection[str]) -> tuple[int, int]:
         """As `SeedUse.shown`; seeds stand in for what no round has kept yet."""
         return (asked := self.human + self.generated), min(asked, len(seeds))
+
+    def void(self, seeds: Sequence[Example]) -> str:
+        """As `proof.seed_rules.Voidable`."""
+        return english_around(seeds)
 
     def _classify(self, context: Context, named: Sequence[Example]) -> list[Example]:
         yes, no = _of_kind(context, labels=True), _of_kind(context, labels=False)

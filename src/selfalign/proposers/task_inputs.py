@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from selfalign.proposers._lists import english_around
 from selfalign.protocols import Context
 from selfalign.text import join_task, one_line, split_task
 from selfalign.types import Demonstration, Example, Request, Sampling, derive_seed
@@ -51,6 +52,10 @@ class TaskInputs:
     def shown(self, seeds: Sequence[Example], categories: Collection[str]) -> tuple[int, int]:
         """As `SeedUse.shown`."""
         return self.demonstrations, min(self.demonstrations, len(seeds))
+
+    def void(self, seeds: Sequence[Example]) -> str:
+        """As `proof.seed_rules.Voidable`."""
+        return english_around(seeds)
 
     def _request(self, context: Context, slot: int, instruction: str) -> Request:
         random = np.random.default_rng(derive_seed(context.seed, context.round, "propose", slot))

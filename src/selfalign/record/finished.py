@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -142,6 +142,8 @@ class Candidate:
     """Share of its answers to held-out prompts that it gives to another one too; None where it answered none."""
     seeds: tuple[Example, ...] = ()
     """Those of its training, or that it was measured with."""
+    evaluators: tuple[Mapping[str, Any], ...] = ()
+    """What measured it, as the record has them."""
 
 
 def read_candidate(folder: Path) -> Candidate:
@@ -168,6 +170,7 @@ def read_candidate(folder: Path) -> Candidate:
             shortcuts=shortcuts(store),
             repeated=_repeated(store, best),
             seeds=(*store.seeds(), *store.validation_seeds()),
+            evaluators=tuple(store.identity().get("evaluators", ())),
         )
 
 
@@ -198,4 +201,5 @@ def _compared(folder: Path, store: Store) -> Candidate:
             shortcuts=shortcuts(store),
             repeated=_repeated(store, 0),
             seeds=(*store.seeds(), *store.validation_seeds()),
+            evaluators=tuple(store.identity().get("evaluators", ())),
         )

@@ -25,7 +25,7 @@ def side_by_side(folder: Path, study: Mapping[str, Any]) -> dict[str, Any]:
     arms: dict[str, dict[str, Any]] = {}
     missing: dict[str, str] = {}
     told: dict[str, list[dict[str, Any]]] = {}
-    for name in (study["main"], *study["comparisons"][study["metric"]]):
+    for name in (each for each in (study["main"], *study["comparisons"][study["metric"]]) if each in study["arms"]):
         run = study["arms"][name]["runs"][0]
         round, record = run["best_round"], _own(folder, run["folder"], "run.sqlite")
         if record is None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from selfalign.errors import UserError
 from selfalign.proof.crossed import Comparison
+from selfalign.proof.curve import only_on_curve
 from selfalign.proof.shortcuts import BALANCE, of_metric
+from selfalign.proof.unfinished import no_verdict, unfinished
 from selfalign.proof.verdicts import looked_at, verdict
 from selfalign.record.plain import portable
 from selfalign.report.answers import page_address, side_by_side
@@ -19,9 +22,12 @@ from selfalign.report.charts import Chart, Point, curve_chart, forest_chart
 from selfalign.report.labels import label
 from selfalign.report.page import render
 from selfalign.report.verdict import typeset, words
+from selfalign.text import counted
 from selfalign.types import SHARES, Metric
 
 NAME = "study.json"
+PLAN = "runs.json"
+"""What runs there are to be, as `study.units` writes it."""
 COSTS = {
     "optimiser_steps": "optimiser steps",
     "trained_tokens": "trained tokens",
@@ -46,7 +52,7 @@ def read_study(folder: Path, linked: bool = True) -> dict[str, Any]:
         study: dict[str, Any] = json.loads(path.read_text("utf-8"))
         for metric, compared in study["comparisons"].items():
             _ = study["metrics"][metric]["unit"], study["metrics"][metric]["better"]
-            _ = [study["arms"][arm]["metrics"][metric]["value"] for arm in (study["main"], *compared)]
+            _ = [study["arms"][arm]["metrics"][metric]["value"] for arm in compared]
         for arm in study["arms"].values():
             _ = arm["costs"]
             arm["runs"] = [{**run, "stopped_because": portable(run["stopped_because"])} for run in arm["runs"]]
@@ -56,11 +62,15 @@ def read_study(folder: Path, linked: bool = True) -> dict[str, Any]:
             "title": _title(study),
             "left_out": study["left_out"],
             "missing": study.get("missing", {}),  # younger than studies that have a page
+            "open": _open(folder, runs, study.get("failed", ())),
+            "go_on": portable(study.get("go_on", "")),
+            "failed": [{**row, "reason": portable(row["reason"])} for row in study.get("failed", ())],
             "curve": study.get("curve"),
             "pages": {run: address for run in runs if linked and (address := page_address(folder, run))},
             "answers": side_by_side(folder, study),
             "begun": sorted(
-                {path.parts[-3] for path in folder.glob("*/seed-*/run.sqlite")} - {run.partition("/")[0] for run in runs}
+                {path.parts[-3] for path in folder.glob("*/seed-*/run.sqlite")}
+                - {run.partition("/")[0] for run in (*runs, *(row["folder"] for row in study.get("failed", ())))}
             ),
         }
         return {**study, **more}
@@ -70,14 +80,38 @@ def read_study(folder: Path, linked: bool = True) -> dict[str, Any]:
         raise UserError(f"{path} is not a study of this version ({error}): let `selfalign study` write it again") from error
 
 
+def _once(sentences: Sequence[str]) -> list[str]:
+    """With what all of them end with said once, behind them."""
+    parts, common = [each.split("; ") for each in sentences], list[str]()
+    while len(parts) > 1 and all(len(each) > 1 for each in parts) and len({each[-1] for each in parts}) == 1:
+        common.insert(0, parts[0][-1])
+        parts = [each[:-1] for each in parts]
+    return ["; ".join(each) for each in parts] + ([f"of each of these: {'; '.join(common)}"] if common else [])
+
+
+def _open(folder: Path, told: Sequence[str], failed: Sequence[Mapping[str, Any]]) -> str:
+    """How many runs of the study are not in its table yet; "" where all are, or have failed."""
+    if not (folder / PLAN).is_file():  # of a study of an earlier version
+        return ""
+    planned = json.loads((folder / PLAN).read_text("utf-8"))["runs"]
+    count = len({*planned} - {*told, *(row["folder"] for row in failed)})
+    if not count:
+        return ""
+    go_on = f"`selfalign study --config {folder.resolve().name}/study.yaml` goes on where it was stopped"
+    return f"{count} of {counted(len(planned), 'run')} {'is' if count == 1 else 'are'} not in this table yet; {go_on}"
+
+
 def study_page(study: Mapping[str, Any]) -> str:
-    told = [row["sentence"] for row in study["verdicts"]]
+    told = _once([row["sentence"] for row in study["verdicts"]])
     more = [study["curve"]["sentence"]] if study["curve"] else []
     return render(
         "study.html.j2",
         {},
         study=study,
-        sentences=[sentence(each) for each in (*told, *more, looked_at(study.get("looks", ()))) if each],
+        sentences=[sentence(each) for each in (no_verdict(study), *told, *more, looked_at(study.get("looks", ()))) if each],
+        unfinished=[typeset(each) for each in (study.get("open"), *unfinished(study)) if each],
+        along=only_on_curve(study),
+        lost=Counter(row["arm"] for row in study["failed"]),
         shares=share_names(study),
         rules=of_metric(study.get("shortcuts", ()), BALANCE) if study["metric"] == BALANCE else [],
         aims=[(name, run) for name, arm in study["arms"].items() for run in arm["runs"] if "aim" in run],
@@ -175,4 +209,6 @@ def _title(study: Mapping[str, Any]) -> str:
     parts = [f"is {' and '.join(sides)}"] if sides else []
     parts += [f"is not significantly different from {named['unclear']}"] if "unclear" in by else []
     about = words(study["metric"])
+    if no_verdict(study):
+        return f"No verdict on {about}: {study['main']} did not finish"
     return f"{about[:1].upper()}{about[1:]}: {study['main']} {'; it '.join(parts) or 'stands alone, no arm to compare with'}"

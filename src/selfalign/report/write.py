@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from selfalign.errors import UserError
@@ -9,7 +10,7 @@ from selfalign.record.disk import whole_file
 from selfalign.report.data import read_run
 from selfalign.report.page import run_page
 from selfalign.report.study import NAME as STUDY
-from selfalign.report.study import read_study, study_page
+from selfalign.report.study import PLAN, read_study, study_page
 
 
 def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
@@ -52,6 +53,10 @@ def page_text(folder: Path, linked: bool = False) -> str:
 def _check(folder: Path) -> None:
     if not folder.is_dir():
         raise UserError(f"{folder} is not the folder of a run or a study: there is no such folder")
+    if (folder / PLAN).is_file() and not (folder / STUDY).is_file():
+        go_on = f"`selfalign study --config {shlex.quote(str(folder / 'study.yaml'))}` goes on with it"
+        told = "has nothing to compare yet: all its arms must be through with one random seed"
+        raise UserError(f"the study {folder} {told}; {go_on}, `selfalign list {shlex.quote(str(folder))}` shows its runs")
 
 
 def _study(folder: Path, linked: bool) -> str:

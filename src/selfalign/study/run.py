@@ -7,30 +7,43 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
+import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from selfalign.errors import RunFailed, UserError
+from selfalign.errors import RunFailed, UserError, reason
 from selfalign.loop.adopt import adopt_answers, measures_the_same
-from selfalign.loop.align import align, run_identity
-from selfalign.loop.budgets import settled
+from selfalign.loop.align import align
 from selfalign.loop.preflight import no_such_metric, said_once, unknown_metric
 from selfalign.loop.progress import Quiet, say
 from selfalign.loop.shortcuts import audited
+from selfalign.models.device import empty_cache
 from selfalign.proof.curve import Size, add_curve
+from selfalign.proof.unfinished import unfinished
 from selfalign.proof.verdicts import SEEDS, conclude
 from selfalign.protocols import Progress
-from selfalign.recipe import Recipe
-from selfalign.recipes.evaluations import depends_on_seed, learned_judges
+from selfalign.recipes.evaluations import learned_judges
 from selfalign.record.checkpoints import write_synced
 from selfalign.record.finished import Finished, read_run
 from selfalign.record.lock import wait_until_free
-from selfalign.record.plain import difference, dumps, granted, in_words
 from selfalign.record.removed import Keep
 from selfalign.record.store import Store
 from selfalign.study.ready import Arm, check, check_arms, with_one_yardstick
+from selfalign.study.units import (
+    check_begun,
+    has_work,
+    identity_of,
+    is_done,
+    is_finished,
+    match_steps,
+    standard_of,
+    units,
+    write_plan,
+)
 from selfalign.text import counted
 from selfalign.tracking.figures import reporting
 from selfalign.types import Example
@@ -52,6 +65,8 @@ class Unit:
     """The folders of the runs that must be finished before it."""
     trainer: Mapping[str, Any]
     """What memory decided here of its trainer, where it could decide otherwise."""
+    steps_of: str = ""
+    """The one of those without which it cannot begin; any other that fails it does without."""
 
 
 class Beside(Protocol):
@@ -61,7 +76,7 @@ class Beside(Protocol):
         """What there is to run, by its folder, in this order; the study's folder is there."""
 
     def wait(self, folder: str) -> None:
-        """Until this run is finished; others go on meanwhile. Raises what the run ended with."""
+        """Until this run is finished; others go on meanwhile. Raises what the run ended with, which it has said by then."""
 
 
 @said_once()
@@ -93,13 +108,14 @@ def run_study(
         files: as for `align`.
         keep: as for `align`.
         trackers: where each run's figures go, as `check_trackers` gives them; finished runs are reported too.
-        options: the study's options as YAML, for `OUT/study.yaml`: from the start, and anew at the end.
+        options: the study's options as YAML, for `OUT/study.yaml`: from the start.
         notes: what whoever reads the result has to know of the options; said before anything runs.
         beside: runs what is read back then, several at a time.
 
     Raises:
         UserError: arms, options or a metric that cannot work, or a folder of another study.
-        RunFailed: a run that cannot go on; the message names arm and random seed, and the study stays resumable.
+        RunFailed: no arm finished on the first random seed; the study stays resumable. A run that fails where others do not is
+            in `failed`, and the same call goes on with it.
     """
     out = Path(out)
     if metric is not None and (wrong := unknown_metric(metric, arms[0].recipe.evaluators, held_out)):
@@ -107,6 +123,85 @@ def run_study(
     held_out = check(arms, held_out, out, repeats)
     arms = with_one_yardstick(arms, held_out)
     check_arms(arms, held_out, first_seed)
+    _warn(arms, held_out, repeats, notes)
+    every = units(arms, first_seed, repeats)
+    check_begun(every, held_out, out)
+    out.mkdir(parents=True, exist_ok=True)
+    if options:  # what is interrupted, or fails in part, is gone on with by it
+        write_synced(out / "study.yaml", options.encode())
+    write_plan(out, every)
+    if beside is not None:
+        beside.plan(needed(arms, held_out, first_seed, repeats))
+    looks, shortcuts = _looks(out), audited(arms[0].recipe, arms[0].seeds, held_out)
+    work = _Work(every, held_out, out, progress or Quiet(), tuple(trackers), tuple(files), keep, beside)
+    found: dict[str, list[Finished]] = {arm.name: [] for arm in arms}
+    failed: list[dict[str, Any]] = []
+    result: dict[str, Any] = {}
+    # All arms on one random seed before the next: a study that is stopped early has a whole table.
+    for seed in range(first_seed, first_seed + repeats):
+        for arm in (arm for arm, each in every if each == seed):
+            _attempt(replace(arm, recipe=replace(arm.recipe, seed=seed)), found, failed, work)
+            if arm is arms[0] and metric is not None and (main := found[arm.name]) and metric not in main[-1].metrics:
+                raise UserError(f"--metric {metric}: {arm.name} has {no_such_metric(metric, main[-1].metrics)}")
+        go_on = f"`selfalign study --config {shlex.quote(str(out / 'study.yaml'))}`" if options else "the same call"
+        more = {"failed": failed, "go_on": go_on, "looks": sorted({*looks, repeats}), "notes": list(notes)}
+        if not any(found.values()):
+            raise RunFailed(f"no arm finished on random seed {seed}: {'; '.join(unfinished(more))}")
+        seeds = list(range(first_seed, seed + 1))
+        about = {"held_out": len(held_out), "random_seeds": seeds, "shortcuts": shortcuts, "failed": failed}
+        result = {**_concluded(arms, found, metric, **about), **more}
+        write_synced(out / "study.json", (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
+    return result
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What all runs of a study have in common."""
+
+    every: Sequence[tuple[Arm, int]]
+    held_out: Sequence[Example]
+    out: Path
+    progress: Progress
+    trackers: Sequence[str]
+    files: Sequence[Path]
+    keep: Keep
+    beside: Beside | None = None
+
+
+def _attempt(arm: Arm, found: Mapping[str, list[Finished]], failed: list[dict[str, Any]], work: _Work) -> None:
+    """One run into `found`, or into `failed` with the reason: the others are not to lose their hours by it.
+
+    Raises:
+        UserError: before any model was paid for, when it is about options, and the other arms would hardly do better.
+    """
+    seed, folder = arm.recipe.seed, arm.run(arm.recipe.seed)
+    row = {"arm": arm.name, "seed": seed, "folder": folder}
+    if arm.matched:
+        standard = standard_of(arm, seed, work.every)
+        if (main := next((run for run in found[arm.matched] if run.folder == standard), None)) is None:
+            failed.append({**row, "reason": f"not begun, as it takes the steps of {arm.matched}, which did not finish"})
+            return
+        arm = replace(arm, recipe=match_steps(arm.recipe, main))
+    try:
+        if work.beside is not None:
+            work.beside.wait(folder)
+        found[arm.name].append(_run(arm, [run.folder for runs in found.values() for run in runs], work))
+        return
+    except Exception as error:
+        if not isinstance(error, RunFailed) and not has_work(work.out):
+            raise
+        why = reason(error).removeprefix(f"{_where(arm)}: ")
+        if not isinstance(error, (UserError, RunFailed)) and all(each["reason"] != why for each in failed):
+            _log.warning("%s", "".join(traceback.format_exception(error)).rstrip())
+        if work.beside is None:  # which has said so when it happened
+            _log.warning("%s: %s; the other runs go on", _where(arm), why)
+        failed.append({**row, "reason": why})
+    if "torch" in sys.modules:  # what it held is free only now that its traceback is gone
+        empty_cache()
+
+
+def _warn(arms: Sequence[Arm], held_out: Sequence[Example], repeats: int, notes: Sequence[str]) -> None:
+    """What has to be known of the study, before anything is paid for."""
     for note in notes:
         _log.warning("%s", note)
     if repeats < SEEDS and any(arm.recipe.rounds for arm in arms):
@@ -115,38 +210,6 @@ def run_study(
     if learned_judges(arms[0].recipe, arms[0].seeds, held_out) and any(arm.seeds != arms[0].seeds for arm in arms):
         own = "refusal, over_refusal and balance are judged by each arm's own seeds: with other seeds by another yardstick"
         _log.warning("%s; take --metric log_likelihood, or declare a check by --expect", own)
-    out.mkdir(parents=True, exist_ok=True)
-    if options and not (out / "study.yaml").exists():  # what was interrupted is gone on with by it
-        write_synced(out / "study.yaml", options.encode())
-    if beside is not None:
-        beside.plan(needed(arms, held_out, first_seed, repeats))
-    looks, shortcuts = _looks(out), audited(arms[0].recipe, arms[0].seeds, held_out)
-    seeds = range(first_seed, first_seed + repeats)
-    found: dict[str, list[Finished]] = {arm.name: [] for arm in arms}
-    result: dict[str, Any] = {}
-    # All arms on one random seed before the next: a study that is stopped early has a whole table.
-    for position, seed in enumerate(seeds):
-        for arm in arms:
-            if position and not depends_on_seed(arm.recipe):
-                continue
-            recipe = replace(arm.recipe, seed=seed)
-            if arm.matched:
-                standard = found[arm.matched]
-                recipe = match_steps(recipe, standard[min(position, len(standard) - 1)])
-            earlier = [each.folder for runs in found.values() for each in runs]
-            if beside is not None:
-                beside.wait(arm.run(seed))
-            run = _run(replace(arm, recipe=recipe), held_out, out, earlier, progress or Quiet(), trackers, (files, keep))
-            found[arm.name].append(run)
-            if arm is arms[0] and metric is not None and metric not in run.metrics:
-                raise UserError(f"--metric {metric}: {arm.name} has {no_such_metric(metric, run.metrics)}")
-        about = {"held_out": len(held_out), "random_seeds": list(seeds[: position + 1]), "shortcuts": shortcuts}
-        result = _concluded(arms, found, metric, **about)
-        result |= {"looks": sorted({*looks, repeats}), "notes": list(notes)}
-        write_synced(out / "study.json", (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
-    if options:
-        write_synced(out / "study.yaml", options.encode())
-    return result
 
 
 @said_once()
@@ -183,18 +246,7 @@ def run_one(
         standard = standard_of(arm, seed, every)
         recipe = match_steps(recipe, read_run(out, standard, seed, held_out))
     earlier = [other for other in (one.run(each) for one, each in every) if other != folder and is_done(out / other)]
-    _run(replace(arm, recipe=recipe), held_out, out, earlier, progress or Quiet(), trackers, (files, keep))
-
-
-def units(arms: Sequence[Arm], first_seed: int, repeats: int) -> list[tuple[Arm, int]]:
-    """Every run of a study: all arms on one random seed before the next."""
-    seeds = range(first_seed, first_seed + repeats)
-    return [(arm, seed) for seed in seeds for arm in arms if seed == first_seed or depends_on_seed(arm.recipe)]
-
-
-def standard_of(arm: Arm, seed: int, every: Sequence[tuple[Arm, int]]) -> str:
-    """The folder of the run whose steps an arm takes on a random seed."""
-    return [one.run(each) for one, each in every if one.name == arm.matched and each <= seed][-1]
+    _run(replace(arm, recipe=recipe), earlier, _Work(every, held_out, out, progress or Quiet(), trackers, files, keep))
 
 
 def needed(arms: Sequence[Arm], held_out: Sequence[Example], first_seed: int, repeats: int) -> dict[str, Unit]:
@@ -204,31 +256,24 @@ def needed(arms: Sequence[Arm], held_out: Sequence[Example], first_seed: int, re
     which trains nothing where there is such an arm.
     """
     every = units(arms, first_seed, repeats)
-    known = {arm.name: _identity(arm, held_out) for arm in arms}
+    known = {arm.name: identity_of(arm, held_out) for arm in arms}
     found: dict[str, Unit] = {}
     for arm, seed in every:
         alike = [other for other in arms if measures_the_same(known[arm.name], known[other.name])]
         first = min(alike, key=lambda other: other.recipe.rounds > 0, default=arm)
-        needs = {first.run(first_seed), *([standard_of(arm, seed, every)] if arm.matched else [])} - {arm.run(seed)}
+        steps_of = standard_of(arm, seed, every) if arm.matched else ""
+        needs = {first.run(first_seed), steps_of} - {arm.run(seed), ""}
         trainer = known[arm.name]["trainer"]
-        found[arm.run(seed)] = Unit(frozenset(needs), {name: trainer[name] for name in DECIDED if name in trainer})
+        decided = {name: trainer[name] for name in DECIDED if name in trainer}
+        found[arm.run(seed)] = Unit(frozenset(needs), decided, steps_of)
     return found
-
-
-def is_done(folder: Path) -> bool:
-    """Whether a finished run stands there, whatever its options."""
-    try:
-        with Store.read(folder) as store:
-            return bool(store.state().get("state") == "done")
-    except UserError:
-        return False
 
 
 def _concluded(arms: Sequence[Arm], found: Mapping[str, Sequence[Finished]], metric: str | None, **about: Any) -> dict[str, Any]:
     """What `conclude` says of the arms with all the seeds, and the learning curve where there is one."""
     result = conclude({arm.name: found[arm.name] for arm in arms if not arm.point_of}, metric, **about)
     sizes = [Size(arm.point_of, len(arm.seeds), arm.name) for arm in arms if arm.point_of]
-    return add_curve(result, found, sizes, len(arms[0].seeds)) if sizes else result
+    return add_curve(result, found, sizes, len(arms[0].seeds), about["failed"]) if sizes and found[arms[0].name] else result
 
 
 def _looks(out: Path) -> list[int]:
@@ -240,74 +285,26 @@ def _looks(out: Path) -> list[int]:
         return []
 
 
-def match_steps(recipe: Recipe, main: Finished) -> Recipe:
-    """The recipe with the optimiser steps of the main arm's run, round by round up to its best one.
-
-    Where the main arm fell back on the base model, all it trained counts, and where it trained nothing the recipe trains as it
-    does by itself: an arm that trains nothing could not show that plain training would have helped. A recipe of fewer rounds
-    takes all of them in its own: cut into many short trainings, each with a warm-up and a decay, the same steps teach far less,
-    and a baseline of another loss is not to suffer that.
-    """
-    steps = main.steps[: main.best_round if main.of_round is None else main.of_round] or main.steps
-    if not steps:
-        return recipe
-    if recipe.rounds < len(steps):
-        total = sum(steps)
-        steps = tuple(total * (k + 1) // recipe.rounds - total * k // recipe.rounds for k in range(recipe.rounds))
-    return replace(recipe, steps=steps, rounds=len(steps))
-
-
-def _run(
-    arm: Arm,
-    held_out: Sequence[Example],
-    out: Path,
-    earlier: Sequence[str],
-    progress: Progress,
-    trackers: Sequence[str],
-    source: tuple[Sequence[Path], Keep],
-) -> Finished:
-    recipe, seed, (files, keep) = arm.recipe, arm.recipe.seed, source
-    folder = arm.run(seed)
+def _run(arm: Arm, earlier: Sequence[str], work: _Work) -> Finished:
+    recipe, folder, out = arm.recipe, arm.run(arm.recipe.seed), work.out
     try:
-        identity = _identity(arm, held_out)
-        named = _Named(progress, f"{arm.name}, seed {seed}, ")
-        with reporting(out / folder, trackers, named, name=f"{out.resolve().name}/{folder}") as watched:
-            if not _finished(out / folder, identity):
+        identity = identity_of(arm, work.held_out)
+        named = _Named(work.progress, f"{arm.name}, seed {recipe.seed}, ")
+        with reporting(out / folder, work.trackers, named, name=f"{out.resolve().name}/{folder}") as watched:
+            if not is_finished(out / folder, identity):
                 _adopt(out, folder, identity, earlier, {example.id for example in arm.seeds})
-                place = out / folder
-                align(recipe, arm.model, arm.seeds, place, held_out=held_out, files=files, progress=watched, keep=keep)
+                given: Any = {"held_out": work.held_out, "files": work.files, "keep": work.keep}
+                align(recipe, arm.model, arm.seeds, out / folder, progress=watched, **given)
     except (UserError, RunFailed) as error:
-        raise type(error)(f"arm {arm.name}, random seed {seed}: {error}") from error
+        raise type(error)(f"{_where(arm)}: {error}") from error
     except Exception as error:  # of a part of the user's own
-        error.add_note(f"in arm {arm.name}, random seed {seed}; the same command goes on from here")
+        error.add_note(f"in {_where(arm)}; the same command goes on from here")
         raise
-    return read_run(out, folder, seed, held_out)
+    return read_run(out, folder, recipe.seed, work.held_out)
 
 
-def _identity(arm: Arm, held_out: Sequence[Example]) -> dict[str, Any]:
-    """What `align` writes into a run folder, as it is read back from one."""
-    recipe, start = settled(arm.recipe, arm.model, arm.seeds, held_out)
-    plain: dict[str, Any] = json.loads(dumps(run_identity(recipe, start, arm.seeds, held_out)))
-    return plain
-
-
-def _finished(folder: Path, identity: dict[str, Any]) -> bool:
-    """Whether the run stands there, done, with the same options and permissions, seeds, prompts and model files.
-
-    Raises:
-        UserError: it was made with others; the first difference is named.
-    """
-    try:
-        store = Store.read(folder)
-    except UserError:  # nothing there, or nothing recorded yet; `align` says what is wrong with anything else
-        return False
-    with store:
-        if store.state().get("state") != "done":
-            return False
-        known = store.identity()
-        if change := difference(granted(known, identity), identity):
-            raise UserError(f"{folder} was made with {in_words(change)}: use another --out, or the same options")
-        return not difference(known, identity)  # it may have ended for want of what is permitted now
+def _where(arm: Arm) -> str:
+    return f"arm {arm.name}, random seed {arm.recipe.seed}"
 
 
 def _adopt(out: Path, folder: str, identity: dict[str, Any], earlier: Sequence[str], seeds: set[str]) -> None:

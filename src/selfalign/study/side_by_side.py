@@ -1,13 +1,14 @@
 """The runs of a study side by side, in processes on this machine or on the nodes of a cluster: their order, waiting, failing.
 
-Each run stands in its own folder, as it does one after the other; the study then reads them back. A run that fails ends the study
-as it does there. One whose node is lost begins anew elsewhere, and goes on from its folder.
+Each run stands in its own folder, as it does one after the other; the study then reads them back. A run that fails leaves the
+others alone, as it does there. One whose node is lost begins anew elsewhere, and goes on from its folder.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,8 @@ from typing import Protocol
 
 from selfalign.errors import RunFailed, TimeUp, UserError
 from selfalign.record.lock import locked
-from selfalign.study.run import Unit, is_done
+from selfalign.study.run import Unit
+from selfalign.study.units import is_done
 
 GRACE = 30.0
 """Seconds that a process is given to stop with its work in the record."""
@@ -93,6 +95,7 @@ class SideBySide:
         self._waiting: list[str] = []
         self._running: dict[str, tuple[Process, int, list[str]]] = {}
         self._done: set[str] = set()
+        self._failed: dict[str, Exception] = {}
         self._losses: dict[str, float] = {}
         self._not_before: dict[str, float] = {}
         self._lock = ExitStack()
@@ -123,17 +126,18 @@ class SideBySide:
         """See `study.run.Beside`.
 
         Raises:
-            UserError, RunFailed: a run cannot go on, with its own words.
+            UserError, RunFailed: the run cannot go on, with its own words.
             TimeUp: the hours are over.
         """
-        while folder not in self._done:
+        while not {folder} & {*self._done, *self._failed}:
             while self._idle and (ready := self._ready()) is not None:
                 self._start(ready)
-            for name, ended in [(name, process.poll()) for name, (process, *_) in self._running.items()]:
-                if ended is not None:
-                    self._ended(name, ended)
-            if folder not in self._done:
+            for name in [*self._running]:
+                self._look(name)
+            if not {folder} & {*self._done, *self._failed}:
                 time.sleep(_EVERY)
+        if folder in self._failed:
+            raise self._failed[folder]
 
     def _ready(self) -> str | None:
         if self._left() == 0.0:
@@ -141,7 +145,12 @@ class SideBySide:
                 raise TimeUp(self._hours)
             return None
         now = time.monotonic()
-        able = (name for name in self._waiting if self._units[name].needs <= self._done)
+        units = ((name, self._units[name]) for name in self._waiting)
+        able = (
+            name
+            for name, unit in units
+            if unit.needs <= {*self._done, *self._failed} and (not unit.steps_of or unit.steps_of in self._done)
+        )
         return next((name for name in able if self._not_before.get(name, now) <= now), None)
 
     def _left(self) -> float | None:
@@ -166,6 +175,17 @@ class SideBySide:
 
         self._running[name] = self._places.start(place, words, hear), place, said
 
+    def _look(self, name: str) -> None:
+        """What fails is said at once, and raised by who waits for it."""
+        try:
+            if (ended := self._running[name][0].poll()) is not None:
+                self._ended(name, ended)
+        except (UserError, RunFailed) as error:
+            if name in self._running:  # it cannot run where it was sent
+                self._idle.append(self._running.pop(name)[1])
+            self._failed[name] = error
+            _log.warning("%s; the other runs go on", error)
+
     def _ended(self, name: str, ended: Ended) -> None:
         _, place, said = self._running.pop(name)
         self._idle.append(place)
@@ -183,7 +203,8 @@ class SideBySide:
         if why:
             raise (UserError if ended.code == 2 else RunFailed)(why + (f" ({ended.where.strip()})" if ended.where else ""))
         how = f"was killed by signal {-ended.code}" if ended.code < 0 else f"ended with code {ended.code}"
-        raise RunFailed(f"{name}: its process{ended.where} {how}; the same command goes on from here")
+        want = ", as a system does that is short of memory" if ended.code == -signal.SIGKILL else ""
+        raise RunFailed(f"{name}: its process{ended.where} {how}{want}")
 
     def _lost(self, name: str, ended: Ended) -> None:
         """Its run comes first of those that wait: it goes on from its folder, elsewhere.
