@@ -85,6 +85,8 @@ class Finished:
     """Whether it was to train anything."""
     of_round: int | None = None
     """The round whose training the shipped model has, where that is another than the best one: it lies on the way there."""
+    shortcuts: Sequence[dict[str, Any]] = ()
+    """As `Candidate.shortcuts`."""
 
 
 def read_run(out: Path, folder: str, seed: int, held_out: Sequence[Example]) -> Finished:
@@ -103,6 +105,7 @@ def read_run(out: Path, folder: str, seed: int, held_out: Sequence[Example]) -> 
             steps=tuple(steps),
             costs=run_costs(store, best, {example.id for example in held_out}),
             metrics=paired_metrics(store, best),
+            shortcuts=shortcuts(store),
             **_aim(store),
             trains=bool(store.identity().get("rounds")),
             copies=str((store.identity().get("eval_retriever") or {}).get("part", "")).endswith(".Copied"),

@@ -20,7 +20,6 @@ from selfalign.loop.adopt import adopt_answers, measures_the_same
 from selfalign.loop.align import align
 from selfalign.loop.preflight import no_such_metric, said_once, unknown_metric
 from selfalign.loop.progress import Quiet, say
-from selfalign.loop.shortcuts import audited
 from selfalign.models.device import empty_cache
 from selfalign.proof.curve import Size, add_curve
 from selfalign.proof.unfinished import unfinished
@@ -132,7 +131,7 @@ def run_study(
     write_plan(out, every)
     if beside is not None:
         beside.plan(needed(arms, held_out, first_seed, repeats))
-    looks, shortcuts = _looks(out), audited(arms[0].recipe, arms[0].seeds, held_out)
+    looks = _looks(out)
     work = _Work(every, held_out, out, progress or Quiet(), tuple(trackers), tuple(files), keep, beside)
     found: dict[str, list[Finished]] = {arm.name: [] for arm in arms}
     failed: list[dict[str, Any]] = []
@@ -148,6 +147,7 @@ def run_study(
         if not any(found.values()):
             raise RunFailed(f"no arm finished on random seed {seed}: {'; '.join(unfinished(more))}")
         seeds = list(range(first_seed, seed + 1))
+        shortcuts = next(run.shortcuts for runs in found.values() for run in runs)  # of the main arm, where it finished
         about = {"held_out": len(held_out), "random_seeds": seeds, "shortcuts": shortcuts, "failed": failed}
         result = {**_concluded(arms, found, metric, **about), **more}
         write_synced(out / "study.json", (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
