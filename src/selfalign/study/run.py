@@ -143,7 +143,7 @@ def run_study(
             if arm is arms[0] and metric is not None and (main := found[arm.name]) and metric not in main[-1].metrics:
                 raise UserError(f"--metric {metric}: {arm.name} has {no_such_metric(metric, main[-1].metrics)}")
         go_on = f"`selfalign study --config {shlex.quote(str(out / 'study.yaml'))}`" if options else "the same call"
-        more = {"failed": failed, "go_on": go_on, "looks": sorted({*looks, repeats}), "notes": list(notes)}
+        more = {"failed": failed, "go_on": go_on if failed else "", "looks": sorted({*looks, repeats}), "notes": list(notes)}
         if not any(found.values()):
             raise RunFailed(f"no arm finished on random seed {seed}: {'; '.join(unfinished(more))}")
         seeds = list(range(first_seed, seed + 1))
