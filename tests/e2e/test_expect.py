@@ -328,6 +328,10 @@ def test_check_suggests_what_the_seeds_show(cli: Run, tmp_path: Path) -> None:
     told = cli("check", "isara", seeds, *SCRIPTED, "--expect", "exact")
     assert "suggestion:" not in told.stdout
     assert "warning: expected: exact is not measured: it is about held-out rows (--held_out FILE)" in told.stdout
+    rows = [replace(one, prompt=f"And why? {one.prompt}", response=f"They say that it is {one.response}.") for one in domain(str)]
+    long = written(tmp_path / "held_out.jsonl", rows)
+    told = cli("check", "isara", seeds, *SCRIPTED, "--expect", "exact", "--held_out", long)
+    assert "exact asks for the references word for word, and 12 of 12 have more than 5 words" in told.stdout
     assert suggestion([json.dumps([n]) for n in range(9)]).startswith("all 9 seeds answer in JSON: --expect json would")
     for none in (
         [str(n) for n in range(9)],
@@ -337,6 +341,27 @@ def test_check_suggests_what_the_seeds_show(cli: Run, tmp_path: Path) -> None:
         ["A long answer of many words."] * 12,
     ):
         assert suggestion(none) == ""
+
+
+@pytest.mark.parametrize(
+    ("answer", "check"),
+    [
+        ("### Review\n- **{0}**: {0}", "regex:\\#\\#\\# Review.*"),
+        ("SELECT {0} FROM {0};", "regex:.*;"),
+        ("What is the {0} good for, and who has one?", "regex:What is the.*good for, and who has one\\?"),
+        ("<call>\n{{'thing': '{0}'}}\n</call>", "regex:<call>.*</call>"),
+        ("The {0} is here. I hope that helps.", "regex:.*is here\\. I hope that helps\\."),
+        ("{0}, or a {0}.", ""),
+        ("<think>\nA {0}?\n</think>\n\nYes.", ""),
+    ],
+)
+def test_check_suggests_the_frame_that_all_answers_have(cli: Run, tmp_path: Path, answer: str, check: str) -> None:
+    seeds = written(tmp_path / "seeds.jsonl", domain(answer.format))
+    said = next((line for line in cli("check", "isara", seeds, *SCRIPTED).stdout.splitlines() if "--expect" in line), "")
+    assert said.partition(" --expect '")[2].partition("' would")[0] == check
+    if check:
+        told = cli("check", "isara", seeds, *SCRIPTED, "--expect", check)
+        assert "suggestion" not in told.stdout and "would drop" not in told.stdout and told.returncode == 0
 
 
 def test_an_option_of_several_texts_is_given_several_times(tmp_path: Path) -> None:

@@ -104,6 +104,7 @@ def test_a_recipe_that_generates_nothing_is_told_of_context_alone(
 ) -> None:
     text = told(capsys, "sft", seeds_file, *SCRIPTED)
     assert text.startswith("samples: none, recipe sft generates nothing\n") and "no gain to expect: shown the 5 nearest" in text
+    assert text.endswith("; sft itself does not learn from context\n")
     text = told(capsys, "pretrained", seeds_file, *SCRIPTED[:6])
     assert text.startswith("samples: none, recipe pretrained generates nothing\n") and "no gain to expect: " in text
     one = tmp_path / "one.jsonl"
@@ -112,6 +113,33 @@ def test_a_recipe_that_generates_nothing_is_told_of_context_alone(
     few = tmp_path / "few.jsonl"
     few.write_text("\n".join(seeds_file.read_text().splitlines()[:4]) + "\n")
     assert "cannot tell: " in told(capsys, "sft", few, *SCRIPTED)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "use", "own"),
+    [
+        ("ditto", "kept, to be rejected, as that of seed-", 0),
+        ("contrast", "kept, to be rejected, as that of ", 6),
+        ("self_distill", "kept, to be corrected by the teacher, not imitated", 0),
+        ("isara", "kept\n", 6),
+    ],
+)
+def test_a_kept_answer_that_is_not_imitated_is_told_apart(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, recipe: str, use: str, own: int
+) -> None:
+    seeds = tmp_path / "seeds.jsonl"
+    rows = [
+        {"prompt": f"What is to be said of thing {n}?", "response": f"It is number {n} of all.", "category": "ab"[n % 2]}
+        for n in range(16)
+    ]
+    seeds.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = told(capsys, recipe, seeds, *SCRIPTED)
+    heads = [line for line in text.splitlines() if line.startswith("r0")]
+    assert f" (a): {use}" in text or f" (b): {use}" in text
+    imitated = [head for head in heads if head.endswith(": kept")]
+    assert len(imitated) <= own and (not own or imitated)
+    made = len([head for head in heads[:6] if ": kept" in head])
+    assert f"and {made} of 6 here were kept" in text
 
 
 def test_what_would_stop_a_run_stops_it_before_the_model_loads(

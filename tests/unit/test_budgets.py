@@ -14,7 +14,8 @@ from selfalign.loop.budgets import settled
 from selfalign.loop.checkup import checkup
 from selfalign.loop.fluency import spelled_out
 from selfalign.models.names import resolve_model
-from selfalign.recipes import isara, isara_paper, isheep, pretrained
+from selfalign.recipe import Recipe
+from selfalign.recipes import isara, isara_paper, isheep, pretrained, self_distill
 from selfalign.seeds.read import read_seeds
 from selfalign.types import Example, ModelRef, Sampling
 
@@ -58,6 +59,27 @@ def test_what_has_no_room_is_told() -> None:
         made = checkup(replace(recipe, engine=Scripted(), encoder=Hashed()), "scripted", seeds, ())
         found = "; ".join(text for text in made["warnings"] if "so that most are cut" in text)
         assert found.startswith(told) and bool(found) is bool(told), found
+
+
+@pytest.mark.parametrize(
+    ("answer", "recipe", "told"),
+    [
+        (
+            "As your friendly shop assistant I say: {}.",
+            self_distill(),
+            "7 tokens, and the first 6 of an answer count 1, later ones 0.1",
+        ),
+        ("As your friendly shop assistant I say: {}.", isara(), ""),
+        ("As your assistant: {}.", self_distill(), ""),
+        ("word " * 40 + "{}.", self_distill(), "give --trainer.loss.first_tokens 46 --sampling.max_tokens 72"),
+    ],
+)
+def test_openings_that_all_answers_have_are_told_where_the_first_tokens_teach(answer: str, recipe: Recipe, told: str) -> None:
+    seeds = tuple(replace(seed, response=answer.format(f"{n} it is")) for n, seed in enumerate(SEEDS))
+    made = checkup(replace(recipe, engine=Scripted(), encoder=Hashed()), "scripted", seeds, ())
+    assert told in (found := "; ".join(text for text in made["warnings"] if "hardly taught" in text)) and bool(told) == bool(
+        found
+    )
 
 
 def test_tokens_are_those_of_the_model(model_folder: Path) -> None:

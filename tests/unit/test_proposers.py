@@ -57,8 +57,12 @@ def test_a_system_prompt_of_all_demonstrations_goes_with_the_draft_its_answer_an
     respond(replace(isara(), engine=Scripted()), ctx, drafts, "respond")
     answers(ctx, drafts, Sampling())
     assert [request.system for request in sent] == ["Be brief."] * 6 == [draft.system for draft in drafts] * 3
-    mixed, sent = recording(pool=((*under[:1], *seeds()[1:]),))
-    assert FewShot(demonstrations=len(under)).propose(mixed, 1)[0].system == sent[0].system == ""
+    mixed, sent = recording(pool=((*under[:4], *seeds()[4:]),))
+    drafts = FewShot(demonstrations=4).propose(mixed, 40)
+    assert {"", "Be brief."} == {draft.system for draft in drafts}
+    for draft, request in zip(drafts, sent, strict=True):
+        alike = sum(each.system == draft.system for each in (*under[:4], *seeds()[4:]))
+        assert [each.system for each in request.demonstrations[::-1]][:alike] == [draft.system] * min(alike, 4)
 
 
 def test_demonstrations_that_did_not_fit_are_not_noted() -> None:

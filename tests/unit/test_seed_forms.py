@@ -464,6 +464,11 @@ def test_what_is_wrong_once_is_told_once() -> None:
     assert "within a sentence, as '… we had and then the' in x" in told(
         Example("x", "Who?", good[0].response[:-1] + " and then the")
     )
+    calls = [
+        Example(f"c{at}", f"Set {at}.", f"set_light(room='number {at}', on=True, dim=False)"[(at < 17) * 20 :])
+        for at in range(20)
+    ]
+    assert "within a sentence" not in "\n".join(seed_notes(calls)), "no answer ends as a sentence"
     splits = [Example(f"t{at}", f"Who {at}?", "It was me.", metadata={"split": "train" if at else "test"}) for at in range(3)]
     assert "'split' says 'test' of 1 seed" in told(*splits)
     topics = [Example(f"t{at}", f"Who {at}?", "It was me.", metadata={"Topic": "ab"[at % 2]}) for at in range(8)]

@@ -53,7 +53,8 @@ def _samples(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"samples: none, recipe {found['recipe']} generates nothing"
         return
     for sample in found["samples"]:
-        verdict = "kept" if sample["rule"] is None else f"dropped by {sample['rule']}: {sample['evidence']}"
+        kept = ", ".join(filter(None, ("kept", sample["use"])))
+        verdict = kept if sample["rule"] is None else f"dropped by {sample['rule']}: {sample['evidence']}"
         yield f"{sample['id']}{' (' + sample['category'] + ')' if sample['category'] else ''}: {verdict}"
         for prompt, response in sample["history"]:
             yield from _indented("said before", f"{prompt}\n→ {response}")

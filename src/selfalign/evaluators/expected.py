@@ -9,9 +9,11 @@ from selfalign.errors import RunFailed
 from selfalign.evaluators._answers import answers
 from selfalign.evaluators._metrics import share
 from selfalign.expect.checks import Check, Fault, compiled, digest, faults, try_out
+from selfalign.expect.json_answers import object_or_list
 from selfalign.expect.spec import metric_names, parse_all
+from selfalign.expect.suggest import LABEL_WORDS
 from selfalign.protocols import Context
-from selfalign.text import TENTH
+from selfalign.text import TENTH, count_words
 from selfalign.types import Example, Metric, Sampling
 
 _ANSWERS, _TRIED = 8, 32
@@ -86,7 +88,8 @@ class Expected:
         return ("expected", *each, "expected_unjudged")
 
     def preflight(self, seeds: Sequence[Example], held_out: Sequence[Example]) -> str:
-        """As `Preflight.preflight`: checks that no held-out row is about, and those that the examples' own responses fail."""
+        """As `Preflight.preflight`: checks that no held-out row is about, that long references meet word for word
+        alone, and those that the examples' own responses fail."""
         notes = []
         for check in compiled(parse_all(self.checks)):
             if (held_out or check.spec.by_reference) and not any(map(check.about, held_out)):
@@ -94,6 +97,11 @@ class Expected:
                 alone = "it is about held-out rows (--held_out FILE), and filters nothing"
                 why = f"no held-out row {what}" if held_out else alone
                 notes.append(f"{check.spec.name} is not measured: {why}")
+            about = [one for one in held_out if check.spec.kind == "exact" and check.about(one)]
+            long = [one for one in about if count_words(one.response) > LABEL_WORDS and object_or_list(one.response)]
+            if 2 * len(long) > len(about):
+                what = f"the references word for word, and {len(long)} of {len(about)} have more than {LABEL_WORDS} words"
+                notes.append(f"{check.spec.name} asks for {what}: contains, with what must stand there, asks for less")
             for name, examples in (("seeds", seeds), ("held-out references", held_out)):
                 about = [one for one in examples if one.response.strip() and check.about(one)]
                 wrong = [(one, fault) for one in about if (fault := check.fault(one.response, one)) is not None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import unicodedata
 from collections.abc import Sequence
 
 from selfalign.expect.json_answers import object_or_list, shared_fields
@@ -11,6 +12,11 @@ from selfalign.text import count_words
 
 LEAST, MOST_LABELS, LABEL_WORDS, MOST_FIELDS = 6, 20, 5, 6
 """Seeds that it takes to see a rule, labels of a closed set, words of a label and fields at most (our own choice)."""
+
+
+def suggested(responses: Sequence[str]) -> str:
+    """The first of `suggestion` and `frame` that has something to say."""
+    return suggestion(responses) or frame(responses)
 
 
 def suggestion(responses: Sequence[str]) -> str:
@@ -35,3 +41,41 @@ def suggestion(responses: Sequence[str]) -> str:
         f"all {len(texts)} seeds answer with one of {len(labels)} labels: --expect {pattern} would drop and count every other "
         "answer, and --expect exact counts the right ones among held-out answers"
     )
+
+
+def frame(responses: Sequence[str]) -> str:
+    """One sentence with the option, where all responses begin with the same words or sign, or end with the same; "" elsewhere.
+
+    A heading, a tag, a fence, the semicolon of a query or the question mark of a tutor: rules that learn from the seeds judge how
+    long and how whole an answer is, and keep one in prose where these are code.
+    """
+    texts = [text.strip() for text in responses if text.strip()]
+    if len(texts) < LEAST or len(set(texts)) < 2:
+        return ""
+    first, last = (opening(side).split("\n")[0].rstrip() for side in (texts, [text[::-1] for text in texts]))
+    last = last[::-1]
+    first = first if count_words(first) > 1 or not first[:1].isalnum() else ""
+    last = last if last.strip(".!。।…") and len(first + last) < min(map(len, texts)) else ""
+    if (not first and not last) or "think" in first.casefold():  # a mark of thoughts, which are cut off unless they are kept
+        return ""
+    import regex
+
+    before, behind = (regex.escape(part, special_only=True, literal_spaces=True) for part in (first, last))
+    said = " and ".join(f"{verb} with {part!r}" for verb, part in (("begin", first), ("end", last)) if part)
+    return (
+        f"the answers of all {len(texts)} seeds {said}: --expect {shlex.quote(f'regex:{before}.*{behind}')} would drop and count"
+        " every answer that does not"
+    )
+
+
+def opening(texts: Sequence[str]) -> str:
+    """What all of them begin with: whole words."""
+    same = next((place for place, signs in enumerate(zip(*texts, strict=False)) if len(set(signs)) > 1), min(map(len, texts)))
+    common = texts[0][:same]
+    if any(_letter(text[len(common) :][:1]) for text in texts):
+        common = common[: next((place for place in range(len(common), 0, -1) if not _letter(common[place - 1])), 0)]
+    return common
+
+
+def _letter(sign: str) -> bool:
+    return bool(sign) and unicodedata.category(sign)[0] in "LMN"

@@ -7,12 +7,13 @@ answers of a paragraph are all cut, and for labels of one word they are paid for
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from selfalign.encoders import HiddenState
 from selfalign.encoders.blind import encoder_blind
+from selfalign.expect.suggest import opening
 from selfalign.loop.method import with_method
 from selfalign.protocols import Engine, EngineLimits, declared
 from selfalign.recipe import Recipe
@@ -48,7 +49,7 @@ def measure(engine: Engine, model: ModelRef, seeds: Sequence[Example]) -> Budget
 
 def short_budgets(recipe: Recipe, model: ModelRef, seeds: Sequence[Example], held_out: Sequence[Example]) -> str:
     """Which texts have fewer tokens than those that are given take on average, as a number of the user's or of a paper may be; ""
-    for none. What a teacher judges token by token may be cut off."""
+    for none. What a teacher judges token by token may be cut off, but not all that it judges may be alike."""
 
     def usual(texts: Sequence[str]) -> float:
         return sum(count(model, texts)) / max(len(texts), 1)
@@ -64,11 +65,26 @@ def short_budgets(recipe: Recipe, model: ModelRef, seeds: Sequence[Example], hel
             found.append(("an answer", usual(answers), recipe.sampling, "sampling"))
     references = [each.response for each in held_out if each.response.strip()]
     found.append(("a held-out answer", usual(references or answers), recipe.eval_sampling, "eval_sampling"))
-    return "; ".join(
+    short = [
         f"{what} as long as yours are on average takes {needed:.0f} tokens and may have {sampling.max_tokens}, so that most are"
         f" cut off: give --{option}.max_tokens {math.ceil(FACTOR * needed)}"
         for what, needed, sampling, option in found
         if needed > sampling.max_tokens
+    ]
+    return "; ".join(filter(None, (*short, _alike(recipe, answers, lambda text: count(model, [text])[0] - 1))))
+
+
+def _alike(recipe: Recipe, answers: Sequence[str], tokens: Callable[[str], int]) -> str:
+    """That the tokens which count most in a distillation are the same in all answers: a brace and a key, a greeting."""
+    loss, first = getattr(recipe.trainer, "loss", None), opening([text.strip() for text in answers]) if answers else ""
+    counts, skipped = getattr(loss, "first_tokens", 0), getattr(loss, "skip_tokens", 0)
+    if recipe.shown_to != "teacher" or not counts or not first or (same := tokens(first)) - skipped < counts:
+        return ""
+    return (
+        f"all seeds' answers begin with {first.rstrip()!r}, {same} tokens, and the first {counts} of an answer count 1, later"
+        f" ones {getattr(loss, 'later_weight', 0.0):g}: what tells answers apart is hardly taught; give"
+        f" --trainer.loss.first_tokens {same + counts}"
+        + (f" --sampling.max_tokens {same + 32}" if same + counts > recipe.sampling.max_tokens else "")
     )
 
 

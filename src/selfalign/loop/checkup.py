@@ -11,7 +11,7 @@ from selfalign import evaluators, filters
 from selfalign.encoders.blind import encoder_blind
 from selfalign.encoders.checked import opened
 from selfalign.expect.spec import parse_all
-from selfalign.expect.suggest import suggestion
+from selfalign.expect.suggest import suggested
 from selfalign.loop.budgets import measure, short_budgets
 from selfalign.loop.fluency import spelled_out
 from selfalign.loop.method import memory_lines, memory_warnings, method_choice, unknown_memory
@@ -80,7 +80,7 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
         "memory": (memory := choice.plain() if choice else None),
         "expected": (expected := expectations(recipe)),
         "suggestions": [
-            *(text for text in [suggestion([seed.response for seed in seeds])] if text and not expected),
+            *(text for text in [suggested([seed.response for seed in seeds])] if text and not expected),
             *(text for each in recipe.evaluators if isinstance(each, evaluators.Refusal) and (text := each.suggestion(seeds))),
         ],
         "shortcuts": shortcuts,

@@ -25,7 +25,7 @@ from selfalign.record.journal import Journal
 from selfalign.record.plain import metric_table
 from selfalign.record.store import Store
 from selfalign.text import counted, finite, normalise
-from selfalign.types import Demonstration, Example, Metric, Pool, Request, derive_seed, in_pool_order
+from selfalign.types import ROLLOUT, Demonstration, Example, Metric, Pool, Request, derive_seed, in_pool_order, preferred_to
 
 SAMPLES, PROMPTS = 6, 24
 """Candidates that are shown, and seeds that are asked with and without others: a minute or two of a 135M model on two cores."""
@@ -112,7 +112,11 @@ def preview(
             tokens = written(store, first)
             outlook = _outlook(run, context(0), nearest, folder)
     few, counts = fewer_than_asked(recipe, shown), (len(held_out), len(validation))
+    made = samples[: recipe.candidates(first)] if first else []  # behind them come second turns, and answers against them
+    if not count and recipe.rounds:
+        outlook["sentence"] += f"; {recipe.name} itself does not learn from context"
     later = f"in a run the model that the seeds have trained writes the candidates, from round {first} on" if first > 1 else ""
+    tokens = int(tokens * min(1.0, 2 * len(made) / max(len(samples), 1)))  # at most one such answer for each
     return {
         "recipe": recipe.name,
         "model": base.base,
@@ -120,7 +124,7 @@ def preview(
         "seeds": len(seeds),
         "samples": samples,
         **outlook,
-        "costs": probed(replace(recipe, per_round=per_round), base, counts, samples, tokens, _rates(folder)),
+        "costs": probed(replace(recipe, per_round=per_round), base, counts, made, tokens, _rates(folder)),
         "warnings": [*filter(None, (few, later, *outlook["warnings"]))],
     }
 
@@ -140,11 +144,19 @@ def _samples(recipe: Recipe, context: Context, pool: Pool) -> list[dict[str, Any
             "response_demonstrations": _plain(example.response_demonstrations),
             "scores": dict(example.scores),
             "verdict": "dropped" if example.id in drops else "kept",
+            "use": _use(example),
             "rule": drops[example.id].rule if example.id in drops else None,
             "evidence": drops[example.id].evidence if example.id in drops else None,
         }
         for example in made
     ]
+
+
+def _use(example: Example) -> str:
+    """What becomes of a kept answer that is not imitated; "" of one that is."""
+    if preferred := preferred_to(example):
+        return f"to be rejected, as that of {preferred} is preferred"
+    return "to be corrected by the teacher, not imitated" if ROLLOUT in example.metadata else ""
 
 
 def _plain(shown: Sequence[Demonstration]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from selfalign.filters import Differs
 from selfalign.loop import parts
 from selfalign.protocols import Context, Filter
 from selfalign.recipe import Recipe
-from selfalign.types import ROLLOUT, Demonstration, Dropped, Example, FilterResult, Pool, Request, derive_seed
+from selfalign.types import ROLLOUT, Demonstration, Dropped, Example, FilterResult, Pool, Request, derive_seed, shared_system
 
 
 def make_round(recipe: Recipe, context: Context, pool: Pool) -> FilterResult:
@@ -20,7 +20,7 @@ def make_round(recipe: Recipe, context: Context, pool: Pool) -> FilterResult:
     the first turns just kept: a follow-up that asks the first question again is not novel.
     """
     count = recipe.candidates(context.round)
-    first = work_out(recipe, context, parts.propose(context, recipe.proposer, recipe.per_round, count))
+    first = work_out(recipe, context, _under_systems(parts.propose(context, recipe.proposer, recipe.per_round, count), context))
     if (oppose := getattr(recipe.proposer, "oppose", None)) is not None:
         return _opposed(recipe, context, first, oppose(context, first.kept, count))
     if not recipe.second_turns.share:
@@ -28,6 +28,14 @@ def make_round(recipe: Recipe, context: Context, pool: Pool) -> FilterResult:
     drafts = recipe.second_turns.propose(context, first.kept, count)
     second = work_out(recipe, context, drafts, "respond_second_turn", pool.add(first.kept))
     return FilterResult((*first.kept, *second.kept), (*first.dropped, *second.dropped))
+
+
+def _under_systems(drafts: Sequence[Example], context: Context) -> list[Example]:
+    """Drafts without a system prompt under the one that all seeds of their category have: a model that is used under it must not
+    learn from answers that it gave without. Lists of tasks and given prompts bring none."""
+    seeds, kinds = context.pool.seeds, {draft.category for draft in drafts}
+    shared = {kind: shared_system([seed for seed in seeds if kind in ("", seed.category)]) for kind in kinds}
+    return [draft if draft.system else replace(draft, system=shared[draft.category]) for draft in drafts]
 
 
 def _opposed(recipe: Recipe, context: Context, first: FilterResult, drafts: Sequence[Example]) -> FilterResult:

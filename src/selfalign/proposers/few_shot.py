@@ -10,7 +10,7 @@ import numpy as np
 
 from selfalign.errors import UserError
 from selfalign.protocols import Context
-from selfalign.types import Demonstration, Example, Pool, Request, Sampling, derive_seed, shared_system
+from selfalign.types import Demonstration, Example, Pool, Request, Sampling, derive_seed
 
 AIMS = ("balanced", "seeds", "any")
 
@@ -20,7 +20,7 @@ class FewShot:
     """ISARA's question step: C pairs drawn uniformly without replacement, seeds first, then one of each generated round.
 
     No instruction is given, only the pairs and an opened user turn. Demonstrations that do not fit the model's window are left
-    away from the end. A system prompt that all of them have is the draft's too.
+    away from the end. Where seeds have different system prompts, a draft has one of these, and pairs of that one are shown first.
     """
 
     demonstrations: int = 8
@@ -92,21 +92,25 @@ class FewShot:
 
     def _request(self, context: Context, slot: int, aimed: Pool, others: Sequence[Example]) -> Request:
         random = np.random.default_rng(derive_seed(context.seed, context.round, "propose", slot))
-        drawn = self._draw(aimed, others, random)
+        systems = [one.system for one in aimed.seeds or aimed.examples]
+        system = systems[int(random.integers(len(systems)))] if len(set(systems)) > 1 else "".join(systems[:1])
+        same = Pool(tuple(tuple(one for one in part if one.system == system) for part in aimed.parts))
+        drawn = self._draw(same, ([seed for seed in aimed.seeds if seed.system != system], others), random)
         return Request(
             id=f"r{context.round:02d}-{slot:05d}",
             demonstrations=drawn,
             seed=derive_seed(context.seed, context.round, "propose-draw", slot),
-            system=shared_system(drawn),
+            system=system,
         )
 
-    def _draw(self, aimed: Pool, others: Sequence[Example], random: np.random.Generator) -> tuple[Example, ...]:
+    def _draw(self, aimed: Pool, others: Sequence[Sequence[Example]], random: np.random.Generator) -> tuple[Example, ...]:
         drawn: list[Example] = []
         for part, count in aimed.shares(self.demonstrations, self.generated):
             drawn += _choose(part, count, random)
-        # A small category cannot fill the prompt: others of the seeds go before it, where they steer the least.
-        missing = min(self.demonstrations - len(drawn), len(others))
-        return (*_choose(others, missing, random), *drawn)
+        # What is too few to fill the prompt has others of the seeds before it, where they steer the least.
+        for each in others:
+            drawn = [*_choose(each, min(self.demonstrations - len(drawn), len(each)), random), *drawn]
+        return tuple(drawn)
 
 
 def _aimed(pool: Pool, aim: str) -> tuple[Pool, list[Example]]:

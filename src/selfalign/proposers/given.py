@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from selfalign.protocols import Context, Flags, Preflight, Proposer, SeedUse, declared
 from selfalign.text import counted
-from selfalign.types import Example, FloatArray, Sampling, derive_seed, shared_system
+from selfalign.types import Example, FloatArray, Sampling, derive_seed
 
 SOURCE, GIVEN = "source", "given"
 """Key and value in the metadata of a candidate whose prompt was given."""
@@ -110,7 +110,6 @@ class Given:
         first = (context.round - 1) * self._a_round(count)
         chosen = self.prompts.drawn(context.seed, GIVEN)[first : first + -(-given // self.samples)]
         chosen = _with_categories(context, chosen)
-        system = shared_system(context.pool.seeds)
         drafts = [
             Example(
                 id=f"r{context.round:02d}-{own + place:05d}",
@@ -121,7 +120,7 @@ class Given:
                 category=prompt.category,
                 metadata=_told(prompt),
                 history=prompt.history,
-                system=prompt.system or system,
+                system=prompt.system,
             )
             for place, prompt in ((place, chosen[place // self.samples]) for place in range(given))
         ]

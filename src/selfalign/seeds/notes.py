@@ -116,8 +116,9 @@ _TOLD_OF_ONE = (_no_answer, _echo)
 def _cut_off(seeds: Sequence[Example]) -> Iterator[str]:
     """Where nearly all answers end as sentences do, a long one that does not may have been cut off, at a limit of tokens."""
     usual = sorted(len(seed.response) for seed in seeds)[len(seeds) // 2] if seeds else 0
-    cut = [seed for seed in seeds if len(seed.response) >= max(usual, _LONG) and not is_finished(seed.response)]
-    if cut and len(cut) <= _SOME * len(seeds):
+    open_ended = [seed for seed in seeds if not is_finished(seed.response)]
+    cut = [seed for seed in open_ended if len(seed.response) >= max(usual, _LONG)]
+    if cut and len(open_ended) <= _SOME * len(seeds):
         end = show("…" + cut[0].response.rstrip()[-20:])
         yield f"{len(cut)} of {counted(len(seeds), 'seed')} end within a sentence, as {end} in {cut[0].id}; mend what was cut off"
 
