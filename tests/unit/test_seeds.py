@@ -172,7 +172,7 @@ REFUSED: list[tuple[str, str | bytes, str, str]] = [
     ("s.jsonl", "[\n" + PAIR, ":1: not valid JSON", "named .json"),
     ("s.json", PAIR + "{", ":2: not valid JSON at column 2", "each line must be one object"),
     ("s.json", "{\n" + PAIR, ":2: not valid JSON at column 1", "named .jsonl"),
-    ("s.json", '{"a": 1}', ": is an object with 0 arrays", "write one array"),
+    ("s.json", '{"x": 1}', ": is an object with 0 arrays", "write one array"),
     ("s.json", '{"a": [{}], "b": [{}]}', ": is an object with 2 arrays", "keep one of them"),
     ("s.json", "7", ": is the number 7, not an object", '{"prompt"'),
     ("s.json", f"[{PAIR}, [1]]", " row 2: is a list, not an object", '{"prompt"'),
