@@ -340,7 +340,7 @@ def test_files_that_are_no_seeds_say_what_to_do(tmp_path: Path) -> None:
     assert "'.xlsx'; export the sheet as CSV" in refusal(write(tmp_path, "s.xlsx", "PK"))
     assert "'.txt'; rename it by what it holds" in refusal(write(tmp_path, "s.txt", "Why? So."))
     assert ":1: the first line must name the columns" in refusal(
-        write(tmp_path, "s.csv", "Why does it rain today?,So.\nHow?,Thus.\n")
+        write(tmp_path, "s.csv", "Why does it rain here today?,So.\nHow?,Thus.\n")
     )
     two = json.dumps({"train": [{"prompt": "Why?", "response": "So."}], "test": [{"prompt": "How?", "response": "So."}]})
     assert "2 arrays ('train', 'test'); keep one of them" in refusal(write(tmp_path, "s.json", two))
