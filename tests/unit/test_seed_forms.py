@@ -272,7 +272,7 @@ def test_forms_of_rows(tmp_path: Path, row: dict[str, Any], expected: tuple[Any,
         ({"prompt": "Hi.", "response": "Yes?", "follow_up": "Why?", "response_2": "So."}, ("'response_2'", "later turns")),
         (
             {"prompt": "Why?", "instructions": "Be brief.", "response": "So."},
-            ("'instructions': stands beside 'prompt'", "'system'"),
+            ("'instructions': stands next to 'prompt'", "'system'"),
         ),
         ({"messages": TURNS[:1], "choices": [{"message": TURNS[1], "finish_reason": "length"}]}, ("'length'", "remove the row")),
         ({"messages": [TURNS[0], {"role": "assistant", "content": [{"type": "thinking"}]}]}, ("thoughts", "<think>")),
@@ -469,7 +469,7 @@ def test_thoughts_ratings_other_answers_and_sentences_beside_an_answer_are_told(
     ]
     notes = seed_notes(read_seeds(write(tmp_path, "s.jsonl", "\n".join(map(json.dumps, rows)))))
     for words in (
-        "'reasoning': thoughts beside the answers are not learned",
+        "'reasoning': thoughts next to the answers are not learned",
         "'rating' (0 to 5): answers are learned whatever their rating; remove rows of bad ones, as seed-0001",
         "'model answer': other answers than the learned ones",
         "'text': sentences that no prompt holds",

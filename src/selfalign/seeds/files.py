@@ -220,7 +220,7 @@ def _table(name: str, value: Any) -> Iterator[Row | Problem]:
         shared = {key: each for key, each in value.items() if isinstance(each, str) and each.strip() and is_shared(key)}
         found = _array(name, value)
         shared, value = ({}, value) if found is value else (shared, found)
-        note = f"{listed(shared)}, beside the rows in the file, taken into each of them" if shared else ""
+        note = f"{listed(shared)}, next to the rows in the file, taken into each of them" if shared else ""
     if isinstance(value, dict) and (pairs := _named_by_prompt(value)):
         value, note = pairs, "a prompt and its response each, read from the names in an object and their texts"
     if isinstance(value, list):

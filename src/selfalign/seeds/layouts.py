@@ -253,7 +253,7 @@ def _about(row: Mapping[str, Any], plain: Mapping[str, str]) -> dict[str, str]:
         return {inputs[0]: "input"}
     for name in texts:
         if plain[name] in _ASKING and texts[name] not in asked and asked not in texts[name]:
-            what = f"stands beside {listed(each for each in FORMS if each in row)}, and the model would not see it"
+            what = f"stands next to {listed(each for each in FORMS if each in row)}, and the model would not see it"
             raise Malformed(f"field {show(name)}: {what}; rename it to 'context', 'system' or, if it is no part, to note_1")
     return {}
 

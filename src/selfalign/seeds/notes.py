@@ -69,7 +69,7 @@ def _ignored(seeds: Sequence[Example]) -> Iterator[str]:
         yield f"not learned, kept as metadata: {listed(names, 20)}; what an answer depends on belongs in its prompt"
     if thoughts := [name for name in names if _THOUGHTS.search(plain_name(name))]:
         remedy = "to have them learned write them before the answers as <think>…</think> and give --keep_thinking true"
-        yield f"{listed(thoughts)}: thoughts beside the answers are not learned; {remedy}"
+        yield f"{listed(thoughts)}: thoughts next to the answers are not learned; {remedy}"
     said = {text for seed in seeds for text in _texts(seed)}
     others = {name: sum(_is_other(seed, name, said) for seed in seeds) for name in names if name not in thoughts}
     if answers := [name for name, count in others.items() if count and _ANSWERS.search(plain_name(name))]:
