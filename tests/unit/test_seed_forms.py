@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
 import datetime
 import gzip
+import io
 import json
+import lzma
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,8 @@ SHAREGPT = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]
 SYSTEM = {"role": "system", "content": "Be brief."}
 NO = [TURNS[0], {"role": "assistant", "content": "No."}]
 CHATML = "".join(f"<|im_start|>{turn['role']}\n{turn['content']}<|im_end|>\n" for turn in (SYSTEM, *TURNS))
+ALPACA = "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+SQUAD = {"id": "s", "question": "Why?", "answers": [{"text": "So.", "answer_start": 1}], "is_impossible": False}
 RAIN = "It rains.\n\nIt pours."
 
 
@@ -163,6 +169,35 @@ def one(folder: Path, row: dict[str, Any]) -> Example:
         ({"text": "### Human: Why?### Assistant: So."}, PAIR),
         ({"text": CHATML}, ("Be brief.", *PAIR[1:])),
         ({"prompt": "\n\nHuman: Why?\n\nAssistant:", "completion": "So."}, PAIR),
+        ({"text": f"{ALPACA}### Instruction:\nWhy?\n\n### Response:\nSo.</s>"}, PAIR),
+        ({"text": "### Instruction:\nWhy?\n\n### Input:\nIt rains.\n\n### Response:\nSo."}, ("", (), "Why?\n\nIt rains.", "So.")),
+        ({"prompt": f"{ALPACA}### Instruction:\nWhy?\n\n### Response:\n", "completion": "So."}, PAIR),
+        ({"text": "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nWhy? [/INST] So. </s>"}, ("Be brief.", *PAIR[1:])),
+        ({"text": "<bos><start_of_turn>user\nWhy?<end_of_turn>\n<start_of_turn>model\nSo.<end_of_turn>\n"}, PAIR),
+        ({"text": "<|system|>\nBe brief.</s>\n<|user|>\nWhy?</s>\n<|assistant|>\nSo.</s>"}, ("Be brief.", *PAIR[1:])),
+        (
+            {"text": "A chat between a user and a bot. USER: Why? ASSISTANT: So.</s>"},
+            ("A chat between a user and a bot.", *PAIR[1:]),
+        ),
+        ({"text": "User: Hi.\nAssistant: Yes?\nUser: Why?\nAssistant: So."}, ("", (("Hi.", "Yes?"),), "Why?", "So.")),
+        ({"chosen": "Human: Why?\nAssistant: So.", "rejected": "Human: Why?\nAssistant: No."}, PAIR),
+        ({"prompt": "Why?", "chosen": "So.", "rejected": "No."}, PAIR),
+        ({"input": json.dumps(TURNS[:1]), "output": json.dumps(TURNS[1])}, PAIR),  # an export of logs as a table
+        ({"request": {"messages": TURNS[:1]}, "response": {"choices": [{"message": TURNS[1], "finish_reason": "stop"}]}}, PAIR),
+        ({"messages": TURNS[:1], "choices": [{"message": TURNS[1]}]}, PAIR),
+        ({"chat_messages": [{"sender": "human", "text": "Why?", "content": [{"type": "text", "text": "Why?"}]}, TURNS[1]]}, PAIR),
+        ({"Question": "Why?", "Kontext": "It rains.", "Re\u0301ponse": "So."}, ("", (), "Why?\n\nIt rains.", "So.")),
+        ({"指令": "Why?", "输入": "It rains.", "输出": "So."}, ("", (), "Why?\n\nIt rains.", "So.")),
+        ({"instruction": "Why?", "content": "It rains.", "output": "So."}, ("", (), "Why?\n\nIt rains.", "So.")),
+        (
+            {"question": "Why?", "retrieved_contexts": ["It rains.", "It pours."], "answer": "So."},
+            ("", (), f"Why?\n\n{RAIN}", "So."),
+        ),
+        (
+            {"sys": "Be brief.", "previous_turns": [["Hi.", "Yes?"]], "q": "Why?", "a": "So."},
+            ("Be brief.", (("Hi.", "Yes?"),), "Why?", "So."),
+        ),
+        ({"prompt": "Why?", "good_response": "So.", "bad_response": "No."}, PAIR),
     ],
     ids=lambda value: json.dumps(value)[:70] if isinstance(value, dict) else "",
 )
@@ -221,9 +256,30 @@ def test_forms_of_rows(tmp_path: Path, row: dict[str, Any], expected: tuple[Any,
         ({"question": "Why?", "answer": ["So.", "No."]}, ("'answer'", "2 different answers")),
         ({"row": {"prompt": "Why?", "response": "So"}, "truncated_cells": ["response"]}, ("cut off 'response'", "load the data")),
         ({"prompt": "Why?", "response_0": "So.", "response_1": "No."}, ("rename the better one to 'chosen'",)),
-        ({"text": "[INST] Why? [/INST] So."}, ("'text'", "'[INST]'", "prompt and response")),
-        ({"message_id": "m", "text": "Why?", "role": "prompter"}, ("gather its turns in one list",)),
-        ({"text": "User: Why?\nAssistant: So."}, ("'text'", "prompt and response")),
+        ({"text": "Hello. [INST] Why? [/INST] So."}, ("'text'", "'[INST]'", "prompt and response")),
+        ({"text": f"{CHATML}<|im_start|>tool\n7<|im_end|>\n"}, ("'text'", "'<|im_start|>'", "prompt and response")),
+        ({"text": "User: Why?\nAssistant: So.\nAssistant: No."}, ("'text'", "prompt and response")),
+        ({"message_id": "m", "text": "Why?", "role": "prompter"}, ("conversation_id", "gather the turns in one list")),
+        ({"prompt": "Why?", "response": "No.", "Status": "Rejected"}, ("'Status'", "a bad one")),
+        ({"prompt": "Why?", "response": "No.", "is_correct": False}, ("'is_correct'", "a bad one")),
+        ({"prompt": "Why?", "response": "No.", "User feedback": "👎"}, ("'User feedback'", "a bad one")),
+        (
+            {"prompt": "Why?", "chosen": "No.", "rejected": "So.", "score_chosen": 2, "score_rejected": "6"},
+            ("'score_chosen': is 2, and 'score_rejected' is 6", "swap"),
+        ),
+        ({"prompt": "Why?", "response": "No.", "reference": "So."}, ("several answers",)),
+        ({"Question": "Why?", "Answer": "No.", "Better answer": "So."}, ("several answers",)),
+        ({"prompt": "Hi.", "response": "Yes?", "follow_up": "Why?", "response_2": "So."}, ("'response_2'", "later turns")),
+        (
+            {"prompt": "Why?", "instructions": "Be brief.", "response": "So."},
+            ("'instructions': stands next to 'prompt'", "'system'"),
+        ),
+        ({"messages": TURNS[:1], "choices": [{"message": TURNS[1], "finish_reason": "length"}]}, ("'length'", "remove the row")),
+        ({"messages": [TURNS[0], {"role": "assistant", "content": [{"type": "thinking"}]}]}, ("thoughts", "<think>")),
+        (
+            {"prompt": "Why?", "completions": [{"text": "So.", "rank": 1}, {"text": "No.", "rank": 2}]},
+            ("2 answers", "keep the one"),
+        ),
         ({"question": "Why?", "A": "So.", "B": "No.", "answer": "A"}, ("'A', 'B'", "write it into the prompt")),
         ({"question": "Why?", "option_1": "So.", "option_2": "No.", "answer": "1"}, ("'option_1'", "write it into the prompt")),
         ({"prompt": "Why?", "chosen": "So.", "rejected": "So."}, ("the same as 'chosen'",)),
@@ -280,8 +336,145 @@ def test_json_by_what_is_in_the_file(tmp_path: Path, name: str, text: str) -> No
     assert [said(example)[2:] for example in read_seeds(path)] == [("Why?", "So."), ("How?", "So.")]
 
 
-def test_a_spreadsheet_is_to_be_exported(tmp_path: Path) -> None:
+def test_files_that_are_no_seeds_say_what_to_do(tmp_path: Path) -> None:
     assert "'.xlsx'; export the sheet as CSV" in refusal(write(tmp_path, "s.xlsx", "PK"))
+    assert "'.txt'; rename it by what it holds" in refusal(write(tmp_path, "s.txt", "Why? So."))
+    assert ":1: the first line must name the columns" in refusal(
+        write(tmp_path, "s.csv", "Why does it rain here today?,So.\nHow?,Thus.\n")
+    )
+    two = json.dumps({"train": [{"prompt": "Why?", "response": "So."}], "test": [{"prompt": "How?", "response": "So."}]})
+    assert "2 arrays ('train', 'test'); keep one of them" in refusal(write(tmp_path, "s.json", two))
+
+
+def test_packed_files(tmp_path: Path) -> None:
+    row = b'{"prompt": "Why?", "response": "So."}\n'
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("seeds/train.jsonl", row)
+        archive.writestr("__MACOSX/._train.jsonl", "x")
+        archive.writestr("README.md", "x")
+    zstd = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(zstd, "zstd") as stream:
+        stream.write(row)
+    packed = {"s.zip": buffer.getvalue(), "s.jsonl.bz2": bz2.compress(row), "s.jsonl.xz": lzma.compress(row)}
+    for name, raw in (packed | {"s.jsonl.zst": zstd.getvalue().to_pybytes()}).items():
+        assert said(*read_seeds(write(tmp_path, name, raw))) == PAIR
+        assert "cannot be unpacked as" in refusal(write(tmp_path, name, raw[: len(raw) // 2]))
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.writestr("seeds/test.jsonl", row)
+    assert "2 files that could be read ('seeds/train.jsonl'" in refusal(write(tmp_path, "s.zip", buffer.getvalue()))
+    utf16 = "Question\tAnswer\r\nWhy?\tSo.\r\n".encode("utf-16")
+    assert said(*read_seeds(write(tmp_path, "s.csv", utf16))) == PAIR
+
+
+def message(own: str, parent: str | None, role: str, text: str, **more: Any) -> dict[str, Any]:
+    return {"message_id": own, "parent_id": parent, "role": role, "text": text, "lang": "en", "labels": {"name": ["x"]}, **more}
+
+
+OASST = [
+    message("q", None, "prompter", "Hi."),
+    message("bad", "q", "assistant", "Go away.", rank=1),
+    message("good", "q", "assistant", "Yes?", rank=0),
+    message("spam", "good", "prompter", "Buy!", deleted=True),
+    message("open", "good", "prompter", "And?"),
+    message("q2", "good", "prompter", "Why?"),
+    message("end", "q2", "assistant", "So."),
+]
+
+
+def nested(own: dict[str, Any]) -> dict[str, Any]:
+    return {**own, "replies": [nested(each) for each in OASST if each["parent_id"] == own["message_id"]]}
+
+
+@pytest.mark.parametrize("as_trees", [False, True])
+def test_trees_of_messages_give_the_best_ranked_answers(tmp_path: Path, as_trees: bool) -> None:
+    rows = [{"message_tree_id": "q", "prompt": nested(OASST[0])}] if as_trees else OASST
+    examples, notes = read_with_notes(write(tmp_path, "s.jsonl", "\n".join(map(json.dumps, rows))))
+    assert [said(example)[1:] for example in examples] == [((), "Hi.", "Yes?"), ((("Hi.", "Yes?"),), "Why?", "So.")]
+    assert examples[-1].id == "end" and "of several answers the best-ranked one" in notes[0]
+    assert as_trees or "(3 of 7 messages)" in notes[0]
+
+
+def test_messages_whose_tree_is_not_sure_are_refused(tmp_path: Path) -> None:
+    for rows, words in (
+        ([{**row, "rank": None} for row in OASST], ":2: is one of 2 answers to the same message"),
+        (OASST[1:], ":1: field 'parent_id': no row has the message_id 'q'"),
+        ([*OASST, OASST[-1]], ":8: field 'message_id': 'end' is also that of"),
+        ([message("a", "b", "prompter", "Hi."), message("b", "a", "assistant", "Yes?")], "lead in a circle"),
+    ):
+        assert words in refusal(write(tmp_path, "s.jsonl", "\n".join(map(json.dumps, rows))))
+
+
+def test_a_turn_in_each_row(tmp_path: Path) -> None:
+    rows = [
+        "session_id,turn,role,message,topic",
+        "a,2,assistant,So.,rain",
+        "a,1,user,Why?,rain",
+        "b,1,user,How?,sun",
+        "b,2,assistant,So.,sun",
+    ]
+    examples, notes = read_with_notes(write(tmp_path, "s.csv", "\n".join(rows)))
+    assert [(e.id, e.prompt, e.response, dict(e.metadata)) for e in examples] == [
+        ("a", "Why?", "So.", {"topic": "rain"}),
+        ("b", "How?", "So.", {"topic": "sun"}),
+    ]
+    assert "gathered from 4 rows of one turn each, by 'session_id'" in notes[0]
+    assert ":2: field 'session_id': is missing" in refusal(write(tmp_path, "s.csv", "session_id,role,text\n,user,Hi.\n"))
+    assert "conversation_id" in refusal(write(tmp_path, "s.csv", "role,content\nuser,Why?\nassistant,So.\n"))
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({"system_prompt": "Be brief.", "examples": [{"prompt": "Why?", "response": "So."}]}, ("Be brief.", *PAIR[1:])),
+        ({"version": 1, "data": {"tags": ["x"], "rows": [{"prompt": "Why?", "response": "So."}]}}, PAIR),
+        ([["Why?", "So."]], PAIR),
+        ([["question", "answer"], ["Why?", "So."]], PAIR),
+        ({"Why now?": "So.", "How so?": "So."}, ("", (), "Why now?", "So.")),
+        (
+            {"version": "1.1", "data": [{"paragraphs": [{"context": "It rains.", "qas": [SQUAD]}]}]},
+            ("", (), "Why?\n\nIt rains.", "So."),
+        ),
+        (
+            [
+                {
+                    "current_node": "c",
+                    "mapping": {
+                        "r": {"message": None, "parent": None},
+                        "a": {"message": {"author": {"role": "user"}, "content": {"parts": ["Why?"]}}, "parent": "r"},
+                        "b": {"message": {"author": {"role": "assistant"}, "content": {"parts": ["No."]}}, "parent": "a"},
+                        "c": {"message": {"author": {"role": "assistant"}, "content": {"parts": ["So."]}}, "parent": "a"},
+                    },
+                }
+            ],
+            PAIR,
+        ),
+    ],
+)
+def test_json_files_of_other_shapes(tmp_path: Path, value: Any, expected: tuple[Any, ...]) -> None:
+    assert said(read_seeds(write(tmp_path, "s.json", json.dumps(value)))[0]) == expected
+
+
+def test_thoughts_ratings_other_answers_and_sentences_beside_an_answer_are_told(tmp_path: Path) -> None:
+    rows = [
+        {
+            "prompt": f"Why {n}?",
+            "answer": "So.",
+            "reasoning": "Hm.",
+            "rating": n,
+            "model answer": "It is not so at all.",
+            "text": "A long text about rain.",
+        }
+        for n in range(6)
+    ]
+    notes = seed_notes(read_seeds(write(tmp_path, "s.jsonl", "\n".join(map(json.dumps, rows)))))
+    for words in (
+        "'reasoning': thoughts next to the answers are not learned",
+        "'rating' (0 to 5): answers are learned whatever their rating; remove rows of bad ones, as seed-0001",
+        "'model answer': other answers than the learned ones",
+        "'text': sentences that no prompt holds",
+    ):
+        assert any(note.startswith(words) for note in notes), notes
 
 
 def test_ids_and_categories_in_any_form(tmp_path: Path) -> None:
@@ -370,6 +563,7 @@ def test_saved_data_sets_and_folders_of_files(tmp_path: Path, monkeypatch: pytes
     assert [e.prompt for e in read_seeds(tmp_path / "saved")] == [f"Why?{n}" for n in range(40)]
     datasets.DatasetDict({"train": rows.select([1]), "test": rows.select([2])}).save_to_disk(tmp_path / "both")
     assert [read_seeds(f"{tmp_path}/both{part}")[0].prompt for part in ("", ":test")] == ["Why?1", "Why?2"]
+    assert "the split 'train'; 'test' left out" in read_with_notes(f"{tmp_path}/both")[1][0]
     assert "no split 'x'; write one of 'train', 'test' behind a colon" in refusal(Path(f"{tmp_path}/both:x"))
     (tmp_path / "folder").mkdir()
     write(tmp_path / "folder", "train.jsonl", '{"prompt": "Why?", "response": "So."}\n')

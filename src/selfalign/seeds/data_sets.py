@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,27 @@ def read_data_set(name: str, source: str, split: str) -> Iterator[Row | Problem]
     folder = Path(source)
     if (folder / "dataset_dict.json").is_file():
         splits = _listed_in(name, folder / "dataset_dict.json", "splits")
-        folder, split = folder / _chosen(name, splits, split), ""
+        chosen = _chosen(name, splits, split)
+        return _noted(_saved(name, folder / chosen), [] if split else splits, chosen)
     if (folder / "state.json").is_file():
         if split:
             raise SeedError(f"{name}: is a data set without splits; name it without {split!r}")
         return _saved(name, folder)
     loaded = _loaded(name, source, split)
-    return arrow_rows(name, loaded.with_format("arrow").iter(batch_size=_ROWS_AT_ONCE))
+    chosen = _chosen(name, list(loaded), split.rpartition("/")[2])
+    if loaded[chosen].num_rows > MAX_ROWS:
+        raise SeedError(f"{name}: has more than {MAX_ROWS:,} rows; keep fewer")
+    rows = arrow_rows(name, loaded[chosen].with_format("arrow").iter(batch_size=_ROWS_AT_ONCE))
+    return _noted(rows, [] if split.rpartition("/")[2] else list(loaded), chosen)
+
+
+def _noted(rows: Iterator[Row | Problem], splits: list[str], chosen: str) -> Iterator[Row | Problem]:
+    """The rows, with a note where the user named none of several splits."""
+    others = [name for name in splits if name != chosen]
+    note = (
+        f"the split {chosen!r}; {listed(others)} left out, a colon and a name behind the data set take another" if others else ""
+    )
+    return (replace(row, note=note) if isinstance(row, Row) else row for row in rows)
 
 
 def _saved(name: str, folder: Path) -> Iterator[Row | Problem]:
@@ -68,11 +83,11 @@ def _loaded(name: str, source: str, split: str) -> Any:
     except ImportError:
         what = "is a folder; name one file in it, or let" if is_folder else "no such file; a data set of the hub needs"
         raise SeedError(f"{name}: {what} the package datasets {'read it' if is_folder else ''}: pip install datasets") from None
-    configuration, _, part = split.rpartition("/")
+    configuration = split.rpartition("/")[0]
     bars = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
-        found = datasets.load_dataset(str(Path(source).resolve()) if is_folder else source, configuration or None)
+        return datasets.load_dataset(str(Path(source).resolve()) if is_folder else source, configuration or None)
     except Exception as error:  # the library raises what its many readers raise
         reason = show(" ".join(str(error).split()) or type(error).__name__, 200)
         what = "is a folder that is no data set" if is_folder else "no such file, and no data set that the hub gives"
@@ -81,10 +96,6 @@ def _loaded(name: str, source: str, split: str) -> Any:
     finally:
         if bars:
             datasets.enable_progress_bars()
-    chosen = found[_chosen(name, list(found), part)]
-    if chosen.num_rows > MAX_ROWS:
-        raise SeedError(f"{name}: has more than {MAX_ROWS:,} rows; keep fewer")
-    return chosen
 
 
 def _chosen(name: str, splits: list[str], split: str) -> str:

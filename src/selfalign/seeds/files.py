@@ -6,21 +6,20 @@ business of `read`.
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
 import os
 import re
 import stat
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from selfalign.errors import SeedError
 from selfalign.seeds.data_sets import read_data_set
-from selfalign.seeds.layouts import is_known
+from selfalign.seeds.layouts import is_known, is_shared
+from selfalign.seeds.packed import PACKED, unpacked
 from selfalign.seeds.parquet import read_parquet
 from selfalign.seeds.rows import MAX_FILE, MAX_ROWS, Malformed, Problem, Row, as_row, is_conversation, listed, plain, show
 from selfalign.seeds.separated import read_separated
@@ -30,8 +29,26 @@ _OTHER_CONTENT = {
     b"PK\x03\x04": "is a zip archive or a spreadsheet; unpack it, or export the sheet as CSV (UTF-8)",
     b"\x28\xb5\x2f\xfd": "is compressed (zstd); unpack it first",
     b"PAR1": "is a Parquet file; name it .parquet",
-    b"\xff\xfe": "is UTF-16 text; save it as UTF-8",
-    b"\xfe\xff": "is UTF-16 text; save it as UTF-8",
+}
+_OTHER_SUFFIXES = {
+    (
+        ".xlsx",
+        ".xls",
+        ".xlsm",
+        ".ods",
+        ".numbers",
+    ): "export the sheet as CSV (UTF-8), one sheet with the names of its columns in the first row",
+    (
+        ".md",
+        ".markdown",
+        ".docx",
+        ".doc",
+        ".pdf",
+        ".html",
+        ".rtf",
+    ): "write the pairs into a table with the columns prompt and response, a .csv",
+    (".txt",): "rename it by what it holds: .jsonl for an object in each line, .csv or .tsv for a table with names of columns",
+    (".toml", ".xml", ".py", ".pkl", ".sqlite", ".db"): "write its rows as .jsonl, an object in each line",
 }
 _MAX_YAML = 4 * 2**20
 _ON_HUB = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(?::[\w./-]+)?", re.ASCII)
@@ -46,20 +63,21 @@ def read_rows(path: str | Path) -> Iterator[Row | Problem]:
     source = str(path)
     name = source if source.isprintable() else repr(source)
     suffixes = [suffix.lower() for suffix in Path(source).suffixes]
-    packed = suffixes[-1:] == [".gz"]
-    suffix = "".join(suffixes[-2:-1] if packed else suffixes[-1:])
+    packed = suffixes[-1] if suffixes and suffixes[-1] in PACKED else ""
+    suffix = "".join(suffixes[-2:-1] if packed and packed != ".zip" else suffixes[-1:])
     folder, _, split = (source, "", "") if os.path.isdir(source) else source.rpartition(":")  # noqa: PTH112 (a name may be no path)
     if os.path.isdir(folder):  # noqa: PTH112
         return read_data_set(name, folder, split)
     if suffix not in _TEXTS and suffix != ".parquet" and not packed and not os.path.lexists(source) and _ON_HUB.fullmatch(source):
         return read_data_set(name, *source.partition(":")[::2])
-    if suffix not in (*_TEXTS, ".parquet"):
+    if suffix not in (*_TEXTS, ".parquet", ".zip"):
         hint = f"use one of {', '.join((*_TEXTS, '.parquet'))}, .gz behind it, or a folder or name of a data set"
-        hint = "unpack it first" if suffix in (".zip", ".zst", ".bz2", ".xz") else hint
-        hint = "export the sheet as CSV (UTF-8)" if suffix in (".xlsx", ".xls", ".ods") else hint
+        hint = next((what for names, what in _OTHER_SUFFIXES.items() if suffix in names), hint)
         raise SeedError(f"{name}: {f'unknown suffix {show(suffix)}' if suffix else 'a name without a suffix'}; {hint}")
     raw = _read(Path(source), name)
-    raw = _unpacked(raw, name) if packed else raw
+    if packed:
+        inner, raw = unpacked(name, raw, packed, (*_TEXTS, ".parquet"))
+        suffix = Path(inner).suffix.lower() or suffix
     if not raw.strip():
         raise SeedError(f"{name}: the file is empty; it must hold at least one example")
     if suffix == ".parquet":
@@ -84,21 +102,15 @@ def _read(path: Path, name: str) -> bytes:
         raise SeedError(f"{name}: cannot be read ({reason}); check the path and its permissions") from None
 
 
-def _unpacked(raw: bytes, name: str) -> bytes:
-    try:
-        with gzip.GzipFile(fileobj=io.BytesIO(raw)) as file:
-            found = file.read(MAX_FILE + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise SeedError(f"{name}: cannot be unpacked as gzip ({error}); pack it anew") from None
-    if len(found) > MAX_FILE:
-        raise SeedError(f"{name}: unpacks to more than {MAX_FILE // 2**20} MiB; keep fewer rows")
-    return found
-
-
 def _decoded(name: str, raw: bytes) -> str:
     for magic, what in _OTHER_CONTENT.items():
         if raw.startswith(magic):
             raise SeedError(f"{name}: {what}")
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):  # what Excel calls "Unicode text"
+        try:
+            return raw.decode("utf-16")
+        except UnicodeDecodeError:
+            raise SeedError(f"{name}: begins as UTF-16 text and goes on as something else; save it as UTF-8") from None
     if (at := raw.find(b"\0")) >= 0:
         line = raw.count(b"\n", 0, at) + 1
         raise SeedError(f"{name}:{line}: holds a NUL byte, so it is UTF-16 or no text at all; save it as UTF-8 text")
@@ -200,21 +212,65 @@ def _yaml(name: str, text: str) -> Iterator[Row | Problem]:
 
 
 def _table(name: str, value: Any) -> Iterator[Row | Problem]:
-    """The rows of a parsed file: an array of objects, an object that holds one array, or columns as pandas writes them."""
+    """The rows of a parsed file: an array of objects or pairs, an object that holds one, or columns as pandas writes them."""
+    shared, note = dict[str, Any](), ""
     if isinstance(value, dict):
-        value = _from_columns(value)
+        value = _from_columns(_inmost(value))
     if isinstance(value, dict):
-        arrays = {key: item for key, item in value.items() if isinstance(item, list)}
-        if {"features", "rows"} <= arrays.keys():  # what the hub's viewer gives
-            arrays = {"rows": arrays["rows"]}
-        names = f" ({listed(arrays)})" if arrays else ""
-        what = f"is an object with {len(arrays)} arrays{names}; write one array of objects: [{{…}}, {{…}}]"
-        array = next(iter(arrays.values())) if len(arrays) == 1 else Problem(name, what)
-        value = [value] if is_conversation(array) else array
+        shared = {key: each for key, each in value.items() if isinstance(each, str) and each.strip() and is_shared(key)}
+        found = _array(name, value)
+        shared, value = ({}, value) if found is value else (shared, found)
+        note = f"{listed(shared)}, next to the rows in the file, taken into each of them" if shared else ""
+    if isinstance(value, dict) and (pairs := _named_by_prompt(value)):
+        value, note = pairs, "a prompt and its response each, read from the names in an object and their texts"
     if isinstance(value, list):
-        yield from (as_row(f"{name} row {number}", item) for number, item in enumerate(value, start=1))
+        for number, item in enumerate(_from_lists(value), start=1):
+            row = as_row(f"{name} row {number}", {**shared, **item} if isinstance(item, dict) else item)
+            yield replace(row, note=note) if isinstance(row, Row) else row
     else:
         yield value if isinstance(value, Problem) else as_row(name, value)
+
+
+def _inmost(value: dict[str, Any]) -> dict[str, Any]:
+    """The object with the arrays, where it stands alone in another one, as {"data": {"rows": […]}}."""
+    inside = [each for each in value.values() if isinstance(each, dict | list)]
+    if len(inside) != 1 or not isinstance(inside[0], dict) or any(map(is_known, value)):
+        return value
+    inner = _inmost(inside[0])
+    return inner if any(isinstance(each, list) for each in inner.values()) else value
+
+
+def _array(name: str, value: dict[str, Any]) -> Any:
+    """The one array of rows in an object; the object itself where it is a row; else what is wrong with it."""
+    arrays = {key: item for key, item in value.items() if isinstance(item, list)}
+    if {"features", "rows"} <= arrays.keys():  # what the hub's viewer gives
+        arrays = {"rows": arrays["rows"]}
+    of_rows = {key: item for key, item in arrays.items() if any(isinstance(each, dict | list) for each in item)}
+    if any(map(is_conversation, arrays.values())) or (not of_rows and (any(map(is_known, value)) or _named_by_prompt(value))):
+        return value
+    arrays = of_rows or arrays
+    if len(arrays) == 1:
+        return next(iter(arrays.values()))
+    names, remedy = f" ({listed(arrays)})" if arrays else "", "write one array of objects: [{…}, {…}]"
+    if arrays:
+        jq = f", as `jq .{key}` does" if (key := next(iter(arrays))).isidentifier() else ""
+        remedy = f"keep one of them{jq}; a test set goes to --held_out"
+    return Problem(name, f"is an object with {len(arrays)} arrays{names}; {remedy}")
+
+
+def _named_by_prompt(value: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of {"Why …?": "So.", …}: sentences as the names of texts."""
+    is_such = len(value) > 1 and all(isinstance(each, str) and not is_known(key) for key, each in value.items())
+    sentences = [key for key in value if len(key.split()) > 1 or not key.isascii()]
+    return [{"prompt": key, "response": each} for key, each in value.items()] if is_such and len(sentences) == len(value) else []
+
+
+def _from_lists(value: list[Any]) -> list[Any]:
+    """Rows out of lists of cells where the first one names the columns; anything else as it is."""
+    if len(value) < 2 or not all(isinstance(row, list) and len(row) == len(value[0]) for row in value):
+        return value
+    names = [name for name in value[0] if isinstance(name, str) and is_known(name)]
+    return [dict(zip(map(str, value[0]), row, strict=True)) for row in value[1:]] if names else value
 
 
 def _from_columns(table: dict[str, Any]) -> Any:

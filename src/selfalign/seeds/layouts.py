@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
 from itertools import zip_longest
 from typing import Any
 
-from selfalign.seeds.rows import Malformed, json_text, list_in, listed, nothing, show
+from selfalign.seeds.replies import with_reply
+from selfalign.seeds.rows import Malformed, json_text, listed, nothing, show
+from selfalign.seeds.spoken import MARKS, turns_in
+from selfalign.seeds.verdicts import refuse_bad
 
 FORMS = {"prompt": "response", "question": "answer", "instruction": "output", "query": "response"}
 """Names of a prompt with the response that mostly goes with it; any response may go with any prompt."""
@@ -23,10 +27,16 @@ RESPONSES = ("response", "answer", "output", "completion", CHOSEN)
 CHATS = ("messages", "conversations", "conversation", "contents")
 PASSAGES = ("input", "context", "passage")
 """Texts that a prompt is about; they follow it behind a blank line, as in Alpaca's own prompts."""
-OTHER_PASSAGES = ("contexts", "passages", "document", "documents", "article", "paragraph")
+OTHER_PASSAGES = (
+    *("contexts", "passages", "document", "documents", "article", "paragraph", "background", "excerpt", "source_text"),
+    *("reference_text", "retrieved_context", "retrieved_contexts", "retrieved_documents"),
+)
 """The same where they hold sentences: a name without a space is that of a file."""
-SYSTEMS = ("system", "system_prompt", "system_message", "system_instruction")
-HISTORIES = ("history", "chat_history", "conversation_history", "previous_messages")
+SYSTEMS = ("system", "system_prompt", "system_message", "system_instruction", "system_instructions", "system_text", "sys")
+HISTORIES = (
+    *("history", "chat_history", "conversation_history", "previous_messages", "message_history"),
+    *("dialogue_history", "dialog_history", "previous_turns", "prior_turns"),
+)
 NESTED = ("instances", "questions_and_answers")
 """Lists of inputs or questions with their answers, as in Self-Instruct's seed tasks and InstructLab's qna.yaml."""
 UNUSABLE = {
@@ -43,8 +53,23 @@ _SAME = {
     for name in (*KNOWN, REJECTED, *PASSAGES, *OTHER_PASSAGES, *SYSTEMS, *HISTORIES, *NESTED, *UNUSABLE, "id", "category")
 }
 for _what in ("response", "answer", "output", "completion"):
-    _SAME |= dict.fromkeys((f"chosen{_what}", f"preferred{_what}"), CHOSEN)
-    _SAME |= dict.fromkeys((f"rejected{_what}", f"nonpreferred{_what}"), REJECTED)
+    _SAME |= dict.fromkeys((f"chosen{_what}", f"preferred{_what}", f"good{_what}"), CHOSEN)
+    _SAME |= dict.fromkeys((f"rejected{_what}", f"nonpreferred{_what}", f"bad{_what}"), REJECTED)
+for _what in (
+    "kontext",
+    "contexto",
+    "contexte",
+    "contesto",
+    "kontekst",
+    "konteks",
+    "контекст",
+    "上下文",
+    "文脈",
+    "맥락",
+    "السياق",
+):
+    _SAME[_what] = "context"
+_SAME |= {"输入": "input", "입력": "input", "入力": "input"}
 """The names that the reader knows, by how they are told: case, spaces, hyphens and underscores do not count."""
 
 
@@ -54,57 +79,47 @@ def _names(text: str) -> frozenset[str]:
 
 _ASKING = _names(
     "q prompts questions instructions inputs request problem message userprompt usermessage userquery userquestion userinput"
-    " inputtext textinput questiontext prompttext transcript dialogue dialog frage pregunta pergunta domanda вопрос 问题 問題"
+    " inputtext textinput questiontext prompttext transcript dialogue dialog"
+    " frage pregunta pergunta domanda pytanie vraag fråga spørgsmål spørsmål otázka kysymys kérdés întrebare soru câuhỏi"
+    " pertanyaan swali вопрос питання ερώτηση שאלה السؤال سؤال سوال پرسش प्रश्न सवाल প্রশ্ন கேள்வி คำถาม"
+    " 질문 지시 質問 問題 问题 提问 指令"
 )
 """Other names of a prompt; only where a row has none that `read` knows, and one of these."""
 _BETTER = frozenset(
     which + what
-    for which in _names("ideal expected reference gold best target correct corrected edited revised improved final")
+    for which in _names(
+        "ideal expected reference gold golden best better target correct corrected edited revised improved final human"
+    )
     for what in ("response", "answer", "output", "completion", "reply")
-) | {"ideal", "corrected", "groundtruth", "solution"}
+) | {"ideal", "corrected", "groundtruth", "solution", "expected", "reference"}
 """Names of an answer that may be the one to learn also where another stands beside it; which one it is, the user must say."""
 _EDITED = frozenset(name for name in _BETTER if name.startswith(("correct", "edited", "revised", "improved")))
 _ANSWERING = _BETTER | _names(
     "a responses answers outputs completions targets target reply generation outputtext targettext answertext responsetext"
     " modelresponse modelanswer modeloutput assistantresponse assistantmessage assistantreply botresponse botmessage longanswer"
-    " antwort respuesta resposta risposta ответ 回答 答案 回复"
+    " antwort respuesta resposta risposta réponse odpowiedź odpověď antwoord svar vastaus válasz răspuns cevap yanıt trảlời"
+    " jawaban jibu ответ відповідь απάντηση תשובה الجواب الإجابة جواب إجابة پاسخ उत्तर जवाब উত্তর பதில் คำตอบ"
+    " 답변 대답 응답 回答 答案 回复 输出"
 )
 """Other names of a response; only where a row has none that `read` knows, and one of these."""
 _TOGETHER = (
     ({"user", "human", "prompter"}, {"assistant", "bot", "gpt", "chatbot", "ai"}),
     ({"customer", "client"}, {"agent", "support"}),
+    ({"用户"}, {"助手"}),
     ({"source", "src"}, {"target", "tgt"}),
     ({"text", "sentence", "input"}, {"label"}),
 )
 """Names that mean a prompt and its response next to one another; alone they are as often a person, an origin or a class."""
+_INPUTS = ("inputs", "inputtext", "textinput", "text", "content")
+"""What an instruction is about, where it has no input."""
 _TURNS = ("items", "turns", "dialog", "dialogue", "data", "chat", "chat_messages")
 _WRAPPERS = (
     *("row", "item", "record", "body", "request", "fields", "data", "vars"),
-    *("inputs", "outputs", "input", "output", "expected_output", "expectedOutput"),
+    *("inputs", "outputs", "input", "output", "expected_output", "expectedOutput", "expectations"),
+    *("request_body", "response_body"),
 )
 """Objects in which tools keep the columns of a row: Argilla, Label Studio, promptfoo, the hub's viewer, logs of requests."""
 _NOT_SENT = ("discarded", "draft", "rejected", "pending")
-_BAD = {
-    "label": ("false", "0", "0.0", "bad", "undesirable"),
-    "weight": ("false", "0", "0.0"),
-    "status": ("rejected", "reject", "discarded", "ignore", "pending", "draft"),
-    **dict.fromkeys(("approved", "accepted"), ("false", "0", "no")),
-    "deleted": ("true", "1", "yes"),
-    "feedback": ("thumbs_down", "negative", "bad"),
-}
-"""What columns say of an answer that is not to be learned: KTO's label, a weight, what an annotator thought of it."""
-_SPEAKERS = (
-    re.compile(r"(?:\A|\n\r?\n)(Human|Assistant):"),
-    re.compile(r"### ?(Human|Assistant):"),
-    re.compile(r"<\|im_start\|>(user|assistant|system)\n"),
-)
-"""How one text names those who speak in it: Anthropic's HH-RLHF, Guanaco, ChatML."""
-_MARKS = re.compile(
-    r"\[/?INST\]|### (?:Instruction|Response):|<\|(?:im_start|start_header_id|user|assistant)\|>|<start_of_turn>"
-    r"|(?s:\A\s*(?:User|Human|Q): .*\n(?:Assistant|Bot|A): )"
-)
-_TURNS_IN_TEXT = re.compile(r"""\[\s*\{\s*["'](?:role|from|content|value)["']:""")
-"""How a list of turns begins where a table holds it as text."""
 _OPTION = re.compile(r"[A-E]|(?i:option|choice|opt)[\s_-]?[A-Ea-e0-9]")
 _ONE_OF_TWO = re.compile(r"(?:response|answer|output|completion|conversation)[ab0-9]")
 
@@ -124,29 +139,31 @@ def known_fields(fields: Mapping[str, Any], *, answers_matter: bool) -> tuple[di
         if known in row:
             raise Malformed(f"has the field {show(known)} twice; rename one")
         row[known] = value
+    row = with_reply(row, RESPONSES)
     if "_task_hash" in row and "answer" in row:  # Prodigy's verdict on its row
         row["status"] = row.pop("answer")
     new = _new_names(row, answers_matter)
     said = [f"{show(old)} as {'turns' if name in CHATS else f'the {name}'}" for old, name in new.items()]
-    row = {new.get(name, name): value for name, value in row.items()}
-    for name, bad in _BAD.items() if answers_matter else ():
-        said_of_it = row[name][0] if isinstance(row.get(name), list) and len(row[name]) == 1 else row.get(name)
-        if name in row and (says := str(said_of_it).strip().casefold()) in bad and {*row} & {*RESPONSES, *CHATS}:
-            what = f"is {show(says)}, by which tools (KTO, annotation) call an answer a bad one"
-            raise Malformed(f"field {show(name)}: {what}; remove the row, or rename the column if it means something else")
+    row = {new.get(name, name): value for name, value in row.items() if name not in new.values()}
+    if answers_matter and {*row} & {*RESPONSES, *CHATS}:
+        refuse_bad(row, {name: _plain(name) for name in row}, is_preference=REJECTED in row)
     if len(options := [name for name in row if _OPTION.fullmatch(name)]) > 1 and {*row} & {*FORMS}:
         raise Malformed(f"fields {listed(options)}: {UNUSABLE['choices']}")
     if not nothing(row.get(CHOSEN)) and row[CHOSEN] == row.get(REJECTED) and answers_matter:
         raise Malformed("field 'rejected': is the same as 'chosen'; remove the row, or the field")
     old = {name: known for known, name in new.items()}
-    for name in (*FORMS, *CHATS, CHOSEN, REJECTED):
-        turns = _in_text(value) if isinstance(value := row.get(name), str) else _alternating(value) if name in CHATS else []
+    for name in (*FORMS, *CHATS, CHOSEN, REJECTED, "input"):
+        if name == "input" and not str(row.get(name)).lstrip().startswith("["):
+            continue  # a passage stays the text that it is
+        only_sure = name in (CHOSEN, REJECTED) and bool({*row} & {*FORMS, *CHATS})
+        value = row.get(name)
+        turns = turns_in(value, only_sure=only_sure) if isinstance(value, str) else _alternating(value) if name in CHATS else []
         whole = name in FORMS and turns[-1:] and turns[-1].get("role", turns[-1].get("from")) in ("assistant", "gpt")
         if turns and not (whole and {*row} & {*RESPONSES}):  # a prompt that an answer follows does not hold that answer
             del row[name]
             row["messages" if whole else name] = turns
             said.append(f"the texts in {show(old.get(name, name))} as turns")
-    if old.get("prompt") == "text" and isinstance(text := row.get("prompt"), str) and (mark := _MARKS.search(text)):
+    if old.get("prompt") == "text" and isinstance(text := row.get("prompt"), str) and (mark := MARKS.search(text)):
         what = f"field 'text': holds a prompt and its response with the marks of a chat template ({show(mark[0])})"
         raise Malformed(f"{what}; write the two into the fields prompt and response, without marks")
     return row, f"read {' and '.join(said)}" if said else ""
@@ -154,7 +171,7 @@ def known_fields(fields: Mapping[str, Any], *, answers_matter: bool) -> tuple[di
 
 @lru_cache(4096)  # the rows of a file share their names
 def _plain(name: str) -> str:
-    return re.sub(r"[\s_-]+", "", name.casefold())
+    return re.sub(r"[\s_-]+", "", unicodedata.normalize("NFC", name).casefold())
 
 
 def hint(row: Mapping[str, Any], wanted: Collection[str]) -> str:
@@ -164,7 +181,9 @@ def hint(row: Mapping[str, Any], wanted: Collection[str]) -> str:
     if several := next((name for name in row if _plain(name) in _ANSWERING and _several(row[name])), ""):
         return f"; {show(several)} holds several: keep the one to be learned, as text"
     if "role" in row:
-        return "; a row must hold a whole conversation: gather its turns in one list, messages"
+        return (
+            "; one row is one turn: name its conversation in a column conversation_id, or gather the turns in one list, messages"
+        )
     return nearest(row, wanted)
 
 
@@ -188,10 +207,16 @@ def _new_names(row: Mapping[str, Any], answers_matter: bool) -> dict[str, str]:
         return {}
     plain = {name: _plain(name) for name, value in row.items() if not nothing(value)}
     answers = [name for name in RESPONSES if name in row]
-    better = [name for name in plain if plain[name] in _BETTER]
+    better = [name for name in plain if plain[name] in _BETTER and "://" not in str(row[name])]
     if len(answers) + len(better) > 1 and better and answers_matter:
         what = f"has several answers, {listed([*answers, *better])}"
         raise Malformed(f"{what}; keep the one to be learned, and remove the others or rename them, to note_1 for one")
+    further = [name for name in plain if _ONE_OF_TWO.fullmatch(plain[name])] if answers and answers_matter else []
+    if further and all(row[name] != row[answers[0]] for name in further):
+        what = (
+            f"has {listed(answers)} and {listed(further)}; keep the answer to be learned and rename the others, to note_1 for one"
+        )
+        raise Malformed(f"{what}, or, where they are later turns, write all turns into a list, messages")
     new: dict[str, str] = {}
     strange = [name for name in plain if plain[name] not in _ASKING and plain[name] not in _ANSWERING]
     if not any(name in row for name in FORMS) and not nearest(strange, FORMS):
@@ -205,11 +230,32 @@ def _new_names(row: Mapping[str, Any], answers_matter: bool) -> dict[str, str]:
                     return {pair[0][0]: "prompt", pair[1][0]: "response"}
         if not new and len(asking) == 1 and not (asking == ["text"] and {"input", CHOSEN} & {*row}):
             new[asking[0]] = "prompt"
+    new |= _about(row, plain)
     others = better or [name for name in plain if plain[name] in _ANSWERING and name not in new]
     is_asked = "prompt" in new.values() or any(name in row for name in (*FORMS, "input"))
     if is_asked and not answers and len(others) == 1 and not _several(row[others[0]]) and not nearest(strange, RESPONSES):
         new[others[0]] = "response"
     return new
+
+
+def _about(row: Mapping[str, Any], plain: Mapping[str, str]) -> dict[str, str]:
+    """The column that an instruction is about, by another name than input.
+
+    Raises:
+        Malformed: a text beside a prompt that may as well be the prompt, or its system text.
+    """
+    asked = next((row[name] for name in FORMS if isinstance(row.get(name), str)), None)
+    if asked is None:
+        return {}
+    texts = {name: row[name] for name in plain if isinstance(row[name], str) and len(row[name].split()) > 1}
+    inputs = [name for name in texts if plain[name] in _INPUTS and asked not in texts[name]]
+    if "instruction" in row and len(inputs) == 1 and nothing(row.get("input")):
+        return {inputs[0]: "input"}
+    for name in texts:
+        if plain[name] in _ASKING and texts[name] not in asked and asked not in texts[name]:
+            what = f"stands next to {listed(each for each in FORMS if each in row)}, and the model would not see it"
+            raise Malformed(f"field {show(name)}: {what}; rename it to 'context', 'system' or, if it is no part, to note_1")
+    return {}
 
 
 def _unwrapped(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -238,6 +284,11 @@ def is_known(name: str) -> bool:
     """Whether a column of this name can hold what is learned."""
     key = _plain(name)
     return key in _SAME or key in _ASKING or key in _ANSWERING or any(key in side for pair in _TOGETHER for side in pair)
+
+
+def is_shared(name: str) -> bool:
+    """Whether a text of this name beside an array of rows is a part of each of them."""
+    return _SAME.get(_plain(name)) in (*FORMS, *SYSTEMS, *PASSAGES, *OTHER_PASSAGES, "category")
 
 
 def _answers(field: str, value: Any, fields: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
@@ -282,27 +333,3 @@ def _alternating(value: Any) -> list[dict[str, str]]:
 
 def _objects(value: Any) -> list[dict[str, Any]]:
     return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
-
-
-def _in_text(text: str) -> list[dict[str, Any]]:
-    """The turns that one text holds; none of any other text."""
-    found = list_in(text) if _TURNS_IN_TEXT.match(text) else None
-    return found if found and len(_objects(found)) == len(found) else _spoken(text)
-
-
-def _spoken(text: str) -> list[dict[str, str]]:
-    """The turns of a text that names its speakers, the user (or a system text) first; none of any other text."""
-    if "ssistant" not in text:
-        return []
-    text = text.strip()
-    for mark in _SPEAKERS:
-        found = list(mark.finditer(text))
-        roles = [match[1].lower() for match in found]
-        if not found or found[0].start() or "assistant" not in roles or roles[0] == "assistant":
-            continue
-        ends = [match.start() for match in found[1:]] + [len(text)]
-        said = [text[match.end() : end].strip() for match, end in zip(found, ends, strict=True)]
-        said = [each.removesuffix("<|im_end|>").strip() for each in said]
-        turns = [{"role": role, "content": each} for role, each in zip(roles, said, strict=True)]
-        return turns[:-1] if not said[-1] else turns
-    return []

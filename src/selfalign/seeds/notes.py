@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from selfalign.seeds.rows import listed, show
+from selfalign.seeds.verdicts import number
 from selfalign.text import counted, is_finished, normalise, plain_name
 from selfalign.types import Example
 
@@ -26,6 +27,16 @@ _KINDS = frozenset(
     ("topic", "label", "labels", "type", "kind", "class", "intent", "tag", "tags", "task", "domain", "taskcategory", "group")
 )
 _OTHER_SPLITS = frozenset(("test", "validation", "valid", "val", "dev", "eval", "held_out", "heldout"))
+_THOUGHTS = re.compile(r"rationale|reasoning|thinking|thought|scratchpad|(^|complex)cot$")
+_ANSWERS = re.compile(r"(answer|response|output|completion|reply|replie|generation)s?$")
+_ASIDE = re.compile(r"rejected|note|comment|explanation|source|url|author|tags?$")
+"""Columns whose sentences are about a row, and not what its answer is about."""
+_RATES = re.compile(
+    r"rating|score|quality|helpful|correctness|coherence|honesty|truthfulness|reward|stars|grade|rank|likert|bewertung|оценка|评分"
+)
+_OF_PAIRS = re.compile(r"chosen|rejected")
+_WORDS = 4
+"""Words from which on a cell is a sentence (our own choice)."""
 _MANY = 0.05
 """Share of the rows, and at least two, from which on a fault of the text is no chance (our own choice)."""
 _SOME = 0.2
@@ -36,7 +47,15 @@ _LONG = 40
 
 def seed_notes(seeds: Sequence[Example]) -> tuple[str, ...]:
     """All of this module's notes."""
-    return (*_ignored(seeds), *_spoilt(seeds), *_cut_off(seeds), *_few(seeds), *_splits(seeds), *_categories(seeds))
+    return (
+        *_ignored(seeds),
+        *_rated(seeds),
+        *_spoilt(seeds),
+        *_cut_off(seeds),
+        *_few(seeds),
+        *_splits(seeds),
+        *_categories(seeds),
+    )
 
 
 def ignored_columns(seeds: Sequence[Example]) -> tuple[str, ...]:
@@ -45,8 +64,44 @@ def ignored_columns(seeds: Sequence[Example]) -> tuple[str, ...]:
 
 
 def _ignored(seeds: Sequence[Example]) -> Iterator[str]:
-    if names := ignored_columns(seeds):
+    names = ignored_columns(seeds)
+    if names:
         yield f"not learned, kept as metadata: {listed(names, 20)}; what an answer depends on belongs in its prompt"
+    if thoughts := [name for name in names if _THOUGHTS.search(plain_name(name))]:
+        remedy = "to have them learned write them before the answers as <think>…</think> and give --keep_thinking true"
+        yield f"{listed(thoughts)}: thoughts next to the answers are not learned; {remedy}"
+    said = {text for seed in seeds for text in _texts(seed)}
+    others = {name: sum(_is_other(seed, name, said) for seed in seeds) for name in names if name not in thoughts}
+    if answers := [name for name, count in others.items() if count and _ANSWERS.search(plain_name(name))]:
+        yield f"{listed(answers)}: other answers than the learned ones; if they are the better ones, put them in their place"
+    texts = [name for name, count in others.items() if 2 * count > len(seeds) and not _ASIDE.search(plain_name(name))]
+    if texts := [name for name in texts if name not in answers]:
+        yield f"{listed(texts)}: sentences that no prompt holds; if answers depend on them, name the column context or system"
+
+
+def _texts(seed: Example) -> tuple[str, ...]:
+    return (seed.system, seed.prompt, seed.response, *(text for turn in seed.history for text in turn))
+
+
+def _is_other(seed: Example, name: str, said: set[str]) -> bool:
+    """Whether a column holds a sentence that stands nowhere in what is learned."""
+    text = seed.metadata.get(name, "")
+    whole = seed.prompt in text and seed.response in text  # the pair once more, in a template
+    known = whole or text in said or any(text.strip() in each for each in _texts(seed))
+    return len(text.split()) >= _WORDS and text[:1] not in "[{" and not known
+
+
+def _rated(seeds: Sequence[Example]) -> Iterator[str]:
+    """What rates answers with numbers: nobody but the user knows from which one on an answer is good."""
+    found: dict[str, tuple[float, float]] = {}
+    lowest = ""
+    for name in ignored_columns(seeds):
+        rates = [(rate, seed.id) for seed in seeds if (rate := number(seed.metadata.get(name, "").strip('["]'))) is not None]
+        if rates and min(rates)[0] < max(rates)[0] and _RATES.search(plain_name(name)) and not _OF_PAIRS.search(plain_name(name)):
+            found[name], lowest = (min(rates)[0], max(rates)[0]), lowest or min(rates)[1]
+    if found:
+        ranges = ", ".join(f"{show(name)} ({low:g} to {high:g})" for name, (low, high) in found.items())
+        yield f"{ranges}: answers are learned whatever their rating; remove rows of bad ones, as {lowest} with the lowest number"
 
 
 def _spoilt(seeds: Sequence[Example]) -> Iterator[str]:

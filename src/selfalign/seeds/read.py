@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from selfalign.errors import SeedError
 from selfalign.seeds.files import read_rows
+from selfalign.seeds.gathered import gathered
 from selfalign.seeds.layouts import (
     CHATS,
     CHOSEN,
@@ -154,14 +155,14 @@ def _read(path: str | Path | Table, response_required: bool, repeats: bool = Fal
     prompts: dict[tuple[str, str], tuple[str, int]] = {}
     joined, read_as = 0, Counter[str]()
     in_file = isinstance(path, (str, Path))
-    for item in read_rows(path) if isinstance(path, (str, Path)) else table_rows(path):
+    for item in gathered(read_rows(path) if isinstance(path, (str, Path)) else table_rows(path)):
         where, names = item.where, ""
         try:
             if isinstance(item, Problem):
                 problems.append(item)
                 continue
             fields, names = known_fields(item.fields, answers_matter=not repeats)
-            read_as.update([names] if names else [])
+            read_as.update(filter(None, (item.note, names)))
             for row in _instances(Row(where, fields)):
                 where = row.where
                 said, example = _example(row.fields, len(examples) + len(problems) + joined, response_required)

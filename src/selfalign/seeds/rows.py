@@ -30,6 +30,8 @@ class Row:
     where: str
     fields: dict[str, Any]
     """Values as JSON knows them; no number is NaN or infinite."""
+    note: str = ""
+    """How the row was made of others, for the user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,8 @@ def as_row(where: str, value: Any) -> Row | Problem:
         return Problem(where, str(value))
     if is_conversation(value):
         value = {"messages": value}  # a conversation without a name
+    if isinstance(value, list) and len(value) == 2 and all(isinstance(each, str) for each in value):
+        value = dict(zip(("prompt", "response"), value, strict=True))
     if isinstance(value, str):
         value = {"prompt": value}
     if not isinstance(value, dict):

@@ -7,9 +7,12 @@ import io
 import re
 from collections.abc import Iterator
 
+from selfalign.seeds.layouts import is_known
 from selfalign.seeds.rows import MAX_COLUMNS, MAX_FILE, Problem, Row, show
 from selfalign.text import counted
 
+_WORDS = 5
+"""Words of the longest name of a column (our own choice)."""
 _INDEX = "Unnamed: 0"
 """What pandas calls the index column that it wrote without a name."""
 
@@ -34,7 +37,7 @@ def read_separated(name: str, text: str) -> Iterator[Row | Problem]:
         for cells in reader:
             if not header:
                 header = [_INDEX if number == 0 and not cell else cell for number, cell in enumerate(cells)]
-                if what := _unusable(header):
+                if what := _unusable(header) or _no_names(header):
                     yield Problem(where, what)
                     return
             elif any(map(str.strip, cells)):
@@ -54,6 +57,14 @@ def _row(where: str, header: list[str], cells: list[str]) -> Row | Problem:
     if nameless := next((at for at, cell in enumerate(cells) if cell and not header[at]), None):
         return Problem(where, f"column {nameless + 1} holds {show(cells[nameless])} and has no name; name it or remove it")
     return Row(where, {column: cell for column, cell in zip(header, cells, strict=True) if column})
+
+
+def _no_names(header: list[str]) -> str:
+    """What is wrong where the first line is a title, or a row as the others."""
+    sentence = next((name for name in header if len(name.split()) > _WORDS), "")
+    if any(map(is_known, header)) or not (sentence or 2 * header.count("") > len(header) > 1):
+        return ""
+    return f"the first line must name the columns, as in prompt,response, and holds {show(sentence or header[0])}"
 
 
 def _unusable(header: list[str]) -> str:

@@ -9,16 +9,16 @@ from selfalign.seeds.rows import Malformed, kind, list_in, listed, nothing, show
 from selfalign.text import counted
 from selfalign.types import Turns
 
-_ROLES = {
+ROLES = {
     **dict.fromkeys(("user", "human", "prompter"), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "chatbot", "model", "bot", "ai"), "assistant"),
     **dict.fromkeys(("system", "developer"), "system"),
 }
 _BY_TURNS = "write user and assistant turns by turns, the user's first and the assistant's last"
 _SHAPE = '{"role": …, "content": …} or {"from": …, "value": …}'
-_SAID = ("content", "value", "parts", "text", "message", "utterance")
+SAID = ("content", "value", "parts", "text", "message", "utterance")
 _WHO = ("role", "from", "author", "speaker", "sender", "type")
-_TURN_FIELDS = ("id", *_SAID)
+_TURN_FIELDS = ("id", *SAID)
 _SIDES = {
     "system": ("system",),
     "user": ("user", "human", "input", "prompt", "question", "instruction"),
@@ -28,6 +28,7 @@ _SIDES = {
 _WEIGHTS = ("weight", "train", "training", "loss")
 """Whether an answer is to be learned, as OpenAI's and axolotl's files say."""
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thoughts")
+_THINK = "write them before the answer as <think>…</think> and give --keep_thinking true, or take them out"
 _NO_TEXT = ("tool_calls", "tool_call_id", "function_call", "image", "images", "audio", "video", "files", "attachments")
 
 
@@ -69,7 +70,7 @@ def read_turns(field: str, value: Any, *, blank_end: bool = False) -> list[Turn]
     found: list[Turn] = []
     for number, turn in enumerate(value, start=1):
         where = f"{field}[{number}]"
-        if field == "history" and isinstance(turn, list) and len(turn) == 2 and turn[0] not in _ROLES:
+        if field == "history" and isinstance(turn, list) and len(turn) == 2 and turn[0] not in ROLES:
             found += [Turn(role, text_of({where: text}, where)) for role, text in zip(("user", "assistant"), turn, strict=True)]
         elif isinstance(turn, dict) and (sides := _sides(turn)):
             others = {name: each for name, each in turn.items() if name not in [side for _, side in sides]}
@@ -84,7 +85,7 @@ def read_turns(field: str, value: Any, *, blank_end: bool = False) -> list[Turn]
 def _sides(turn: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(role, name of its text) for each side that speaks in a turn without roles; none where two names stand for one side."""
     found = [(role, name) for role, names in _SIDES.items() for name in names if name in turn]
-    is_sure = len(found) == len(dict(found)) and not any(name in turn for name in (*_WHO, *_SAID))
+    is_sure = len(found) == len(dict(found)) and not any(name in turn for name in (*_WHO, *SAID))
     return found if is_sure else []
 
 
@@ -92,23 +93,23 @@ def _turn(where: str, turn: Mapping[str, Any], may_be_blank: bool) -> Turn:
     if nothing(said := turn.get(_who(turn))):
         raise Malformed(f"field {show(where)}: has no role among its fields ({listed(turn) or 'none'}); write {_SHAPE}")
     said = text_of({where: said}, where)
-    role = _ROLES.get(said.strip().casefold())
+    role = ROLES.get(said.strip().casefold())
     extra = [name for name, value in turn.items() if name in _NO_TEXT and not nothing(value)] + list(_objects(turn))
     if role is None or extra:
         what = f"is a turn of {show(said)}" if role is None else f"a turn has {listed(extra)} besides its role and content"
         raise Malformed(f"field {show(where)}: {what}; only texts of user, assistant and system are learned, so remove the row")
     if thoughts := next((name for name in _THOUGHTS if not nothing(turn.get(name))), ""):
-        remedy = "write them before the answer as <think>…</think> and give --keep_thinking true, or take the field out"
-        raise Malformed(f"field {show(f'{where}.{thoughts}')}: thoughts stand next to an answer; {remedy}")
+        raise Malformed(f"field {show(f'{where}.{thoughts}')}: thoughts stand next to an answer; {_THINK}")
     weights = [turn[name] for name in _WEIGHTS if turn.get(name) is not None]
     if wrong := [weight for weight in weights if weight not in (0, 1)]:
         raise Malformed(f"field {show(where)}: has the weight {show(str(wrong[0]))}; seeds have 0 or 1")
-    names = [name for name in _SAID if not nothing(turn.get(name))]
-    if other := next((name for name in names if turn[name] != turn[names[0]]), ""):
+    names = [name for name in SAID if not nothing(turn.get(name))]
+    whole = {name: with_parts_joined(turn[name]) for name in names}
+    if other := next((name for name in names if whole[name] != whole[names[0]]), ""):
         raise Malformed(
             f"field {show(where)}: says one thing in {show(names[0])} and another in {show(other)}; remove one of them"
         )
-    name = next((name for name in (*names, *_SAID) if name in turn), "content")
+    name = next((name for name in (*names, *SAID) if name in turn), "content")
     is_needed = not may_be_blank and role != "system"
     text = text_of({f"{where}.{name}": with_parts_joined(turn.get(name))}, f"{where}.{name}", required=is_needed)
     return Turn(role, text, all(weights))
@@ -166,6 +167,10 @@ def one_answer(name: str, value: Any) -> Any:
         sides = [_sides(each) for each in value]
         if all([role for role, _ in each] == ["assistant"] for each in sides):  # those of several models
             value = [each[side[0][1]] for each, side in zip(value, sides, strict=True)]
+        elif not any(_who(each) for each in value):
+            raise Malformed(
+                f"field {show(name)}: has {len(value)} answers ({listed(value[0])} each); keep the one to be learned, as text"
+            )
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         return value
     if len(different := list(dict.fromkeys(value))) > 1:
@@ -182,6 +187,8 @@ def with_parts_joined(content: Any) -> Any:
     texts = []
     for part in content:
         kind_of_part = part.get("type") or "text" if isinstance(part, dict) else "text"
+        if kind_of_part in (*_THOUGHTS, "redacted_thinking"):
+            raise Malformed(f"a turn has a part of the type {show(kind_of_part)}: thoughts stand next to an answer; {_THINK}")
         if kind_of_part not in ("text", "input_text", "output_text"):
             raise Malformed(f"a turn has a part of the type {show(str(kind_of_part))}; only texts are learned, so remove the row")
         texts.append(text_of(part, "text") if isinstance(part, dict) else text_of({"text": part}, "text"))

@@ -1,0 +1,48 @@
+"""Answers as the interfaces of models and their logs write them: OpenAI's `choices`, a message in an object, also as text."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from selfalign.seeds.rows import Malformed, show
+
+_OBJECT = re.compile(r"""\s*\{\s*"(?:role|content|choices|message|id|object)"\s*:""")
+_CUT = ("length", "max_tokens", "content_filter", "incomplete")
+"""Why a model stopped, where it was not done."""
+
+
+def with_reply(row: Mapping[str, Any], answers: tuple[str, ...]) -> dict[str, Any]:
+    """A row in which what an interface answered is a list of one turn; any other row as it is.
+
+    Raises:
+        Malformed: several answers, or one that a limit cut off.
+    """
+    found = dict(row)
+    choices = row.get("choices")
+    if isinstance(choices, list) and choices and all(isinstance(each, dict) and "message" in each for each in choices):
+        found["response" if "response" not in row else "choices"] = found.pop("choices")
+        found |= {} if "response" in row else {"response": _reply("choices", {"choices": choices})}
+    return {name: _reply(name, value) if name in answers else value for name, value in found.items()}
+
+
+def _reply(name: str, value: Any) -> Any:
+    whole = value
+    if isinstance(value, str) and _OBJECT.match(value):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return whole
+    if not isinstance(value, dict):
+        return whole
+    value = value["body"] if isinstance(value.get("body"), dict) else value  # of a batch
+    if isinstance(choices := value.get("choices"), list) and choices and all(isinstance(each, dict) for each in choices):
+        if len(choices) > 1:
+            raise Malformed(f"field {show(name)}: has {len(choices)} answers ('choices'); keep the one to be learned")
+        if (why := str(choices[0].get("finish_reason"))) in _CUT:
+            raise Malformed(f"field {show(name)}: the model stopped at {show(why)}, not at the end; remove the row")
+        value = choices[0]
+    value = value["message"] if isinstance(value.get("message"), dict) else value
+    return [value] if "role" in value and "content" in value else whole
