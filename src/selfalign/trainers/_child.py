@@ -27,15 +27,15 @@ from selfalign.record.disk import disk_full
 from selfalign.record.faults import fault_point
 from selfalign.trainers._average import Average, average_of, make_keeper
 from selfalign.trainers._batches import Lost, Step, Unit, Weights, plan, tokenise, weigh
-from selfalign.trainers._guard import KEPT_CHECKPOINTS, make_guard
+from selfalign.trainers._guard import KEPT_CHECKPOINTS, Link, make_guard
 from selfalign.trainers._launch import take_over
 from selfalign.trainers._loss import make_loss
 from selfalign.trainers._model import device_of, load_model, reference, second_copy
 from selfalign.trainers._reference import with_reference
-from selfalign.trainers._scaling import LossScale
+from selfalign.trainers._scaling import LossScale, NotFinite
 from selfalign.trainers._shard import WAIT, gathered, is_cut, join
 from selfalign.trainers._teacher import taught_by, with_taught
-from selfalign.trainers._weighted import NotFinite, Steps, check_finite, make_trainer
+from selfalign.trainers._weighted import Steps, check_finite, make_trainer
 from selfalign.trainers._zero import start
 
 OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_bnb_8bit", "paged_adamw_8bit": "paged_adamw_8bit"}
@@ -50,20 +50,6 @@ class NoRows(Exception):
 
 class NoRoom(Exception):
     """The disk cannot hold what the training has to write."""
-
-
-class Link:
-    """The line to the parent: the process's standard output, which libraries no longer reach."""
-
-    def __init__(self) -> None:
-        self._pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
-        os.dup2(2, 1)
-        self.speaks = int(os.environ.get("RANK", "0")) == 0
-
-    def tell(self, **message: Any) -> None:
-        if self.speaks or "error" in message:
-            self._pipe.write(json.dumps(message) + "\n")
-            self._pipe.flush()
 
 
 def main(path: Path, *launched: str) -> int:
