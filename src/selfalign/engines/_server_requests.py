@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from selfalign.engines._server_bodies import Listed, Reply, Scored, echoed, model_of, models, prompt_logprobs
 from selfalign.engines._server_client import Call, Client, Rejected, Trouble
+from selfalign.engines._shared import undecodable
 from selfalign.errors import RunFailed, UserError
 from selfalign.models.names import located, resolve_model
 from selfalign.models.rendering import Renderer, Stops, under
@@ -47,16 +48,9 @@ Extras = Literal["fields", "generation_config", "none"]
 
 
 def check_sampling(sampling: Sampling, extras: Extras) -> None:
-    for name, asked in (
-        ("beams", sampling.beams > 1),
-        ("repetition_penalty", sampling.repetition_penalty != 1.0),  # every server counts other tokens for it
-        ("no_repeat_ngram", sampling.no_repeat_ngram > 0),
-        ("length_decay", sampling.length_decay is not None),
-        (f"rules {sampling.rules}", sampling.rules != "today"),
-        ("top_k without engine.extras", sampling.top_k > 0 and extras == "none"),
-    ):
-        if asked:
-            raise UserError(f"a server cannot be asked for {name}; leave it out, or use --engine HF")
+    unsaid = "top_k without engine.extras" if sampling.top_k > 0 and extras == "none" else ""
+    if name := undecodable(sampling) or unsaid:
+        raise UserError(f"a server cannot be asked for {name}; leave it out, or use --engine HF")
 
 
 def greet(client: Client, hello: Call[Reply], names: Sequence[str]) -> tuple[str, str]:

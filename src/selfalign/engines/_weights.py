@@ -11,7 +11,7 @@ from typing import Any
 from selfalign.errors import Interrupted, RunFailed, UserError, in_a_line
 from selfalign.models.device import half_type, out_of_memory
 from selfalign.models.names import located, quiet, resolve_ref
-from selfalign.models.rendering import IGNORE, NOTES, make_renderer, preflight
+from selfalign.models.rendering import NOTES, make_renderer, preflight
 from selfalign.models.rounding import rounded
 from selfalign.types import Example, Format, ModelRef
 
@@ -105,23 +105,6 @@ def _merged(adapted: Any, kind: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that they are merged already
         return adapted.merge_and_unload(safe_merge=True)
-
-
-def continuation_ids(tokenizer: Any, before: str, after: str, room: int) -> tuple[list[int], list[int]]:
-    """(ids, labels) of a text behind another, tokenised together so that no token is split at the boundary by force.
-
-    The boundary is where the first text's own tokens end, its closing spaces counted to the second text: what
-    lm-evaluation-harness does. Ids beyond `room` are left out at the beginning.
-    """
-    bare = before.rstrip()
-    before, after = bare, before[len(bare) :] + after
-    ids = list(tokenizer(before + after)["input_ids"])
-    start = len(tokenizer(before)["input_ids"]) if before else 0
-    if not start:  # nothing to stand behind: the text follows the beginning or end token
-        first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-        ids, start = ([] if ids[:1] == [first] else [first]) + ids, 1
-    labels = [IGNORE] * start + ids[start:]
-    return ids[-room:], labels[-room:]
 
 
 def checked(model: ModelRef, seeds: Sequence[Example], format: Format, window: int | None = None) -> ModelRef:
