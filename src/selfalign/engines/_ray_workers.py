@@ -82,10 +82,7 @@ class Worker:
             found[1].close()
 
     def _session(self, task: Task) -> Session:
-        """
-        Raises:
-            UserError: the run folder or the model is not there, or the files under the model's path are others.
-        """
+        """Raises UserError: the run folder or the model is not there, or the files under the model's path are others."""
         key = (task.model, task.format)
         if key not in self._open:
             here = f"engine Ray, worker on {platform.node()}"

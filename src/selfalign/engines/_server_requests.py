@@ -86,10 +86,7 @@ class SameModel:
         self._said: dict[str, str] = {}
 
     def check(self, path: str, said: str) -> None:
-        """
-        Raises:
-            Trouble: the model that a reply of this endpoint names is not the one that was asked.
-        """
+        """Raises Trouble: the model that a reply of this endpoint names is not the one that was asked."""
         usual = self._said.get(path, "")
         if said not in self._others and (not usual or said == usual):
             self._said[path] = said
@@ -174,10 +171,7 @@ def scoring(name: str, kind: str, ids: Sequence[int]) -> Call[list[Scored]]:
 
 
 def check_window(name: str, listed: Sequence[Listed], context: int) -> None:
-    """
-    Raises:
-        UserError: the server says that its window is narrower than the one prompts are fitted to.
-    """
+    """Raises UserError: the server says that its window is narrower than the one prompts are fitted to."""
     # One that was started for a model may list it, and nothing else, under another name than it was asked by (llama.cpp).
     window = next((one.window for one in listed if one.name == name or len(listed) == 1), None)
     if window is not None and window < context:

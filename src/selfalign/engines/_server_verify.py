@@ -51,10 +51,7 @@ class WeightsCheck:
         return own(model), {name: own(other) for name, other in self.others.items()}
 
     def compare(self, session: Session, own: Figures, others: Mapping[str, Figures]) -> None:
-        """
-        Raises:
-            RunFailed: what the session's server gives is not what was expected.
-        """
+        """Raises RunFailed: what the session's server gives is not what was expected."""
         verdict = judge(figures(session, self.seeds, self.scored), own, others, self.name)
         self.tell({"verdict": verdict.kind, "text": verdict.text})
         if verdict.kind not in (VERIFIED, INDISTINCT):

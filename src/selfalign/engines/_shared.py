@@ -38,10 +38,7 @@ def fitted(request: Request, room: int, length: Callable[[Request], int]) -> Req
 
 
 def finite(found: list[Continuation]) -> list[Continuation]:
-    """
-    Raises:
-        RunFailed: one of them is NaN or infinite.
-    """
+    """Raises RunFailed: one of them is NaN or infinite."""
     if not np.isfinite([one.total for one in found]).all():
         raise RunFailed("the model's log-probabilities are not finite; broken weights, or too narrow a number type")
     return found

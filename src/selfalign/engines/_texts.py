@@ -11,6 +11,7 @@ from selfalign.engines._decode import Stopper
 from selfalign.engines._shared import fitted
 from selfalign.errors import UserError
 from selfalign.models.rendering import IGNORE, Renderer, Stops, make_renderer
+from selfalign.models.sizes import window
 from selfalign.models.thinking import join_thinking, split_thinking
 from selfalign.types import Completion, Example, FinishReason, Format, ModelRef, Request
 
@@ -107,7 +108,7 @@ class Texts:
 
     def context(self) -> int:
         """Tokens in the window."""
-        own = _weights.context_length(self.config, self.tokenizer)
+        own = window(self.config, self.tokenizer)
         return own if self._most is None else min(own, self._most)
 
     @property

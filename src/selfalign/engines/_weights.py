@@ -13,6 +13,7 @@ from selfalign.models.device import half_type, out_of_memory
 from selfalign.models.names import located, quiet, resolve_ref
 from selfalign.models.rendering import NOTES, make_renderer, preflight
 from selfalign.models.rounding import rounded
+from selfalign.models.sizes import window
 from selfalign.types import Example, Format, ModelRef
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -41,14 +42,6 @@ def _processor_has_bf16() -> bool:
         return any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
     listed = Path("/proc/cpuinfo")
     return listed.is_file() and any(name in listed.read_text() for name in ("avx512_bf16", "amx_bf16"))
-
-
-def context_length(config: Any, tokenizer: Any) -> int:
-    """Tokens in the model's window: the smaller of what model and tokenizer say, where they say anything."""
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    said = [getattr(text, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len")]
-    said.append(tokenizer.model_max_length)
-    return min((int(value) for value in said if value and 0 < value < 10**9), default=10**9)
 
 
 def tokenizer_and_config(model: ModelRef) -> tuple[Any, Any]:
@@ -107,11 +100,11 @@ def _merged(adapted: Any, kind: Any) -> Any:
         return adapted.merge_and_unload(safe_merge=True)
 
 
-def checked(model: ModelRef, seeds: Sequence[Example], format: Format, window: int | None = None) -> ModelRef:
+def checked(model: ModelRef, seeds: Sequence[Example], format: Format, most: int | None = None) -> ModelRef:
     """The resolved model, on which the seeds are proven to train and generate; reads tokenizer and configuration only.
 
     Args:
-        window: the most tokens, where those are fewer than the model's.
+        most: tokens, where those are fewer than the model's.
 
     Raises:
         UserError: no such model, no usable template or end token, a seed that contains a marker or does not fit the window.
@@ -119,7 +112,7 @@ def checked(model: ModelRef, seeds: Sequence[Example], format: Format, window: i
     resolved = resolve_ref(model)
     tokenizer, config = tokenizer_and_config(resolved)
     renderer = make_renderer(tokenizer, format)
-    for note in preflight(renderer, seeds, min(context_length(config, tokenizer), window or 10**9)):
+    for note in preflight(renderer, seeds, min(window(config, tokenizer), most or 10**9)):
         NOTES.warning("%s: %s", model.base, note)
     rows = getattr(config.get_text_config(), "vocab_size", None)
     used = {*renderer.prompt_stops.ids, *renderer.response_stops.ids}

@@ -20,6 +20,7 @@ from selfalign.engines._texts import Texts, kind_of
 from selfalign.errors import RunFailed, UserError
 from selfalign.models.names import resolve_ref
 from selfalign.models.rendering import IGNORE, NOTES, make_renderer, preflight
+from selfalign.models.sizes import window
 from selfalign.protocols import Trained
 from selfalign.types import Completion, Continuation, Example, FloatArray, Format, Likelihood, ModelRef, Request, Sampling
 
@@ -120,7 +121,7 @@ class OpenAI:
         renderer = make_renderer(tokenizer, format)
         if self.prompts == "chat" and renderer.format != "chat":
             raise UserError("engine.prompts=chat needs format chat: a server's chat endpoint knows no other; use ids or text")
-        for note in preflight(renderer, seeds, min(_weights.context_length(config, tokenizer), self.context or 10**9)):
+        for note in preflight(renderer, seeds, min(window(config, tokenizer), self.context or 10**9)):
             NOTES.warning("%s: %s", model.base, note)
         _server_requests.key_in(self.key_variable)
         return resolved

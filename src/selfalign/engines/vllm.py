@@ -19,7 +19,7 @@ from selfalign.errors import RunFailed, UserError
 from selfalign.models.files import ADAPTER
 from selfalign.models.names import located, resolve_ref
 from selfalign.models.rendering import IGNORE
-from selfalign.models.sizes import header
+from selfalign.models.sizes import header, window
 from selfalign.types import Completion, Continuation, Example, FloatArray, Format, Likelihood, ModelRef, Request, Sampling
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -133,7 +133,7 @@ class VLLM:
             UserError: an adapter that vLLM cannot take.
         """
         tokenizer, config = _weights.tokenizer_and_config(model)
-        own = _weights.context_length(config, tokenizer)
+        own = window(config, tokenizer)
         arguments: dict[str, Any] = {
             "model": located(model.base),
             "tokenizer": str(tokenizer.name_or_path),

@@ -22,6 +22,7 @@ from selfalign.errors import UserError, die_with_parent
 from selfalign.models.device import device_count, empty_cache, half_type, only_device, out_of_memory
 from selfalign.models.rendering import make_renderer
 from selfalign.models.rounding import rounded
+from selfalign.models.sizes import window
 from selfalign.record.checkpoints import AVERAGE, newest_verified, publish, write_synced
 from selfalign.record.disk import disk_full
 from selfalign.record.faults import fault_point
@@ -85,7 +86,7 @@ def train(spec: dict[str, Any], link: Link) -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(spec["base"], trust_remote_code=False)
     set_seed(spec["seed"] % 2**32)
     model, stored = load_model(spec)
-    limit = options["max_length"] or _window(model.config, tokenizer)
+    limit = options["max_length"] or window(model.config, tokenizer)
     renderer, loss = make_renderer(tokenizer, spec["format"]), make_loss(options["loss"])
     rows, lost = tokenise(spec["rows"], renderer.training_ids, limit, renderer.ending)
     if loss.distils:
@@ -230,13 +231,6 @@ def outcome(
     }
 
 
-def _window(config: Any, tokenizer: Any) -> int:
-    """The longest row the model takes: the smaller of what model and tokenizer say, where they say anything (1e30 is nothing)."""
-    text = config.get_text_config()
-    said = [getattr(text, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len")]
-    return min((int(value) for value in (*said, tokenizer.model_max_length) if value and 0 < value < 10**9), default=10**9)
-
-
 def _partial(out: Path) -> Path:
     return out.with_name(f".{out.name}.partial")
 
@@ -316,20 +310,14 @@ def _check_alone(device: str) -> None:
 
 
 def _check_processes(device: Any) -> None:
-    """
-    Raises:
-        UserError: more processes than GPUs, which cannot exchange what they have on one.
-    """
+    """Raises UserError: more processes than GPUs, which cannot exchange what they have on one."""
     here, seen = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), device_count(device)
     if device.type == "cuda" and here > seen:
         raise UserError(f"--trainer.launch started {here} processes on a machine that shows {seen} GPUs: let it start {seen}")
 
 
 def _check_strategy(strategy: str, offload: bool) -> None:
-    """
-    Raises:
-        UserError: a model is to be cut over one process.
-    """
+    """Raises UserError: a model is to be cut over one process."""
     if strategy in ("fsdp", "deepspeed") and not offload and int(os.environ.get("WORLD_SIZE", "1")) == 1:
         raise UserError(f"--trainer.strategy {strategy} cuts a model over several processes, and --trainer.launch started one")
 

@@ -84,10 +84,7 @@ def row_losses(model: Any, batch: Batch, head: Any) -> torch.Tensor:
 
 
 def check_finite(model: Any, when: str) -> None:
-    """
-    Raises:
-        NotFinite: a weight is NaN or infinite, named.
-    """
+    """Raises NotFinite: a weight is NaN or infinite, named."""
     import torch
 
     for name, weight in model.named_parameters():
