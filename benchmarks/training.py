@@ -227,6 +227,7 @@ def prepare(model: str, pairs: Sequence[dict[str, str]], most: int, batch: int, 
     from transformers import AutoTokenizer
 
     from selfalign.models.rendering import make_renderer
+    from selfalign.trainers import CrossEntropy
     from selfalign.trainers._batches import plan, tokenise
 
     tokenizer: Any = AutoTokenizer.from_pretrained(model)
@@ -236,7 +237,7 @@ def prepare(model: str, pairs: Sequence[dict[str, str]], most: int, batch: int, 
     rows = rows[: min(most, len(rows)) // batch * batch]
     if not rows:
         raise SystemExit(f"{len(pairs)} pairs, {len(lost)} unfit: not enough for one step of {batch}; name more with --data")
-    steps = plan(rows, SEED, 1, count, batch, batch)
+    steps = plan(CrossEntropy().units(rows, ())[0], SEED, 1, count, batch, batch)
     if len(steps) <= LEFT_OUT:
         raise SystemExit(f"{len(steps)} steps: the first {LEFT_OUT} are left out, so it takes at least {LEFT_OUT + 1}")
     order = [[place for part in step for place in part] for step in steps]

@@ -17,12 +17,13 @@ from selfalign.engines import _weights
 from selfalign.errors import UserError
 from selfalign.models import device
 from selfalign.recipes import isara
+from selfalign.trainers import CrossEntropy
 from selfalign.trainers._batches import weigh
 from selfalign.trainers._child import arguments
 from selfalign.trainers._process import surroundings
 from selfalign.trainers._scaling import LossScale
 from selfalign.trainers._weighted import NotFinite, Steps, make_trainer
-from tests.unit.test_sft import SMALL, job, model, plan, tokenised
+from tests.unit.test_sft import SMALL, alone, job, model, plan, tokenised
 
 __all__ = ["model"]
 
@@ -94,13 +95,13 @@ def test_processors_compute_in_what_they_are_quicker_in(
 
 
 def test_a_step_that_overflows_in_fp16_is_computed_again_and_none_is_lost(model: Path, tmp_path: Path) -> None:
-    net, data = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32), tokenised(model)
-    steps = Steps(data, plan(data, 1, 2, 0, 4, 2), weigh(data, None), pad=0, devices=1)
+    net, data = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32), alone(tokenised(model))
+    steps = Steps(data, plan(data, 1, 2, 0, 4, 2), weigh(data, None), 0, 1, CrossEntropy().collate)
     found = {}
     for name, precision, scale in (("plain", "fp32", None), ("fp16", "fp16", LossScale()), ("high", "fp16", LossScale(2.0**40))):
         spec = replace(SMALL, precision=precision).spec(job(model, tmp_path / name))  # type: ignore[arg-type]
         its = copy.deepcopy(net)
-        trainer = make_trainer(its, arguments(spec, its, 4, tmp_path / name), steps, [], scale=scale)
+        trainer = make_trainer(its, arguments(spec, its, 4, tmp_path / name), steps, [], CrossEntropy().total, scale)
         trainer.train()
         found[name] = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert len(found["plain"]) == 4 and scale is not None and scale.factor < 2.0**32

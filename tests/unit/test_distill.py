@@ -21,8 +21,7 @@ from selfalign.models.rendering import Renderer, make_renderer
 from selfalign.protocols import TrainJob, TrainResult
 from selfalign.record.checkpoints import AVERAGE
 from selfalign.trainers import SFT, Distill
-from selfalign.trainers._batches import plan, tokenise, weigh
-from selfalign.trainers._distill import Rollout
+from selfalign.trainers._batches import Unit, plan, tokenise, weigh
 from selfalign.trainers._model import load_model
 from selfalign.trainers._teacher import taught_by, with_taught
 from selfalign.trainers._weighted import Steps
@@ -111,7 +110,7 @@ def by_the_formula(net: Any, teacher: Any, work: TrainJob, renderer: Renderer, l
     return GAMMA * torch.stack(own).mean() + (1 - GAMMA) * torch.stack(kinds).mean()
 
 
-def units_of(work: TrainJob, model: Path, loss: Distill) -> tuple[list[Rollout], list[str]]:
+def units_of(work: TrainJob, model: Path, loss: Distill) -> tuple[list[Unit], list[str]]:
     renderer, spec = make_renderer(AutoTokenizer.from_pretrained(model)), replace(SMALL, loss=loss).spec(work)
     rows, lost = tokenise(spec["rows"], renderer.training_ids, 256, ending=1)
     rows, untaught = with_taught(rows, spec["rows"], renderer, 256, ending=1)
@@ -227,13 +226,13 @@ def test_every_row_is_trained_on_or_dropped_by_rule(model: Path, unbroken: tuple
     skipping = replace(LOSS, skip_tokens=4)
     units, rules_now = units_of(job(model, tmp_path), model, skipping)
     assert rules_now.count("all_skipped") == 4, "No. and Yes with their ends, x, and the empty one"
-    assert sorted(unit.row.learned for unit in units if not unit.seed) == [5, 10, 13]
+    assert sorted(unit.rows[0].learned for unit in units if not unit.seed) == [5, 10, 13]
 
 
 def test_where_an_answer_was_cut_off_no_end_is_taught(model: Path, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(model)
     units, _ = units_of(job(model, tmp_path), model, LOSS)
-    ends = [[tokenizer.decode(row.ids[-1:]) for row in (unit.row, unit.row.taught or unit.row)] for unit in units]
+    ends = [[tokenizer.decode(row.ids[-1:]) for row in (one, one.taught or one)] for one in (unit.rows[0] for unit in units)]
     assert ends == [["<|im_end|>"] * 2] * 5 + [["t"] * 2] + [["<|im_end|>"] * 2] * 5, "a1 alone has none"
 
 

@@ -108,7 +108,7 @@ def test_every_step_has_pairs_of_all_ages_and_seeds_alone_are_imitated(model: Pa
     with torch.no_grad():
         found = float(loss.total(net, batch, net.get_output_embeddings()))
         alone = float(DPO(beta=0.05, sft_weight=0.0).total(net, batch, net.get_output_embeddings()))
-        seeds = [unit.chosen for unit in some if unit.seed]
+        seeds = [unit.rows[0] for unit in some if unit.seed]
         imitated = sum(-float(log_probability(net, row)) / row.learned for row in seeds)
     assert len(seeds) == 2 and found == pytest.approx(alone + imitated, abs=1e-4)
 

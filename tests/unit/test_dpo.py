@@ -19,8 +19,7 @@ from selfalign.errors import RunFailed, UserError
 from selfalign.models.rendering import make_renderer
 from selfalign.protocols import TrainJob, TrainResult
 from selfalign.trainers import DPO, SFT
-from selfalign.trainers._batches import Row, plan, tokenise, weigh
-from selfalign.trainers._dpo import Pair
+from selfalign.trainers._batches import Row, Unit, plan, tokenise, weigh
 from selfalign.trainers._reference import NAME
 from selfalign.trainers._weighted import Steps
 from selfalign.types import Example, ModelRef
@@ -70,15 +69,15 @@ def log_probability(net: torch.nn.Module, row: Row) -> torch.Tensor:
     return sum(logits[at, label] for at, label in enumerate(row.labels[1:]) if label != -100)  # type: ignore[return-value]
 
 
-def by_the_formula(net: torch.nn.Module, pairs: list[Pair], start: list[list[float]], loss: DPO) -> torch.Tensor:
+def by_the_formula(net: torch.nn.Module, pairs: list[Unit], start: list[list[float]], loss: DPO) -> torch.Tensor:
     """Mean over pairs of -(1-ε)·log σ(β·h) - ε·log σ(-β·h) - α·log π(c)/|c|, written out."""
     total = torch.zeros((), dtype=torch.float64)
     for pair, (chosen0, rejected0) in zip(pairs, start, strict=True):
-        chosen, rejected = log_probability(net, pair.chosen), log_probability(net, pair.rejected)
+        chosen, rejected = (log_probability(net, row) for row in pair.rows)
         h = loss.beta * ((chosen - chosen0) - (rejected - rejected0))
         total = total - (1 - loss.label_smoothing) * torch.log(1 / (1 + torch.exp(-h)))
         total = total - loss.label_smoothing * torch.log(1 / (1 + torch.exp(h)))
-        total = total - loss.sft_weight * chosen / pair.chosen.learned
+        total = total - loss.sft_weight * chosen / pair.rows[0].learned
     return total / len(pairs)
 
 

@@ -76,8 +76,8 @@ def test_the_gradient_is_that_of_the_formula(model: Path, tmp_path: Path, gamma:
     seeds, made = ([row for row in rows if row.seed is side] for side in (True, False))
     (given.share * by_the_formula(net, seeds) + (1 - given.share) * by_the_formula(net, made)).backward()
     assert torch.allclose(found, gradients(net), rtol=0, atol=1e-6) and not lost
-    firsts = [sum(sum(one.shares[:3]) for one in units if one.seed and one.kind == kind) for kind in ("no", "yes")]
-    assert firsts[0] == pytest.approx(firsts[1]) and [len(one.shares) for one in units] == [one.learned for one in rows]
+    firsts = [sum(sum(one.rows[0].shares[:3]) for one in units if one.seed and one.kind == kind) for kind in ("no", "yes")]
+    assert firsts[0] == pytest.approx(firsts[1]) and [len(one.rows[0].shares) for one in units] == [one.learned for one in rows]
 
 
 def test_killed_it_ends_with_the_same_bits(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,8 +23,8 @@ from selfalign.errors import Interrupted, RunFailed, TimeUp, UserError
 from selfalign.models.rendering import make_renderer
 from selfalign.protocols import TrainJob, TrainResult
 from selfalign.record.checkpoints import read_manifest
-from selfalign.trainers import SFT
-from selfalign.trainers._batches import Row, plan, tokenise, weigh
+from selfalign.trainers import SFT, CrossEntropy
+from selfalign.trainers._batches import Row, Unit, Weights, plan, tokenise, weigh
 from selfalign.trainers._child import arguments
 from selfalign.trainers._guard import make_guard
 from selfalign.trainers._weighted import NotFinite, Steps, collate, make_trainer, weighted_sum
@@ -32,6 +32,7 @@ from selfalign.types import Example, ModelRef, Turns
 from tests.tiny import tiny_model, tiny_tokenizer, train_job
 
 STEPS = 4
+EVEN = Weights(1.0, 1.0, 1.0)
 SMALL = SFT(learning_rate=1e-3, epochs=2, batch_size=4, micro_batch=2, save_every=1)
 
 
@@ -94,6 +95,11 @@ def rows(lengths: list[tuple[bool, int]]) -> list[Row]:
     return [Row(i, seed, (5,) * (n + 2), (-100, -100, *(5,) * n)) for i, (seed, n) in enumerate(lengths)]
 
 
+def alone(rows: list[Row]) -> list[Unit]:
+    """Each row by itself, as the cross-entropy reads them."""
+    return CrossEntropy().units(rows, ())[0]
+
+
 # ---- what is read, worked out beforehand
 
 
@@ -113,7 +119,7 @@ def test_every_row_is_kept_or_lost_by_rule() -> None:
 
 
 def test_weights_have_mean_one_and_give_the_seeds_their_share() -> None:
-    data = rows([(True, 10), (True, 20), (False, 50), (False, 40)])
+    data = alone(rows([(True, 10), (True, 20), (False, 50), (False, 40)]))
     given = weigh(data, 0.4)
     assert given.seed * 30 == pytest.approx(0.4 * 120) and given.generated * 90 == pytest.approx(0.6 * 120)
     assert weigh(data, None).share == 30 / 120 and weigh(data, None).seed == 1.0
@@ -123,7 +129,7 @@ def test_weights_have_mean_one_and_give_the_seeds_their_share() -> None:
 
 @pytest.mark.parametrize("devices", [1, 3])
 def test_each_epoch_reads_every_row_once_in_mixed_steps_of_even_size(devices: int) -> None:
-    data = rows([(i % 4 == 0, 3 + i % 13) for i in range(50)])
+    data = alone(rows([(i % 4 == 0, 3 + i % 13) for i in range(50)]))
     steps = plan(data, seed=1, epochs=2, max_steps=0, batch=8, micro=3, devices=devices)
     assert steps == plan(data, seed=1, epochs=2, max_steps=0, batch=8, micro=3, devices=devices)
     assert len(steps) == 14
@@ -133,13 +139,13 @@ def test_each_epoch_reads_every_row_once_in_mixed_steps_of_even_size(devices: in
             members = [i for batch in step for i in batch]
             assert len(members) in (7, 8) and len(step) % devices == 0 and max(map(len, step)) <= 3
             assert 1 <= sum(data[i].seed for i in members) <= 3
-            lengths = [len(data[i].ids) for i in members]
+            lengths = [data[i].size for i in members]
             assert lengths == sorted(lengths, reverse=True)
     assert steps[:7] != steps[7:] != plan(data, seed=2, epochs=2, max_steps=0, batch=8, micro=3, devices=devices)[7:]
 
 
 def test_a_number_of_steps_replaces_the_epochs() -> None:
-    data = rows([(True, 4)] * 10)
+    data = alone(rows([(True, 4)] * 10))
     assert [len(plan(data, 1, 2, steps, 4, 2)) for steps in (0, 1, 11)] == [6, 1, 11]
 
 
@@ -174,9 +180,10 @@ def mean_loss(model: torch.nn.Module, data: list[Row]) -> torch.Tensor:
 def test_gradient_is_that_of_the_weighted_means(model: Path, gamma: float | None, micro: int) -> None:
     net = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     data = tokenised(model)
-    given = weigh(data, gamma)
-    steps = plan(data, seed=0, epochs=1, max_steps=0, batch=len(data), micro=micro)
-    item = Steps(data, steps, given, pad=0, devices=1)[0]
+    units = alone(data)
+    given = weigh(units, gamma)
+    steps = plan(units, seed=0, epochs=1, max_steps=0, batch=len(data), micro=micro)
+    item = Steps(units, steps, given, 0, 1, CrossEntropy().collate)[0]
     for batch in item["batches"]:
         (weighted_sum(net, batch, net.get_output_embeddings()) * item["scale"]).backward()
     found = gradients(net)
@@ -196,17 +203,17 @@ def test_weight_one_is_the_stock_loss(model: Path) -> None:
         for parts, fill in (([r.ids for r in data], 0), ([[1] * len(r.ids) for r in data], 0), ([r.labels for r in data], -100))
     ]
     stock = net(input_ids=padded[0], attention_mask=padded[1], labels=padded[2]).loss
-    ours = weighted_sum(net, collate(data, weigh(data, None), pad=0), net.get_output_embeddings()) / sum(r.learned for r in data)
+    ours = weighted_sum(net, collate(data, EVEN, pad=0), net.get_output_embeddings()) / sum(r.learned for r in data)
     assert ours.item() == pytest.approx(stock.item(), abs=1e-6)
 
 
 def test_shares_of_several_devices_add_up(model: Path) -> None:
     net = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    data, head = tokenised(model), net.get_output_embeddings()
+    data, head = alone(tokenised(model)), net.get_output_embeddings()
     losses = []
     for devices in (1, 3):
         steps = plan(data, seed=0, epochs=1, max_steps=0, batch=8, micro=4, devices=devices)
-        shares = Steps(data, steps, weigh(data, 0.5), pad=0, devices=devices)
+        shares = Steps(data, steps, weigh(data, 0.5), 0, devices, CrossEntropy().collate)
         with torch.no_grad():
             each = [float(weighted_sum(net, b, head)) * shares[i]["scale"] for i in range(devices) for b in shares[i]["batches"]]
         losses.append(sum(each) / devices)
@@ -216,7 +223,7 @@ def test_shares_of_several_devices_add_up(model: Path) -> None:
 def test_padding_with_the_end_token_still_teaches_to_stop(model: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(model)
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
-    batch = collate(tokenised(model), weigh(tokenised(model), None), pad=tokenizer.pad_token_id)
+    batch = collate(tokenised(model), EVEN, pad=tokenizer.pad_token_id)
     ends = (batch["targets"] == tokenizer.eos_token_id).sum(1)
     assert ends.tolist() == [1] * 8
     assert ((batch["targets"] != -100) <= (batch["attention_mask"] == 1)).all()
@@ -375,10 +382,11 @@ def test_what_is_not_finite_is_found_at_its_step(model: Path, tmp_path: Path, wh
         net.get_output_embeddings().register_forward_hook(lambda _, __, logits: hurt(logits))
     if where == "gradient":
         norm.register_hook(hurt)
-    data = tokenised(model)
-    steps = Steps(data, plan(data, 1, 2, 0, 4, 2), weigh(data, None), pad=0, devices=1)
+    data = alone(tokenised(model))
+    steps = Steps(data, plan(data, 1, 2, 0, 4, 2), weigh(data, None), 0, 1, CrossEntropy().collate)
     spec = SMALL.spec(job(model, tmp_path))
-    trainer = make_trainer(net, arguments(spec, net, 4, tmp_path), steps, [injury, make_guard(Silent(), "key", tmp_path)])
+    callbacks = [injury, make_guard(Silent(), "key", tmp_path)]
+    trainer = make_trainer(net, arguments(spec, net, 4, tmp_path), steps, callbacks, CrossEntropy().total)
     with pytest.raises(NotFinite, match=f"at step {step} of 4"):
         trainer.train()
     for path in tmp_path.glob("checkpoint-*/model.safetensors"):

@@ -178,7 +178,7 @@ def test_thinking_is_off_where_the_template_can_and_on_where_it_is_told() -> Non
     assert notes == [
         "the chat template can have the model think first: thinking is off (enable_thinking=false); template_args changes that"
     ]
-    told = make_renderer(tokenizer, template_args={"enable_thinking": True})
+    told = make_renderer(tokenizer, with_template_args("auto", {"enable_thinking": True}))
     assert "prompts end with '<think>\\n\\n</think>\\n\\n'" in preflight(told, PAIRS, 10_000)[0]
     carried = make_renderer(tokenizer, with_template_args("auto", {"enable_thinking": True, "taste": 1}))
     assert carried.style.arguments == {"enable_thinking": True, "taste": 1}
@@ -189,7 +189,7 @@ def test_kept_thoughts_are_trained_as_the_template_writes_them() -> None:
     thinks = (
         "{{ '<|im_start|>assistant\n<think>\n' + (m.reasoning_content or '') + '\n</think>\n\n' + m.content + '<|im_end|>\n' }}"
     )
-    renderer = make_renderer(tokenizer_of(each(TURN, thinks, ASK)), "auto", {"keep_thinking": True})
+    renderer = make_renderer(tokenizer_of(each(TURN, thinks, ASK)), with_template_args("auto", {"keep_thinking": True}))
     answer = "<think>Two and two.</think>Four."
     assert renderer.pair_text("2 + 2?", answer) == (
         f"{START}user\n2 + 2?{END}\n{START}assistant\n<think>\nTwo and two.\n</think>\n\nFour.{END}"
@@ -198,14 +198,14 @@ def test_kept_thoughts_are_trained_as_the_template_writes_them() -> None:
     learned = renderer.tokenizer.decode([token for token, label in zip(ids, labels, strict=True) if label != IGNORE])
     assert learned == f"<think>\nTwo and two.\n</think>\n\nFour.{END}"
     assert preflight(renderer, [*PAIRS, Example("t", "2 + 2?", answer)], 10_000) == []
-    inside = make_renderer(tokenizer_of(CHATML), "auto", {"keep_thinking": True})
+    inside = make_renderer(tokenizer_of(CHATML), with_template_args("auto", {"keep_thinking": True}))
     assert inside.pair_text("2 + 2?", answer).endswith(f"{START}assistant\n{answer}{END}")
     forgets = tokenizer_of(each(TURN, TURN.replace("m.content", "m.content.split('</think>')[-1]"), ASK))
     with pytest.raises(UserError, match="leaves the thoughts before an answer away; take keep_thinking out"):
-        make_renderer(forgets, "auto", {"keep_thinking": True}).training_ids("2 + 2?", answer)
+        make_renderer(forgets, with_template_args("auto", {"keep_thinking": True})).training_ids("2 + 2?", answer)
     opened = KINDS["thoughts open in the generation prompt, answers without them"]
     with pytest.raises(UserError, match="thoughts cannot be kept"):
-        make_renderer(tokenizer_of(opened), "auto", {"keep_thinking": True})
+        make_renderer(tokenizer_of(opened), with_template_args("auto", {"keep_thinking": True}))
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_what_is_unusual_about_a_template_is_named() -> None:
     ]
     dated = spoken.replace("Be good.", "' + (date_string or strftime_now('%d %b %Y')) + '")
     assert "crosses midnight" in notes(dated)[0] and "date_string" in notes(dated)[0]
-    fixed = make_renderer(tokenizer_of(dated), template_args={"date_string": "26 Jul 2024"})
+    fixed = make_renderer(tokenizer_of(dated), with_template_args("auto", {"date_string": "26 Jul 2024"}))
     assert "26 Jul 2024" in fixed.prompt_text((), "Hi") and time.strftime("%Y") not in fixed.prompt_text((), "Hi")
     assert not any("midnight" in note for note in preflight(fixed, PAIRS, 10_000))
 
@@ -262,7 +262,7 @@ def test_what_is_unusual_about_a_template_is_named() -> None:
 @pytest.mark.parametrize("wrong", [{"tokenize": True}, {"messages": []}, {"add_generation_prompt": False}])
 def test_arguments_that_are_not_the_templates_are_refused(wrong) -> None:
     with pytest.raises(UserError, match=f"template_args: '{next(iter(wrong))}' is set by selfalign itself"):
-        make_renderer(tiny_tokenizer(), "chat", wrong)
+        make_renderer(tiny_tokenizer(), with_template_args("chat", wrong))
     with pytest.raises(UserError, match="no chat template to read taste"):
         make_renderer(tiny_tokenizer(), with_template_args("plain", {"taste": 1}))
     with pytest.raises(UserError, match="are no JSON"):

@@ -84,7 +84,7 @@ def test_responses_with_thoughts_are_told_where_thoughts_are_not_kept() -> None:
     tokenizer = tiny_tokenizer()
     notes = preflight(make_renderer(tokenizer), [pair, Example("t", "1 + 1?", "Two.")], 512)
     assert "the responses of 1 example (s) begin with thoughts" in "".join(notes) and "--keep_thinking true" in "".join(notes)
-    kept = make_renderer(tokenizer, "auto", {"keep_thinking": True})
+    kept = make_renderer(tokenizer, with_template_args("auto", {"keep_thinking": True}))
     assert not any("thoughts" in note for note in preflight(kept, [pair], 512))
     tokenizer.chat_template = CHATML.replace("message['content']", "message['content'].split('</think>')[-1]")
     with pytest.raises(UserError, match=r"s: the chat template writes .*--keep_thinking true trains them"):

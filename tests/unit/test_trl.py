@@ -68,7 +68,7 @@ def test_dpo_and_its_term_for_imitation(model: Path, tmp_path: Path, pairs: int,
     options = DPOConfig(str(tmp_path), beta=0.5, max_length=None, **kinds, **PLAIN)
     texts = Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}])
     trainer = DPOTrainer(net, start, args=options, train_dataset=texts, processing_class=tokenizer)
-    both = [(split(unit.chosen), split(unit.rejected)) for unit in units]
+    both = [[split(row) for row in unit.rows] for unit in units]
     batch = [{"prompt_ids": chosen[0], "chosen_ids": chosen[1], "rejected_ids": rejected[1]} for chosen, rejected in both]
     theirs = trainer.compute_loss(trainer.model, trainer.data_collator(batch))
     theirs.backward()
@@ -93,8 +93,8 @@ def test_self_distillation_over_the_whole_vocabulary(model: Path, tmp_path: Path
     loss = Distill(kl=kl, first_tokens=999, skip_tokens=1, temperature=1.3, balance=False)
     units = [unit for unit in units_of(taught_job(model, tmp_path), model, replace(loss, skip_tokens=0))[0] if not unit.seed]
     ours_units = [unit for unit in units_of(taught_job(model, tmp_path), model, loss)[0] if not unit.seed]
-    places = {unit.row.place for unit in ours_units}
-    units = [unit for unit in units if unit.row.place in places]  # as tokens, with those to be skipped
+    places = {unit.rows[0].place for unit in ours_units}
+    units = [unit for unit in units if unit.rows[0].place in places]  # as tokens, with those to be skipped
     start, net = start_and_changed(model)
     total = taught_by(loss.total, net, start, torch.device("cpu"), None)
     ours = total(net, loss.collate(ours_units, EVEN, 0), net.get_output_embeddings()) / len(ours_units)
@@ -115,7 +115,7 @@ def test_self_distillation_over_the_whole_vocabulary(model: Path, tmp_path: Path
     texts = Dataset.from_list([{"prompt": "a", "privileged_context": "b"}])
     tokenizer = AutoTokenizer.from_pretrained(model)
     trainer = SDFTTrainer(net, args=options, train_dataset=texts, processing_class=tokenizer)
-    bare, taught = ([split(row) for row in rows] for rows in zip(*((u.row, u.row.taught) for u in units), strict=True))
+    bare, taught = ([split(row) for row in rows] for rows in zip(*((u.rows[0], u.rows[0].taught) for u in units), strict=True))
     assert [answer for _, answer in bare] == [answer for _, answer in taught]
     names = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
     prompts, answers = padded([prompt for prompt, _ in bare], left=True), padded([answer for _, answer in bare], left=False)

@@ -44,10 +44,7 @@ def installed() -> bool:
 
 
 def check(name: str, config: Any) -> None:
-    """
-    Raises:
-        UserError: OpenVINO GenAI is not installed, or the model is of a kind that is not converted.
-    """
+    """Raises UserError: OpenVINO GenAI is not installed, or the model is of a kind that is not converted."""
     if not installed():
         raise UserError("engine OpenVINO needs the package openvino-genai; install it with: pip install 'selfalign[cpu]'")
     if why := obstacle(config):

@@ -7,17 +7,20 @@ import logging
 import platform
 import queue
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from selfalign.errors import ProcessDied, RunFailed, UserError
 from selfalign.models import cluster
 from selfalign.models.cluster import first_line, last_line, own
 from selfalign.protocols import Engine, Session
 from selfalign.types import Format, ModelRef
+
+if TYPE_CHECKING:
+    from selfalign.engines.ray import Ray
 
 _log = logging.getLogger(__name__)
 
@@ -27,23 +30,6 @@ _PATIENCE = 60.0
 """Seconds without any worker until that is said."""
 _GOODBYE = 20.0
 """Seconds that a worker is given to close a model."""
-
-
-class Spec(Protocol):
-    """What the workers need to know of the engine, `Ray`."""
-
-    @property
-    def inner(self) -> Engine: ...
-    @property
-    def workers(self) -> int: ...
-    @property
-    def address(self) -> str | None: ...
-    @property
-    def num_cpus(self) -> float: ...
-    @property
-    def num_gpus(self) -> float | None: ...
-    @property
-    def resources(self) -> Mapping[str, float]: ...
 
 
 @dataclass(frozen=True)
@@ -58,7 +44,7 @@ class Task:
     """The run folder, where the run will have models of its own."""
 
 
-def needs(spec: Spec) -> dict[str, Any]:
+def needs(spec: Ray) -> dict[str, Any]:
     """The resources of one worker, in the words of Ray's actors.
 
     Raises:
@@ -96,10 +82,7 @@ class Worker:
             found[1].close()
 
     def _session(self, task: Task) -> Session:
-        """
-        Raises:
-            UserError: the run folder or the model is not there, or the files under the model's path are others.
-        """
+        """Raises UserError: the run folder or the model is not there, or the files under the model's path are others."""
         key = (task.model, task.format)
         if key not in self._open:
             here = f"engine Ray, worker on {platform.node()}"
@@ -125,7 +108,7 @@ class Crew:
     A worker is free, has a call, or is away: not started yet, or lost. Who is away gets no call until it has answered.
     """
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Ray) -> None:
         self._spec = spec
         self._workers: list[Any] = []
         self._free: deque[int] = deque()

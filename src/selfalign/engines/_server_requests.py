@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from selfalign.engines._server_bodies import Listed, Reply, Scored, echoed, model_of, models, prompt_logprobs
 from selfalign.engines._server_client import Call, Client, Rejected, Trouble
+from selfalign.engines._shared import undecodable
 from selfalign.errors import RunFailed, UserError
 from selfalign.models.names import located, resolve_model
 from selfalign.models.rendering import Renderer, Stops, under
@@ -47,16 +48,9 @@ Extras = Literal["fields", "generation_config", "none"]
 
 
 def check_sampling(sampling: Sampling, extras: Extras) -> None:
-    for name, asked in (
-        ("beams", sampling.beams > 1),
-        ("repetition_penalty", sampling.repetition_penalty != 1.0),  # every server counts other tokens for it
-        ("no_repeat_ngram", sampling.no_repeat_ngram > 0),
-        ("length_decay", sampling.length_decay is not None),
-        (f"rules {sampling.rules}", sampling.rules != "today"),
-        ("top_k without engine.extras", sampling.top_k > 0 and extras == "none"),
-    ):
-        if asked:
-            raise UserError(f"a server cannot be asked for {name}; leave it out, or use --engine HF")
+    unsaid = "top_k without engine.extras" if sampling.top_k > 0 and extras == "none" else ""
+    if name := undecodable(sampling) or unsaid:
+        raise UserError(f"a server cannot be asked for {name}; leave it out, or use --engine HF")
 
 
 def greet(client: Client, hello: Call[Reply], names: Sequence[str]) -> tuple[str, str]:
@@ -92,10 +86,7 @@ class SameModel:
         self._said: dict[str, str] = {}
 
     def check(self, path: str, said: str) -> None:
-        """
-        Raises:
-            Trouble: the model that a reply of this endpoint names is not the one that was asked.
-        """
+        """Raises Trouble: the model that a reply of this endpoint names is not the one that was asked."""
         usual = self._said.get(path, "")
         if said not in self._others and (not usual or said == usual):
             self._said[path] = said
@@ -180,10 +171,7 @@ def scoring(name: str, kind: str, ids: Sequence[int]) -> Call[list[Scored]]:
 
 
 def check_window(name: str, listed: Sequence[Listed], context: int) -> None:
-    """
-    Raises:
-        UserError: the server says that its window is narrower than the one prompts are fitted to.
-    """
+    """Raises UserError: the server says that its window is narrower than the one prompts are fitted to."""
     # One that was started for a model may list it, and nothing else, under another name than it was asked by (llama.cpp).
     window = next((one.window for one in listed if one.name == name or len(listed) == 1), None)
     if window is not None and window < context:

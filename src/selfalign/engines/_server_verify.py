@@ -14,6 +14,7 @@ from typing import Any
 
 from selfalign.engines.hf import HF
 from selfalign.errors import RunFailed
+from selfalign.models.rendering import same_until
 from selfalign.protocols import INDISTINCT, VERIFIED, Session
 from selfalign.types import Example, Format, ModelRef, Request, Sampling
 
@@ -50,10 +51,7 @@ class WeightsCheck:
         return own(model), {name: own(other) for name, other in self.others.items()}
 
     def compare(self, session: Session, own: Figures, others: Mapping[str, Figures]) -> None:
-        """
-        Raises:
-            RunFailed: what the session's server gives is not what was expected.
-        """
+        """Raises RunFailed: what the session's server gives is not what was expected."""
         verdict = judge(figures(session, self.seeds, self.scored), own, others, self.name)
         self.tell({"verdict": verdict.kind, "text": verdict.text})
         if verdict.kind not in (VERIFIED, INDISTINCT):
@@ -110,6 +108,5 @@ def distance(ours: Figures, theirs: Figures) -> float:
 
 def _apart(one: float | str, other: float | str) -> float:
     if isinstance(one, str) and isinstance(other, str):
-        same = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-        return 1.0 - same / max(len(one), len(other), 1) if one != other else 0.0
+        return 1.0 - same_until(one, other) / max(len(one), len(other)) if one != other else 0.0
     return abs(float(one) - float(other))

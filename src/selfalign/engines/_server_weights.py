@@ -64,10 +64,7 @@ def check_models(reload: str, trained: Trained | None, others: Sequence[str]) ->
 
 
 def refuse_adapter(model: ModelRef) -> None:
-    """
-    Raises:
-        UserError: the model is an adapter, of which a command starts no server.
-    """
+    """Raises UserError: the model is an adapter, of which a command starts no server."""
     if model.adapter is not None:
         raise UserError(
             f"engine.reload=command starts a server of whole weights, and {model.adapter} is an adapter;"
@@ -83,10 +80,7 @@ class Started:
     """
 
     def __init__(self, command: str, model: ModelRef, url: str) -> None:
-        """
-        Raises:
-            UserError: the model is an adapter, or the address serves another session's model.
-        """
+        """Raises UserError: the model is an adapter, or the address serves another session's model."""
         refuse_adapter(model)
         if url in _IN_USE:
             raise UserError(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Literal
 
 from selfalign.engines import _weights
 from selfalign.engines._decode import Stopper
+from selfalign.engines._shared import fitted
 from selfalign.errors import UserError
-from selfalign.models.rendering import Renderer, make_renderer
+from selfalign.models.rendering import IGNORE, Renderer, Stops, make_renderer
+from selfalign.models.sizes import window
 from selfalign.models.thinking import join_thinking, split_thinking
 from selfalign.types import Completion, Example, FinishReason, Format, ModelRef, Request
 
@@ -35,14 +36,7 @@ class Texts:
 
     def fit(self, request: Request, max_tokens: int) -> Request | None:
         """See `protocols.Session.fit`."""
-        room = self.context() - max_tokens
-        for count in range(len(request.demonstrations), -1, -1):
-            shorter = request
-            if count < len(request.demonstrations):
-                shorter = replace(request, demonstrations=request.demonstrations[:count])
-            if len(self.ids(shorter)) <= room:
-                return shorter
-        return None
+        return fitted(request, self.context() - max_tokens, lambda shorter: len(self.ids(shorter)))
 
     def render(self, request: Request) -> str:
         """See `protocols.Session.render`."""
@@ -58,18 +52,23 @@ class Texts:
         Raises:
             UserError: one takes more than `room` tokens.
         """
-        pairs = [
-            self.renderer.pair_ids(example.prompt, example.response, example.history, example.system, demonstrations)
-            for example, demonstrations in zip(examples, shown or ((),) * len(examples), strict=True)
-        ]
-        for place, example in enumerate(examples):
-            if example.response_finish != "stop":
-                ids, labels = pairs[place]
-                pairs[place] = ids[: len(ids) - self.renderer.ending], labels[: len(ids) - self.renderer.ending]
-        for example, (ids, _) in zip(examples, pairs, strict=True):
-            if len(ids) > room:
-                raise UserError(f"{example.id}: prompt and response take {len(ids)} tokens, the window has room for {room}")
+        pairs = []
+        for example, before in zip(examples, shown or ((),) * len(examples), strict=True):
+            ids, labels = self.renderer.pair_ids(example.prompt, example.response, example.history, example.system, before)
+            end = len(ids) - (0 if example.response_finish == "stop" else self.renderer.ending)
+            if end > room:
+                raise UserError(f"{example.id}: prompt and response take {end} tokens, the window has room for {room}")
+            pairs.append((ids[:end], labels[:end]))
         return pairs
+
+    def continuation_ids(self, pairs: Sequence[tuple[str, str]], room: int) -> list[tuple[list[int], list[int]]]:
+        """(ids, labels) of each second text behind the first one, ids beyond `room` left out at the beginning."""
+        return [_behind(self.tokenizer, *pair, room) for pair in pairs]
+
+    def embedded_ids(self, texts: Sequence[str], room: int) -> list[list[int]]:
+        """Each text to embed, without what is beyond `room` tokens; an empty one is an end token."""
+        nothing = [self.tokenizer.eos_token_id or 0]
+        return [list(self.tokenizer(text)["input_ids"])[:room] or nothing for text in texts]
 
     def completion(self, request: Request, ids: Sequence[int], ended: bool, stop: tuple[str, ...]) -> Completion:
         """What the generated ids say, read by `completed`."""
@@ -109,8 +108,13 @@ class Texts:
 
     def context(self) -> int:
         """Tokens in the window."""
-        own = _weights.context_length(self.config, self.tokenizer)
+        own = window(self.config, self.tokenizer)
         return own if self._most is None else min(own, self._most)
+
+    @property
+    def width(self) -> int:
+        """Numbers in a hidden state."""
+        return int(self.config.get_text_config().hidden_size)
 
     @property
     def tokenizer(self) -> Any:
@@ -135,10 +139,31 @@ class Texts:
             return tuple(self.tokenizer(request.text)["input_ids"])
         return tuple(self.renderer.prompt_ids(request.demonstrations, request.prompt, request.history, request.system))
 
+    def stops(self, kind: Kind) -> Stops:
+        """What ends a text, but for what the model itself declares."""
+        if kind != "text":
+            return self.renderer.prompt_stops if kind == "prompt" else self.renderer.response_stops
+        eos = self.tokenizer.eos_token_id
+        return Stops(frozenset(() if eos is None else (eos,)), ())
+
     def _make_stopper(self, kind: Kind, strings: tuple[str, ...], own: frozenset[int]) -> Stopper:
         """`own` are the end tokens that the model itself declares."""
-        if kind == "text":
-            eos = self.tokenizer.eos_token_id
-            return Stopper(self.tokenizer, own | (frozenset() if eos is None else {eos}), strings)
-        stops = self.renderer.prompt_stops if kind == "prompt" else self.renderer.response_stops
+        stops = self.stops(kind)
         return Stopper(self.tokenizer, stops.ids | own, (*stops.strings, *strings))
+
+
+def _behind(tokenizer: Any, before: str, after: str, room: int) -> tuple[list[int], list[int]]:
+    """(ids, labels) of a text behind another, tokenised together so that no token is split at the boundary by force.
+
+    The boundary is where the first text's own tokens end, its closing spaces counted to the second text: what
+    lm-evaluation-harness does.
+    """
+    bare = before.rstrip()
+    before, after = bare, before[len(bare) :] + after
+    ids = list(tokenizer(before + after)["input_ids"])
+    start = len(tokenizer(before)["input_ids"]) if before else 0
+    if not start:  # nothing to stand behind: the text follows the beginning or end token
+        first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+        ids, start = ([] if ids[:1] == [first] else [first]) + ids, 1
+    labels = [IGNORE] * start + ids[start:]
+    return ids[-room:], labels[-room:]

@@ -11,8 +11,9 @@ from typing import Any
 from selfalign.errors import Interrupted, RunFailed, UserError, in_a_line
 from selfalign.models.device import half_type, out_of_memory
 from selfalign.models.names import located, quiet, resolve_ref
-from selfalign.models.rendering import IGNORE, NOTES, make_renderer, preflight
+from selfalign.models.rendering import NOTES, make_renderer, preflight
 from selfalign.models.rounding import rounded
+from selfalign.models.sizes import window
 from selfalign.types import Example, Format, ModelRef
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -41,14 +42,6 @@ def _processor_has_bf16() -> bool:
         return any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
     listed = Path("/proc/cpuinfo")
     return listed.is_file() and any(name in listed.read_text() for name in ("avx512_bf16", "amx_bf16"))
-
-
-def context_length(config: Any, tokenizer: Any) -> int:
-    """Tokens in the model's window: the smaller of what model and tokenizer say, where they say anything."""
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    said = [getattr(text, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len")]
-    said.append(tokenizer.model_max_length)
-    return min((int(value) for value in said if value and 0 < value < 10**9), default=10**9)
 
 
 def tokenizer_and_config(model: ModelRef) -> tuple[Any, Any]:
@@ -107,28 +100,11 @@ def _merged(adapted: Any, kind: Any) -> Any:
         return adapted.merge_and_unload(safe_merge=True)
 
 
-def continuation_ids(tokenizer: Any, before: str, after: str, room: int) -> tuple[list[int], list[int]]:
-    """(ids, labels) of a text behind another, tokenised together so that no token is split at the boundary by force.
-
-    The boundary is where the first text's own tokens end, its closing spaces counted to the second text: what
-    lm-evaluation-harness does. Ids beyond `room` are left out at the beginning.
-    """
-    bare = before.rstrip()
-    before, after = bare, before[len(bare) :] + after
-    ids = list(tokenizer(before + after)["input_ids"])
-    start = len(tokenizer(before)["input_ids"]) if before else 0
-    if not start:  # nothing to stand behind: the text follows the beginning or end token
-        first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-        ids, start = ([] if ids[:1] == [first] else [first]) + ids, 1
-    labels = [IGNORE] * start + ids[start:]
-    return ids[-room:], labels[-room:]
-
-
-def checked(model: ModelRef, seeds: Sequence[Example], format: Format, window: int | None = None) -> ModelRef:
+def checked(model: ModelRef, seeds: Sequence[Example], format: Format, most: int | None = None) -> ModelRef:
     """The resolved model, on which the seeds are proven to train and generate; reads tokenizer and configuration only.
 
     Args:
-        window: the most tokens, where those are fewer than the model's.
+        most: tokens, where those are fewer than the model's.
 
     Raises:
         UserError: no such model, no usable template or end token, a seed that contains a marker or does not fit the window.
@@ -136,7 +112,7 @@ def checked(model: ModelRef, seeds: Sequence[Example], format: Format, window: i
     resolved = resolve_ref(model)
     tokenizer, config = tokenizer_and_config(resolved)
     renderer = make_renderer(tokenizer, format)
-    for note in preflight(renderer, seeds, min(context_length(config, tokenizer), window or 10**9)):
+    for note in preflight(renderer, seeds, min(window(config, tokenizer), most or 10**9)):
         NOTES.warning("%s: %s", model.base, note)
     rows = getattr(config.get_text_config(), "vocab_size", None)
     used = {*renderer.prompt_stops.ids, *renderer.response_stops.ids}

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from selfalign.engines import _beams, _decode, _weights
+from selfalign.engines._shared import finite
 from selfalign.engines._texts import Kind, Texts, kind_of
 from selfalign.errors import RunFailed
 from selfalign.models.device import choose_device, empty_cache, out_of_memory
@@ -70,9 +71,7 @@ class HF:
         choose_device(self.device)
         return _weights.checked(model, seeds, format)
 
-    def token_lengths(self, model: ModelRef, texts: Sequence[str]) -> list[int]:
-        """As `EngineLimits.token_lengths`."""
-        return _weights.token_lengths(model, texts)
+    token_lengths = staticmethod(_weights.token_lengths)
 
     @contextmanager
     def open(self, model: ModelRef, format: Format) -> Iterator[HFSession]:
@@ -90,15 +89,13 @@ class HFSession:
 
     def __init__(self, engine: HF, model: ModelRef, texts: Texts) -> None:
         self._engine, self._ref, self._texts = engine, model, texts
+        self.fit, self.render = texts.fit, texts.render
         self._weights: Any = None
 
     def close(self) -> None:
         """Give all memory back."""
         self._weights = None
         empty_cache()
-
-    def fit(self, request: Request, max_tokens: int) -> Request | None:
-        return self._texts.fit(request, max_tokens)
 
     def plan(self, requests: Sequence[Request]) -> list[tuple[int, ...]]:
         # The longest first: memory that is too small shows at once, and the time left is guessed on the safe side.
@@ -130,11 +127,11 @@ class HFSession:
             found.update(
                 (place, one) for fork, row in zip(part, scores, strict=True) for place, one in zip(fork, row, strict=True)
             )
-        return [Likelihood(found[place].total, found[place].tokens) for place in range(len(pairs))]
+        return [Likelihood(one.total, one.tokens) for one in finite([found[place] for place in range(len(pairs))])]
 
     def continuation(self, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
         """A first text that does not fit the window with the second one loses its beginning, as lm-evaluation-harness does."""
-        return self._scored([_weights.continuation_ids(self._texts.tokenizer, *pair, self._texts.context()) for pair in pairs])
+        return finite(self._scored(self._texts.continuation_ids(pairs, self._texts.context())))
 
     def _scored(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[Continuation]:
         found: list[Continuation | None] = [None] * len(pairs)
@@ -149,18 +146,12 @@ class HFSession:
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
         """Texts longer than the window are cut at its end; an empty text is embedded as one end token."""
-        tokenizer, room = self._texts.tokenizer, self._texts.context()
-        nothing = [tokenizer.eos_token_id or 0]
-        rows = [list(tokenizer(text)["input_ids"])[:room] or nothing for text in texts]
+        rows = self._texts.embedded_ids(texts, self._texts.context())
         out: list[FloatArray | None] = [None] * len(rows)
         for batch in _batches([len(row) for row in rows], self._engine.batch_size, self._engine.batch_tokens):
             for place, vector in zip(batch, self._halving(self._pool, [rows[place] for place in batch]), strict=True):
                 out[place] = vector
-        width = int(self._texts.config.get_text_config().hidden_size)
-        return np.array([vector for vector in out if vector is not None], dtype=np.float32).reshape(len(rows), width)
-
-    def render(self, request: Request) -> str:
-        return self._texts.render(request)
+        return np.array([vector for vector in out if vector is not None], dtype=np.float32).reshape(len(rows), self._texts.width)
 
     def _write(self, requests: Sequence[Request], sampling: Sampling, kind: Kind) -> list[Completion]:
         prompts = [self._texts.ids(request) for request in requests]
@@ -198,11 +189,8 @@ class HFSession:
                 found.append([])
                 for (text, _), count in zip(group, counts[row], strict=True):
                     end = keep - 1 - (size - len(text))
-                    scores = logits[row, end - count : end].float().log_softmax(dim=-1)
-                    wanted = torch.tensor(text[-count:], device=scores.device)
-                    total = scores.gather(-1, wanted[:, None]).cpu().double().sum()  # Apple's GPUs have no float64
-                    found[-1].append(Continuation(float(total), count, bool((scores.argmax(dim=-1) == wanted).all())))
-        return _finite(found)
+                    found[-1].append(_continuation(logits[row, end - count : end], text[-count:]))
+        return found
 
     def _score_forks(self, forks: Sequence[Sequence[tuple[list[int], list[int]]]]) -> list[list[Continuation]]:
         """Each fork's answers behind its prompt, of which the model keeps what it made when it read it."""
@@ -214,14 +202,8 @@ class HFSession:
         prompts = [fork[0][0][: start - 1] for fork, start in zip(forks, starts, strict=True)]
         with torch.inference_mode():
             logits = _decode.behind(self._model, prompts, owner, [before for before, _ in rows], self._pad())
-            scored = []
-            for row, (_, wanted) in enumerate(rows):
-                scores = logits[row, : len(wanted)].float().log_softmax(dim=-1)
-                ids = torch.tensor(wanted, device=scores.device)
-                total = float(scores.gather(-1, ids[:, None]).double().sum())
-                scored.append(Continuation(total, len(wanted), bool((scores.argmax(dim=-1) == ids).all())))
-        each = iter(scored)
-        return _finite([[next(each) for _ in fork] for fork in forks])
+            each = iter([_continuation(logits[row, : len(wanted)], wanted) for row, (_, wanted) in enumerate(rows)])
+        return [[next(each) for _ in fork] for fork in forks]
 
     def _pool(self, rows: Sequence[list[int]]) -> list[FloatArray]:
         import torch
@@ -272,10 +254,14 @@ class HFSession:
         return self._weights
 
 
-def _finite(found: list[list[Continuation]]) -> list[list[Continuation]]:
-    if not np.isfinite([one.total for group in found for one in group]).all():
-        raise RunFailed("the model's log-probabilities are not finite; broken weights, or too narrow a number type")
-    return found
+def _continuation(logits: Any, wanted: Sequence[int]) -> Continuation:
+    """Of a text's tokens, by the logits that predict each, shape (tokens, vocabulary)."""
+    import torch
+
+    scores = logits.float().log_softmax(dim=-1)
+    ids = torch.tensor(wanted, device=scores.device)
+    total = scores.gather(-1, ids[:, None]).cpu().double().sum()  # Apple's GPUs have no float64
+    return Continuation(float(total), len(wanted), bool((scores.argmax(dim=-1) == ids).all()))
 
 
 def _start(labels: Sequence[int]) -> int:

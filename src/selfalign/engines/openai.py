@@ -15,10 +15,12 @@ from selfalign.engines import _server_bodies as bodies
 from selfalign.engines import _server_requests, _server_verify, _server_weights, _weights
 from selfalign.engines._server_client import Call, Client, Rejected, Trouble
 from selfalign.engines._server_requests import Extras
-from selfalign.engines._texts import Texts
+from selfalign.engines._shared import in_order
+from selfalign.engines._texts import Texts, kind_of
 from selfalign.errors import RunFailed, UserError
 from selfalign.models.names import resolve_ref
-from selfalign.models.rendering import IGNORE, NOTES, Stops, make_renderer, preflight
+from selfalign.models.rendering import IGNORE, NOTES, make_renderer, preflight
+from selfalign.models.sizes import window
 from selfalign.protocols import Trained
 from selfalign.types import Completion, Continuation, Example, FloatArray, Format, Likelihood, ModelRef, Request, Sampling
 
@@ -119,7 +121,7 @@ class OpenAI:
         renderer = make_renderer(tokenizer, format)
         if self.prompts == "chat" and renderer.format != "chat":
             raise UserError("engine.prompts=chat needs format chat: a server's chat endpoint knows no other; use ids or text")
-        for note in preflight(renderer, seeds, min(_weights.context_length(config, tokenizer), self.context or 10**9)):
+        for note in preflight(renderer, seeds, min(window(config, tokenizer), self.context or 10**9)):
             NOTES.warning("%s: %s", model.base, note)
         _server_requests.key_in(self.key_variable)
         return resolved
@@ -132,9 +134,7 @@ class OpenAI:
         """See `protocols.EngineLimits`."""
         _server_requests.check_sampling(sampling, self.extras)
 
-    def token_lengths(self, model: ModelRef, texts: Sequence[str]) -> list[int]:
-        """As `EngineLimits.token_lengths`."""
-        return _weights.token_lengths(model, texts)
+    token_lengths = staticmethod(_weights.token_lengths)
 
     @contextmanager
     def open(self, model: ModelRef, format: Format) -> Iterator[OpenAISession]:
@@ -152,6 +152,7 @@ class OpenAISession:
     def __init__(self, engine: OpenAI, model: ModelRef, format: Format) -> None:
         self._engine, self._ref, self._format = engine, model, format
         self._texts = Texts(model, format, engine.context)
+        self.fit, self.render = self._texts.fit, self._texts.render
         self._client: Client | None = None
         self._started: _server_weights.Started | None = None
         self._check: _server_verify.WeightsCheck | None = None
@@ -172,13 +173,8 @@ class OpenAISession:
             chosen, scored = tuple(seeds)[: self._engine.verify_weights], self._engine.scores != "none"
             self._check = _server_verify.WeightsCheck(name, chosen, others, tell, scored)
 
-    def fit(self, request: Request, max_tokens: int) -> Request | None:
-        return self._texts.fit(request, max_tokens)
-
     def plan(self, requests: Sequence[Request]) -> list[tuple[int, ...]]:
-        """In the order they come, which keeps requests with the same demonstrations together for a server's prefix cache."""
-        size = self._engine.batch_size
-        return [tuple(range(at, min(at + size, len(requests)))) for at in range(0, len(requests), size)]
+        return in_order(requests, self._engine.batch_size)
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """
@@ -199,20 +195,19 @@ class OpenAISession:
 
     def continuation(self, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
         """A first text that does not fit the window with the second one loses its beginning, as lm-evaluation-harness does."""
-        return self._scored([_weights.continuation_ids(self._texts.tokenizer, *pair, self._room()) for pair in pairs])
+        return self._scored(self._texts.continuation_ids(pairs, self._room()))
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
         """The server's embeddings, pooled as it was started to: mean pooling must be set there.
 
         Texts longer than the window are cut at its end; an empty text is embedded as one end token.
         """
-        width = int(self._texts.config.get_text_config().hidden_size)
+        width = self._texts.width
         if not texts:
             return np.zeros((0, width), dtype=np.float32)
         self._connect()
-        nothing = [self._texts.tokenizer.eos_token_id or 0]
-        rows = [list(self._texts.tokenizer(text)["input_ids"])[: self._texts.context()] or nothing for text in texts]
         body = {"model": self._name, "encoding_format": "float"}
+        rows = self._texts.embedded_ids(texts, self._texts.context())
         calls = [Call("/embeddings", {**body, "input": row}, bodies.embedding) for row in rows]
         vectors = self._ask(calls, "embeddings, so choose another encoder")
         if wrong := sorted({len(vector) for vector in vectors} - {width}):
@@ -220,9 +215,6 @@ class OpenAISession:
         found = np.array(vectors, dtype=np.float64)
         unit: FloatArray = (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
         return unit
-
-    def render(self, request: Request) -> str:
-        return self._texts.render(request)
 
     def _connect(self) -> None:
         """Have the server serve the model, find it there, have it write one token, and verify its weights; done once."""
@@ -270,7 +262,7 @@ class OpenAISession:
         return _server_requests.refused(self._engine.url, self._engine.key_variable, what, refusal)
 
     def _call(self, request: Request, sampling: Sampling) -> Call[bodies.Reply]:
-        prompts, stops = self._engine.prompts, self._stops(request)
+        prompts, stops = self._engine.prompts, self._texts.stops(kind_of(request))
         body = {"model": self._name, **_server_requests.decoding(sampling, request.seed, stops, self._engine.extras)}
         if prompts == "chat":
             body |= _server_requests.chat(request, self._texts.renderer)
@@ -292,7 +284,7 @@ class OpenAISession:
         return Call("/chat/completions" if prompts == "chat" else "/completions", body, read)
 
     def _completion(self, request: Request, reply: bodies.Reply, sampling: Sampling) -> Completion:
-        raw, marks = reply.text, self._stops(request).strings
+        raw, marks = reply.text, self._texts.stops(kind_of(request)).strings
         # A server may not know a stop string: the text ends there all the same. The format's can begin it, as a line.
         ended = reply.reason == "stop" or any(mark in "\n" + raw.lstrip() for mark in marks)
         generated = reply.generated_tokens
@@ -319,12 +311,6 @@ class OpenAISession:
             wanted = [row for row, label in zip(rows, labels[1:], strict=True) if label != IGNORE]
             found.append(Continuation(sum(row.logprob for row in wanted), len(wanted), all(row.greedy for row in wanted)))
         return found
-
-    def _stops(self, request: Request) -> Stops:
-        if request.text is None:
-            return self._texts.renderer.stops(request.prompt)
-        eos = self._texts.tokenizer.eos_token_id
-        return Stops(frozenset(() if eos is None else (eos,)), ())
 
     def _room(self) -> int:
         """Tokens of a text to score: one is written behind it."""

@@ -12,11 +12,13 @@ from typing import Any, Literal, get_args
 
 from selfalign.engines import _openvino_model, _weights
 from selfalign.engines._decode import Stopper
+from selfalign.engines._shared import undecodable
 from selfalign.engines._texts import Texts, kind_of
 from selfalign.engines.hf import HF, HFSession
 from selfalign.errors import RunFailed, UserError
 from selfalign.models.names import resolve_ref
-from selfalign.types import Completion, Continuation, Example, FloatArray, Format, Likelihood, ModelRef, Request, Sampling
+from selfalign.models.rendering import same_until
+from selfalign.types import Completion, Example, Format, ModelRef, Request, Sampling
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 
@@ -71,9 +73,7 @@ class OpenVINO:
         if name := undecodable(sampling):
             raise UserError(f"engine OpenVINO does not decode with {name}; leave it out, or use --engine HF")
 
-    def token_lengths(self, model: ModelRef, texts: Sequence[str]) -> list[int]:
-        """As `EngineLimits.token_lengths`."""
-        return _weights.token_lengths(model, texts)
+    token_lengths = staticmethod(_weights.token_lengths)
 
     @contextmanager
     def open(self, model: ModelRef, format: Format) -> Iterator[OpenVINOSession]:
@@ -96,15 +96,14 @@ class OpenVINOSession:
         self._engine, self._ref = engine, model
         self._texts = Texts(model, format)
         self._hf = HFSession(engine.hf(), model, self._texts)
+        self.fit, self.render = self._texts.fit, self._texts.render
+        self.likelihood, self.continuation, self.embed = self._hf.likelihood, self._hf.continuation, self._hf.embed
         self._loaded: tuple[Any, frozenset[int]] | None = None
 
     def close(self) -> None:
         """Give all memory back."""
         self._loaded = None
         self._hf.close()
-
-    def fit(self, request: Request, max_tokens: int) -> Request | None:
-        return self._texts.fit(request, max_tokens)
 
     def plan(self, requests: Sequence[Request]) -> list[tuple[int, ...]]:
         """In the order they come, or for the prefix cache by their tokens: it holds about one batch, so what begins alike is put
@@ -130,7 +129,9 @@ class OpenVINOSession:
             if fresh:  # sampling takes logits that are not finite for equal ones; greedy decoding says so
                 pipeline.generate([_tensor([0])], [_config(frozenset(), 0, Sampling(max_tokens=1, temperature=0.0))])
             live: list[_Row] = []
-            turns = self._turns([self._texts.ids(request) for request in requests])
+            # The rows begin in turns, the next one when the prompts of the last one are computed.
+            whole = [list(range(len(requests)))]
+            turns = _by_beginnings([self._texts.ids(each) for each in requests]) if self._engine.prefix_cache else whole
             for turn in turns:
                 for place in turn:
                     request, config = requests[place], _config(rows[place].stopper.ids, requests[place].seed, sampling)
@@ -149,22 +150,6 @@ class OpenVINOSession:
             raise
         made = zip(requests, rows, strict=True)
         return [self._texts.completion(request, row.ids, row.ended, sampling.stop) for request, row in made]
-
-    def _turns(self, rows: Sequence[tuple[int, ...]]) -> list[list[int]]:
-        """The rows' positions in the turns in which they begin, the next turn when the prompts of the last one are computed."""
-        return _by_beginnings(rows) if self._engine.prefix_cache else [list(range(len(rows)))]
-
-    def likelihood(self, examples: Sequence[Example], shown: Sequence[Sequence[Example]] = ()) -> list[Likelihood]:
-        return self._hf.likelihood(examples, shown)
-
-    def continuation(self, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
-        return self._hf.continuation(pairs)
-
-    def embed(self, texts: Sequence[str]) -> FloatArray:
-        return self._hf.embed(texts)
-
-    def render(self, request: Request) -> str:
-        return self._texts.render(request)
 
     def _load(self) -> tuple[Any, frozenset[int]]:
         if self._loaded is None:
@@ -217,7 +202,7 @@ def _by_beginnings(rows: Sequence[tuple[int, ...]]) -> list[list[int]]:
     """
     order = sorted(range(len(rows)), key=lambda place: rows[place])
     # Blocks in common with the row before, which has the most in common with this one of all rows before it.
-    common = [0, *(_common(rows[one], rows[other]) // _BLOCK for one, other in pairwise(order))]
+    common = [0, *(same_until(rows[one], rows[other]) // _BLOCK for one, other in pairwise(order))]
     turns: list[list[int]] = []
     number: dict[int, int] = {}
     for at, place in enumerate(order):
@@ -231,27 +216,10 @@ def _by_beginnings(rows: Sequence[tuple[int, ...]]) -> list[list[int]]:
     return turns
 
 
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two rows begin with in common."""
-    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-
-
 def _explained(message: str) -> str:
     if "isnan" in message:
         return "the model's logits are not finite; its weights are broken, or the number type is too narrow"
     return f"OpenVINO could not go on: {(message.strip() or 'memory ran out').splitlines()[0]}"
-
-
-def undecodable(sampling: Sampling) -> str:
-    """The option of a decoding that OpenVINO does not offer in the way that `Sampling` means it; "" for none."""
-    asked = {
-        "beams": sampling.beams > 1,
-        "repetition_penalty": sampling.repetition_penalty != 1.0,
-        "no_repeat_ngram": sampling.no_repeat_ngram > 0,
-        "length_decay": sampling.length_decay is not None,
-        f"rules {sampling.rules}": sampling.rules != "today",
-    }
-    return next((name for name, wanted in asked.items() if wanted), "")
 
 
 def _config(ends: frozenset[int], seed: int, sampling: Sampling) -> Any:

@@ -106,8 +106,8 @@ class RaySession:
 
     def __init__(self, engine: Ray, crew: _ray_workers.Crew, model: ModelRef, format: Format, texts: Session) -> None:
         """`texts`: an inner session here, for what needs no weights."""
-        self._engine, self._crew, self._texts = engine, crew, texts
-        self._model, self._format = model, format
+        self._engine, self._crew, self._model, self._format = engine, crew, model, format
+        self.fit, self.plan, self.render = texts.fit, texts.plan, texts.render
         self._folder: Path | None = None
         self._files = ""
 
@@ -129,15 +129,6 @@ class RaySession:
                 several workers died.
         """
         return self._crew.run(self._task(), method, calls)
-
-    def fit(self, request: Request, max_tokens: int) -> Request | None:
-        return self._texts.fit(request, max_tokens)
-
-    def plan(self, requests: Sequence[Request]) -> list[tuple[int, ...]]:
-        return self._texts.plan(requests)
-
-    def render(self, request: Request) -> str:
-        return self._texts.render(request)
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         found: list[Completion] = self._alone("generate", requests, sampling)

@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from selfalign.engines._shared import fitted, in_order
 from selfalign.errors import UserError
 from selfalign.text import cut_at_markers, words
 from selfalign.types import (
@@ -98,15 +99,10 @@ class ScriptedSession:
     model: ModelRef
 
     def fit(self, request: Request, max_tokens: int) -> Request | None:
-        for count in range(len(request.demonstrations), -1, -1):
-            shorter = replace(request, demonstrations=request.demonstrations[:count])
-            if _length(self.render(shorter)) + max_tokens <= self.engine.window:
-                return shorter
-        return None
+        return fitted(request, self.engine.window - max_tokens, lambda shorter: _length(self.render(shorter)))
 
     def plan(self, requests: Sequence[Request]) -> list[tuple[int, ...]]:
-        size = self.engine.batch_size
-        return [tuple(range(at, min(at + size, len(requests)))) for at in range(0, len(requests), size)]
+        return in_order(requests, self.engine.batch_size)
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         if requests and self.engine.delay:

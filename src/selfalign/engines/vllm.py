@@ -12,13 +12,14 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from selfalign.engines import _vllm_process, _weights
+from selfalign.engines import _decode, _shared, _vllm_process, _weights
+from selfalign.engines._shared import finite, in_order
 from selfalign.engines._texts import Kind, Texts, kind_of
 from selfalign.errors import RunFailed, UserError
 from selfalign.models.files import ADAPTER
 from selfalign.models.names import located, resolve_ref
 from selfalign.models.rendering import IGNORE
-from selfalign.models.sizes import header
+from selfalign.models.sizes import header, window
 from selfalign.types import Completion, Continuation, Example, FloatArray, Format, Likelihood, ModelRef, Request, Sampling
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -110,9 +111,7 @@ class VLLM:
         if name := undecodable(sampling):
             raise UserError(f"engine VLLM does not decode with {name}; leave it out, or use --engine HF")
 
-    def token_lengths(self, model: ModelRef, texts: Sequence[str]) -> list[int]:
-        """As `EngineLimits.token_lengths`."""
-        return _weights.token_lengths(model, texts)
+    token_lengths = staticmethod(_weights.token_lengths)
 
     @contextmanager
     def open(self, model: ModelRef, format: Format) -> Iterator[VLLMSession]:
@@ -134,7 +133,7 @@ class VLLM:
             UserError: an adapter that vLLM cannot take.
         """
         tokenizer, config = _weights.tokenizer_and_config(model)
-        own = _weights.context_length(config, tokenizer)
+        own = window(config, tokenizer)
         arguments: dict[str, Any] = {
             "model": located(model.base),
             "tokenizer": str(tokenizer.name_or_path),
@@ -168,6 +167,7 @@ class VLLMSession:
     def __init__(self, engine: VLLM, model: ModelRef, format: Format) -> None:
         self._engine, self._ref = engine, model
         self._texts = Texts(model, format, engine.context)
+        self.fit, self.render = self._texts.fit, self._texts.render
         self._children: dict[bool, _vllm_process.Child] = {}
         self._ends: frozenset[int] | None = None
 
@@ -177,13 +177,8 @@ class VLLMSession:
             child.close()
         self._children.clear()
 
-    def fit(self, request: Request, max_tokens: int) -> Request | None:
-        return self._texts.fit(request, max_tokens)
-
     def plan(self, requests: Sequence[Request]) -> list[tuple[int, ...]]:
-        """In the order they come, which keeps requests with the same demonstrations together for the prefix cache."""
-        size = self._engine.batch_size
-        return [tuple(range(at, min(at + size, len(requests)))) for at in range(0, len(requests), size)]
+        return in_order(requests, self._engine.batch_size)
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """
@@ -205,15 +200,14 @@ class VLLMSession:
 
     def continuation(self, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
         """A first text that does not fit the window with the second one loses its beginning, as lm-evaluation-harness does."""
-        return self._scored([_weights.continuation_ids(self._texts.tokenizer, *pair, self._room()) for pair in pairs])
+        return self._scored(self._texts.continuation_ids(pairs, self._room()))
 
     def embed(self, texts: Sequence[str]) -> FloatArray:
         """Texts longer than the window are cut at its end; an empty text is embedded as one end token."""
-        width = int(self._texts.config.get_text_config().hidden_size)
+        width = self._texts.width
         if not texts:
             return np.zeros((0, width), dtype=np.float32)
-        nothing = [self._texts.tokenizer.eos_token_id or 0]
-        rows = [list(self._texts.tokenizer(text)["input_ids"])[: self._room()] or nothing for text in texts]
+        rows = self._texts.embedded_ids(texts, self._room())
         found = np.array(self._ask("embed", embeds=True, rows=rows), dtype=np.float64)
         if found.shape != (len(texts), width) or not np.isfinite(found).all() or not found.any(axis=1).all():
             raise RunFailed(
@@ -221,9 +215,6 @@ class VLLMSession:
             )
         unit: FloatArray = (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
         return unit
-
-    def render(self, request: Request) -> str:
-        return self._texts.render(request)
 
     def _ask(self, do: str, embeds: bool = False, **asked: Any) -> Any:
         """The answer of vLLM's process, which is started where it does not run (any more)."""
@@ -265,9 +256,8 @@ class VLLMSession:
 
     def _completion(self, request: Request, row: dict[str, Any], sampling: Sampling) -> Completion:
         stops = self._texts.stopper(kind_of(request), sampling.stop, self._own_ends())
-        ids: list[int] = row["ids"]
-        end = next((count for count in range(1, len(ids) + 1) if stops.ends(ids[:count])), None)
-        return self._texts.completion(request, ids[:end], end is not None or row["reason"] == "stop", sampling.stop)
+        ids, ended = _decode.cut(row["ids"], stops)
+        return self._texts.completion(request, ids, ended or row["reason"] == "stop", sampling.stop)
 
     def _scored(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[Continuation]:
         """The labelled tokens of each (ids, labels).
@@ -297,7 +287,7 @@ class VLLMSession:
                 wanted = [one for one, label in zip(scores, labels, strict=True) if label != IGNORE]
                 greedy = all(own >= best for own, best in wanted)
                 found[place] = Continuation(sum(own for own, _ in wanted), len(wanted), greedy)
-        return _finite([found[place] for place in range(len(pairs))])
+        return finite([found[place] for place in range(len(pairs))])
 
     def _choices(
         self, choices: dict[tuple[int, ...], list[int]], pairs: Sequence[tuple[list[int], list[int]]]
@@ -317,15 +307,8 @@ class VLLMSession:
 
 def undecodable(sampling: Sampling) -> str:
     """The option of a decoding that vLLM does not offer in the way that `Sampling` means it; "" for none."""
-    asked = {
-        "beams": sampling.beams > 1,
-        "repetition_penalty": sampling.repetition_penalty != 1.0,
-        "no_repeat_ngram": sampling.no_repeat_ngram > 0,
-        "length_decay": sampling.length_decay is not None,
-        f"rules {sampling.rules}": sampling.rules != "today",
-        f"a temperature below {_COLDEST}, which vLLM raises": 0.0 < sampling.temperature < _COLDEST,
-    }
-    return next((name for name, wanted in asked.items() if wanted), "")
+    raised = f"a temperature below {_COLDEST}, which vLLM raises" if 0.0 < sampling.temperature < _COLDEST else ""
+    return _shared.undecodable(sampling) or raised
 
 
 def _adapter(folder: Path) -> tuple[int, list[str]]:
@@ -344,9 +327,3 @@ def _adapter(folder: Path) -> tuple[int, list[str]]:
     if room is None:
         raise UserError(f"adapter {folder}: its rank is {rank}, vLLM takes {RANKS[-1]} at most; merge it, or use --engine HF")
     return room, sorted({name.partition(".lora_A.")[0].rpartition(".")[2] for name in found})
-
-
-def _finite(found: list[Continuation]) -> list[Continuation]:
-    if not np.isfinite([one.total for one in found]).all():
-        raise RunFailed("the model's log-probabilities are not finite; broken weights, or too narrow a number type")
-    return found

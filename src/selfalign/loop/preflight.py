@@ -59,10 +59,7 @@ class Prepared(NamedTuple):
 
 
 def prepared(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequence[Example]) -> Prepared:
-    """
-    Raises:
-        UserError: options, seeds or a model that cannot work; no model loads.
-    """
+    """Raises UserError: options, seeds or a model that cannot work; no model loads."""
     recipe.check()
     held_out = check_examples(seeds, held_out, recipe.allow_overlap, seeds_needed(recipe))
     check_parts(recipe, seeds, held_out)
@@ -201,10 +198,7 @@ def check_prompts(recipe: Recipe, shown: Sequence[Example], asked: Sequence[Exam
 
 
 def check_aim(recipe: Recipe, seeds: Sequence[Example], validation: Sequence[Example], base: ModelRef) -> None:
-    """
-    Raises:
-        UserError: `aim_over_refusal` on validation seeds that cannot tell of any rate, or where nothing is trained.
-    """
+    """Raises UserError: `aim_over_refusal` on validation seeds that cannot tell of any rate, or where nothing is trained."""
     if (aim := recipe.aim_over_refusal) is None or not recipe.rounds:
         return
     judge, wrong = next((part for part in recipe.evaluators if isinstance(part, Refusal)), None), ""
@@ -242,10 +236,7 @@ def aim_warning(recipe: Recipe, validation: Sequence[Example]) -> str:
 
 
 def check_parts(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example]) -> None:
-    """
-    Raises:
-        UserError: examples that an evaluator, a filter or the proposer cannot work with.
-    """
+    """Raises UserError: examples that an evaluator, a filter or the proposer cannot work with."""
     proposers = (recipe.proposer,) if recipe.rounds * recipe.per_round else ()
     for part in (*recipe.evaluators, *(part for _, part in recipe.named_filters()), *proposers):
         declared(part, Preflight).check_examples(seeds, held_out)

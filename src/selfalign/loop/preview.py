@@ -15,6 +15,7 @@ from selfalign.loop.context import Setup, opened
 from selfalign.loop.guards import try_rules
 from selfalign.loop.outlay import probed, rate, written
 from selfalign.loop.preflight import fewer_than_asked, prepared
+from selfalign.loop.progress import Renamed
 from selfalign.loop.steps import make_round
 from selfalign.loop.vectors import RunVectors
 from selfalign.proof.context_gain import gain, sentence
@@ -62,24 +63,6 @@ class Nearest:
         request = Request(draft.id, tuple(shown), draft.prompt, history=draft.history, system=draft.system)
         fitted = context.session.fit(request, context.eval_sampling.max_tokens)
         return len(fitted.demonstrations) if fitted else 0
-
-
-@dataclass(frozen=True)
-class Named:
-    """Progress under the name of what is measured, and not of a round."""
-
-    progress: Progress
-    name: str
-
-    def start(self, stage: str, total: int, done: int = 0) -> None:
-        what = "likelihood" if stage.endswith("likelihood") else "answers"
-        self.progress.start(f"{self.name}: {what}", total, done)
-
-    def advance(self, count: int = 1, note: str = "") -> None:
-        self.progress.advance(count, note)
-
-    def finish(self) -> None:
-        self.progress.finish()
 
 
 def preview(
@@ -216,7 +199,9 @@ def _measured(
     arrange = in_pool_order if run.recipe.order == "shared" else tuple
     held = parts.HeldRetriever(retriever) if retriever else None
     with Store.open(folder / way, {}) as store:
-        journal = Journal(store, 0, context.session, Named(run.progress, WAYS[way]), arrange)
+        # Under the name of what is measured, and not of a round.
+        hears = Renamed(run.progress, lambda s: f"{WAYS[way]}: {'likelihood' if s.endswith('likelihood') else 'answers'}")
+        journal = Journal(store, 0, context.session, hears, arrange)
         asking = replace(context, journal=journal, eval_retriever=held)
         return {metric.name: metric for part in evaluators for metric in parts.evaluate(asking, part, prompts)}
 

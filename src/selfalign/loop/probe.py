@@ -18,6 +18,7 @@ from selfalign.loop.guards import calibrate_judges, check_training_data, try_rul
 from selfalign.loop.outlay import kept_of, kept_text
 from selfalign.loop.plan import evaluations, points
 from selfalign.loop.preflight import prepared
+from selfalign.loop.progress import Renamed
 from selfalign.loop.replay import make_replay
 from selfalign.loop.sampled import MOST, Meter, Sampled, loaded, sampled
 from selfalign.loop.stages import train_job
@@ -101,22 +102,6 @@ class _EnoughError(Exception):
     """The steps that were wanted are made."""
 
 
-@dataclass(frozen=True)
-class Probing:
-    """Progress of a probe's stages, which are of no round."""
-
-    shown: Progress
-
-    def start(self, stage: str, total: int, done: int = 0) -> None:
-        self.shown.start(f"probe: {stage.partition(': ')[2] or stage}", total, done)
-
-    def advance(self, count: int = 1, note: str = "") -> None:
-        self.shown.advance(count, note)
-
-    def finish(self) -> None:
-        self.shown.finish()
-
-
 def probe(
     recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequence[Example], folder: Path, progress: Progress
 ) -> dict[str, Any]:
@@ -145,7 +130,8 @@ def probe(
     whole = replace(recipe, per_round=whole.per_round)
     with Store.open(folder / "probe", {}) as store:
         store.add_model(0, base)
-        vectors, hears = RunVectors(recipe.encoder, asked), Probing(progress)
+        vectors = RunVectors(recipe.encoder, asked)
+        hears = Renamed(progress, lambda stage: f"probe: {stage.partition(': ')[2] or stage}")  # which is of no round
         run = Setup(recipe, store, base, shown, validation, held_out, asked, vectors, hears)
         pool = Pool((shown,))
         with opened(run, base, pool) as context:

@@ -48,6 +48,17 @@ class Until:
         say(self._shown, text)
 
 
+class Renamed:
+    """Progress whose stages are called otherwise than those who do the work call them."""
+
+    def __init__(self, shown: Progress, name: Callable[[str], str]) -> None:
+        self._shown, self._name = shown, name
+        self.advance, self.finish = shown.advance, shown.finish
+
+    def start(self, stage: str, total: int, done: int = 0) -> None:
+        self._shown.start(self._name(stage), total, done)
+
+
 def limited(hours: float | None, progress: Progress | None) -> Progress | None:
     """The progress itself, or one with a limit where there is one."""
     return progress if hours is None else Until(hours, progress)

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.errors import UserError
+from selfalign.models.files import ADAPTER
 from selfalign.models.names import located, quiet
 from selfalign.models.rounding import rounded
 from selfalign.types import ModelRef
-
-_ADAPTER = "adapter_model.safetensors"
 
 
 def write_between(start: ModelRef, trained: ModelRef, share: float, out: Path) -> None:
@@ -27,7 +26,7 @@ def write_between(start: ModelRef, trained: ModelRef, share: float, out: Path) -
     out.mkdir(parents=True)
     if trained.adapter:
         _copy(source, out)
-        _scale(source / _ADAPTER, out / _ADAPTER, share)
+        _scale(source / ADAPTER, out / ADAPTER, share)
         return
     import torch
 

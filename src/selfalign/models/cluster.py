@@ -29,10 +29,7 @@ _STORE = 2**28
 
 
 def require(who: str) -> None:
-    """
-    Raises:
-        UserError: Ray is not installed.
-    """
+    """Raises UserError: Ray is not installed."""
     if find_spec("ray") is None:
         raise UserError(f"{who} needs the package ray: pip install 'selfalign[ray]'")
 
@@ -73,10 +70,7 @@ def connect(address: str | None, option: str) -> None:
 
 
 def _check_reached(address: str, option: str) -> None:
-    """
-    Raises:
-        UserError: nobody listens at HOST:PORT, for whom Ray would wait minutes.
-    """
+    """Raises UserError: nobody listens at HOST:PORT, for whom Ray would wait minutes."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         return  # auto, or something of which Ray says what is wrong

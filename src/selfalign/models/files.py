@@ -38,10 +38,7 @@ _PRETENDED = {"start", "seed", "seed_weight", "rows"}
 
 
 def check_folder(folder: Path, with_weights: bool = True) -> None:
-    """
-    Raises:
-        UserError: it is no model's folder, it would run code of its own, its weights are pickled, missing or elsewhere.
-    """
+    """Raises UserError: it is no model's folder, it would run code of its own, its weights are pickled, missing or elsewhere."""
     adapter = (folder / "adapter_config.json").is_file()
     if not adapter and not (folder / "config.json").is_file():
         raise UserError(f"{folder} is no model folder: it has neither config.json nor adapter_config.json")
@@ -116,10 +113,7 @@ def model_hash(folder: Path, of_hub: bool = False) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """
-    Raises:
-        UserError: it cannot be read, or holds something else than an object.
-    """
+    """Raises UserError: it cannot be read, or holds something else than an object."""
     try:
         if path.stat().st_size > _MAX_SMALL:
             raise UserError(f"{path} cannot be read: it is larger than {_MAX_SMALL // 2**20} MiB")

@@ -31,40 +31,9 @@ class Stops:
     strings: tuple[str, ...]
 
 
-class Style(Protocol):
-    """How turns become a text: a `Layout` or a chat template."""
-
-    @property
-    def lead(self) -> str:
-        """White space that a response begins with."""
-
-    @property
-    def end(self) -> str:
-        """The text that closes a response."""
-
-    @property
-    def end_id(self) -> int | None:
-        """The end token put behind `end`, where `end` does not finish with a special token itself."""
-
-    @property
-    def prompt_stops(self) -> Stops:
-        """What ends a prompt that the model writes."""
-
-    @property
-    def response_stops(self) -> Stops:
-        """What ends a response."""
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What is unusual and worth knowing."""
-
-    def ask(self, system: str, turns: Turns, prompt: str | None) -> str:
-        """The text up to where the model writes an answer, or with prompt=None the next prompt."""
-
-
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A format without a template; a system prompt is its first paragraph."""
+    """A format without a template, beside which a `Template` stands; a system prompt is its first paragraph."""
 
     user: str
     assistant: str
@@ -74,10 +43,12 @@ class Layout:
     end_id: int | None = None
     """The model's end token."""
     lead: str = " "
+    """White space that a response begins with."""
     notes: tuple[str, ...] = ()
 
     @property
     def end(self) -> str:
+        """What closes a response, before the end token."""
         # Without an end token the model learns to open the next question, which is a stop string.
         return self.closing or ("" if self.end_id is not None else _BETWEEN + self.user)
 
@@ -88,6 +59,7 @@ class Layout:
     response_stops = prompt_stops
 
     def ask(self, system: str, turns: Turns, prompt: str | None) -> str:
+        """The text up to where the model writes an answer, or with prompt=None the next prompt."""
         pairs = "".join(f"{self._asked(asked)} {answered.strip()}{self.closing}{_BETWEEN}" for asked, answered in turns)
         return fold(system, pairs + (self.user if prompt is None else self._asked(prompt)))
 

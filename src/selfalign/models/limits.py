@@ -49,10 +49,7 @@ def bounded() -> Iterator[None]:
 
 
 def check_length(text: str, given: int) -> str:
-    """
-    Raises:
-        UserError: a text far longer than the `given` characters that it was made of.
-    """
+    """Raises UserError: a text far longer than the `given` characters that it was made of."""
     if len(text) > LENGTH + 4 * given:
         raise UserError(f"it writes {len(text):,} characters around texts of {given:,}")
     return text

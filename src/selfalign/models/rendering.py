@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from selfalign.errors import UserError
-from selfalign.models.layouts import Stops, Style, Tokenizer, fold, layout
+from selfalign.models.layouts import Layout, Stops, Tokenizer, fold, layout
 from selfalign.models.marks import marks_in
 from selfalign.models.templates import Template, read_template
 from selfalign.models.thinking import MARKERS, split_thinking
@@ -58,7 +58,7 @@ class Renderer:
     format: Literal["chat", "plain", "isara"]
     special: Mapping[str, int]
     """The tokenizer's special tokens by their text."""
-    style: Style
+    style: Layout | Template
 
     @property
     def end_id(self) -> int | None:
@@ -154,10 +154,6 @@ class Renderer:
             _compare(self.pair_text(prompt, response, history, system), own, self.end_id is None)
         return self.pair_ids(prompt, response, history, system)
 
-    def stops(self, prompt: str | None) -> Stops:
-        """What ends the text that `prompt_ids(…, prompt)` asks for."""
-        return self.prompt_stops if prompt is None else self.response_stops
-
     def clean(self, text: str) -> str:
         """Generated text cut at the first marker of either turn, without special tokens, stripped."""
         before = None
@@ -200,19 +196,19 @@ class Renderer:
         return ids
 
 
-def make_renderer(tokenizer: Tokenizer, format: Format = "auto", template_args: Mapping[str, Any] | None = None) -> Renderer:
+def make_renderer(tokenizer: Tokenizer, format: Format = "auto") -> Renderer:
     """The renderer of a tokenizer.
 
     Args:
-        format: one of `Format`, which may carry arguments of the template (see `with_template_args`).
-        template_args: more of them: what the chat template reads besides the conversation, such as enable_thinking; and
-            `keep_thinking`, with which thoughts are not switched off and are a part of the answers.
+        format: one of `Format`, which may carry arguments of the template (see `with_template_args`): what it reads besides the
+            conversation, such as enable_thinking; and `keep_thinking`, with which thoughts are not switched off and are a part
+            of the answers.
 
     Raises:
         UserError: `chat` without a chat template, arguments without one, or a template that cannot open a user's turn, never
             ends an answer or has it inside thoughts.
     """
-    name, given = _split(format, template_args or {})
+    name, given = _split(format)
     special = {str(token): place for place, token in tokenizer.added_tokens_decoder.items() if getattr(token, "special", True)}
     if name == "plain" or name == "isara" or (name == "auto" and not tokenizer.chat_template):
         if given:
@@ -306,14 +302,14 @@ def _check_boundary(renderer: Renderer, example: Example, joined: list[int]) -> 
         return notes
     if "".join(decoded.split()) == "".join(text.split()):
         return [*notes, "the tokenizer changes white space (decoded text differs from what was encoded in spaces only)"]
-    place = _apart(decoded, text)
+    place = same_until(decoded, text)
     raise UserError(
         f"{example.id}: the tokenizer does not give the text back ({text[place : place + 20]!r} becomes "
         f"{decoded[place : place + 20]!r}); remove those characters or use another model"
     )
 
 
-def _split(format: str, more: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def _split(format: str) -> tuple[str, dict[str, Any]]:
     name, _, carried = format.partition(" ")
     if name not in get_args(Format):
         raise UserError(f"format {name!r} is unknown; it is one of {', '.join(get_args(Format))}")
@@ -325,7 +321,7 @@ def _split(format: str, more: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         raise UserError(
             f'format {name}: its template arguments {carried!r} are no JSON object, such as {{"enable_thinking": true}}'
         )
-    return name, {**given, **more}
+    return name, given
 
 
 def under(system: str, pair: Example) -> str:
@@ -337,15 +333,15 @@ def _compare(ours: str, own: str, closed: bool) -> None:
     """What is trained is what the template writes; behind a closing token it may write what it likes, else only white space."""
     if own.startswith(ours) and (closed or not own[len(ours) :].strip()):
         return
-    place = _apart(ours, own)
+    place = same_until(ours, own)
     raise UserError(
         f"the chat template writes {own[place : place + 40]!r} where this conversation has {ours[place : place + 40]!r} "
         f"(behind {ours[max(0, place - 20) : place]!r}); take that out, or use format plain"
     )
 
 
-def _apart(a: str, b: str) -> int:
-    """Where two texts begin to differ."""
+def same_until(a: Sequence[Any], b: Sequence[Any]) -> int:
+    """Where two texts, or their ids, begin to differ."""
     return next((at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 

@@ -34,10 +34,7 @@ class Sizes:
 
 
 def read_sizes(folder: Path) -> Sizes:
-    """
-    Raises:
-        UserError: no model's folder, or a file of weights that cannot be read.
-    """
+    """Raises UserError: no model's folder, or a file of weights that cannot be read."""
     config = read_json(folder / "config.json")
     text: dict[str, Any] = {**config, **(config["text_config"] if isinstance(config.get("text_config"), dict) else {})}
     shapes = {name: shape for file in weights(folder) for name, shape in header(folder / file)}
@@ -56,6 +53,13 @@ def read_sizes(folder: Path) -> Sizes:
         vocabulary=vocabulary,
         window=_number(text, "max_position_embeddings", "n_positions", "max_seq_len") or None,
     )
+
+
+def window(config: Any, tokenizer: Any) -> int:
+    """Tokens in a model's window: the smaller of what model and tokenizer say, where they say anything (1e30 is nothing)."""
+    text = config.get_text_config()
+    said = [getattr(text, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len")]
+    return min((int(value) for value in (*said, tokenizer.model_max_length) if value and 0 < value < 10**9), default=10**9)
 
 
 def header(file: Path) -> Iterator[tuple[str, list[int]]]:

@@ -48,7 +48,7 @@ class Template:
     """What finds the plain text that the template writes around turns."""
 
     def ask(self, system: str, turns: Turns, prompt: str | None) -> str:
-        """The text up to where the model writes; see `Style`.
+        """The text up to where the model writes; see `Layout.ask`.
 
         Raises:
             UserError: the template cannot render this conversation.

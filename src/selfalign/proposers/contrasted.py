@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
 
 from selfalign.errors import UserError
+from selfalign.proposers._drafts import once_more
 from selfalign.proposers.few_shot import FewShot
 from selfalign.protocols import Context
-from selfalign.types import PREFERRED, Demonstration, Example, Sampling, derive_seed
+from selfalign.types import PREFERRED, Example, Sampling, derive_seed
 
 
 @dataclass(frozen=True)
@@ -43,19 +44,8 @@ class Contrasted:
         drafts = []
         for slot, one in enumerate(preferred, first_slot):
             others = [kind for kind in known if kind != one.category]
-            draft = Example(
-                id=f"r{context.round:02d}-{slot:05d}",
-                prompt=one.prompt,
-                response="",
-                round=context.round,
-                slot=slot,
-                category=others[int(random.integers(len(others)))],
-                prompt_demonstrations=(Demonstration(one.id),),
-                metadata={PREFERRED: one.id},
-                history=one.history,
-                system=one.system,
-            )
-            drafts.append(draft)
+            other = others[int(random.integers(len(others)))]
+            drafts.append(replace(once_more(context, slot, one), category=other, metadata={PREFERRED: one.id}))
         return drafts
 
     def check_examples(self, seeds: Sequence[Example], held_out: Sequence[Example]) -> None:

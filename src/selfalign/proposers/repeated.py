@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from selfalign.proposers._drafts import once_more
 from selfalign.protocols import Context
-from selfalign.types import Demonstration, Example, derive_seed
+from selfalign.types import Example, derive_seed
 
 
 @dataclass(frozen=True)
@@ -29,19 +30,7 @@ class Repeated:
     def propose(self, context: Context, count: int) -> list[Example]:
         """`count` drafts in slot order, without asking the model."""
         chosen = self._prompts(context, -(-count // self.samples))
-        return [
-            Example(
-                id=f"r{context.round:02d}-{slot:05d}",
-                prompt=seed.prompt,
-                response="",
-                round=context.round,
-                slot=slot,
-                category=seed.category,
-                prompt_demonstrations=(Demonstration(seed.id),),
-                system=seed.system,
-            )
-            for slot, seed in ((slot, chosen[slot // self.samples]) for slot in range(count))
-        ]
+        return [once_more(context, slot, chosen[slot // self.samples]) for slot in range(count)]
 
     def _prompts(self, context: Context, wanted: int) -> list[Example]:
         seeds: Sequence[Example] = context.pool.seeds

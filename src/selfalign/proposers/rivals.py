@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
+from selfalign.proposers._drafts import once_more
 from selfalign.protocols import Context
-from selfalign.types import PREFERRED, Demonstration, Example, derive_seed
+from selfalign.types import PREFERRED, Example, derive_seed
 
 _COLUMN = re.compile(r"rejected(_[1-9]\d{0,5})?")
 
@@ -38,18 +39,7 @@ class Rivals:
         drawn = [bare[place] for place in sorted(random.choice(len(bare), size=rest, replace=False))] if rest else []
         drafts = [*brought, *((seed, "") for seed in (*bare * whole, *drawn))]
         return [
-            Example(
-                id=f"r{context.round:02d}-{slot:05d}",
-                prompt=seed.prompt,
-                response=answer,
-                round=context.round,
-                slot=slot,
-                category=seed.category,
-                prompt_demonstrations=(Demonstration(seed.id),),
-                metadata={PREFERRED: seed.id},
-                history=seed.history,
-                system=seed.system,
-            )
+            replace(once_more(context, slot, seed), response=answer, metadata={PREFERRED: seed.id})
             for slot, (seed, answer) in enumerate(drafts)
         ] + [_surplus(context.round, slot) for slot in range(len(drafts), count)]
 

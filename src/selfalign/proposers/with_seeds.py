@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from selfalign.errors import UserError
+from selfalign.proposers._drafts import once_more
 from selfalign.proposers.few_shot import FewShot
 from selfalign.protocols import Context
-from selfalign.types import Demonstration, Example, derive_seed
+from selfalign.types import Example, derive_seed
 
 
 @dataclass(frozen=True)
@@ -37,19 +38,7 @@ class WithSeeds:
         first = count - len(drawn)
         return [
             *(self.new.propose(context, first) if first else ()),
-            *(
-                Example(
-                    id=f"r{context.round:02d}-{slot:05d}",
-                    prompt=seeds[place].prompt,
-                    response="",
-                    round=context.round,
-                    slot=slot,
-                    category=seeds[place].category,
-                    prompt_demonstrations=(Demonstration(seeds[place].id),),
-                    system=seeds[place].system,
-                )
-                for slot, place in enumerate(drawn, first)
-            ),
+            *(once_more(context, slot, seeds[place]) for slot, place in enumerate(drawn, first)),
         ]
 
     def aims(self, seeds: Sequence[Example], count: int) -> list[str]:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 from selfalign.errors import UserError
 from selfalign.types import Turns, derive_seed
@@ -43,37 +43,32 @@ class Row:
         """Tokens with a label. The first token of a text has none: nothing stands before it to predict it from."""
         return sum(label != IGNORE for label in self.labels[1:])
 
-    @property
-    def rows(self) -> tuple[Row, ...]:
-        return (self,)
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What a step is made of: a row, or a preferred and a rejected one."""
+
+    rows: tuple[Row, ...]
+    counts: int
+    """What it counts in the mean of a step: its learned tokens, or one however long it is."""
+    weight: float = 1.0
+    """Times its loss, where the loss does not count rows alike."""
+    reference: tuple[float, ...] = ()
+    """The log-probability of each row by a model that stands still, in nats."""
 
     @property
-    def size(self) -> int:
-        return len(self.ids)
+    def seed(self) -> bool:
+        return self.rows[0].seed
 
-    @property
-    def counts(self) -> int:
-        return self.learned
-
-
-class Unit(Protocol):
-    """What a step is made of: a row, or several rows that a loss compares."""
-
-    @property
-    def seed(self) -> bool: ...
     @property
     def kind(self) -> str:
         """Units of one kind are spread evenly over the steps."""
+        return "".join(row.kind for row in self.rows)
 
-    @property
-    def rows(self) -> tuple[Row, ...]: ...
     @property
     def size(self) -> int:
-        """Tokens of its longest row."""
-
-    @property
-    def counts(self) -> int:
-        """What it counts in the mean of a step: its learned tokens, or one."""
+        """Tokens of the longest text of it that is read."""
+        return max(len(read.ids) for row in self.rows for read in (row, row.taught) if read)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,20 +22,21 @@ from selfalign.errors import UserError, die_with_parent
 from selfalign.models.device import device_count, empty_cache, half_type, only_device, out_of_memory
 from selfalign.models.rendering import make_renderer
 from selfalign.models.rounding import rounded
+from selfalign.models.sizes import window
 from selfalign.record.checkpoints import AVERAGE, newest_verified, publish, write_synced
 from selfalign.record.disk import disk_full
 from selfalign.record.faults import fault_point
 from selfalign.trainers._average import Average, average_of, make_keeper
 from selfalign.trainers._batches import Lost, Step, Unit, Weights, plan, tokenise, weigh
-from selfalign.trainers._guard import KEPT_CHECKPOINTS, make_guard
+from selfalign.trainers._guard import KEPT_CHECKPOINTS, Link, make_guard
 from selfalign.trainers._launch import take_over
 from selfalign.trainers._loss import make_loss
 from selfalign.trainers._model import device_of, load_model, reference, second_copy
 from selfalign.trainers._reference import with_reference
-from selfalign.trainers._scaling import LossScale
+from selfalign.trainers._scaling import LossScale, NotFinite
 from selfalign.trainers._shard import WAIT, gathered, is_cut, join
 from selfalign.trainers._teacher import taught_by, with_taught
-from selfalign.trainers._weighted import NotFinite, Steps, check_finite, make_trainer
+from selfalign.trainers._weighted import Steps, check_finite, make_trainer
 from selfalign.trainers._zero import start
 
 OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_bnb_8bit", "paged_adamw_8bit": "paged_adamw_8bit"}
@@ -50,20 +51,6 @@ class NoRows(Exception):
 
 class NoRoom(Exception):
     """The disk cannot hold what the training has to write."""
-
-
-class Link:
-    """The line to the parent: the process's standard output, which libraries no longer reach."""
-
-    def __init__(self) -> None:
-        self._pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
-        os.dup2(2, 1)
-        self.speaks = int(os.environ.get("RANK", "0")) == 0
-
-    def tell(self, **message: Any) -> None:
-        if self.speaks or "error" in message:
-            self._pipe.write(json.dumps(message) + "\n")
-            self._pipe.flush()
 
 
 def main(path: Path, *launched: str) -> int:
@@ -99,7 +86,7 @@ def train(spec: dict[str, Any], link: Link) -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(spec["base"], trust_remote_code=False)
     set_seed(spec["seed"] % 2**32)
     model, stored = load_model(spec)
-    limit = options["max_length"] or _window(model.config, tokenizer)
+    limit = options["max_length"] or window(model.config, tokenizer)
     renderer, loss = make_renderer(tokenizer, spec["format"]), make_loss(options["loss"])
     rows, lost = tokenise(spec["rows"], renderer.training_ids, limit, renderer.ending)
     if loss.distils:
@@ -244,13 +231,6 @@ def outcome(
     }
 
 
-def _window(config: Any, tokenizer: Any) -> int:
-    """The longest row the model takes: the smaller of what model and tokenizer say, where they say anything (1e30 is nothing)."""
-    text = config.get_text_config()
-    said = [getattr(text, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len")]
-    return min((int(value) for value in (*said, tokenizer.model_max_length) if value and 0 < value < 10**9), default=10**9)
-
-
 def _partial(out: Path) -> Path:
     return out.with_name(f".{out.name}.partial")
 
@@ -330,20 +310,14 @@ def _check_alone(device: str) -> None:
 
 
 def _check_processes(device: Any) -> None:
-    """
-    Raises:
-        UserError: more processes than GPUs, which cannot exchange what they have on one.
-    """
+    """Raises UserError: more processes than GPUs, which cannot exchange what they have on one."""
     here, seen = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), device_count(device)
     if device.type == "cuda" and here > seen:
         raise UserError(f"--trainer.launch started {here} processes on a machine that shows {seen} GPUs: let it start {seen}")
 
 
 def _check_strategy(strategy: str, offload: bool) -> None:
-    """
-    Raises:
-        UserError: a model is to be cut over one process.
-    """
+    """Raises UserError: a model is to be cut over one process."""
     if strategy in ("fsdp", "deepspeed") and not offload and int(os.environ.get("WORLD_SIZE", "1")) == 1:
         raise UserError(f"--trainer.strategy {strategy} cuts a model over several processes, and --trainer.launch started one")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from selfalign.errors import UserError
-from selfalign.trainers._batches import IGNORE, Lost, Row, Weights
+from selfalign.trainers._batches import IGNORE, Lost, Row, Unit, Weights
 from selfalign.trainers._weighted import Batch, Tensor, collate, token_losses, weighted_sum
 from selfalign.types import LATER
 
@@ -42,21 +42,21 @@ class CrossEntropy:
         if self.first_weight != 1.0 and not self.first_tokens:
             raise UserError(f"loss CrossEntropy: first_weight = {self.first_weight} changes nothing without first_tokens")
 
-    def units(self, rows: Sequence[Row], pairs: Sequence[Sequence[int]]) -> tuple[list[Row], list[Lost]]:
+    def units(self, rows: Sequence[Row], pairs: Sequence[Sequence[int]]) -> tuple[list[Unit], list[Lost]]:
         """Each row by itself, with what its tokens count."""
-        return self._balanced(rows) if self.first_tokens else list(rows), []
+        return [Unit((row,), row.learned) for row in (self._balanced(rows) if self.first_tokens else rows)], []
 
-    def collate(self, units: Sequence[Row], weights: Weights, pad: int) -> Batch:
+    def collate(self, units: Sequence[Unit], weights: Weights, pad: int) -> Batch:
         """With `first_tokens` also `shares` (rows, tokens): what each token counts, the weight of its row's side included."""
         import torch
 
-        batch = collate(units, weights, pad)
+        batch = collate([unit.rows[0] for unit in units], weights, pad)
         if not self.first_tokens:
             return batch
         learned = batch["targets"] != IGNORE
         shares = torch.zeros(learned.shape)
         for place, unit in enumerate(units):
-            shares[place, learned[place]] = torch.tensor(unit.shares) * batch["weights"][place]
+            shares[place, learned[place]] = torch.tensor(unit.rows[0].shares) * batch["weights"][place]
         return {**batch, "shares": shares}
 
     def total(self, model: Any, batch: Batch, head: Any) -> Tensor:

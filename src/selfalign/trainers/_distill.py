@@ -8,40 +8,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, get_args
 
 from selfalign.errors import UserError
-from selfalign.trainers._batches import IGNORE, Lost, Row, Weights
+from selfalign.trainers._batches import IGNORE, Lost, Row, Unit, Weights
 from selfalign.trainers._weighted import Batch, Tensor, collate, token_logits
 from selfalign.types import LATER
 
 Divergence = Literal["forward", "reverse", "symmetric"]
 Who = Literal["start", "round", "ema"]
-
-
-@dataclass(frozen=True, slots=True)
-class Rollout:
-    """A row, generated or a seed, that counts one in the mean of a step, however long it is."""
-
-    row: Row
-    weight: float
-
-    @property
-    def seed(self) -> bool:
-        return self.row.seed
-
-    @property
-    def kind(self) -> str:
-        return self.row.kind
-
-    @property
-    def rows(self) -> tuple[Row, ...]:
-        return (self.row,)
-
-    @property
-    def size(self) -> int:
-        return max(self.row.size, self.row.taught.size if self.row.taught else 0)
-
-    @property
-    def counts(self) -> int:
-        return 1
 
 
 @dataclass(frozen=True)
@@ -104,7 +76,7 @@ class Distill:
         if self.ema_rate != 0.05 and self.teacher != "ema":
             raise UserError(f"loss Distill: ema_rate = {self.ema_rate} changes nothing without teacher = ema")
 
-    def units(self, rows: Sequence[Row], pairs: Sequence[Sequence[int]]) -> tuple[list[Rollout], list[Lost]]:
+    def units(self, rows: Sequence[Row], pairs: Sequence[Sequence[int]]) -> tuple[list[Unit], list[Lost]]:
         """Each row by itself. Rule of an answer that no token of is learned: `all_skipped`."""
         found = [row if row.seed else self._window(row) for row in rows]
         left = [row for row in found if row.learned]
@@ -112,20 +84,21 @@ class Distill:
         sizes = Counter((row.seed, row.kind) for row in left)
         of, kinds = Counter(row.seed for row in left), Counter(seed for seed, _ in sizes)
         even = {group: of[group[0]] / (kinds[group[0]] * size) for group, size in sizes.items()}
-        units = [Rollout(row, even[row.seed, row.kind] if self.balance else 1.0) for row in left]
+        units = [Unit((row,), 1, even[row.seed, row.kind] if self.balance else 1.0) for row in left]
         return units, [Lost(row.place, "all_skipped", why) for row in found if not row.learned]
 
-    def collate(self, units: Sequence[Rollout], weights: Weights, pad: int) -> Batch:
+    def collate(self, units: Sequence[Unit], weights: Weights, pad: int) -> Batch:
         """`shares` (rows, tokens) is what each token counts; `taught_…` are the same answers as the teacher reads them."""
         import torch
 
-        batch = collate([unit.row for unit in units], weights, pad)
+        rows = [unit.rows[0] for unit in units]
+        batch = collate(rows, weights, pad)
         learned = batch["targets"] != IGNORE
         shares = torch.zeros(learned.shape)
-        for place, unit in enumerate(units):
-            shares[place, learned[place]] = torch.tensor(self._shares(unit.row)) * batch["weights"][place] * unit.weight
-        batch |= {"shares": shares, "seeds": torch.tensor([unit.seed for unit in units])}
-        taught = [unit.row.taught for unit in units if unit.row.taught]
+        for place, (row, unit) in enumerate(zip(rows, units, strict=True)):
+            shares[place, learned[place]] = torch.tensor(self._shares(row)) * batch["weights"][place] * unit.weight
+        batch |= {"shares": shares, "seeds": torch.tensor([row.seed for row in rows])}
+        taught = [row.taught for row in rows if row.taught]
         return {**batch, **{f"taught_{name}": each for name, each in collate(taught, weights, pad).items()}} if taught else batch
 
     def total(self, model: Any, batch: Batch, head: Any) -> Tensor:

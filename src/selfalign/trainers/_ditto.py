@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from selfalign.errors import UserError
-from selfalign.trainers._batches import Lost, Row, Weights
-from selfalign.trainers._dpo import DPO, Pair
+from selfalign.trainers._batches import Lost, Row, Unit, Weights
+from selfalign.trainers._dpo import DPO
 from selfalign.trainers._weighted import Batch, Tensor
 from selfalign.types import Example, Preference, derive_seed, preferences, preferred_to
 
@@ -85,7 +85,7 @@ class Ditto:
             between += [Preference(draw.choice(better), old)] if better else []
         return [*current, *replayed, *between]
 
-    def units(self, rows: Sequence[Row], pairs: Sequence[Sequence[int]]) -> tuple[list[Pair], list[Lost]]:
+    def units(self, rows: Sequence[Row], pairs: Sequence[Sequence[int]]) -> tuple[list[Unit], list[Lost]]:
         """As `DPO.units`. Rule of an older sample that no pair was drawn of: `not_drawn`."""
         units, lost = self._dpo.units(rows, pairs)
         asked, samples = {place for pair in pairs for place in pair}, {row.place for row in rows if not row.seed}
@@ -93,7 +93,7 @@ class Ditto:
         lost = [Lost(one.place, "not_drawn", why) if one.place in samples - asked else one for one in lost]
         return units, lost
 
-    def collate(self, units: Sequence[Pair], weights: Weights, pad: int) -> Batch:
+    def collate(self, units: Sequence[Unit], weights: Weights, pad: int) -> Batch:
         import torch
 
         seeds = torch.tensor([float(pair.seed) for pair in units])

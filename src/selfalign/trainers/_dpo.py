@@ -7,38 +7,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from selfalign.errors import UserError
-from selfalign.trainers._batches import IGNORE, Lost, Row, Weights
+from selfalign.trainers._batches import IGNORE, Lost, Row, Unit, Weights
 from selfalign.trainers._weighted import Batch, Tensor, collate, row_losses
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Two answers to one prompt as tokens; counts one in the mean of a step, however long it is."""
-
-    chosen: Row
-    rejected: Row
-    reference: tuple[float, ...] = ()
-    """Log-probability of each answer by the start model, in nats."""
-
-    @property
-    def seed(self) -> bool:
-        return self.chosen.seed
-
-    @property
-    def kind(self) -> str:
-        return self.chosen.kind + self.rejected.kind
-
-    @property
-    def rows(self) -> tuple[Row, ...]:
-        return (self.chosen, self.rejected)
-
-    @property
-    def size(self) -> int:
-        return max(self.chosen.size, self.rejected.size)
-
-    @property
-    def counts(self) -> int:
-        return 1
 
 
 @dataclass(frozen=True)
@@ -71,20 +41,20 @@ class DPO:
             if wrong:
                 raise UserError(f"loss DPO: {name} = {getattr(self, name)} is out of range")
 
-    def units(self, rows: Sequence[Row], pairs: Sequence[Sequence[int]]) -> tuple[list[Pair], list[Lost]]:
-        """The pairs whose rows are both there. Rule of the rows in none: `no_pair`."""
+    def units(self, rows: Sequence[Row], pairs: Sequence[Sequence[int]]) -> tuple[list[Unit], list[Lost]]:
+        """(preferred, rejected) of each pair whose rows are both there. Rule of the rows in none: `no_pair`."""
         there = {row.place: row for row in rows}
-        made = [Pair(there[chosen], there[rejected]) for chosen, rejected in pairs if chosen in there and rejected in there]
+        made = [Unit(tuple(there[place] for place in pair), 1) for pair in pairs if there.keys() >= {*pair}]
         used, asked = {row.place for pair in made for row in pair.rows}, {place for pair in pairs for place in pair}
         whys = ("no answer stands against it", "the answers that it stands against are not trained on")
         return made, [Lost(place, "no_pair", whys[place in asked]) for place in there if place not in used]
 
-    def collate(self, units: Sequence[Pair], weights: Weights, pad: int) -> Batch:
+    def collate(self, units: Sequence[Unit], weights: Weights, pad: int) -> Batch:
         """All preferred answers, then all rejected ones; `weights` and `imitated` (0 leaves out its term for imitation) have one
         for each pair, `reference` is (pairs, 2)."""
         import torch
 
-        batch = collate([*(pair.chosen for pair in units), *(pair.rejected for pair in units)], weights, pad)
+        batch = collate([pair.rows[side] for side in (0, 1) for pair in units], weights, pad)
         reference = torch.tensor([pair.reference for pair in units], dtype=torch.float32)
         own = {"weights": batch["weights"][: len(units)], "reference": reference, "imitated": torch.ones(len(units))}
         return {**batch, **own}

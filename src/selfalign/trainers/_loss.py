@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from selfalign.trainers._batches import Lost, Row, Weights
+from selfalign.trainers._batches import Lost, Row, Unit, Weights
 from selfalign.trainers._cross_entropy import CrossEntropy
 from selfalign.trainers._distill import Distill
 from selfalign.trainers._ditto import Ditto
@@ -30,7 +30,7 @@ class Loss(Protocol):
     distils: ClassVar[bool]
     """Whether it needs each generated row's `taught`, and in a batch the teacher's logits on it (`_teacher`)."""
 
-    def units(self, rows: Sequence[Row], pairs: Sequence[Sequence[int]]) -> tuple[list[Any], list[Lost]]:
+    def units(self, rows: Sequence[Row], pairs: Sequence[Sequence[int]]) -> tuple[list[Unit], list[Lost]]:
         """What steps are made of, and the rows that are in none of them, by rule.
 
         Args:
@@ -38,7 +38,7 @@ class Loss(Protocol):
         """
         ...
 
-    def collate(self, units: Sequence[Any], weights: Weights, pad: int) -> Batch:
+    def collate(self, units: Sequence[Unit], weights: Weights, pad: int) -> Batch:
         """Units as one batch, for one call of the model."""
         ...
 

@@ -16,16 +16,23 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.record.checkpoints import write_synced
-from selfalign.trainers._batches import Weights
+from selfalign.trainers._batches import Unit, Weights
+from selfalign.trainers._scaling import NotFinite
 from selfalign.trainers._shard import placed
-from selfalign.trainers._weighted import NotFinite, collate, row_losses
+from selfalign.trainers._weighted import collate, row_losses
 
 NAME = "reference.json"
 
 
 def with_reference(
-    units: Sequence[Any], model: AbstractContextManager[Any], device: Any, half: Any, spec: dict[str, Any], pad: int, writes: bool
-) -> list[Any]:
+    units: Sequence[Unit],
+    model: AbstractContextManager[Any],
+    device: Any,
+    half: Any,
+    spec: dict[str, Any],
+    pad: int,
+    writes: bool,
+) -> list[Unit]:
     """The units with `reference`, the log-probability of each of their rows by a model as it now stands, in nats.
 
     Args:
@@ -53,7 +60,7 @@ def _stored(file: Path, key: str) -> list[list[float]] | None:
     return kept["log_probabilities"] if kept["key"] == key else None
 
 
-def _measure(units: Sequence[Any], model: Any, device: Any, half: Any, micro: int, pad: int) -> list[list[float]]:
+def _measure(units: Sequence[Unit], model: Any, device: Any, half: Any, micro: int, pad: int) -> list[list[float]]:
     import torch
 
     placed(model, device).eval()

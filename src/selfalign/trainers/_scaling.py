@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from selfalign.trainers._weighted import NotFinite
+
+class NotFinite(Exception):
+    """A loss, a gradient or a weight is NaN or infinite; the message says which and when."""
 
 
 @dataclass

@@ -18,13 +18,12 @@ from typing import Any
 
 from selfalign.errors import UserError
 from selfalign.models.device import own_gpu
+from selfalign.models.files import ADAPTER
 from selfalign.models.rounding import rounded
 from selfalign.trainers import _zero
 
 FOLDER = "parts"
 """Of a checkpoint: what torch's distributed checkpoints write, one file for each process and one that says what is in which."""
-
-ADAPTER = "adapter_model.safetensors"
 
 WAIT = timedelta(hours=2)
 """For which processes wait for one another, as the first one hashes and writes checkpoints of tens of GB meanwhile: torch's own

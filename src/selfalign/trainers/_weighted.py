@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from selfalign.trainers import _shard, _zero
 from selfalign.trainers._batches import IGNORE, Row, Step, Unit, Weights
+from selfalign.trainers._scaling import LossScale, NotFinite
 from selfalign.trainers._shard import in_step, is_cut, local
 
 if TYPE_CHECKING:
@@ -22,10 +24,6 @@ Batch = Mapping[str, Tensor]
 
 Total = Callable[[Any, Batch, Any], "torch.Tensor"]
 """(model, batch, its output layer) to the weighted sum of the losses of a batch, a scalar in float32."""
-
-
-class NotFinite(Exception):
-    """A loss, a gradient or a weight is NaN or infinite; the message says which and when."""
 
 
 def collate(rows: Sequence[Row], weights: Weights, pad: int) -> dict[str, torch.Tensor]:
@@ -86,10 +84,7 @@ def row_losses(model: Any, batch: Batch, head: Any) -> torch.Tensor:
 
 
 def check_finite(model: Any, when: str) -> None:
-    """
-    Raises:
-        NotFinite: a weight is NaN or infinite, named.
-    """
+    """Raises NotFinite: a weight is NaN or infinite, named."""
     import torch
 
     for name, weight in model.named_parameters():
@@ -97,19 +92,16 @@ def check_finite(model: Any, when: str) -> None:
             raise NotFinite(f"weight {name} is not finite {when}")
 
 
+@dataclass(frozen=True)
 class Steps:
     """A data set whose items are one device's share of one optimiser step, made when they are asked for by `make`."""
 
-    def __init__(
-        self,
-        units: Sequence[Unit],
-        steps: Sequence[Step],
-        weights: Weights,
-        pad: int,
-        devices: int,
-        make: Callable[[Any, Weights, int], Batch] = collate,
-    ) -> None:
-        self.units, self.steps, self.weights, self.pad, self.devices, self.make = units, steps, weights, pad, devices, make
+    units: Sequence[Unit]
+    steps: Sequence[Step]
+    weights: Weights
+    pad: int
+    devices: int
+    make: Callable[[Sequence[Unit], Weights, int], Batch]
 
     def __len__(self) -> int:
         return len(self.steps) * self.devices
@@ -128,21 +120,13 @@ class Steps:
         return self.make(units, self.weights if positions else Weights(0.0, 0.0, 0.0), self.pad)
 
 
-class Scale(Protocol):
-    """What loss scaling needs, see `_scaling`."""
-
-    factor: float
-
-    def unscale(self, model: Any) -> bool: ...
-
-
 def make_trainer(
     model: Any,
     args: Any,
     steps: Steps,
     callbacks: Sequence[Any],
-    total: Total = weighted_sum,
-    scale: Scale | None = None,
+    total: Total,
+    scale: LossScale | None = None,
     half: Any = None,
 ) -> Any:
     """A `transformers.Trainer` that runs one item of `steps` per optimiser step and stops before a step whose loss is not finite.
@@ -188,31 +172,28 @@ def make_trainer(
                 raise NotFinite(f"the loss is {found.item()} at step {self.state.global_step + 1} of {self.state.max_steps}")
             return found
 
-        # A model that is cut up: it is in its place, and each process has a part of a checkpoint.
+    kind = _by_parts(StepTrainer) if is_cut(model) else StepTrainer
+    optimizers = (None if engine is None else _zero.optimizer_of(engine), None)
+    return kind(model=model, args=args, train_dataset=steps, callbacks=list(callbacks), optimizers=optimizers)
 
+
+def _by_parts(kind: type[Any]) -> type[Any]:
+    """The trainer of a model that is cut up: that is in its place, and each process has a part of a checkpoint."""
+
+    class PartsTrainer(kind):  # type: ignore[misc, valid-type, unused-ignore]
         def _move_model_to_device(self, model: Any, device: Any) -> None:
-            if not is_cut(model):
-                super()._move_model_to_device(model, device)
-            elif engine is None:
+            if _zero.engine_of(model) is None:
                 model.reshard()  # it may have been asked before: optimisers take the parts, not what was gathered for that
 
         def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-            if not is_cut(model):
-                super().save_model(output_dir, _internal_call)
+            """Written with the optimiser's, and so read."""
 
         def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-            if not is_cut(model):
-                return super()._save_optimizer_and_scheduler(output_dir)
-            return _shard.write(Path(output_dir), model, self.optimizer, self.lr_scheduler)
+            _shard.write(Path(output_dir), self.model, self.optimizer, self.lr_scheduler)
 
-        def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-            if not is_cut(self.model):  # else with the optimiser's
-                super()._load_from_checkpoint(resume_from_checkpoint, model)
+        def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None: ...
 
         def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-            if not is_cut(model):
-                return super()._load_optimizer_and_scheduler(checkpoint)
-            return _shard.read(Path(str(checkpoint)), model, self.optimizer, self.lr_scheduler)
+            _shard.read(Path(str(checkpoint)), self.model, self.optimizer, self.lr_scheduler)
 
-    optimizers = (None if engine is None else _zero.optimizer_of(engine), None)
-    return StepTrainer(model=model, args=args, train_dataset=steps, callbacks=list(callbacks), optimizers=optimizers)
+    return PartsTrainer

@@ -27,10 +27,7 @@ class NullTrainer:
     pretends: ClassVar[bool] = True
 
     def train(self, job: TrainJob, progress: Progress) -> TrainResult:
-        """
-        Raises:
-            RunFailed: the folder for the model exists already.
-        """
+        """Raises RunFailed: the folder for the model exists already."""
         if job.out.exists():
             raise RunFailed(f"{job.out} exists already; a model is never written over")
         rows = (*job.seeds, *job.generated)
