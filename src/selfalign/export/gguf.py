@@ -19,13 +19,13 @@ from selfalign.models.merge import load_float32, write_merged
 from selfalign.models.names import quiet
 from selfalign.models.rendering import Renderer, make_renderer
 from selfalign.models.templates import Template
-from selfalign.record.checkpoints import publish
-from selfalign.record.disk import reporting, require_space
+from selfalign.record.disk import free_folder, require_space, whole_folder
 from selfalign.record.exports import best_round, model_files
 from selfalign.record.store import Store
 from selfalign.types import Example, Turns, shared_system
 
 Kind = Literal["F16", "Q8_0", "Q4_K_M"]
+_REMEDY = "name a new folder for the file with --gguf_out"
 
 
 @dataclass(frozen=True)
@@ -72,33 +72,22 @@ def export_gguf(
     examples = (*store.validation_seeds(), *store.seeds())
     if not examples:
         raise UserError("a file is compared with its model on the run's seeds, and this run has none; it cannot be proven")
-    target = _new_folder(store.round_folder(chosen) / f"gguf-{kind}" if folder is None else Path(folder))
-    temporary = target.with_name(f".{target.name}.tmp")
-    try:
-        with handle_signals(), reporting(target.parent):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(temporary, ignore_errors=True)
-            work = temporary / "work"
-            work.mkdir(parents=True)
-            model, format = store.model(chosen), store.identity().get("format", "auto")
-            if model.adapter is not None:
-                say("merging the adapter with its base, in float32")
-                source = work / "merged"
-                write_merged(model, source, examples, format)
-            making = _Making(programs, source, _renderer(source, format), examples, say)
-            written = making.write(kind, temporary, ollama, _title(store, chosen))
-            shutil.rmtree(work)
-            lines = "\n".join(f"- {line}" for line in written.proof.lines())
-            (temporary / "README.md").write_text(f"{card}\n## The {kind} file\n\nBy `proof.json`:\n\n{lines}\n", "utf-8")
-            proof = {"file": written.file.name, "kind": kind, "round": chosen, **written.proof.plain()}
-            (temporary / "proof.json").write_text(json.dumps(proof, indent=1) + "\n", "utf-8")
-            if target.exists():
-                target.rmdir()
-            publish(temporary, target)
-    except OSError as error:
-        raise UserError(f"{target} cannot be written ({error.strerror or error}): name another folder with --gguf_out") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    target = free_folder(store.round_folder(chosen) / f"gguf-{kind}" if folder is None else folder, f"{_REMEDY}, or remove it")
+    with handle_signals(), whole_folder(target, _REMEDY) as temporary:
+        work = temporary / "work"
+        work.mkdir()
+        model, format = store.model(chosen), store.identity().get("format", "auto")
+        if model.adapter is not None:
+            say("merging the adapter with its base, in float32")
+            source = work / "merged"
+            write_merged(model, source, examples, format)
+        making = _Making(programs, source, _renderer(source, format), examples, say)
+        written = making.write(kind, temporary, ollama, _title(store, chosen))
+        shutil.rmtree(work)
+        lines = "\n".join(f"- {line}" for line in written.proof.lines())
+        (temporary / "README.md").write_text(f"{card}\n## The {kind} file\n\nBy `proof.json`:\n\n{lines}\n", "utf-8")
+        proof = {"file": written.file.name, "kind": kind, "round": chosen, **written.proof.plain()}
+        (temporary / "proof.json").write_text(json.dumps(proof, indent=1) + "\n", "utf-8")
     made = None if written.modelfile is None else target / written.modelfile.name
     return replace(written, file=target / written.file.name, modelfile=made)
 
@@ -218,12 +207,6 @@ class _Making:
                 "the Modelfile's template asks as the run does" if ollama else "ask llama-server for completions of such a prompt"
             )
             yield f"the run's prompts end with {trained[-40:]!r}, those of the file's chat template with {own[-40:]!r}: {other}"
-
-
-def _new_folder(target: Path) -> Path:
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"{target} exists: name a new folder for the file with --gguf_out, or remove it")
-    return target
 
 
 def _renderer(folder: Path, format: Any) -> Renderer:

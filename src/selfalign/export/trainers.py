@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -15,8 +14,7 @@ from selfalign.export.data import Said, messages
 from selfalign.models.names import located, may_be_on_hub, quiet
 from selfalign.models.rendering import Renderer, make_renderer
 from selfalign.record import rows
-from selfalign.record.checkpoints import publish
-from selfalign.record.disk import reporting
+from selfalign.record.disk import free_folder, whole_folder
 from selfalign.record.exports import best_round, write_lines
 from selfalign.record.store import Store
 from selfalign.text import counted
@@ -69,9 +67,8 @@ def export_for_trainer(store: Store, folder: str | Path, format: TrainerFormat, 
     Raises:
         UserError: the round was not trained or its loss is none of the trainer's, or the folder is taken or cannot be written.
     """
-    target = Path(folder)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"{target} exists: --format {format} writes a folder of files, so name a new one with --data")
+    remedy = f"--format {format} writes a folder of files, so name a new one with --data"
+    target = free_folder(folder, remedy)
     chosen = best_round(store) if round is None else round
     trainer = store.identity().get("trainer") or {}
     loss = str((trainer.get("loss") or {}).get("part", "")).rpartition(".")[2]
@@ -96,27 +93,12 @@ def export_for_trainer(store: Store, folder: str | Path, format: TrainerFormat, 
         if format == "llama-factory" and any(row.said.history for row in train):
             notes.append("some rows have earlier turns: give mask_history: true, so that the last answer alone is learned")
     data = {"train.jsonl": shapes[: len(train)], **({"validation.jsonl": shapes[len(train) :]} if validation else {})}
-    _publish(target, data, own)
+    with whole_folder(target, remedy) as temporary:
+        for file, some in data.items():
+            write_lines(temporary / file, some)
+        for file, text in own.items():
+            (temporary / file).write_text(text, "utf-8")
     return Folder(target, (*data, *own), len(train), len(validation), left_out, tuple(notes))
-
-
-def _publish(target: Path, data: Mapping[str, Sequence[Mapping[str, Any]]], own: Mapping[str, str]) -> None:
-    temporary = target.with_name(f".{target.name}.tmp")
-    try:
-        with reporting(target.parent):
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            for name, shapes in data.items():
-                write_lines(temporary / name, shapes)
-            for name, text in own.items():
-                (temporary / name).write_text(text, "utf-8")
-            if target.exists():
-                target.rmdir()
-            publish(temporary, target)
-    except OSError as error:
-        raise UserError(f"{target} cannot be written ({error.strerror or error}): name another folder") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _rows(store: Store, round: int, preferences: bool) -> tuple[list[_Row], list[_Row], dict[str, tuple[str, ...]]]:
