@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from selfalign.errors import UserError
+from selfalign.evaluators._answers import key
 from selfalign.protocols import Context
 from selfalign.types import Example, Metric
 
@@ -68,8 +68,7 @@ class LmEval:
         asked = harness.load(self.tasks, self.ifeval_file, self.num_fewshot)
         if self.ifeval_file and (text := harness.ifeval.lacking(asked["ifeval"]["ifeval"])):
             _log.warning(text)
-        parts = (version("lm_eval"), harness.fingerprint(asked, self.limit, self.max_tokens))
-        return hashlib.sha256(repr(parts).encode()).hexdigest()
+        return key((version("lm_eval"), harness.fingerprint(asked, self.limit, self.max_tokens)), 64)
 
     def evaluate(self, context: Context, held_out: Sequence[Example]) -> list[Metric]:
         """`TASK:METRIC` (`TASK:METRIC:FILTER` where a task filters its answers in several ways) for every metric of a task, and

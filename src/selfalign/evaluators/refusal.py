@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from selfalign.errors import UserError
-from selfalign.evaluators._answers import exchanges
+from selfalign.evaluators._answers import exchanges, key
 from selfalign.evaluators._decision import NAMES, figures, log_probability, openings
 from selfalign.evaluators._metrics import outcomes, share
 from selfalign.evaluators._refusal_judge import choose, there, unnamed
@@ -112,9 +111,9 @@ class Refusal:
         ]
         prompts, found = self._asked(held_out), openings(*self.sides(context.all_seeds))
         # Named by what is asked: another arm of a study, whose answers to the prompts are the same, may have other seeds.
-        key = hashlib.sha256(repr((found, self.sampling or context.eval_sampling)).encode()).hexdigest()[:6]
+        stage = f"held_out_decision_{key((found, self.sampling or context.eval_sampling), 6)}"
         try:
-            scores = log_probability(context, f"held_out_decision_{key}", chosen, found)
+            scores = log_probability(context, stage, chosen, found)
         except UserError as error:
             _log.warning("%s are not given: %s", " and ".join(NAMES), error)
             return
