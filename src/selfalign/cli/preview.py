@@ -11,7 +11,8 @@ from typing import Any
 
 from rich.table import Table
 
-from selfalign.cli.check import print_json, read
+from selfalign.cli.check import print_json
+from selfalign.cli.run import read
 from selfalign.cli.table import figure, shown, stdout_console, wide_table
 from selfalign.errors import Interrupted
 from selfalign.text import counted, decimals, printable
@@ -25,14 +26,14 @@ def main(arguments: Sequence[str]) -> int:
 
     if (asked := read(arguments, "preview")) is None:
         return 0
-    options, recipe, seeds, held_out, _ = asked
+    options = asked.options
     try:
         with (
             handle_signals(),
             TemporaryDirectory(prefix="selfalign-preview-") as folder,
             nullcontext(Quiet()) if options.quiet else on_screen() as progress,
         ):
-            found = preview(recipe, options.model, seeds, held_out, Path(folder), progress)
+            found = preview(asked.recipe, options.model, asked.seeds, asked.held_out, Path(folder), progress)
     except Interrupted as stop:
         sys.stderr.write("selfalign: interrupted; a preview keeps nothing\n")
         return 128 + stop.signal_number
