@@ -101,7 +101,6 @@ class Code:
         return metrics
 
     def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
-        """As `Preflight.metric_names`."""
         files = {"humaneval": self.humaneval_file, "humaneval_plus": self.humaneval_plus_file, "mbpp": self.mbpp_file}
         return [f"{name}:{figure}" for name, file in files.items() if file for figure in ("pass@1", "cut", "stopped")]
 

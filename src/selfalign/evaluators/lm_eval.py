@@ -62,10 +62,9 @@ class LmEval:
             UserError: the harness is not installed; a task is unknown, cannot be loaded, or asks for what is not supported
                 (pictures, running code that the model wrote, other decoding); a malformed row, with file and line.
         """
-        if not self.tasks and not self.ifeval_file:
+        if not self._measures:
             return ""
-        harness = _harness()
-        asked = harness.load(self.tasks, self.ifeval_file, self.num_fewshot)
+        harness, asked = self._loaded()
         if self.ifeval_file and (text := harness.ifeval.lacking(asked["ifeval"]["ifeval"])):
             _log.warning(text)
         return key((version("lm_eval"), harness.fingerprint(asked, self.limit, self.max_tokens)), 64)
@@ -96,10 +95,9 @@ class LmEval:
             UserError: as `check`; a prompt that does not fit the model's window, or a text of a perplexity task.
             RunFailed: a task's score is not a finite number.
         """
-        if not self.tasks and not self.ifeval_file:
+        if not self._measures:
             return []
-        harness = _harness()
-        asked = harness.load(self.tasks, self.ifeval_file, self.num_fewshot)
+        harness, asked = self._loaded()
         metrics: list[Metric] = harness.measure(context, asked, self.limit, self.max_tokens, self.chat)
         return metrics
 
@@ -109,10 +107,10 @@ class LmEval:
         Raises:
             UserError: as `check`.
         """
-        if not self.tasks and not self.ifeval_file:
+        if not self._measures:
             return []
-        harness = _harness()
-        found: list[Example] = harness.prompts(harness.load(self.tasks, self.ifeval_file, self.num_fewshot), self.limit)
+        harness, asked = self._loaded()
+        found: list[Example] = harness.prompts(asked, self.limit)
         return found
 
     def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
@@ -120,12 +118,16 @@ class LmEval:
         figures = ("prompt_strict", "inst_strict", "prompt_loose", "inst_loose", "unscored", "cut")
         return (*(("*:*",) if self.tasks else ()), *(f"ifeval:{name}" for name in figures if self.ifeval_file))
 
+    @property
+    def _measures(self) -> bool:
+        return bool(self.tasks or self.ifeval_file)
 
-def _harness() -> Any:
-    try:
-        version("lm_eval")
-    except PackageNotFoundError:
-        raise UserError("LmEval needs the package lm_eval; install it with: pip install 'selfalign[eval]'") from None
-    from selfalign.evaluators import _harness_tasks
+    def _loaded(self) -> tuple[Any, Any]:
+        """The module about the harness, which is only imported where it is used, and the tasks with their data."""
+        try:
+            version("lm_eval")
+        except PackageNotFoundError:
+            raise UserError("LmEval needs the package lm_eval; install it with: pip install 'selfalign[eval]'") from None
+        from selfalign.evaluators import _harness_tasks
 
-    return _harness_tasks
+        return _harness_tasks, _harness_tasks.load(self.tasks, self.ifeval_file, self.num_fewshot)

@@ -96,7 +96,6 @@ class MTBench:
         return key((self._questions(), judge_hash(self.judge, self.engine)), 64)
 
     def preflight(self, seeds: Sequence[Example], held_out: Sequence[Example]) -> str:
-        """As `Preflight.preflight`."""
         bare = sum(each.category in REFERENCED and not each.references for each in self._questions()) if self.file else 0
         if not bare:
             return ""
@@ -141,7 +140,6 @@ class MTBench:
         ]
 
     def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
-        """As `Preflight.metric_names`."""
         if not self.file:
             return ()
         categories = dict.fromkeys(question.category for question in self._questions()) if self.by_category else ()

@@ -122,7 +122,6 @@ class Refusal:
         yield from figures(scores, (sides[0], sides[1]), [one.id for one in prompts], strata, self.at_over_refusal)
 
     def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
-        """As `Preflight.metric_names`."""
         return ("refusal", "over_refusal", "balance", *(NAMES if self.decision else ())) if self._both(held_out) else ()
 
     def learns(self, seeds: Sequence[Example], prompts: Sequence[Example]) -> bool:

@@ -84,7 +84,6 @@ class Truthfulness:
         return metrics
 
     def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
-        """As `Preflight.metric_names`."""
         if not self.file:
             return ()
         figures = (f"truthfulness_{name}" for name in ("diff", "max", "acc", "words", "empty"))

@@ -155,7 +155,6 @@ class WinRate:
         return [*metrics, Metric("win_rate_flaws", count, count, count, len(asked), unit="count", better="lower")]
 
     def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
-        """As `Preflight.metric_names`."""
         if not self.judge or not any(example.response.strip() for example in held_out):
             return ()
         controls = (*(("consistency",) if self.kind == "model" else ()), *(("constant",) if self.constant.strip() else ()))

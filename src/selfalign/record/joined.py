@@ -23,7 +23,7 @@ def join(store: Store, seeds: Sequence[Example], round: int, changed: Mapping[st
     first = len(store.seeds()) + len(store.validation_seeds())
     placed = [replace(seed, slot=first + place) for place, seed in enumerate(seeds)]
     with store.transaction("join") as connection:
-        rows.insert(connection, [(seed, "seed", None, None) for seed in placed])
+        rows.insert(connection, rows.verdicts(placed, (), "seed"))
         text = f"{counted(len(seeds), 'seed')} joined for round {round} on"
         store.event(KIND, {"round": round, "ids": [seed.id for seed in seeds], "changed": dict(changed), "text": text})
 

@@ -230,11 +230,9 @@ def after_review(pairs: Sequence[Example], found: Mapping[str, Decision], rest: 
 
 def finish_review(store: Store, round: int, result: FilterResult, seconds: float) -> None:
     """The round's pairs as they are from now on, and the stage `review`, in one transaction."""
-    verdicts: list[rows.Verdict] = [(example, "kept", None, None) for example in result.kept]
-    verdicts += [(drop.example, "dropped", drop.rule, drop.evidence) for drop in result.dropped]
     made = int((store.stage(round, "filter") or {})["candidates"])
     with store.transaction("review") as connection:
-        rows.rewrite(connection, verdicts)
+        rows.rewrite(connection, rows.verdicts(result.kept, result.dropped))
         store.finish_stage(round, "review", {"kept": len(result.kept), "dropped": made - len(result.kept)}, seconds)
 
 

@@ -218,8 +218,7 @@ class Store:
         if self.stage(0, "seeds") is not None:
             return
         with self.transaction("seeds") as connection:
-            verdicts: list[rows.Verdict] = [(e, "seed", None, None) for e in train]
-            rows.insert(connection, verdicts + [(e, "validation", None, None) for e in validation])
+            rows.insert(connection, [*rows.verdicts(train, (), "seed"), *rows.verdicts(validation, (), "validation")])
             self.finish_stage(0, "seeds", {"train": len(train), "validation": len(validation)}, 0.0)
 
     def finish_round_samples(
@@ -232,8 +231,7 @@ class Store:
         """
         rows.conserve(round, candidates, kept, dropped)
         with self.transaction("filter") as connection:
-            verdicts: list[rows.Verdict] = [(e, "kept", None, None) for e in kept]
-            rows.insert(connection, verdicts + [(d.example, "dropped", d.rule, d.evidence) for d in dropped])
+            rows.insert(connection, rows.verdicts(kept, dropped))
             self.finish_stage(round, "filter", {"candidates": candidates, "kept": len(kept), "dropped": len(dropped)}, seconds)
 
     def seeds(self) -> tuple[Example, ...]:
