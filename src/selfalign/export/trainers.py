@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from selfalign.errors import UserError
+from selfalign.export.base import folder_renderer
 from selfalign.export.data import Said, messages
-from selfalign.models.names import located, may_be_on_hub, quiet
-from selfalign.models.rendering import Renderer, make_renderer
+from selfalign.models.names import located, may_be_on_hub
+from selfalign.models.rendering import Renderer
 from selfalign.record import rows
 from selfalign.record.disk import free_folder, whole_folder
 from selfalign.record.exports import best_round, write_lines
 from selfalign.record.store import Store
 from selfalign.text import counted
-from selfalign.types import PREFERRED, ModelRef
+from selfalign.types import PREFERRED
 
 TrainerFormat = Literal["llama-factory", "axolotl", "trl"]
 _TURNS = ("system", "human", "gpt")
@@ -214,7 +215,10 @@ def _script(store: Store, round: int, trainer: Mapping[str, Any], loss: str, val
             "--format trl writes the settings of the trainer SFT, and this run has another one; use --format messages"
         )
     start = store.model(0) if identity.get("start_from") == "base" or round < 2 else store.model(round - 1)
-    renderer = _renderer(start, identity.get("format", "auto"))
+    folder = Path(located(start.base))
+    if not folder.is_dir():
+        raise UserError(f"--format trl reads the tokenizer of {start.base}, which is not on this machine; use --format messages")
+    renderer = folder_renderer(folder, identity.get("format", "auto"))
     adapter, steps = trainer["method"] in ("lora", "qlora"), identity.get("steps") or []
     rate = trainer["learning_rate"] or trainer["full_rate"] * (10 if adapter else 1)
     settings = {
@@ -258,17 +262,6 @@ def _script(store: Store, round: int, trainer: Mapping[str, Any], loss: str, val
         warmup=trainer["warmup"],
         half=trainer["precision"] in ("auto", "bf16"),
     ), renderer
-
-
-def _renderer(model: ModelRef, format: Any) -> Renderer:
-    from transformers import AutoTokenizer
-
-    folder = Path(located(model.base))
-    if not folder.is_dir():
-        raise UserError(f"--format trl reads the tokenizer of {model.base}, which is not on this machine; use --format messages")
-    with quiet():
-        tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
-    return make_renderer(tokenizer, format)
 
 
 def _for_trl(row: _Row, renderer: Renderer) -> dict[str, Any]:

@@ -40,14 +40,14 @@ def joined(store: Store) -> list[tuple[int, tuple[Example, ...]]]:
 
 def since_round(store: Store) -> dict[str, int]:
     """The ids of the seeds that joined, with the first round that has them."""
-    return {id: data["round"] for _, kind, data in store.events() if kind == KIND for id in data["ids"]}
+    return {id: data["round"] for *_, data in store.events(KIND) for id in data["ids"]}
 
 
 def identity_of(store: Store, round: int) -> dict[str, Any]:
     """The run's options as a round has them."""
     found = store.identity()
-    for _, kind, data in store.events():
-        found |= data["changed"] if kind == KIND and data["round"] <= round else {}
+    for *_, data in store.events(KIND):
+        found |= data["changed"] if data["round"] <= round else {}
     return found
 
 

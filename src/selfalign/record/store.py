@@ -157,9 +157,9 @@ class Store:
         with self.transaction("event") as connection:
             connection.execute("INSERT INTO events (at, kind, data) VALUES (?, ?, ?)", (_now(), kind, dumps(data)))
 
-    def events(self) -> list[tuple[str, str, dict[str, Any]]]:
-        """(time, kind, data) of everything reported, oldest first."""
-        found = self._connection.execute("SELECT at, kind, data FROM events ORDER BY id")
+    def events(self, kind: str = "") -> list[tuple[str, str, dict[str, Any]]]:
+        """(time, kind, data) of everything reported, or of what is of this kind, oldest first."""
+        found = self._connection.execute("SELECT at, kind, data FROM events WHERE ?1 IN ('', kind) ORDER BY id", (kind,))
         return [(at, kind, json.loads(data)) for at, kind, data in found]
 
     def round_folder(self, round: int) -> Path:
