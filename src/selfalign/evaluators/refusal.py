@@ -145,8 +145,7 @@ class Refusal:
         return "" if judge else why
 
     def _both(self, held_out: Sequence[Example]) -> bool:
-        there = {example.category for example in held_out}
-        return not there.isdisjoint(self._refuse) and not there.isdisjoint(self._answer)
+        return all(self.sides(held_out))
 
     def _asked(self, held_out: Sequence[Example]) -> list[Example]:
         return [example for example in held_out if example.category in (*self._refuse, *self._answer)]

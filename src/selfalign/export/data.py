@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from selfalign.errors import UserError
 from selfalign.export.cards import data_card
 from selfalign.record import rows
-from selfalign.record.disk import whole_file
+from selfalign.record.disk import check_place, whole_file
 from selfalign.record.exports import before_columns, write_lines
 from selfalign.record.review import waiting
 from selfalign.record.store import Store
@@ -191,8 +191,7 @@ def write_rows(file: Path, written: Iterable[Mapping[str, Any]], sample: Mapping
     Raises:
         UserError: a file that cannot be written.
     """
-    if file.is_dir() or not file.parent.is_dir():
-        raise UserError(f"{file}: {'is a folder' if file.is_dir() else 'its folder does not exist'}; name a file to write")
+    check_place(file)
     if file.suffix.lower() in (".csv", ".tsv", ".xlsx", ".json"):
         raise UserError(f"{file}: data is written as JSON lines (.jsonl) or Parquet (.parquet)")
     try:

@@ -106,6 +106,15 @@ def whole_file(path: Path, name: str) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def check_place(file: Path) -> None:
+    """
+    Raises:
+        UserError: no file can stand there.
+    """
+    if file.is_dir() or not file.parent.is_dir():
+        raise UserError(f"{file}: {'is a folder' if file.is_dir() else 'its folder does not exist'}; name a file to write")
+
+
 def free_folder(target: str | Path, remedy: str) -> Path:
     """
     Raises:
