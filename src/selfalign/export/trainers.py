@@ -24,6 +24,7 @@ from selfalign.types import PREFERRED
 TrainerFormat = Literal["llama-factory", "axolotl", "trl"]
 _TURNS = ("system", "human", "gpt")
 _OPTIMIZERS = {"adamw": "adamw_torch", "adamw_8bit": "adamw_8bit", "paged_adamw_8bit": "paged_adamw_8bit"}
+_LORA = {"lora_rank": "r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout", "lora_target": "target_modules"}
 _LOSSES = {"": False, "CrossEntropy": False, "DPO": True}
 """Of losses that others have: whether they prefer answers to others."""
 
@@ -241,12 +242,7 @@ def _script(store: Store, round: int, trainer: Mapping[str, Any], loss: str, val
             settings |= {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, given["sft_weight"]]}
     else:
         settings["completion_only_loss"] = True
-    lora = {
-        "r": trainer["lora_rank"],
-        "lora_alpha": trainer["lora_alpha"],
-        "lora_dropout": trainer["lora_dropout"],
-        "target_modules": trainer["lora_target"],
-    }
+    lora = {theirs: trainer[ours] for ours, theirs in _LORA.items()}
     name, at, revision = start.base.partition("@") if may_be_on_hub(start.base) else (start.base, "", "")
     template = files("selfalign.export").joinpath("train.py.j2").read_text("utf-8")
     return Environment(undefined=StrictUndefined, keep_trailing_newline=True).from_string(template).render(

@@ -95,13 +95,7 @@ def isheep_paper(
         perplexity_below: what both perplexities have to stay below.
         clusters: K, the number of clusters of a round's pairs.
     """
-    for given, usual, of in (
-        ("score_above", score_above == 8.0, ("both", "quality", "following")),
-        ("perplexity_below", perplexity_below == 50.0, ("perplexity",)),
-        ("clusters", clusters == 3000, ("density", "density_perplexity")),
-    ):
-        if not usual and select not in of:
-            raise ValueError(f"isheep_paper: {given} changes nothing with select = {select}; it is for {' or '.join(of)}")
+    _refuse_idle(select, score_above, perplexity_below, clusters)
     above, below = partial(Threshold, above=score_above), partial(Threshold, above=None, below=perplexity_below)
     scorers, filters = selection(select, judge, Density(clusters=clusters), above, below)
     return Recipe(
@@ -133,3 +127,14 @@ def isheep_paper(
         alarms=Alarms(action="off"),
         seed=42,
     )
+
+
+def _refuse_idle(select: Select, score_above: float, perplexity_below: float, clusters: int) -> None:
+    """Raises ValueError for an option that changes nothing with this selection."""
+    for given, usual, of in (
+        ("score_above", score_above == 8.0, ("both", "quality", "following")),
+        ("perplexity_below", perplexity_below == 50.0, ("perplexity",)),
+        ("clusters", clusters == 3000, ("density", "density_perplexity")),
+    ):
+        if not usual and select not in of:
+            raise ValueError(f"isheep_paper: {given} changes nothing with select = {select}; it is for {' or '.join(of)}")
