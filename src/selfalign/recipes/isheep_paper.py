@@ -25,6 +25,7 @@ from selfalign.filters import (
 )
 from selfalign.proof.alarms import Alarms
 from selfalign.proposers import Instructions
+from selfalign.protocols import Filter, Scorer
 from selfalign.recipe import Recipe
 from selfalign.recipes._selection import selection
 from selfalign.retrievers import Uniform
@@ -95,9 +96,7 @@ def isheep_paper(
         perplexity_below: what both perplexities have to stay below.
         clusters: K, the number of clusters of a round's pairs.
     """
-    _refuse_idle(select, score_above, perplexity_below, clusters)
-    above, below = partial(Threshold, above=score_above), partial(Threshold, above=None, below=perplexity_below)
-    scorers, filters = selection(select, judge, Density(clusters=clusters), above, below)
+    scorers, filters = _selection(select, judge, score_above, perplexity_below, clusters)
     return Recipe(
         name="isheep_paper",
         proposer=Instructions(form="auto", language="English", sampling=Sampling(max_tokens=1000, top_p=0.95)),
@@ -129,8 +128,10 @@ def isheep_paper(
     )
 
 
-def _refuse_idle(select: Select, score_above: float, perplexity_below: float, clusters: int) -> None:
-    """Raises ValueError for an option that changes nothing with this selection."""
+def _selection(
+    select: Select, judge: Judge, score_above: float, perplexity_below: float, clusters: int
+) -> tuple[tuple[Scorer, ...], tuple[Filter, ...]]:
+    """`selection` by absolute bounds; ValueError for an option that changes nothing with it."""
     for given, usual, of in (
         ("score_above", score_above == 8.0, ("both", "quality", "following")),
         ("perplexity_below", perplexity_below == 50.0, ("perplexity",)),
@@ -138,3 +139,5 @@ def _refuse_idle(select: Select, score_above: float, perplexity_below: float, cl
     ):
         if not usual and select not in of:
             raise ValueError(f"isheep_paper: {given} changes nothing with select = {select}; it is for {' or '.join(of)}")
+    above, below = partial(Threshold, above=score_above), partial(Threshold, above=None, below=perplexity_below)
+    return selection(select, judge, Density(clusters=clusters), above, below)
