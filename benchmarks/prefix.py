@@ -25,7 +25,7 @@ from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, cast
 
-from selfalign.cli.run import load_recipe, read_examples
+from selfalign.cli.load import load_recipe, read_examples
 from selfalign.encoders import Hashed
 from selfalign.engines import OpenVINO
 from selfalign.engines._texts import Texts

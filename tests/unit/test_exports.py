@@ -210,7 +210,7 @@ def test_a_model_is_copied_and_verified(store: Store, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="exists"):
         export_model(store, tmp_path / "deep" / "out")
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"file/out cannot be written \(.*\): name another folder"):
+    with pytest.raises(UserError, match=r"file/out cannot be written \(.*\): name a new folder"):
         export_model(store, tmp_path / "file" / "out")
     (tmp_path / "file").unlink()
     with pytest.raises(UserError, match="some/hub-name"):

@@ -572,9 +572,9 @@ def test_files_that_are_no_rows_of_ifeval(tmp_path: Path) -> None:
     (tmp_path / "broken.jsonl").write_text('{"key": 1}\n')
     (tmp_path / "syntax.jsonl").write_text(json.dumps(ROWS[0]) + "\n{\n")
     for name, complaint in (
-        ("none.jsonl", "No such file or directory; give IFEval's rows"),
+        ("none.jsonl", "no such file; check the path"),
         ("broken.jsonl", "broken.jsonl:1: has no field 'prompt'; add it"),
-        ("syntax.jsonl", "syntax.jsonl:2: is not valid JSON"),
+        ("syntax.jsonl", "syntax.jsonl:2: not valid JSON"),
     ):
         with pytest.raises(UserError, match=complaint):
             LmEval(ifeval_file=str(tmp_path / name)).check()

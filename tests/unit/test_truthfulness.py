@@ -226,11 +226,11 @@ def test_the_table_as_it_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "columns", "message"),
     [
-        (ROWS, (*COLUMNS[:4], "Right", *COLUMNS[5:]), r"t.csv:1: has no column 'Correct Answers' among .*'Right'"),
+        (ROWS, (*COLUMNS[:4], "Right", *COLUMNS[5:]), r"t.csv:2: has no column 'Correct Answers' among .*'Right'"),
         ([ROWS[0], ("Why?", "So", " ; ", "No")], COLUMNS, r"t.csv:3: column 'Correct Answers' holds nothing"),
         ([ROWS[0], ("Why?", "So", "So", "")], COLUMNS, r"t.csv:3: column 'Incorrect Answers' holds nothing"),
         ([("", "So", "So", "No")], COLUMNS, r"t.csv:2: column 'Question' holds nothing"),
-        ([ROWS[0], ROWS[1], ROWS[0]], COLUMNS, r"t.csv:4: the question is that of line 2"),
+        ([ROWS[0], ROWS[1], ROWS[0]], COLUMNS, r"t.csv:4: the question is that of row 1"),
         ([], COLUMNS, "t.csv: has no rows"),
     ],
 )
@@ -244,7 +244,5 @@ def test_a_bad_table_is_named_with_its_line(
 def test_a_missing_file_and_bad_options(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         measure(Truthfulness(str(tmp_path / "none.csv")), Model())
-    with pytest.raises(UserError, match=r"not a \.csv or \.tsv file"):
-        measure(Truthfulness(str(tmp_path / "t.jsonl")), Model())
     with pytest.raises(ValueError, match="is out of range"):
         Truthfulness(questions=-1)

@@ -11,13 +11,13 @@ from typing import Any
 
 from rich.table import Table
 
+from selfalign.cli.eval_sides import find_side
 from selfalign.cli.list import is_study
 from selfalign.cli.load import load_recipe, named_recipe
 from selfalign.cli.recipe_help import HELP
 from selfalign.cli.run import make_parser, planned
 from selfalign.cli.table import shown, stdout_console
 from selfalign.errors import Interrupted, UserError, handle_signals
-from selfalign.export.base import check_base
 from selfalign.protocols import Session
 from selfalign.recipe import Recipe
 from selfalign.record.model_rows import place
@@ -131,22 +131,12 @@ def _model(name: str, folder: Path | None, round: str | None) -> ModelRef:
     if name == "base" and folder is not None:
         with Store.read(folder) as store:
             return ModelRef(str(place(store.model(0))))
-    if not (Path(name) / RECORD).is_file():
-        if round is not None:
-            raise UserError(f"--round {round}: {name} is no run folder")
-        return ModelRef(name)
-    with Store.read(name) as store:
-        best = store.state().get("best_round")
-        if not store.identity().get("rounds") or (best == 0 and round is None):
+    side = find_side(name, None if round is None else int(round))
+    if (Path(name) / RECORD).is_file() and round is None and not side.trained_on:
+        with Store.read(name) as store:
             base = store.model(0).base
-            raise UserError(f"{name} has no trained model: its best one is the base model; `selfalign chat {base}` talks to that")
-        if (chosen := best if round is None else int(round)) is None:
-            raise UserError(f"{name}: the run is not done, its best round is not known yet; go on with it, or give --round K")
-        model = store.model(chosen)
-        if problems := store.model_problems(chosen):
-            raise UserError(f"the model of round {chosen} is damaged: {problems[0]}; the same run command trains it again")
-        check_base(store, chosen)
-    return ModelRef(str(place(model)))
+        raise UserError(f"{name} has no trained model: its best one is the base model; `selfalign chat {base}` talks to that")
+    return ModelRef(side.model)
 
 
 def _prompts() -> Iterator[str]:

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
-from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,7 +22,7 @@ from jsonargparse import ArgumentParser, Namespace
 from selfalign.cli.config_file import read_config
 from selfalign.cli.engine import Planned, offer_auto, settle_engine
 from selfalign.cli.eval_sides import Side, check_alike, check_to_measure, find_sides
-from selfalign.cli.load import read_examples
+from selfalign.cli.load import read_examples, read_held_out
 from selfalign.cli.options import new_parser, parse
 from selfalign.cli.recipe_options import add_options, build, choices, part_options, resolved
 from selfalign.errors import Interrupted, UserError
@@ -34,7 +33,6 @@ from selfalign.record.finished import Finished, paired_metrics, run_costs
 from selfalign.record.plain import difference, escaped, metric_table
 from selfalign.record.status import shortcuts
 from selfalign.record.store import Store
-from selfalign.seeds.read import read_seeds
 from selfalign.text import counted
 from selfalign.types import Example
 
@@ -169,9 +167,8 @@ def make_recipe(parser: ArgumentParser, options: Namespace) -> Recipe:
 def read_prompts(options: Namespace) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     """Seeds and held-out prompts; the name of a bundled domain stands for its files. Seeds give way where both have an id."""
     seeds, held_out = read_examples(options.seeds, None) if options.seeds else ((), ())
-    if (name := options.held_out) is not None:
-        bundled = (files("selfalign") / "data" / name / "seeds.jsonl").is_file() and "/" not in name and not Path(name).exists()
-        held_out = read_examples(name, None)[1] if bundled else read_seeds(name, response_required=False)
+    if options.held_out is not None:
+        held_out = read_held_out(options.held_out)
     return apart(seeds, held_out), held_out
 
 

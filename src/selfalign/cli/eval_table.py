@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from selfalign.cli.table import COMPARED, compared, figure, shortcuts_table, shown, stdout_console, wide_table
@@ -14,8 +13,8 @@ from selfalign.text import counted
 from selfalign.types import SHARES
 
 
-def print_evaluation(result: Mapping[str, Any], console: Console | None = None) -> None:
-    console = console or stdout_console()
+def print_evaluation(result: Mapping[str, Any]) -> None:
+    console = stdout_console()
     model, other, comparison = result["model"], result["other"], result["comparison"]
     sides = [side for side in (model, other) if side]
     console.print(shown(f"model: {_described(model)}"), soft_wrap=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from selfalign.cli.check import print_json
 from selfalign.cli.list import is_study
-from selfalign.cli.load import load_recipe, named_recipe, read_examples, recipe_files
+from selfalign.cli.load import recipe_files
 from selfalign.cli.recipe_help import HELP
-from selfalign.cli.run import execute, make_parser, planned
+from selfalign.cli.run import execute, read
 from selfalign.errors import UserError
 from selfalign.record.store import Store
 from selfalign.seeds.notes import seed_notes
@@ -38,13 +38,11 @@ def main(arguments: Sequence[str]) -> int:
     from selfalign.loop.extend import extend
 
     settings = settings_of(Path(folder), "whose arms must have the same seeds; start another study with more")
-    given = ["--config", str(settings), "--out", folder, *rest]
-    make = load_recipe(named_recipe(given, "run"))
-    parser = make_parser(make, "run")
-    options, recipe = planned(make, parser, given)
-    seeds, held_out = read_examples(options.seeds, options.held_out)
+    if (asked := read(["--config", str(settings), "--out", folder, *rest], "run")) is None:
+        return 0
+    options, seeds = asked.options, asked.seeds
     new, notes = read_with_notes(more)
-    found = extend(recipe, options.model, seeds, held_out, folder, new, recipe_files(options.recipe))
+    found = extend(asked.recipe, options.model, seeds, asked.held_out, folder, new, recipe_files(options.recipe))
     before = {*seed_notes(seeds)}
     notes = (*notes, *found.notes, *(note for note in seed_notes((*seeds, *new)) if note not in before))
     goes_on = not found.waits and any(each.partition("=")[0] == "--rounds" for each in rest)
@@ -57,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
     lines += [f"note: {note}" for note in notes]
     (sys.stderr if options.json else sys.stdout).write(printable("\n".join(lines)) + "\n")
     if goes_on:
-        return execute(recipe, seeds, held_out, options, parser)
+        return execute(asked)
     wanted = f" --rounds {found.round}" if found.waits else ""
     there = f"--config {shlex.quote(str(settings))} --out {shlex.quote(folder)}"
     sys.stdout.write(printable(f"go on with: selfalign run {there}{wanted}") + "\n")

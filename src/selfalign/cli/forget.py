@@ -8,9 +8,8 @@ from itertools import takewhile
 from pathlib import Path
 
 from selfalign.cli.extend import settings_of
-from selfalign.cli.load import load_recipe, named_recipe, read_examples
 from selfalign.cli.recipe_help import HELP
-from selfalign.cli.run import execute, make_parser, planned
+from selfalign.cli.run import execute, read
 from selfalign.errors import UserError
 from selfalign.text import printable
 
@@ -35,12 +34,9 @@ def main(arguments: Sequence[str]) -> int:
     from selfalign.record.forget import forget, in_words
 
     settings = settings_of(Path(folder), "whose arms are compared as they are; name one of them")
-    given = ["--config", str(settings), *rest]
-    make = load_recipe(named_recipe(given, "run"))
-    parser = make_parser(make, "run")
-    options, recipe = planned(make, parser, given)
-    seeds, held_out = read_examples(options.seeds, options.held_out)
-    made = forget(folder, ids, options.out)
-    said = sys.stderr if options.json else sys.stdout
+    if (asked := read(["--config", str(settings), *rest], "run")) is None:
+        return 0
+    made = forget(folder, ids, asked.options.out)
+    said = sys.stderr if asked.options.json else sys.stdout
     said.write(printable(in_words(made, Path(folder).name)) + "\n")
-    return execute(recipe, seeds, held_out, options, parser)
+    return execute(asked)

@@ -14,7 +14,7 @@ from selfalign.errors import UserError
 from selfalign.expect.own_file import load_function
 from selfalign.recipe import Recipe
 from selfalign.seeds.notes import seed_notes
-from selfalign.seeds.read import read_with_notes
+from selfalign.seeds.read import read_seeds, read_with_notes
 from selfalign.types import Example
 
 
@@ -72,9 +72,20 @@ def read_examples(seeds: str, held_out: str | None) -> tuple[tuple[Example, ...]
 
 def examples_with_notes(seeds: str, held_out: str | None) -> tuple[tuple[Example, ...], tuple[Example, ...], tuple[str, ...]]:
     """As `read_examples`, and what reading did to the seeds and what stands out in them, a sentence each."""
-    bundled = files("selfalign") / "data" / seeds
-    if "/" not in seeds and not Path(seeds).exists() and (bundled / "seeds.jsonl").is_file():
-        seeds, held_out = str(bundled / "seeds.jsonl"), held_out or str(bundled / "held_out.jsonl")
+    if bundled := _bundled(seeds):
+        seeds, held_out = f"{bundled}/seeds.jsonl", held_out or f"{bundled}/held_out.jsonl"
     examples, notes = read_with_notes(seeds)
     prompts, more = read_with_notes(held_out, response_required=False) if held_out else ((), ())
     return examples, prompts, (*notes, *(f"held out: {note}" for note in more), *seed_notes(examples))
+
+
+def read_held_out(name: str) -> tuple[Example, ...]:
+    """Prompts of a file, or those of a bundled domain."""
+    bundled = _bundled(name)
+    return read_seeds(f"{bundled}/held_out.jsonl" if bundled else name, response_required=False)
+
+
+def _bundled(name: str) -> str:
+    """The folder of a bundled domain, "" where the name is none or that of a file."""
+    folder = files("selfalign") / "data" / name
+    return str(folder) if "/" not in name and not Path(name).exists() and (folder / "seeds.jsonl").is_file() else ""

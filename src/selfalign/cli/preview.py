@@ -11,10 +11,11 @@ from typing import Any
 
 from rich.table import Table
 
-from selfalign.cli.check import print_json, read
-from selfalign.cli.table import figure, shown, stdout_console, wide_table
+from selfalign.cli.check import print_json
+from selfalign.cli.run import read
+from selfalign.cli.table import compared, figure, shown, stdout_console, wide_table
 from selfalign.errors import Interrupted
-from selfalign.text import counted, decimals, printable
+from selfalign.text import counted, printable
 from selfalign.types import SHARES
 
 
@@ -25,14 +26,14 @@ def main(arguments: Sequence[str]) -> int:
 
     if (asked := read(arguments, "preview")) is None:
         return 0
-    options, recipe, seeds, held_out, _ = asked
+    options = asked.options
     try:
         with (
             handle_signals(),
             TemporaryDirectory(prefix="selfalign-preview-") as folder,
             nullcontext(Quiet()) if options.quiet else on_screen() as progress,
         ):
-            found = preview(recipe, options.model, seeds, held_out, Path(folder), progress)
+            found = preview(asked.recipe, options.model, asked.seeds, asked.held_out, Path(folder), progress)
     except Interrupted as stop:
         sys.stderr.write("selfalign: interrupted; a preview keeps nothing\n")
         return 128 + stop.signal_number
@@ -108,8 +109,5 @@ def _difference(found: Mapping[str, Any], name: str, unit: str) -> tuple[str, st
     row = found["differences"].get(name)
     if row is None:
         return "–", "–"
-    share = unit in SHARES
-    digits, scale = (0, 100) if share else (decimals(row["difference"], row["low"], row["high"]), 1)
-    low, high = ("–" if row[key] is None else f"{scale * row[key]:.{digits}f}" for key in ("low", "high"))
     flips = "" if row["flipped"] is None else f"{row['flipped'] / row['prompts']:.0%}"
-    return f"{scale * row['difference']:+.{digits}f} [{low}, {high}]", flips
+    return compared({**row, "minimum_detectable": None}, unit in SHARES, None)[0], flips

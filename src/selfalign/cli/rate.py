@@ -11,7 +11,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from selfalign.cli.load import read_examples
+from selfalign.cli.load import read_held_out
 from selfalign.cli.options import new_parser, parse
 from selfalign.errors import UserError
 from selfalign.export.rated import figures, read_key, read_ratings
@@ -21,10 +21,8 @@ from selfalign.record.plain import escaped
 from selfalign.record.schema import NAME as RECORD
 from selfalign.record.store import Store
 from selfalign.seeds.files import read_rows
-from selfalign.seeds.read import read_seeds
 from selfalign.seeds.rows import Problem
 from selfalign.text import counted
-from selfalign.types import Example
 
 _OF_WRITING = ("new", "base", "out", "rows", "seed", "round", "held_out")
 
@@ -104,13 +102,8 @@ def _sides(options: Namespace) -> Sides:
         rounds = [best_round(new) if options.round is None else options.round, *(best_round(each) for each in others), 0]
         if not others and not rounds[0]:
             raise UserError(f"{new.folder}: the best round is 0, the base model itself; --round K compares another one with it")
-        return of_rounds(new, rounds[0], others[0] if others else new, rounds[1], _held_out(options.held_out))
-
-
-def _held_out(name: str | None) -> tuple[Example, ...]:
-    if name is None:
-        return ()
-    return read_seeds(name, response_required=False) if Path(name).exists() or "/" in name else read_examples(name, None)[1]
+        held_out = () if options.held_out is None else read_held_out(options.held_out)
+        return of_rounds(new, rounds[0], others[0] if others else new, rounds[1], held_out)
 
 
 def _rows(path: str | Path) -> Rows:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from inspect import getdoc, signature
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jsonargparse import ArgumentParser, Namespace
 
 from selfalign.cli.engine import Planned, offer_auto, settle_engine
-from selfalign.cli.load import load_recipe, named_recipe, read_examples, recipe_files
+from selfalign.cli.load import examples_with_notes, load_recipe, named_recipe, recipe_files
 from selfalign.cli.options import new_parser, out_of, parse
 from selfalign.cli.recipe_help import print_help, print_usage
 from selfalign.cli.recipe_options import add_options, build, choices, part_options, resolved
@@ -23,51 +21,66 @@ from selfalign.recipe import Recipe
 from selfalign.types import Example
 
 
+class Asked(NamedTuple):
+    """What a command on a recipe is asked to do."""
+
+    parser: ArgumentParser
+    options: Any
+    recipe: Recipe
+    seeds: tuple[Example, ...]
+    held_out: tuple[Example, ...]
+    notes: tuple[str, ...]
+    """Of the seeds and held-out examples, a sentence each."""
+
+
 def main(arguments: Sequence[str]) -> int:
-    if print_usage("run", arguments):
-        return 0
-    make = load_recipe(named_recipe(arguments, "run"))
-    parser = make_parser(make, "run")
+    return 0 if (asked := read(arguments, "run")) is None else execute(asked)
+
+
+def read(arguments: Sequence[str], command: str) -> Asked | None:
+    """Recipe and examples as a run takes them; None where help was asked for, and is printed.
+
+    Raises:
+        UserError: wrong options and files.
+    """
+    from selfalign.tracking.trackers import check_trackers
+
+    if print_usage(command, arguments):
+        return None
+    make = load_recipe(named_recipe(arguments, command))
+    parser = make_parser(make, command)
     if print_help(parser, make, arguments):
-        return 0
+        return None
     options, recipe = planned(make, parser, arguments)
-    seeds, held_out = read_examples(options.seeds, options.held_out)
-    if options.out is None:
+    check_trackers(options.report_to)
+    examples = examples_with_notes(options.seeds, options.held_out)
+    if options.out is None and out_of(command):
         raise UserError("which folder shall the run live in? give --out DIR")
     if options.model is None:
         raise UserError("which model? give --model with a local folder, a hub name, or smollm2-135m for the bundled one")
-    return execute(recipe, seeds, held_out, options, parser)
+    return Asked(parser, options, recipe, *examples)
 
 
-def execute(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example], options: Any, parser: ArgumentParser) -> int:
+def execute(asked: Asked) -> int:
     """Starts the run or goes on with it, then prints where it stands."""
-    from selfalign.cli.table import print_status
+    from selfalign.cli.status import print_run
     from selfalign.errors import TimeUp, handle_signals
     from selfalign.loop.align import align
     from selfalign.loop.progress import limited, on_screen
-    from selfalign.proof.kept import of_run
-    from selfalign.record.status import status, warnings
-    from selfalign.record.store import Store
     from selfalign.tracking.figures import reporting
     from selfalign.tracking.trackers import check_trackers
 
-    trackers = check_trackers(options.report_to)
+    options, trackers = asked.options, check_trackers(asked.options.report_to)
     with (
         suppress(TimeUp),  # the status says so
         handle_signals(),
         nullcontext() if options.quiet else on_screen() as bars,
         reporting(options.out, trackers, limited(options.max_hours, bars)) as progress,
     ):
-        yaml_text, files = resolved(parser, options), recipe_files(options.recipe)
+        yaml_text, files = resolved(asked.parser, options), recipe_files(options.recipe)
         given = {"options": yaml_text, "files": files, "progress": progress, "keep": options.keep_weights}
-        align(recipe, options.model, seeds, options.out, held_out=held_out, **given)
-    with Store.read(options.out) as store:
-        result, reported = status(store), warnings(store)
-        guard = of_run(store, result["best_round"])
-    if options.json:
-        sys.stdout.write(json.dumps({**result, "guard": [asdict(each) for each in guard]}, indent=1) + "\n")
-    else:
-        print_status(result, warnings=reported, guard=guard)
+        align(asked.recipe, options.model, asked.seeds, options.out, held_out=asked.held_out, **given)
+    print_run(options.out, options.json)
     return 0
 
 

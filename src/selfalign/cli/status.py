@@ -26,13 +26,17 @@ def main(arguments: Sequence[str]) -> int:
     folder = Path(options.folder)
     if folder.is_dir() and not (folder / NAME).exists() and any(folder.rglob(NAME)):
         return list_runs(arguments)
-    with Store.read(options.folder) as store:
+    print_run(options.folder, options.json)
+    return 0
+
+
+def print_run(folder: str, as_json: bool) -> None:
+    with Store.read(folder) as store:
         result, reported = status(store), warnings(store)
         guard = of_run(store, result["best_round"])
-    if options.json:
+    if as_json:
         sys.stdout.write(json.dumps({**result, "guard": [asdict(each) for each in guard]}, indent=1) + "\n")
     else:
         from selfalign.cli.table import print_status
 
-        print_status(result, warnings=reported, guard=guard)
-    return 0
+        print_status(result, reported, guard)

@@ -34,15 +34,13 @@ def shown(text: str, style: str = "") -> Text:
     return Text(printable(text), style)
 
 
-def print_status(
-    status: Mapping[str, Any], console: Console | None = None, warnings: Sequence[str] = (), guard: Sequence[Change] = ()
-) -> None:
+def print_status(status: Mapping[str, Any], warnings: Sequence[str] = (), guard: Sequence[Change] = ()) -> None:
     """
     Args:
         warnings: those of the guards (`status.warnings`).
         guard: what the model to ship kept of what the base model could (`kept.of_run`).
     """
-    console = console or stdout_console()
+    console = stdout_console()
     console.print(rounds_table(status))
     if replay := status.get("replay"):
         drops = ", ".join(f"{rule} {count}" for rule, count in replay["dropped"].items())

@@ -31,7 +31,7 @@ def exchanges(
     """
     sampling = sampling or context.eval_sampling
     if sampling != context.eval_sampling:
-        stage += "_" + hashlib.sha256(repr(sampling).encode()).hexdigest()[:6]
+        stage += f"_{key(sampling, 6)}"
     requests = [
         Request(
             id=example.id,
@@ -44,6 +44,22 @@ def exchanges(
         for row, (example, shown) in enumerate(zip(held_out, demonstrations(context, held_out), strict=True))
     ]
     return context.generate(stage, requests, sampling)
+
+
+def written(context: Context, asked: Sequence[Example], sampling: Sampling, stage: str, *, chat: bool) -> list[Completion]:
+    """`answers` to prompts that are asked as a user would; without `chat` how the model goes on from each as it stands."""
+    if chat:
+        return answers(context, asked, sampling, stage)
+    raw = [
+        Request(one.id, text=one.prompt, prompt=one.prompt, seed=derive_seed(context.seed, stage, place))
+        for place, one in enumerate(asked)
+    ]
+    return [completion for _, completion in context.generate(stage, raw, sampling)]
+
+
+def key(asked: object, length: int = 8) -> str:
+    """For the name of a stage whose prompts are not always the same: the journal knows work by that name alone."""
+    return hashlib.sha256(repr(asked).encode("utf-8", "surrogatepass")).hexdigest()[:length]
 
 
 def demonstrations(context: Context, held_out: Sequence[Example]) -> list[tuple[Example, ...]]:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from selfalign.errors import UserError
-from selfalign.seeds.files import read_rows
-from selfalign.seeds.rows import Problem as Fault
+from selfalign.evaluators._rows import read
 from selfalign.seeds.rows import kind, show
 
-_Made = TypeVar("_Made")
 _TEST_SPLIT = range(11, 511)
 _SHOWN = (2, 3, 4)
 """MBPP's own split: its paper asks tasks 11 to 510 and shows tasks 2, 3 and 4."""
@@ -66,7 +64,7 @@ def humaneval(path: str) -> list[Problem]:
         question = f"{wish}\n\n```python\n{prompt.rstrip()}\n```"
         return Problem(id, prompt, question, prompt, f"{test}\n\ncheck({entry})", entry)
 
-    return _read(path, problem)
+    return read(path, problem)
 
 
 def mbpp(path: str, shots: int, *, chat: bool) -> list[Problem]:
@@ -94,7 +92,7 @@ def mbpp(path: str, shots: int, *, chat: bool) -> list[Problem]:
     def shown(fields: Mapping[str, Any]) -> str:
         return f"{problem(fields).text}{_text(fields, 'code')}\n[DONE]\n\n"
 
-    found = _read(path, lambda fields: (number(fields), problem(fields), shown(fields) if number(fields) in _SHOWN else ""))
+    found = read(path, lambda fields: (number(fields), problem(fields), shown(fields) if number(fields) in _SHOWN else ""))
     asked = [each for id, each, _ in found if id in _TEST_SPLIT]
     if not asked:
         raise UserError(f"{path}: has none of MBPP's test tasks, 11 to 510")
@@ -108,18 +106,6 @@ def mbpp(path: str, shots: int, *, chat: bool) -> list[Problem]:
         )
     before = "".join(examples)
     return [Problem(each.id, before + each.text, each.question, each.before, each.tests) for each in asked]
-
-
-def _read(path: str, make: Callable[[Mapping[str, Any]], _Made]) -> list[_Made]:
-    found = []
-    for row in read_rows(path):
-        if isinstance(row, Fault):
-            raise UserError(f"{row.where}: {row.what}")
-        try:
-            found.append(make(row.fields))
-        except ValueError as error:
-            raise UserError(f"{row.where}: {error}") from None
-    return found
 
 
 def _text(fields: Mapping[str, Any], name: str) -> str:

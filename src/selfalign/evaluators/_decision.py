@@ -14,7 +14,7 @@ import numpy as np
 
 from selfalign.evaluators._metrics import outcomes
 from selfalign.proof.crossed import crossed_mean
-from selfalign.proof.decision import Curve, Scores, area, refused_at
+from selfalign.proof.decision import Scores, area, refused_at
 from selfalign.protocols import Context
 from selfalign.text import count_words
 from selfalign.types import BOUNDS, Completion, Example, Metric, Request
@@ -67,18 +67,15 @@ def figures(
 ) -> list[Metric]:
     """`NAMES` as metrics; `sides` are the places of the harmful and of the harmless prompts among the scores and the ids."""
     bad, good = (scores[list(side)] for side in sides)
-    return [
-        _metric(*pair, sides, ids, strata) for pair in zip(NAMES, (area(bad, good), refused_at(bad, good, rate)), strict=True)
-    ]
-
-
-def _metric(
-    name: str, curve: Curve, sides: tuple[Sequence[int], Sequence[int]], ids: Sequence[str], strata: Sequence[str]
-) -> Metric:
-    parts = zip(sides, curve, strata, strict=True)
-    by_prompt = tuple(one for side, values, kind in parts for one in outcomes([ids[at] for at in side], values.tolist(), kind))
-    value, low, high, *_ = crossed_mean([by_prompt], bounds=BOUNDS["share"])
-    return Metric(name, min(max(value, 0.0), 1.0), low, high, len(by_prompt), by_prompt, "share")
+    found = []
+    for name, curve in zip(NAMES, (area(bad, good), refused_at(bad, good, rate)), strict=True):
+        parts = zip(sides, curve, strata, strict=True)
+        by_prompt = tuple(
+            one for side, values, kind in parts for one in outcomes([ids[at] for at in side], values.tolist(), kind)
+        )
+        value, low, high, *_ = crossed_mean([by_prompt], bounds=BOUNDS["share"])
+        found.append(Metric(name, min(max(value, 0.0), 1.0), low, high, len(by_prompt), by_prompt, "share"))
+    return found
 
 
 def _begun(request: Request, text: str) -> Example:

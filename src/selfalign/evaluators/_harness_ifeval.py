@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.errors import UserError
+from selfalign.evaluators._rows import read
 from selfalign.seeds.rows import listed, show
 from selfalign.text import counted
 
@@ -32,7 +33,7 @@ def task(path: str) -> Any:
     from lm_eval.tasks import TaskManager
 
     utils = checkers()
-    rows = _read(path)
+    rows = read(path, _row)
     flag = {"aggregation": "mean", "higher_is_better": True}
     parts = {**flag, "aggregation": utils.agg_inst_level_acc}
     metrics = {"prompt_strict": flag, "inst_strict": parts, "prompt_loose": flag, "inst_loose": parts}
@@ -105,34 +106,12 @@ def checkers() -> Any:
     return utils
 
 
-def _read(path: str) -> list[dict[str, str]]:
-    """The prompts, each with its `Instruction`s as JSON: the file's own options differ in form from row to row."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        said = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
-        raise UserError(f"{path}: {said}; give IFEval's rows, one JSON object a line") from None
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                row = _row(line)
-            except ValueError as error:
-                raise UserError(f"{path}:{number}: {error}") from None
-            rows.append({"prompt": row["prompt"], "instructions": json.dumps(row["instructions"])})
-    if not rows:
-        raise UserError(f"{path}: has no rows; it must hold at least one prompt")
-    return rows
+def _row(row: Mapping[str, Any]) -> dict[str, str]:
+    """The prompt with its `Instruction`s as JSON: the file's own options differ in form from row to row.
 
-
-def _row(line: str) -> dict[str, Any]:
-    """Raises ValueError with what is wrong with the line."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"is not valid JSON ({error})") from None
-    if not isinstance(row, dict):
-        raise ValueError("is no JSON object; give IFEval's rows, one object a line")
+    Raises:
+        ValueError: what is wrong with the row.
+    """
     for name, kind in _FIELDS.items():
         if name not in row:
             raise ValueError(f"has no field {name!r}; add it (IFEval's format)")
@@ -141,7 +120,8 @@ def _row(line: str) -> dict[str, Any]:
     ids, given = row["instruction_id_list"], row["kwargs"]
     if len(ids) != len(given):
         raise ValueError(f'"kwargs" has {len(given)} items; give one object for each of the {len(ids)} instructions')
-    return {"prompt": row["prompt"], "instructions": [_instruction(*each) for each in zip(ids, given, strict=True)]}
+    instructions = [_instruction(*each) for each in zip(ids, given, strict=True)]
+    return {"prompt": row["prompt"], "instructions": json.dumps(instructions)}
 
 
 def _instruction(id: Any, given: Any) -> Instruction:

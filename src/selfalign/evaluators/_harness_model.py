@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
@@ -12,11 +11,11 @@ from lm_eval.api.model import LM
 from lm_eval.models.utils import normalize_gen_kwargs
 
 from selfalign.errors import UserError
-from selfalign.evaluators._answers import answers
+from selfalign.evaluators._answers import key, written
 from selfalign.evaluators._harness_ifeval import TASK as IFEVAL
 from selfalign.protocols import Context
 from selfalign.seeds.rows import listed, show
-from selfalign.types import Completion, Example, Request, Sampling, derive_seed
+from selfalign.types import Completion, Example, Request, Sampling
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +39,7 @@ class ContextModel(LM):  # type: ignore[misc]  # the harness has no types that m
             cut = sum(not self._fits(text) for text in dict.fromkeys(before + after for before, after in pairs))
             if cut:
                 _log.warning("LmEval: %d texts are longer than the model's window and lose their beginning", cut)
-            found = self._context.continuation(f"lm_eval_{_key(pairs)}", pairs)
+            found = self._context.continuation(f"lm_eval_{key(pairs)}", pairs)
         return [(one.total, one.greedy) for one in found]
 
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
@@ -50,7 +49,7 @@ class ContextModel(LM):  # type: ignore[misc]  # the harness has no types that m
                 if not self._fits(text):
                     where = f"LmEval.tasks: {request.task_name}, row {request.doc_id}"
                     raise UserError(f"{where}: {show(text)} does not fit the model's window; split its texts into shorter ones")
-            return [one.total for one in self._context.continuation(f"lm_eval_{_key(pairs)}", pairs)]
+            return [one.total for one in self._context.continuation(f"lm_eval_{key(pairs)}", pairs)]
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         groups: dict[tuple[Sampling, bool], list[int]] = {}
@@ -60,8 +59,8 @@ class ContextModel(LM):  # type: ignore[misc]  # the harness has no types that m
         texts = [""] * len(requests)
         for (sampling, chat), places in groups.items():
             with self._visible():
-                written = self._write([requests[place] for place in places], sampling, chat)
-            for place, completion in zip(places, written, strict=True):
+                found = self._write([requests[place] for place in places], sampling, chat)
+            for place, completion in zip(places, found, strict=True):
                 if completion.finish == "context":
                     task, text = requests[place].task_name, show(str(requests[place].args[0]))
                     room = f"does not fit the model's window with {sampling.max_tokens} new tokens"
@@ -73,17 +72,10 @@ class ContextModel(LM):  # type: ignore[misc]  # the harness has no types that m
 
     def _write(self, requests: Sequence[Any], sampling: Sampling, chat: bool) -> list[Completion]:
         prompts = [str(request.args[0]) for request in requests]
-        stage = f"lm_eval_write_{_key((prompts, sampling, chat))}"
         # A place next to the prompt's id, because a task may ask the same prompt several times.
         ids = [f"{request.task_name}/{request.doc_id}/{place}" for place, request in enumerate(requests)]
-        if chat:
-            asked = [Example(id, prompt, "") for id, prompt in zip(ids, prompts, strict=True)]
-            return answers(self._context, asked, sampling, stage)
-        raw = [
-            Request(id, text=prompt, prompt=prompt, seed=derive_seed(self._context.seed, stage, place))
-            for place, (id, prompt) in enumerate(zip(ids, prompts, strict=True))
-        ]
-        return [completion for _, completion in self._context.generate(stage, raw, sampling)]
+        asked = [Example(id, prompt, "") for id, prompt in zip(ids, prompts, strict=True)]
+        return written(self._context, asked, sampling, f"lm_eval_write_{key((prompts, sampling, chat))}", chat=chat)
 
     def _fits(self, text: str) -> bool:
         # One place is the token that a text without anything before it stands behind.
@@ -112,7 +104,3 @@ def sampling_of(task: str, asked: Mapping[str, Any], max_tokens: int) -> Samplin
         top_k=int(options.get("top_k", 0)) if options["do_sample"] else 0,
         stop=tuple(dict.fromkeys(stop for stop in options["until"] if stop)),
     )
-
-
-def _key(asked: object) -> str:
-    return hashlib.sha256(repr(asked).encode("utf-8", "surrogatepass")).hexdigest()[:8]

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from selfalign.errors import UserError
-from selfalign.seeds.files import read_rows
-from selfalign.seeds.rows import Malformed, Problem, kind, show, text_of
+from selfalign.evaluators._rows import read
+from selfalign.seeds.rows import kind, show, text_of
 
 TEMPERATURES = {
     "writing": 0.7,
@@ -51,54 +50,43 @@ def read_questions(path: str, references: str = "") -> list[Question]:
         UserError: a file, or a row of it, with its place; a question twice.
     """
     found: dict[str, Question] = {}
-    for where, fields in _rows(path):
-        question = _question(where, fields)
-        if question.id in found:
-            raise UserError(f"{where}: question_id {question.id} is there twice; remove one")
-        found[question.id] = question
-    if not found:
-        raise UserError(f"{path}: has no rows; it must hold at least one question")
+
+    def add(fields: Mapping[str, Any]) -> None:
+        question = _question(fields)
+        if found.setdefault(question.id, question) is not question:
+            raise ValueError(f"question_id {question.id} is there twice; remove one")
+
+    def answer(fields: Mapping[str, Any]) -> None:
+        if (id := _id(fields)) in found:
+            choices = fields.get("choices")
+            first = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], Mapping) else {}
+            found[id] = replace(found[id], references=_two(first, "turns", "choices[0]."))
+
+    read(path, add)
     if references:
-        for where, fields in _rows(references):
-            if (id := _id(where, fields)) in found:
-                choices = fields.get("choices")
-                first = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], Mapping) else {}
-                found[id] = replace(found[id], references=_two(where, first, "turns", "choices[0]."))
+        read(references, answer)
     return list(found.values())
 
 
-def _rows(path: str) -> list[tuple[str, Mapping[str, Any]]]:
-    found: list[tuple[str, Mapping[str, Any]]] = []
-    for row in read_rows(path):
-        if isinstance(row, Problem):
-            raise UserError(f"{row.where}: {row.what}")
-        found.append((row.where, row.fields))
-    return found
-
-
-def _question(where: str, fields: Mapping[str, Any]) -> Question:
-    id, temperature = _id(where, fields), fields.get("required_temperature")
-    try:
-        category = text_of(fields, "category")
-    except Malformed as error:
-        raise UserError(f"{where}: {error}") from None
+def _question(fields: Mapping[str, Any]) -> Question:
+    id, temperature, category = _id(fields), fields.get("required_temperature"), text_of(fields, "category")
     if temperature is not None and (isinstance(temperature, bool) or not isinstance(temperature, int | float) or temperature < 0):
-        raise UserError(f"{where}: required_temperature is {kind(temperature)}; write a number of at least 0")
+        raise ValueError(f"required_temperature is {kind(temperature)}; write a number of at least 0")
     own = TEMPERATURES.get(category, 0.7) if temperature is None else float(temperature)
-    references = _two(where, fields, "reference") if fields.get("reference") else ()
-    turns = _two(where, fields, "turns")
+    references = _two(fields, "reference") if fields.get("reference") else ()
+    turns = _two(fields, "turns")
     return Question(id, category, (turns[0], turns[1]), own, references)
 
 
-def _id(where: str, fields: Mapping[str, Any]) -> str:
+def _id(fields: Mapping[str, Any]) -> str:
     id = fields.get("question_id", fields.get("prompt_id"))
     if isinstance(id, bool) or not isinstance(id, int | str):
-        raise UserError(f"{where}: question_id is {'missing' if id is None else kind(id)}; a number or text must stand there")
+        raise ValueError(f"question_id is {'missing' if id is None else kind(id)}; a number or text must stand there")
     return f"mt_bench/{id}"
 
 
-def _two(where: str, fields: Mapping[str, Any], name: str, inside: str = "") -> tuple[str, ...]:
+def _two(fields: Mapping[str, Any], name: str, inside: str = "") -> tuple[str, ...]:
     value = fields.get(name, fields.get("prompt") if name == "turns" else None)
     if not isinstance(value, list) or len(value) != 2 or not all(isinstance(each, str) and each.strip() for each in value):
-        raise UserError(f"{where}: {show(inside + name)} must be a list of two texts, one for each turn")
+        raise ValueError(f"{show(inside + name)} must be a list of two texts, one for each turn")
     return tuple(value)

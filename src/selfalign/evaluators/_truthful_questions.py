@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
-from selfalign.errors import UserError
+from selfalign.evaluators._rows import read
 from selfalign.seeds.rows import listed, show
 
 _COLUMNS = ("Question", "Best Answer", "Correct Answers", "Incorrect Answers")
@@ -32,35 +32,26 @@ def read_questions(path: str) -> list[Question]:
     Raises:
         UserError: no such file, a column is missing, a cell is empty, or a question comes twice; with its line.
     """
-    if not path.lower().endswith((".csv", ".tsv")):
-        raise UserError(f"{path}: is not a .csv or .tsv file; give a table in TruthfulQA's format")
-    found: dict[str, tuple[Question, int]] = {}
-    try:
-        with Path(path).open(newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file, delimiter="\t" if path.lower().endswith(".tsv") else ",")
-            columns, line = table.fieldnames or (), 2
-            if missing := [name for name in _COLUMNS if name not in columns]:
-                what = f"has no column {listed(missing)} among {listed(columns)}; rename or add it (TruthfulQA's format)"
-                raise UserError(f"{path}:1: {what}")
-            for row in table:
-                question = _question({name: (row[name] or "").strip() for name in _COLUMNS}, f"{path}:{line}")
-                if question.id in found:
-                    raise UserError(f"{path}:{line}: the question is that of line {found[question.id][1]}; remove one")
-                found[question.id], line = (question, line), table.line_num + 1
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        what = "no such file; check the path" if isinstance(error, FileNotFoundError) else f"cannot be read as a table: {error}"
-        raise UserError(f"{path}: {what}") from None
-    if not found:
-        raise UserError(f"{path}: has no rows; it must hold at least one question")
-    return [question for question, _ in found.values()]
+    ids: list[str] = []
+
+    def question(fields: Mapping[str, Any]) -> Question:
+        made = _question(fields)
+        if made.id in ids:
+            raise ValueError(f"the question is that of row {ids.index(made.id) + 1}; remove one")
+        ids.append(made.id)
+        return made
+
+    return read(path, question)
 
 
-def _question(cells: dict[str, str], where: str) -> Question:
-    text, best, *several = cells.values()
+def _question(fields: Mapping[str, Any]) -> Question:
+    if missing := [name for name in _COLUMNS if name not in fields]:
+        raise ValueError(f"has no column {listed(missing)} among {listed(fields)}; rename or add it (TruthfulQA's format)")
+    text, best, *several = (str(fields[name] or "").strip() for name in _COLUMNS)
     correct, incorrect = (tuple(_closed(each) for one in cell.split(";") if (each := one.strip())) for cell in several)
     for name, cell in zip(_COLUMNS, (text, best, correct, incorrect), strict=True):
         if not cell:
-            raise UserError(f"{where}: column {show(name)} holds nothing; fill it in or remove the row")
+            raise ValueError(f"column {show(name)} holds nothing; fill it in or remove the row")
     id = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     return Question(f"truthfulqa-{id[:16]}", text, _closed(best), correct, incorrect)
 

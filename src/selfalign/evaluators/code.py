@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +9,12 @@ from typing import Any
 from selfalign.errors import UserError
 from selfalign.evaluators import _code_problems as problems
 from selfalign.evaluators import _confined
-from selfalign.evaluators._answers import answers
+from selfalign.evaluators._answers import key, written
 from selfalign.evaluators._code_problems import Problem
 from selfalign.evaluators._metrics import share
 from selfalign.protocols import Context
 from selfalign.seeds.rows import show
-from selfalign.types import Completion, Example, Metric, Request, Sampling, derive_seed
+from selfalign.types import Completion, Example, Metric, Sampling
 
 _NEXT = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 """What ends a function's body that goes on from its head, as in HumanEval's paper (arXiv 2107.03374)."""
@@ -70,7 +69,7 @@ class Code:
             raise UserError("this evaluation runs code that a model wrote; where you want that, say --unsafe_run_code true")
         if problem := _confined.confinement():
             raise UserError(problem)
-        return hashlib.sha256(repr(asked).encode("utf-8", "surrogatepass")).hexdigest()
+        return key(asked, 64)
 
     def evaluate(self, context: Context, held_out: Sequence[Example]) -> list[Metric]:
         """For each file, over its problems, as shares with Wilson's interval: `humaneval:pass@1`, whose program passes all
@@ -87,22 +86,21 @@ class Code:
         for name, asked in self._problems().items():
             if not self.unsafe_run_code:
                 self.check()
-            written = self._write(context, name, asked)
+            answers = self._write(context, name, asked)
             made = [
                 problem.replied(answer.text) if self.chat else problem.continued(answer.text)
-                for problem, answer in zip(asked, written, strict=True)
+                for problem, answer in zip(asked, answers, strict=True)
             ]
             ids = [problem.id for problem in asked]
-            ended = self._run(context, f"run_{name}_{_key((made, self.seconds, self.megabytes))}", ids, made)
+            ended = self._run(context, f"run_{name}_{key((made, self.seconds, self.megabytes))}", ids, made)
             metrics += [
                 share(f"{name}:pass@1", ids, [each == "passed" for each in ended]),
-                share(f"{name}:cut", ids, [answer.finish == "length" for answer in written], better="lower"),
+                share(f"{name}:cut", ids, [answer.finish == "length" for answer in answers], better="lower"),
                 share(f"{name}:stopped", ids, [each == "stopped" for each in ended], better="lower"),
             ]
         return metrics
 
     def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
-        """As `Preflight.metric_names`."""
         files = {"humaneval": self.humaneval_file, "humaneval_plus": self.humaneval_plus_file, "mbpp": self.mbpp_file}
         return [f"{name}:{figure}" for name, file in files.items() if file for figure in ("pass@1", "cut", "stopped")]
 
@@ -127,22 +125,14 @@ class Code:
     def _write(self, context: Context, name: str, asked: Sequence[Problem]) -> list[Completion]:
         stops = ("\n[DONE]", "[DONE]") if name == "mbpp" else _NEXT
         sampling = Sampling(max_tokens=self.max_tokens, temperature=0.0, stop=() if self.chat else stops)
-        texts = [each.question if self.chat else each.text for each in asked]
+        prompts = [Example(each.id, each.question if self.chat else each.text, "") for each in asked]
         # Named by what is asked: HumanEval and HumanEval+ share their prompts, and so their answers.
-        stage = f"code_{_key((texts, sampling, self.chat))}"
-        ids = [each.id for each in asked]
-        if self.chat:
-            found = answers(context, [Example(id, text, "") for id, text in zip(ids, texts, strict=True)], sampling, stage)
-        else:
-            requests = [
-                Request(id, text=text, prompt=text, seed=derive_seed(context.seed, stage, place))
-                for place, (id, text) in enumerate(zip(ids, texts, strict=True))
-            ]
-            found = [completion for _, completion in context.generate(stage, requests, sampling)]
-        for id, text, completion in zip(ids, texts, found, strict=True):
+        stage = f"code_{key(([each.prompt for each in prompts], sampling, self.chat))}"
+        found = written(context, prompts, sampling, stage, chat=self.chat)
+        for prompt, completion in zip(prompts, found, strict=True):
             if completion.finish == "context":
                 room = f"does not fit the model's window with {self.max_tokens} new tokens; lower --code.max_tokens"
-                raise UserError(f"{id}: {show(text)} {room}{' or mbpp_shots' if name == 'mbpp' else ''}")
+                raise UserError(f"{prompt.id}: {show(prompt.prompt)} {room}{' or mbpp_shots' if name == 'mbpp' else ''}")
         return found
 
     def _run(self, context: Context, stage: str, ids: Sequence[str], programs: Sequence[str]) -> list[str]:
@@ -151,7 +141,3 @@ class Code:
             return [{"ended": each} for each in _confined.run_all(chosen, self.seconds, self.megabytes)]
 
         return [row["ended"] for row in context.journal.work(stage, ids, work, 64)]
-
-
-def _key(asked: object) -> str:
-    return hashlib.sha256(repr(asked).encode("utf-8", "surrogatepass")).hexdigest()[:8]

@@ -38,7 +38,6 @@ class Expected:
         return digest(parse_all(self.checks))
 
     def check_examples(self, seeds: Sequence[Example], held_out: Sequence[Example]) -> None:
-        """As `Preflight.check_examples`."""
         try_out(compiled(parse_all(self.checks)), seeds, held_out)
 
     def evaluate(self, context: Context, held_out: Sequence[Example]) -> list[Metric]:
@@ -78,7 +77,6 @@ class Expected:
         return chosen.id, passed(chosen, asked[1]), len(asked[1])
 
     def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
-        """As `Preflight.metric_names`."""
         specs = parse_all(self.checks)
         checks = [Check(spec, lambda *_: "") for spec in specs]
         about = [any(map(check.about, held_out)) for check in checks]

@@ -72,7 +72,6 @@ class Guard:
         return found
 
     def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
-        """As `Preflight.metric_names`."""
         return [f"{GUARD}{part}" for part in self.measures]
 
     def prompts(self, seeds: Sequence[Example]) -> Sequence[Example]:

@@ -147,7 +147,6 @@ class Harmfulness:
         return [*metrics, share("harmfulness_unjudged", ids, [verdict is None for verdict in verdicts], better="lower")]
 
     def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
-        """As `Preflight.metric_names`."""
         if not self.classifier or not any(example.category == self.harmful for example in held_out):
             return ()
         return ("harmfulness", *(("harmfulness:*",) if self.per_label else ()), "harmfulness_unjudged")

@@ -58,7 +58,6 @@ class HeldOut:
         return [*_figures(("finished", "response_words", "log_likelihood"), answered, scored), *likeness, *later]
 
     def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
-        """As `Preflight.metric_names`."""
         of_answers, of_references = ("finished", "response_words"), ("log_likelihood",)
         later = [example for example in held_out if example.history]
         names = (*(of_answers if held_out else ()), *(of_references if any(e.response for e in held_out) else ()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from selfalign.errors import UserError
+from selfalign.evaluators._answers import key
 from selfalign.protocols import Context
 from selfalign.types import Example, Metric
 
@@ -62,14 +62,12 @@ class LmEval:
             UserError: the harness is not installed; a task is unknown, cannot be loaded, or asks for what is not supported
                 (pictures, running code that the model wrote, other decoding); a malformed row, with file and line.
         """
-        if not self.tasks and not self.ifeval_file:
+        if not self._measures:
             return ""
-        harness = _harness()
-        asked = harness.load(self.tasks, self.ifeval_file, self.num_fewshot)
+        harness, asked = self._loaded()
         if self.ifeval_file and (text := harness.ifeval.lacking(asked["ifeval"]["ifeval"])):
             _log.warning(text)
-        parts = (version("lm_eval"), harness.fingerprint(asked, self.limit, self.max_tokens))
-        return hashlib.sha256(repr(parts).encode()).hexdigest()
+        return key((version("lm_eval"), harness.fingerprint(asked, self.limit, self.max_tokens)), 64)
 
     def evaluate(self, context: Context, held_out: Sequence[Example]) -> list[Metric]:
         """`TASK:METRIC` (`TASK:METRIC:FILTER` where a task filters its answers in several ways) for every metric of a task, and
@@ -97,10 +95,9 @@ class LmEval:
             UserError: as `check`; a prompt that does not fit the model's window, or a text of a perplexity task.
             RunFailed: a task's score is not a finite number.
         """
-        if not self.tasks and not self.ifeval_file:
+        if not self._measures:
             return []
-        harness = _harness()
-        asked = harness.load(self.tasks, self.ifeval_file, self.num_fewshot)
+        harness, asked = self._loaded()
         metrics: list[Metric] = harness.measure(context, asked, self.limit, self.max_tokens, self.chat)
         return metrics
 
@@ -110,10 +107,10 @@ class LmEval:
         Raises:
             UserError: as `check`.
         """
-        if not self.tasks and not self.ifeval_file:
+        if not self._measures:
             return []
-        harness = _harness()
-        found: list[Example] = harness.prompts(harness.load(self.tasks, self.ifeval_file, self.num_fewshot), self.limit)
+        harness, asked = self._loaded()
+        found: list[Example] = harness.prompts(asked, self.limit)
         return found
 
     def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
@@ -121,12 +118,16 @@ class LmEval:
         figures = ("prompt_strict", "inst_strict", "prompt_loose", "inst_loose", "unscored", "cut")
         return (*(("*:*",) if self.tasks else ()), *(f"ifeval:{name}" for name in figures if self.ifeval_file))
 
+    @property
+    def _measures(self) -> bool:
+        return bool(self.tasks or self.ifeval_file)
 
-def _harness() -> Any:
-    try:
-        version("lm_eval")
-    except PackageNotFoundError:
-        raise UserError("LmEval needs the package lm_eval; install it with: pip install 'selfalign[eval]'") from None
-    from selfalign.evaluators import _harness_tasks
+    def _loaded(self) -> tuple[Any, Any]:
+        """The module about the harness, which is only imported where it is used, and the tasks with their data."""
+        try:
+            version("lm_eval")
+        except PackageNotFoundError:
+            raise UserError("LmEval needs the package lm_eval; install it with: pip install 'selfalign[eval]'") from None
+        from selfalign.evaluators import _harness_tasks
 
-    return _harness_tasks
+        return _harness_tasks, _harness_tasks.load(self.tasks, self.ifeval_file, self.num_fewshot)

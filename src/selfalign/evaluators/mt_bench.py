@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
 from selfalign.errors import UserError
-from selfalign.evaluators._answers import answers
+from selfalign.evaluators._answers import answers, key
+from selfalign.evaluators._judge import fits, judge_hash
 from selfalign.evaluators._metrics import mean, share
 from selfalign.evaluators._mt_bench_questions import REFERENCED, Question, read_questions
-from selfalign.models.names import resolve_ref
 from selfalign.proof.injection import without_address
-from selfalign.protocols import Context, Engine, Session
+from selfalign.protocols import Context, Engine
 from selfalign.seeds.rows import show
 from selfalign.text import counted
-from selfalign.types import Completion, Example, Metric, ModelRef, Request, Sampling, derive_seed
+from selfalign.types import Completion, Example, Metric, Request, Sampling, derive_seed
 
 JUDGING = Sampling(max_tokens=1024, temperature=0.0)
 _TASK = {
@@ -94,12 +93,9 @@ class MTBench:
             return ""
         if not self.judge:
             raise UserError("MTBench needs a model that rates the answers; give --mt_bench.judge")
-        model = ModelRef(self.judge)
-        judge = "" if self.judge == "base" else (self.engine.check(model, (), "auto") if self.engine else resolve_ref(model)).hash
-        return _key((self._questions(), judge), 64)
+        return key((self._questions(), judge_hash(self.judge, self.engine)), 64)
 
     def preflight(self, seeds: Sequence[Example], held_out: Sequence[Example]) -> str:
-        """As `Preflight.preflight`."""
         bare = sum(each.category in REFERENCED and not each.references for each in self._questions()) if self.file else 0
         if not bare:
             return ""
@@ -144,7 +140,6 @@ class MTBench:
         ]
 
     def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
-        """As `Preflight.metric_names`."""
         if not self.file:
             return ()
         categories = dict.fromkeys(question.category for question in self._questions()) if self.by_category else ()
@@ -179,8 +174,7 @@ class MTBench:
                 for place in places
             ]
             sampling = Sampling(max_tokens=self.max_tokens, temperature=temperature)
-            # The journal knows a stage by its name alone.
-            stage = f"mt_bench_{_key([(each.id, each.prompt, each.history) for each in asked])}"
+            stage = f"mt_bench_{key([(each.id, each.prompt, each.history) for each in asked])}"
             found |= dict(zip(places, answers(context, asked, sampling, stage), strict=True))
         return [found[place] for place in range(len(questions))]
 
@@ -193,12 +187,12 @@ class MTBench:
             *(_asked(question, one.text, other.text) for question, one, other in zip(questions, first, second, strict=True)),
         ]
         found: list[float | None] = [None if answer.text.strip() else 1.0 for answer in (*first, *second)]
-        stage = f"mt_bench_judge_{_key((self.judge, self.judging, texts))}"
+        stage = f"mt_bench_judge_{key((self.judge, self.judging, texts))}"
         with context.open_model(self.judge, self.engine) as judge:
             wanted = [
                 Request(str(place), prompt=text, seed=derive_seed(context.seed, stage, place))
                 for place, text in enumerate(texts)
-                if found[place] is None and _fits(judge.session, text, self.judging.max_tokens)
+                if found[place] is None and fits(judge.session, text, self.judging.max_tokens)
             ]
             for request, (_, reply) in zip(wanted, judge.generate(stage, wanted, self.judging), strict=True):
                 found[int(request.id)] = rating(reply.text)
@@ -244,17 +238,6 @@ def _asked(question: Question, *given: str) -> str:
     return "\n\n".join([head, _MATERIAL, *blocks, f"{fence} END {fence}", _FORM.rpartition(". ")[2]])
 
 
-def _fits(session: Session, text: str, room: int) -> bool:
-    try:
-        return session.fit(Request("", prompt=text), room) is not None
-    except UserError:  # an answer may spell out what means a turn to the judge
-        return False
-
-
 def _name(category: str) -> str:
     """As a part of a metric's name, which has no spaces."""
     return "_".join(category.split())
-
-
-def _key(asked: object, length: int = 8) -> str:
-    return hashlib.sha256(repr(asked).encode("utf-8", "surrogatepass")).hexdigest()[:length]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from selfalign.errors import UserError
-from selfalign.evaluators._answers import exchanges
+from selfalign.evaluators._answers import exchanges, key
 from selfalign.evaluators._decision import NAMES, figures, log_probability, openings
 from selfalign.evaluators._metrics import outcomes, share
 from selfalign.evaluators._refusal_judge import PHRASES_FIT, choose, there, unnamed
@@ -112,9 +111,9 @@ class Refusal:
         ]
         prompts, found = self._asked(held_out), openings(*self.sides(context.all_seeds))
         # Named by what is asked: another arm of a study, whose answers to the prompts are the same, may have other seeds.
-        key = hashlib.sha256(repr((found, self.sampling or context.eval_sampling)).encode()).hexdigest()[:6]
+        stage = f"held_out_decision_{key((found, self.sampling or context.eval_sampling), 6)}"
         try:
-            scores = log_probability(context, f"held_out_decision_{key}", chosen, found)
+            scores = log_probability(context, stage, chosen, found)
         except UserError as error:
             _log.warning("%s are not given: %s", " and ".join(NAMES), error)
             return
@@ -123,7 +122,6 @@ class Refusal:
         yield from figures(scores, (sides[0], sides[1]), [one.id for one in prompts], strata, self.at_over_refusal)
 
     def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
-        """As `Preflight.metric_names`."""
         return ("refusal", "over_refusal", "balance", *(NAMES if self.decision else ())) if self._both(held_out) else ()
 
     def learns(self, seeds: Sequence[Example], prompts: Sequence[Example]) -> bool:
@@ -157,8 +155,7 @@ class Refusal:
         return "" if judge else why
 
     def _both(self, held_out: Sequence[Example]) -> bool:
-        there = {example.category for example in held_out}
-        return not there.isdisjoint(self._refuse) and not there.isdisjoint(self._answer)
+        return all(self.sides(held_out))
 
     def _asked(self, held_out: Sequence[Example]) -> list[Example]:
         return [example for example in held_out if example.category in (*self._refuse, *self._answer)]

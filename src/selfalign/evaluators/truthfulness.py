@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from selfalign.errors import UserError
-from selfalign.evaluators._answers import answers, demonstrations
+from selfalign.evaluators._answers import answers, demonstrations, key
 from selfalign.evaluators._metrics import mean, share
 from selfalign.evaluators._truthful_questions import Question, read_questions
 from selfalign.protocols import Context
@@ -52,7 +51,7 @@ class Truthfulness:
         if not self.file:
             return ""
         _scorer()
-        return hashlib.sha256(repr(read_questions(self.file)).encode("utf-8", "surrogatepass")).hexdigest()
+        return key(read_questions(self.file), 64)
 
     def evaluate(self, context: Context, held_out: Sequence[Example]) -> list[Metric]:
         """`truthfulness_diff`: best ROUGE-Lsum with a correct answer minus best with an incorrect one, mean, in points of 100;
@@ -72,22 +71,19 @@ class Truthfulness:
             return []
         questions = self._chosen()
         asked = [_example(question) for question in questions]
-        # The journal knows a stage by its name alone: other questions must not get these answers.
-        key = hashlib.sha256(repr(questions).encode("utf-8", "surrogatepass")).hexdigest()[:8]
         usual = context.eval_sampling
         sampling = self.sampling or replace(usual, max_tokens=max(TOKENS, usual.max_tokens))
-        completions = answers(context, asked, sampling, f"truthfulness_{key}")
+        completions = answers(context, asked, sampling, f"truthfulness_{key(questions)}")
         for one, completion in zip(asked, completions, strict=True):
             if completion.finish == "context":
                 room = f"does not fit the model's window with {sampling.max_tokens} new tokens"
                 raise UserError(f"{self.file}: {show(one.prompt)} {room}; lower Truthfulness.sampling.max_tokens")
         metrics = _figures(questions, [completion.text for completion in completions])
         if self.multiple_choice:
-            metrics += _choices(questions, _scores(context, questions, f"truthfulness_mc_{key}"))
+            metrics += _choices(questions, _scores(context, questions, f"truthfulness_mc_{key(questions)}"))
         return metrics
 
     def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
-        """As `Preflight.metric_names`."""
         if not self.file:
             return ()
         figures = (f"truthfulness_{name}" for name in ("diff", "max", "acc", "words", "empty"))

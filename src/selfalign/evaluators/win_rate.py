@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,14 +11,14 @@ from typing import Literal, get_args
 import numpy as np
 
 from selfalign.errors import UserError
-from selfalign.evaluators._answers import answers
+from selfalign.evaluators._answers import answers, key
+from selfalign.evaluators._judge import fits, judge_hash
 from selfalign.evaluators._length_control import length_controlled
 from selfalign.evaluators._metrics import mean, outcomes, share
 from selfalign.models.classifier import rendering_fits, reward_model
 from selfalign.models.layouts import fold
-from selfalign.models.names import resolve_ref
-from selfalign.protocols import Context, Engine, Session
-from selfalign.types import Example, Metric, ModelRef, Request, Sampling
+from selfalign.protocols import Context, Engine
+from selfalign.types import Example, Metric, Request, Sampling
 
 _log = logging.getLogger(__name__)
 
@@ -118,10 +117,7 @@ class WinRate:
         Raises:
             UserError: there is no such folder, none of that name on the hub, or one without a model.
         """
-        model = ModelRef(self.judge)
-        if self.judge in ("", "base"):
-            return ""
-        return (self.engine.check(model, (), "auto") if self.engine else resolve_ref(model)).hash
+        return judge_hash(self.judge, self.engine)
 
     def evaluate(self, context: Context, held_out: Sequence[Example]) -> list[Metric]:
         """All over the prompts that have a reference and were judged, in 0 … 1:
@@ -159,7 +155,6 @@ class WinRate:
         return [*metrics, Metric("win_rate_flaws", count, count, count, len(asked), unit="count", better="lower")]
 
     def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
-        """As `Preflight.metric_names`."""
         if not self.judge or not any(example.response.strip() for example in held_out):
             return ()
         controls = (*(("consistency",) if self.kind == "model" else ()), *(("constant",) if self.constant.strip() else ()))
@@ -181,7 +176,7 @@ class WinRate:
             places = [
                 place
                 for place, (example, text) in enumerate(pairs)
-                if found[place] is None and all(_fits(other.session, asked) for asked in self._orders(example, text))
+                if found[place] is None and all(fits(other.session, asked, _ROOM) for asked in self._orders(example, text))
             ]
             # Both letters for the text standing first, then both for it standing second.
             examples = [
@@ -190,16 +185,13 @@ class WinRate:
                 for order, question in enumerate(self._orders(*pairs[place]))
                 for letter in _LETTERS
             ]
-            totals = [each.total for each in other.likelihood(self._stage(), examples)]
+            # Another judge, question, control or answers must not get the scores of these.
+            stage = f"win_rate_{key((self.judge, self.prompt, self.constant, self.sampling))}"
+            totals = [each.total for each in other.likelihood(stage, examples)]
         for at, place in enumerate(places):
             first_a, first_b, second_a, second_b = totals[4 * at : 4 * at + 4]
             found[place] = self._judged(_probability(first_a, first_b), _probability(second_b, second_a))
         return found
-
-    def _stage(self) -> str:
-        # The journal knows a stage by its name alone: another judge, question, control or answers must not get these scores.
-        key = (self.judge, self.prompt, self.constant, self.sampling)
-        return f"win_rate_{hashlib.sha256(repr(key).encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
     def _orders(self, example: Example, text: str) -> tuple[str, str]:
         """The question with the text first, and with the reference first."""
@@ -262,13 +254,6 @@ def _settled(example: Example, text: str) -> Preference | None:
     if not text.strip():
         return Preference(0.0)
     return Preference(0.5) if text.strip() == example.response.strip() else None
-
-
-def _fits(session: Session, question: str) -> bool:
-    try:
-        return session.fit(Request("", prompt=question), _ROOM) is not None
-    except UserError:  # an answer may spell out what means a turn to the judge
-        return False
 
 
 def _probability(one: float, other: float) -> float:

@@ -152,11 +152,10 @@ def _validator(path: Path, schema: Any) -> Any:
         some = ", ".join(list(schema)[:3]) or "nothing"
         raise UserError(f"{path}: every answer would pass: no word of JSON Schema in it (type, properties …), but {some}")
     searching = cache(partial(search_with, where=str(path)))
-    for pattern in _patterns(schema):
+    named = [pattern for patterns in _behind("patternProperties", dict, schema) for pattern in patterns]
+    for pattern in (*_behind("pattern", str, schema), *named):
         searching(pattern)
-    if any("unevaluatedProperties" in each for each in _within(schema)) and any(
-        True for _ in _objects(schema, "patternProperties")
-    ):
+    if any("unevaluatedProperties" in each for each in _within(schema)) and named:
         raise UserError(
             f"{path}: unevaluatedProperties with patternProperties cannot be given a time limit; use additionalProperties"
         )
@@ -174,7 +173,7 @@ def _check_references(path: Path, schema: dict[str, Any], draft: Any) -> None:
 
     resource = specification_with(str(draft.META_SCHEMA.get("$schema", "")), default=DRAFT202012).create_resource(schema)
     resolver = REGISTRY.with_resource(resource.id() or "", resource).crawl().resolver(resource.id() or "")
-    for reference in _words(schema, "$ref"):
+    for reference in _behind("$ref", str, schema):
         try:
             resolver.lookup(reference)
         except Unresolvable:
@@ -183,19 +182,9 @@ def _check_references(path: Path, schema: dict[str, Any], draft: Any) -> None:
             ) from None
 
 
-def _patterns(schema: Any) -> Iterator[str]:
-    yield from _words(schema, "pattern")
-    for named in _objects(schema, "patternProperties"):
-        yield from named
-
-
-def _words(schema: Any, word: str) -> Iterator[str]:
-    """Every text that stands behind a word of the schema, wherever that stands."""
-    yield from (each[word] for each in _within(schema) if isinstance(each.get(word), str))
-
-
-def _objects(schema: Any, word: str) -> Iterator[dict[str, Any]]:
-    yield from (each[word] for each in _within(schema) if isinstance(each.get(word), dict))
+def _behind(word: str, kind: type, schema: Any) -> list[Any]:
+    """All of this kind that stands behind a word of the schema, wherever that stands."""
+    return [each[word] for each in _within(schema) if isinstance(each.get(word), kind)]
 
 
 def _within(schema: Any) -> Iterator[dict[str, Any]]:

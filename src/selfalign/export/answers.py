@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.errors import UserError
-from selfalign.record.disk import whole_file
+from selfalign.record.disk import check_place, whole_file
 from selfalign.record.exports import best_round
 from selfalign.record.store import Store
 from selfalign.types import transcript
@@ -33,8 +33,7 @@ def export_answers(store: Store, file: str | Path, round: int | None = None) -> 
             does, or a file that cannot be.
     """
     target = Path(file)
-    if target.is_dir() or not target.parent.is_dir():
-        raise UserError(f"{file}: {'is a folder' if target.is_dir() else 'its folder does not exist'}; name a file to write")
+    check_place(target)
     if target.suffix.lower() in (".jsonl", ".csv", ".tsv", ".parquet"):
         raise UserError(f"{file}: answers are written as one JSON list; name a .json file")
     with store.snapshot():

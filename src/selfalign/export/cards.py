@@ -113,7 +113,7 @@ def model_card(store: Store, round: int, *, license: str | None = None, merged: 
         rejected=rejected,
         taught=taught,
         best=ended.get("best_round"),
-        point=next((data for _, kind, data in store.events() if kind == "aim" and data["round"] == round != data["of"]), None),
+        point=next((data for *_, data in store.events("aim") if data["round"] == round != data["of"]), None),
         because=code(str(ended.get("stopped_because"))),
         starts_from={"base": "base model", "previous": "model of the round before"}.get(identity.get("start_from", "")),
         trained=[_trained(row, figures) for row, figures in training],

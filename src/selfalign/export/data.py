@@ -12,11 +12,11 @@ from typing import Any, Literal, NamedTuple
 from selfalign.errors import UserError
 from selfalign.export.cards import data_card
 from selfalign.record import rows
-from selfalign.record.disk import whole_file
+from selfalign.record.disk import check_place, whole_file
 from selfalign.record.exports import before_columns, write_lines
 from selfalign.record.review import waiting
 from selfalign.record.store import Store
-from selfalign.types import Turns
+from selfalign.types import PREFERRED, Turns
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Said(NamedTuple):
         return [(system, self.system), *pairs] if self.system else pairs
 
 
-class _Before(NamedTuple):
+class Before(NamedTuple):
     """What any row of the file has before its prompt. A trainer takes the first row's form for that of all (TRL does), so that
     every row has a place for it."""
 
@@ -50,13 +50,13 @@ def messages(said: Said) -> list[dict[str, str]]:
     return [{"role": role, "content": text} for role, text in said.turns("system", "user", "assistant")]
 
 
-def _prompt_completion(said: Said, before: _Before) -> dict[str, Any]:
+def _prompt_completion(said: Said, before: Before) -> dict[str, Any]:
     if any(before):
         return {"prompt": messages(said)[:-1], "completion": messages(said)[-1:]}
     return {"prompt": said.prompt, "completion": said.response}
 
 
-_SHAPES: Mapping[DataFormat, Callable[[Said, _Before], dict[str, Any]]] = {
+_SHAPES: Mapping[DataFormat, Callable[[Said, Before], dict[str, Any]]] = {
     "plain": lambda s, before: {"prompt": s.prompt, "response": s.response, **before_columns(*s[:2], *before)},
     "messages": lambda s, _: {"messages": messages(s)},
     "prompt-completion": _prompt_completion,
@@ -88,23 +88,48 @@ def export_data(store: Store, file: str | Path, format: DataFormat = "plain", ro
     """
     if format not in _SHAPES:
         raise UserError(f"no data format {format!r}: use one of {', '.join(_SHAPES)}")
+    where = f"verdict NOT IN ('dropped', 'replay') AND {rows.IMITATED}"
+    return write_samples(store, file, rounds, where, lambda said, _, before: _SHAPES[format](said, before))
+
+
+def write_samples(
+    store: Store,
+    file: str | Path,
+    rounds: Sequence[int] | None,
+    where: str,
+    shape: Callable[[Said, str | None, Before], dict[str, Any]],
+    preferred: bool = False,
+) -> int:
+    """The samples of these rounds that meet a condition, oldest round first.
+
+    Args:
+        where: the condition in SQL.
+        shape: from a sample, the answer preferred to it and what any row has before its prompt to the format's own fields.
+        preferred: whether there must be such answers; None stands for each elsewhere.
+
+    Raises:
+        UserError: a round or file that cannot be, or no such answers.
+    """
     with store.snapshot() as connection:
         chosen = chosen_rounds(store, rounds)
-        where = f"verdict NOT IN ('dropped', 'replay') AND {rows.IMITATED} AND round IN ({', '.join('?' * len(chosen))})"
-        before = _Before(rows.has_system(connection, where, chosen), rows.has_later_turn(connection, where, chosen))
+        where += f" AND round IN ({', '.join('?' * len(chosen))})"
+        if preferred and not connection.execute(f"SELECT 1 FROM samples WHERE {where} LIMIT 1", chosen).fetchone():
+            raise UserError(f"{store.folder} has no pairs of a preferred and a rejected answer; recipes such as dpo make them")
+        before = Before(rows.has_system(connection, where, chosen), rows.has_later_turn(connection, where, chosen))
         keys = f"SELECT DISTINCT key FROM samples, json_each(samples.metadata) WHERE {where} ORDER BY key"
-        names = [key for (key,) in connection.execute(keys, chosen)]
-        columns = "id, round, category, verdict = 'validation', metadata, history, prompt, response"
+        names = [key for (key,) in connection.execute(keys, chosen) if not (preferred and key == PREFERRED)]
+        better = f"(SELECT c.response FROM samples c WHERE c.id = json_extract(samples.metadata, '$.{PREFERRED}'))"
+        columns = f"id, round, category, verdict = 'validation', metadata, history, prompt, response, {better}"
         found = connection.execute(f"SELECT {columns} FROM samples WHERE {where} ORDER BY round, slot, number", chosen)
 
         def row(values: Sequence[Any]) -> dict[str, Any]:
-            id, round, category, validation, metadata, history, prompt, response = values
+            id, round, category, validation, metadata, history, prompt, response, other = values
             own = {"id": id, "round": round, "category": category, "validation": bool(validation)}
             known = json.loads(metadata)
             extra = {"metadata": {name: known.get(name) for name in names}} if names else {}
-            return {**own, **extra, **_SHAPES[format](Said(*rows.said_before(history), prompt, response), before)}
+            return {**own, **extra, **shape(Said(*rows.said_before(history), prompt, response), other, before)}
 
-        sample = row(("", 0, "", 0, json.dumps(dict.fromkeys(names, "")), '[["", ""]]', "", ""))
+        sample = row(("", 0, "", 0, json.dumps(dict.fromkeys(names, "")), '[["", ""]]', "", "", ""))
         return write_rows(Path(file), map(row, found), sample)
 
 
@@ -113,7 +138,7 @@ def export_dropped(store: Store, file: str | Path) -> int:
     with store.snapshot() as connection:
         names = ("id", "round", "prompt", "response", "rule", "evidence")
         where = "verdict = 'dropped'"
-        before = _Before(rows.has_system(connection, where), rows.has_later_turn(connection, where))
+        before = Before(rows.has_system(connection, where), rows.has_later_turn(connection, where))
         found = connection.execute(f"SELECT history, {', '.join(names)} FROM samples WHERE {where} ORDER BY round, slot, number")
         written = (
             {**dict(zip(names, row, strict=True)), **before_columns(*rows.said_before(history), *before)}
@@ -166,8 +191,7 @@ def write_rows(file: Path, written: Iterable[Mapping[str, Any]], sample: Mapping
     Raises:
         UserError: a file that cannot be written.
     """
-    if file.is_dir() or not file.parent.is_dir():
-        raise UserError(f"{file}: {'is a folder' if file.is_dir() else 'its folder does not exist'}; name a file to write")
+    check_place(file)
     if file.suffix.lower() in (".csv", ".tsv", ".xlsx", ".json"):
         raise UserError(f"{file}: data is written as JSON lines (.jsonl) or Parquet (.parquet)")
     try:

@@ -11,21 +11,20 @@ from typing import Any, Literal
 
 from selfalign.errors import UserError, handle_signals
 from selfalign.export import llama_cpp
-from selfalign.export.base import check_base
+from selfalign.export.base import check_base, folder_renderer
 from selfalign.export.cards import model_card
 from selfalign.export.gguf_proof import REFERENCES, TOKENS, Proof, canaries, check_modelfile, check_tokens, compare, judge
 from selfalign.export.ollama import Conversation, go_template, modelfile, refuse_dates
 from selfalign.models.merge import load_float32, write_merged
-from selfalign.models.names import quiet
-from selfalign.models.rendering import Renderer, make_renderer
+from selfalign.models.rendering import Renderer
 from selfalign.models.templates import Template
-from selfalign.record.checkpoints import publish
-from selfalign.record.disk import reporting, require_space
+from selfalign.record.disk import free_folder, require_space, whole_folder
 from selfalign.record.exports import best_round, model_files
 from selfalign.record.store import Store
 from selfalign.types import Example, Turns, shared_system
 
 Kind = Literal["F16", "Q8_0", "Q4_K_M"]
+_REMEDY = "name a new folder for the file with --gguf_out"
 
 
 @dataclass(frozen=True)
@@ -72,33 +71,22 @@ def export_gguf(
     examples = (*store.validation_seeds(), *store.seeds())
     if not examples:
         raise UserError("a file is compared with its model on the run's seeds, and this run has none; it cannot be proven")
-    target = _new_folder(store.round_folder(chosen) / f"gguf-{kind}" if folder is None else Path(folder))
-    temporary = target.with_name(f".{target.name}.tmp")
-    try:
-        with handle_signals(), reporting(target.parent):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(temporary, ignore_errors=True)
-            work = temporary / "work"
-            work.mkdir(parents=True)
-            model, format = store.model(chosen), store.identity().get("format", "auto")
-            if model.adapter is not None:
-                say("merging the adapter with its base, in float32")
-                source = work / "merged"
-                write_merged(model, source, examples, format)
-            making = _Making(programs, source, _renderer(source, format), examples, say)
-            written = making.write(kind, temporary, ollama, _title(store, chosen))
-            shutil.rmtree(work)
-            lines = "\n".join(f"- {line}" for line in written.proof.lines())
-            (temporary / "README.md").write_text(f"{card}\n## The {kind} file\n\nBy `proof.json`:\n\n{lines}\n", "utf-8")
-            proof = {"file": written.file.name, "kind": kind, "round": chosen, **written.proof.plain()}
-            (temporary / "proof.json").write_text(json.dumps(proof, indent=1) + "\n", "utf-8")
-            if target.exists():
-                target.rmdir()
-            publish(temporary, target)
-    except OSError as error:
-        raise UserError(f"{target} cannot be written ({error.strerror or error}): name another folder with --gguf_out") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    target = free_folder(store.round_folder(chosen) / f"gguf-{kind}" if folder is None else folder, f"{_REMEDY}, or remove it")
+    with handle_signals(), whole_folder(target, _REMEDY) as temporary:
+        work = temporary / "work"
+        work.mkdir()
+        model, format = store.model(chosen), store.identity().get("format", "auto")
+        if model.adapter is not None:
+            say("merging the adapter with its base, in float32")
+            source = work / "merged"
+            write_merged(model, source, examples, format)
+        making = _Making(programs, source, folder_renderer(source, format), examples, say)
+        written = making.write(kind, temporary, ollama, _title(store, chosen))
+        shutil.rmtree(work)
+        lines = "\n".join(f"- {line}" for line in written.proof.lines())
+        (temporary / "README.md").write_text(f"{card}\n## The {kind} file\n\nBy `proof.json`:\n\n{lines}\n", "utf-8")
+        proof = {"file": written.file.name, "kind": kind, "round": chosen, **written.proof.plain()}
+        (temporary / "proof.json").write_text(json.dumps(proof, indent=1) + "\n", "utf-8")
     made = None if written.modelfile is None else target / written.modelfile.name
     return replace(written, file=target / written.file.name, modelfile=made)
 
@@ -119,21 +107,20 @@ class _Making:
 
         The float16 file is proven whatever is wanted: what a quantised one lacks then comes from quantising alone.
         """
-        template, refused = self._template("") if ollama else ("", "")
         require_space(folder, 2 * sum(path.stat().st_size for path in self.source.glob("*.safetensors")))
         exact, file = folder / "work" / "model-F16.gguf", folder / f"model-{kind}.gguf"
         self.say("converting to float16")
         llama_cpp.convert(self.tools, self.source, exact)
         model = load_float32(str(self.source))
         references = [one for one in self.examples if one.response][:REFERENCES]
-        proof, template, refused = self._prove("F16", exact, model, template, refused, references if kind == "F16" else [])
         if kind == "F16":
             exact.rename(file)
         else:
+            self._prove("F16", exact, model, [], ollama=False)
             self.say(f"quantising to {kind}")
             llama_cpp.quantise(self.tools, exact, file, kind)
             exact.unlink()
-            proof, template, refused = self._prove(kind, file, model, template, refused, references)
+        proof, template, refused = self._prove(kind, file, model, references, ollama)
         made = None
         if template:
             try:
@@ -145,17 +132,16 @@ class _Making:
                 made.write_text(text, "utf-8")
         return Written(file, proof, made, refused, tuple(self._notes(made is not None)))
 
-    def _prove(
-        self, kind: Kind, file: Path, model: Any, template: str, refused: str, references: Sequence[Example]
-    ) -> tuple[Proof, str, str]:
-        """The proof; the Go template as this file wants it, without the token that llama.cpp puts in front by itself; and why
-        there is none."""
+    def _prove(self, kind: Kind, file: Path, model: Any, references: Sequence[Example], ollama: bool) -> tuple[Proof, str, str]:
+        """The proof; for `ollama` the Go template as this file wants it, without the token that llama.cpp puts in front by
+        itself; and why there is none."""
         self.say(f"proving the {kind} file against the model, in float32")
         asked = canaries(self.examples)
+        template = refused = ""
         window = 64 + TOKENS + self._longest([*asked, *references])
         with llama_cpp.serving(self.tools, file, window, file.parent / "server.log") as server:
             check_tokens(server, self.renderer, asked)
-            if template:
+            if ollama:
                 begin = server.tokens("", begin=True)
                 template, refused = self._template(str(self.renderer.tokenizer.decode(begin)) if begin else "")
                 refused = refused or check_modelfile(server, self.renderer, asked, template)
@@ -218,20 +204,6 @@ class _Making:
                 "the Modelfile's template asks as the run does" if ollama else "ask llama-server for completions of such a prompt"
             )
             yield f"the run's prompts end with {trained[-40:]!r}, those of the file's chat template with {own[-40:]!r}: {other}"
-
-
-def _new_folder(target: Path) -> Path:
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"{target} exists: name a new folder for the file with --gguf_out, or remove it")
-    return target
-
-
-def _renderer(folder: Path, format: Any) -> Renderer:
-    from transformers import AutoTokenizer
-
-    with quiet():
-        tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
-    return make_renderer(tokenizer, format)
 
 
 def _stripped(turns: Turns) -> Turns:

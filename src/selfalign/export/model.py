@@ -5,14 +5,15 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from selfalign.errors import UserError
 from selfalign.export.base import check_base
 from selfalign.export.cards import model_card
 from selfalign.models.merge import write_merged
-from selfalign.record.checkpoints import AVERAGE, publish
-from selfalign.record.disk import reporting, require_space
+from selfalign.record.checkpoints import AVERAGE
+from selfalign.record.disk import free_folder, require_space, whole_folder
 from selfalign.record.exports import best_round, model_files
 from selfalign.record.store import Store
+
+_REMEDY = "name a new folder for the model"
 
 
 def export_model(
@@ -28,32 +29,19 @@ def export_model(
             taken or cannot be written, or as `model_card`.
         RunFailed: too little space, or a merged model that says something else than the adapter.
     """
-    target = Path(folder)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"{target} exists: name a new folder for the model")
+    target = free_folder(folder, _REMEDY)
     chosen = best_round(store) if round is None else round
     model, source = store.model(chosen), model_files(store, chosen)
     if merge or model.adapter is None:
         check_base(store, chosen)
     card = model_card(store, chosen, license=license, merged=merge)
-    temporary = target.with_name(f".{target.name}.tmp")
-    try:
-        with reporting(target.parent):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(temporary, ignore_errors=True)
-            if merge and model.adapter is not None:
-                asked = (*store.validation_seeds(), *store.seeds())
-                write_merged(model, temporary, asked, store.identity().get("format", "auto"))
-            else:
-                require_space(target.parent, sum(path.stat().st_size for path in source.rglob("*") if path.is_file()))
-                shutil.copytree(source, temporary, ignore=shutil.ignore_patterns(AVERAGE))
-            (temporary / "README.md").unlink(missing_ok=True)  # a library's own, or a link to it
-            (temporary / "README.md").write_text(card, "utf-8")
-            if target.exists():
-                target.rmdir()
-            publish(temporary, target)
-    except OSError as error:
-        raise UserError(f"{target} cannot be written ({error.strerror or error}): name another folder for the model") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with whole_folder(target, _REMEDY) as temporary:
+        if merge and model.adapter is not None:
+            asked = (*store.validation_seeds(), *store.seeds())
+            write_merged(model, temporary, asked, store.identity().get("format", "auto"))
+        else:
+            require_space(target.parent, sum(path.stat().st_size for path in source.rglob("*") if path.is_file()))
+            shutil.copytree(source, temporary, ignore=shutil.ignore_patterns(AVERAGE), dirs_exist_ok=True)
+        (temporary / "README.md").unlink(missing_ok=True)  # a library's own, or a link to it
+        (temporary / "README.md").write_text(card, "utf-8")
     return target

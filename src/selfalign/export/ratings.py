@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from selfalign.errors import UserError
 from selfalign.export.answers import answered
 from selfalign.models.layouts import fold
-from selfalign.record.disk import whole_file
+from selfalign.record.disk import check_place, whole_file
 from selfalign.record.finished import paired_metrics
 from selfalign.record.plain import dumps, json_line
 from selfalign.record.store import Store
@@ -255,8 +255,7 @@ def _check_places(file: Path, key: Path) -> None:
     if file == key:
         raise UserError(f"{key}: the key must be another file than the pairs, for raters must not see it")
     for place in (file, key):
-        if place.is_dir() or not place.parent.is_dir():
-            raise UserError(f"{place}: {'is a folder' if place.is_dir() else 'its folder does not exist'}; name a file to write")
+        check_place(place)
 
 
 def _prompt(row: Mapping[str, Any]) -> str:

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 from selfalign.errors import UserError
+from selfalign.export.base import folder_renderer
 from selfalign.export.data import Said, messages
-from selfalign.models.names import located, may_be_on_hub, quiet
-from selfalign.models.rendering import Renderer, make_renderer
+from selfalign.models.names import located, may_be_on_hub
+from selfalign.models.rendering import Renderer
 from selfalign.record import rows
-from selfalign.record.checkpoints import publish
-from selfalign.record.disk import reporting
+from selfalign.record.disk import free_folder, whole_folder
 from selfalign.record.exports import best_round, write_lines
 from selfalign.record.store import Store
 from selfalign.text import counted
-from selfalign.types import PREFERRED, ModelRef
+from selfalign.types import PREFERRED
 
 TrainerFormat = Literal["llama-factory", "axolotl", "trl"]
 _TURNS = ("system", "human", "gpt")
 _OPTIMIZERS = {"adamw": "adamw_torch", "adamw_8bit": "adamw_8bit", "paged_adamw_8bit": "paged_adamw_8bit"}
+_LORA = {"lora_rank": "r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout", "lora_target": "target_modules"}
 _LOSSES = {"": False, "CrossEntropy": False, "DPO": True}
 """Of losses that others have: whether they prefer answers to others."""
 
@@ -69,9 +69,8 @@ def export_for_trainer(store: Store, folder: str | Path, format: TrainerFormat, 
     Raises:
         UserError: the round was not trained or its loss is none of the trainer's, or the folder is taken or cannot be written.
     """
-    target = Path(folder)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"{target} exists: --format {format} writes a folder of files, so name a new one with --data")
+    remedy = f"--format {format} writes a folder of files, so name a new one with --data"
+    target = free_folder(folder, remedy)
     chosen = best_round(store) if round is None else round
     trainer = store.identity().get("trainer") or {}
     loss = str((trainer.get("loss") or {}).get("part", "")).rpartition(".")[2]
@@ -96,27 +95,12 @@ def export_for_trainer(store: Store, folder: str | Path, format: TrainerFormat, 
         if format == "llama-factory" and any(row.said.history for row in train):
             notes.append("some rows have earlier turns: give mask_history: true, so that the last answer alone is learned")
     data = {"train.jsonl": shapes[: len(train)], **({"validation.jsonl": shapes[len(train) :]} if validation else {})}
-    _publish(target, data, own)
+    with whole_folder(target, remedy) as temporary:
+        for file, some in data.items():
+            write_lines(temporary / file, some)
+        for file, text in own.items():
+            (temporary / file).write_text(text, "utf-8")
     return Folder(target, (*data, *own), len(train), len(validation), left_out, tuple(notes))
-
-
-def _publish(target: Path, data: Mapping[str, Sequence[Mapping[str, Any]]], own: Mapping[str, str]) -> None:
-    temporary = target.with_name(f".{target.name}.tmp")
-    try:
-        with reporting(target.parent):
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            for name, shapes in data.items():
-                write_lines(temporary / name, shapes)
-            for name, text in own.items():
-                (temporary / name).write_text(text, "utf-8")
-            if target.exists():
-                target.rmdir()
-            publish(temporary, target)
-    except OSError as error:
-        raise UserError(f"{target} cannot be written ({error.strerror or error}): name another folder") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _rows(store: Store, round: int, preferences: bool) -> tuple[list[_Row], list[_Row], dict[str, tuple[str, ...]]]:
@@ -232,7 +216,10 @@ def _script(store: Store, round: int, trainer: Mapping[str, Any], loss: str, val
             "--format trl writes the settings of the trainer SFT, and this run has another one; use --format messages"
         )
     start = store.model(0) if identity.get("start_from") == "base" or round < 2 else store.model(round - 1)
-    renderer = _renderer(start, identity.get("format", "auto"))
+    folder = Path(located(start.base))
+    if not folder.is_dir():
+        raise UserError(f"--format trl reads the tokenizer of {start.base}, which is not on this machine; use --format messages")
+    renderer = folder_renderer(folder, identity.get("format", "auto"))
     adapter, steps = trainer["method"] in ("lora", "qlora"), identity.get("steps") or []
     rate = trainer["learning_rate"] or trainer["full_rate"] * (10 if adapter else 1)
     settings = {
@@ -255,12 +242,7 @@ def _script(store: Store, round: int, trainer: Mapping[str, Any], loss: str, val
             settings |= {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, given["sft_weight"]]}
     else:
         settings["completion_only_loss"] = True
-    lora = {
-        "r": trainer["lora_rank"],
-        "lora_alpha": trainer["lora_alpha"],
-        "lora_dropout": trainer["lora_dropout"],
-        "target_modules": trainer["lora_target"],
-    }
+    lora = {theirs: trainer[ours] for ours, theirs in _LORA.items()}
     name, at, revision = start.base.partition("@") if may_be_on_hub(start.base) else (start.base, "", "")
     template = files("selfalign.export").joinpath("train.py.j2").read_text("utf-8")
     return Environment(undefined=StrictUndefined, keep_trailing_newline=True).from_string(template).render(
@@ -276,17 +258,6 @@ def _script(store: Store, round: int, trainer: Mapping[str, Any], loss: str, val
         warmup=trainer["warmup"],
         half=trainer["precision"] in ("auto", "bf16"),
     ), renderer
-
-
-def _renderer(model: ModelRef, format: Any) -> Renderer:
-    from transformers import AutoTokenizer
-
-    folder = Path(located(model.base))
-    if not folder.is_dir():
-        raise UserError(f"--format trl reads the tokenizer of {model.base}, which is not on this machine; use --format messages")
-    with quiet():
-        tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
-    return make_renderer(tokenizer, format)
 
 
 def _for_trl(row: _Row, renderer: Renderer) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 from selfalign.filters import (
@@ -16,7 +16,6 @@ from selfalign.filters import (
     NearDuplicates,
     NextTurns,
     Novelty,
-    OnePerCluster,
     Percentile,
     Placeholders,
     RepeatedInput,
@@ -26,10 +25,10 @@ from selfalign.filters import (
     Threshold,
 )
 from selfalign.proposers import Instructions
-from selfalign.protocols import Filter, Scorer
 from selfalign.recipe import Recipe
+from selfalign.recipes._selection import selection
 from selfalign.retrievers import Uniform
-from selfalign.scorers import Density, Judge, Perplexity
+from selfalign.scorers import Density, Judge
 from selfalign.trainers import SFT
 from selfalign.types import Sampling
 
@@ -59,7 +58,13 @@ def isheep(
         judge: asked twice, for quality and for following the instruction; its model is base, current, a folder or a name on
             the hub. Perplexities and hidden states are that model's too.
     """
-    scorers, by_score = _selection(select, judge, keep, score_above)
+    if score_above is not None and select != "judge":
+        raise ValueError(
+            f"isheep: score_above = {score_above} is for select = judge; with select = {select} nobody gives such scores"
+        )
+    best = partial(Percentile, keep=keep) if score_above is None else partial(Threshold, above=score_above)
+    likeliest = partial(Percentile, keep=keep, highest=False)
+    scorers, filters = selection("both" if select == "judge" else select, judge, Density(), best, likeliest)
     return Recipe(
         name="isheep",
         proposer=Instructions(input_needed=False, sampling=Sampling(max_tokens=600, top_p=0.95)),
@@ -80,34 +85,9 @@ def isheep(
         ),
         pair_filters=(Finished(sentence_end=False), EmptyResponse(), LeakedMarkers(), NextTurns(), AnswerChoices(), Repetition()),
         scorers=scorers,
-        filters=by_score,
+        filters=filters,
         per_round=200,
         start_from="base",
         train_on="all",
         validation_share=0.2,
     )
-
-
-def _selection(
-    select: Select, judge: Judge, keep: float, score_above: float | None
-) -> tuple[tuple[Scorer, ...], tuple[Filter, ...]]:
-    """The scorers, and the filters that act on what they say."""
-    if score_above is not None and select != "judge":
-        raise ValueError(
-            f"isheep: score_above = {score_above} is for select = judge; with select = {select} nobody gives such scores"
-        )
-    model, engine = judge.model, judge.engine
-    response, pair = Perplexity(model=model, engine=engine), Perplexity(of="pair", model=model, engine=engine)
-    density = Density(model=model, engine=engine)
-    if select == "perplexity":
-        return (response, pair), tuple(Percentile(each.score_name, keep=keep, highest=False) for each in (response, pair))
-    if select == "density":
-        return (density,), (OnePerCluster(by=""),)
-    if select == "density_perplexity":
-        return (density, response), (OnePerCluster(by=response.score_name),)
-    if select == "nothing":
-        return (), ()
-    judges = (replace(judge, aspect="quality", name=""), replace(judge, aspect="following", name=""))
-    if score_above is not None:
-        return judges, tuple(Threshold(each.score_name, above=score_above) for each in judges)
-    return judges, tuple(Percentile(each.score_name, keep=keep) for each in judges)

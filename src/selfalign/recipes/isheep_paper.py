@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 from selfalign.filters import (
@@ -16,7 +16,6 @@ from selfalign.filters import (
     Links,
     NextTurns,
     Novelty,
-    OnePerCluster,
     Placeholders,
     RepeatedInput,
     TaskLength,
@@ -28,8 +27,9 @@ from selfalign.proof.alarms import Alarms
 from selfalign.proposers import Instructions
 from selfalign.protocols import Filter, Scorer
 from selfalign.recipe import Recipe
+from selfalign.recipes._selection import selection
 from selfalign.retrievers import Uniform
-from selfalign.scorers import Density, Judge, Perplexity
+from selfalign.scorers import Density, Judge
 from selfalign.trainers import SFT
 from selfalign.types import Sampling
 
@@ -96,7 +96,7 @@ def isheep_paper(
         perplexity_below: what both perplexities have to stay below.
         clusters: K, the number of clusters of a round's pairs.
     """
-    scorers, by_score = _selection(select, judge, score_above, perplexity_below, clusters)
+    scorers, filters = _selection(select, judge, score_above, perplexity_below, clusters)
     return Recipe(
         name="isheep_paper",
         proposer=Instructions(form="auto", language="English", sampling=Sampling(max_tokens=1000, top_p=0.95)),
@@ -115,7 +115,7 @@ def isheep_paper(
         ),
         pair_filters=published(NextTurns(), AnswerChoices(), HanCharacters(), Placeholders(), RepeatedInput(), EmptyResponse()),
         scorers=scorers,
-        filters=(*by_score, AtMost(3000)),
+        filters=(*filters, AtMost(3000)),
         rounds=3,
         per_round=10_000,
         min_yield=0.0,
@@ -131,7 +131,7 @@ def isheep_paper(
 def _selection(
     select: Select, judge: Judge, score_above: float, perplexity_below: float, clusters: int
 ) -> tuple[tuple[Scorer, ...], tuple[Filter, ...]]:
-    """The scorers, and the filters that act on what they say."""
+    """`selection` by absolute bounds; ValueError for an option that changes nothing with it."""
     for given, usual, of in (
         ("score_above", score_above == 8.0, ("both", "quality", "following")),
         ("perplexity_below", perplexity_below == 50.0, ("perplexity",)),
@@ -139,16 +139,5 @@ def _selection(
     ):
         if not usual and select not in of:
             raise ValueError(f"isheep_paper: {given} changes nothing with select = {select}; it is for {' or '.join(of)}")
-    model, engine = judge.model, judge.engine
-    response, pair = Perplexity(model=model, engine=engine), Perplexity(of="pair", model=model, engine=engine)
-    if select == "perplexity":
-        both = (response, pair)
-        return both, tuple(Threshold(each.score_name, above=None, below=perplexity_below) for each in both)
-    density = Density(clusters=clusters, model=model, engine=engine)
-    if select == "density":
-        return (density,), (OnePerCluster(by=""),)
-    if select == "density_perplexity":
-        return (density, response), (OnePerCluster(by=response.score_name),)
-    quality, following = replace(judge, aspect="quality", name=""), replace(judge, aspect="following", name="")
-    judges = {"both": (quality, following), "quality": (quality,), "following": (following,)}.get(select, ())
-    return judges, tuple(Threshold(each.score_name, above=score_above) for each in judges)
+    above, below = partial(Threshold, above=score_above), partial(Threshold, above=None, below=perplexity_below)
+    return selection(select, judge, Density(clusters=clusters), above, below)

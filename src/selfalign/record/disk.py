@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from selfalign.errors import Interrupted, RunFailed, UserError, in_a_line
-from selfalign.record.checkpoints import sync_folder
+from selfalign.record.checkpoints import publish, sync_folder
 from selfalign.record.faults import fault_point
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -104,6 +104,48 @@ def whole_file(path: Path, name: str) -> Iterator[Path]:
             sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def check_place(file: Path) -> None:
+    """
+    Raises:
+        UserError: no file can stand there.
+    """
+    if file.is_dir() or not file.parent.is_dir():
+        raise UserError(f"{file}: {'is a folder' if file.is_dir() else 'its folder does not exist'}; name a file to write")
+
+
+def free_folder(target: str | Path, remedy: str) -> Path:
+    """
+    Raises:
+        UserError: something is there already that is no empty folder; the message ends with the remedy.
+    """
+    target = Path(target)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target} exists: {remedy}")
+    return target
+
+
+@contextmanager
+def whole_folder(target: Path, remedy: str) -> Iterator[Path]:
+    """A temporary folder to fill; at the end of the block it takes the place of `target`, a `free_folder`, in one step.
+
+    Raises:
+        UserError: it cannot be written; the message ends with the remedy.
+    """
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        with reporting(target.parent):
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            yield temporary
+            if target.exists():
+                target.rmdir()
+            publish(temporary, target)
+    except OSError as error:
+        raise UserError(f"{target} cannot be written ({error.strerror or error}): {remedy}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _message(folder: Path, reason: str, full: bool) -> str:

@@ -113,7 +113,7 @@ def read_run(out: Path, folder: str, seed: int, held_out: Sequence[Example]) -> 
 
 
 def _aim(store: Store) -> dict[str, Any]:
-    found = [data for _, kind, data in store.events() if kind == "aim"]
+    found = [data for *_, data in store.events("aim")]
     return {"aim": found[-1]["text"], "of_round": found[-1]["of"]} if found else {}
 
 

@@ -184,8 +184,7 @@ def _without_weights(connection: sqlite3.Connection, copy: Store, round: int) ->
 
 
 def _drop(connection: sqlite3.Connection, round: int, gone: Sequence[Dropped]) -> None:
-    verdicts: list[rows.Verdict] = [(drop.example, "dropped", drop.rule, drop.evidence) for drop in gone]
-    rows.rewrite(connection, verdicts)
+    rows.rewrite(connection, rows.verdicts((), gone))
     counts = "SELECT sum(verdict = 'kept'), sum(verdict = 'dropped') FROM samples WHERE round = ?"
     kept, dropped = connection.execute(counts, (round,)).fetchone()
     for stage in ("filter", "review"):

@@ -23,7 +23,7 @@ def join(store: Store, seeds: Sequence[Example], round: int, changed: Mapping[st
     first = len(store.seeds()) + len(store.validation_seeds())
     placed = [replace(seed, slot=first + place) for place, seed in enumerate(seeds)]
     with store.transaction("join") as connection:
-        rows.insert(connection, [(seed, "seed", None, None) for seed in placed])
+        rows.insert(connection, rows.verdicts(placed, (), "seed"))
         text = f"{counted(len(seeds), 'seed')} joined for round {round} on"
         store.event(KIND, {"round": round, "ids": [seed.id for seed in seeds], "changed": dict(changed), "text": text})
 
@@ -40,14 +40,14 @@ def joined(store: Store) -> list[tuple[int, tuple[Example, ...]]]:
 
 def since_round(store: Store) -> dict[str, int]:
     """The ids of the seeds that joined, with the first round that has them."""
-    return {id: data["round"] for _, kind, data in store.events() if kind == KIND for id in data["ids"]}
+    return {id: data["round"] for *_, data in store.events(KIND) for id in data["ids"]}
 
 
 def identity_of(store: Store, round: int) -> dict[str, Any]:
     """The run's options as a round has them."""
     found = store.identity()
-    for _, kind, data in store.events():
-        found |= data["changed"] if kind == KIND and data["round"] <= round else {}
+    for *_, data in store.events(KIND):
+        found |= data["changed"] if data["round"] <= round else {}
     return found
 
 

@@ -67,20 +67,32 @@ class Journal:
                 done.update(roomless)
             slots = list(sent)
             plan = [tuple(slots[i] for i in batch) for batch in self.session.plan(list(sent.values()))]
-            ask = partial(_requests, sent, sampling)
+
+            def ask(batch: Sequence[int]) -> tuple[Any, ...]:
+                return [sent[slot] for slot in batch], sampling
+
             self._run(stage, plan, done, partial(self._batches, "generate", ask, partial(self._answers, sent)))
         return [_read_back(request, done[slot], stage) for slot, request in enumerate(requests)]
 
     def likelihood(self, stage: str, examples: Sequence[Example], shown: Sequence[Sequence[Example]] = ()) -> list[Likelihood]:
-        ids = [example.id for example in examples]
-        batches = partial(self._batches, "likelihood", partial(self._pairs, examples, shown), partial(_with_ids, ids))
-        rows = self._rows(stage, len(ids), batches, SCORED_AT_ONCE)
-        _same_ones(rows, ids, stage)
+        def ask(places: Sequence[int]) -> tuple[Any, ...]:
+            return [examples[i] for i in places], [self.arrange(shown[i]) for i in places] if shown else ()
+
+        def made(places: Sequence[int], found: Sequence[Likelihood]) -> list[dict[str, Any]]:
+            return [{"id": examples[i].id, **asdict(one)} for i, one in zip(places, found, strict=True)]
+
+        rows = self._rows(stage, len(examples), partial(self._batches, "likelihood", ask, made), SCORED_AT_ONCE)
+        _same_ones(rows, [example.id for example in examples], stage)
         return [Likelihood(row["total"], row["tokens"]) for row in rows]
 
     def continuation(self, stage: str, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
-        batches = partial(self._batches, "continuation", lambda places: ([pairs[i] for i in places],), _plain)
-        rows = self._rows(stage, len(pairs), batches, SCORED_AT_ONCE)
+        def ask(places: Sequence[int]) -> tuple[Any, ...]:
+            return ([pairs[i] for i in places],)
+
+        def made(_: Sequence[int], found: Sequence[Continuation]) -> list[dict[str, Any]]:
+            return [asdict(one) for one in found]
+
+        rows = self._rows(stage, len(pairs), partial(self._batches, "continuation", ask, made), SCORED_AT_ONCE)
         return [Continuation(row["total"], row["tokens"], row["greedy"]) for row in rows]
 
     def work(self, stage: str, ids: Sequence[str], work: Work, batch: int) -> list[dict[str, Any]]:
@@ -116,11 +128,6 @@ class Journal:
             }
             for request, completion in zip(requests, found, strict=True)
         ]
-
-    def _pairs(
-        self, examples: Sequence[Example], shown: Sequence[Sequence[Example]], places: Sequence[int]
-    ) -> tuple[list[Example], Sequence[tuple[Example, ...]]]:
-        return [examples[i] for i in places], [self.arrange(shown[i]) for i in places] if shown else ()
 
     def _rows(self, stage: str, count: int, batches: Batches, size: int) -> list[dict[str, Any]]:
         """The rows of `count` positions, `size` of them made and committed together."""
@@ -168,18 +175,6 @@ def _roomless(request: Request) -> dict[str, Any]:
 def _one_by_one(work: Work, plan: Sequence[tuple[int, ...]]) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     for place, batch in enumerate(plan):
         yield place, work(batch)
-
-
-def _requests(sent: Mapping[int, Request], sampling: Sampling, batch: Sequence[int]) -> tuple[list[Request], Sampling]:
-    return [sent[slot] for slot in batch], sampling
-
-
-def _plain(places: Sequence[int], found: Sequence[Any]) -> list[dict[str, Any]]:
-    return [asdict(value) for _, value in zip(places, found, strict=True)]
-
-
-def _with_ids(ids: Sequence[str], places: Sequence[int], found: Sequence[Any]) -> list[dict[str, Any]]:
-    return [{"id": ids[i], **row} for i, row in zip(places, _plain(places, found), strict=True)]
 
 
 def _read_back(request: Request, row: dict[str, Any], stage: str) -> tuple[Request, Completion]:

@@ -192,7 +192,7 @@ def summary(store: Store, round: int) -> dict[str, Any]:
     `pairs` passed the filters, `left` of them nobody decided on; `by` are the people, `text` says it in words, without them.
     """
     with store.snapshot():
-        found, ends = decisions(store, round), [data for _, data in _events(store, ENDED) if data["round"] == round]
+        found, ends = decisions(store, round), [data for *_, data in store.events(ENDED) if data["round"] == round]
         pairs = int((store.stage(round, "filter") or {"kept": 0})["kept"])
         counts = {name: sum(each.verdict == name for each in found.values()) for name in ("kept", "rejected", "edited")}
         people = dict.fromkeys((*(each.by for each in found.values()), *(data["by"] for data in ends)))
@@ -230,11 +230,9 @@ def after_review(pairs: Sequence[Example], found: Mapping[str, Decision], rest: 
 
 def finish_review(store: Store, round: int, result: FilterResult, seconds: float) -> None:
     """The round's pairs as they are from now on, and the stage `review`, in one transaction."""
-    verdicts: list[rows.Verdict] = [(example, "kept", None, None) for example in result.kept]
-    verdicts += [(drop.example, "dropped", drop.rule, drop.evidence) for drop in result.dropped]
     made = int((store.stage(round, "filter") or {})["candidates"])
     with store.transaction("review") as connection:
-        rows.rewrite(connection, verdicts)
+        rows.rewrite(connection, rows.verdicts(result.kept, result.dropped))
         store.finish_stage(round, "review", {"kept": len(result.kept), "dropped": made - len(result.kept)}, seconds)
 
 
@@ -261,15 +259,9 @@ def _waiting_round(store: Store) -> int:
 def _recorded(store: Store, round: int | None = None) -> list[Decision]:
     return [
         Decision(**{name: value for name, value in data.items() if name != "round"}, at=at)
-        for at, data in _events(store, DECIDED)
+        for at, _, data in store.events(DECIDED)
         if round is None or data["round"] == round
     ]
-
-
-def _events(store: Store, kind: str) -> list[tuple[str, dict[str, Any]]]:
-    with store.snapshot() as connection:
-        found = connection.execute("SELECT at, data FROM events WHERE kind = ? ORDER BY id", (kind,))
-        return [(at, json.loads(data)) for at, data in found]
 
 
 def _check_edit(pair: Example, response: str) -> None:

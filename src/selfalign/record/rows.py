@@ -30,6 +30,12 @@ LEFT_OUT = f"SELECT count(*) FILTER (WHERE {REJECTED}), count(*) FILTER (WHERE {
 Verdict = tuple[Example, str, str | None, str | None]
 """(example, verdict, rule, evidence)."""
 
+
+def verdicts(kept: Sequence[Example], dropped: Sequence[Dropped], of_kept: str = "kept") -> list[Verdict]:
+    """Those that are kept, as `of_kept`, then those that are dropped."""
+    return [*((one, of_kept, None, None) for one in kept), *((one.example, "dropped", one.rule, one.evidence) for one in dropped)]
+
+
 Written = tuple[Example, str, str]
 """(example, rule, evidence); the last two are "" where it was not dropped."""
 

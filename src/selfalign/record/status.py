@@ -91,7 +91,7 @@ def _together(group: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 def shortcuts(store: Store) -> list[dict[str, Any]]:
     """What trivial rules reach on the held-out prompts (`proof.shortcuts.audit`); empty where nothing was audited."""
-    found: list[list[dict[str, Any]]] = [data["rows"] for _, kind, data in store.events() if kind == "shortcuts"]
+    found: list[list[dict[str, Any]]] = [data["rows"] for *_, data in store.events("shortcuts")]
     return found[-1] if found else []
 
 
@@ -124,9 +124,8 @@ def stage_seconds(store: Store) -> dict[int, dict[str, float]]:
 def verifications(store: Store) -> dict[int, list[dict[str, Any]]]:
     """Round to what was found of the weights served as its model, {"verdict", "text"} each, oldest first."""
     found: dict[int, list[dict[str, Any]]] = {}
-    for _, kind, data in store.events():
-        if kind == "verify_weights":
-            found.setdefault(data["round"], []).append({key: data[key] for key in ("verdict", "text")})
+    for *_, data in store.events("verify_weights"):
+        found.setdefault(data["round"], []).append({key: data[key] for key in ("verdict", "text")})
     return found
 
 

@@ -157,9 +157,9 @@ class Store:
         with self.transaction("event") as connection:
             connection.execute("INSERT INTO events (at, kind, data) VALUES (?, ?, ?)", (_now(), kind, dumps(data)))
 
-    def events(self) -> list[tuple[str, str, dict[str, Any]]]:
-        """(time, kind, data) of everything reported, oldest first."""
-        found = self._connection.execute("SELECT at, kind, data FROM events ORDER BY id")
+    def events(self, kind: str = "") -> list[tuple[str, str, dict[str, Any]]]:
+        """(time, kind, data) of everything reported, or of what is of this kind, oldest first."""
+        found = self._connection.execute("SELECT at, kind, data FROM events WHERE ?1 IN ('', kind) ORDER BY id", (kind,))
         return [(at, kind, json.loads(data)) for at, kind, data in found]
 
     def round_folder(self, round: int) -> Path:
@@ -218,8 +218,7 @@ class Store:
         if self.stage(0, "seeds") is not None:
             return
         with self.transaction("seeds") as connection:
-            verdicts: list[rows.Verdict] = [(e, "seed", None, None) for e in train]
-            rows.insert(connection, verdicts + [(e, "validation", None, None) for e in validation])
+            rows.insert(connection, [*rows.verdicts(train, (), "seed"), *rows.verdicts(validation, (), "validation")])
             self.finish_stage(0, "seeds", {"train": len(train), "validation": len(validation)}, 0.0)
 
     def finish_round_samples(
@@ -232,8 +231,7 @@ class Store:
         """
         rows.conserve(round, candidates, kept, dropped)
         with self.transaction("filter") as connection:
-            verdicts: list[rows.Verdict] = [(e, "kept", None, None) for e in kept]
-            rows.insert(connection, verdicts + [(d.example, "dropped", d.rule, d.evidence) for d in dropped])
+            rows.insert(connection, rows.verdicts(kept, dropped))
             self.finish_stage(round, "filter", {"candidates": candidates, "kept": len(kept), "dropped": len(dropped)}, seconds)
 
     def seeds(self) -> tuple[Example, ...]:
