@@ -109,6 +109,14 @@ def test_few_validation_seeds_that_agree_roll_nothing_back(
     assert "validation_change" not in status["rounds"][2]["metrics"]  # its interval would be without end
 
 
+@pytest.mark.parametrize("rule", ["worse", "no_better"])
+def test_few_validation_seeds_roll_nothing_back_to_the_base_model(cli: Run, seeds_file: Path, tmp_path: Path, rule: str) -> None:
+    options = ("--moods", "[0.0,-0.5,-0.9]", "--rounds", 2, "--validation_share", 0.2, "--roll_back", rule)
+    status = run(cli, "moody", seeds_file, tmp_path / "out", *options)
+    assert status["best_round"] == 2 and "the newest round is shipped unchecked" in status["stopped_because"]
+    assert all("kept as the newer one" in event["text"] for event in events(tmp_path / "out", "validation"))
+
+
 def test_small_losses_do_not_add_up_unseen(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
     status = run(cli, "moody", seeds_file, tmp_path / "out", "--moods", "[0.0,0.1,0.09,0.05]")
     assert [event["verdict"] for event in events(tmp_path / "out", "validation")][1:] == ["no better within noise", "regression"]

@@ -93,6 +93,21 @@ def finished(seed: int, unit: Unit = "number", better: Better = "higher", **metr
     return Finished(seed, f"arm/seed-{seed}", 1, "done", (1,), Costs(1, 1, 1, 1, 1), found)
 
 
+def test_a_question_of_the_guard_suite_that_one_arm_was_trained_on_counts_in_none() -> None:
+    loop, base = (finished(0, "share", a=[0.5] * 8, guard_form=row) for row in ([1.0, 0.0] * 4, [1.0] * 8))
+    trained = {
+        **loop.metrics,
+        "guard_form": replace(loop.metrics["guard_form"], outcomes=loop.metrics["guard_form"].outcomes[1:]),
+    }
+    told = conclude({"loop": [replace(loop, metrics=trained)], "base": [base]}, "a", held_out=8, random_seeds=[0])
+    figures = {arm: each["metrics"]["guard_form"] for arm, each in told["arms"].items()}
+    assert {arm: (each["prompts"], round(each["value"], 3)) for arm, each in figures.items()} == {
+        "loop": (7, 0.429),
+        "base": (7, 1.0),
+    }
+    assert not told["left_out"] and told["comparisons"]["guard_form"]["base"]["difference"] == pytest.approx(-4 / 7)
+
+
 def test_a_share_of_an_arm_stays_within_its_bounds() -> None:
     rare, sure = [1.0] + [0.0] * 19, [1.0] * 20
     # Of a share that was measured once the interval is Wilson's.

@@ -63,8 +63,9 @@ def choose(run: Setup, context: Context, current: ModelRef, last: Verdict | None
     The measure is the mean log-likelihood per token of their responses: it needs no judge and moves with every weight
     (our own choice; the authors' code trains a fixed number of rounds and its best round was picked on the test set). With
     `roll_back="worse"` a round falls only if the paired test says that it is worse: a dozen validation seeds cannot see a
-    small change, and going by the sign of one drops every second good round; fewer than six can see none, and nothing falls by
-    the test. A round must still beat the base model by its mean: what is no better than that is not worth shipping.
+    small change, and going by the sign of one drops every second good round. A round must still beat the base model by its mean:
+    what is no better than that is not worth shipping. Fewer than six seeds can see nothing, and then nothing falls: by the sign
+    of two of them a study once compared a loop with plain fine-tuning that had been rolled back to the base model.
 
     Where the seeds' own answers are learned in the last round alone (`train_seeds="last"`), no round before it falls: those are
     parts of one training, and what they teach moves the likelihood of the seeds' answers either way. The last one is compared
@@ -84,7 +85,8 @@ def choose(run: Setup, context: Context, current: ModelRef, last: Verdict | None
     change = paired_difference(values, against.values)
     clear = change.p_value < SIGNIFICANT
     part = run.recipe.train_seeds == "last" and round < run.recipe.rounds
-    kept = part or change.value > 0 or (run.recipe.roll_back == "worse" and against.round > 0 and not clear)
+    spared = part or len(values) < LEAST or (run.recipe.roll_back == "worse" and against.round > 0 and not clear)
+    kept = spared or change.value > 0
     kind, text = compare(round, against.round, change, len(values), kept)
     if len(values) >= LEAST:
         metrics.append(Metric("validation_change", change.value, change.low, change.high, len(values)))
