@@ -167,6 +167,9 @@ def test_what_a_run_can_cost_is_told_before_it_costs(seeds_file: Path, tmp_path:
     assert "cost at most: 2,000 tokens for 20 candidates, 300 tokens for 3 evaluations of the held-out prompts" in said
     assert main(["run", "isara", str(seeds_file), *options, "--out", str(tmp_path / "run"), "--max_hours", "1e-9"]) == 0
     assert "cost at most: 2,000 tokens for 20 candidates" in capsys.readouterr().err
+    # An answer to be rejected for each of the 51 shown and each kept, in each round.
+    assert main(["check", "contrast", "in_scope", *options]) == 0
+    assert "cost at most: 10,540 tokens for 20 candidates and 122 answers to be rejected, " in capsys.readouterr().out
 
 
 def test_all_weights_take_room_for_each_round_and_for_checkpoints(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
             **({"prompt": _prompt_tokens(recipe), "response": recipe.sampling.max_tokens} if generates else {}),
             "evaluation": recipe.eval_sampling.max_tokens,
         },
-        "plan": plan(recipe, base, len(held_out), len(validation)),
+        "plan": plan(recipe, base, len(held_out), len(validation), len(shown)),
         "encoder": type(recipe.encoder).__name__,
         "memory": (memory := choice.plain() if choice else None),
         "expected": (expected := expectations(recipe)),

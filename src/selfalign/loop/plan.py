@@ -33,16 +33,18 @@ def points(recipe: Recipe) -> int:
     return len(SHARES) if recipe.aim_over_refusal is not None and recipe.trains and recipe.rounds else 0
 
 
-def plan(recipe: Recipe, base: ModelRef, held_out: int, validation: int = 0) -> dict[str, Any]:
+def plan(recipe: Recipe, base: ModelRef, held_out: int, validation: int = 0, shown: int = 0) -> dict[str, Any]:
     """What follows from the options of a recipe whose token budgets are filled in.
 
     Args:
         held_out: how many prompts the models are measured on.
         validation: how many seeds are held out to choose the round, and the point of `aim_over_refusal`.
+        shown: how many are not. A proposer that opposes makes an answer to be rejected against each, and against what is kept.
 
     `disk_bytes` is None where it is not known: of a model that is no folder here. An adapter's few megabytes count as nothing.
     """
     candidates = sum(recipe.candidates(round) for round in range(1, recipe.rounds + 1))
+    rejected = candidates + recipe.rounds * shown if getattr(recipe.proposer, "oppose", None) else 0
     prompt = getattr(getattr(recipe.proposer, "sampling", None), "max_tokens", 0) or 0
     measured, tried = evaluations(recipe) if held_out else 0, points(recipe) * validation
     judge = next((part.sampling for part in recipe.evaluators if isinstance(part, Refusal)), None) or recipe.eval_sampling
@@ -52,7 +54,8 @@ def plan(recipe: Recipe, base: ModelRef, held_out: int, validation: int = 0) -> 
     whole = recipe.rounds > 0 and recipe.trains and not declared(recipe.trainer, Flags).lora_rank
     return {
         "candidates": candidates,
-        "candidate_tokens": candidates * (prompt + recipe.sampling.max_tokens),
+        "rejected": rejected,
+        "candidate_tokens": candidates * (prompt + recipe.sampling.max_tokens) + rejected * recipe.sampling.max_tokens,
         "evaluations": measured,
         "evaluation_tokens": measured * held_out * recipe.eval_sampling.max_tokens,
         "aim_points": points(recipe) if tried else 0,
@@ -66,7 +69,8 @@ def plan_text(found: dict[str, Any]) -> str:
     """In a line, without what is next to nothing; "" for a recipe that costs nothing."""
     parts = []
     if found["candidates"]:
-        parts.append(f"{found['candidate_tokens']:,} tokens for {counted(found['candidates'], 'candidate')}")
+        rejected = f" and {counted(found['rejected'], 'answer')} to be rejected" if found["rejected"] else ""
+        parts.append(f"{found['candidate_tokens']:,} tokens for {counted(found['candidates'], 'candidate')}{rejected}")
     if found["evaluations"]:
         times = counted(found["evaluations"], "evaluation")
         parts.append(f"{found['evaluation_tokens']:,} tokens for {times} of the held-out prompts")
