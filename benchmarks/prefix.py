@@ -29,10 +29,11 @@ from selfalign.cli.load import load_recipe, read_examples
 from selfalign.encoders import Hashed
 from selfalign.engines import OpenVINO
 from selfalign.engines._texts import Texts
-from selfalign.engines.openvino import _BLOCK, _common
+from selfalign.engines.openvino import _BLOCK
 from selfalign.loop.preflight import split_seeds
 from selfalign.loop.vectors import remember
 from selfalign.models.names import resolve_ref
+from selfalign.models.rendering import same_until
 from selfalign.protocols import Context
 from selfalign.recipe import Recipe
 from selfalign.types import Completion, Example, ModelRef, Pool, Request, Sampling, derive_seed, in_pool_order
@@ -91,14 +92,14 @@ def _answer(recipe: Recipe, draft: Example, shown: Sequence[tuple[Example, float
 
 def once(rows: Sequence[tuple[int, ...]], block: int = 1) -> int:
     """Tokens, in whole blocks, that some row has already begun with; what sorted neighbours have in common adds up to that."""
-    return sum(_common(one, other) // block * block for one, other in pairwise(sorted(rows)))
+    return sum(same_until(one, other) // block * block for one, other in pairwise(sorted(rows)))
 
 
 def count(name: str, stage: Stage, ids: Ids, batch: int) -> None:
     for order in ORDERS:
         rows = [ids(request) for request in stage.ordered(order)]
         total = sum(map(len, rows))
-        system = min(_common(rows[0], row) for row in rows) / (total / len(rows))
+        system = min(same_until(rows[0], row) for row in rows) / (total / len(rows))
         planned, came = (
             sum(once(each[at : at + batch], _BLOCK) for at in range(0, len(each), batch)) / total for each in (sorted(rows), rows)
         )

@@ -18,10 +18,11 @@ from selfalign.cli.run import part_options
 from selfalign.cli.study import study_parser
 from selfalign.encoders import Hashed
 from selfalign.engines import Scripted
-from selfalign.engines.openvino import _BLOCK, _by_beginnings, _common
+from selfalign.engines.openvino import _BLOCK, _by_beginnings
 from selfalign.engines.scripted import ScriptedSession
 from selfalign.errors import UserError
 from selfalign.loop.align import Quiet, align
+from selfalign.models.rendering import same_until
 from selfalign.recipe import Order
 from selfalign.recipes import icl_knn, isara
 from selfalign.record.journal import Journal
@@ -135,7 +136,7 @@ def test_a_row_waits_for_the_one_that_computes_its_beginning() -> None:
         rows = [sum((draw.choice(parts) for _ in range(draw.randint(1, 5))), ()) for _ in range(draw.randint(1, 24))]
         turns = _by_beginnings(rows)
         assert sorted(place for turn in turns for place in turn) == list(range(len(rows))) and all(turns)
-        blocks = [[_common(one, other) // _BLOCK for other in rows] for one in rows]
+        blocks = [[same_until(one, other) // _BLOCK for other in rows] for one in rows]
         early: list[int] = []
         for turn in turns:
             for place in turn:
