@@ -196,7 +196,9 @@ def test_sft_trains_as_long_as_the_loop_of_the_same_random_seed(
     assert steps[0] == steps[1] and all(len(each) == 2 and each[1] > each[0] for each in steps[0])
     assert len({tuple(each) for each in steps[0]}) > 1  # each from the run of its own random seed
     # Where the loop falls back on the base model, the baseline still trains what the loop trained.
-    worse = cli(*run, "--engine.gain", -0.1, "--baselines", "sft", "--repeats", 1, "--out", tmp_path / "worse")
+    worse = cli(
+        *run, "--engine.gain", -0.1, "--validation_share", 0.5, "--baselines", "sft", "--repeats", 1, "--out", tmp_path / "worse"
+    )
     assert worse.returncode == 0, worse.stderr
     arms = read(tmp_path / "worse")["arms"]
     assert arms["counted"]["runs"][0]["best_round"] == 0
