@@ -171,6 +171,8 @@ def counted(tmp_path: Path) -> str:
 
             @dataclass(frozen=True)
             class Counted:
+                batch_size: int = 8
+
                 def train(self, job, progress):
                     result = NullTrainer().train(job, progress)
                     return replace(result, steps=job.steps or len(result.trained) * job.round)
@@ -195,13 +197,15 @@ def test_sft_trains_as_long_as_the_loop_of_the_same_random_seed(
     steps = [[run["steps"] for run in arms[name]["runs"]] for name in ("counted", "sft")]
     assert steps[0] == steps[1] and all(len(each) == 2 and each[1] > each[0] for each in steps[0])
     assert len({tuple(each) for each in steps[0]}) > 1  # each from the run of its own random seed
+    (often,) = read(out)["notes"]
+    assert "sft read its seeds about " in often and "times, as it takes as many steps as counted: fewer may do better" in often
+    assert "sft read its seeds about" in " ".join(done.stdout.split())
     # Where the loop falls back on the base model, the baseline still trains what the loop trained.
-    worse = cli(
-        *run, "--engine.gain", -0.1, "--validation_share", 0.5, "--baselines", "sft", "--repeats", 1, "--out", tmp_path / "worse"
-    )
+    falls = ("--engine.gain", -0.1, "--trainer.batch_size", 1, "--validation_share", 0.5)
+    worse = cli(*run, *falls, "--baselines", "sft", "--repeats", 1, "--out", tmp_path / "worse")
     assert worse.returncode == 0, worse.stderr
     arms = read(tmp_path / "worse")["arms"]
-    assert arms["counted"]["runs"][0]["best_round"] == 0
+    assert arms["counted"]["runs"][0]["best_round"] == 0 and read(tmp_path / "worse")["notes"] == []
     assert arms["sft"]["runs"][0]["steps"] == arms["counted"]["runs"][0]["steps"] != []
 
 

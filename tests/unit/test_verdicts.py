@@ -14,6 +14,7 @@ from rich.console import Console
 from selfalign.cli.study_table import metric_table, print_study
 from selfalign.errors import UserError
 from selfalign.proof.crossed import Comparison
+from selfalign.proof.kept import on_common_questions
 from selfalign.proof.verdicts import conclude, sentence, verdict
 from selfalign.record.finished import Costs, Finished
 from selfalign.report.study import read_study, study_page
@@ -99,7 +100,8 @@ def test_a_question_of_the_guard_suite_that_one_arm_was_trained_on_counts_in_non
         **loop.metrics,
         "guard_form": replace(loop.metrics["guard_form"], outcomes=loop.metrics["guard_form"].outcomes[1:]),
     }
-    told = conclude({"loop": [replace(loop, metrics=trained)], "base": [base]}, "a", held_out=8, random_seeds=[0])
+    found = on_common_questions({"loop": [replace(loop, metrics=trained)], "base": [base]})
+    told = conclude(found, "a", held_out=8, random_seeds=[0])
     figures = {arm: each["metrics"]["guard_form"] for arm, each in told["arms"].items()}
     assert {arm: (each["prompts"], round(each["value"], 3)) for arm, each in figures.items()} == {
         "loop": (7, 0.429),

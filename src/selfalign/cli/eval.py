@@ -268,12 +268,14 @@ def _read(side: Side, folder: Path, kept: bool) -> tuple[dict[str, Any], Finishe
 
 def paired(runs: Mapping[str, Finished], metric: str | None, rules: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """The paired differences, model minus other, as a study with one run an arm has them."""
+    from selfalign.proof.kept import on_common_questions
     from selfalign.proof.verdicts import conclude
 
     if len(runs) < 2:
         return None
     _, other = runs
-    study = conclude({name: [run] for name, run in runs.items()}, metric, held_out=0, random_seeds=(), shortcuts=rules)
+    found = on_common_questions({name: [run] for name, run in runs.items()})
+    study = conclude(found, metric, held_out=0, random_seeds=(), shortcuts=rules)
     columns = ("difference", "low", "high", "p_value", "minimum_detectable", "prompts", "test")
     return {
         **{key: study["verdicts"][0][key] for key in ("metric", "verdict", "sentence")},

@@ -22,10 +22,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from selfalign.proof.stats import Interval
-from selfalign.record.finished import paired_metrics
+from selfalign.record.finished import Finished, paired_metrics
 from selfalign.record.store import Store
 from selfalign.text import languages
 from selfalign.types import Example, Metric
@@ -110,6 +110,25 @@ def changes(base: Mapping[str, Metric], trained: Mapping[str, Metric], margin: f
             verdict = KEPT if each.low > -margin else LOST if each.high < 0 else UNKNOWN
             found.append(Change(name, verdict, *each, len(pairs)))
     return found
+
+
+def on_common_questions(found: Mapping[str, Sequence[Finished]]) -> dict[str, list[Finished]]:
+    """The guard suite's outcomes of those questions alone that every run was asked: each leaves out what it was trained on."""
+    runs = [run for each in found.values() for run in each]
+    common: dict[str, set[str]] = {}
+    for name, metric in ((name, metric) for run in runs for name, metric in run.metrics.items() if name.startswith(GUARD)):
+        asked = {each.id for each in metric.outcomes}
+        common[name] = common.get(name, asked) & asked
+
+    def narrowed(run: Finished) -> Finished:
+        of_all = {
+            name: replace(metric, outcomes=tuple(each for each in metric.outcomes if each.id in common[name]))
+            for name, metric in run.metrics.items()
+            if name in common
+        }
+        return replace(run, metrics={**run.metrics, **of_all})
+
+    return {arm: [narrowed(run) for run in each] for arm, each in found.items()}
 
 
 def paired_shares(gained: int, lost: int, n: int, confidence: float = CONFIDENCE) -> Interval:

@@ -9,7 +9,6 @@ from typing import Any
 
 from selfalign.errors import UserError
 from selfalign.proof.crossed import Comparison, compare, crossed_mean, holm
-from selfalign.proof.kept import GUARD
 from selfalign.proof.shortcuts import BALANCE, EXPECTED, overtaken
 from selfalign.proof.stats import too_few
 from selfalign.proof.unfinished import Failed, shared, unequal
@@ -49,7 +48,7 @@ def conclude(
         UserError: the metric asked for is missing in an arm, or no metric is common to all.
     """
     main, planned = next(iter(found)), len(found) - 1
-    found = _on_common_questions({arm: runs for arm, runs in found.items() if runs})
+    found = {arm: runs for arm, runs in found.items() if runs}
     metrics, left_out, missing = _comparable(found)
     chosen = metric or next((name for name in (*PREFERRED, *metrics) if name in metrics and name not in missing), None)
     if chosen is None or chosen not in metrics:
@@ -215,25 +214,6 @@ def common_metrics(found: Mapping[str, Sequence[Finished]]) -> tuple[dict[str, M
         else:
             metrics[metric] = agreed(one for _, one in having)
     return metrics, left_out
-
-
-def _on_common_questions(found: Mapping[str, Sequence[Finished]]) -> dict[str, list[Finished]]:
-    """The guard suite's outcomes of those questions alone that every run was asked: each leaves out what it was trained on."""
-    runs = [run for each in found.values() for run in each]
-    common: dict[str, set[str]] = {}
-    for name, metric in ((name, metric) for run in runs for name, metric in run.metrics.items() if name.startswith(GUARD)):
-        asked = {each.id for each in metric.outcomes}
-        common[name] = common.get(name, asked) & asked
-
-    def narrowed(run: Finished) -> Finished:
-        of_all = {
-            name: replace(metric, outcomes=tuple(each for each in metric.outcomes if each.id in common[name]))
-            for name, metric in run.metrics.items()
-            if name in common
-        }
-        return replace(run, metrics={**run.metrics, **of_all})
-
-    return {arm: [narrowed(run) for run in each] for arm, each in found.items()}
 
 
 def _comparable(found: Mapping[str, Sequence[Finished]]) -> tuple[dict[str, Metric], dict[str, str], dict[str, dict[str, str]]]:

@@ -31,25 +31,15 @@ _OTHER_CONTENT = {
     b"PAR1": "is a Parquet file; name it .parquet",
 }
 _OTHER_SUFFIXES = {
-    (
-        ".xlsx",
-        ".xls",
-        ".xlsm",
-        ".ods",
-        ".numbers",
-    ): "export the sheet as CSV (UTF-8), one sheet with the names of its columns in the first row",
-    (
-        ".md",
-        ".markdown",
-        ".docx",
-        ".doc",
-        ".pdf",
-        ".html",
-        ".rtf",
-    ): "write the pairs into a table with the columns prompt and response, a .csv",
-    (".txt",): "rename it by what it holds: .jsonl for an object in each line, .csv or .tsv for a table with names of columns",
-    (".toml", ".xml", ".py", ".pkl", ".sqlite", ".db"): "write its rows as .jsonl, an object in each line",
+    **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".ods", ".numbers"), "export the sheet as CSV (UTF-8), names of columns in row 1"),
+    **dict.fromkeys(
+        (".md", ".markdown", ".docx", ".doc", ".pdf", ".html", ".rtf"),
+        "write the pairs into a table with the columns prompt and response, a .csv",
+    ),
+    ".txt": "rename it by what it holds: .jsonl for an object in each line, .csv or .tsv for a table with names of columns",
+    **dict.fromkeys((".toml", ".xml", ".py", ".pkl", ".sqlite", ".db"), "write its rows as .jsonl, an object in each line"),
 }
+"""What to do with files of other kinds, by suffix."""
 _MAX_YAML = 4 * 2**20
 _ON_HUB = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(?::[\w./-]+)?", re.ASCII)
 
@@ -72,7 +62,7 @@ def read_rows(path: str | Path) -> Iterator[Row | Problem]:
         return read_data_set(name, *source.partition(":")[::2])
     if suffix not in (*_TEXTS, ".parquet", ".zip"):
         hint = f"use one of {', '.join((*_TEXTS, '.parquet'))}, .gz behind it, or a folder or name of a data set"
-        hint = next((what for names, what in _OTHER_SUFFIXES.items() if suffix in names), hint)
+        hint = _OTHER_SUFFIXES.get(suffix, hint)
         raise SeedError(f"{name}: {f'unknown suffix {show(suffix)}' if suffix else 'a name without a suffix'}; {hint}")
     raw = _read(Path(source), name)
     if packed:

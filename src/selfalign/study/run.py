@@ -10,7 +10,7 @@ import logging
 import shlex
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +22,7 @@ from selfalign.loop.preflight import no_such_metric, said_once, unknown_metric
 from selfalign.loop.progress import Quiet, say
 from selfalign.models.device import empty_cache
 from selfalign.proof.curve import Size, add_curve
+from selfalign.proof.kept import on_common_questions
 from selfalign.proof.unfinished import unfinished
 from selfalign.proof.verdicts import SEEDS, conclude
 from selfalign.protocols import Progress
@@ -51,6 +52,9 @@ _log = logging.getLogger(__name__)
 
 DECIDED = ("method", "lora_rank", "learning_rate", "gradient_checkpointing")
 """Fields of a trainer that the memory of the machine decides, where they are left to it."""
+OFTEN = 15
+"""Times that the seeds are read, from which on steps taken over are many. 64 seeds in the loop's 66 steps are read ten times,
+and learned from; 16 forty times, and general knowledge was lost that twelve steps kept (benchmarks/RESULTS.md)."""
 LEAVING = 150.0
 """Seconds for which a run's folder may still be held by a process that ends, or by a lost machine's: a file server gives up the
 locks of that after 90."""
@@ -143,7 +147,8 @@ def run_study(
             if arm is arms[0] and metric is not None and (main := found[arm.name]) and metric not in main[-1].metrics:
                 raise UserError(f"--metric {metric}: {arm.name} has {no_such_metric(metric, main[-1].metrics)}")
         go_on = f"`selfalign study --config {shlex.quote(str(out / 'study.yaml'))}`" if options else "the same call"
-        more = {"failed": failed, "go_on": go_on if failed else "", "looks": sorted({*looks, repeats}), "notes": list(notes)}
+        more = {"failed": failed, "go_on": go_on if failed else "", "looks": sorted({*looks, repeats})}
+        more["notes"] = [*notes, *_read_often(arms, found)]
         if not any(found.values()):
             raise RunFailed(f"no arm finished on random seed {seed}: {'; '.join(unfinished(more))}")
         seeds = list(range(first_seed, seed + 1))
@@ -198,6 +203,17 @@ def _attempt(arm: Arm, found: Mapping[str, list[Finished]], failed: list[dict[st
         failed.append({**row, "reason": why})
     if "torch" in sys.modules:  # what it held is free only now that its traceback is gone
         empty_cache()
+
+
+def _read_often(arms: Sequence[Arm], found: Mapping[str, Sequence[Finished]]) -> Iterator[str]:
+    """Which arms read the seeds too often in another arm's steps: a loop of 8 or 16 seeds has steps for all that it wrote."""
+    for arm in (arm for arm in arms if arm.matched and not arm.recipe.per_round):
+        shown = len(arm.seeds) * (1 - arm.recipe.validation_share)
+        batch = getattr(arm.recipe.trainer, "batch_size", 0)  # as `trainers.SFT` has it
+        often = max((sum(run.steps) * batch / shown for run in found[arm.name]), default=0.0)
+        if often > OFTEN:
+            taken = f"{arm.name} read its seeds about {often:.0f} times, as it takes as many steps as {arm.matched}"
+            yield f"{taken}: fewer may do better, so compare with `selfalign run {arm.recipe.name}` by itself too"
 
 
 def _warn(arms: Sequence[Arm], held_out: Sequence[Example], repeats: int, notes: Sequence[str]) -> None:
@@ -271,6 +287,7 @@ def needed(arms: Sequence[Arm], held_out: Sequence[Example], first_seed: int, re
 
 def _concluded(arms: Sequence[Arm], found: Mapping[str, Sequence[Finished]], metric: str | None, **about: Any) -> dict[str, Any]:
     """What `conclude` says of the arms with all the seeds, and the learning curve where there is one."""
+    found = on_common_questions(found)
     result = conclude({arm.name: found[arm.name] for arm in arms if not arm.point_of}, metric, **about)
     sizes = [Size(arm.point_of, len(arm.seeds), arm.name) for arm in arms if arm.point_of]
     return add_curve(result, found, sizes, len(arms[0].seeds), about["failed"]) if sizes and found[arms[0].name] else result
