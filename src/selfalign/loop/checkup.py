@@ -48,7 +48,7 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
     with opened(recipe.encoder, None) if named and fixed else nullcontext(None) as encode:  # type: ignore[arg-type]  # it asks no model
         rules = tried(named, encode, shown)
         blind = encoder_blind(chosen, seeds) or (encoder_blind(recipe.encoder, shown, encode) if encode is not None else "")
-        shortcuts = audited(recipe, seeds, held_out, None if blind else encode)
+        shortcuts = audited(recipe, seeds, held_out, encode)
     budgets = measure(recipe.engine, base, seeds)
     choice = method_choice(recipe, base, seeds, budgets.prompt, budgets.response)
     parts = [declared(part, Preflight) for part in recipe.evaluators]
