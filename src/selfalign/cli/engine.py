@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser
 
 from selfalign.cli.options import given, refilled
 from selfalign.engines import HF, VLLM, OpenVINO, _openvino_model, _vllm_process, _weights, vllm
-from selfalign.engines._shared import undecodable
+from selfalign.engines._requests import undecodable
 from selfalign.errors import UserError
 from selfalign.models.device import choose_device
 from selfalign.models.names import resolve_ref

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
+from selfalign.engines._requests import undecodable
 from selfalign.engines._server_bodies import Listed, Reply, Scored, echoed, model_of, models, prompt_logprobs
 from selfalign.engines._server_client import Call, Client, Rejected, Trouble
-from selfalign.engines._shared import undecodable
 from selfalign.errors import RunFailed, UserError
 from selfalign.models.names import located, resolve_model
 from selfalign.models.rendering import Renderer, Stops, under

@@ -6,14 +6,16 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
+import numpy as np
+
 from selfalign.engines import _weights
 from selfalign.engines._decode import Stopper
-from selfalign.engines._shared import fitted
-from selfalign.errors import UserError
+from selfalign.engines._requests import fitted
+from selfalign.errors import RunFailed, UserError
 from selfalign.models.rendering import IGNORE, Renderer, Stops, make_renderer
 from selfalign.models.sizes import window
 from selfalign.models.thinking import join_thinking, split_thinking
-from selfalign.types import Completion, Example, FinishReason, Format, ModelRef, Request
+from selfalign.types import Completion, Continuation, Example, FinishReason, Format, ModelRef, Request
 
 Kind = Literal["prompt", "response", "text"]
 """What a request asks for: a new prompt, an answer, or how a text of the caller's own goes on."""
@@ -167,3 +169,10 @@ def _behind(tokenizer: Any, before: str, after: str, room: int) -> tuple[list[in
         ids, start = ([] if ids[:1] == [first] else [first]) + ids, 1
     labels = [IGNORE] * start + ids[start:]
     return ids[-room:], labels[-room:]
+
+
+def finite(found: list[Continuation]) -> list[Continuation]:
+    """Raises RunFailed: one of them is NaN or infinite."""
+    if not np.isfinite([one.total for one in found]).all():
+        raise RunFailed("the model's log-probabilities are not finite; broken weights, or too narrow a number type")
+    return found

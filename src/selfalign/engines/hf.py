@@ -12,8 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from selfalign.engines import _beams, _decode, _weights
-from selfalign.engines._shared import finite
-from selfalign.engines._texts import Kind, Texts, kind_of
+from selfalign.engines._texts import Kind, Texts, finite, kind_of
 from selfalign.errors import RunFailed
 from selfalign.models.device import choose_device, empty_cache, out_of_memory
 from selfalign.models.names import resolve_ref

@@ -13,9 +13,9 @@ import numpy as np
 
 from selfalign.engines import _server_bodies as bodies
 from selfalign.engines import _server_requests, _server_verify, _server_weights, _weights
+from selfalign.engines._requests import in_order
 from selfalign.engines._server_client import Call, Client, Rejected, Trouble
 from selfalign.engines._server_requests import Extras
-from selfalign.engines._shared import in_order
 from selfalign.engines._texts import Texts, kind_of
 from selfalign.errors import RunFailed, UserError
 from selfalign.models.names import resolve_ref

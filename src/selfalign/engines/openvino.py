@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from selfalign.engines import _openvino_model, _weights
 from selfalign.engines._decode import Stopper
-from selfalign.engines._shared import undecodable
+from selfalign.engines._requests import undecodable
 from selfalign.engines._texts import Texts, kind_of
 from selfalign.engines.hf import HF, HFSession
 from selfalign.errors import RunFailed, UserError

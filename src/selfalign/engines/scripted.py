@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from selfalign.engines._shared import fitted, in_order
+from selfalign.engines._requests import fitted, in_order
 from selfalign.errors import UserError
 from selfalign.text import cut_at_markers, words
 from selfalign.types import (

@@ -12,9 +12,10 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from selfalign.engines import _decode, _shared, _vllm_process, _weights
-from selfalign.engines._shared import finite, in_order
-from selfalign.engines._texts import Kind, Texts, kind_of
+from selfalign.engines import _decode, _vllm_process, _weights
+from selfalign.engines._requests import in_order
+from selfalign.engines._requests import undecodable as only_hf
+from selfalign.engines._texts import Kind, Texts, finite, kind_of
 from selfalign.errors import RunFailed, UserError
 from selfalign.models.files import ADAPTER
 from selfalign.models.names import located, resolve_ref
@@ -308,7 +309,7 @@ class VLLMSession:
 def undecodable(sampling: Sampling) -> str:
     """The option of a decoding that vLLM does not offer in the way that `Sampling` means it; "" for none."""
     raised = f"a temperature below {_COLDEST}, which vLLM raises" if 0.0 < sampling.temperature < _COLDEST else ""
-    return _shared.undecodable(sampling) or raised
+    return only_hf(sampling) or raised
 
 
 def _adapter(folder: Path) -> tuple[int, list[str]]:

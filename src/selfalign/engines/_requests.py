@@ -1,14 +1,11 @@
-"""What engines have in common, but for the text side of a model (`_texts`)."""
+"""Requests before a model is asked: into batches, into a window, and which decoding `HF` alone offers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import numpy as np
-
-from selfalign.errors import RunFailed
-from selfalign.types import Continuation, Request, Sampling
+from selfalign.types import Request, Sampling
 
 
 def undecodable(sampling: Sampling) -> str:
@@ -35,10 +32,3 @@ def fitted(request: Request, room: int, length: Callable[[Request], int]) -> Req
         if length(shorter) <= room:
             return shorter
     return None
-
-
-def finite(found: list[Continuation]) -> list[Continuation]:
-    """Raises RunFailed: one of them is NaN or infinite."""
-    if not np.isfinite([one.total for one in found]).all():
-        raise RunFailed("the model's log-probabilities are not finite; broken weights, or too narrow a number type")
-    return found
