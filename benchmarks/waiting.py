@@ -1,4 +1,4 @@
-"""What waiting threads cost a training on processors: OpenMP's own policy, passive waiting, one thread fewer.
+"""What waiting threads cost a training on processors: OpenMP's own policy, a short spin, passive waiting, one thread fewer.
 
     python benchmarks/waiting.py [--busy 0] [--steps 6] [--runs 3]
 
@@ -19,6 +19,7 @@ import time
 
 WAYS: dict[str, dict[str, str]] = {
     "as it is": {},
+    "GOMP_SPINCOUNT=10000": {"GOMP_SPINCOUNT": "10000"},
     "OMP_WAIT_POLICY=PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"},
     "one thread fewer": {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) - 1))},
 }

@@ -44,8 +44,8 @@ __all__ = ["model"]
 def test_a_training_sees_only_what_it_was_given(named: str, seen: str | None, only: str | None) -> None:
     given = {} if seen is None else {"CUDA_VISIBLE_DEVICES": seen}
     found = surroundings(named, given)
-    assert found.get("CUDA_VISIBLE_DEVICES") == only and found["OMP_WAIT_POLICY"] == "PASSIVE"
-    assert surroundings(named, {"OMP_WAIT_POLICY": "ACTIVE"})["OMP_WAIT_POLICY"] == "ACTIVE", "the user's own"
+    assert found.get("CUDA_VISIBLE_DEVICES") == only and found["GOMP_SPINCOUNT"] == "10000"
+    assert "GOMP_SPINCOUNT" not in surroundings(named, {"OMP_WAIT_POLICY": "ACTIVE"}), "the user's own stays"
     of_amd = {"HIP_VISIBLE_DEVICES": seen, "CUDA_VISIBLE_DEVICES": "7"} if seen else {}  # of two variables AMD's wins there
     assert surroundings(named, of_amd).get("HIP_VISIBLE_DEVICES") == (only if seen else None)
     assert surroundings(named, given, four_bits=True) == {**found, "MALLOC_MMAP_THRESHOLD_": "1000000"}
