@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from selfalign.errors import without_passwords
 from selfalign.record.store import Store
 from selfalign.text import printable
-from tests.conftest import SCRIPTED, Run
+from tests.conftest import SCRIPTED, Run, command
 
 ODD = "\x1b]0;title\x07\x9b31mred\u202egnp.exe\u2066\x7f\x85"
 OWN = f"""
@@ -112,3 +113,14 @@ def test_no_message_has_the_password_of_an_address(cli: Run, own: tuple[Any, ...
 )
 def test_credentials_in_addresses(said: str, left: str) -> None:
     assert without_passwords(said) == left
+
+
+def test_a_reader_who_leaves_is_no_fault(cli: Run, own: tuple[Any, ...], tmp_path: Path) -> None:
+    """As `selfalign status RUN | head -0`: the pipe is closed before the table comes."""
+    assert cli(*own).returncode == 0
+    with subprocess.Popen(
+        command("status", "out"), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as told:
+        assert told.stdout is not None and told.stderr is not None
+        told.stdout.close()
+        assert (told.stderr.read(), told.wait(60)) == ("", 0)

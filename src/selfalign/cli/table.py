@@ -24,9 +24,15 @@ _WIDEST = 10_000
 """Columns that no table needs."""
 
 
+class _Output(Console):
+    def on_broken_pipe(self) -> None:
+        """Leaves a reader who has left (`| head`) to the command line; rich would end the program."""
+        raise  # rich calls this where it handles the BrokenPipeError
+
+
 def stdout_console() -> Console:
     """Standard output at its width: a terminal's own, or `COLUMNS`; a file or a pipe has no edge to break a table at."""
-    return Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=_WIDEST)
+    return _Output() if sys.stdout.isatty() or "COLUMNS" in os.environ else _Output(width=_WIDEST)
 
 
 def shown(text: str, style: str = "") -> Text:

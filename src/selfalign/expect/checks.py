@@ -154,10 +154,11 @@ def _max_words(spec: Spec, _: bytes) -> Judge:
 def _exact(spec: Spec, _: bytes) -> Judge:
     if spec.argument:
         return lambda answer, example: other_field(answer, example.response, spec.argument)
-    return lambda answer, example: "" if _same(answer, example.response) else f"the reference is {example.response[:80]!r}"
+    return lambda answer, example: "" if same_answer(answer, example.response) else f"the reference is {example.response[:80]!r}"
 
 
-def _same(one: str, other: str) -> bool:
+def same_answer(one: str, other: str) -> bool:
+    """Whether two answers are one: case and white space do not count, and JSON is compared by value."""
     if normalise(one) == normalise(other):
         return True
     if not other.lstrip().startswith(("{", "[")):

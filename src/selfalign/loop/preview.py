@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from selfalign.evaluators import Expected, HeldOut, Refusal
 from selfalign.loop import parts
+from selfalign.loop.as_seeds import PROMPTS, Nearest, by_category, some_of, wrong_as_shown
 from selfalign.loop.context import Setup, opened
 from selfalign.loop.guards import try_rules
 from selfalign.loop.outlay import probed, rate, written
@@ -25,44 +24,16 @@ from selfalign.recipe import Recipe
 from selfalign.record.journal import Journal
 from selfalign.record.plain import metric_table
 from selfalign.record.store import Store
-from selfalign.text import counted, finite, normalise
-from selfalign.types import ROLLOUT, Demonstration, Example, Metric, Pool, Request, derive_seed, in_pool_order, preferred_to
+from selfalign.text import counted, finite
+from selfalign.types import ROLLOUT, Demonstration, Example, Metric, Pool, in_pool_order, preferred_to
 
-SAMPLES, PROMPTS = 6, 24
-"""Candidates that are shown, and seeds that are asked with and without others: a minute or two of a 135M model on two cores."""
+SAMPLES = 6
+"""Candidates that are shown; with 24 seeds, asked with and without others, it is a minute or two of a 135M model on two cores."""
 SHOWN = 5
 """Seeds that are shown before a prompt, where the recipe does not say how many: as many as `isara` shows."""
 ALONE, NEAREST, OWN = "alone", "nearest", "own_category"
 WAYS = {ALONE: "without examples", NEAREST: "nearest examples", OWN: "nearest of its category"}
 """What is shown before a prompt, in words."""
-
-
-@dataclass(frozen=True)
-class Nearest:
-    """The seeds whose prompts are nearest, never one that asks the same, as many as the window has room for."""
-
-    count: int
-    own_category: bool = False
-
-    def retrieve(self, context: Context, drafts: Sequence[Example]) -> list[parts.Shown]:
-        """See `Retriever.retrieve`; the nearest first."""
-        seeds = context.pool.seeds
-        likeness = context.encode([draft.prompt for draft in drafts]) @ context.encode([seed.prompt for seed in seeds]).T
-        asked, found = [normalise(seed.prompt) for seed in seeds], list[parts.Shown]()
-        for draft, row in zip(drafts, likeness, strict=True):
-            order: list[tuple[Example, float | None]] = [
-                (seeds[place], float(row[place]))
-                for place in np.argsort(-row, kind="stable")
-                if asked[place] != normalise(draft.prompt) and (not self.own_category or seeds[place].category == draft.category)
-            ]
-            found.append(tuple(order[: self._room(context, draft, [seed for seed, _ in order[: self.count]])]))
-        return found
-
-    def _room(self, context: Context, draft: Example, shown: Sequence[Example]) -> int:
-        """How many of them leave room for an answer."""
-        request = Request(draft.id, tuple(shown), draft.prompt, history=draft.history, system=draft.system)
-        fitted = context.session.fit(request, context.eval_sampling.max_tokens)
-        return len(fitted.demonstrations) if fitted else 0
 
 
 def preview(
@@ -79,7 +50,7 @@ def preview(
     """
     generates = recipe.rounds * recipe.per_round > 0
     count = declared(recipe.retriever, SeedUse).shown(seeds, {""})[0] if generates else 0
-    nearest = Nearest(count or SHOWN, own_category=not count or _by_category(recipe, seeds))
+    nearest = Nearest(count or SHOWN, own_category=not count or by_category(recipe, seeds))
     first = next((round for round in range(1, recipe.rounds + 1) if recipe.candidates(round)), 0)
     short = replace(recipe, per_round=min(SAMPLES, recipe.per_round), eval_retriever=nearest)
     per_round = recipe.per_round
@@ -94,6 +65,7 @@ def preview(
             samples = _samples(recipe, context(first), pool) if first else []
             tokens = written(store, first)
             outlook = _outlook(run, context(0), nearest, folder)
+            wrong = wrong_as_shown(recipe, context(first)) if first == 1 else ""
     few, counts = fewer_than_asked(recipe, shown), (len(held_out), len(validation))
     made = samples[: recipe.candidates(first)] if first else []  # behind them come second turns, and answers against them
     if not count and recipe.rounds:
@@ -108,7 +80,7 @@ def preview(
         "samples": samples,
         **outlook,
         "costs": probed(replace(recipe, per_round=per_round), base, counts, made, tokens, _rates(folder)),
-        "warnings": [*filter(None, (few, later, *outlook["warnings"]))],
+        "warnings": [*filter(None, (few, wrong, later, *outlook["warnings"]))],
     }
 
 
@@ -212,12 +184,6 @@ def _rates(folder: Path) -> dict[str, float]:
         return {"bare": speed, "answer": tokens, "shown": rate(shown, "held_out")[0]}
 
 
-def _by_category(recipe: Recipe, seeds: Sequence[Example]) -> bool:
-    """Whether the recipe answers its own prompts behind examples of their category: that is what it can learn from then."""
-    aims = declared(recipe.proposer, SeedUse).aims(seeds, SAMPLES)
-    return getattr(recipe.retriever, "by_category", False) and any(aims)
-
-
 def _of(category: str, prompts: Sequence[Example], found: Mapping[str, Mapping[str, Metric]]) -> dict[str, dict[str, float]]:
     """{way: {metric: mean over the prompts of a category}}, of what is measured on the prompts of every category."""
     ids = {prompt.id for prompt in prompts if prompt.category == category}
@@ -227,15 +193,3 @@ def _of(category: str, prompts: Sequence[Example], found: Mapping[str, Mapping[s
             if values := [each.value for each in (metrics[name].outcomes if name in metrics else ()) if each.id in ids]:
                 means[way][name] = sum(values) / len(values)
     return means
-
-
-def some_of(seeds: Sequence[Example], most: int, seed: int) -> tuple[Example, ...]:
-    """At most so many, drawn from the categories alike as far as these reach, in the seeds' order."""
-    order = np.random.default_rng(derive_seed(seed, "preview")).permutation(len(seeds))
-    met: dict[str, int] = {}
-    turns = []  # each seed's turn within its category: the first ones of all categories come before the second ones
-    for place in order.tolist():
-        turns.append((met.setdefault(seeds[place].category, 0), place))
-        met[seeds[place].category] += 1
-    chosen = sorted(place for _, place in sorted(turns, key=lambda turn: turn[0])[:most])
-    return tuple(seeds[place] for place in chosen)

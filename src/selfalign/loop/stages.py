@@ -11,6 +11,7 @@ from pathlib import Path
 
 from selfalign.errors import RunFailed
 from selfalign.loop import parts
+from selfalign.loop.as_seeds import wrong_as_shown
 from selfalign.loop.context import Setup
 from selfalign.loop.glimpse import glimpse
 from selfalign.loop.progress import say
@@ -34,6 +35,7 @@ def generate(run: Setup, context: Context, pool: Pool) -> None:
         return
     if store.stage(context.round, "filter") is None:
         began = time.monotonic()
+        wrong = wrong_as_shown(recipe, context) if context.round == 1 else ""
         result = make_round(recipe, context, pool)
         made, first = (*result.kept, *(drop.example for drop in result.dropped)), recipe.candidates(context.round)
         candidates = max(first, 1 + max((example.slot for example in made), default=-1))  # what follows on some, too
@@ -41,6 +43,9 @@ def generate(run: Setup, context: Context, pool: Pool) -> None:
         with store.transaction("filter"):
             if recipe.given and (text := recipe.given.shortage(context.round, recipe.per_round)):
                 store.event("given", {"text": text})
+            if wrong:
+                _log.warning("%s", wrong)
+                store.event("evaluation", {"text": wrong})
             store.finish_round_samples(context.round, result.kept, result.dropped, candidates, spent)
         say(run.progress, glimpse(context.round, result))
     export_round(store, context.round)
