@@ -15,8 +15,9 @@ from selfalign.engines import _beams, _decode, _weights
 from selfalign.engines._texts import Kind, Texts, finite, kind_of
 from selfalign.errors import RunFailed
 from selfalign.models.device import choose_device, empty_cache, out_of_memory
-from selfalign.models.names import resolve_ref
+from selfalign.models.names import located, resolve_ref
 from selfalign.models.rendering import IGNORE
+from selfalign.models.skeleton import check_loads
 from selfalign.types import Completion, Continuation, Example, FloatArray, Format, Likelihood, ModelRef, Request, Sampling
 
 _log = logging.getLogger(__name__)
@@ -61,14 +62,16 @@ class HF:
             raise ValueError(f"HF: dtype = {self.dtype!r} is none of {', '.join(_weights.DTYPES)}")
 
     def check(self, model: ModelRef, seeds: Sequence[Example], format: Format) -> ModelRef:
-        """Resolve the model and prove that the seeds train and generate on it; reads tokenizer and configuration only.
+        """Resolve the model and prove that the seeds train and generate on it; reads no weight.
 
         Raises:
             UserError: no such model or device, no usable template or end token, a seed that contains a marker or does
-                not fit the window.
+                not fit the window, a model that transformers does not load whole, as one that writes texts.
         """
         choose_device(self.device)
-        return _weights.checked(model, seeds, format)
+        resolved = _weights.checked(model, seeds, format)
+        check_loads(located(resolved.base), resolved.hash)
+        return resolved
 
     token_lengths = staticmethod(_weights.token_lengths)
 

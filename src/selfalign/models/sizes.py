@@ -1,4 +1,4 @@
-"""How large a model is, by its configuration and the headers of its weights: no weight is read."""
+"""How large a model is, by its configuration and the headers of its weights."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.errors import UserError
-from selfalign.models.files import read_json, weights
+from selfalign.models.files import weights
+from selfalign.models.skeleton import skeleton
 
 _LONGEST_HEADER = 2**27
-_EMBEDDINGS = ("embed", "wte", "wpe")
+_WINDOW = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
 @dataclass(frozen=True)
@@ -31,34 +32,40 @@ class Sizes:
     vocabulary: int
     window: int | None
     """The most tokens, where the configuration says so."""
+    shared: int = 0
+    """Weights of experts that share one tensor."""
 
 
 def read_sizes(folder: Path) -> Sizes:
-    """Raises UserError: no model's folder, or a file of weights that cannot be read."""
-    config = read_json(folder / "config.json")
-    text: dict[str, Any] = {**config, **(config["text_config"] if isinstance(config.get("text_config"), dict) else {})}
-    shapes = {name: shape for file in weights(folder) for name, shape in header(folder / file)}
-    hidden, vocabulary = _number(text, "hidden_size", "n_embd", "d_model"), _number(text, "vocab_size")
-    matrices = {
-        name.removesuffix(".weight"): (shape[0], shape[1])
-        for name, shape in shapes.items()
-        if len(shape) == 2 and name.endswith(".weight") and vocabulary not in shape and not any(x in name for x in _EMBEDDINGS)
+    """Raises UserError: as `skeleton`; no model's folder, or one without weights."""
+    from torch.nn import Linear
+    from transformers.pytorch_utils import Conv1D
+
+    weights(folder)
+    model = skeleton(folder)
+    text, last = model.config.get_text_config(), model.get_output_embeddings()
+    layers = {
+        name: module.weight
+        for name, module in model.named_modules()
+        if isinstance(module, Linear | Conv1D) and module is not last
     }
+    hidden = _number(text, "hidden_size")
     return Sizes(
-        weights=sum(_product(shape) for shape in shapes.values()),
-        matrices=matrices,
-        layers=_number(text, "num_hidden_layers", "n_layer", "num_layers"),
+        weights=sum(weight.numel() for weight in model.parameters()),
+        matrices={name: (weight.shape[0], weight.shape[1]) for name, weight in layers.items()},
+        layers=_number(text, "num_hidden_layers"),
         hidden=hidden,
-        inner=_number(text, "intermediate_size", "n_inner", "ffn_dim", "d_ff") or 4 * hidden,
-        vocabulary=vocabulary,
-        window=_number(text, "max_position_embeddings", "n_positions", "max_seq_len") or None,
+        inner=_number(text, "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "d_ff") or 4 * hidden,
+        vocabulary=_number(text, "vocab_size"),
+        window=_number(text, *_WINDOW) or None,
+        shared=sum(weight.numel() for weight in model.parameters() if weight.ndim > 2),
     )
 
 
 def window(config: Any, tokenizer: Any) -> int:
     """Tokens in a model's window: the smaller of what model and tokenizer say, where they say anything (1e30 is nothing)."""
     text = config.get_text_config()
-    said = [getattr(text, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len")]
+    said = [getattr(text, name, None) for name in _WINDOW]
     return min((int(value) for value in (*said, tokenizer.model_max_length) if value and 0 < value < 10**9), default=10**9)
 
 
@@ -77,13 +84,6 @@ def header(file: Path) -> Iterator[tuple[str, list[int]]]:
         raise UserError(f"{file} cannot be read as .safetensors weights: {error}") from error
 
 
-def _number(config: Mapping[str, Any], *names: str) -> int:
+def _number(config: Any, *names: str) -> int:
     """The first of these that the configuration has as a number; 0 for none."""
-    return next((value for name in names if isinstance(value := config.get(name), int)), 0)
-
-
-def _product(shape: list[int]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
+    return next((value for name in names if isinstance(value := getattr(config, name, None), int)), 0)

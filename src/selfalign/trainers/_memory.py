@@ -95,6 +95,8 @@ class Load:
     """Whether weights, gradients and moments wait in main memory."""
     zero: int = 0
     """The stage of DeepSpeed's ZeRO, 2 or 3; 0 without it."""
+    adapter: int = 0
+    """Weights of the adapter, where they were counted; 0: rank times both sides of each linear layer."""
     heap: int = 0
     """On a processor: bytes of a block below which gaps stay; 0 on a GPU, whose memory is dealt out in sizes that fit again."""
 
@@ -129,7 +131,7 @@ class Need:
 def need(method: Method, twice: bool, sizes: Sizes, load: Load, devices: int = 1) -> Need:
     """The formula of this file: what each of the devices takes."""
     width = 2 if load.half else 4
-    trained = sizes.weights if method == "full" else adapter_weights(sizes, load.rank, load.target)
+    trained = sizes.weights if method == "full" else load.adapter or adapter_weights(sizes, load.rank, load.target)
     matrices = sum(one * other for one, other in sizes.matrices.values())
     frozen = {
         "full": 0.0,

@@ -12,9 +12,11 @@ from typing import Any, Literal
 
 from selfalign.errors import UserError
 from selfalign.models.device import choose_device, device_count, device_memory, half_type
+from selfalign.models.files import weights
 from selfalign.models.names import located
 from selfalign.models.sizes import Sizes, read_sizes
 from selfalign.trainers._memory import HEAP, METHODS, USABLE, Load, Method, Need, fitting, need, needs
+from selfalign.trainers._model import count_adapter
 from selfalign.trainers._shard import check_layers
 from selfalign.types import ModelRef
 
@@ -133,12 +135,14 @@ def choose(asked: Asked, model: ModelRef) -> Choice | None:
         None where the model's weights are not on this machine, so that nothing is known of their sizes.
 
     Raises:
-        UserError: nothing fits; the line says what would. Or the model is to be cut, and cannot be.
+        UserError: nothing fits; the line says what would. Or the model is to be cut, and cannot be, or takes no adapter, or
+            transformers does not load it whole (`skeleton`).
     """
     try:
-        sizes = read_sizes(folder := Path(located(model.base)))
+        weights(folder := Path(located(model.base)))
     except UserError:
         return None
+    sizes = read_sizes(folder)
     place, most = choose_device(asked.device), min(asked.load.tokens, sizes.window or asked.load.tokens)
     half = half_type(place, asked.precision)
     cuts = asked.cuts and str(half) != "torch.float16"
@@ -153,6 +157,10 @@ def choose(asked: Asked, model: ModelRef) -> Choice | None:
     allowed = METHODS if asked.strategy in ("auto", "ddp") else tuple(each for each in METHODS if each != "qlora")
     methods = allowed if asked.method is None else (asked.method,)
     found = fitting(needs(sizes, load, methods, asked.twice, devices), total, main)
+    if asked.method != "full" and (found is None or found.method != "full"):
+        count = count_adapter(folder, load.rank, load.target)
+        load = replace(load, adapter=count if sizes.shared else 0)
+        found = fitting(needs(sizes, load, methods, asked.twice, devices), total, main)
     if found is None:
         if asked.method is None:
             every = needs(sizes, load, methods, asked.twice is not False, devices)

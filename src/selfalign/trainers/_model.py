@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from selfalign.errors import UserError, in_a_line
 from selfalign.models.device import choose_device, half_type, own_gpu
+from selfalign.models.skeleton import skeleton
 from selfalign.trainers._shard import cut, is_cut, lent
 from selfalign.types import ModelRef
 
@@ -84,6 +86,23 @@ def _with_adapter(model: Any, spec: dict[str, Any]) -> Any:
     base = ModelRef(spec["base_name"])
     model.name_or_path = base.name
     return get_peft_model(model, config, revision=base.base.removeprefix(base.name).removeprefix("@") or None)
+
+
+def count_adapter(folder: Path, rank: int, target: str) -> int:
+    """Weights of the adapter that a training would put on the model of a folder.
+
+    Raises:
+        UserError: the model takes none, or no layer is named so.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    base = skeleton(folder)
+    try:
+        adapted = get_peft_model(base, LoraConfig(r=rank, target_modules=target, task_type="CAUSAL_LM"))
+    except ValueError as error:
+        what = f"trainer SFT: {type(base).__name__} takes no adapter with --trainer.lora_target {target!r}"
+        raise UserError(f"{what}: {in_a_line(error)}; name other layers, or use --trainer.method full") from error
+    return sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
 
 
 def second_copy(spec: dict[str, Any]) -> Any:
