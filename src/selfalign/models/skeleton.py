@@ -35,7 +35,7 @@ def skeleton(folder: Path) -> Any:
         raise UserError(f"{folder}, config.json: {named or 'it'} has an encoder, {_NO_WRITER}")
     try:
         with quiet():
-            model, found = AutoModelForCausalLM.from_pretrained(
+            loaded: tuple[Any, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(
                 folder, device_map="meta", use_safetensors=True, trust_remote_code=False, output_loading_info=True
             )
     except (UserError, Interrupted):
@@ -44,6 +44,7 @@ def skeleton(folder: Path) -> Any:
         if "Unrecognized configuration class" in str(error):
             raise UserError(f"{folder}, config.json: {named or 'it'} is {_NO_WRITER}") from error
         raise UserError(f"{folder} cannot be loaded: {in_a_line(error)}") from error
+    model, found = loaded
     # transformers would fill in random weights, and texts and training would go on with them.
     if missing := sorted(found["missing_keys"]):
         what = f"{folder} lacks {len(missing)} of the weights of a {type(model).__name__}, such as {missing[0]}"
