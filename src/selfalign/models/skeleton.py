@@ -35,7 +35,7 @@ def skeleton(folder: Path) -> Any:
         raise UserError(f"{folder}, config.json: {named or 'it'} has an encoder, {_NO_WRITER}")
     try:
         with quiet():
-            loaded: tuple[Any, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder, device_map="meta", use_safetensors=True, trust_remote_code=False, output_loading_info=True
             )
     except (UserError, Interrupted):
