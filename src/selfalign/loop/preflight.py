@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from math import ceil
 from typing import NamedTuple
@@ -19,6 +18,7 @@ from selfalign.evaluators import Refusal
 from selfalign.loop.budgets import settled
 from selfalign.models.rendering import NOTES
 from selfalign.proof.stats import LEAST, wilson
+from selfalign.proof.verdicts import no_such_metric
 from selfalign.protocols import Flags, Preflight, SeedUse, declared
 from selfalign.recipe import Recipe
 from selfalign.text import counted, normalise, plain_name
@@ -283,10 +283,3 @@ def unknown_metric(metric: str, evaluators: Sequence[object], held_out: Sequence
             return ""
         names += given
     return "" if any(fnmatchcase(metric, name) for name in names) else no_such_metric(metric, names)
-
-
-def no_such_metric(metric: str, names: Collection[str]) -> str:
-    """In words, with the nearest one there is."""
-    near = get_close_matches(metric, names, 1)
-    hint = f"did you mean {near[0]}? It has" if near else "it has"
-    return f"no such metric on these held-out prompts; {hint} {', '.join(names) or 'none'}"
