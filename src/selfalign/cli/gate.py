@@ -45,8 +45,8 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"--metric {options.metric}: {candidate.name} has {no_such_metric(options.metric, candidate.after)}")
     if options.metric in candidate.after and candidate.after[options.metric].better == "neither":
         raise UserError(f"--metric {options.metric}: more of it is neither better nor worse; name one with a good side")
-    meant = declined(candidate.evaluators, candidate.seeds)
-    known = facts(candidate, options.metric, declined=meant, margin=options.margin / 100, guard=parts)
+    on_purpose = declined(candidate.evaluators, candidate.seeds)
+    known = facts(candidate, options.metric, declined=on_purpose, margin=options.margin / 100, guard=parts)
     verdict, reasons = decide(known, options.at_least / (known.gain.scale if known.gain else 1.0))
     if options.json:
         found = {"verdict": verdict, "model": candidate.name, "other": candidate.other, "reasons": [asdict(r) for r in reasons]}

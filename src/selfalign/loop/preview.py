@@ -12,6 +12,7 @@ import numpy as np
 from selfalign.evaluators import Expected, HeldOut, Refusal
 from selfalign.loop import parts
 from selfalign.loop.context import Setup, opened
+from selfalign.loop.glimpse import use
 from selfalign.loop.guards import try_rules
 from selfalign.loop.outlay import probed, rate, written
 from selfalign.loop.preflight import fewer_than_asked, prepared
@@ -26,7 +27,7 @@ from selfalign.record.journal import Journal
 from selfalign.record.plain import metric_table
 from selfalign.record.store import Store
 from selfalign.text import counted, finite, normalise
-from selfalign.types import ROLLOUT, Demonstration, Example, Metric, Pool, Request, derive_seed, in_pool_order, preferred_to
+from selfalign.types import Demonstration, Example, Metric, Pool, Request, derive_seed, in_pool_order
 
 SAMPLES, PROMPTS = 6, 24
 """Candidates that are shown, and seeds that are asked with and without others: a minute or two of a 135M model on two cores."""
@@ -127,19 +128,12 @@ def _samples(recipe: Recipe, context: Context, pool: Pool) -> list[dict[str, Any
             "response_demonstrations": _plain(example.response_demonstrations),
             "scores": dict(example.scores),
             "verdict": "dropped" if example.id in drops else "kept",
-            "use": _use(example),
+            "use": use(example),
             "rule": drops[example.id].rule if example.id in drops else None,
             "evidence": drops[example.id].evidence if example.id in drops else None,
         }
         for example in made
     ]
-
-
-def _use(example: Example) -> str:
-    """What becomes of a kept answer that is not imitated; "" of one that is."""
-    if preferred := preferred_to(example):
-        return f"to be rejected, as that of {preferred} is preferred"
-    return "to be corrected by the teacher, not imitated" if ROLLOUT in example.metadata else ""
 
 
 def _plain(shown: Sequence[Demonstration]) -> list[dict[str, Any]]:
