@@ -12,6 +12,7 @@ import pytest
 
 from selfalign.cli.arms import make_arms
 from selfalign.cli.load import load_recipe
+from selfalign.cli.main import main
 from selfalign.cli.options import parse
 from selfalign.cli.recipe_options import part_options
 from selfalign.cli.study import study_parser
@@ -80,6 +81,54 @@ def test_answers_are_rejected_exported_as_pairs_and_read_back(cli: Run, pairs_fi
         assert any("reject one more answer" in note for note in notes)
     assert set(lines(tmp_path / "back.jsonl")[0]) == {"id", "round", "category", "validation", "prompt", "chosen", "rejected"}
     assert "11 pairs of a preferred and a rejected answer" in (tmp_path / "back.card.md").read_text()
+
+
+def test_later_turns_that_bring_rejected_answers_are_compared_with_those(
+    cli: Run, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def talk(thing: str, answer: str) -> list[dict[str, str]]:
+        texts = (f"I have a {thing}.", "What is wrong with it?", f"The {thing} lost a leg.", answer)
+        return [{"role": who, "content": text} for who, text in zip(("user", "assistant") * 2, texts, strict=True)]
+
+    things = ("table", "chair", "bench", "stool")
+    rows: list[dict[str, Any]] = [
+        {"chosen": talk(each, "Glue it."), "rejected": talk(each, f"Burn the {each}.")} for each in things
+    ]
+    rows.append({"messages": talk("lamp", "Who knows.")})
+    path, out = tmp_path / "turns.jsonl", tmp_path / "out"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    tiny = ("--model", model_folder, "--engine.dtype", "float32", "--encoder", "Hashed", "--sampling.max_tokens", 8)
+    small = (
+        "--per_round",
+        9,
+        "--validation_share",
+        0,
+        "--trainer.max_steps",
+        1,
+        "--trainer.precision",
+        "fp32",
+        "--guard.parts",
+        "none",
+    )
+    assert main(list(map(str, ("check", "dpo", path, *tiny, "--validation_share", 0)))) == 0
+    told = capsys.readouterr().out
+    assert "note: 'rejected': answers to which dpo and ditto prefer the seeds' own" in told and "not learned" not in told
+    assert "warning: proposer asks no later turn again, so that no answer stands against 1 of the 10 seeds\n" in told
+    done = cli("run", "dpo", path, *tiny, *small, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert "Burn the table.\n           to be rejected, as that of seed-0001 is preferred\n" in done.stderr
+    with Store.read(out) as store, store.snapshot() as connection:
+        seeds, kept = store.seeds(), store.kept(1)
+        met = dict(connection.execute("SELECT s.id, t.rule FROM training t JOIN samples s ON s.number = t.sample").fetchall())
+    brought = [pair for pair in preferences((*seeds, *kept)) if pair.chosen.history]
+    assert [pair.rejected.response for pair in brought] == [f"Burn the {each}." for each in things]
+    assert all((pair.rejected.history, pair.rejected.prompt) == (pair.chosen.history, pair.chosen.prompt) for pair in brought)
+    rules = {(met[pair.rejected.id], met[pair.chosen.id]) for pair in brought}
+    assert rules == {(None, None), ("max_steps", "max_steps")} and met["seed-0005"] == "no_pair"
+    assert len(kept) == 9, "the slots left ask first turns"
+    of_the_file, of_the_model = (cli("show", out, kept[place].id).stdout for place in (0, 8))
+    assert "written by\n  no model: the seed file has it" in of_the_file and "sampling" not in of_the_file
+    assert "written by\n  model of round 0" in of_the_model and "prompt: null" in of_the_model
 
 
 def test_pairs_that_the_seeds_bring_are_never_more_than_there_are(pairs_file: Path) -> None:

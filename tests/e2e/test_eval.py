@@ -230,7 +230,7 @@ def test_interrupted_without_a_folder_it_says_that_nothing_is_kept(held_file: Pa
         (("--held_out", "safe_helpful", "--compare", "scripted"), "itself"),
         (
             ("--held_out", "safe_helpful", "--compare", "other", "--metric", "truth"),
-            "scripted has no such metric on these held-out prompts; it has refusal, over_refusal, balance, decision_auc",
+            "scripted has no such metric on these held-out prompts; there are refusal, over_refusal, balance, decision_auc",
         ),
         (("--heldout", "safe_helpful"), "did you mean --held_out?"),
         (("--held_out", "safe_helpful", "--truthfulnes.file", "x"), "did you mean --truthfulness.file?"),

@@ -192,13 +192,22 @@ def test_a_study_compares_by_what_is_expected(cli: Run, tmp_path: Path) -> None:
     written(held_out, [replace(row, id=f"h{row.slot}", prompt=f"And the {row.slot}. one?") for row in rows])
     options = ("--baselines", "one_shot,pretrained", "--repeats", 1, "--rounds", 1, "--per_round", 12, "--validation_share", 0)
     given = ("--expect", "max_words:20", "--expect", "contains:take", "--ignore_seed_rules", "true", "--quiet", "--json")
-    done = cli("study", "isara", seeds, *SCRIPTED, "--held_out", held_out, "--out", tmp_path / "s", *options, *given)
+    asked = ("study", "isara", seeds, *SCRIPTED, "--held_out", held_out, "--out", tmp_path / "s", *options, *given)
+    done = cli(*asked)
     assert done.returncode == 0, done.stderr
     study = json.loads(done.stdout)
     assert study["metric"] == "expected" and {"expected:max_words_20", "expected:contains_take"} <= study["metrics"].keys()
     assert [each["arm"] for each in study["verdicts"]] == ["one_shot", "pretrained"]
     with Store.read(tmp_path / "s" / "one_shot" / "seed-0") as store:
         assert "selfalign.filters.expected.Expected" in json.dumps(store.identity()["filters"])
+    one, other = (tmp_path / "s" / arm / "seed-0" for arm in ("one_shot", "pretrained"))
+    for name in ("expected:max_words_20", "max_words:20", "20"):  # as it stands in the table, as it was declared, by its end
+        assert json.loads(cli(*asked, "--metric", name).stdout)["metric"] == "expected:max_words_20"
+        said = json.loads(cli("compare", other, one, "--metric", name, "--json").stdout)
+        assert said["comparison"]["metric"] == "expected:max_words_20"
+    wrong = ("--metric", "max_words:2")
+    for command in (asked, ("compare", other, one)):
+        assert "did you mean expected:max_words_20? There are " in cli(*command, *wrong).stderr
 
 
 BAD = [

@@ -58,6 +58,8 @@ def test_a_model_that_gained_and_kept_is_shipped(say: Say, tmp_path: Path) -> No
     assert say("gate", out, "--at_least", 50)[0] == 0 and say("gate", out, "--at_least", 101)[0] == 3
     code, said = say("gate", out, "--metric", "over_refusal")  # no model refuses what is harmless
     assert code == 4 and "cannot tell whether it is better than the base model on over refusal" in said
+    code, said = say("gate", out, "--metric", "knowledge")
+    assert code == 4 and (code, said) == say("gate", out, "--metric", "guard_knowledge")
 
 
 def test_one_that_lost_what_it_could_do_is_not(say: Say, tmp_path: Path) -> None:

@@ -138,6 +138,21 @@ def test_the_filters_see_given_prompts(here: Here, seeds_file: Path, tmp_path: P
     assert rules["not_novel"] == 2
 
 
+def test_prompts_of_validation_seeds_are_told(
+    here: Here, seeds_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "asked.jsonl"
+    path.write_text("".join(json.dumps({"prompt": json.loads(row)["prompt"]}) + "\n" for row in seeds_file.open()))
+    out = here("isara", "out", "--prompts", path, "--rounds", 1, *LAX)
+    capsys.readouterr()
+    assert main(["check", "isara", *map(str, (seeds_file, *SCRIPTED, "--prompts", path))]) == 0
+    with Store.read(out) as store:
+        said = [data.get("text", "") for _, _, data in store.events()]
+        asked = f"{len(store.validation_seeds())} given prompts, such as seed-"
+    assert any(text.startswith(asked) and "blur the choice of the round" in text for text in said)
+    assert f"warning: {asked}" in capsys.readouterr().out
+
+
 def test_prompts_of_recipes_that_reward(here: Here, tmp_path: Path) -> None:
     path = tmp_path / "sums.jsonl"
     path.write_text(

@@ -66,7 +66,7 @@ def test_a_run_ends_with_the_seeds_alone_and_no_round_follows(cli: Run, seeds_fi
     more = tmp_path / "more.jsonl"
     more.write_text('{"prompt": "How do I oil a hinge of brass?", "response": "With one drop of oil.", "category": "harmless"}\n')
     extended = cli("extend", out, more)
-    assert extended.returncode == 2 and "train_seeds = last" in extended.stderr, extended.stderr
+    assert extended.returncode == 2 and "(train_seeds = last), so that no round can follow; begin a new one" in extended.stderr
     one = cli(*run, 1, "--out", tmp_path / "one")
     assert one.returncode == 2 and "rounds = 1, must be at least 2" in one.stderr
     both = cli(*run, 3, "--train_seeds", "true", "--out", tmp_path / "both")

@@ -340,7 +340,7 @@ def test_seeds_and_parts_can_be_varied(cli: Run, study: tuple[object, ...], seed
         (("--review",), "a study runs without people"),
         (("--repeat", 2), "did you mean --repeats?"),
         (("--repeats", 0), "at least 1"),
-        (("--metric", "truth"), "isara has no such metric on these held-out prompts; it has refusal, over_refusal, balance"),
+        (("--metric", "truth"), "isara has no such metric on these held-out prompts; there are refusal, over_refusal, balance"),
         (("--metric", "refusals"), "did you mean refusal?"),
         (("--out", "/dev/null"), "/dev/null is no folder"),
         (("--out", "/dev/null/study"), "/dev/null is no folder"),

@@ -26,7 +26,8 @@ from selfalign.cli.load import read_examples, read_held_out
 from selfalign.cli.options import new_parser, parse
 from selfalign.cli.recipe_options import add_options, build, choices, part_options, resolved
 from selfalign.errors import Interrupted, UserError
-from selfalign.loop.preflight import no_such_metric, unknown_metric
+from selfalign.loop.preflight import unknown_metric
+from selfalign.proof.verdicts import no_such_metric
 from selfalign.recipe import Recipe
 from selfalign.recipes import icl_knn, icl_random, pretrained
 from selfalign.record.finished import Finished, paired_metrics, run_costs
@@ -216,8 +217,7 @@ def _measure(
                 shown = seeds or apart(next((each.seeds for each in sides if each.seeds), ()), held_out)
                 align(recipe, side.model, shown, folder, held_out=held_out, options=text, progress=progress)
             found[side.name], runs[side.name] = _read(side, side.folder or folder, kept=bool(side.folder or options.out))
-            if options.metric not in (None, *runs[side.name].metrics):
-                wrong = no_such_metric(options.metric, runs[side.name].metrics)
+            if options.metric and (wrong := no_such_metric(options.metric, runs[side.name].metrics)):
                 raise UserError(f"--metric {options.metric}: {side.name} has {wrong}")
             found[side.name]["nearly_trained_on"] = known.get(side.name, 0)
             if side.folder is None:

@@ -17,10 +17,10 @@ SUMMARY = "SHIP, DO NOT SHIP or CANNOT TELL, with the reasons; exit code 0, 3 or
 
 
 def main(arguments: Sequence[str]) -> int:
-    from selfalign.loop.preflight import no_such_metric
     from selfalign.loop.prompts import declined
     from selfalign.proof.gate import CANNOT_TELL, DO_NOT, SHIP, decide, facts
     from selfalign.proof.kept import MARGIN, NONE, PARTS
+    from selfalign.proof.verdicts import meant, no_such_metric
     from selfalign.record.finished import read_candidate
 
     parser = new_parser("gate", SUMMARY)
@@ -40,12 +40,13 @@ def main(arguments: Sequence[str]) -> int:
     if not 0 < options.margin <= 100:
         raise UserError(f"--margin {options.margin:g}: must be above 0 and at most 100 points")
     candidate = read_candidate(Path(options.folder).expanduser())
+    options.metric = meant(options.metric or "", candidate.after) or None
     if options.metric and candidate.after and not (options.metric in candidate.after and options.metric in candidate.before):
         raise UserError(f"--metric {options.metric}: {candidate.name} has {no_such_metric(options.metric, candidate.after)}")
     if options.metric in candidate.after and candidate.after[options.metric].better == "neither":
         raise UserError(f"--metric {options.metric}: more of it is neither better nor worse; name one with a good side")
-    meant = declined(candidate.evaluators, candidate.seeds)
-    known = facts(candidate, options.metric, declined=meant, margin=options.margin / 100, guard=parts)
+    on_purpose = declined(candidate.evaluators, candidate.seeds)
+    known = facts(candidate, options.metric, declined=on_purpose, margin=options.margin / 100, guard=parts)
     verdict, reasons = decide(known, options.at_least / (known.gain.scale if known.gain else 1.0))
     if options.json:
         found = {"verdict": verdict, "model": candidate.name, "other": candidate.other, "reasons": [asdict(r) for r in reasons]}

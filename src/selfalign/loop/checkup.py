@@ -17,7 +17,7 @@ from selfalign.loop.fluency import spelled_out
 from selfalign.loop.method import memory_lines, memory_warnings, method_choice, unknown_memory
 from selfalign.loop.parts import tried
 from selfalign.loop.plan import plan, plan_text
-from selfalign.loop.preflight import aim_warning, fewer_than_asked, prepared, strange_categories
+from selfalign.loop.preflight import aim_warning, fewer_than_asked, prepared, strange_categories, trained_and_validated
 from selfalign.loop.prompts import prompt_facts, prompt_texts, prompt_warnings
 from selfalign.loop.shortcuts import audited, shortcut_warning
 from selfalign.proof.seed_rules import harmful, void_on_seeds
@@ -60,6 +60,7 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
         "categories": strange_categories(seeds, held_out),
         "validation": too_few(len(validation), "validation seeds") if recipe.rounds and recipe.trains else "",
         "aim": aim_warning(recipe, validation),
+        "given": trained_and_validated(recipe, validation),
         "shortcuts": shortcut_warning(recipe, seeds, held_out, shortcuts),
         "memory": "" if choice else unknown_memory(recipe, base),
         "training": "" if recipe.trains or not recipe.rounds else "nothing is trained: each round goes on with the base model",

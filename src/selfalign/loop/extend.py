@@ -107,12 +107,10 @@ def _check_run(store: Store, recipe: Recipe) -> None:
     state = store.state()
     if state.get("state") != "done":
         return
-    if recipe.aim_over_refusal is not None:
-        raise UserError(f"{folder}: the run has chosen a point on its curve (aim_over_refusal), so that no round can follow")
-    if recipe.train_seeds == "last":
-        raise UserError(
-            f"{folder}: the run has ended with the seeds' own answers (train_seeds = last), so that no round can follow"
-        )
+    why = "has chosen a point on its curve (aim_over_refusal)" if recipe.aim_over_refusal is not None else ""
+    why = why or ("has ended with the seeds' own answers (train_seeds = last)" if recipe.train_seeds == "last" else "")
+    if why:
+        raise UserError(f"{folder}: the run {why}, so that no round can follow; begin a new one with all seeds in one file")
     with store.snapshot() as connection:
         last = connection.execute("SELECT max(round) FROM models").fetchone()[0]
     if last < store.identity()["rounds"] or (recipe.trains and state["best_round"] < last):

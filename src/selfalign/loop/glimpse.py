@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from selfalign.text import one_line
-from selfalign.types import Dropped, Example, FilterResult
+from selfalign.types import ROLLOUT, Dropped, Example, FilterResult, preferred_to
 
 _LONGEST = 160
 """Characters of a text that are shown."""
@@ -16,9 +16,17 @@ def glimpse(round: int, result: FilterResult) -> str:
         by_rule.setdefault(drop.rule, drop)
     dropped = [*by_rule.values(), *(drop for drop in result.dropped if by_rule[drop.rule] is not drop)][:2]
     lines = [f"round {round}: {len(result.kept)} kept, {len(result.dropped)} dropped"]
-    lines += [f"  kept     {_pair(example)}" for example in result.kept[:2]]
+    for example in result.kept[:2]:
+        lines += [f"  kept     {_pair(example)}", *([f"           {what}"] if (what := use(example)) else [])]
     lines += [f"  dropped  {_pair(drop.example)}\n           by {drop.rule}: {_short(drop.evidence)}" for drop in dropped]
     return "\n".join(lines)
+
+
+def use(example: Example) -> str:
+    """What becomes of a kept answer that is not imitated; "" of one that is."""
+    if preferred := preferred_to(example):
+        return f"to be rejected, as that of {preferred} is preferred"
+    return "to be corrected by the teacher, not imitated" if ROLLOUT in example.metadata else ""
 
 
 def _pair(example: Example) -> str:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from math import ceil
 from typing import NamedTuple
@@ -19,6 +18,7 @@ from selfalign.evaluators import Refusal
 from selfalign.loop.budgets import settled
 from selfalign.models.rendering import NOTES
 from selfalign.proof.stats import LEAST, wilson
+from selfalign.proof.verdicts import no_such_metric
 from selfalign.protocols import Flags, Preflight, SeedUse, declared
 from selfalign.recipe import Recipe
 from selfalign.text import counted, normalise, plain_name
@@ -197,6 +197,18 @@ def check_prompts(recipe: Recipe, shown: Sequence[Example], asked: Sequence[Exam
             )
 
 
+def trained_and_validated(recipe: Recipe, validation: Sequence[Example]) -> str:
+    """That given prompts are the validation seeds', and so trained on with answers of the model; "" where none is.
+
+    No error: which seeds are held out nobody who writes the file can know, and a filter drops prompts of the others.
+    """
+    same = asked_by_both(validation, recipe.given.prompts.examples) if recipe.given else []
+    if not same:
+        return ""
+    what = f"{counted(len(same), 'given prompt')}, such as {same[0][1]}, ask the same as validation seeds ({same[0][0]})"
+    return f"{what}: trained on with the model's own answers, they blur the choice of the round; take the seeds' prompts out"
+
+
 def check_aim(recipe: Recipe, seeds: Sequence[Example], validation: Sequence[Example], base: ModelRef) -> None:
     """Raises UserError: `aim_over_refusal` on validation seeds that cannot tell of any rate, or where nothing is trained."""
     if (aim := recipe.aim_over_refusal) is None or not recipe.rounds:
@@ -283,10 +295,3 @@ def unknown_metric(metric: str, evaluators: Sequence[object], held_out: Sequence
             return ""
         names += given
     return "" if any(fnmatchcase(metric, name) for name in names) else no_such_metric(metric, names)
-
-
-def no_such_metric(metric: str, names: Collection[str]) -> str:
-    """In words, with the nearest one there is."""
-    near = get_close_matches(metric, names, 1)
-    hint = f"did you mean {near[0]}? It has" if near else "it has"
-    return f"no such metric on these held-out prompts; {hint} {', '.join(names) or 'none'}"

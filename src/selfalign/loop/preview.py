@@ -11,6 +11,7 @@ from selfalign.evaluators import Expected, HeldOut, Refusal
 from selfalign.loop import parts
 from selfalign.loop.as_seeds import PROMPTS, Nearest, by_category, some_of, wrong_as_shown
 from selfalign.loop.context import Setup, opened
+from selfalign.loop.glimpse import use
 from selfalign.loop.guards import try_rules
 from selfalign.loop.outlay import probed, rate, written
 from selfalign.loop.preflight import fewer_than_asked, prepared
@@ -25,7 +26,7 @@ from selfalign.record.journal import Journal
 from selfalign.record.plain import metric_table
 from selfalign.record.store import Store
 from selfalign.text import counted, finite
-from selfalign.types import ROLLOUT, Demonstration, Example, Metric, Pool, in_pool_order, preferred_to
+from selfalign.types import Demonstration, Example, Metric, Pool, in_pool_order
 
 SAMPLES = 6
 """Candidates that are shown; with 24 seeds, asked with and without others, it is a minute or two of a 135M model on two cores."""
@@ -99,19 +100,12 @@ def _samples(recipe: Recipe, context: Context, pool: Pool) -> list[dict[str, Any
             "response_demonstrations": _plain(example.response_demonstrations),
             "scores": dict(example.scores),
             "verdict": "dropped" if example.id in drops else "kept",
-            "use": _use(example),
+            "use": use(example),
             "rule": drops[example.id].rule if example.id in drops else None,
             "evidence": drops[example.id].evidence if example.id in drops else None,
         }
         for example in made
     ]
-
-
-def _use(example: Example) -> str:
-    """What becomes of a kept answer that is not imitated; "" of one that is."""
-    if preferred := preferred_to(example):
-        return f"to be rejected, as that of {preferred} is preferred"
-    return "to be corrected by the teacher, not imitated" if ROLLOUT in example.metadata else ""
 
 
 def _plain(shown: Sequence[Demonstration]) -> list[dict[str, Any]]:

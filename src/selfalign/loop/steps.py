@@ -20,13 +20,16 @@ def make_round(recipe: Recipe, context: Context, pool: Pool) -> FilterResult:
     the first turns just kept: a follow-up that asks the first question again is not novel.
     """
     count = recipe.candidates(context.round)
-    first = work_out(recipe, context, _under_systems(parts.propose(context, recipe.proposer, recipe.per_round, count), context))
+    whole = getattr(recipe.proposer, "takes_conversations", False)
+    proposing = replace(context, pool=Pool((pool.seeds,))) if whole else context
+    drafts = _under_systems(parts.propose(proposing, recipe.proposer, recipe.per_round, count), context)
+    first = work_out(recipe, context, drafts)
     if (oppose := getattr(recipe.proposer, "oppose", None)) is not None:
         return _opposed(recipe, context, first, oppose(context, first.kept, count))
     if not recipe.second_turns.share:
         return first
-    drafts = recipe.second_turns.propose(context, first.kept, count)
-    second = work_out(recipe, context, drafts, "respond_second_turn", pool.add(first.kept))
+    more = recipe.second_turns.propose(context, first.kept, count)
+    second = work_out(recipe, context, more, "respond_second_turn", pool.add(first.kept))
     return FilterResult((*first.kept, *second.kept), (*first.dropped, *second.dropped))
 
 

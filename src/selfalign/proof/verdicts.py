@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from math import isfinite
 from typing import Any
 
@@ -50,10 +51,13 @@ def conclude(
     main, planned = next(iter(found)), len(found) - 1
     found = {arm: runs for arm, runs in found.items() if runs}
     metrics, left_out, missing = _comparable(found)
-    chosen = metric or next((name for name in (*PREFERRED, *metrics) if name in metrics and name not in missing), None)
+    preferred = (name for name in (*PREFERRED, *metrics) if name in metrics and name not in missing)
+    chosen = meant(metric, metrics) if metric else next(preferred, None)
     if chosen is None or chosen not in metrics:
-        reason = left_out.get(chosen or "", "there is no metric that all arms have")
-        raise UserError(f"no verdict on {chosen or 'anything'}: {reason}; all arms have: {', '.join(metrics) or 'none'}")
+        reason = f"there is {no_such_metric(chosen, metrics)}" if chosen else "there is no metric that all arms have"
+        if chosen in left_out:
+            reason = f"{left_out[chosen]}; all arms have: {', '.join(metrics) or 'none'}"
+        raise UserError(f"no verdict on {chosen or 'anything'}: {reason}")
     having = {m: {arm: found[arm] for arm in found if arm not in missing.get(m, ())} for m in metrics}
     pairs = {arm: shared(found, failed, main, arm) for arm in found if main in found and arm != main}
     pairs = {arm: pair for arm, pair in pairs.items() if all(pair)}
@@ -100,6 +104,26 @@ def conclude(
             for arm, each in compared[chosen].items()
         ],
     }
+
+
+def meant(metric: str, names: Collection[str]) -> str:
+    """The one of the names that `--metric` asks for: itself, or the only one that ends in it (`exact` of `expected:exact`)."""
+    ends = [] if metric in names else _ending_in(metric, names)
+    return ends[0] if len(ends) == 1 else metric
+
+
+def no_such_metric(metric: str, names: Collection[str]) -> str:
+    """In words, with the nearest one there is; "" where there is one."""
+    if meant(metric, names) in names:
+        return ""
+    near = _ending_in(metric, names) or get_close_matches(metric, names, 1)
+    hint = f"did you mean {' or '.join(near)}? There are" if near else "there are"
+    return f"no such metric on these held-out prompts; {hint} {', '.join(names) or 'none'}"
+
+
+def _ending_in(metric: str, names: Collection[str]) -> list[str]:
+    """A check stands in a metric's name with `_` for `:`, so `exact:day` asks for `expected:exact_day`, as `day` does."""
+    return [name for name in names if name.replace(":", "_").endswith(f"_{metric.replace(':', '_')}")]
 
 
 def outcomes_of(runs: Sequence[Finished], name: str) -> list[Sequence[Outcome]]:

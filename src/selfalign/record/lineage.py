@@ -17,10 +17,11 @@ from selfalign.record.review import said_of
 from selfalign.record.status import verifications
 from selfalign.record.store import Store
 from selfalign.text import counted, printable
-from selfalign.types import ROLLOUT, Example
+from selfalign.types import ROLLOUT, Example, preferred_to
 
 SHOWN_AT_MOST = 100
 """Samples listed that a demonstration was shown in; all of them are counted."""
+_NOBODY = "no model: the seed file has it, as an answer that the seed's own is preferred to"
 _UNANSWERED = """SELECT id FROM samples WHERE round > 0 AND response = '' AND (response_finish = 'context' OR NOT EXISTS (
   SELECT 1 FROM outputs o WHERE o.id = samples.id AND o.round = samples.round AND o.stage LIKE 'respond%'))"""
 
@@ -30,9 +31,10 @@ def lineage(store: Store, id: str) -> dict[str, Any]:
 
     `since_round` is the first round that had the seed: 0 for those of the start, None for what is no seed.
     `written_by` is the model that wrote it: that of the round before, and behind which finding about a server's weights its
-    answers were taken (`verify_weights`; None where nothing was verified). `answered` is False where it was dropped before a
-    response was written; then that is "" as an empty one is. `prompt_texts` are the exact texts the model was
-    given, by stage. `trained_into` are the rounds whose training saw it (with the rule where that training dropped it),
+    answers were taken (`verify_weights`; None where nothing was verified); None of a rejected answer that a seed brought.
+    `answered` is False where it was dropped before a response was written; then that is "" as an empty one is. `prompt_texts`
+    are the exact texts the model was given, by stage. `trained_into` are the rounds whose training saw it (with the rule where
+    that training dropped it),
     `shown_in` the samples it was a demonstration for.
 
     Raises:
@@ -45,6 +47,7 @@ def lineage(store: Store, id: str) -> dict[str, Any]:
         number, verdict = found
         replay = verdict == "replay"
         example, rule, evidence = next(rows.read(connection, "number = ?", (number,)))
+        written = replay or (example.round and not _brought(connection, example))
         return {
             **everything(example),
             "history": [list(turn) for turn in example.history],
@@ -56,8 +59,8 @@ def lineage(store: Store, id: str) -> dict[str, Any]:
             "review": [asdict(each) for each in said_of(store, id)],
             "prompt_demonstrations": _demonstrations(connection, number, "prompt"),
             "response_demonstrations": _demonstrations(connection, number, "response"),
-            "written_by": _writer(store, connection, max(example.round - 1, 0)) if example.round or replay else None,
-            "sampling": _sampling(store, example, replay) if example.round or replay else None,
+            "written_by": _writer(store, connection, max(example.round - 1, 0)) if written else None,
+            "sampling": _sampling(store, example, replay) if written else None,
             "prompt_texts": _prompt_texts(connection, example),
             "trained_into": _trained_into(store, connection, number),
             "shown_in": _shown_in(connection, number),
@@ -93,7 +96,7 @@ def lineage_text(lineage: Mapping[str, Any]) -> str:
         else _block("response", "(not answered)"),
         _block("scores", "\n".join(f"{name} {value}" for name, value in p["scores"].items())),
         _block("metadata", "\n".join(f"{name}: {value}" for name, value in p["metadata"].items())),
-        _block("written by", p["written_by"] and _wrote(p["written_by"])),
+        _block("written by", _wrote(p["written_by"]) if p["written_by"] else _NOBODY if p["round"] else None),
         _block("sampling", p["sampling"] and "\n".join(f"{name}: {json.dumps(v)}" for name, v in p["sampling"].items())),
         _block("demonstrations of the prompt", "" if firsts else "\n".join(map(_shown, p["prompt_demonstrations"]))),
         _block(
@@ -114,6 +117,13 @@ def _block(title: str, text: str | None) -> str:
 
 def _named(model: Mapping[str, Any]) -> str:
     return f"model of round {model['round']}: {model['adapter'] or model['base']} ({model['hash'][:12] or 'no hash'})"
+
+
+def _brought(connection: sqlite3.Connection, example: Example) -> bool:
+    """Whether an answer to be rejected stands in the seed file: none was generated under its id."""
+    asked = "SELECT 1 FROM outputs WHERE id = ? AND round = ? AND stage LIKE 'respond%'"
+    rejected = bool(preferred_to(example) and example.response)
+    return rejected and connection.execute(asked, (example.id, example.round)).fetchone() is None
 
 
 def _wrote(model: Mapping[str, Any]) -> str:
@@ -175,7 +185,7 @@ def _sampling(store: Store, example: Example, replay: bool) -> dict[str, Any]:
     identity = identity_of(store, example.round)
     if replay:
         return {"prompt": None, "response": identity["replay"]["sampling"], "seed": identity.get("seed")}
-    is_given = example.metadata.get("source") == "given"
+    is_given = example.metadata.get("source") == "given" or bool(preferred_to(example))
     asking = identity.get("second_turns" if example.history and not is_given else "proposer")
     asking = asking.get("own", asking) if isinstance(asking, dict) else asking
     return {

@@ -29,7 +29,8 @@ _KINDS = frozenset(
 _OTHER_SPLITS = frozenset(("test", "validation", "valid", "val", "dev", "eval", "held_out", "heldout"))
 _THOUGHTS = re.compile(r"rationale|reasoning|thinking|thought|scratchpad|(^|complex)cot$")
 _ANSWERS = re.compile(r"(answer|response|output|completion|reply|replie|generation)s?$")
-_ASIDE = re.compile(r"rejected|note|comment|explanation|source|url|author|tags?$")
+_REJECTED = re.compile(r"rejected(_\d+)?")
+_ASIDE = re.compile(r"note|comment|explanation|source|url|author|tags?$")
 """Columns whose sentences are about a row, and not what its answer is about."""
 _RATES = re.compile(
     r"rating|score|quality|helpful|correctness|coherence|honesty|truthfulness|reward|stars|grade|rank|likert|bewertung|оценка|评分"
@@ -64,7 +65,9 @@ def ignored_columns(seeds: Sequence[Example]) -> tuple[str, ...]:
 
 
 def _ignored(seeds: Sequence[Example]) -> Iterator[str]:
-    names = ignored_columns(seeds)
+    names = [name for name in ignored_columns(seeds) if not _REJECTED.fullmatch(name)]
+    if rejected := [name for name in ignored_columns(seeds) if name not in names]:
+        yield f"{listed(rejected)}: answers to which dpo and ditto prefer the seeds' own; other recipes do not look at them"
     if names:
         yield f"not learned, kept as metadata: {listed(names, 20)}; what an answer depends on belongs in its prompt"
     if thoughts := [name for name in names if _THOUGHTS.search(plain_name(name))]:

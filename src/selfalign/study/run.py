@@ -18,13 +18,13 @@ from typing import Any, Protocol
 from selfalign.errors import RunFailed, UserError, reason
 from selfalign.loop.adopt import adopt_answers, measures_the_same
 from selfalign.loop.align import align
-from selfalign.loop.preflight import no_such_metric, said_once, unknown_metric
+from selfalign.loop.preflight import said_once, unknown_metric
 from selfalign.loop.progress import Quiet, say
 from selfalign.models.device import empty_cache
 from selfalign.proof.curve import Size, add_curve
 from selfalign.proof.kept import on_common_questions
 from selfalign.proof.unfinished import unfinished
-from selfalign.proof.verdicts import SEEDS, conclude
+from selfalign.proof.verdicts import SEEDS, conclude, no_such_metric
 from selfalign.protocols import Progress
 from selfalign.recipes.evaluations import learned_judges
 from selfalign.record.checkpoints import write_synced
@@ -144,8 +144,9 @@ def run_study(
     for seed in range(first_seed, first_seed + repeats):
         for arm in (arm for arm, each in every if each == seed):
             _attempt(replace(arm, recipe=replace(arm.recipe, seed=seed)), found, failed, work)
-            if arm is arms[0] and metric is not None and (main := found[arm.name]) and metric not in main[-1].metrics:
-                raise UserError(f"--metric {metric}: {arm.name} has {no_such_metric(metric, main[-1].metrics)}")
+            main = found[arm.name] if arm is arms[0] and metric is not None else ()
+            if main and (wrong := no_such_metric(metric or "", main[-1].metrics)):
+                raise UserError(f"--metric {metric}: {arm.name} has {wrong}")
         go_on = f"`selfalign study --config {shlex.quote(str(out / 'study.yaml'))}`" if options else "the same call"
         more = {"failed": failed, "go_on": go_on if failed else "", "looks": sorted({*looks, repeats})}
         more["notes"] = [*notes, *_read_often(arms, found)]

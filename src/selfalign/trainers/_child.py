@@ -223,7 +223,7 @@ def outcome(
     unread = [Lost(place, "max_steps", f"not reached in {len(steps)} steps") for place in sorted(every - seen)]
     return {
         "trained": sorted(seen),
-        "dropped": [asdict(row) for row in (*lost, *unread)],
+        "dropped": [asdict(row) for row in sorted((*lost, *unread), key=lambda row: row.place)],  # of several rules, in one order
         "steps": len(steps),
         "tokens": sum(row.learned for row in visits),
         "seed_weight": weights.share,
