@@ -331,7 +331,8 @@ def _passages(rest: dict[str, Any]) -> Iterator[tuple[str, str]]:
         value = rest.get(name)
         if isinstance(value, list) and all(isinstance(each, str) for each in value):
             value = "\n\n".join(each for each in value if each.strip())
-        if name in PASSAGES or (isinstance(value, str) and len(value.split()) > 1):
+        is_text = not (isinstance(value, list) and value and isinstance(value[0], int))  # but tokens, as Ollama's context
+        if (name in PASSAGES and is_text) or (isinstance(value, str) and len(value.split()) > 1):
             rest.pop(name, None)
             if passage := text_of({name: value}, name, required=False):
                 yield name, passage
