@@ -147,3 +147,26 @@ def test_a_workbook_is_read_by_its_first_sheet(tmp_path: Path, cli: Run, refused
     for spoilt in (b"PK\x03\x04", b"PK", workbook(Seeds="<c"), workbook()):
         with pytest.raises(SeedError, match=r"cannot be read as a workbook .*export the sheet as CSV"):
             read_seeds(write(tmp_path, "s.xlsx", spoilt))
+
+
+def test_a_label_is_no_part_of_a_prompt_that_holds_its_letters(tmp_path: Path, cli: Run) -> None:
+    """`no` stands in "not": such prompts would never be answered by it."""
+    rows = [
+        {"prompt": f"Is the {thing} one fit for sale?", "response": ("yes", "no")[at % 2]} for at, thing in enumerate("abcdefghi")
+    ]
+    write(tmp_path, "s.jsonl", "\n".join(map(json.dumps, [*rows, {"prompt": "Is it not broken, and fit?", "response": "no"}])))
+    assert "response_in_prompt" not in cli("check", "isara", "s.jsonl", *SCRIPTED).stdout
+
+
+def test_a_form_for_each_category_is_suggested(tmp_path: Path, cli: Run) -> None:
+    ails = ("a cough", "chest pain", "a cold", "numb fingers", "heartburn", "blurred sight", "a stiff neck", "a head wound")
+    rows = [
+        {"prompt": f"I have had {ail} since {day}; what now?", "response": f"{says} {ail} {end}.", "category": kind}
+        for at, ail in enumerate(ails)
+        for day in ("Monday", "Friday")
+        for kind, says, end in [(("mild", "CARE: For", "take a rest"), ("urgent", "ESCALATE: With", "call a doctor"))[at % 2]]
+    ]
+    write(tmp_path, "s.jsonl", "\n".join(map(json.dumps, rows)))
+    assert "--expect 'mild=regex:CARE: For.*take a rest\\.' --expect 'urgent=regex:ESCALATE: With.*call" in (
+        cli("check", "isara", "s.jsonl", *SCRIPTED).stdout
+    )

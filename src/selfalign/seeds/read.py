@@ -63,8 +63,8 @@ def read_seeds(path: str | Path | Table, *, response_required: bool = True) -> t
     polars), a data set or a list of dictionaries: its rows are read as those of a file are.
 
     The format goes by the suffix: .jsonl, .ndjson, .json (an array of objects, an object that holds one, columns as pandas
-    writes them, or an object in each line), .csv, .tsv, .yaml, .parquet, each also as .gz; a folder that the library `datasets`
-    saved, or a data set of the Hugging Face hub by its name, `:split` behind either (for hub data sets also
+    writes them, or an object in each line), .csv, .tsv, .yaml, .parquet, .xlsx (its first sheet), each also as .gz; a folder that
+    `datasets` saved, or a data set of the Hugging Face hub by its name, `:split` behind either (for hub data sets also
     `:configuration/split`).
 
     A row holds a prompt (`prompt`, `question`, `instruction` or `query`) and a response (`response`, `answer`, `output`,
