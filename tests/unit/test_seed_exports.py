@@ -170,3 +170,10 @@ def test_a_form_for_each_category_is_suggested(tmp_path: Path, cli: Run) -> None
     assert "--expect 'mild=regex:CARE: For.*take a rest\\.' --expect 'urgent=regex:ESCALATE: With.*call" in (
         cli("check", "isara", "s.jsonl", *SCRIPTED).stdout
     )
+
+
+def test_conversations_that_all_begin_with_one_greeting_say_what_is_missing(tmp_path: Path, refused: Refused) -> None:
+    rows = [{"messages": [*HI, {"role": "user", "content": f"Why {n}?"}, TURNS[1]]} for n in range(6)]
+    write(tmp_path, "s.jsonl", "\n".join(map(json.dumps, rows)))
+    assert "1 seed example without earlier turns" in (line := refused("check", "isara", "s.jsonl", *SCRIPTED))
+    assert "add pairs that begin a conversation (greetings that are the same count once)" in line
