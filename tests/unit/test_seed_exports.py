@@ -104,9 +104,12 @@ def test_seeds_that_repeat_one_another_are_told(tmp_path: Path, cli: Run) -> Non
     again = {**rows[0], "prompt": "Please: how do I mend the old a at home"}
     write(tmp_path, "s.jsonl", "\n".join(map(json.dumps, [*rows, again])))
     result = cli("check", "isara", "s.jsonl", *SCRIPTED)
-    assert "note: 1 seed ask and answer as another does, but for a few words (seed-0007 and seed-0001)" in result.stdout
+    assert (
+        "note: 1 of 7 seeds have a prompt and an answer of another one, but for a few words (seed-0007 and seed-0001)"
+        in result.stdout
+    )
     write(tmp_path, "s.jsonl", "\n".join(map(json.dumps, rows)))
-    assert "as another does" not in cli("check", "isara", "s.jsonl", *SCRIPTED).stdout
+    assert "of another one" not in cli("check", "isara", "s.jsonl", *SCRIPTED).stdout
 
 
 def workbook(**sheets: str) -> bytes:

@@ -228,7 +228,7 @@ def _repeated(seeds: Sequence[Example]) -> Iterator[str]:
             found.append(f"{seed.id} and {first}")
         group.append((asked, seed.id))
     if found:
-        what = f"{counted(len(found), 'seed')} ask and answer as another does, but for a few words ({', '.join(found[:3])})"
+        what = f"{len(found)} of {counted(len(seeds), 'seed')} have a prompt and an answer of another one, but for a few words ({', '.join(found[:3])})"
         yield f"{what}; such copies among new prompts count as new then, and validation knows what was trained: keep one of each"
 
 
