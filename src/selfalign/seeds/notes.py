@@ -228,8 +228,9 @@ def _repeated(seeds: Sequence[Example]) -> Iterator[str]:
             found.append(f"{seed.id} and {first}")
         group.append((asked, seed.id))
     if found:
-        what = f"{len(found)} of {counted(len(seeds), 'seed')} have a prompt and an answer of another one, but for a few words ({', '.join(found[:3])})"
-        yield f"{what}; such copies among new prompts count as new then, and validation knows what was trained: keep one of each"
+        what = f"{len(found)} of {counted(len(seeds), 'seed')} have a prompt and an answer of another one, but for a few words"
+        why = "such copies among new prompts count as new then, and validation knows what was trained"
+        yield f"{what} ({', '.join(found[:3])}); {why}: keep one of each"
 
 
 def _categories(seeds: Sequence[Example]) -> Iterator[str]:
