@@ -337,7 +337,7 @@ def test_json_by_what_is_in_the_file(tmp_path: Path, name: str, text: str) -> No
 
 
 def test_files_that_are_no_seeds_say_what_to_do(tmp_path: Path) -> None:
-    assert "'.xlsx'; export the sheet as CSV" in refusal(write(tmp_path, "s.xlsx", "PK"))
+    assert "'.ods'; export the sheet as CSV" in refusal(write(tmp_path, "s.ods", "PK"))
     assert "'.txt'; rename it by what it holds" in refusal(write(tmp_path, "s.txt", "Why? So."))
     assert ":1: the first line must name the columns" in refusal(
         write(tmp_path, "s.csv", "Why does it rain here today?,So.\nHow?,Thus.\n")

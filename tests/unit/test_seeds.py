@@ -157,7 +157,7 @@ REFUSED: list[tuple[str, str | bytes, str, str]] = [
     ("s.txt.gz", gzip.compress(PAIR.encode()), ": unknown suffix '.txt'", ".jsonl"),
     ("s.zip", b"PK", ": cannot be unpacked as zip", "pack it anew"),
     ("s.jsonl", b"\x1f\x8b\x08\x00", ": is compressed", "name it .gz"),
-    ("s.csv", b"PK\x03\x04abc", ": is a zip archive or a spreadsheet", "export the sheet as CSV"),
+    ("s.csv", b"PK\x03\x04abc", ": is a zip archive or a spreadsheet", "name it .zip or .xlsx"),
     ("s.jsonl", "", ": the file is empty", "at least one"),
     ("s.csv", " \n\n", ": the file is empty", "at least one"),
     ("s.csv", "prompt,response\n", ": has no rows", "at least one"),

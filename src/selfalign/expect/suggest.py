@@ -9,14 +9,16 @@ from collections.abc import Sequence
 
 from selfalign.expect.json_answers import object_or_list, shared_fields
 from selfalign.text import count_words
+from selfalign.types import Example
 
 LEAST, MOST_LABELS, LABEL_WORDS, MOST_FIELDS = 6, 20, 5, 6
 """Seeds that it takes to see a rule, labels of a closed set, words of a label and fields at most (our own choice)."""
 
 
-def suggested(responses: Sequence[str]) -> str:
-    """The first of `suggestion` and `frame` that has something to say."""
-    return suggestion(responses) or frame(responses)
+def suggested(seeds: Sequence[Example]) -> str:
+    """The first of `suggestion`, `frame` and `frames` that has something to say."""
+    responses = [seed.response for seed in seeds]
+    return suggestion(responses) or frame(responses) or frames(seeds)
 
 
 def suggestion(responses: Sequence[str]) -> str:
@@ -49,23 +51,46 @@ def frame(responses: Sequence[str]) -> str:
     A heading, a tag, a fence, the semicolon of a query or the question mark of a tutor: rules that learn from the seeds judge how
     long and how whole an answer is, and keep one in prose where these are code.
     """
+    said, pattern = _frame(responses)
+    if not said:
+        return ""
+    number = sum(bool(text.strip()) for text in responses)
+    return (
+        f"the answers of all {number} seeds {said}: --expect {shlex.quote(f'regex:{pattern}')} would drop and count"
+        " every answer that does not"
+    )
+
+
+def frames(seeds: Sequence[Example]) -> str:
+    """As `frame`, where each of two categories or more has one of its own: what is to be escalated, and what is not."""
+    kinds = {
+        kind: [seed.response for seed in seeds if seed.category == kind]
+        for kind in dict.fromkeys(seed.category for seed in seeds)
+    }
+    found = {kind: _frame(texts) for kind, texts in kinds.items() if kind}
+    if not 2 <= len(found) <= MOST_FIELDS or "" in kinds or not all(said for said, _ in found.values()):
+        return ""
+    said = ", ".join(f"of {kind!r} {each}" for kind, (each, _) in found.items())
+    options = " ".join(f"--expect {shlex.quote(f'{kind}=regex:{pattern}')}" for kind, (_, pattern) in found.items())
+    return f"the answers {said}: {options} would drop and count every answer that does not"
+
+
+def _frame(responses: Sequence[str]) -> tuple[str, str]:
+    """(how all begin and end, in words; as a pattern), or nothing."""
     texts = [text.strip() for text in responses if text.strip()]
     if len(texts) < LEAST or len(set(texts)) < 2:
-        return ""
+        return "", ""
     first, last = (opening(side).split("\n")[0].rstrip() for side in (texts, [text[::-1] for text in texts]))
     last = last[::-1]
-    first = first if count_words(first) > 1 or not first[:1].isalnum() else ""
+    first = first if count_words(first) > 1 or not first[:1].isalnum() or first.endswith(":") else ""
     last = last if last.strip(".!。।…") and len(first + last) < min(map(len, texts)) else ""
     if (not first and not last) or "think" in first.casefold():  # a mark of thoughts, which are cut off unless they are kept
-        return ""
+        return "", ""
     import regex
 
     before, behind = (regex.escape(part, special_only=True, literal_spaces=True) for part in (first, last))
     said = " and ".join(f"{verb} with {part!r}" for verb, part in (("begin", first), ("end", last)) if part)
-    return (
-        f"the answers of all {len(texts)} seeds {said}: --expect {shlex.quote(f'regex:{before}.*{behind}')} would drop and count"
-        " every answer that does not"
-    )
+    return said, f"{before}.*{behind}"
 
 
 def opening(texts: Sequence[str]) -> str:

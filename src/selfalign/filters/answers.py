@@ -23,17 +23,20 @@ class Substring:
     case and white space do not count then."""
     learn: bool = True
     """Where more than a tenth of the seeds do so (a label that the prompt offers, a quotation), a response may be a part of its
-    prompt as great as theirs, and half as great again; where they repeat the prompt, so may it."""
+    prompt as great as theirs, and half as great again; where they repeat the prompt, so may it. What a seed answers word for word
+    is a label, and no part of a prompt that holds its letters (`no` in "not")."""
 
     def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
         """Rules: `response_in_prompt`, `prompt_in_response`."""
         seeds = context.pool.seeds if self.learn else ()
+        labels = {normalise(seed.response) for seed in seeds}
         parts = [len(normalise(e.response)) / max(len(normalise(e.prompt)), 1) for e in seeds if self._inside(e)]
         usual = near_top(parts) if len(parts) > TENTH * len(seeds) else 0.0
 
         def rules(example: Example) -> Iterator[tuple[str, str]]:
             prompt, response = normalise(example.prompt), normalise(example.response)
-            if self._inside(example) and (not usual or len(response) > max(usual, min(1.5 * usual, 0.9)) * len(prompt)):
+            is_inside = self._inside(example) and response not in labels
+            if is_inside and (not usual or len(response) > max(usual, min(1.5 * usual, 0.9)) * len(prompt)):
                 yield "response_in_prompt", f"the prompt contains the response: {example.response}"
             if self.both_ways and prompt in response and count_words(prompt) >= _ECHO_WORDS:
                 yield "prompt_in_response", f"the response repeats the prompt: {example.prompt}"

@@ -81,7 +81,7 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
         "memory": (memory := choice.plain() if choice else None),
         "expected": (expected := expectations(recipe)),
         "suggestions": [
-            *(text for text in [suggested([seed.response for seed in seeds])] if text and not expected),
+            *(text for text in [suggested(seeds)] if text and not expected),
             *(text for each in recipe.evaluators if isinstance(each, evaluators.Refusal) and (text := each.suggestion(seeds))),
         ],
         "shortcuts": shortcuts,

@@ -135,8 +135,11 @@ def check_examples(
             would be trained on), unless `allow_overlap`.
     """
     if (single := sum(not seed.history for seed in seeds)) < needed:
-        what = "" if single == len(seeds) else " without earlier turns"
-        raise UserError(f"{counted(single, 'seed example')}{what}: at least {needed} are needed, 20 to 100 make sense")
+        what, remedy = "", ""
+        if single < len(seeds):
+            what = " without earlier turns"
+            remedy = "; add pairs that begin a conversation (greetings that are the same count once)"
+        raise UserError(f"{counted(single, 'seed example')}{what}: at least {needed} are needed, 20 to 100 make sense{remedy}")
     taken = [seed.id for seed in seeds if re.fullmatch(r"r\d{2,}-\d{5,}(\.2)?|replay-\d{5,}", seed.id)]
     if taken:
         raise UserError(f"seed id {taken[0]!r} looks like the id of a generated sample; rename it")

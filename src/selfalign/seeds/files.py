@@ -23,15 +23,16 @@ from selfalign.seeds.packed import PACKED, unpacked
 from selfalign.seeds.parquet import read_parquet
 from selfalign.seeds.rows import MAX_FILE, MAX_ROWS, Malformed, Problem, Row, as_row, is_conversation, listed, plain, show
 from selfalign.seeds.separated import read_separated
+from selfalign.seeds.sheets import read_sheet
 
 _OTHER_CONTENT = {
     b"\x1f\x8b": "is compressed (gzip); name it .gz, as in seeds.jsonl.gz",
-    b"PK\x03\x04": "is a zip archive or a spreadsheet; unpack it, or export the sheet as CSV (UTF-8)",
+    b"PK\x03\x04": "is a zip archive or a spreadsheet; name it .zip or .xlsx",
     b"\x28\xb5\x2f\xfd": "is compressed (zstd); unpack it first",
     b"PAR1": "is a Parquet file; name it .parquet",
 }
 _OTHER_SUFFIXES = {
-    **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".ods", ".numbers"), "export the sheet as CSV (UTF-8), names of columns in row 1"),
+    **dict.fromkeys((".xls", ".xlsb", ".ods", ".numbers"), "export the sheet as CSV (UTF-8), names of columns in row 1"),
     **dict.fromkeys(
         (".md", ".markdown", ".docx", ".doc", ".pdf", ".html", ".rtf"),
         "write the pairs into a table with the columns prompt and response, a .csv",
@@ -40,6 +41,8 @@ _OTHER_SUFFIXES = {
     **dict.fromkeys((".toml", ".xml", ".py", ".pkl", ".sqlite", ".db"), "write its rows as .jsonl, an object in each line"),
 }
 """What to do with files of other kinds, by suffix."""
+_BYTES = {".parquet": read_parquet, ".xlsx": read_sheet, ".xlsm": read_sheet}
+"""Readers of what is no text."""
 _MAX_YAML = 4 * 2**20
 _ON_HUB = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(?::[\w./-]+)?", re.ASCII)
 
@@ -58,21 +61,20 @@ def read_rows(path: str | Path) -> Iterator[Row | Problem]:
     folder, _, split = (source, "", "") if os.path.isdir(source) else source.rpartition(":")  # noqa: PTH112 (a name may be no path)
     if os.path.isdir(folder):  # noqa: PTH112
         return read_data_set(name, folder, split)
-    if suffix not in _TEXTS and suffix != ".parquet" and not packed and not os.path.lexists(source) and _ON_HUB.fullmatch(source):
+    if suffix not in (*_TEXTS, *_BYTES) and not packed and not os.path.lexists(source) and _ON_HUB.fullmatch(source):
         return read_data_set(name, *source.partition(":")[::2])
-    if suffix not in (*_TEXTS, ".parquet", ".zip"):
-        hint = f"use one of {', '.join((*_TEXTS, '.parquet'))}, .gz behind it, or a folder or name of a data set"
+    if suffix not in (*_TEXTS, *_BYTES, ".zip"):
+        hint = f"use one of {', '.join((*_TEXTS, *_BYTES))}, .gz behind it, or a folder or name of a data set"
         hint = _OTHER_SUFFIXES.get(suffix, hint)
         raise SeedError(f"{name}: {f'unknown suffix {show(suffix)}' if suffix else 'a name without a suffix'}; {hint}")
     raw = _read(Path(source), name)
     if packed:
-        inner, raw = unpacked(name, raw, packed, (*_TEXTS, ".parquet"))
+        inner, raw = unpacked(name, raw, packed, (*_TEXTS, *_BYTES))
         suffix = Path(inner).suffix.lower() or suffix
     if not raw.strip():
         raise SeedError(f"{name}: the file is empty; it must hold at least one example")
-    if suffix == ".parquet":
-        return read_parquet(name, raw)
-    return _at_most(MAX_ROWS, _TEXTS[suffix](name, _decoded(name, raw)), name)
+    rows = _BYTES[suffix](name, raw) if suffix in _BYTES else _TEXTS[suffix](name, _decoded(name, raw))
+    return _at_most(MAX_ROWS, rows, name)
 
 
 def _read(path: Path, name: str) -> bytes:

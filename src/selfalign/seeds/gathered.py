@@ -6,17 +6,18 @@ A turn in each row (`conversation_id`, `role`, `content`), OpenAssistant's messa
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from selfalign.seeds.layouts import CHATS, FORMS, RESPONSES
 from selfalign.seeds.rows import Problem, Row, json_text, listed, nothing, show
-from selfalign.seeds.turns import ROLES, SAID
+from selfalign.seeds.turns import ROLES, SAID, WHO
 from selfalign.seeds.verdicts import number
 from selfalign.text import plain_name
 
-_WHO = ("role", "from", "author", "speaker", "sender")
+_WHO = WHO[:-1]  # a type may be any
 _TALKS = (
     *("conversationid", "convid", "dialogid", "dialogueid", "chatid", "threadid", "sessionid"),
     *("conversation", "thread", "session"),
@@ -25,6 +26,8 @@ _ORDERS = (
     *("turn", "turnid", "turnindex", "turnnumber", "messageindex"),
     *("position", "order", "step", "index", "seq", "sequence"),
 )
+_ISO = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d")
+_TIMES = ("timestamp", "createdat", "createdtime", "sentat", "datetime", "date", "time", "ts")
 _MARKS_OF_PEOPLE = ("labels", "emojis", "detoxify", "replies", "events")
 """What people and programs thought of a message of OpenAssistant's; nothing of it is said."""
 _MAX_TURNS = 1_000
@@ -95,7 +98,7 @@ def _named(fields: Mapping[str, Any], names: Sequence[str]) -> str:
 
 
 def _from_turns(rows: Sequence[Row]) -> Iterator[Row]:
-    talk, order = _named(rows[0].fields, _TALKS), _named(rows[0].fields, _ORDERS)
+    talk, order, time = (_named(rows[0].fields, names) for names in (_TALKS, _ORDERS, _TIMES))
     talks: dict[str, list[Row]] = {}
     for row in rows:
         if nothing(row.fields.get(talk)):
@@ -109,7 +112,21 @@ def _from_turns(rows: Sequence[Row]) -> Iterator[Row]:
         places = [number(row.fields.get(order)) for row in turns]
         if order and None not in places and len({*places}) == len(places):
             turns = [row for _, row in sorted(zip(places, turns, strict=True), key=lambda pair: pair[0] or 0.0)]
+        elif time and not order:
+            turns = _by_time(turns, time)
         yield _talk(id, [_Message(row.where, row.fields) for row in turns], (talk, order), note)
+
+
+def _by_time(turns: list[Row], time: str) -> list[Row]:
+    """The turns from the oldest to the newest one; as they stand where their times are no numbers, and not those of ISO 8601."""
+    said = [str(row.fields.get(time)) for row in turns]
+    numbers = [number(row.fields.get(time)) for row in turns]
+    times: list[Any] = [each or 0.0 for each in numbers] if None not in numbers else [*said]
+    if None in numbers and not all(map(_ISO.match, said)):
+        return turns
+    backwards = times[0] > times[-1]  # the newest one first: so are those of the same second
+    places = sorted(range(len(turns)), key=lambda at: (times[at], -at if backwards else at))
+    return [turns[at] for at in places]
 
 
 def _from_tree(rows: Sequence[Row]) -> Iterator[Row]:

@@ -15,8 +15,9 @@ from itertools import zip_longest
 from typing import Any
 
 from selfalign.seeds.replies import with_reply
-from selfalign.seeds.rows import Malformed, json_text, listed, nothing, show
+from selfalign.seeds.rows import Malformed, is_conversation, json_text, list_in, listed, nothing, object_in, show
 from selfalign.seeds.spoken import MARKS, turns_in
+from selfalign.seeds.turns import ROLES, SAID, WHO
 from selfalign.seeds.verdicts import refuse_bad
 
 FORMS = {"prompt": "response", "question": "answer", "instruction": "output", "query": "response"}
@@ -77,6 +78,10 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+_SAME |= dict.fromkeys(
+    _names("kategorie kategori categoría catégorie categoria kategoria kategorija категория категорія 类别 カテゴリ 카테고리"),
+    "category",
+)
 _ASKING = _names(
     "q prompts questions instructions inputs request problem message userprompt usermessage userquery userquestion userinput"
     " inputtext textinput questiontext prompttext transcript dialogue dialog"
@@ -104,7 +109,7 @@ _ANSWERING = _BETTER | _names(
 """Other names of a response; only where a row has none that `read` knows, and one of these."""
 _TOGETHER = (
     ({"user", "human", "prompter"}, {"assistant", "bot", "gpt", "chatbot", "ai"}),
-    ({"customer", "client"}, {"agent", "support"}),
+    ({"customer", "client", "customermessage", "customerquestion"}, {"agent", "support", "agentreply", "agentresponse"}),
     ({"用户"}, {"助手"}),
     ({"source", "src"}, {"target", "tgt"}),
     ({"text", "sentence", "input"}, {"label"}),
@@ -113,9 +118,11 @@ _TOGETHER = (
 _INPUTS = ("inputs", "inputtext", "textinput", "text", "content")
 """What an instruction is about, where it has no input."""
 _TURNS = ("items", "turns", "dialog", "dialogue", "data", "chat", "chat_messages")
+_IN_CELLS = ("outputs", "expectedOutput", "expected_output", "reference_outputs")
+"""Beside `inputs` or `input`, columns of tables in which LangSmith and Langfuse write such objects as JSON."""
 _WRAPPERS = (
     *("row", "item", "record", "body", "request", "fields", "data", "vars"),
-    *("inputs", "outputs", "input", "output", "expected_output", "expectedOutput", "expectations"),
+    *("inputs", "input", "output", "expected", "target", "expectations", *_IN_CELLS),
     *("request_body", "response_body"),
 )
 """Objects in which tools keep the columns of a row: Argilla, Label Studio, promptfoo, the hub's viewer, logs of requests."""
@@ -134,7 +141,8 @@ def known_fields(fields: Mapping[str, Any], *, answers_matter: bool) -> tuple[di
         Malformed: two fields of one name, an answer beside another, a row that its tool calls a bad one or cut off.
     """
     row: dict[str, Any] = {}
-    for name, value in _unwrapped(fields):
+    opened = _opened(fields)
+    for name, value in _unwrapped({**fields, **opened}):
         known = _SAME.get(_plain(name), name)
         if known in row:
             raise Malformed(f"has the field {show(known)} twice; rename one")
@@ -142,8 +150,11 @@ def known_fields(fields: Mapping[str, Any], *, answers_matter: bool) -> tuple[di
     row = with_reply(row, RESPONSES)
     if "_task_hash" in row and "answer" in row:  # Prodigy's verdict on its row
         row["status"] = row.pop("answer")
+        if isinstance(written := row.pop(str(row.get("field_id")), None), str):
+            row["response"] = written  # in its text_input
     new = _new_names(row, answers_matter)
-    said = [f"{show(old)} as {'turns' if name in CHATS else f'the {name}'}" for old, name in new.items()]
+    said = [f"the JSON in {listed(opened)} as columns"] if opened else []
+    said += [f"{show(old)} as {'turns' if name in CHATS else f'the {name}'}" for old, name in new.items()]
     row = {new.get(name, name): value for name, value in row.items() if name not in new.values()}
     if answers_matter and {*row} & {*RESPONSES, *CHATS}:
         refuse_bad(row, {name: _plain(name) for name in row}, is_preference=REJECTED in row)
@@ -180,11 +191,18 @@ def hint(row: Mapping[str, Any], wanted: Collection[str]) -> str:
         return f"; of {listed(sides)} rename the better one to 'chosen' and a worse one to 'rejected'"
     if several := next((name for name in row if _plain(name) in _ANSWERING and _several(row[name])), ""):
         return f"; {show(several)} holds several: keep the one to be learned, as text"
-    if "role" in row:
+    if all(isinstance(row.get(name), list) for name in (CHOSEN, REJECTED)):
+        return "; 'chosen' and 'rejected' differ before their last turns: keep one turn in each, and what both share as 'prompt'"
+    if any(who in row for who in WHO[:-1]) and any(name in row for name in SAID):
+        roles = "; write user or assistant for who speaks" if "role" not in row else ""
         return (
             "; one row is one turn: name its conversation in a column conversation_id, or gather the turns in one list, messages"
+            f"{roles}"
         )
-    return nearest(row, wanted)
+    both = [name for name in row if _plain(name) in _ASKING or name == "text"]
+    if len(both) > 1 and not any(name in row for name in FORMS):
+        return f"; {listed(both)} may each be it: rename the one that asks to 'prompt', and the answer to 'response'"
+    return nearest(list(filter(lambda name: is_conversation(row[name]), row)), CHATS) or nearest(row, {*wanted} - {*CHATS})
 
 
 def nearest(names: Collection[str], wanted: Collection[str]) -> str:
@@ -204,7 +222,11 @@ def _new_names(row: Mapping[str, Any], answers_matter: bool) -> dict[str, str]:
             raise Malformed(
                 f"has an answer in {show(chats[0])} and another in {show(edited[0])}; put the one to be learned last there"
             )
-        return {}
+        open_end = _asked_last(row[chats[0]]) and not any(name in row for name in RESPONSES)
+        given = [name for name in row if _plain(name) in _ANSWERING and not nothing(row[name])] if open_end else []
+        if len(given) > 1 and answers_matter:
+            raise Malformed(f"has several answers, {listed(given)}; keep the one to be learned, and rename the others, to note_1")
+        return dict.fromkeys(given, "response")
     plain = {name: _plain(name) for name, value in row.items() if not nothing(value)}
     answers = [name for name in RESPONSES if name in row]
     better = [name for name in plain if plain[name] in _BETTER and "://" not in str(row[name])]
@@ -280,6 +302,13 @@ def _unwrapped(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield from answers.items()
 
 
+def _opened(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The cells with objects as JSON, in a table as LangSmith and Langfuse write it, if they hold what is learned alone."""
+    names = [name for name in ("inputs", "input", *_IN_CELLS) if isinstance(fields.get(name), str)]
+    cells = {name: object_in(fields[name]) for name in names} if {*_IN_CELLS} & {*names} else {}
+    return {name: cell for name, cell in cells.items() if cell and all(map(is_known, cell))}
+
+
 def is_known(name: str) -> bool:
     """Whether a column of this name can hold what is learned."""
     key = _plain(name)
@@ -329,6 +358,12 @@ def _alternating(value: Any) -> list[dict[str, str]]:
     """A list of texts as turns, the user's first, as LIMA and UltraChat write them."""
     texts = value if isinstance(value, list) and all(isinstance(each, str) for each in value) else []
     return [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(texts)]
+
+
+def _asked_last(chat: Any) -> bool:
+    """Whether the last one of these turns is the user's."""
+    turns = _objects(list_in(chat) if isinstance(chat, str) else chat)
+    return bool(turns) and ROLES.get(str(next((turns[-1][who] for who in WHO if who in turns[-1]), "")).casefold()) == "user"
 
 
 def _objects(value: Any) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from selfalign.seeds.rows import listed, show
 from selfalign.seeds.verdicts import number
-from selfalign.text import counted, is_finished, normalise, plain_name
+from selfalign.text import counted, is_finished, normalise, plain_name, words
 from selfalign.types import Example
 
 _FEW = 5
@@ -17,6 +17,11 @@ _FOREIGN = re.compile(r"[^\x00-\x7f]{2,}")
 _HTML = re.compile(
     r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{2,5}|#x[0-9a-fA-F]{2,4});|</?(?:p|br|div|span|strong|em|ul|ol|li)(?: [^<>]*)?/?>"
 )
+_RTF = re.compile(r"\{\\rtf\d")
+_UNSEEN = re.compile("[\u00ad\u200b\u2060\ufeff]")
+"""Characters of no width that no script needs; those that join signs or set a direction are not among them."""
+_GUARDED = re.compile(r"'[=+@-]")
+"""What programs put before a cell, so that a spreadsheet takes it for no formula."""
 _MARKS = re.compile(
     r"<\|\w{2,20}\|>|\[/?INST\]|</?s>(?!\w)|<(?:start|end)_of_turn>|\n###\s*$|^(?:User|Human|Assistant|Question|Answer|Q|A): ",
     re.M,
@@ -42,6 +47,8 @@ _MANY = 0.05
 """Share of the rows, and at least two, from which on a fault of the text is no chance (our own choice)."""
 _SOME = 0.2
 """Share of the rows, up to which their ends are an exception (our own choice)."""
+_COMPARED = 500
+"""Seeds of one answer that each is compared with, to end soon where thousands are answered alike."""
 _LONG = 40
 """Characters from which on an answer may be cut off; a shorter one is a name or a label (our own choice)."""
 
@@ -54,6 +61,7 @@ def seed_notes(seeds: Sequence[Example]) -> tuple[str, ...]:
         *_spoilt(seeds),
         *_cut_off(seeds),
         *_few(seeds),
+        *_repeated(seeds),
         *_splits(seeds),
         *_categories(seeds),
     )
@@ -139,7 +147,20 @@ def _written_break(seed: Example) -> str:
 
 
 def _html(seed: Example) -> str:
-    return found[0] if (found := _HTML.search(_said(seed))) else ""
+    return found[0] if (found := _HTML.search(_said(seed)) or _RTF.search(_said(seed))) else ""
+
+
+def _unseen(seed: Example) -> str:
+    found = re.search(rf".{{0,8}}{_UNSEEN.pattern}.{{0,8}}", _said(seed))
+    return ascii(found[0])[1:-1] if found else ""
+
+
+def _guarded(seed: Example) -> str:
+    return next((text[:20] for text in (seed.prompt, seed.response) if _GUARDED.match(text)), "")
+
+
+def _windows_break(seed: Example) -> str:
+    return found[0] if (found := re.search(r".{0,8}\r\n?.{0,8}", seed.response)) else ""
 
 
 def _mark(seed: Example) -> str:
@@ -161,9 +182,12 @@ def _echo(seed: Example) -> str:
 _FAULTS: tuple[tuple[str, Callable[[Example], str], str], ...] = (
     ("letters spoilt by a wrong encoding", _mojibake, "write the file anew from its source, as UTF-8"),
     (r"a line break written as \n", _written_break, "if it is no code, put real line breaks there"),
-    ("marks of HTML", _html, "if they are not meant, put the characters there and take the tags out"),
+    ("marks of HTML or RTF", _html, "if they are not meant, put the characters there and take the tags out"),
     ("marks of a chat template or names of speakers", _mark, "the model's own template writes them; take them out"),
     ("white space before or behind the answer", _loose_end, "it is learned; take it out"),
+    ("line breaks of Windows in the answer", _windows_break, r"they are learned; write \n for each \r\n"),
+    ("characters that are not seen", _unseen, "if they are not meant, take them out"),
+    ("an apostrophe before a sign, as programs guard cells", _guarded, "if it is not meant, take it out"),
     ("what empty cells hold for an answer or a category", _no_answer, "if it is not meant, fill it in or remove the row"),
     ("their prompt as the answer", _echo, "write an answer or remove the row"),
 )
@@ -194,6 +218,22 @@ def _few(seeds: Sequence[Example]) -> Iterator[str]:
             f"{counted(len(seeds), 'seed')}: too few to hold some out, so no round is checked or called the best, and too few"
             " to tell whether a rule or a metric fits them; 20 to 100 make sense"
         )
+
+
+def _repeated(seeds: Sequence[Example]) -> Iterator[str]:
+    """Seeds that ask what another one asks, in the same words and some more, and are answered alike."""
+    alike: dict[str, list[tuple[Counter[str], str]]] = {}
+    found = []
+    for seed in seeds:
+        asked, group = Counter(words(seed.full_prompt, unicode=True)), alike.setdefault(normalise(seed.response), [])
+        first = next((id for other, id in group[:_COMPARED] if other <= asked or asked <= other), "")
+        if first and min(len(seed.full_prompt.split()), _WORDS) == _WORDS:
+            found.append(f"{seed.id} and {first}")
+        group.append((asked, seed.id))
+    if found:
+        what = f"{len(found)} of {counted(len(seeds), 'seed')} have a prompt and an answer of another one, but for a few words"
+        why = "such copies among new prompts count as new then, and validation knows what was trained"
+        yield f"{what} ({', '.join(found[:3])}); {why}: keep one of each"
 
 
 def _categories(seeds: Sequence[Example]) -> Iterator[str]:

@@ -63,8 +63,8 @@ def read_seeds(path: str | Path | Table, *, response_required: bool = True) -> t
     polars), a data set or a list of dictionaries: its rows are read as those of a file are.
 
     The format goes by the suffix: .jsonl, .ndjson, .json (an array of objects, an object that holds one, columns as pandas
-    writes them, or an object in each line), .csv, .tsv, .yaml, .parquet, each also as .gz; a folder that the library `datasets`
-    saved, or a data set of the Hugging Face hub by its name, `:split` behind either (for hub data sets also
+    writes them, or an object in each line), .csv, .tsv, .yaml, .parquet, .xlsx (its first sheet), each also as .gz; a folder that
+    `datasets` saved, or a data set of the Hugging Face hub by its name, `:split` behind either (for hub data sets also
     `:configuration/split`).
 
     A row holds a prompt (`prompt`, `question`, `instruction` or `query`) and a response (`response`, `answer`, `output`,
@@ -331,7 +331,8 @@ def _passages(rest: dict[str, Any]) -> Iterator[tuple[str, str]]:
         value = rest.get(name)
         if isinstance(value, list) and all(isinstance(each, str) for each in value):
             value = "\n\n".join(each for each in value if each.strip())
-        if name in PASSAGES or (isinstance(value, str) and len(value.split()) > 1):
+        is_text = not (isinstance(value, list) and value and isinstance(value[0], int))  # but tokens, as Ollama's context
+        if (name in PASSAGES and is_text) or (isinstance(value, str) and len(value.split()) > 1):
             rest.pop(name, None)
             if passage := text_of({name: value}, name, required=False):
                 yield name, passage

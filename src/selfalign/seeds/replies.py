@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from selfalign.seeds.rows import Malformed, show
+from selfalign.seeds.verdicts import refuse_cut
 
 _OBJECT = re.compile(r"""\s*\{\s*"(?:role|content|choices|message|id|object)"\s*:""")
-_CUT = ("length", "max_tokens", "content_filter", "incomplete")
-"""Why a model stopped, where it was not done."""
 
 
 def with_reply(row: Mapping[str, Any], answers: tuple[str, ...]) -> dict[str, Any]:
@@ -38,11 +37,12 @@ def _reply(name: str, value: Any) -> Any:
     if not isinstance(value, dict):
         return whole
     value = value["body"] if isinstance(value.get("body"), dict) else value  # of a batch
-    if isinstance(choices := value.get("choices"), list) and choices and all(isinstance(each, dict) for each in choices):
+    which = "choices" if "choices" in value else "candidates"  # the latter are Gemini's
+    if isinstance(choices := value.get(which), list) and choices and all(isinstance(each, dict) for each in choices):
         if len(choices) > 1:
-            raise Malformed(f"field {show(name)}: has {len(choices)} answers ('choices'); keep the one to be learned")
-        if (why := str(choices[0].get("finish_reason"))) in _CUT:
-            raise Malformed(f"field {show(name)}: the model stopped at {show(why)}, not at the end; remove the row")
+            raise Malformed(f"field {show(name)}: has {len(choices)} answers ({show(which)}); keep the one to be learned")
+        refuse_cut(choices[0], name)
         value = choices[0]
+        value = value["content"] if isinstance(value.get("content"), dict) else value
     value = value["message"] if isinstance(value.get("message"), dict) else value
-    return [value] if "role" in value and "content" in value else whole
+    return [value] if "role" in value and not {"content", "parts"}.isdisjoint(value) else whole

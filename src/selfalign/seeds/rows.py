@@ -20,6 +20,7 @@ MAX_FIELD = 2**20
 MAX_ROWS = 200_000
 MAX_COLUMNS = 64
 _MAX_DEPTH = 32
+_UNSEEN = re.compile(r"[\s\u00ad\u200b-\u200f\u2060-\u2064\u3164\ufeff]*")
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
 
 
@@ -86,9 +87,23 @@ def list_in(text: str) -> list[Any] | None:
     return None
 
 
+def object_in(text: str) -> dict[str, Any] | None:
+    """The object that a cell of a table holds as JSON."""
+    try:
+        value = json.loads(text) if text.lstrip().startswith("{") else None
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
 def nothing(value: Any) -> bool:
     """Whether a value says nothing: null, blank text, an empty list or object."""
-    return value is None or value in ([], {}) or (isinstance(value, str) and not value.strip())
+    return value is None or value in ([], {}) or (isinstance(value, str) and is_blank(value))
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of a text is to be seen: white space, zero-width characters, fillers."""
+    return _UNSEEN.fullmatch(text) is not None
 
 
 def text_of(fields: Mapping[str, Any], name: str, *, required: bool = True) -> str:
@@ -105,7 +120,7 @@ def text_of(fields: Mapping[str, Any], name: str, *, required: bool = True) -> s
     if not isinstance(value, str):
         remedy = "fill it in or remove the row" if value is None else "write it as text in quotes"
         raise Malformed(f"field {show(name)}: is {kind(value)} where text must stand; {remedy}")
-    if not value.strip():
+    if is_blank(value):
         raise Malformed(f"field {show(name)}: is empty; fill it in or remove the row")
     return checked(name, value)
 

@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from selfalign.seeds.layouts import is_known
 from selfalign.seeds.rows import MAX_COLUMNS, MAX_FILE, Problem, Row, show
@@ -32,30 +33,47 @@ def read_separated(name: str, text: str) -> Iterator[Row | Problem]:
     spaced = mark + " " in first_line and mark != "\t"
     skipped = text.count("\n", 0, len(text) - len(head))
     reader = csv.reader(io.StringIO(head, newline=""), delimiter=mark, strict=True, skipinitialspace=spaced)
-    header, where = list[str](), f"{name}:{skipped + 1}"
-    try:
+    where = [f"{name}:{skipped + 1}"]
+
+    def lines() -> Iterator[tuple[str, list[str]]]:
         for cells in reader:
-            if not header:
-                header = [_INDEX if number == 0 and not cell else cell for number, cell in enumerate(cells)]
-                if what := _unusable(header) or _no_names(header):
-                    yield Problem(where, what)
-                    return
-            elif any(map(str.strip, cells)):
-                yield _row(where, header, cells)
-            where = f"{name}:{skipped + reader.line_num + 1}"
+            yield where[0], cells
+            where[0] = f"{name}:{skipped + reader.line_num + 1}"
+
+    try:
+        yield from named(lines())
     except csv.Error as error:
         what = "is not valid CSV ({})".format(str(error).replace("\t", "\\t"))
-        yield Problem(where, f"{what}; close each quote, and double the quotes inside a quoted field")
+        yield Problem(where[0], f"{what}; close each quote, and double the quotes inside a quoted field")
 
 
-def _row(where: str, header: list[str], cells: list[str]) -> Row | Problem:
-    while len(cells) > len(header) and not cells[-1]:
+def named(lines: Iterator[tuple[str, list[Any]]]) -> Iterator[Row | Problem]:
+    """The rows of a table by the names in its first row with content, and what is wrong with them.
+
+    Args:
+        lines: where each line stands, and its cells.
+    """
+    header = list[str]()
+    for where, cells in lines:
+        if not any(str(cell).strip() for cell in cells) and len(cells) <= MAX_COLUMNS:
+            continue
+        if header:
+            yield _row(where, header, cells)
+            continue
+        header = [_INDEX if number == 0 and cell == "" else str(cell) for number, cell in enumerate(cells)]
+        if what := _unusable(header) or _no_names(header):
+            yield Problem(where, what)
+            return
+
+
+def _row(where: str, header: list[str], cells: list[Any]) -> Row | Problem:
+    while len(cells) > len(header) and cells[-1] == "":
         cells.pop()
     if len(cells) != len(header):
         has = f"has {counted(len(cells), 'field')} where the header has {len(header)}"
         return Problem(where, f"{has}; quote fields that hold the separator or a line break")
-    if nameless := next((at for at, cell in enumerate(cells) if cell and not header[at]), None):
-        return Problem(where, f"column {nameless + 1} holds {show(cells[nameless])} and has no name; name it or remove it")
+    if nameless := next((at for at, cell in enumerate(cells) if cell != "" and not header[at]), None):
+        return Problem(where, f"column {nameless + 1} holds {show(str(cells[nameless]))} and has no name; name it or remove it")
     return Row(where, {column: cell for column, cell in zip(header, cells, strict=True) if column})
 
 

@@ -6,18 +6,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from selfalign.seeds.rows import Malformed, kind, list_in, listed, nothing, show, text_of
+from selfalign.seeds.verdicts import refuse_cut
 from selfalign.text import counted
 from selfalign.types import Turns
 
 ROLES = {
-    **dict.fromkeys(("user", "human", "prompter"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "chatgpt", "chatbot", "model", "bot", "ai"), "assistant"),
+    **dict.fromkeys(("user", "human", "prompter", "customer", "client"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "chatbot", "model", "bot", "ai", "agent", "support"), "assistant"),
     **dict.fromkeys(("system", "developer"), "system"),
 }
 _BY_TURNS = "write user and assistant turns by turns, the user's first and the assistant's last"
 _SHAPE = '{"role": …, "content": …} or {"from": …, "value": …}'
 SAID = ("content", "value", "parts", "text", "message", "utterance")
-_WHO = ("role", "from", "author", "speaker", "sender", "type")
+WHO = ("role", "from", "author", "speaker", "sender", "sender_type", "author_type", "actor_type", "type")
 _TURN_FIELDS = ("id", *SAID)
 _SIDES = {
     "system": ("system",),
@@ -29,6 +30,7 @@ _WEIGHTS = ("weight", "train", "training", "loss")
 """Whether an answer is to be learned, as OpenAI's and axolotl's files say."""
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thoughts")
 _THINK = "write them before the answer as <think>…</think> and give --keep_thinking true, or take them out"
+_PROGRAMS = ("tool", "function", "observation", "ipython", "tool_response", "environment")
 _NO_TEXT = ("tool_calls", "tool_call_id", "function_call", "image", "images", "audio", "video", "files", "attachments")
 
 
@@ -85,7 +87,7 @@ def read_turns(field: str, value: Any, *, blank_end: bool = False) -> list[Turn]
 def _sides(turn: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(role, name of its text) for each side that speaks in a turn without roles; none where two names stand for one side."""
     found = [(role, name) for role, names in _SIDES.items() for name in names if name in turn]
-    is_sure = len(found) == len(dict(found)) and not any(name in turn for name in (*_WHO, *SAID))
+    is_sure = len(found) == len(dict(found)) and not any(name in turn for name in (*WHO, *SAID))
     return found if is_sure else []
 
 
@@ -97,7 +99,11 @@ def _turn(where: str, turn: Mapping[str, Any], may_be_blank: bool) -> Turn:
     extra = [name for name, value in turn.items() if name in _NO_TEXT and not nothing(value)] + list(_objects(turn))
     if role is None or extra:
         what = f"is a turn of {show(said)}" if role is None else f"a turn has {listed(extra)} besides its role and content"
-        raise Malformed(f"field {show(where)}: {what}; only texts of user, assistant and system are learned, so remove the row")
+        named = "" if role or said.casefold() in _PROGRAMS else ", or write one of these for a speaker's name"
+        raise Malformed(
+            f"field {show(where)}: {what}; only texts of user, assistant and system are learned, so remove the row{named}"
+        )
+    refuse_cut(turn, where)
     if thoughts := next((name for name in _THOUGHTS if not nothing(turn.get(name))), ""):
         raise Malformed(f"field {show(f'{where}.{thoughts}')}: thoughts stand next to an answer; {_THINK}")
     weights = [turn[name] for name in _WEIGHTS if turn.get(name) is not None]
@@ -117,7 +123,7 @@ def _turn(where: str, turn: Mapping[str, Any], may_be_blank: bool) -> Turn:
 
 def _who(turn: Mapping[str, Any]) -> str:
     """The name of the field that says who speaks."""
-    return next((name for name in _WHO if name in turn), "")
+    return next((name for name in WHO if name in turn), "")
 
 
 def _objects(turn: Mapping[str, Any]) -> Iterator[str]:
@@ -174,7 +180,9 @@ def one_answer(name: str, value: Any) -> Any:
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         return value
     if len(different := list(dict.fromkeys(value))) > 1:
-        raise Malformed(f"field {show(name)}: has {len(different)} different answers; keep the one to be learned")
+        raise Malformed(
+            f"field {show(name)}: has {len(different)} different answers; keep the one to be learned, or write the list as text"
+        )
     return different[0] if different else ""
 
 

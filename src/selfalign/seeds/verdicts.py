@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from selfalign.seeds.rows import Malformed, show
+from selfalign.text import plain_name
 
 _NO = ("false", "0", "no", "n")
 _BAD = {
@@ -26,6 +27,9 @@ _BAD = {
     ),
 }
 """KTO's label, a weight, what an annotator or a user thought of it, by names without case, spaces and underscores."""
+_STOPS = ("finishreason", "stopreason", "donereason")
+_CUT = ("length", "max_tokens", "max_output_tokens", "content_filter", "safety", "incomplete", "token_limit_reached")
+"""Why a model stopped, where it was not done."""
 _SCORES = re.compile(r"(?=.*chosen)(?=.*(?:score|rating|reward))")
 
 
@@ -40,6 +44,7 @@ def refuse_bad(row: Mapping[str, Any], plain: Mapping[str, str], *, is_preferenc
     Raises:
         Malformed: one does, or two scores say that the rejected answer is the better one.
     """
+    refuse_cut(row)
     for name, value in row.items():
         said = value[0] if isinstance(value, list) and len(value) == 1 else value
         if not isinstance(said, (dict, list)) and (says := str(said).strip().casefold()) in _BAD.get(plain[name], ()):
@@ -52,6 +57,22 @@ def refuse_bad(row: Mapping[str, Any], plain: Mapping[str, str], *, is_preferenc
         if mine is not None and its is not None and mine < its:
             what = f"is {mine:g}, and {show(other or '')} is {its:g}, so the rejected answer is the better one"
             raise Malformed(f"field {show(name)}: {what}; swap the two answers, or remove the row or the scores")
+
+
+def refuse_cut(fields: Mapping[str, Any], of: str = "") -> None:
+    """Nothing, where no field says that the model was stopped before its end.
+
+    Args:
+        fields: those of a row, a turn, or what an interface answered.
+        of: the field that they stand in.
+
+    Raises:
+        Malformed: one does.
+    """
+    for name, value in fields.items():
+        if plain_name(name) in _STOPS and str(value).strip().casefold() in _CUT:
+            where = f"{of}.{name}" if of else name
+            raise Malformed(f"field {show(where)}: the model stopped at {show(str(value))}, not at the end; remove the row")
 
 
 def number(value: Any) -> float | None:

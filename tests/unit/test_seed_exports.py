@@ -1,0 +1,182 @@
+"""What real tools export: read with all that an answer depends on, or refused in one line; nothing is lost or spoilt unsaid."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfalign.errors import SeedError
+from selfalign.seeds.notes import seed_notes
+from selfalign.seeds.read import read_seeds, read_with_notes
+from tests.conftest import SCRIPTED, Refused, Run
+from tests.unit.test_seed_forms import PAIR, TURNS, one, said
+from tests.unit.test_seeds import refusal, write
+
+HI = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Yes?"}]
+CELLS = {"inputs": '{"question": "Why?"}', "outputs": '{"answer": "So."}'}
+"""LangSmith's table."""
+MAIN = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
+OFFICE = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (CELLS, PAIR),
+        ({"input": json.dumps({"messages": TURNS[:1]}), "expectedOutput": "So."}, PAIR),  # Langfuse
+        ({"input": {"messages": TURNS[:1]}, "expectedOutput": "So.", "metadata": None}, PAIR),
+        ({"messages": [*HI, *TURNS[:1]], "expected_output": "So."}, ("", (("Hi.", "Yes?"),), "Why?", "So.")),
+        ({"input": {"question": "Why?"}, "expected": {"answer": "So."}}, PAIR),  # Braintrust
+        (
+            {
+                "request": {"contents": [{"role": "user", "parts": [{"text": "Why?"}]}]},
+                "response": {"candidates": [{"content": {"role": "model", "parts": [{"text": "So."}]}, "finishReason": "STOP"}]},
+            },
+            PAIR,
+        ),
+        ({"text": "Why?", "_task_hash": 1, "field_id": "user_input", "user_input": "So.", "answer": "accept"}, PAIR),  # Prodigy
+        ({"Customer message": "Why?", "Agent reply": "So."}, PAIR),
+        ({"messages": [{"sender": "customer", "text": "Why?"}, {"sender": "agent", "text": "So."}]}, PAIR),
+        ({"prompt": "Why?", "response": "So.", "context": [1, 2], "done_reason": "stop"}, PAIR),  # Ollama
+        ({"input": '{"text": "Why?"}', "output": '{"label": "So."}'}, ("", (), '{"text": "Why?"}', '{"label": "So."}')),
+        ({"inputs": '{"q": "Why?", "n": 2}', "outputs": "So."}, ("", (), '{"q": "Why?", "n": 2}', "So.")),
+    ],
+    ids=lambda value: json.dumps(value)[:70] if isinstance(value, dict) else "",
+)
+def test_rows_of_tools(tmp_path: Path, row: dict[str, Any], expected: tuple[Any, ...]) -> None:
+    assert said(one(tmp_path, row)) == expected
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"prompt": "Why?", "completion": "So", "finish_reason": "length"}, ("'finish_reason'", "'length', not at the end")),
+        ({"messages": [TURNS[0], {**TURNS[1], "stop_reason": "max_tokens"}]}, ("'messages[2].stop_reason'", "remove the row")),
+        (
+            {"prompt": "Why?", "response": {"role": "assistant", "content": "So", "stop_reason": "max_tokens"}},
+            ("stop_reason", "not at the end"),
+        ),
+        ({"messages": TURNS[:1], "expected_output": "So.", "reference": "No."}, ("several answers", "'reference'")),
+        ({"prompt": "Why?", "response": "\u200b\u00a0"}, ("'response'", "is empty")),
+        ({"text": "Why?", "user_input": "So."}, ("'text', 'user_input' may each be it", "'prompt'")),
+        ({"chosen": [*HI, *TURNS], "rejected": [*HI[:1], *HI[1:], *HI]}, ("differ before their last turns",)),
+        ({"author": "Ann", "content": "Why?"}, ("conversation_id", "write user or assistant for who speaks")),
+        ({"messages": [{"from": "Ann", "value": "Why?"}]}, ("'Ann'", "for a speaker's name")),
+    ],
+)
+def test_rows_of_tools_that_are_refused(tmp_path: Path, row: dict[str, Any], words: tuple[str, ...]) -> None:
+    message = refusal(write(tmp_path, "s.jsonl", json.dumps(row)))
+    assert all(word in message for word in words), message
+
+
+def test_turns_in_rows_are_put_in_order_by_their_times(tmp_path: Path) -> None:
+    """An export with the newest turn first would answer one question with what was said before it."""
+    turns = ["Hi.", "Yes?", "Why?", "So.", "Thanks!"]
+    rows = [
+        {"ticket": "t", "conversation_id": "c", "role": ("user", "assistant")[at % 2], "text": text, "created_at": f"{time}"}
+        for at, (text, time) in enumerate(zip(turns, [f"2026-01-02T10:00:0{second}Z" for second in (1, 2, 3, 3, 4)], strict=True))
+    ]
+    for some in (rows, rows[::-1]):
+        example = read_seeds(write(tmp_path, "s.jsonl", "\n".join(map(json.dumps, some))))[-1]
+        assert (example.history, example.prompt, example.response) == ((("Hi.", "Yes?"),), "Why?", "So.")
+
+
+def test_tables_with_blank_first_rows_and_a_category_in_their_language(tmp_path: Path) -> None:
+    (example,) = read_seeds(write(tmp_path, "s.csv", ";;\n;;\nFrage;Antwort;Kategorie\nWhy?;So.;eigen\n"))
+    assert (example.prompt, example.response, example.category) == ("Why?", "So.", "eigen")
+
+
+def test_what_cannot_be_seen_in_texts_is_told(tmp_path: Path) -> None:
+    answers = ("Say\r\nso.", "\ufeffSay so.", "{\\rtf1\\ansi Say so.}", "'=Say so.")
+    rows = [{"prompt": f"Why is it {answer!r} {n}?", "response": answer} for answer in answers for n in range(2)]
+    notes = seed_notes(read_seeds(write(tmp_path, "s.jsonl", "\n".join(map(json.dumps, rows)))))
+    for what in ("line breaks of Windows", "characters that are not seen", "marks of HTML or RTF", "an apostrophe before a sign"):
+        assert sum(what in note and note.startswith("2 of 8") for note in notes) == 1, notes
+
+
+def test_seeds_that_repeat_one_another_are_told(tmp_path: Path, cli: Run) -> None:
+    rows = [{"prompt": f"How do I mend the old {thing} at home?", "response": f"Take the {thing} apart."} for thing in "abcdef"]
+    again = {**rows[0], "prompt": "Please: how do I mend the old a at home"}
+    write(tmp_path, "s.jsonl", "\n".join(map(json.dumps, [*rows, again])))
+    result = cli("check", "isara", "s.jsonl", *SCRIPTED)
+    assert (
+        "note: 1 of 7 seeds have a prompt and an answer of another one, but for a few words (seed-0007 and seed-0001)"
+        in result.stdout
+    )
+    write(tmp_path, "s.jsonl", "\n".join(map(json.dumps, rows)))
+    assert "of another one" not in cli("check", "isara", "s.jsonl", *SCRIPTED).stdout
+
+
+def workbook(**sheets: str) -> bytes:
+    """A workbook of these sheets' rows; a name that begins with an underscore is that of a hidden one."""
+    out, numbered = io.BytesIO(), list(enumerate(sheets.items(), 1))
+    with zipfile.ZipFile(out, "w") as book:
+        of_sheets = "".join(
+            f'<sheet name="{name}" r:id="r{at}"{" state=" + chr(34) + "hidden" + chr(34) if name[0] == "_" else ""}/>'
+            for at, (name, _) in numbered
+        )
+        book.writestr("xl/workbook.xml", f'<workbook {MAIN} xmlns:r="{OFFICE}"><sheets>{of_sheets}</sheets></workbook>')
+        links = "".join(f'<Relationship Id="r{at}" Target="worksheets/s{at}.xml"/>' for at, _ in numbered)
+        book.writestr("xl/_rels/workbook.xml.rels", f"<Relationships>{links}</Relationships>")
+        texts = (
+            "<t>prompt</t>",
+            "<t>response</t>",
+            '<r><t xml:space="preserve">So, </t></r><r><t>so.</t></r><rPh><t>x</t></rPh>',
+        )
+        book.writestr("xl/sharedStrings.xml", f"<sst {MAIN}>{''.join(f'<si>{text}</si>' for text in texts)}</sst>")
+        for at, (_, rows) in numbered:
+            book.writestr(f"xl/worksheets/s{at}.xml", f"<worksheet {MAIN}><sheetData>{rows}</sheetData></worksheet>")
+    return out.getvalue()
+
+
+HEAD = '<row r="1"/><row r="2"><c r="B2" t="s"><v>0</v></c><c r="C2" t="s"><v>1</v></c><c r="D2" t="str"><v>day</v></c></row>'
+WHY = '<row r="{0}"><c r="B{0}" t="inlineStr"><is><t>Why &amp; how?</t></is></c>{1}</row>'
+
+
+def test_a_workbook_is_read_by_its_first_sheet(tmp_path: Path, cli: Run, refused: Refused) -> None:
+    rows = HEAD + WHY.format(4, '<c r="C4" t="s"><v>2</v></c><c r="D4"><v>45321</v></c>')
+    (example,), notes = read_with_notes(write(tmp_path, "s.xlsx", workbook(_old="", Seeds=rows, Notes="")))
+    assert (example.prompt, example.response, example.metadata) == ("Why & how?", "So, so.", {"day": "45321"})
+    assert notes == ("1 row: the sheet 'Seeds'; '_old', 'Notes' left out",)
+    numbers = HEAD + WHY.format(3, '<c r="C3"><v>45321</v></c>') + WHY.format(4, '<c r="C4" t="b"><v>1</v></c>')
+    write(tmp_path, "s.xlsx", workbook(Seeds=numbers))
+    line = refused("check", "isara", "s.xlsx", *SCRIPTED)
+    assert "s.xlsx row 3: field 'response': is the number 45321 where text must stand" in line and "(and 1 more)" in line
+    for spoilt in (b"PK\x03\x04", b"PK", workbook(Seeds="<c"), workbook()):
+        with pytest.raises(SeedError, match=r"cannot be read as a workbook .*export the sheet as CSV"):
+            read_seeds(write(tmp_path, "s.xlsx", spoilt))
+
+
+def test_a_label_is_no_part_of_a_prompt_that_holds_its_letters(tmp_path: Path, cli: Run) -> None:
+    """`no` stands in "not": such prompts would never be answered by it."""
+    rows = [
+        {"prompt": f"Is the {thing} one fit for sale?", "response": ("yes", "no")[at % 2]} for at, thing in enumerate("abcdefghi")
+    ]
+    write(tmp_path, "s.jsonl", "\n".join(map(json.dumps, [*rows, {"prompt": "Is it not broken, and fit?", "response": "no"}])))
+    assert "response_in_prompt" not in cli("check", "isara", "s.jsonl", *SCRIPTED).stdout
+
+
+def test_a_form_for_each_category_is_suggested(tmp_path: Path, cli: Run) -> None:
+    ails = ("a cough", "chest pain", "a cold", "numb fingers", "heartburn", "blurred sight", "a stiff neck", "a head wound")
+    rows = [
+        {"prompt": f"I have had {ail} since {day}; what now?", "response": f"{says} {ail} {end}.", "category": kind}
+        for at, ail in enumerate(ails)
+        for day in ("Monday", "Friday")
+        for kind, says, end in [(("mild", "CARE: For", "take a rest"), ("urgent", "ESCALATE: With", "call a doctor"))[at % 2]]
+    ]
+    write(tmp_path, "s.jsonl", "\n".join(map(json.dumps, rows)))
+    assert "--expect 'mild=regex:CARE: For.*take a rest\\.' --expect 'urgent=regex:ESCALATE: With.*call" in (
+        cli("check", "isara", "s.jsonl", *SCRIPTED).stdout
+    )
+
+
+def test_conversations_that_all_begin_with_one_greeting_say_what_is_missing(tmp_path: Path, refused: Refused) -> None:
+    rows = [{"messages": [*HI, {"role": "user", "content": f"Why {n}?"}, TURNS[1]]} for n in range(6)]
+    write(tmp_path, "s.jsonl", "\n".join(map(json.dumps, rows)))
+    assert "1 seed example without earlier turns" in (line := refused("check", "isara", "s.jsonl", *SCRIPTED))
+    assert "add pairs that begin a conversation (greetings that are the same count once)" in line
