@@ -271,13 +271,6 @@ def test_the_published_recipe_runs_with_its_beams(cli: Run, seeds_file: Path, mo
     assert told["prompt_texts"]["propose"].startswith("BEGINNING OF CONVERSATION: USER:")
 
 
-def test_the_help_of_a_recipe_says_what_each_option_is(cli: Run) -> None:
-    printed = cli("run", "isara", "--help").stdout
-    assert printed.startswith("usage: selfalign run RECIPE SEEDS --model M --out DIR [options]\n\nRetrieval-augmented")
-    help = " ".join(printed.split())
-    assert "K, rounds of generation and training at most" in help and "Retrieval-augmented in-context generation" in help
-
-
 def test_one_is_told_in_the_singular(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
     few = ("--rounds", 1, "--per_round", 1, "--min_yield", 0)
     checked = cli("check", "isara", seeds_file, *SCRIPTED, *few)

@@ -135,8 +135,9 @@ def run_study(
     write_plan(out, every)
     if beside is not None:
         beside.plan(needed(arms, held_out, first_seed, repeats))
-    looks = _looks(out)
+    looks = sorted({*_looks(out), repeats})
     work = _Work(every, held_out, out, progress or Quiet(), tuple(trackers), tuple(files), keep, beside)
+    go_on = f"`selfalign study --config {shlex.quote(str(out / 'study.yaml'))}`" if options else "the same call"
     found: dict[str, list[Finished]] = {arm.name: [] for arm in arms}
     failed: list[dict[str, Any]] = []
     result: dict[str, Any] = {}
@@ -146,14 +147,11 @@ def run_study(
             _attempt(replace(arm, recipe=replace(arm.recipe, seed=seed)), found, failed, work)
             if arm is arms[0] and metric is not None and (main := found[arm.name]) and metric not in main[-1].metrics:
                 raise UserError(f"--metric {metric}: {arm.name} has {no_such_metric(metric, main[-1].metrics)}")
-        go_on = f"`selfalign study --config {shlex.quote(str(out / 'study.yaml'))}`" if options else "the same call"
-        more = {"failed": failed, "go_on": go_on if failed else "", "looks": sorted({*looks, repeats})}
-        more["notes"] = [*notes, *_read_often(arms, found)]
+        more = {"failed": failed, "go_on": go_on if failed else "", "looks": looks}
         if not any(found.values()):
             raise RunFailed(f"no arm finished on random seed {seed}: {'; '.join(unfinished(more))}")
-        seeds = list(range(first_seed, seed + 1))
-        shortcuts = next(run.shortcuts for runs in found.values() for run in runs)  # of the main arm, where it finished
-        about = {"held_out": len(held_out), "random_seeds": seeds, "shortcuts": shortcuts, "failed": failed}
+        more["notes"] = [*notes, *_read_often(arms, found)]
+        about = {"held_out": len(held_out), "random_seeds": list(range(first_seed, seed + 1)), "failed": failed}
         result = {**_concluded(arms, found, metric, **about), **more}
         write_synced(out / "study.json", (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
     return result
@@ -287,6 +285,7 @@ def needed(arms: Sequence[Arm], held_out: Sequence[Example], first_seed: int, re
 
 def _concluded(arms: Sequence[Arm], found: Mapping[str, Sequence[Finished]], metric: str | None, **about: Any) -> dict[str, Any]:
     """What `conclude` says of the arms with all the seeds, and the learning curve where there is one."""
+    about["shortcuts"] = next(run.shortcuts for runs in found.values() for run in runs)  # of the main arm, where it finished
     found = on_common_questions(found)
     result = conclude({arm.name: found[arm.name] for arm in arms if not arm.point_of}, metric, **about)
     sizes = [Size(arm.point_of, len(arm.seeds), arm.name) for arm in arms if arm.point_of]
