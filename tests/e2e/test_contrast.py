@@ -12,6 +12,7 @@ from selfalign.record.store import Store
 from selfalign.types import preferences, preferred_to
 from tests.conftest import SCRIPTED, Run
 from tests.e2e.test_dpo import arms
+from tests.files import write_rows
 
 
 def test_every_answer_stands_against_one_of_another_category(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
@@ -49,7 +50,7 @@ def test_every_answer_stands_against_one_of_another_category(cli: Run, seeds_fil
 def test_one_category_has_nothing_to_contrast(cli: Run, tmp_path: Path) -> None:
     seeds = tmp_path / "seeds.jsonl"
     rows = ({"prompt": f"How do I mend {n} chairs?", "response": "With glue and patience.", "category": "help"} for n in range(8))
-    seeds.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(seeds, rows)
     done = cli("run", "contrast", seeds, *SCRIPTED, "--out", tmp_path / "out", "--quiet")
     assert done.returncode == 2 and "the seeds have only 'help': name two or more" in done.stderr
     assert not (tmp_path / "out").exists()
@@ -61,7 +62,7 @@ def test_given_prompts_are_answered_and_each_answer_kept_is_opposed(
     prompts, out = tmp_path / "prompts.jsonl", tmp_path / "out"
     things = ("lamp", "vase", "clock", "kettle", "sofa")
     rows = [{"prompt": f"Whom may I call whenever our {thing} breaks at night?"} for thing in things]
-    prompts.write_text("".join(json.dumps(row) + "\n" for row in (*rows, {**rows[0], "prompt": "Why?", "category": "care"})))
+    write_rows(prompts, (*rows, {**rows[0], "prompt": "Why?", "category": "care"}))
     small = ("--per_round", "8", "--prompts", str(prompts), "--validation_share", "0", "--min_yield", "0", "--quiet")
     without = ("--without", "prompt_filters.category_agreement", "prompt_filters.length", "filters.category_agreement")
     plain = [str(seeds_file), *map(str, SCRIPTED), *small, *without]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import SCRIPTED, Run
+from tests.files import write_rows
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("your-own-*.md"))
@@ -163,7 +164,7 @@ def test_the_page_about_declared_checks_runs(cli: Run, tmp_path: Path) -> None:
     answer = '{"product": "kettle", "urgent": false}'
     rows = [{"prompt": f"Number {row}: please mend my kettle", "response": answer} for row in range(6)]
     rows += [{**rows[0], "prompt": f"Please {row}, mend the kettle", "response": f"Please see kettle {row}."} for row in range(6)]
-    (tmp_path / "seeds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(tmp_path / "seeds.jsonl", rows)
     named = [
         each for rest in re.findall(r"^selfalign run .*$", page, re.MULTILINE) for each in re.findall(r"--expect (\S+)", rest)
     ]

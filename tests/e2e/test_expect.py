@@ -28,6 +28,7 @@ from selfalign.report.verdict import verdict
 from selfalign.trainers import NullTrainer
 from selfalign.types import Completion, Example, Metric, ModelRef, Request, Sampling
 from tests.conftest import SCRIPTED, Run
+from tests.files import result
 from tests.parts import context
 
 THINGS = (
@@ -192,9 +193,7 @@ def test_a_study_compares_by_what_is_expected(cli: Run, tmp_path: Path) -> None:
     written(held_out, [replace(row, id=f"h{row.slot}", prompt=f"And the {row.slot}. one?") for row in rows])
     options = ("--baselines", "one_shot,pretrained", "--repeats", 1, "--rounds", 1, "--per_round", 12, "--validation_share", 0)
     given = ("--expect", "max_words:20", "--expect", "contains:take", "--ignore_seed_rules", "true", "--quiet", "--json")
-    done = cli("study", "isara", seeds, *SCRIPTED, "--held_out", held_out, "--out", tmp_path / "s", *options, *given)
-    assert done.returncode == 0, done.stderr
-    study = json.loads(done.stdout)
+    study = result(cli("study", "isara", seeds, *SCRIPTED, "--held_out", held_out, "--out", tmp_path / "s", *options, *given))
     assert study["metric"] == "expected" and {"expected:max_words_20", "expected:contains_take"} <= study["metrics"].keys()
     assert [each["arm"] for each in study["verdicts"]] == ["one_shot", "pretrained"]
     with Store.read(tmp_path / "s" / "one_shot" / "seed-0") as store:

@@ -25,6 +25,7 @@ from selfalign.seeds.read import read_seeds
 from selfalign.trainers import NullTrainer
 from selfalign.types import Example
 from tests.conftest import SCRIPTED, Run
+from tests.files import write_rows
 
 SMALL = ("--rounds", 1, "--per_round", 8, "--min_yield", 0, "--quiet")
 STAGES = {"propose": "a new prompt", "respond": "an answer"}
@@ -80,7 +81,7 @@ def test_what_is_told_is_what_is_shown(
     rows = [json.loads(line) for line in seeds_file.read_text().splitlines()]
     for row in rows[:3]:
         row["category"] = "rare"
-    seeds_file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(seeds_file, rows)
     parts = {"engine": Scripted(window=9000), "encoder": Hashed(), "trainer": NullTrainer()}
     recipe = replace(make(**options), rounds=1, per_round=24, min_yield=0.0, validation_share=0.25, **parts)
     align(recipe, "scripted", read_seeds(seeds_file), tmp_path / "out")

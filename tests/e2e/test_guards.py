@@ -14,6 +14,7 @@ from selfalign.proof.stats import paired_difference
 from selfalign.record.store import Store
 from tests.conftest import SCRIPTED, Run
 from tests.e2e.guarded_recipe import TEST_PROMPT
+from tests.files import write_rows
 
 RECIPES = Path(__file__).parent / "guarded_recipe.py"
 
@@ -286,8 +287,7 @@ def many_seeds(tmp_path: Path) -> Path:
         for thing in things
     ]
     path = tmp_path / "many.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return write_rows(path, rows)
 
 
 def test_prompts_that_were_shown_nothing_near_and_a_metric_that_turned(cli: Run, many_seeds: Path, tmp_path: Path) -> None:
@@ -334,7 +334,7 @@ def test_where_each_is_shown_its_own_category_the_twins_of_another_one_set_no_li
 ) -> None:
     rows = [json.loads(line) for line in many_seeds.open()]
     twins = [{**row, "prompt": row["prompt"].replace("old", word), "category": word} for row in rows for word in ("old", "new")]
-    many_seeds.write_text("".join(json.dumps(row) + "\n" for row in twins))
+    write_rows(many_seeds, twins)
     out, small = tmp_path / "out", ("--rounds", 2, "--validation_share", 0, "--quiet")
     done = cli("run", "self_distill", many_seeds, *SCRIPTED, *small, "--out", out)
     assert done.returncode == 0, done.stderr

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.conftest import SCRIPTED, Run
+from tests.files import result, write_rows
 
 OWN = """
 from dataclasses import dataclass, replace
@@ -68,11 +67,6 @@ def prompts(tmp_path: Path) -> Path:
     path = tmp_path / "held_out.jsonl"
     path.write_text("".join(json.dumps({"prompt": f"What is number {i}?"}) + "\n" for i in range(12)))
     return path
-
-
-def result(done: subprocess.CompletedProcess[str]) -> Any:
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 def test_a_study_goes_by_what_a_metric_says_of_itself(cli: Run, seeds_file: Path, prompts: Path, tmp_path: Path) -> None:
@@ -145,7 +139,7 @@ def test_figures_that_are_not_given_are_told_with_the_run(cli: Run, tmp_path: Pa
         for i in range(48)
     ]
     for file, some in (("seeds", rows[:8]), ("more", rows[:24]), ("held", rows[24:])):
-        (tmp_path / file).with_suffix(".jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+        write_rows((tmp_path / file).with_suffix(".jsonl"), some)
     for seeds, says in (("seeds", "are not given: the prompts are not in English, and"), ("more", "are judged by likeness to")):
         out = tmp_path / f"run-{seeds}"
         small = ("--rounds", 0, "--held_out", tmp_path / "held.jsonl", "--quiet", "--out", out)

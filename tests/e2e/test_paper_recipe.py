@@ -14,6 +14,7 @@ import pytest
 from selfalign import recipes
 from selfalign.cli.run import make_parser
 from tests.conftest import Run
+from tests.files import write_rows
 
 RECIPE = '''
 from dataclasses import replace
@@ -50,8 +51,7 @@ def data(tmp_path: Path) -> dict[str, Path]:
         }
         for place, ordinal in enumerate(("first", "second", "third", "fourth"))
     ]
-    held_out = tmp_path / "held_out.jsonl"
-    held_out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    held_out = write_rows(tmp_path / "held_out.jsonl", rows)
     with (questions := tmp_path / "questions.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(("Question", "Best Answer", "Correct Answers", "Incorrect Answers"))

@@ -14,6 +14,7 @@ from selfalign.errors import Interrupted, RunFailed
 from selfalign.record.store import Store
 from selfalign.types import ModelRef
 from tests.conftest import SCRIPTED, Refused, Run, write_seeds
+from tests.files import read_rows
 
 SMALL = ("--rounds", 2, "--per_round", 16, "--demonstrations", 4, "--min_yield", 0, "--quiet")
 
@@ -25,10 +26,6 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = ("run", "isara", write_seeds(folder), *SCRIPTED, *SMALL, "--out", folder / "run")
     assert main([str(word) for word in run]) == 0
     return folder / "run"
-
-
-def rows(path: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def test_status_has_the_promised_shape(cli: Run, run_folder: Path) -> None:
@@ -51,9 +48,9 @@ def test_status_has_the_promised_shape(cli: Run, run_folder: Path) -> None:
 def test_export_holds_seeds_and_kept_samples(cli: Run, run_folder: Path, seeds_file: Path, tmp_path: Path) -> None:
     done = cli("export", run_folder, "--data", tmp_path / "all.jsonl", "--dropped", tmp_path / "dropped.jsonl")
     assert done.returncode == 0, done.stderr
-    pairs, dropped = rows(tmp_path / "all.jsonl"), rows(tmp_path / "dropped.jsonl")
+    pairs, dropped = read_rows(tmp_path / "all.jsonl"), read_rows(tmp_path / "dropped.jsonl")
     assert all(set(row) >= {"id", "round", "category", "validation", "prompt", "response"} for row in pairs)
-    assert [row["prompt"] for row in pairs if row["round"] == 0] == [row["prompt"] for row in rows(seeds_file)]
+    assert [row["prompt"] for row in pairs if row["round"] == 0] == [row["prompt"] for row in read_rows(seeds_file)]
     status = json.loads(cli("status", run_folder, "--json").stdout)
     for number, row in enumerate(status["rounds"]):
         if number:
@@ -64,11 +61,11 @@ def test_export_holds_seeds_and_kept_samples(cli: Run, run_folder: Path, seeds_f
     assert f"seeds: {len(pairs)} (" in again.stdout, again.stderr  # what a run made may be looked through and grown again
     for name, key in (("messages", "messages"), ("prompt-completion", "completion"), ("alpaca", "instruction")):
         assert cli("export", run_folder, "--data", tmp_path / name, "--format", name).returncode == 0
-        assert key in rows(tmp_path / name)[0]
+        assert key in read_rows(tmp_path / name)[0]
 
 
 def test_show_tells_where_a_sample_came_from(cli: Run, run_folder: Path) -> None:
-    kept = rows(run_folder / "round-01" / "kept.jsonl")[0]
+    kept = read_rows(run_folder / "round-01" / "kept.jsonl")[0]
     told = json.loads(cli("show", run_folder, kept["id"], "--json").stdout)
     assert told["verdict"] == "kept" and told["prompt"] == kept["prompt"]
     assert len(told["response_demonstrations"]) == 4
@@ -77,7 +74,7 @@ def test_show_tells_where_a_sample_came_from(cli: Run, run_folder: Path) -> None
     assert told["written_by"]["hash"] and told["trained_into"][0]["hash"]
     text = cli("show", run_folder, kept["id"]).stdout
     assert str(kept["prompt"]) in text
-    dropped = rows(run_folder / "round-01" / "dropped.jsonl")[0]
+    dropped = read_rows(run_folder / "round-01" / "dropped.jsonl")[0]
     assert str(dropped["rule"]) in cli("show", run_folder, dropped["id"]).stdout
     assert cli("show", run_folder, "nobody").returncode == 2
 

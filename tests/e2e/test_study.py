@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import sqlite3
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 from selfalign.cli.main import main
 from selfalign.record.store import Store
 from tests.conftest import SCRIPTED, Refused, Run
+from tests.files import select, write_rows
 from tests.tiny import CHATML, tiny_model
 
 SMALL = ("--rounds", 2, "--per_round", 8, "--demonstrations", 4, "--min_yield", 0, "--engine.batch_size", 4, "--quiet")
@@ -35,8 +35,7 @@ def held_file(tmp_path: Path) -> Path:
         )
     ]
     path = tmp_path / "held_out.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
+    return write_rows(path, rows)
 
 
 @pytest.fixture
@@ -54,16 +53,11 @@ def without_seconds(value: Any) -> Any:
     return [without_seconds(each) for each in value] if isinstance(value, list) else value
 
 
-def rows(folder: Path, query: str) -> list[Any]:
-    with sqlite3.connect(f"file:{folder / 'run.sqlite'}?mode=ro", uri=True) as connection:
-        return connection.execute(query).fetchall()
-
-
 def record(out: Path) -> dict[str, Any]:
     """All that was written in the run folders: any work would add an event, a batch or a stage."""
     tables = ("events", "batches", "stages", "models")
     return {
-        str(path.parent.relative_to(out)): [rows(path.parent, f"SELECT count(*) FROM {table}") for table in tables]
+        str(path.parent.relative_to(out)): [select(path.parent, f"SELECT count(*) FROM {table}") for table in tables]
         for path in sorted(out.glob("*/*/run.sqlite"))
     }
 
@@ -105,8 +99,8 @@ def test_shape_and_nothing_computed_twice(
     assert costs["icl_knn"]["prompt_tokens_per_answer"] > 5 * costs["pretrained"]["prompt_tokens_per_answer"]
     assert costs["sft"]["prompt_tokens_per_answer"] == costs["pretrained"]["prompt_tokens_per_answer"]
     assert costs["pretrained"]["optimiser_steps"] == costs["sft"]["generated_tokens"] == 0 < costs["isara"]["generated_tokens"]
-    assert rows(out / "one_shot/seed-0", "SELECT count(*) FROM samples WHERE round = 1") == [(16,)]
-    assert rows(out / "icl_random/seed-0", SHOWN) != rows(out / "icl_random/seed-1", SHOWN)
+    assert select(out / "one_shot/seed-0", "SELECT count(*) FROM samples WHERE round = 1") == [(16,)]
+    assert select(out / "icl_random/seed-0", SHOWN) != select(out / "icl_random/seed-1", SHOWN)
     assert all(each["sentence"] in done.stdout for each in result["verdicts"])
     assert "…" not in done.stdout and max(map(len, done.stdout.partition("cannot tell")[0].splitlines())) <= 80
 
@@ -115,7 +109,7 @@ def test_shape_and_nothing_computed_twice(
         str(path.parent.relative_to(out)): json.loads(found[0][0])["from"]
         for name in ("isara", "pretrained", "icl_knn", "sft")
         for path in out.glob(f"{name}/*/run.sqlite")
-        if (found := rows(path.parent, "SELECT data FROM events WHERE kind = 'adopted'"))
+        if (found := select(path.parent, "SELECT data FROM events WHERE kind = 'adopted'"))
     }
     assert set(adopted) == {"isara/seed-1", "pretrained/seed-0", "sft/seed-0", "sft/seed-1"}
     assert set(adopted.values()) == {str(out / "isara/seed-0")}
@@ -123,9 +117,9 @@ def test_shape_and_nothing_computed_twice(
     run = ("run", "pretrained", seeds_file, "--model", "scripted", "--engine", "Scripted", "--encoder", "Hashed")
     assert cli(*run, "--held_out", held_file, "--quiet", "--out", alone).returncode == 0
     query = "SELECT name, value, low, high, n FROM metrics WHERE round = 0 AND name NOT LIKE 'validation%' ORDER BY name"
-    assert rows(alone, query) == rows(out / "pretrained/seed-0", query)
+    assert select(alone, query) == select(out / "pretrained/seed-0", query)
     same = "SELECT metric, prompt, value FROM outcomes WHERE round = 0 ORDER BY 1, 2"
-    assert rows(alone, same) == rows(out / "sft/seed-1", same) != []
+    assert select(alone, same) == select(out / "sft/seed-1", same) != []
 
     before, text = record(out), (out / "study.json").read_bytes()
     again = cli(*study, *arms, "--vary", "prompt_filters.novelty.max_overlap=0.5", "--json")
@@ -277,13 +271,13 @@ def test_the_learning_curve_draws_nested_seeds_and_matches_sft_at_each_size(
     }
     assert [each["seeds"] for each in curve["comparisons"]["sft"]] == [4, 8, 12]
     drawn = {
-        name: [set(rows(out / name / f"seed-{seed}", "SELECT id FROM samples WHERE round = 0")) for seed in (0, 1)]
+        name: [set(select(out / name / f"seed-{seed}", "SELECT id FROM samples WHERE round = 0")) for seed in (0, 1)]
         for name in ("counted", *points)
     }
     assert all(first == second for first, second in drawn.values())  # the same for all repeats
     assert drawn["counted-seeds=4"] == drawn["sft-seeds=4"] and len(drawn["sft-seeds=4"][0]) == 4
     assert drawn["counted-seeds=4"][0] < drawn["counted-seeds=8"][0] < drawn["counted"][0]
-    kinds = rows(out / "counted-seeds=4/seed-0", "SELECT category, count(*) FROM samples WHERE round = 0 GROUP BY 1 ORDER BY 1")
+    kinds = select(out / "counted-seeds=4/seed-0", "SELECT category, count(*) FROM samples WHERE round = 0 GROUP BY 1 ORDER BY 1")
     assert kinds == [("care", 2), ("repair", 2)]
     steps = {name: [run["steps"] for run in study["arms"][name]["runs"]] for name in study["arms"]}
     assert all(steps[f"sft{end}"] == steps[f"counted{end}"] for end in ("", "-seeds=4", "-seeds=8"))
@@ -311,7 +305,7 @@ def test_seeds_and_parts_can_be_varied(cli: Run, study: tuple[object, ...], seed
     names = list(read(out)["arms"])
     assert names == ["isara", "isara-seeds=six.jsonl", "isara-encoder=HiddenState"]
     folders = [read(out)["arms"][name]["runs"][0]["folder"] for name in names]
-    assert [rows(out / folder, "SELECT count(*) FROM samples WHERE round = 0")[0][0] for folder in folders] == [12, 6, 12]
+    assert [select(out / folder, "SELECT count(*) FROM samples WHERE round = 0")[0][0] for folder in folders] == [12, 6, 12]
     assert {each["metric"] for each in read(out)["verdicts"]} == {"refusal"}
     assert cli("report", out).returncode == 0
     assert str(tmp_path) not in (out / "report.html").read_text("utf-8")
@@ -376,7 +370,7 @@ def test_an_evaluator_with_questions_of_its_own_needs_no_held_out_file(cli: Run,
     assert found["arms"]["isara"]["costs"]["prompt_tokens_per_answer"] == 3  # the question between its two markers
     folder = out / found["arms"]["isara"]["runs"][0]["folder"]
     best = found["arms"]["isara"]["runs"][0]["best_round"]
-    measured = {round for (round,) in rows(folder, "SELECT round FROM metrics WHERE name = 'truthfulness_diff'")}
+    measured = {round for (round,) in select(folder, "SELECT round FROM metrics WHERE name = 'truthfulness_diff'")}
     assert best > 0 and measured == {0, best}
 
 

@@ -18,6 +18,7 @@ from selfalign.evaluators import Code, _confined
 from selfalign.evaluators._confined import run
 from selfalign.types import Completion, Metric, Request
 from tests.conftest import Run
+from tests.files import write_rows
 from tests.parts import context, foretold
 
 needs_confinement = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="code runs on Linux alone")
@@ -186,7 +187,7 @@ def mbpp_row(number: int, **changes: Any) -> dict[str, Any]:
 
 
 def jsonl(path: Path, *rows: dict[str, Any]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(path, rows)
     return str(path)
 
 

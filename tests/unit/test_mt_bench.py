@@ -16,6 +16,7 @@ from selfalign.evaluators.mt_bench import rating
 from selfalign.protocols import Context, Engine
 from selfalign.types import Completion, Metric, Request, Sampling
 from tests.conftest import Run
+from tests.files import write_rows
 from tests.parts import calling, context, foretold
 
 QUESTIONS = [
@@ -27,7 +28,7 @@ QUESTIONS = [
 
 
 def jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(path, rows)
     return str(path)
 
 
