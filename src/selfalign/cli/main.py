@@ -113,7 +113,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _of_the_machine(error: Exception) -> str | None:
-    """What the machine lacks or a file suffers from, in a line, where an exception that nobody met says so."""
+    """A line on what the machine lacks, for an exception that nothing else handles; None where it is a fault of ours."""
     said = next((f"{type(error).__name__}: {line}" for line in str(error).splitlines() if line.strip()), type(error).__name__)
     wide = str(error).lower()
     if isinstance(error, MemoryError) or any(each in wide for each in _NO_MEMORY) or getattr(error, "errno", None) == ENOMEM:
@@ -131,7 +131,7 @@ def _of_the_machine(error: Exception) -> str | None:
 
 
 def entry() -> None:
-    """The console script. What it writes of texts that are not ours, in warnings and tracebacks too, no terminal obeys."""
+    """The console script. Texts that are not ours show control characters as codes, also in warnings and tracebacks."""
     if logging.lastResort is not None:
         logging.lastResort.addFilter(_harmless)
     sys.excepthook = _show
@@ -139,7 +139,7 @@ def entry() -> None:
 
 
 OPTIONAL = "bitsandbytes.backends.cpu.ops"
-"""Where it is installed it is imported with transformers, and misses a package that nothing here needs."""
+"""transformers imports it where it is installed. It then warns of a missing package that nothing here needs."""
 
 
 def _harmless(record: logging.LogRecord) -> bool:

@@ -33,7 +33,7 @@ RULE = ("filter", "rule", "dropped", "of", "example", "evidence", "option")
 def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:
     """What `selfalign check` shows; `stops` has what would end a run, and is empty where it could begin.
 
-    Opens the recipe's encoder where that needs no model, and no model.
+    Opens no model, and the recipe's encoder only where that needs none.
 
     Raises:
         UserError: options, seeds or a model that cannot work.

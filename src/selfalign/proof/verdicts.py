@@ -109,10 +109,9 @@ def _compared(
 
 
 def verdict(metric: Metric, comparison: Comparison, p_value: float) -> str:
-    """better, worse (higher, lower for a metric with no good side) or unclear, at 5 %; `p_value` is the one after Holm's
-    correction.
+    """better or worse (higher or lower for a metric with no good side), else unclear.
 
-    Zero inside the interval leaves it unclear too.
+    Clear is p below 5 % after Holm's correction (`p_value`) with an interval that leaves out zero.
     """
     if not p_value < SIGNIFICANT or comparison.low <= 0 <= comparison.high:
         return "unclear"
@@ -121,8 +120,7 @@ def verdict(metric: Metric, comparison: Comparison, p_value: float) -> str:
 
 
 def agreed(metrics: Iterable[Metric]) -> Metric:
-    """What several runs say of one metric: the first one's, but a plain number where the units differ, and with no good side
-    where these do."""
+    """One metric for several runs: the first run's, but a plain number where units differ, with no good side where sides do."""
     first, *others = metrics
     return replace(
         first,
@@ -183,7 +181,7 @@ def chance(*arms: Sequence[Finished], unfinished: bool = False) -> str:
 
 
 def stayed(arms: Mapping[str, Sequence[Finished]]) -> str:
-    """Which arms were to train and ship the base model, whose figures theirs are then; "" where none does."""
+    """Which arms should have trained but ship the base model, so that its figures are theirs; "" for none."""
     told = ""
     for name, runs in arms.items():
         if same := [run for run in runs if run.trains and run.best_round == 0]:
@@ -213,8 +211,8 @@ def common_metrics(found: Mapping[str, Sequence[Finished]]) -> tuple[dict[str, M
 
 
 def _comparable(found: Mapping[str, Sequence[Finished]]) -> tuple[dict[str, Metric], dict[str, str], dict[str, dict[str, str]]]:
-    """As `common_metrics`, with the metrics that only answers without a model lack (what a model decides): for the other arms,
-    and by metric the arms that are not compared."""
+    """As `common_metrics`, and with the metrics that only arms without a model lack. The third part has, for each of these, the
+    arms that cannot be compared on it, with the reason."""
     main = next(iter(found))
     metrics, left_out = common_metrics(found)
     missing: dict[str, dict[str, str]] = {}
