@@ -25,10 +25,14 @@ def select(folder: Path, query: str) -> list[Any]:
         return connection.execute(query).fetchall()
 
 
+def succeeded(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
+    assert done.returncode == 0, done.stderr
+    return done
+
+
 def result(done: subprocess.CompletedProcess[str]) -> Any:
     """What a command that went well printed as JSON."""
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return json.loads(succeeded(done).stdout)
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:

@@ -12,14 +12,13 @@ from selfalign.record.store import Store
 from selfalign.types import preferences, preferred_to
 from tests.conftest import SCRIPTED, Run
 from tests.e2e.test_dpo import arms
-from tests.files import write_rows
+from tests.files import succeeded, write_rows
 
 
 def test_every_answer_stands_against_one_of_another_category(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     small = ("--per_round", 12, "--rounds", 2, "--validation_share", 0, "--min_yield", 0)
-    done = cli("run", "contrast", seeds_file, *SCRIPTED, *small, "--out", out, "--quiet")
-    assert done.returncode == 0, done.stderr
+    succeeded(cli("run", "contrast", seeds_file, *SCRIPTED, *small, "--out", out, "--quiet"))
     with Store.read(out) as store:
         seeds, rounds = store.seeds(), {round: (store.kept(round), store.dropped(round)) for round in (1, 2)}
     known = {seed.id: seed for seed in seeds}
@@ -90,8 +89,7 @@ def test_given_prompts_are_answered_and_each_answer_kept_is_opposed(
 def test_what_is_declared_filters_what_is_preferred(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     small = ("--per_round", 24, "--rounds", 1, "--validation_share", 0, "--min_yield", 0, "--ignore_seed_rules", "true")
-    done = cli("run", "contrast", seeds_file, *SCRIPTED, *small, "--expect", "max_words:25", "--out", out, "--quiet")
-    assert done.returncode == 0, done.stderr
+    succeeded(cli("run", "contrast", seeds_file, *SCRIPTED, *small, "--expect", "max_words:25", "--out", out, "--quiet"))
     with Store.read(out) as store:
         kept, dropped = store.kept(1), store.dropped(1)
     assert kept and max(len(one.response.split()) for one in kept) <= 25

@@ -24,7 +24,7 @@ from selfalign.study.run import match_steps
 from selfalign.trainers import DPO, SFT, CrossEntropy, NullTrainer
 from selfalign.types import Pool, preferences
 from tests.conftest import SCRIPTED, Refused, Run
-from tests.files import read_rows, write_rows
+from tests.files import read_rows, succeeded, write_rows
 
 
 @pytest.fixture
@@ -48,8 +48,7 @@ def pairs_file(tmp_path: Path) -> Path:
 
 def test_answers_are_rejected_exported_as_pairs_and_read_back(cli: Run, pairs_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = cli("run", "dpo", pairs_file, *SCRIPTED, "--per_round", 12, "--validation_share", 0, "--out", out, "--quiet")
-    assert done.returncode == 0, done.stderr
+    succeeded(cli("run", "dpo", pairs_file, *SCRIPTED, "--per_round", 12, "--validation_share", 0, "--out", out, "--quiet"))
     with Store.read(out) as store:
         seeds, kept, dropped = store.seeds(), store.kept(1), store.dropped(1)
     assert len(seeds) == 8, "two rejected answers to one prompt are one seed"
@@ -162,8 +161,7 @@ def test_as_a_baseline_it_trains_as_long_as_the_loop(cli: Run, seeds_file: Path,
     write_rows(held, rows)
     small = ("--per_round", 8, "--min_yield", 0, "--repeats", 1, "--quiet")
     out = tmp_path / "out"
-    done = cli("study", "isara", seeds_file, *SCRIPTED, *small, "--held_out", held, "--baselines", "sft,dpo", "--out", out)
-    assert done.returncode == 0, done.stderr
+    succeeded(cli("study", "isara", seeds_file, *SCRIPTED, *small, "--held_out", held, "--baselines", "sft,dpo", "--out", out))
     arms = json.loads((out / "study.json").read_text())["arms"]
     main, sft, dpo = (arms[name]["runs"][0] for name in ("isara", "sft", "dpo"))
     assert sum(dpo["steps"]) == sum(sft["steps"]) == sum(main["steps"][: main["best_round"]] or main["steps"])

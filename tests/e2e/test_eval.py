@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import SCRIPTED, Refused, Run, command
-from tests.files import result, select, write_rows
+from tests.files import result, select, succeeded, write_rows
 from tests.tiny import tiny_model
 
 ENGINE = ("--engine", "Scripted", "--encoder", "Hashed")
@@ -41,8 +41,7 @@ def held_file(tmp_path: Path) -> Path:
 def run_folder(cli: Run, seeds_file: Path, tmp_path: Path) -> Path:
     out = tmp_path / "run"
     options = ("--rounds", 2, "--per_round", 8, "--demonstrations", 4, "--min_yield", 0, "--quiet", "--out", out)
-    done = cli("run", "isara", seeds_file, *SCRIPTED, *options)
-    assert done.returncode == 0, done.stderr
+    succeeded(cli("run", "isara", seeds_file, *SCRIPTED, *options))
     return out
 
 
@@ -96,8 +95,7 @@ def test_the_same_figures_as_the_run_itself(cli: Run, seeds_file: Path, held_fil
 def test_the_best_round_against_the_base_model(cli: Run, run_folder: Path, held_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "evals"
     options = (*ENGINE, "--held_out", held_file, "--out", out, "--quiet")
-    done = cli("eval", run_folder, "--compare", "scripted", *options, "--metric", "log_likelihood", COLUMNS="80")
-    assert done.returncode == 0, done.stderr
+    done = succeeded(cli("eval", run_folder, "--compare", "scripted", *options, "--metric", "log_likelihood", COLUMNS="80"))
     # The engine lets the log-likelihood rise by 0.1 a round, alike for every prompt.
     sentence = f"{run_folder}, round 2 is better than scripted on log likelihood: +0.2 [0.2, 0.2], p < 0.001, n = 12 prompts"
     assert sentence in done.stdout

@@ -28,7 +28,7 @@ from selfalign.report.verdict import verdict
 from selfalign.trainers import NullTrainer
 from selfalign.types import Completion, Example, Metric, ModelRef, Request, Sampling
 from tests.conftest import SCRIPTED, Run
-from tests.files import result
+from tests.files import result, succeeded
 from tests.parts import context
 
 THINGS = (
@@ -124,8 +124,7 @@ def test_checks_by_category_count_the_rows_they_are_about(cli: Run, tmp_path: Pa
     given = ("--expect", "Rückgabe = Umtausch=contains:30 Tage", "--expect", "größe=max_words:1")
     replies = json.dumps({row.id: row.response for row in rows}, ensure_ascii=False)
     asked = ("--held_out", written(tmp_path / "rows.jsonl", rows), "--engine", "Scripted", "--engine.replies", replies)
-    done = cli("eval", "scripted", *asked, *given, "--json", "--quiet")
-    assert done.returncode == 0, done.stderr
+    done = succeeded(cli("eval", "scripted", *asked, *given, "--json", "--quiet"))
     found = json.loads(done.stdout)["model"]["metrics"]
     assert (found["expected"]["n"], found["expected"]["value"]) == (12, pytest.approx(8 / 12))
     by_check = {name: (each["n"], each["value"]) for name, each in found.items() if name.startswith("expected:")}

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import SCRIPTED, Refused, Run
 from tests.e2e.test_kill import hits
-from tests.files import read_rows, write_rows
+from tests.files import read_rows, succeeded, write_rows
 
 SMALL = ("--rounds", 2, "--per_round", 24, "--min_yield", 0, "--engine.batch_size", 4, "--quiet")
 BY_CHANCE = ("--judge.method", "expected", "--score_above", 1)
@@ -73,8 +73,7 @@ def run(cli: Run, recipe: str, seeds: Path, out: Path, *options: object, **env: 
 
 def test_isheep_end_to_end(cli: Run, tasks_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = run(cli, "isheep", tasks_file, out, *TRUSTING)
-    assert done.returncode == 0, done.stderr
+    succeeded(run(cli, "isheep", tasks_file, out, *TRUSTING))
     state = status(cli, out)
     assert state["state"] == "done" and len(state["rounds"]) == 3
     for row in state["rounds"][1:]:
@@ -104,8 +103,7 @@ def test_isheep_selects_without_a_judge(
     cli: Run, tasks_file: Path, tmp_path: Path, select: str, scores: set[str], rules: set[str]
 ) -> None:
     out = tmp_path / "out"
-    done = run(cli, "isheep", tasks_file, out, "--select", select, "--rounds", 1)
-    assert done.returncode == 0, done.stderr
+    succeeded(run(cli, "isheep", tasks_file, out, "--select", select, "--rounds", 1))
     (row,) = status(cli, out)["rounds"][1:]
     assert row["candidates"] == 24 == row["kept"] + sum(row["dropped"].values()) and row["kept"] > 0
     assert "judge_quality_auc" not in row["metrics"], "nothing was to be calibrated"
@@ -124,8 +122,7 @@ def test_rest_with_a_reward_model(cli: Run, reward_model: Path, tmp_path: Path) 
     rows = [{"prompt": f"prompt {number}", "response": "This is good"} for number in range(8)]
     write_rows(seeds, rows)
     reward = ("--reward", "Reward", "--reward.model", reward_model, "--reward.device", "cpu", "--ignore_calibration", "true")
-    done = run(cli, "rest", seeds, out, *reward, "--rounds", 1, "--filters.rising_threshold.first", -0.7)
-    assert done.returncode == 0, done.stderr
+    succeeded(run(cli, "rest", seeds, out, *reward, "--rounds", 1, "--filters.rising_threshold.first", -0.7))
     (row,) = status(cli, out)["rounds"][1:]
     assert row["candidates"] == 24 == row["kept"] + sum(row["dropped"].values())
     assert row["kept"] > 0 and row["dropped"]["low_reward"] > 0
@@ -149,8 +146,7 @@ def test_isheep_accumulates_and_the_published_one_replaces(cli: Run, tasks_file:
     trained = {}
     for recipe, options in (("isheep", TRUSTING), ("isheep_paper", BY_CHANCE)):
         out = tmp_path / recipe
-        done = run(cli, recipe, tasks_file, out, *options)
-        assert done.returncode == 0, done.stderr
+        succeeded(run(cli, recipe, tasks_file, out, *options))
         seed = next(row for row in read_rows(tasks_file) if shown(cli, out, row["id"])["verdict"] == "seed")["id"]
         sample = read_rows(out / "round-01" / "kept.jsonl")[0]["id"]
         trained[recipe] = [[model["round"] for model in shown(cli, out, id)["trained_into"]] for id in (seed, sample)]
@@ -238,8 +234,7 @@ def test_bad_options_get_one_line(refused: Refused, tasks_file: Path, arguments:
 
 
 def test_a_judge_is_tried_on_as_many_seeds_as_asked(cli: Run, tasks_file: Path, tmp_path: Path) -> None:
-    done = run(cli, "isheep", tasks_file, tmp_path / "out", *TRUSTING, "--judge.calibrate_on", 4, "--rounds", 1)
-    assert done.returncode == 0, done.stderr
+    succeeded(run(cli, "isheep", tasks_file, tmp_path / "out", *TRUSTING, "--judge.calibrate_on", 4, "--rounds", 1))
     metrics = status(cli, tmp_path / "out")["rounds"][1]["metrics"]
     assert metrics["calibration_judge_quality_auc"]["n"] == metrics["calibration_judge_following_auc"]["n"] == 4
     refused = run(cli, "isheep", tasks_file, tmp_path / "other", "--judge.calibrate_on", 1)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import SCRIPTED, Run
-from tests.files import result, write_rows
+from tests.files import result, succeeded, write_rows
 
 OWN = """
 from dataclasses import dataclass, replace
@@ -103,8 +103,7 @@ def test_evaluations_go_by_it_too_and_several_parts_of_a_class_are_kept_apart(
         ("turned", ("--turned", "true")),
         ("other", ("--start", 5)),
     ):
-        done = cli(*run, tmp_path / name, *options)
-        assert done.returncode == 0, done.stderr
+        succeeded(cli(*run, tmp_path / name, *options))
     for metric, verdict in (("errors", "better"), ("plain", "worse"), ("words", "lower")):
         told = result(cli("eval", tmp_path / "shown", "--compare", tmp_path / "alone", "--metric", metric, "--json"))
         assert told["comparison"]["verdict"] == verdict
@@ -122,8 +121,7 @@ def test_a_study_of_arms_that_need_no_seeds_asks_for_none(cli: Run, seeds_file: 
     one = tmp_path / "one.jsonl"
     one.write_text(seeds_file.read_text("utf-8").splitlines()[0] + "\n")
     options = ("--model", "scripted", "--engine", "Scripted", "--held_out", prompts, "--repeats", 1, "--quiet", "--out")
-    done = cli("study", "pretrained", one, "--baselines", "./own.py:asked", *options, tmp_path / "a", "--metric", "finished")
-    assert done.returncode == 0, done.stderr
+    succeeded(cli("study", "pretrained", one, "--baselines", "./own.py:asked", *options, tmp_path / "a", "--metric", "finished"))
     assert json.loads((tmp_path / "a/study.json").read_text("utf-8"))["arms"].keys() == {"pretrained", "asked"}
     done = cli("study", "isara", one, *SCRIPTED, "--held_out", prompts, "--baselines", "pretrained", "--out", tmp_path / "b")
     assert done.returncode == 2 and "1 seed example: at least 2 are needed" in done.stderr
@@ -143,8 +141,7 @@ def test_figures_that_are_not_given_are_told_with_the_run(cli: Run, tmp_path: Pa
     for seeds, says in (("seeds", "are not given: the prompts are not in English, and"), ("more", "are judged by likeness to")):
         out = tmp_path / f"run-{seeds}"
         small = ("--rounds", 0, "--held_out", tmp_path / "held.jsonl", "--quiet", "--out", out)
-        done = cli("run", "isara", tmp_path / f"{seeds}.jsonl", *SCRIPTED, *small)
-        assert done.returncode == 0, done.stderr
+        succeeded(cli("run", "isara", tmp_path / f"{seeds}.jsonl", *SCRIPTED, *small))
         (figures,) = [round["metrics"] for round in json.loads(cli("status", out, "--json").stdout)["rounds"]]
         assert ("refusal" in figures) is (seeds == "more") and figures["finished"]["n"] == 24
         told = " ".join(cli("status", out).stdout.split())

@@ -20,7 +20,7 @@ from selfalign.proof.shortcuts import BALANCE, NEAREST, audit, best, given_away,
 from selfalign.seeds.read import read_seeds
 from selfalign.types import Example
 from tests.conftest import SCRIPTED, Run
-from tests.files import write_rows
+from tests.files import succeeded, write_rows
 
 ENGINE = ("--engine", "Scripted", "--encoder", "Hashed")
 VERBS, THINGS = ("mend", "paint", "clean", "polish", "move", "sell"), ("oven", "piano", "lamp", "ladder", "desk", "cupboard")
@@ -170,8 +170,7 @@ def test_the_verdicts_of_a_study_and_of_an_evaluation_name_it(cli: Run, ruled_fi
     out = tmp_path / "study"
     small = ("--rounds", 1, "--per_round", 8, "--demonstrations", 4, "--min_yield", 0, "--repeats", 1, "--quiet")
     options = ("--held_out", held_out, "--baselines", "pretrained", "--metric", "balance", "--out", out)
-    done = cli("study", "isara", seeds, *SCRIPTED, *small, *options)
-    assert done.returncode == 0, done.stderr
+    done = succeeded(cli("study", "isara", seeds, *SCRIPTED, *small, *options))
     assert f"; l{told}\n" in done.stdout and "trivial rules fitted on the seeds" in done.stdout
     study = json.loads((out / "study.json").read_text(encoding="utf-8"))
     assert study["shortcuts"][0]["balance"] == 1.0 and study["verdicts"][0]["sentence"].endswith(told)

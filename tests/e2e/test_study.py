@@ -14,7 +14,7 @@ import pytest
 from selfalign.cli.main import main
 from selfalign.record.store import Store
 from tests.conftest import SCRIPTED, Refused, Run
-from tests.files import select, write_rows
+from tests.files import select, succeeded, write_rows
 from tests.tiny import CHATML, tiny_model
 
 SMALL = ("--rounds", 2, "--per_round", 8, "--demonstrations", 4, "--min_yield", 0, "--engine.batch_size", 4, "--quiet")
@@ -67,8 +67,7 @@ def test_shape_and_nothing_computed_twice(
 ) -> None:
     out = tmp_path / "study"
     arms = ("--baselines", "pretrained,icl_random,icl_knn,sft,sft_paper,one_shot", "--repeats", 2, "--out", out)
-    done = cli(*study, *arms, "--vary", "prompt_filters.novelty.max_overlap=0.5", COLUMNS="80")
-    assert done.returncode == 0, done.stderr
+    done = succeeded(cli(*study, *arms, "--vary", "prompt_filters.novelty.max_overlap=0.5", COLUMNS="80"))
     result = read(out)
     names = [
         "isara",
@@ -144,8 +143,7 @@ def test_killed_and_gone_on_with(cli: Run, study: tuple[object, ...], tmp_path: 
         early = read(out) if (out / "study.json").exists() else {"random_seeds": [], "arms": wanted["arms"]}
         assert early["random_seeds"] == ([0] if point.endswith(":4") else []) and list(early["arms"]) == list(wanted["arms"])
     (out / "study.json").write_text(json.dumps({**read(out), "looks": [1]}))  # as if its verdicts on one seed had been looked at
-    done = cli(*study, *arms, "--out", out)
-    assert done.returncode == 0, done.stderr
+    done = succeeded(cli(*study, *arms, "--out", out))
     assert "2 random seeds: the verdicts will say nothing about another training; take --repeats 3 or more" in done.stderr
     assert "verdicts were given after 1 and 2 random seeds" in done.stdout
     assert without_seconds(read(out)) == {**wanted, "looks": [1, 2]}
@@ -185,8 +183,7 @@ def test_sft_trains_as_long_as_the_loop_of_the_same_random_seed(
 ) -> None:
     out = tmp_path / "out"
     run = ("study", counted, seeds_file, "--model", "scripted", "--held_out", held_file, "--quiet")
-    done = cli(*run, "--baselines", "sft", "--out", out)
-    assert done.returncode == 0, done.stderr
+    done = succeeded(cli(*run, "--baselines", "sft", "--out", out))
     arms = read(out)["arms"]
     steps = [[run["steps"] for run in arms[name]["runs"]] for name in ("counted", "sft")]
     assert steps[0] == steps[1] and all(len(each) == 2 and each[1] > each[0] for each in steps[0])
@@ -196,8 +193,7 @@ def test_sft_trains_as_long_as_the_loop_of_the_same_random_seed(
     assert "sft read its seeds about" in " ".join(done.stdout.split())
     # Where the loop falls back on the base model, the baseline still trains what the loop trained.
     falls = ("--engine.gain", -0.1, "--trainer.batch_size", 1, "--validation_share", 0.5)
-    worse = cli(*run, *falls, "--baselines", "sft", "--repeats", 1, "--out", tmp_path / "worse")
-    assert worse.returncode == 0, worse.stderr
+    succeeded(cli(*run, *falls, "--baselines", "sft", "--repeats", 1, "--out", tmp_path / "worse"))
     arms = read(tmp_path / "worse")["arms"]
     assert arms["counted"]["runs"][0]["best_round"] == 0 and read(tmp_path / "worse")["notes"] == []
     assert arms["sft"]["runs"][0]["steps"] == arms["counted"]["runs"][0]["steps"] != []
@@ -219,8 +215,7 @@ def test_what_an_arm_does_not_take_is_told_and_filters_are_shared(cli: Run, stud
     out = tmp_path / "out"
     changed = ("--without", "novelty", "--filters.length.learn", "false", "--prompt_sampling.temperature", 0.5, "--replay", 2)
     arms = ("--baselines", "pretrained,one_shot,dpo,sft", "--vary", "per_round=8,4,04", "--repeats", 1, "--out", out)
-    done = cli(*study, *changed, *arms)
-    assert done.returncode == 0, done.stderr
+    done = succeeded(cli(*study, *changed, *arms))
     notes = [
         "--vary per_round=8: an arm of the study has it already",
         "--vary per_round=04: an arm of the study has it already",
@@ -246,8 +241,7 @@ def test_all_sizes_have_the_same_room_for_answers(cli: Run, study: tuple[object,
         "".join(json.dumps({"prompt": f"Tell me of a {what}?"}) + "\n" for what in ("lamp", "door", "chair")), "utf-8"
     )
     arms = ("--baselines", "", "--repeats", 1, "--metric", "response_words", "--vary", f"seeds={few}", "--out", out)
-    done = cli(*study, "--held_out", bare, *arms)
-    assert done.returncode == 0, done.stderr
+    succeeded(cli(*study, "--held_out", bare, *arms))
     room = [Store.read(out / arm / "seed-0").identity() for arm in ("isara", "isara-seeds=few.jsonl")]
     assert room[0]["eval_sampling"] == room[1]["eval_sampling"] and room[0]["evaluators"] == room[1]["evaluators"]
     assert room[0]["sampling"] != room[1]["sampling"]
@@ -258,8 +252,7 @@ def test_the_learning_curve_draws_nested_seeds_and_matches_sft_at_each_size(
 ) -> None:
     out = tmp_path / "out"
     run = ("study", counted, seeds_file, "--model", "scripted", "--held_out", held_file, "--quiet", "--ignore_seed_rules", "true")
-    done = cli(*run, "--repeats", 2, "--baselines", "pretrained,sft", "--vary", "seeds=12,8,4", "--out", out)
-    assert done.returncode == 0, done.stderr
+    done = succeeded(cli(*run, "--repeats", 2, "--baselines", "pretrained,sft", "--vary", "seeds=12,8,4", "--out", out))
     study = read(out)
     points = ["counted-seeds=4", "sft-seeds=4", "counted-seeds=8", "sft-seeds=8"]
     assert list(study["arms"]) == ["counted", "pretrained", "sft", *points]
@@ -300,8 +293,7 @@ def test_seeds_and_parts_can_be_varied(cli: Run, study: tuple[object, ...], seed
         path.write_text("".join(rows_of_it), encoding="utf-8")
     out = tmp_path / "out"
     arms = ("--baselines", "", "--repeats", 1, "--metric", "refusal", "--vary", f"seeds={fewer}", "encoder=HiddenState")
-    done = cli(*study, "--out", out, *arms)
-    assert done.returncode == 0, done.stderr
+    succeeded(cli(*study, "--out", out, *arms))
     names = list(read(out)["arms"])
     assert names == ["isara", "isara-seeds=six.jsonl", "isara-encoder=HiddenState"]
     folders = [read(out)["arms"][name]["runs"][0]["folder"] for name in names]
@@ -363,8 +355,7 @@ def test_an_evaluator_with_questions_of_its_own_needs_no_held_out_file(cli: Run,
     lines = [f"{what},Water {what},Water {what}; Ice,Sugar {what}; Salt" for what in ("snow", "rain", "fog")]
     questions.write_text("\n".join(("Question,Best Answer,Correct Answers,Incorrect Answers", *lines)))
     told = ("--truthfulness.file", questions, "--metric", "truthfulness_diff", "--evaluate", "shipped")
-    done = cli("study", "isara", seeds_file, *SCRIPTED, *SMALL, *told, "--baselines", "sft", "--repeats", 2, "--out", out)
-    assert done.returncode == 0, done.stderr
+    succeeded(cli("study", "isara", seeds_file, *SCRIPTED, *SMALL, *told, "--baselines", "sft", "--repeats", 2, "--out", out))
     found = read(out)
     assert found["arms"]["isara"]["metrics"]["truthfulness_diff"]["prompts"] == 3
     assert found["arms"]["isara"]["costs"]["prompt_tokens_per_answer"] == 3  # the question between its two markers

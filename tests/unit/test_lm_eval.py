@@ -26,7 +26,7 @@ from selfalign.proof.verdicts import conclude
 from selfalign.protocols import Context, Session
 from selfalign.record.finished import Costs, Finished
 from selfalign.types import Completion, Continuation, Example, Metric, ModelRef, Request, Sampling
-from tests.files import write_rows
+from tests.files import succeeded, write_rows
 from tests.parts import calling, context, foretold, seeds
 
 QUESTIONS = (
@@ -594,8 +594,7 @@ import langdetect
 print({{langdetect.detect("sole mare") for _ in range(30)}}.__len__())
 """
     environment = {name: value for name, value in os.environ.items() if name != "LOCAL_RANK"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
+    done = succeeded(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment))
     assert done.stdout.splitlines()[1] == "1"
 
 
