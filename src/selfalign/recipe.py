@@ -356,7 +356,7 @@ class Recipe:
         return len(self.steps) == self.rounds and min(self.steps) >= 1
 
     def identity(self) -> dict[str, Any]:
-        """All options as plain data with the class of every part: what must be equal for a run to be gone on with.
+        """All options as plain data with the class of every part: what must be equal to go on with a run.
 
         Fields that count in no comparison (`compare=False`) are left out, and younger ones (`types.LATER`) that are not set.
 

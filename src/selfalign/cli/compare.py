@@ -1,4 +1,4 @@
-"""`selfalign compare DIR DIR`: in what two runs differ: options, seeds, and what came of it."""
+"""`selfalign compare DIR DIR`: how two runs differ: options, seeds and results."""
 
 from __future__ import annotations
 

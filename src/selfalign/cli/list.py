@@ -28,7 +28,7 @@ CHOICE = "validation_log_likelihood"
 
 
 def is_study(folder: Path) -> bool:
-    """Whether a study stands there: one that has begun, as a file of options of that name may be anywhere."""
+    """Whether this is the folder of a study that has begun; a file of options alone may lie anywhere."""
     if (folder / "study.json").is_file():
         return True
     return (folder / "study.yaml").is_file() and any(folder.glob(f"*/seed-*/{RECORD}"))

@@ -63,7 +63,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """What came of a run. `model` is that of the best round; round 0 is the base model.
+    """The result of a run. `model` is the best round's; round 0 is the base model.
 
     Of a run that waits for a review (`Recipe.review`) it is what there is so far, and `stopped_because` says what it waits for.
     """
@@ -173,7 +173,7 @@ def _align(
 
 
 def run_identity(recipe: Recipe, start: ModelRef, seeds: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:
-    """What must be equal for a run to be gone on with: the recipe's options and the content of model and examples."""
+    """What must be equal to go on with a run: the recipe's options and the content of model and examples."""
     return {
         # These first: with other examples the token budgets differ too, and the first difference is the one that is named.
         "model": start.base,
@@ -276,7 +276,7 @@ def _record_method(run: Setup) -> None:
 
 
 def _measure(run: Setup, context: Context, pool: Pool, model: ModelRef, last: Verdict | None) -> Verdict:
-    """What the round's model is worth; where nothing is trained, that of round 0 stands for all."""
+    """What the round's model is worth; where nothing is trained, the verdict of round 0 stands for all."""
     recipe, round = run.recipe, context.round
     if recipe.trains:
         verify_weights(run, context, round - 1)

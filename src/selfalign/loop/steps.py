@@ -73,7 +73,7 @@ def _asks_a_seed(draft: Example, seeds: Sequence[Example]) -> bool:
 
 
 def split_empty(drafts: Sequence[Example]) -> FilterResult:
-    """Drafts nobody can answer: the model's window had no room for the request, or it wrote nothing."""
+    """Drops drafts that cannot be answered: the model's window had no room for the request, or it wrote nothing."""
     kept, dropped = [], []
     for draft in drafts:
         if draft.prompt_finish == "context":
