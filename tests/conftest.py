@@ -125,6 +125,12 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model that trainings start from."""
+    return tiny_model(tmp_path_factory.mktemp("start") / "model", pad="eos", context=256)
+
+
+@pytest.fixture(scope="session")
 def reward_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny reward model, trained once."""
     return tiny_reward_model(tmp_path_factory.mktemp("reward") / "model")

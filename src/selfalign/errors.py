@@ -78,14 +78,14 @@ def no_exit(where: str) -> Iterator[None]:
 
 
 def exit_place(stop: SystemExit) -> str:
-    """What there is to say of an exit that a part's code has asked for."""
+    """A line on a part's code that tried to end the program."""
     last = traceback.extract_tb(stop.__traceback__)[-1:]
     place = f" in {Path(last[0].filename).name}, line {last[0].lineno}" if last else ""
     return f"ends the program{place} (exit code {stop.code!r}), which a part must not; raise an error instead"
 
 
 def in_a_line(error: BaseException) -> str:
-    """What a library raised, for the middle of a sentence: the first line of it, with its type where it says nothing else."""
+    """What a library raised, for the middle of a sentence: its first line, or its type if it has no text."""
     lines = str(error).strip().splitlines()
     named = isinstance(error, (OSError, ValueError)) and not isinstance(error, UnicodeError)
     text = " ".join(lines[0].split())[:400] if lines else ""

@@ -85,10 +85,10 @@ class Served(Protocol):
     def verify_weights(
         self, name: str, seeds: Sequence[Example], others: Mapping[str, ModelRef], tell: Callable[[Mapping[str, Any]], None]
     ) -> None:
-        """From now on no answer is taken before the server has shown, on some of the seeds, that it has the weights of this
-        session's model, here called `name`, and not those of the run's `others`, by their names.
+        """From now on the server must show, before its first answer is taken, that it has the weights of this session's model
+        (here called `name`) and not those of the run's `others`, by their names. It shows so on some of the seeds.
 
-        `tell` is given the finding, {"verdict", "text"}; with another verdict than VERIFIED and INDISTINCT the call that needs
+        `tell` is given the finding, {"verdict", "text"}. If the verdict is neither VERIFIED nor INDISTINCT, the call that needs
         the first answer raises RunFailed.
         """
         ...
@@ -150,7 +150,7 @@ class Journal(Protocol):
         """`Session.continuation`."""
 
     def work(self, stage: str, ids: Sequence[str], work: Work, batch: int) -> list[dict[str, Any]]:
-        """Work of no session, such as a classifier's: a row for each id, in order; `work` makes those of `batch` positions."""
+        """Work without a session, such as a classifier's: a row for each id, in order. `work` makes `batch` of them at once."""
         ...
 
 
@@ -306,7 +306,7 @@ Trained = Literal["weights", "adapter"]
 
 
 class EngineLimits:
-    """What an engine that cannot do everything may have. Called before anything loads; each raises UserError."""
+    """What an engine may have to refuse what it cannot do. Called before anything loads; each raises UserError."""
 
     def check_models(self, trained: Trained | None, others: Sequence[str]) -> None:
         """Raises for a model that it could not run: a server serves what it was made to serve.
@@ -325,7 +325,7 @@ class EngineLimits:
 
 
 class Preflight:
-    """What an evaluator, a scorer, a trainer, a filter or a proposer (these the checks) may have. Loads nothing."""
+    """What an evaluator, a scorer or a trainer may have; of it, a filter or a proposer only the checks. Loads nothing."""
 
     other_model: str = ""
     """The model it asks instead of that of the round, as `Context.open_model` takes it; "" where it asks none."""
@@ -366,8 +366,8 @@ class SeedUse:
         return [""] * count
 
     def shown(self, seeds: Sequence[Example], categories: Collection[str]) -> tuple[int, int]:
-        """(how many examples it is asked to show, how many it shows where there are the seeds alone, for that of the `categories`
-        with the fewest); "" among them stands for drafts without one."""
+        """(examples it is asked to show, examples it shows where only the seeds are there), for the one of the `categories` with
+        the fewest. "" among them stands for drafts without a category."""
         return 0, 0
 
 

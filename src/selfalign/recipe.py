@@ -152,7 +152,7 @@ class Recipe:
     train_on: TrainOn = "latest"
     """train on the newest round's pairs or on those of all rounds (the seeds always)"""
     train_seeds: bool | Literal["last"] = True
-    """train on the seeds too; false trains on what was generated alone, and last ends with a round of the seeds alone"""
+    """train on the seeds too; false trains on generated pairs only, last ends with a round on the seeds only"""
     replay: Replay | None = field(default=None, metadata=LATER)
     # General prompts with the base model's own answers, among what every round trains on: against forgetting.
     review: bool = field(default=False, metadata=LATER)
@@ -162,10 +162,10 @@ class Recipe:
     validation_share: float = 0.0
     """share of the seeds held out to choose the round: never shown, never trained on; 0 keeps the last round"""
     roll_back: RollBack = "worse"
-    """the round that is rolled back and ends the run: one worse than the best one by a paired test on the validation seeds, or
-    one whose mean is no better; one no better than the base model is rolled back either way"""
+    """which round is rolled back and ends the run: one that a paired test on the validation seeds calls worse than the best one,
+    or one whose mean is no better; one no better than the base model always is"""
     aim_over_refusal: float | None = field(default=None, metadata=LATER)
-    """the most over-refusal on the validation seeds: the first point with no more, back from the best round, is shipped"""
+    """the most over-refusal wanted on the validation seeds: back from the best round, the first point with no more is shipped"""
     alarms: Alarms = DEFAULT
     """when answers that grow shorter or prompts that grow alike warn or stop, threshold by threshold (null: none)"""
     ignore_calibration: bool = False
@@ -231,7 +231,7 @@ class Recipe:
             declared(self.trainer, Preflight).check()
 
     def _check_answers(self) -> None:
-        """What is made to be rejected or taught is never imitated, and no loss is given answers that it cannot learn from."""
+        """Raises UserError: a loss that would imitate answers made to be rejected or taught, or cannot learn from those made."""
         trainer = declared(self.trainer, Flags)
         if not self.rounds or trainer.pretends:
             return
@@ -356,7 +356,7 @@ class Recipe:
         return len(self.steps) == self.rounds and min(self.steps) >= 1
 
     def identity(self) -> dict[str, Any]:
-        """All options as plain data with the class of every part: what must be equal for a run to be gone on with.
+        """All options as plain data with the class of every part: what must be equal to go on with a run.
 
         Fields that count in no comparison (`compare=False`) are left out, and younger ones (`types.LATER`) that are not set.
 

@@ -386,7 +386,7 @@ def without_score(example: Example, name: str, why: str) -> Example:
 
 
 def unusable(example: Example, name: str) -> tuple[str, str] | None:
-    """(rule, evidence) of an example whose score cannot be gone by; None where it can.
+    """(rule, evidence) for an example whose score cannot be used; None where it can.
 
     Rules: `judge_addressed` (the text speaks to the judge), `unparsed` (a scorer tried and got no score), `unscored` (no
     scorer of the recipe gives a score of this name).

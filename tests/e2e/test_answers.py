@@ -11,6 +11,7 @@ import pytest
 
 from selfalign.record.store import Store
 from tests.conftest import Run
+from tests.files import succeeded, write_rows
 
 PROMPTS = [f"What is the {ordinal} thing to do with {{braces}} and “quotes”?" for ordinal in ("first", "second", "third", "last")]
 
@@ -36,11 +37,10 @@ def run_folder(cli: Run, seeds_file: Path, tmp_path: Path) -> Path:
         )
     )
     rows = [{"id": f"h{row}", "prompt": text, "response": f"Do thing number {row}."} for row, text in enumerate(PROMPTS)]
-    (tmp_path / "held_out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(tmp_path / "held_out.jsonl", rows)
     out = tmp_path / "run"
     options = ("--model", "org/scripted", "--held_out", tmp_path / "held_out.jsonl", "--out", out, "--quiet")
-    done = cli("run", "./judged.py:judged", seeds_file, *options)
-    assert done.returncode == 0, done.stderr
+    succeeded(cli("run", "./judged.py:judged", seeds_file, *options))
     return out
 
 

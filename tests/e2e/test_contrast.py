@@ -12,13 +12,13 @@ from selfalign.record.store import Store
 from selfalign.types import preferences, preferred_to
 from tests.conftest import SCRIPTED, Run
 from tests.e2e.test_dpo import arms
+from tests.files import succeeded, write_rows
 
 
 def test_every_answer_stands_against_one_of_another_category(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     small = ("--per_round", 12, "--rounds", 2, "--validation_share", 0, "--min_yield", 0)
-    done = cli("run", "contrast", seeds_file, *SCRIPTED, *small, "--out", out, "--quiet")
-    assert done.returncode == 0, done.stderr
+    succeeded(cli("run", "contrast", seeds_file, *SCRIPTED, *small, "--out", out, "--quiet"))
     with Store.read(out) as store:
         seeds, rounds = store.seeds(), {round: (store.kept(round), store.dropped(round)) for round in (1, 2)}
     known = {seed.id: seed for seed in seeds}
@@ -49,7 +49,7 @@ def test_every_answer_stands_against_one_of_another_category(cli: Run, seeds_fil
 def test_one_category_has_nothing_to_contrast(cli: Run, tmp_path: Path) -> None:
     seeds = tmp_path / "seeds.jsonl"
     rows = ({"prompt": f"How do I mend {n} chairs?", "response": "With glue and patience.", "category": "help"} for n in range(8))
-    seeds.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(seeds, rows)
     done = cli("run", "contrast", seeds, *SCRIPTED, "--out", tmp_path / "out", "--quiet")
     assert done.returncode == 2 and "the seeds have only 'help': name two or more" in done.stderr
     assert not (tmp_path / "out").exists()
@@ -61,7 +61,7 @@ def test_given_prompts_are_answered_and_each_answer_kept_is_opposed(
     prompts, out = tmp_path / "prompts.jsonl", tmp_path / "out"
     things = ("lamp", "vase", "clock", "kettle", "sofa")
     rows = [{"prompt": f"Whom may I call whenever our {thing} breaks at night?"} for thing in things]
-    prompts.write_text("".join(json.dumps(row) + "\n" for row in (*rows, {**rows[0], "prompt": "Why?", "category": "care"})))
+    write_rows(prompts, (*rows, {**rows[0], "prompt": "Why?", "category": "care"}))
     small = ("--per_round", "8", "--prompts", str(prompts), "--validation_share", "0", "--min_yield", "0", "--quiet")
     without = ("--without", "prompt_filters.category_agreement", "prompt_filters.length", "filters.category_agreement")
     plain = [str(seeds_file), *map(str, SCRIPTED), *small, *without]
@@ -89,8 +89,7 @@ def test_given_prompts_are_answered_and_each_answer_kept_is_opposed(
 def test_what_is_declared_filters_what_is_preferred(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     small = ("--per_round", 24, "--rounds", 1, "--validation_share", 0, "--min_yield", 0, "--ignore_seed_rules", "true")
-    done = cli("run", "contrast", seeds_file, *SCRIPTED, *small, "--expect", "max_words:25", "--out", out, "--quiet")
-    assert done.returncode == 0, done.stderr
+    succeeded(cli("run", "contrast", seeds_file, *SCRIPTED, *small, "--expect", "max_words:25", "--out", out, "--quiet"))
     with Store.read(out) as store:
         kept, dropped = store.kept(1), store.dropped(1)
     assert kept and max(len(one.response.split()) for one in kept) <= 25

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 
+from tests.files import write_rows
+
 Run = Callable[..., CompletedProcess[str]]
 
 
@@ -20,8 +22,8 @@ def test_the_nearest_seeds_answer_is_an_arm_beside_the_models(cli: Run, tmp_path
         for kind in words
     ]
     seeds, held_out = tmp_path / "seeds.jsonl", tmp_path / "held_out.jsonl"
-    seeds.write_text("".join(json.dumps(row) + "\n" for row in rows[:24]))
-    held_out.write_text("".join(json.dumps(row) + "\n" for row in rows[24:]))
+    write_rows(seeds, rows[:24])
+    write_rows(held_out, rows[24:])
     out = tmp_path / "study"
     done = cli(
         *("study", "pretrained", seeds, "--held_out", held_out, "--model", "scripted", "--out", out, "--engine", "Scripted"),

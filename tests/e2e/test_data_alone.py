@@ -19,6 +19,7 @@ from selfalign.seeds.read import read_seeds
 from selfalign.trainers import NullTrainer
 from selfalign.types import Format, ModelRef
 from tests.conftest import Run
+from tests.files import succeeded
 
 SMALL = ("--rounds", 2, "--per_round", 3, "--min_yield", 0, "--demonstrations", 2, "--encoder", "Hashed", "--quiet")
 
@@ -48,8 +49,7 @@ def test_every_round_goes_on_with_the_model_as_it_came(seeds_file: Path, cli: Ru
         assert [row["model"] for row in rounds] == ["any"] * 3 and [row["tokens"]["trained"] for row in rounds] == [0] * 3
         last = store.kept(2)[0].id
     data = tmp_path / "all.jsonl"
-    exported = cli("export", tmp_path / "out", "--data", data, "--card")
-    assert exported.returncode == 0, exported.stderr
+    succeeded(cli("export", tmp_path / "out", "--data", data, "--card"))
     assert {json.loads(line)["round"] for line in data.read_text().splitlines()} == {0, 1, 2}
     passport = cli("show", tmp_path / "out", last)
     assert passport.returncode == 0 and "any" in passport.stdout and "trained into" not in passport.stdout
@@ -61,7 +61,6 @@ def test_with_a_real_engine_it_ends(cli: Run, model_folder: Path, seeds_file: Pa
     options = ("--model", model_folder, "--engine", "HF", "--trainer", "NullTrainer", *SMALL, *decoding)
     checked = cli("check", "isara", seeds_file, *options)
     assert "nothing is trained: each round goes on with the base model\n" in checked.stdout, checked.stderr
-    done = cli("run", "isara", seeds_file, *options, "--json", "--out", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
+    done = succeeded(cli("run", "isara", seeds_file, *options, "--json", "--out", tmp_path / "out"))
     told = json.loads(done.stdout)
     assert told["state"] == "done" and told["best_round"] == 0

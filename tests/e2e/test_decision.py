@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from tests.conftest import SCRIPTED, Run
+from tests.files import succeeded
 
 NAMES = ("decision_auc", "matched_refusal")
 
@@ -32,8 +33,7 @@ def test_a_study_compares_the_curves_of_its_arms(cli: Run, tmp_path: Path) -> No
         "--out",
         out,
     )
-    done = cli(*study)
-    assert done.returncode == 0, done.stderr
+    done = succeeded(cli(*study))
     assert "decision auc in points: 20 prompts" in done.stdout and "matched refusal in points" in done.stdout
     found = json.loads((out / "study.json").read_text())
     for name in NAMES:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import SCRIPTED, Run
+from tests.files import succeeded, write_rows
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("your-own-*.md"))
@@ -45,8 +46,7 @@ def example(cli: Run, name: str, seeds: Path, folder: Path, *options: object, co
     file.write_text(code or EXAMPLES[name], encoding="utf-8")
     out = folder / f"out-{name}"
     engine = [{"--engine": "--inner"}.get(str(word), word) if name == "tidy" else word for word in SCRIPTED]
-    done = cli("run", f"{file}:{name}", seeds, *engine, *SMALL, *options, "--out", out, "--json")
-    assert done.returncode == 0, done.stderr
+    done = succeeded(cli("run", f"{file}:{name}", seeds, *engine, *SMALL, *options, "--out", out, "--json"))
     state: dict[str, Any] = json.loads(done.stdout)
     assert state["state"] == "done" and state["recipe"] == name
     assert state["rounds"][1]["candidates"] == 24
@@ -121,8 +121,7 @@ def test_the_checks(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [name for name in EXAMPLES if name != "test_my_parts"])
 def test_help_has_the_options_of_the_file(cli: Run, tmp_path: Path, name: str) -> None:
     (tmp_path / f"{name}.py").write_text(EXAMPLES[name], encoding="utf-8")
-    done = cli("run", f"./{name}.py:{name}", "--help")
-    assert done.returncode == 0, done.stderr
+    done = succeeded(cli("run", f"./{name}.py:{name}", "--help"))
     assert "--per_round" in done.stdout and "--engine" in done.stdout
 
 
@@ -147,8 +146,7 @@ def test_the_commands_of_the_pages_have_real_options(cli: Run) -> None:
 
 def test_the_page_about_check_has_its_lines(cli: Run) -> None:
     page = (ROOT / "docs" / "check.md").read_text(encoding="utf-8")
-    done = cli("check", "isara", "safe_helpful", *SCRIPTED)
-    assert done.returncode == 0, done.stderr
+    done = succeeded(cli("check", "isara", "safe_helpful", *SCRIPTED))
     for line in done.stdout.splitlines():
         assert re.search(rf"^{re.escape(line.split(':')[0])}:", page, re.MULTILINE), line
 
@@ -163,7 +161,7 @@ def test_the_page_about_declared_checks_runs(cli: Run, tmp_path: Path) -> None:
     answer = '{"product": "kettle", "urgent": false}'
     rows = [{"prompt": f"Number {row}: please mend my kettle", "response": answer} for row in range(6)]
     rows += [{**rows[0], "prompt": f"Please {row}, mend the kettle", "response": f"Please see kettle {row}."} for row in range(6)]
-    (tmp_path / "seeds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(tmp_path / "seeds.jsonl", rows)
     named = [
         each for rest in re.findall(r"^selfalign run .*$", page, re.MULTILINE) for each in re.findall(r"--expect (\S+)", rest)
     ]

@@ -25,10 +25,7 @@ from selfalign.study.run import match_steps
 from selfalign.trainers import DPO, SFT, CrossEntropy, NullTrainer
 from selfalign.types import Pool, preferences
 from tests.conftest import SCRIPTED, Refused, Run
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+from tests.files import read_rows, succeeded, write_rows
 
 
 @pytest.fixture
@@ -47,14 +44,12 @@ def pairs_file(tmp_path: Path) -> Path:
         "rejected": [{"role": "assistant", "content": "Nobody."}],
     }
     path = tmp_path / "pairs.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in (*rows, *chosen, same, turns)), encoding="utf-8")
-    return path
+    return write_rows(path, (*rows, *chosen, same, turns))
 
 
 def test_answers_are_rejected_exported_as_pairs_and_read_back(cli: Run, pairs_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = cli("run", "dpo", pairs_file, *SCRIPTED, "--per_round", 12, "--validation_share", 0, "--out", out, "--quiet")
-    assert done.returncode == 0, done.stderr
+    succeeded(cli("run", "dpo", pairs_file, *SCRIPTED, "--per_round", 12, "--validation_share", 0, "--out", out, "--quiet"))
     with Store.read(out) as store:
         seeds, kept, dropped = store.seeds(), store.kept(1), store.dropped(1)
     assert len(seeds) == 8, "two rejected answers to one prompt are one seed"
@@ -71,7 +66,7 @@ def test_answers_are_rejected_exported_as_pairs_and_read_back(cli: Run, pairs_fi
 
     said = cli("export", out, "--data", tmp_path / "plain.jsonl")
     assert "8 pairs" in said.stdout and "11 rejected answers, which --format preference" in said.stdout
-    assert {row["round"] for row in lines(tmp_path / "plain.jsonl")} == {0}
+    assert {row["round"] for row in read_rows(tmp_path / "plain.jsonl")} == {0}
     for name in ("back.jsonl", "back.parquet"):
         assert cli("export", out, "--data", tmp_path / name, "--format", "preference", "--card").returncode == 0
         back, notes = read_with_notes(tmp_path / name)
@@ -79,7 +74,7 @@ def test_answers_are_rejected_exported_as_pairs_and_read_back(cli: Run, pairs_fi
         wanted = {(pair.chosen.prompt, pair.chosen.system, pair.chosen.response) for pair in found}
         assert again.keys() == wanted and sum(again.values()) == 11
         assert any("reject one more answer" in note for note in notes)
-    assert set(lines(tmp_path / "back.jsonl")[0]) == {"id", "round", "category", "validation", "prompt", "chosen", "rejected"}
+    assert set(read_rows(tmp_path / "back.jsonl")[0]) == {"id", "round", "category", "validation", "prompt", "chosen", "rejected"}
     assert "11 pairs of a preferred and a rejected answer" in (tmp_path / "back.card.md").read_text()
 
 
@@ -212,11 +207,10 @@ def test_an_arm_of_another_loss_keeps_its_own_rates_and_rounds_but_for_what_was_
 def test_as_a_baseline_it_trains_as_long_as_the_loop(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
     held = tmp_path / "held.jsonl"
     rows = [{"prompt": f"Where is a {thing}?", "response": f"The {thing} is here."} for thing in ("lamp", "boat", "radio")]
-    held.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(held, rows)
     small = ("--per_round", 8, "--min_yield", 0, "--repeats", 1, "--quiet")
     out = tmp_path / "out"
-    done = cli("study", "isara", seeds_file, *SCRIPTED, *small, "--held_out", held, "--baselines", "sft,dpo", "--out", out)
-    assert done.returncode == 0, done.stderr
+    succeeded(cli("study", "isara", seeds_file, *SCRIPTED, *small, "--held_out", held, "--baselines", "sft,dpo", "--out", out))
     arms = json.loads((out / "study.json").read_text())["arms"]
     main, sft, dpo = (arms[name]["runs"][0] for name in ("isara", "sft", "dpo"))
     assert sum(dpo["steps"]) == sum(sft["steps"]) == sum(main["steps"][: main["best_round"]] or main["steps"])

@@ -10,26 +10,21 @@ import sqlite3
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.conftest import SCRIPTED, Refused, Run, command
+from tests.files import result, select, succeeded, write_rows
 from tests.tiny import tiny_model
 
 ENGINE = ("--engine", "Scripted", "--encoder", "Hashed")
 QUIET = ("--quiet", "--json")
 
 
-def write(path: Path, rows: list[dict[str, str]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
 @pytest.fixture
 def held_file(tmp_path: Path) -> Path:
     things = [(verb, thing) for verb in ("rent", "buy", "sell") for thing in ("kayak", "radio", "lamp", "piano")]
-    return write(
+    return write_rows(
         tmp_path / "held_out.jsonl",
         [
             {
@@ -46,19 +41,8 @@ def held_file(tmp_path: Path) -> Path:
 def run_folder(cli: Run, seeds_file: Path, tmp_path: Path) -> Path:
     out = tmp_path / "run"
     options = ("--rounds", 2, "--per_round", 8, "--demonstrations", 4, "--min_yield", 0, "--quiet", "--out", out)
-    done = cli("run", "isara", seeds_file, *SCRIPTED, *options)
-    assert done.returncode == 0, done.stderr
+    succeeded(cli("run", "isara", seeds_file, *SCRIPTED, *options))
     return out
-
-
-def result(done: subprocess.CompletedProcess[str]) -> Any:
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-def rows(folder: Path, query: str) -> list[Any]:
-    with sqlite3.connect(f"file:{folder / 'run.sqlite'}?mode=ro", uri=True) as connection:
-        return connection.execute(query).fetchall()
 
 
 def test_a_model_alone_needs_no_seeds_and_leaves_nothing(cli: Run, held_file: Path, tmp_path: Path) -> None:
@@ -83,8 +67,8 @@ def test_an_evaluation_that_is_kept_is_only_read_back(cli: Run, held_file: Path,
     options = ("eval", "scripted", *ENGINE, "--held_out", held_file, "--out", out, *QUIET)
     first = result(cli(*options))
     counts = "SELECT (SELECT count(*) FROM batches), (SELECT count(*) FROM stages)"
-    before = rows(out, counts)
-    assert result(cli(*options)) == first and rows(out, counts) == before
+    before = select(out, counts)
+    assert result(cli(*options)) == first and select(out, counts) == before
     read = result(cli("eval", out, "--json"))["model"]
     assert read == {**first["model"], "name": str(out)}
     assert result(cli("eval", "--config", out / "run.yaml", "--json")) == first
@@ -111,8 +95,7 @@ def test_the_same_figures_as_the_run_itself(cli: Run, seeds_file: Path, held_fil
 def test_the_best_round_against_the_base_model(cli: Run, run_folder: Path, held_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "evals"
     options = (*ENGINE, "--held_out", held_file, "--out", out, "--quiet")
-    done = cli("eval", run_folder, "--compare", "scripted", *options, "--metric", "log_likelihood", COLUMNS="80")
-    assert done.returncode == 0, done.stderr
+    done = succeeded(cli("eval", run_folder, "--compare", "scripted", *options, "--metric", "log_likelihood", COLUMNS="80"))
     # The engine lets the log-likelihood rise by 0.1 a round, alike for every prompt.
     sentence = f"{run_folder}, round 2 is better than scripted on log likelihood: +0.2 [0.2, 0.2], p < 0.001, n = 12 prompts"
     assert sentence in done.stdout
@@ -142,15 +125,15 @@ def test_demonstrations_stand_before_every_prompt(cli: Run, seeds_file: Path, he
     assert told["model"]["prompt_tokens_per_answer"] > 3 * told["other"]["prompt_tokens_per_answer"] > 0
     assert set(told["comparison"]["differences"]) == set(told["model"]["metrics"])  # the same prompts, though ids clash
     sent = "SELECT json_extract(data, '$.demonstrations') FROM outputs WHERE stage = 'held_out'"
-    assert all(len(json.loads(found)) == 3 for (found,) in rows(shown, sent))
+    assert all(len(json.loads(found)) == 3 for (found,) in select(shown, sent))
     drawn = result(cli("eval", "scripted", *with_seeds, "--retriever", "random", "--out", tmp_path / "random"))
-    assert drawn["model"]["retriever"] == "Uniform" and rows(tmp_path / "random", sent) != rows(shown, sent)
+    assert drawn["model"]["retriever"] == "Uniform" and select(tmp_path / "random", sent) != select(shown, sent)
 
 
 def test_an_arm_of_a_study_is_an_evaluation(cli: Run, seeds_file: Path, held_file: Path, tmp_path: Path) -> None:
     arm = tmp_path / "arm"
     run = ("run", "icl_knn", seeds_file, "--model", "scripted", *ENGINE, "--quiet", "--out", arm)
-    named = write(
+    named = write_rows(
         tmp_path / "named.jsonl", [{"id": f"test-{n}", **row} for n, row in enumerate(map(json.loads, held_file.open()))]
     )
     assert cli(*run, "--held_out", named).returncode == 0
@@ -160,7 +143,9 @@ def test_an_arm_of_a_study_is_an_evaluation(cli: Run, seeds_file: Path, held_fil
 
 def test_what_a_model_was_trained_on_is_no_test(cli: Run, run_folder: Path, seeds_file: Path, tmp_path: Path) -> None:
     kept = json.loads((run_folder / "round-01/kept.jsonl").read_text(encoding="utf-8").splitlines()[0])
-    asked = write(tmp_path / "asked.jsonl", [{"prompt": kept["prompt"].upper()}, {"prompt": "Is there anything new to say?"}])
+    asked = write_rows(
+        tmp_path / "asked.jsonl", [{"prompt": kept["prompt"].upper()}, {"prompt": "Is there anything new to say?"}]
+    )
     done = cli("eval", run_folder, *ENGINE, "--held_out", asked, "--quiet")
     assert done.returncode == 2 and f"the same as {kept['id']}" in done.stderr and len(done.stderr.splitlines()) == 1
     told = result(cli("eval", run_folder, *ENGINE, "--held_out", asked, *QUIET, "--allow_overlap"))
@@ -187,7 +172,7 @@ def test_bundled_prompts_and_a_real_engine(cli: Run, model_folder: Path, held_fi
     for domain in ("safe_helpful", "in_scope"):
         assert result(cli("eval", "scripted", *ENGINE, "--held_out", domain, *QUIET))["model"]["metrics"]["balance"]["n"] == 160
     other = tiny_model(tmp_path / "other", context=2048, seed=1)
-    prompts = write(
+    prompts = write_rows(
         tmp_path / "prompts.jsonl", [{"prompt": f"Is {n} even?", "response": "Yes, it is." if n else ""} for n in range(4)]
     )
     told = result(cli("eval", model_folder, "--compare", other, "--held_out", prompts, *QUIET))
@@ -242,7 +227,7 @@ def test_wrong_options_are_named_in_one_line(refused: Refused, wrong: tuple[obje
 
 
 def test_only_like_is_compared_with_like(cli: Run, run_folder: Path, held_file: Path, tmp_path: Path) -> None:
-    out, fewer = tmp_path / "evals", write(tmp_path / "fewer.jsonl", [json.loads(line) for line in held_file.open()][:6])
+    out, fewer = tmp_path / "evals", write_rows(tmp_path / "fewer.jsonl", [json.loads(line) for line in held_file.open()][:6])
     assert cli("eval", "scripted", *ENGINE, "--held_out", held_file, "--out", out, "--quiet").returncode == 0
     done = cli("eval", run_folder, *ENGINE, "--held_out", fewer, "--compare", out)
     assert done.returncode == 2 and "other held-out prompts" in done.stderr

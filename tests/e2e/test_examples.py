@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Run
+from tests.files import result
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -76,9 +77,7 @@ def test_its_filter(page: Any) -> None:
 @pytest.mark.parametrize("name", ["support_tone", "json_extraction", "german", "shop_scope"])
 def test_the_seeds_of_each_domain_pass_every_rule(cli: Run, name: str) -> None:
     seeds = EXAMPLES / name / "seeds.jsonl"
-    done = cli("check", "isara", seeds, "--model", "scripted", "--engine", "Scripted", "--encoder", "Hashed", "--json")
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = result(cli("check", "isara", seeds, "--model", "scripted", "--engine", "Scripted", "--encoder", "Hashed", "--json"))
     assert (found["seeds"], found["validation"], found["stops"], found["rules_on_seeds"]) == (24, 6, [], [])
     page = (EXAMPLES / name / "README.md").read_text(encoding="utf-8")
     assert f"examples/{name}/seeds.jsonl" in page

@@ -28,6 +28,7 @@ from selfalign.report.verdict import verdict
 from selfalign.trainers import NullTrainer
 from selfalign.types import Completion, Example, Metric, ModelRef, Request, Sampling
 from tests.conftest import SCRIPTED, Run
+from tests.files import result, succeeded
 from tests.parts import context
 
 THINGS = (
@@ -123,8 +124,7 @@ def test_checks_by_category_count_the_rows_they_are_about(cli: Run, tmp_path: Pa
     given = ("--expect", "Rückgabe = Umtausch=contains:30 Tage", "--expect", "größe=max_words:1")
     replies = json.dumps({row.id: row.response for row in rows}, ensure_ascii=False)
     asked = ("--held_out", written(tmp_path / "rows.jsonl", rows), "--engine", "Scripted", "--engine.replies", replies)
-    done = cli("eval", "scripted", *asked, *given, "--json", "--quiet")
-    assert done.returncode == 0, done.stderr
+    done = succeeded(cli("eval", "scripted", *asked, *given, "--json", "--quiet"))
     found = json.loads(done.stdout)["model"]["metrics"]
     assert (found["expected"]["n"], found["expected"]["value"]) == (12, pytest.approx(8 / 12))
     by_check = {name: (each["n"], each["value"]) for name, each in found.items() if name.startswith("expected:")}
@@ -193,9 +193,7 @@ def test_a_study_compares_by_what_is_expected(cli: Run, tmp_path: Path) -> None:
     options = ("--baselines", "one_shot,pretrained", "--repeats", 1, "--rounds", 1, "--per_round", 12, "--validation_share", 0)
     given = ("--expect", "max_words:20", "--expect", "contains:take", "--ignore_seed_rules", "true", "--quiet", "--json")
     asked = ("study", "isara", seeds, *SCRIPTED, "--held_out", held_out, "--out", tmp_path / "s", *options, *given)
-    done = cli(*asked)
-    assert done.returncode == 0, done.stderr
-    study = json.loads(done.stdout)
+    study = result(cli(*asked))
     assert study["metric"] == "expected" and {"expected:max_words_20", "expected:contains_take"} <= study["metrics"].keys()
     assert [each["arm"] for each in study["verdicts"]] == ["one_shot", "pretrained"]
     with Store.read(tmp_path / "s" / "one_shot" / "seed-0") as store:

@@ -13,6 +13,7 @@ from selfalign.record.lock import locked
 from selfalign.record.status import warnings
 from selfalign.record.store import Store
 from tests.conftest import SCRIPTED
+from tests.files import write_rows
 
 SMALL = ("--per_round", "8", "--demonstrations", "3", "--min_yield", "0", "--quiet", "--rounds", "1")
 
@@ -22,8 +23,7 @@ def run(seeds: Path, out: Path, *more: str) -> int:
 
 
 def file_of(path: Path, *rows: dict[str, object]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
+    return write_rows(path, rows)
 
 
 def pair(thing: str, response: str = "", **more: object) -> dict[str, object]:

@@ -25,6 +25,7 @@ from selfalign.seeds.read import read_seeds
 from selfalign.trainers import NullTrainer
 from selfalign.types import Example
 from tests.conftest import SCRIPTED, Run
+from tests.files import succeeded, write_rows
 
 SMALL = ("--rounds", 1, "--per_round", 8, "--min_yield", 0, "--quiet")
 STAGES = {"propose": "a new prompt", "respond": "an answer"}
@@ -80,7 +81,7 @@ def test_what_is_told_is_what_is_shown(
     rows = [json.loads(line) for line in seeds_file.read_text().splitlines()]
     for row in rows[:3]:
         row["category"] = "rare"
-    seeds_file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(seeds_file, rows)
     parts = {"engine": Scripted(window=9000), "encoder": Hashed(), "trainer": NullTrainer()}
     recipe = replace(make(**options), rounds=1, per_round=24, min_yield=0.0, validation_share=0.25, **parts)
     align(recipe, "scripted", read_seeds(seeds_file), tmp_path / "out")
@@ -141,8 +142,7 @@ def test_poor_seeds_are_named_as_the_cause_of_an_early_low_yield(poor: bool, cli
         rows = [json.loads(line) for line in seeds_file.read_text(encoding="utf-8").splitlines()]
         seeds_file.write_text("".join(json.dumps({**row, "response": "Yes, do."}) + "\n" for row in rows), encoding="utf-8")
     small = ("--per_round", 8, "--min_yield", 1.0, "--quiet", "--out", tmp_path / "out", "--json")
-    done = cli("run", "isara_paper", seeds_file, *SCRIPTED, *small)
-    assert done.returncode == 0, done.stderr
+    done = succeeded(cli("run", "isara_paper", seeds_file, *SCRIPTED, *small))
     why = json.loads(done.stdout)["stopped_because"]
     assert why.startswith("round 1 kept ") and "below min_yield = 1.0" in why
     told = "the seeds themselves break the rules: filters.length would drop 12 of the 12 seeds (100%) as response_short"

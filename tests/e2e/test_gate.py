@@ -17,6 +17,7 @@ from selfalign.proof.kept import Change, on_purpose
 from selfalign.types import Example
 from tests.e2e.test_guard import ALL, RECIPES
 from tests.e2e.test_shortcuts import prompts, ruled, twins
+from tests.files import write_rows
 
 Told = tuple[int, str]
 Say = Callable[..., Told]
@@ -38,7 +39,7 @@ def made(say: Say, tmp_path: Path, recipe: str, *options: object, form: Callable
     """The folder of a run on seeds and held-out prompts of a form."""
     files = tmp_path / f"{form.__name__}-seeds.jsonl", tmp_path / f"{form.__name__}-held-out.jsonl"
     for start, path in enumerate(files):
-        path.write_text("".join(json.dumps(row) + "\n" for row in prompts(form, start)), encoding="utf-8")
+        write_rows(path, prompts(form, start))
     out = tmp_path / f"{recipe}-{form.__name__}-{len(options)}"
     run = ("run", f"{RECIPES}:{recipe}", files[0], "--model", "scripted", "--quiet", "--out", out, *options)
     code, said = say(*run, "--held_out", files[1])
@@ -86,7 +87,7 @@ def test_a_form_that_one_answer_to_everything_has_ships_no_model_that_gives_one(
         rows = [
             {"prompt": row["prompt"], "response": json.dumps({"about": row["prompt"][-12:]})} for row in prompts(twins, start)
         ]
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        write_rows(path, rows)
     easy = "one seed's answer to every prompt reaches 100 %: this shows the form of answers, not what they say"
     for recipe, code, found in (
         ("repeats", 4, f"cannot tell  shortcuts: {easy}\n"),

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from tests.conftest import SCRIPTED, Run
+from tests.files import succeeded
 
 FIELDS = ("id", "category", "prompt", "response", "rule", "prompt_demonstrations", "response_demonstrations")
 
@@ -17,8 +18,7 @@ FIELDS = ("id", "category", "prompt", "response", "rule", "prompt_demonstrations
 def test_the_rows_of_a_scripted_run(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     small = ("--rounds", 2, "--per_round", 12, "--min_yield", 0, "--sampling.max_tokens", 96, "--prompt_sampling.max_tokens", 96)
-    done = cli("run", "isara", seeds_file, *SCRIPTED, *small, "--out", out, "--quiet")
-    assert done.returncode == 0, done.stderr
+    succeeded(cli("run", "isara", seeds_file, *SCRIPTED, *small, "--out", out, "--quiet"))
     rows = [
         {name: [shown["id"] for shown in row[name]] if name.endswith("demonstrations") else row.get(name) for name in FIELDS}
         for path in sorted(out.glob("round-0[12]/*.jsonl"))

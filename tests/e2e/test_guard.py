@@ -30,6 +30,7 @@ from selfalign.trainers import NullTrainer
 from selfalign.types import Example, Metric, Outcome
 from tests.conftest import SCRIPTED
 from tests.e2e.test_shortcuts import prompts, twins
+from tests.files import write_rows
 
 RECIPES = Path(__file__).with_name("gate_recipe.py")
 ALL = ("--guard.parts", "knowledge,form,answered")
@@ -40,7 +41,7 @@ def twin_files(tmp_path: Path) -> tuple[Path, Path]:
     """Seeds and held-out prompts that no trivial rule tells apart."""
     found = tmp_path / "seeds.jsonl", tmp_path / "held_out.jsonl"
     for start, path in enumerate(found):
-        path.write_text("".join(json.dumps(row) + "\n" for row in prompts(twins, start)), encoding="utf-8")
+        write_rows(path, prompts(twins, start))
     return found
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from tests.conftest import SCRIPTED, Refused, Run
 from tests.e2e.test_kill import hits
+from tests.files import read_rows, succeeded, write_rows
 
 SMALL = ("--rounds", 2, "--per_round", 24, "--min_yield", 0, "--engine.batch_size", 4, "--quiet")
 BY_CHANCE = ("--judge.method", "expected", "--score_above", 1)
@@ -35,8 +36,7 @@ def tasks_file(tmp_path: Path) -> Path:
         task = {"id": f"task-{number}", "instruction": instruction, "instances": [instance], "is_classification": label}
         rows.append({**task, "name": f"{verb} {thing}"})
     path = tmp_path / "tasks.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
+    return write_rows(path, rows)
 
 
 @pytest.fixture
@@ -58,15 +58,11 @@ def status(cli: Run, out: Path) -> dict[str, Any]:
     return found
 
 
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 def content(out: Path) -> dict[str, bytes]:
     """What a run made, byte by byte, with every sample in one place."""
     files = [path for pattern in ("round-*/*.json*", "round-*/model/*") for path in sorted(out.glob(pattern))]
     assert {"kept.jsonl", "dropped.jsonl", "metrics.json", "config.json"} <= {path.name for path in files}
-    ids = [row["id"] for path in files if path.suffix == ".jsonl" for row in lines(path)]
+    ids = [row["id"] for path in files if path.suffix == ".jsonl" for row in read_rows(path)]
     assert len(set(ids)) == len(ids)
     return {str(path.relative_to(out)): path.read_bytes() for path in files}
 
@@ -77,15 +73,14 @@ def run(cli: Run, recipe: str, seeds: Path, out: Path, *options: object, **env: 
 
 def test_isheep_end_to_end(cli: Run, tasks_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = run(cli, "isheep", tasks_file, out, *TRUSTING)
-    assert done.returncode == 0, done.stderr
+    succeeded(run(cli, "isheep", tasks_file, out, *TRUSTING))
     state = status(cli, out)
     assert state["state"] == "done" and len(state["rounds"]) == 3
     for row in state["rounds"][1:]:
         assert row["candidates"] == 24 == row["kept"] + sum(row["dropped"].values())
         assert row["kept"] > 0
         assert row["metrics"]["diversity_saturation_judge_quality"]["value"] < 1
-    kept, dropped = lines(out / "round-01" / "kept.jsonl"), lines(out / "round-01" / "dropped.jsonl")
+    kept, dropped = read_rows(out / "round-01" / "kept.jsonl"), read_rows(out / "round-01" / "dropped.jsonl")
     assert all(set(row["scores"]) == {"judge_quality", "judge_following"} for row in kept)
     assert all(drop["rule"] and drop["evidence"] for drop in dropped)
     assert {"low_judge_quality", "low_judge_following"} < {drop["rule"] for drop in dropped}
@@ -108,12 +103,11 @@ def test_isheep_selects_without_a_judge(
     cli: Run, tasks_file: Path, tmp_path: Path, select: str, scores: set[str], rules: set[str]
 ) -> None:
     out = tmp_path / "out"
-    done = run(cli, "isheep", tasks_file, out, "--select", select, "--rounds", 1)
-    assert done.returncode == 0, done.stderr
+    succeeded(run(cli, "isheep", tasks_file, out, "--select", select, "--rounds", 1))
     (row,) = status(cli, out)["rounds"][1:]
     assert row["candidates"] == 24 == row["kept"] + sum(row["dropped"].values()) and row["kept"] > 0
     assert "judge_quality_auc" not in row["metrics"], "nothing was to be calibrated"
-    kept, dropped = lines(out / "round-01" / "kept.jsonl"), lines(out / "round-01" / "dropped.jsonl")
+    kept, dropped = read_rows(out / "round-01" / "kept.jsonl"), read_rows(out / "round-01" / "dropped.jsonl")
     assert all(set(each["scores"]) == scores for each in kept)
     by_score = [each for each in dropped if each["scores"]]
     assert {each["rule"] for each in by_score} == rules and all(each["evidence"] for each in by_score)
@@ -126,15 +120,14 @@ def test_rest_with_a_reward_model(cli: Run, reward_model: Path, tmp_path: Path) 
     """The tiny reward model likes answers that end in good; the scripted engine's end in another way, and score below."""
     seeds, out = tmp_path / "seeds.jsonl", tmp_path / "out"
     rows = [{"prompt": f"prompt {number}", "response": "This is good"} for number in range(8)]
-    seeds.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(seeds, rows)
     reward = ("--reward", "Reward", "--reward.model", reward_model, "--reward.device", "cpu", "--ignore_calibration", "true")
-    done = run(cli, "rest", seeds, out, *reward, "--rounds", 1, "--filters.rising_threshold.first", -0.7)
-    assert done.returncode == 0, done.stderr
+    succeeded(run(cli, "rest", seeds, out, *reward, "--rounds", 1, "--filters.rising_threshold.first", -0.7))
     (row,) = status(cli, out)["rounds"][1:]
     assert row["candidates"] == 24 == row["kept"] + sum(row["dropped"].values())
     assert row["kept"] > 0 and row["dropped"]["low_reward"] > 0
     assert row["metrics"]["calibration_reward_auc"]["value"] > 0.5
-    assert all(each["scores"]["reward"] > -0.7 for each in lines(out / "round-01" / "kept.jsonl"))
+    assert all(each["scores"]["reward"] > -0.7 for each in read_rows(out / "round-01" / "kept.jsonl"))
 
 
 def test_a_judge_that_knows_nothing_filters_nothing(cli: Run, tasks_file: Path, tmp_path: Path) -> None:
@@ -153,10 +146,9 @@ def test_isheep_accumulates_and_the_published_one_replaces(cli: Run, tasks_file:
     trained = {}
     for recipe, options in (("isheep", TRUSTING), ("isheep_paper", BY_CHANCE)):
         out = tmp_path / recipe
-        done = run(cli, recipe, tasks_file, out, *options)
-        assert done.returncode == 0, done.stderr
-        seed = next(row for row in lines(tasks_file) if shown(cli, out, row["id"])["verdict"] == "seed")["id"]
-        sample = lines(out / "round-01" / "kept.jsonl")[0]["id"]
+        succeeded(run(cli, recipe, tasks_file, out, *options))
+        seed = next(row for row in read_rows(tasks_file) if shown(cli, out, row["id"])["verdict"] == "seed")["id"]
+        sample = read_rows(out / "round-01" / "kept.jsonl")[0]["id"]
         trained[recipe] = [[model["round"] for model in shown(cli, out, id)["trained_into"]] for id in (seed, sample)]
     assert trained == {"isheep": [[1, 2], [1, 2]], "isheep_paper": [[], [1]]}
 
@@ -169,7 +161,7 @@ def shown(cli: Run, out: Path, id: str) -> dict[str, Any]:
 def test_the_passport_shows_the_list_that_a_task_was_read_from(cli: Run, tasks_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run(cli, "isheep", tasks_file, out, *TRUSTING, "--rounds", 1).returncode == 0
-    for row in lines(out / "round-01" / "kept.jsonl"):
+    for row in read_rows(out / "round-01" / "kept.jsonl"):
         told = shown(cli, out, row["id"])
         assert len(told["prompt_demonstrations"]) == 5
         assert told["prompt_texts"]["propose"].endswith("###\n6. Instruction:")
@@ -212,7 +204,7 @@ def test_every_other_recipe_goes_on_after_a_kill(
 def test_a_label_that_the_proposer_wrote_is_kept_as_the_response(cli: Run, tasks_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run(cli, "self_instruct", tasks_file, out).returncode == 0
-    kept = [row for number in (1, 2) for row in lines(out / f"round-0{number}" / "kept.jsonl")]
+    kept = [row for number in (1, 2) for row in read_rows(out / f"round-0{number}" / "kept.jsonl")]
     labelled = [row for row in kept if row["metadata"].get("is_classification") == "true"]
     assert labelled and len(labelled) < len(kept)
     for row in kept:
@@ -242,8 +234,7 @@ def test_bad_options_get_one_line(refused: Refused, tasks_file: Path, arguments:
 
 
 def test_a_judge_is_tried_on_as_many_seeds_as_asked(cli: Run, tasks_file: Path, tmp_path: Path) -> None:
-    done = run(cli, "isheep", tasks_file, tmp_path / "out", *TRUSTING, "--judge.calibrate_on", 4, "--rounds", 1)
-    assert done.returncode == 0, done.stderr
+    succeeded(run(cli, "isheep", tasks_file, tmp_path / "out", *TRUSTING, "--judge.calibrate_on", 4, "--rounds", 1))
     metrics = status(cli, tmp_path / "out")["rounds"][1]["metrics"]
     assert metrics["calibration_judge_quality_auc"]["n"] == metrics["calibration_judge_following_auc"]["n"] == 4
     refused = run(cli, "isheep", tasks_file, tmp_path / "other", "--judge.calibrate_on", 1)

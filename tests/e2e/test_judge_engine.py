@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from selfalign.scorers import Judge
 from selfalign.seeds.read import read_seeds
 from selfalign.trainers import NullTrainer
 from selfalign.types import Completion, Example, Format, ModelRef, Request, Sampling
+from tests.files import select, write_rows
 from tests.server import model_server
 
 
@@ -73,18 +73,13 @@ def fresh() -> None:
 def questions(tmp_path: Path) -> str:
     path = tmp_path / "questions.jsonl"
     rows = [{"question_id": n, "category": "writing", "turns": [f"Write {n} lines.", "Rhyme."]} for n in range(5)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(path, rows)
     return str(path)
 
 
 def small(**parts: Any) -> Recipe:
     plain = {"engine": Scripted(), "encoder": Hashed(), "trainer": NullTrainer(), "prompt_filters": (), "filters": ()}
     return replace(isara(demonstrations=3), rounds=1, per_round=6, min_yield=0.0, **{**plain, "evaluators": (), **parts})
-
-
-def rows(out: Path, query: str) -> list[Any]:
-    with sqlite3.connect(f"file:{out / 'run.sqlite'}?mode=ro", uri=True) as connection:
-        return connection.execute(query).fetchall()
 
 
 RECORD = (
@@ -110,7 +105,7 @@ def test_interrupted_judging_closes_the_judge_and_goes_on_to_the_same_record(
     assert [each for each in Rater.log if each != "batch"][:4] == ["opened a-judge", "closed", "opened scripted", "closed"]
     assert Rater.log.count("closed") == sum(each.startswith("opened") for each in Rater.log)
     sizes = "SELECT count(*) FROM outputs WHERE stage LIKE 'mt_bench_judge%' GROUP BY round, batch"
-    assert max(rows(tmp_path / "whole", sizes)) == (3,)
+    assert max(select(tmp_path / "whole", sizes)) == (3,)
     for place in (2, 7):  # among MT-Bench's ratings; among the scores of candidates
         Rater.log.clear()
         Rater.fails_at = place
@@ -119,7 +114,7 @@ def test_interrupted_judging_closes_the_judge_and_goes_on_to_the_same_record(
         assert Rater.log[-2:] == ["batch", "closed"]
     Rater.fails_at = 0
     align(recipe, "scripted", seeds, tmp_path / "broken")
-    assert [rows(tmp_path / "broken", query) for query in RECORD] == [rows(tmp_path / "whole", query) for query in RECORD]
+    assert [select(tmp_path / "broken", query) for query in RECORD] == [select(tmp_path / "whole", query) for query in RECORD]
     with pytest.raises(UserError, match=r"scorers\[0\]\.engine\.batch_size = 3, now 4"):
         align(judged(questions, Rater(batch_size=4)), "scripted", seeds, tmp_path / "broken")
 
@@ -193,7 +188,7 @@ def test_a_judge_behind_a_server_says_what_it_says_here(seeds_file: Path, model_
         judge = WinRate(judge=str(model_folder), engine=engine)
         recipe = replace(small(engine=HF(dtype="float32"), evaluators=(judge,)), rounds=0, eval_sampling=Sampling(max_tokens=4))
         align(recipe, str(model_folder), read_seeds(seeds_file), tmp_path / name, held_out=asked)
-        found = rows(tmp_path / name, "SELECT data FROM outputs WHERE stage LIKE 'win_rate%' ORDER BY slot")
+        found = select(tmp_path / name, "SELECT data FROM outputs WHERE stage LIKE 'win_rate%' ORDER BY slot")
         return [float(json.loads(data)["total"]) for (data,) in found]
 
     here = scores("here", None)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import SCRIPTED, Run, command
+from tests.files import succeeded
 
 SMALL = ("--rounds", 2, "--per_round", 10, "--min_yield", 0, "--engine.batch_size", 4, "--quiet")
 TINY = f"{Path(__file__).parent / 'tiny_recipe.py'}:tiny"
@@ -22,8 +23,7 @@ TINY = f"{Path(__file__).parent / 'tiny_recipe.py'}:tiny"
 def digest(out: Path, cli: Run) -> str:
     """One hash over all a run made: its exports and its weights."""
     target = out / "all.jsonl"
-    done = cli("export", out, "--data", target, "--dropped", out / "dropped.jsonl")
-    assert done.returncode == 0, done.stderr
+    succeeded(cli("export", out, "--data", target, "--dropped", out / "dropped.jsonl"))
     found = hashlib.sha256()
     patterns = ("*.jsonl", "round-*/*.json*", "round-*/model/*.safetensors", "round-*/model/*.json")
     for path in sorted(path for pattern in patterns for path in out.glob(pattern)):
@@ -37,8 +37,7 @@ def hits(tmp_path: Path, *arguments: object) -> list[str]:
     """The fault points an unbroken run passes, in order; in an interpreter of its own, with hash values of its own."""
     log = tmp_path / "points.log"
     environment = {**os.environ, "SELFALIGN_FAULT_LOG": str(log)}
-    done = subprocess.run(command("run", *arguments), capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr
+    succeeded(subprocess.run(command("run", *arguments), capture_output=True, text=True, env=environment, timeout=300))
     return log.read_text().split()
 
 
@@ -67,8 +66,7 @@ def test_every_fault_point_of_a_real_training(cli: Run, seeds_file: Path, model_
     for name in names:  # each goes on from the one before, and is killed further on
         interrupted = cli(*run, SELFALIGN_FAULT_AT=name)
         assert interrupted.returncode == 1, f"{name} was not reached: {interrupted.stderr}"  # the child died, the run says so
-    again = cli(*run)
-    assert again.returncode == 0, again.stderr
+    succeeded(cli(*run))
     assert digest(tmp_path / "out", cli) == wanted
 
 

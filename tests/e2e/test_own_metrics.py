@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.conftest import SCRIPTED, Run
+from tests.files import result, succeeded, write_rows
 
 OWN = """
 from dataclasses import dataclass, replace
@@ -70,11 +69,6 @@ def prompts(tmp_path: Path) -> Path:
     return path
 
 
-def result(done: subprocess.CompletedProcess[str]) -> Any:
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
 def test_a_study_goes_by_what_a_metric_says_of_itself(cli: Run, seeds_file: Path, prompts: Path, tmp_path: Path) -> None:
     options = ("--model", "scripted", "--held_out", prompts, "--baselines", "pretrained", "--repeats", 1, "--quiet")
     study = ("study", "./own.py:own", seeds_file, *options, "--out", tmp_path / "study")
@@ -109,8 +103,7 @@ def test_evaluations_go_by_it_too_and_several_parts_of_a_class_are_kept_apart(
         ("turned", ("--turned", "true")),
         ("other", ("--start", 5)),
     ):
-        done = cli(*run, tmp_path / name, *options)
-        assert done.returncode == 0, done.stderr
+        succeeded(cli(*run, tmp_path / name, *options))
     for metric, verdict in (("errors", "better"), ("plain", "worse"), ("words", "lower")):
         told = result(cli("eval", tmp_path / "shown", "--compare", tmp_path / "alone", "--metric", metric, "--json"))
         assert told["comparison"]["verdict"] == verdict
@@ -128,8 +121,7 @@ def test_a_study_of_arms_that_need_no_seeds_asks_for_none(cli: Run, seeds_file: 
     one = tmp_path / "one.jsonl"
     one.write_text(seeds_file.read_text("utf-8").splitlines()[0] + "\n")
     options = ("--model", "scripted", "--engine", "Scripted", "--held_out", prompts, "--repeats", 1, "--quiet", "--out")
-    done = cli("study", "pretrained", one, "--baselines", "./own.py:asked", *options, tmp_path / "a", "--metric", "finished")
-    assert done.returncode == 0, done.stderr
+    succeeded(cli("study", "pretrained", one, "--baselines", "./own.py:asked", *options, tmp_path / "a", "--metric", "finished"))
     assert json.loads((tmp_path / "a/study.json").read_text("utf-8"))["arms"].keys() == {"pretrained", "asked"}
     done = cli("study", "isara", one, *SCRIPTED, "--held_out", prompts, "--baselines", "pretrained", "--out", tmp_path / "b")
     assert done.returncode == 2 and "1 seed example: at least 2 are needed" in done.stderr
@@ -145,12 +137,11 @@ def test_figures_that_are_not_given_are_told_with_the_run(cli: Run, tmp_path: Pa
         for i in range(48)
     ]
     for file, some in (("seeds", rows[:8]), ("more", rows[:24]), ("held", rows[24:])):
-        (tmp_path / file).with_suffix(".jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+        write_rows((tmp_path / file).with_suffix(".jsonl"), some)
     for seeds, says in (("seeds", "are not given: the prompts are not in English, and"), ("more", "are judged by likeness to")):
         out = tmp_path / f"run-{seeds}"
         small = ("--rounds", 0, "--held_out", tmp_path / "held.jsonl", "--quiet", "--out", out)
-        done = cli("run", "isara", tmp_path / f"{seeds}.jsonl", *SCRIPTED, *small)
-        assert done.returncode == 0, done.stderr
+        succeeded(cli("run", "isara", tmp_path / f"{seeds}.jsonl", *SCRIPTED, *small))
         (figures,) = [round["metrics"] for round in json.loads(cli("status", out, "--json").stdout)["rounds"]]
         assert ("refusal" in figures) is (seeds == "more") and figures["finished"]["n"] == 24
         told = " ".join(cli("status", out).stdout.split())

@@ -14,6 +14,7 @@ import pytest
 from selfalign import recipes
 from selfalign.cli.run import make_parser
 from tests.conftest import Run
+from tests.files import succeeded, write_rows
 
 RECIPE = '''
 from dataclasses import replace
@@ -50,8 +51,7 @@ def data(tmp_path: Path) -> dict[str, Path]:
         }
         for place, ordinal in enumerate(("first", "second", "third", "fourth"))
     ]
-    held_out = tmp_path / "held_out.jsonl"
-    held_out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    held_out = write_rows(tmp_path / "held_out.jsonl", rows)
     with (questions := tmp_path / "questions.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(("Question", "Best Answer", "Correct Answers", "Incorrect Answers"))
@@ -76,22 +76,20 @@ def test_every_evaluator_is_answered_as_the_recipe_decodes(
     out, again, file = tmp_path / "run", tmp_path / "again", tmp_path / "answers.json"
     measured = ("--truthfulness.file", data["questions"], "--harmfulness.classifier", reward_model, "--win_rate.judge", "base")
     options = ("--model", "org/scripted", "--held_out", data["held_out"], *measured, "--rounds", 1, "--quiet")
-    done = cli("run", "./published.py:paper", seeds_file, *options, "--out", out)
-    assert done.returncode == 0, done.stderr
+    succeeded(cli("run", "./published.py:paper", seeds_file, *options, "--out", out))
     assert {"refusal", "finished", "truthfulness_diff", "harmfulness", "win_rate"} <= set(
         json.loads(cli("status", out, "--json").stdout)["rounds"][0]["metrics"]
     )
     # An evaluator that decodes in a way of its own has a stage of its own, with a hash behind its name.
     answered = {name for name in stages(out) if not name.startswith(("held_out_likelihood", "truthfulness_mc_", "win_rate_"))}
     assert {re.sub(r"_[0-9a-f]{8}$", "_KEY", name) for name in answered} == {"held_out", "truthfulness_KEY"}
-    done = cli("export", out, "--answers", file, "--round", 0)
+    cli("export", out, "--answers", file, "--round", 0)
     rows = json.loads(file.read_text("utf-8"))
     assert [row["instruction"] for row in rows] == [json.loads(line)["prompt"] for line in data["held_out"].open()]
     assert all(len(row["output"].split()) == 150 and row["output"].endswith("end.") for row in rows), "cut, and not at 96 tokens"
     # The same of an evaluation of the run: in its format, and decoded as it decodes.
     engine = ("--engine", "Scripted", "--encoder", "Hashed")
-    done = cli("eval", out, "--held_out", data["held_out"], *measured, *engine, "--out", again, "--quiet", "--json")
-    assert done.returncode == 0, done.stderr
+    succeeded(cli("eval", out, "--held_out", data["held_out"], *measured, *engine, "--out", again, "--quiet", "--json"))
     with sqlite3.connect(again / "run.sqlite") as connection:
         ((identity,),) = connection.execute("SELECT value FROM meta WHERE key = 'identity'")
     used = json.loads(identity)
@@ -104,8 +102,7 @@ def test_an_evaluator_that_is_given_tokens_stays_greedy(
 ) -> None:
     options = ("--model", "org/scripted", "--held_out", data["held_out"], "--per_round", 0, "--rounds", 0, "--quiet")
     own = ("--refusal.sampling.max_tokens", 7, "--truthfulness.file", data["questions"], "--truthfulness.sampling.max_tokens", 5)
-    done = cli("run", "./published.py:paper", seeds_file, *options, *own, "--out", tmp_path / "run")
-    assert done.returncode == 0, done.stderr
+    succeeded(cli("run", "./published.py:paper", seeds_file, *options, *own, "--out", tmp_path / "run"))
     with sqlite3.connect(tmp_path / "run" / "run.sqlite") as connection:
         ((identity,),) = connection.execute("SELECT value FROM meta WHERE key = 'identity'")
     found = {part["part"].rpartition(".")[2]: part["sampling"] for part in json.loads(identity)["evaluators"]}
@@ -120,8 +117,7 @@ def test_what_is_shown_and_what_is_kept(
 ) -> None:
     out = tmp_path / "run"
     options = ("--model", "org/scripted", "--retriever", retriever, "--quiet")
-    done = cli("run", "./published.py:paper", seeds_file, *options, "--out", out)
-    assert done.returncode == 0, done.stderr
+    succeeded(cli("run", "./published.py:paper", seeds_file, *options, "--out", out))
     # Slot 1 asks what slot 0 asked, whose answer was too short: it is no duplicate. Slot 3 is one of slot 2.
     assert [row["id"] for row in samples(out, 1, "kept")] == ["r01-00001", "r01-00002"]
     assert {row["id"]: row["rule"] for row in samples(out, 1, "dropped")} == {

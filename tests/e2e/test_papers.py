@@ -26,6 +26,7 @@ from selfalign.recipes import isara_paper
 from selfalign.record.store import Store
 from selfalign.seeds.read import read_seeds
 from selfalign.types import Example, Metric, Outcome, Unit
+from tests.files import write_rows
 from tests.tiny import tiny_config, tiny_model, tiny_tokenizer
 
 ROOT = Path(run.__file__).parent.parent
@@ -185,7 +186,7 @@ def test_beavertails(tmp_path: Path, form: str) -> None:
     elif form == "folder":
         source.mkdir()
         for part, some in (("b.jsonl", rows[:20]), ("a.jsonl", rows[20:])):
-            (source / part).write_text("".join(json.dumps(row) + "\n" for row in some), encoding="utf-8")
+            write_rows(source / part, some)
     else:
         with gzip.open(source, "wt", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in reversed(rows))
@@ -206,8 +207,7 @@ SEEDS_DRAWN = [f"Insult number {number}?" for number in (2, 1, 5, 9)]
 
 
 def test_beavertails_that_is_too_little_or_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = tmp_path / "rows.jsonl"
-    source.write_text("".join(json.dumps(row) + "\n" for row in beaver_rows()), encoding="utf-8")
+    source = write_rows(tmp_path / "rows.jsonl", beaver_rows())
     assert data.main(["beavertails", str(source), str(tmp_path / "out"), "--categories", "hate"]) == 2
     assert "has 12 of 64 prompts with a safe answer and 0 of 250 others" in capsys.readouterr().err
     assert data.main(["beavertails", str(source), str(tmp_path / "out"), "--categories", "spite"]) == 2

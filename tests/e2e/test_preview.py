@@ -17,6 +17,7 @@ from selfalign.proof.context_gain import gain
 from selfalign.record.store import Store
 from selfalign.types import Metric, Outcome
 from tests.conftest import SCRIPTED, command
+from tests.files import write_rows
 
 HERE = Path(__file__).parent
 TAUGHT, TINY = f"{HERE}/taught_recipe.py:taught", f"{HERE}/tiny_recipe.py:tiny"
@@ -132,7 +133,7 @@ def test_a_kept_answer_that_is_not_imitated_is_told_apart(
         {"prompt": f"What is to be said of thing {n}?", "response": f"It is number {n} of all.", "category": "ab"[n % 2]}
         for n in range(16)
     ]
-    seeds.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(seeds, rows)
     text = told(capsys, recipe, seeds, *SCRIPTED)
     heads = [line for line in text.splitlines() if line.startswith("r0")]
     assert f" (a): {use}" in text or f" (b): {use}" in text

@@ -15,6 +15,7 @@ from selfalign.cli.main import main
 from selfalign.export.ratings import uncell
 from selfalign.record.store import Store
 from tests.conftest import SCRIPTED
+from tests.files import write_rows
 
 HOSTILE = (
     '=HYPERLINK("http://a.b","x")',
@@ -53,7 +54,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     seeds = [{"prompt": f"How do I mend pot {i}?", "response": f"Mend pot {i} with some glue."} for i in range(12)]
     asked = [{"id": f"h{i}", "prompt": f"What about {i}?", "category": "harmless" if i % 4 else "harmful"} for i in range(40)]
     for name, rows in (("seeds", seeds), ("held_out", asked)):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_rows(folder / f"{name}.jsonl", rows)
     few = ("--rounds", "1", "--per_round", "16", "--min_yield", "0", "--ignore_seed_rules", "true", "--quiet")
     given = ("--held_out", str(folder / "held_out.jsonl"), "--out", str(folder / "run"))
     assert main(["run", "isara", str(folder / "seeds.jsonl"), *SCRIPTED, *few, *given]) == 0
@@ -83,8 +84,7 @@ def hand_back(file: Path, name: str, ratings: Mapping[str, str], delimiter: str 
     rows = [{**row, "rating": ratings.get(row["id"], "")} for row in pairs(file)]
     back = file.with_name(name)
     if back.suffix == ".jsonl":
-        back.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return back
+        return write_rows(back, rows)
     with back.open("w", encoding="utf-8", newline="") as out:
         writer = csv.DictWriter(out, list(rows[0]), delimiter=delimiter)
         writer.writeheader()

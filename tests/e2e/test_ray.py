@@ -32,6 +32,7 @@ from selfalign.types import ModelRef, Request, Sampling
 from tests.conftest import Run, command
 from tests.e2e.test_study import held_file, read, rows, study, without_seconds
 from tests.e2e.test_study_parallel import OUTPUTS, until, working_on
+from tests.files import succeeded
 
 __all__ = ["held_file", "study"]  # fixtures
 
@@ -106,8 +107,7 @@ def test_the_bytes_of_one_machine_through_a_killed_driver_and_a_lost_node(
     assert "is lost; another one does its batch" in errors and "room for 1 of 2 workers" in errors, errors
     assert "raylet" not in said  # standard output is ours
     for folder in (whole, out):
-        done = cli("export", folder, "--data", folder / "all.jsonl", "--dropped", folder / "dropped.jsonl")
-        assert done.returncode == 0, done.stderr
+        succeeded(cli("export", folder, "--data", folder / "all.jsonl", "--dropped", folder / "dropped.jsonl"))
     for name in ("all.jsonl", "dropped.jsonl"):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
 

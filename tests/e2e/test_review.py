@@ -23,6 +23,7 @@ from selfalign.record.store import Store
 from selfalign.report.write import write_report
 from selfalign.types import PREFERRED, ROLLOUT, Demonstration, Dropped, Example
 from tests.conftest import SCRIPTED, Run, command
+from tests.files import read_rows, write_rows
 
 SMALL = ("--rounds", 1, "--per_round", 10, "--min_yield", 0, "--second_turns.share", 1.0, "--without", "novelty", "--quiet")
 Serve = Callable[..., "subprocess.Popen[str]"]
@@ -48,15 +49,6 @@ def serve() -> Iterator[Serve]:
         process.communicate()
 
 
-def lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-
-
-def write(file: Path, rows: list[dict[str, Any]]) -> Path:
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return file
-
-
 def waiting_run(folder: Path) -> Path:
     """A record that waits for its first review: five pairs, of them a second turn, an answer to be rejected, one to be taught."""
     pairs = [Example(f"p{slot}", f"Question {slot}?", f"Answer {slot}.", 1, slot, scores={"judge": slot}) for slot in range(5)]
@@ -80,7 +72,7 @@ def test_a_run_waits_and_trains_on_nothing_that_was_rejected(
     assert main(run) == 0
     assert "waiting: round 1 waits for its review: 0 of" in capsys.readouterr().out
     assert main(["review", str(out), "--review_out", str(file)]) == 0
-    rows = lines(file)
+    rows = read_rows(file)
     by_id = {row["id"]: row for row in rows}
     second, other = [row for row in rows if "history" in row][:2]
     first, edited = by_id[second["id"].removesuffix(".2")], by_id[other["id"].removesuffix(".2")]
@@ -89,7 +81,7 @@ def test_a_run_waits_and_trains_on_nothing_that_was_rejected(
     edited |= {"decision": "edit", "response": EDITED}
     # Killed before the decisions are committed none is there, and after it all are.
     for point, count in (("decide.before-commit", 0), ("decide.after-commit", 2)):
-        again = ("review", out, "--review_in", write(file, rows), "--by", "Anna")
+        again = ("review", out, "--review_in", write_rows(file, rows), "--by", "Anna")
         assert cli(*again, SELFALIGN_FAULT_AT=point).returncode == -signal.SIGKILL
         with Store.read(out) as store:
             assert summary(store, 1)["pairs"] - summary(store, 1)["left"] == count, point
@@ -100,7 +92,7 @@ def test_a_run_waits_and_trains_on_nothing_that_was_rejected(
     assert "none of them stands in kept.jsonl or an export before that is done" in told
     assert {path.name for path in (out / "round-01").glob("*.jsonl")} == {"dropped.jsonl"}
     assert main(["export", str(out), "--data", str(tmp_path / "data.jsonl")]) == 0
-    assert {row["round"] for row in lines(tmp_path / "data.jsonl")} == {0}
+    assert {row["round"] for row in read_rows(tmp_path / "data.jsonl")} == {0}
     assert "left out: the pairs of round 1 wait for their review" in caplog.text
     with Store.read(out) as store, pytest.raises(UserError, match=r"^the pairs of round 1 wait for their review"):
         export_data(store, tmp_path / "one.jsonl", rounds=[1])
@@ -126,7 +118,7 @@ def test_a_run_waits_and_trains_on_nothing_that_was_rejected(
         with store.snapshot() as connection:
             trained = {id for (id,) in connection.execute("SELECT id FROM training JOIN samples ON number = sample")}
         assert kept.id in trained and not trained & gone.keys()
-    assert {each["id"] for each in lines(out / "round-01" / "kept.jsonl")} == {row["id"] for row in rows} - gone.keys()
+    assert {each["id"] for each in read_rows(out / "round-01" / "kept.jsonl")} == {row["id"] for row in rows} - gone.keys()
     assert main(["show", str(out), edited["id"]]) == 0
     shown = capsys.readouterr().out
     assert "edited by Anna" in shown and EDITED in shown and "it was: " in shown and before in shown
@@ -139,8 +131,8 @@ def test_a_run_waits_and_trains_on_nothing_that_was_rejected(
 def test_rows_that_cannot_be_are_named_and_nothing_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, file = str(waiting_run(tmp_path / "run")), tmp_path / "pairs.jsonl"
     assert main(["review", folder, "--review_out", str(file), "--blind"]) == 0
-    rows = sorted(lines(file), key=lambda row: str(row["id"]))
-    assert not [row for row in rows if "scores" in row] and [row["id"] for row in lines(file)] != [row["id"] for row in rows]
+    rows = sorted(read_rows(file), key=lambda row: str(row["id"]))
+    assert not [row for row in rows if "scores" in row] and [row["id"] for row in read_rows(file)] != [row["id"] for row in rows]
     good = [{**rows[0], "decision": "keep"}, {**rows[1], "decision": " Reject "}]
     bad: list[tuple[dict[str, Any], str]] = [
         ({**rows[0], "prompt": "Another?"}, "prompts cannot"),
@@ -158,7 +150,7 @@ def test_rows_that_cannot_be_are_named_and_nothing_is_recorded(tmp_path: Path, c
         ({**rows[1], "decision": "reject"}, f"stands at {file}:2 too"),
     ]
     capsys.readouterr()
-    assert main(["review", folder, "--review_in", str(write(file, [*good, *(row for row, _ in bad)]))]) == 2
+    assert main(["review", folder, "--review_in", str(write_rows(file, [*good, *(row for row, _ in bad)]))]) == 2
     told = capsys.readouterr().err.splitlines()
     assert f"{len(bad)} rows cannot be taken" in told[0]
     for number, (line, (_, what)) in enumerate(zip(told[1:], bad, strict=True), 3):
@@ -166,7 +158,7 @@ def test_rows_that_cannot_be_are_named_and_nothing_is_recorded(tmp_path: Path, c
     with Store.read(folder) as store:
         assert summary(store, 1)["left"] == 5
     for code, *given in (
-        (0, "--review_in", write(file, good)),
+        (0, "--review_in", write_rows(file, good)),
         (2, "--review_out", file),  # it holds decisions
         (2, "--done"),  # three pairs are left
         (0, "--done", "--rest", "drop", "--json"),

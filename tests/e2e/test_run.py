@@ -14,6 +14,7 @@ from selfalign.errors import Interrupted, RunFailed
 from selfalign.record.store import Store
 from selfalign.types import ModelRef
 from tests.conftest import SCRIPTED, Refused, Run, write_seeds
+from tests.files import read_rows, succeeded
 
 SMALL = ("--rounds", 2, "--per_round", 16, "--demonstrations", 4, "--min_yield", 0, "--quiet")
 
@@ -25,10 +26,6 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = ("run", "isara", write_seeds(folder), *SCRIPTED, *SMALL, "--out", folder / "run")
     assert main([str(word) for word in run]) == 0
     return folder / "run"
-
-
-def rows(path: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def test_status_has_the_promised_shape(cli: Run, run_folder: Path) -> None:
@@ -49,11 +46,10 @@ def test_status_has_the_promised_shape(cli: Run, run_folder: Path) -> None:
 
 
 def test_export_holds_seeds_and_kept_samples(cli: Run, run_folder: Path, seeds_file: Path, tmp_path: Path) -> None:
-    done = cli("export", run_folder, "--data", tmp_path / "all.jsonl", "--dropped", tmp_path / "dropped.jsonl")
-    assert done.returncode == 0, done.stderr
-    pairs, dropped = rows(tmp_path / "all.jsonl"), rows(tmp_path / "dropped.jsonl")
+    succeeded(cli("export", run_folder, "--data", tmp_path / "all.jsonl", "--dropped", tmp_path / "dropped.jsonl"))
+    pairs, dropped = read_rows(tmp_path / "all.jsonl"), read_rows(tmp_path / "dropped.jsonl")
     assert all(set(row) >= {"id", "round", "category", "validation", "prompt", "response"} for row in pairs)
-    assert [row["prompt"] for row in pairs if row["round"] == 0] == [row["prompt"] for row in rows(seeds_file)]
+    assert [row["prompt"] for row in pairs if row["round"] == 0] == [row["prompt"] for row in read_rows(seeds_file)]
     status = json.loads(cli("status", run_folder, "--json").stdout)
     for number, row in enumerate(status["rounds"]):
         if number:
@@ -64,11 +60,11 @@ def test_export_holds_seeds_and_kept_samples(cli: Run, run_folder: Path, seeds_f
     assert f"seeds: {len(pairs)} (" in again.stdout, again.stderr  # what a run made may be looked through and grown again
     for name, key in (("messages", "messages"), ("prompt-completion", "completion"), ("alpaca", "instruction")):
         assert cli("export", run_folder, "--data", tmp_path / name, "--format", name).returncode == 0
-        assert key in rows(tmp_path / name)[0]
+        assert key in read_rows(tmp_path / name)[0]
 
 
 def test_show_tells_where_a_sample_came_from(cli: Run, run_folder: Path) -> None:
-    kept = rows(run_folder / "round-01" / "kept.jsonl")[0]
+    kept = read_rows(run_folder / "round-01" / "kept.jsonl")[0]
     told = json.loads(cli("show", run_folder, kept["id"], "--json").stdout)
     assert told["verdict"] == "kept" and told["prompt"] == kept["prompt"]
     assert len(told["response_demonstrations"]) == 4
@@ -77,7 +73,7 @@ def test_show_tells_where_a_sample_came_from(cli: Run, run_folder: Path) -> None
     assert told["written_by"]["hash"] and told["trained_into"][0]["hash"]
     text = cli("show", run_folder, kept["id"]).stdout
     assert str(kept["prompt"]) in text
-    dropped = rows(run_folder / "round-01" / "dropped.jsonl")[0]
+    dropped = read_rows(run_folder / "round-01" / "dropped.jsonl")[0]
     assert str(dropped["rule"]) in cli("show", run_folder, dropped["id"]).stdout
     assert cli("show", run_folder, "nobody").returncode == 2
 
@@ -91,8 +87,7 @@ def test_the_same_command_again_changes_nothing(cli: Run, run_folder: Path, seed
 
 def test_run_yaml_repeats_the_run(cli: Run, run_folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "again"
-    done = cli("run", "--config", run_folder / "run.yaml", "--out", other, "--quiet")
-    assert done.returncode == 0, done.stderr
+    succeeded(cli("run", "--config", run_folder / "run.yaml", "--out", other, "--quiet"))
     assert (other / "round-02" / "kept.jsonl").read_bytes() == (run_folder / "round-02" / "kept.jsonl").read_bytes()
 
 
@@ -240,8 +235,7 @@ def test_a_bad_seed_file_is_told_before_a_model_loads(refused: Refused, tmp_path
 
 
 def test_check_says_what_can_be_known(cli: Run, seeds_file: Path, model_folder: Path) -> None:
-    done = cli("check", "isara", seeds_file, "--model", model_folder)
-    assert done.returncode == 0, done.stderr
+    done = succeeded(cli("check", "isara", seeds_file, "--model", model_folder))
     assert "12" in done.stdout
     long = seeds_file.with_name("long.jsonl")
     long.write_text(json.dumps({"prompt": "Why?", "response": "word " * 900 + "end."}) + "\n" + seeds_file.read_text())
@@ -251,8 +245,7 @@ def test_check_says_what_can_be_known(cli: Run, seeds_file: Path, model_folder: 
 
 def test_a_low_yield_ends_the_run(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = cli("run", "isara", seeds_file, *SCRIPTED, "--per_round", 16, "--min_yield", 1, "--quiet", "--out", out)
-    assert done.returncode == 0, done.stderr
+    succeeded(cli("run", "isara", seeds_file, *SCRIPTED, "--per_round", 16, "--min_yield", 1, "--quiet", "--out", out))
     status = json.loads(cli("status", out, "--json").stdout)
     assert "min_yield" in status["stopped_because"] and status["best_round"] == 0
 
@@ -261,21 +254,13 @@ def test_the_published_recipe_runs_with_its_beams(cli: Run, seeds_file: Path, mo
     small = ("--rounds", 1, "--per_round", 2, "--prompt_sampling.max_tokens", 6, "--sampling.max_tokens", 6)
     small = (*small, "--guard.parts", "none", "--quiet")
     out = tmp_path / "out"
-    done = cli("run", "isara_paper", seeds_file, "--model", model_folder, "--encoder", "Hashed", *small, "--out", out)
-    assert done.returncode == 0, done.stderr
+    succeeded(cli("run", "isara_paper", seeds_file, "--model", model_folder, "--encoder", "Hashed", *small, "--out", out))
     status = json.loads(cli("status", out, "--json").stdout)
     assert status["rounds"][1]["candidates"] == 2
     told = json.loads(cli("show", out, "r01-00000", "--json").stdout)
     assert told["sampling"]["prompt"]["beams"] == 5
     assert len(told["prompt_demonstrations"]) == 8
     assert told["prompt_texts"]["propose"].startswith("BEGINNING OF CONVERSATION: USER:")
-
-
-def test_the_help_of_a_recipe_says_what_each_option_is(cli: Run) -> None:
-    printed = cli("run", "isara", "--help").stdout
-    assert printed.startswith("usage: selfalign run RECIPE SEEDS --model M --out DIR [options]\n\nRetrieval-augmented")
-    help = " ".join(printed.split())
-    assert "K, rounds of generation and training at most" in help and "Retrieval-augmented in-context generation" in help
 
 
 def test_one_is_told_in_the_singular(cli: Run, seeds_file: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from selfalign.record.store import Store
 from tests.conftest import SCRIPTED, Run
+from tests.files import write_rows
 
 
 @pytest.mark.parametrize("recipe", [("rest", "--reward", "ExactAnswer"), ("self_distill", "--validation_share", 0), ("dpo",)])
@@ -24,7 +25,7 @@ def test_a_seeds_system_prompt_is_asked_with_it(cli: Run, tmp_path: Path, recipe
         for i in range(12)
     ]
     seeds, out = tmp_path / "seeds.jsonl", tmp_path / "out"
-    seeds.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(seeds, rows)
     name, *options = recipe
     small = ("--rounds", 2, "--per_round", 12, "--min_yield", 0, "--quiet")
     done = cli("run", name, seeds, *SCRIPTED, *options, *small, "--out", out)
@@ -53,7 +54,7 @@ def test_a_new_prompt_has_a_system_prompt_of_the_seeds(cli: Run, tmp_path: Path,
         for i in range(12)
     ]
     seeds, out, asked = tmp_path / "seeds.jsonl", tmp_path / "out", tmp_path / "asked.jsonl"
-    seeds.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(seeds, rows)
     asked.write_text(
         "".join(json.dumps({"prompt": f"Does number {n} come with a bell, or with {n} lamps?"}) + "\n" for n in range(12))
     )

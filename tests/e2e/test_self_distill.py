@@ -19,6 +19,7 @@ from selfalign.trainers import SFT, Distill
 from selfalign.types import Example, Sampling
 from tests.conftest import SCRIPTED, Run
 from tests.e2e.test_kill import digest
+from tests.files import succeeded
 
 SMALL = ("--rounds", 3, "--per_round", 24, "--min_yield", 0, "--engine.batch_size", 4, "--validation_share", 0, "--quiet")
 
@@ -27,8 +28,7 @@ def test_answers_are_written_bare_shown_to_the_teacher_and_never_imitated(cli: R
     out = tmp_path / "out"
     run = ("run", "self_distill", seeds_file, *SCRIPTED, *SMALL, "--own_share", 0.5, "--out", out)
     assert cli(*run, SELFALIGN_FAULT_AT="batch.after-commit:5").returncode == -signal.SIGKILL
-    done = cli(*run, "--json")
-    assert done.returncode == 0, done.stderr
+    done = succeeded(cli(*run, "--json"))
     rounds = json.loads(done.stdout)["rounds"][1:-1]
     assert all(row["candidates"] == row["kept"] + sum(row["dropped"].values()) == 24 for row in rounds)
     with Store.read(out) as store:
@@ -55,8 +55,7 @@ def test_answers_are_written_bare_shown_to_the_teacher_and_never_imitated(cli: R
 def test_a_run_ends_with_the_seeds_alone_and_no_round_follows(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
     out, most = tmp_path / "out", (*SMALL[2:], "--rounds")
     run = ("run", "self_distill", seeds_file, *SCRIPTED, *most)
-    done = cli(*run, 3, "--json", "--out", out)
-    assert done.returncode == 0, done.stderr
+    done = succeeded(cli(*run, 3, "--json", "--out", out))
     assert [row["candidates"] for row in json.loads(done.stdout)["rounds"]] == [0, 24, 24, 0]
     with Store.read(out) as store:  # 12 seeds: each is asked twice before a new prompt is
         asked = Counter(row.prompt for row in store.kept(1))

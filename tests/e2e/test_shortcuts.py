@@ -20,6 +20,7 @@ from selfalign.proof.shortcuts import BALANCE, NEAREST, audit, best, given_away,
 from selfalign.seeds.read import read_seeds
 from selfalign.types import Example
 from tests.conftest import SCRIPTED, Run
+from tests.files import succeeded, write_rows
 
 ENGINE = ("--engine", "Scripted", "--encoder", "Hashed")
 VERBS, THINGS = ("mend", "paint", "clean", "polish", "move", "sell"), ("oven", "piano", "lamp", "ladder", "desk", "cupboard")
@@ -62,7 +63,7 @@ def ruled_files(tmp_path: Path) -> tuple[Path, Path]:
     found = []
     for start, name in enumerate(("seeds", "held_out")):
         found.append(tmp_path / f"{name}.jsonl")
-        found[-1].write_text("".join(json.dumps(row) + "\n" for row in prompts(ruled, start)), encoding="utf-8")
+        write_rows(found[-1], prompts(ruled, start))
     return found[0], found[1]
 
 
@@ -159,7 +160,7 @@ def test_check_warns_of_the_test_and_without_one_of_the_seeds(cli: Run, ruled_fi
     found = json.loads(cli("check", "isara", seeds, *SCRIPTED, "--held_out", held_out, "--json").stdout)
     assert {row["name"] for row in found["shortcuts"]} > {"length in words", "final mark", NEAREST}
     for start, path in enumerate(ruled_files):
-        path.write_text("".join(json.dumps(row) + "\n" for row in prompts(twins, start)), encoding="utf-8")
+        write_rows(path, prompts(twins, start))
     assert " alone " not in cli("check", "isara", seeds, *SCRIPTED, "--held_out", held_out).stdout
 
 
@@ -169,8 +170,7 @@ def test_the_verdicts_of_a_study_and_of_an_evaluation_name_it(cli: Run, ruled_fi
     out = tmp_path / "study"
     small = ("--rounds", 1, "--per_round", 8, "--demonstrations", 4, "--min_yield", 0, "--repeats", 1, "--quiet")
     options = ("--held_out", held_out, "--baselines", "pretrained", "--metric", "balance", "--out", out)
-    done = cli("study", "isara", seeds, *SCRIPTED, *small, *options)
-    assert done.returncode == 0, done.stderr
+    done = succeeded(cli("study", "isara", seeds, *SCRIPTED, *small, *options))
     assert f"; l{told}\n" in done.stdout and "trivial rules fitted on the seeds" in done.stdout
     study = json.loads((out / "study.json").read_text(encoding="utf-8"))
     assert study["shortcuts"][0]["balance"] == 1.0 and study["verdicts"][0]["sentence"].endswith(told)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import sqlite3
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 from selfalign.cli.main import main
 from selfalign.record.store import Store
 from tests.conftest import SCRIPTED, Refused, Run
+from tests.files import select, succeeded, write_rows
 from tests.tiny import CHATML, tiny_model
 
 SMALL = ("--rounds", 2, "--per_round", 8, "--demonstrations", 4, "--min_yield", 0, "--engine.batch_size", 4, "--quiet")
@@ -35,8 +35,7 @@ def held_file(tmp_path: Path) -> Path:
         )
     ]
     path = tmp_path / "held_out.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
+    return write_rows(path, rows)
 
 
 @pytest.fixture
@@ -54,16 +53,11 @@ def without_seconds(value: Any) -> Any:
     return [without_seconds(each) for each in value] if isinstance(value, list) else value
 
 
-def rows(folder: Path, query: str) -> list[Any]:
-    with sqlite3.connect(f"file:{folder / 'run.sqlite'}?mode=ro", uri=True) as connection:
-        return connection.execute(query).fetchall()
-
-
 def record(out: Path) -> dict[str, Any]:
     """All that was written in the run folders: any work would add an event, a batch or a stage."""
     tables = ("events", "batches", "stages", "models")
     return {
-        str(path.parent.relative_to(out)): [rows(path.parent, f"SELECT count(*) FROM {table}") for table in tables]
+        str(path.parent.relative_to(out)): [select(path.parent, f"SELECT count(*) FROM {table}") for table in tables]
         for path in sorted(out.glob("*/*/run.sqlite"))
     }
 
@@ -73,8 +67,7 @@ def test_shape_and_nothing_computed_twice(
 ) -> None:
     out = tmp_path / "study"
     arms = ("--baselines", "pretrained,icl_random,icl_knn,sft,sft_paper,one_shot", "--repeats", 2, "--out", out)
-    done = cli(*study, *arms, "--vary", "prompt_filters.novelty.max_overlap=0.5", COLUMNS="80")
-    assert done.returncode == 0, done.stderr
+    done = succeeded(cli(*study, *arms, "--vary", "prompt_filters.novelty.max_overlap=0.5", COLUMNS="80"))
     result = read(out)
     names = [
         "isara",
@@ -105,8 +98,8 @@ def test_shape_and_nothing_computed_twice(
     assert costs["icl_knn"]["prompt_tokens_per_answer"] > 5 * costs["pretrained"]["prompt_tokens_per_answer"]
     assert costs["sft"]["prompt_tokens_per_answer"] == costs["pretrained"]["prompt_tokens_per_answer"]
     assert costs["pretrained"]["optimiser_steps"] == costs["sft"]["generated_tokens"] == 0 < costs["isara"]["generated_tokens"]
-    assert rows(out / "one_shot/seed-0", "SELECT count(*) FROM samples WHERE round = 1") == [(16,)]
-    assert rows(out / "icl_random/seed-0", SHOWN) != rows(out / "icl_random/seed-1", SHOWN)
+    assert select(out / "one_shot/seed-0", "SELECT count(*) FROM samples WHERE round = 1") == [(16,)]
+    assert select(out / "icl_random/seed-0", SHOWN) != select(out / "icl_random/seed-1", SHOWN)
     assert all(each["sentence"] in done.stdout for each in result["verdicts"])
     assert "…" not in done.stdout and max(map(len, done.stdout.partition("cannot tell")[0].splitlines())) <= 80
 
@@ -115,7 +108,7 @@ def test_shape_and_nothing_computed_twice(
         str(path.parent.relative_to(out)): json.loads(found[0][0])["from"]
         for name in ("isara", "pretrained", "icl_knn", "sft")
         for path in out.glob(f"{name}/*/run.sqlite")
-        if (found := rows(path.parent, "SELECT data FROM events WHERE kind = 'adopted'"))
+        if (found := select(path.parent, "SELECT data FROM events WHERE kind = 'adopted'"))
     }
     assert set(adopted) == {"isara/seed-1", "pretrained/seed-0", "sft/seed-0", "sft/seed-1"}
     assert set(adopted.values()) == {str(out / "isara/seed-0")}
@@ -123,9 +116,9 @@ def test_shape_and_nothing_computed_twice(
     run = ("run", "pretrained", seeds_file, "--model", "scripted", "--engine", "Scripted", "--encoder", "Hashed")
     assert cli(*run, "--held_out", held_file, "--quiet", "--out", alone).returncode == 0
     query = "SELECT name, value, low, high, n FROM metrics WHERE round = 0 AND name NOT LIKE 'validation%' ORDER BY name"
-    assert rows(alone, query) == rows(out / "pretrained/seed-0", query)
+    assert select(alone, query) == select(out / "pretrained/seed-0", query)
     same = "SELECT metric, prompt, value FROM outcomes WHERE round = 0 ORDER BY 1, 2"
-    assert rows(alone, same) == rows(out / "sft/seed-1", same) != []
+    assert select(alone, same) == select(out / "sft/seed-1", same) != []
 
     before, text = record(out), (out / "study.json").read_bytes()
     again = cli(*study, *arms, "--vary", "prompt_filters.novelty.max_overlap=0.5", "--json")
@@ -150,8 +143,7 @@ def test_killed_and_gone_on_with(cli: Run, study: tuple[object, ...], tmp_path: 
         early = read(out) if (out / "study.json").exists() else {"random_seeds": [], "arms": wanted["arms"]}
         assert early["random_seeds"] == ([0] if point.endswith(":4") else []) and list(early["arms"]) == list(wanted["arms"])
     (out / "study.json").write_text(json.dumps({**read(out), "looks": [1]}))  # as if its verdicts on one seed had been looked at
-    done = cli(*study, *arms, "--out", out)
-    assert done.returncode == 0, done.stderr
+    done = succeeded(cli(*study, *arms, "--out", out))
     assert "2 random seeds: the verdicts will say nothing about another training; take --repeats 3 or more" in done.stderr
     assert "verdicts were given after 1 and 2 random seeds" in done.stdout
     assert without_seconds(read(out)) == {**wanted, "looks": [1, 2]}
@@ -191,8 +183,7 @@ def test_sft_trains_as_long_as_the_loop_of_the_same_random_seed(
 ) -> None:
     out = tmp_path / "out"
     run = ("study", counted, seeds_file, "--model", "scripted", "--held_out", held_file, "--quiet")
-    done = cli(*run, "--baselines", "sft", "--out", out)
-    assert done.returncode == 0, done.stderr
+    done = succeeded(cli(*run, "--baselines", "sft", "--out", out))
     arms = read(out)["arms"]
     steps = [[run["steps"] for run in arms[name]["runs"]] for name in ("counted", "sft")]
     assert steps[0] == steps[1] and all(len(each) == 2 and each[1] > each[0] for each in steps[0])
@@ -202,8 +193,7 @@ def test_sft_trains_as_long_as_the_loop_of_the_same_random_seed(
     assert "sft read its seeds about" in " ".join(done.stdout.split())
     # Where the loop falls back on the base model, the baseline still trains what the loop trained.
     falls = ("--engine.gain", -0.1, "--trainer.batch_size", 1, "--validation_share", 0.5)
-    worse = cli(*run, *falls, "--baselines", "sft", "--repeats", 1, "--out", tmp_path / "worse")
-    assert worse.returncode == 0, worse.stderr
+    succeeded(cli(*run, *falls, "--baselines", "sft", "--repeats", 1, "--out", tmp_path / "worse"))
     arms = read(tmp_path / "worse")["arms"]
     assert arms["counted"]["runs"][0]["best_round"] == 0 and read(tmp_path / "worse")["notes"] == []
     assert arms["sft"]["runs"][0]["steps"] == arms["counted"]["runs"][0]["steps"] != []
@@ -225,8 +215,7 @@ def test_what_an_arm_does_not_take_is_told_and_filters_are_shared(cli: Run, stud
     out = tmp_path / "out"
     changed = ("--without", "novelty", "--filters.length.learn", "false", "--prompt_sampling.temperature", 0.5, "--replay", 2)
     arms = ("--baselines", "pretrained,one_shot,dpo,sft", "--vary", "per_round=8,4,04", "--repeats", 1, "--out", out)
-    done = cli(*study, *changed, *arms)
-    assert done.returncode == 0, done.stderr
+    done = succeeded(cli(*study, *changed, *arms))
     notes = [
         "--vary per_round=8: an arm of the study has it already",
         "--vary per_round=04: an arm of the study has it already",
@@ -252,8 +241,7 @@ def test_all_sizes_have_the_same_room_for_answers(cli: Run, study: tuple[object,
         "".join(json.dumps({"prompt": f"Tell me of a {what}?"}) + "\n" for what in ("lamp", "door", "chair")), "utf-8"
     )
     arms = ("--baselines", "", "--repeats", 1, "--metric", "response_words", "--vary", f"seeds={few}", "--out", out)
-    done = cli(*study, "--held_out", bare, *arms)
-    assert done.returncode == 0, done.stderr
+    succeeded(cli(*study, "--held_out", bare, *arms))
     room = [Store.read(out / arm / "seed-0").identity() for arm in ("isara", "isara-seeds=few.jsonl")]
     assert room[0]["eval_sampling"] == room[1]["eval_sampling"] and room[0]["evaluators"] == room[1]["evaluators"]
     assert room[0]["sampling"] != room[1]["sampling"]
@@ -264,8 +252,7 @@ def test_the_learning_curve_draws_nested_seeds_and_matches_sft_at_each_size(
 ) -> None:
     out = tmp_path / "out"
     run = ("study", counted, seeds_file, "--model", "scripted", "--held_out", held_file, "--quiet", "--ignore_seed_rules", "true")
-    done = cli(*run, "--repeats", 2, "--baselines", "pretrained,sft", "--vary", "seeds=12,8,4", "--out", out)
-    assert done.returncode == 0, done.stderr
+    done = succeeded(cli(*run, "--repeats", 2, "--baselines", "pretrained,sft", "--vary", "seeds=12,8,4", "--out", out))
     study = read(out)
     points = ["counted-seeds=4", "sft-seeds=4", "counted-seeds=8", "sft-seeds=8"]
     assert list(study["arms"]) == ["counted", "pretrained", "sft", *points]
@@ -277,13 +264,13 @@ def test_the_learning_curve_draws_nested_seeds_and_matches_sft_at_each_size(
     }
     assert [each["seeds"] for each in curve["comparisons"]["sft"]] == [4, 8, 12]
     drawn = {
-        name: [set(rows(out / name / f"seed-{seed}", "SELECT id FROM samples WHERE round = 0")) for seed in (0, 1)]
+        name: [set(select(out / name / f"seed-{seed}", "SELECT id FROM samples WHERE round = 0")) for seed in (0, 1)]
         for name in ("counted", *points)
     }
     assert all(first == second for first, second in drawn.values())  # the same for all repeats
     assert drawn["counted-seeds=4"] == drawn["sft-seeds=4"] and len(drawn["sft-seeds=4"][0]) == 4
     assert drawn["counted-seeds=4"][0] < drawn["counted-seeds=8"][0] < drawn["counted"][0]
-    kinds = rows(out / "counted-seeds=4/seed-0", "SELECT category, count(*) FROM samples WHERE round = 0 GROUP BY 1 ORDER BY 1")
+    kinds = select(out / "counted-seeds=4/seed-0", "SELECT category, count(*) FROM samples WHERE round = 0 GROUP BY 1 ORDER BY 1")
     assert kinds == [("care", 2), ("repair", 2)]
     steps = {name: [run["steps"] for run in study["arms"][name]["runs"]] for name in study["arms"]}
     assert all(steps[f"sft{end}"] == steps[f"counted{end}"] for end in ("", "-seeds=4", "-seeds=8"))
@@ -306,12 +293,11 @@ def test_seeds_and_parts_can_be_varied(cli: Run, study: tuple[object, ...], seed
         path.write_text("".join(rows_of_it), encoding="utf-8")
     out = tmp_path / "out"
     arms = ("--baselines", "", "--repeats", 1, "--metric", "refusal", "--vary", f"seeds={fewer}", "encoder=HiddenState")
-    done = cli(*study, "--out", out, *arms)
-    assert done.returncode == 0, done.stderr
+    succeeded(cli(*study, "--out", out, *arms))
     names = list(read(out)["arms"])
     assert names == ["isara", "isara-seeds=six.jsonl", "isara-encoder=HiddenState"]
     folders = [read(out)["arms"][name]["runs"][0]["folder"] for name in names]
-    assert [rows(out / folder, "SELECT count(*) FROM samples WHERE round = 0")[0][0] for folder in folders] == [12, 6, 12]
+    assert [select(out / folder, "SELECT count(*) FROM samples WHERE round = 0")[0][0] for folder in folders] == [12, 6, 12]
     assert {each["metric"] for each in read(out)["verdicts"]} == {"refusal"}
     assert cli("report", out).returncode == 0
     assert str(tmp_path) not in (out / "report.html").read_text("utf-8")
@@ -369,14 +355,13 @@ def test_an_evaluator_with_questions_of_its_own_needs_no_held_out_file(cli: Run,
     lines = [f"{what},Water {what},Water {what}; Ice,Sugar {what}; Salt" for what in ("snow", "rain", "fog")]
     questions.write_text("\n".join(("Question,Best Answer,Correct Answers,Incorrect Answers", *lines)))
     told = ("--truthfulness.file", questions, "--metric", "truthfulness_diff", "--evaluate", "shipped")
-    done = cli("study", "isara", seeds_file, *SCRIPTED, *SMALL, *told, "--baselines", "sft", "--repeats", 2, "--out", out)
-    assert done.returncode == 0, done.stderr
+    succeeded(cli("study", "isara", seeds_file, *SCRIPTED, *SMALL, *told, "--baselines", "sft", "--repeats", 2, "--out", out))
     found = read(out)
     assert found["arms"]["isara"]["metrics"]["truthfulness_diff"]["prompts"] == 3
     assert found["arms"]["isara"]["costs"]["prompt_tokens_per_answer"] == 3  # the question between its two markers
     folder = out / found["arms"]["isara"]["runs"][0]["folder"]
     best = found["arms"]["isara"]["runs"][0]["best_round"]
-    measured = {round for (round,) in rows(folder, "SELECT round FROM metrics WHERE name = 'truthfulness_diff'")}
+    measured = {round for (round,) in select(folder, "SELECT round FROM metrics WHERE name = 'truthfulness_diff'")}
     assert best > 0 and measured == {0, best}
 
 

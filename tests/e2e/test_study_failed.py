@@ -12,6 +12,7 @@ import pytest
 from selfalign.proof.verdicts import conclude
 from tests.conftest import Refused, Run
 from tests.e2e.test_study import held_file, read, record
+from tests.files import succeeded
 from tests.unit.test_verdicts import finished
 
 __all__ = ["held_file"]  # a fixture
@@ -106,8 +107,7 @@ def test_the_others_go_on_and_only_what_failed_is_taken_up(
 
     before = record(out)
     broken.unlink()
-    again = cli("study", "--config", out / "study.yaml")
-    assert again.returncode == 0, again.stderr
+    again = succeeded(cli("study", "--config", out / "study.yaml"))
     whole, after = read(out), record(out)
     assert whole["failed"] == [] and {len(arm["runs"]) for arm in whole["arms"].values()} == {1, 3}
     assert {run for run in before if before[run] != after[run]} == {f"faulty/seed-{n}" for n in (0, 1, 2)} | {"main/seed-1"}

@@ -26,6 +26,7 @@ from selfalign.study.side_by_side import LOSSES, Ended, SideBySide
 from selfalign.trainers import SFT, NullTrainer
 from tests.conftest import Run, command
 from tests.e2e.test_study import held_file, read, rows, study, without_seconds
+from tests.files import succeeded
 from tests.parts import generated, seeds
 
 __all__ = ["held_file", "study"]  # fixtures
@@ -62,8 +63,7 @@ def test_the_table_of_one_after_the_other(cli: Run, study: tuple[object, ...], t
     alone, beside = tmp_path / "alone", tmp_path / "beside"
     arms = (*study, "--baselines", "pretrained,sft", "--repeats", 1)
     assert main([*map(str, arms), "--out", str(alone)]) == 0
-    done = cli(*arms, "--parallel", 2, "--out", beside)
-    assert done.returncode == 0, done.stderr
+    succeeded(cli(*arms, "--parallel", 2, "--out", beside))
     assert without_seconds(read(beside)) == without_seconds(read(alone))
     folders = sorted(path.parent.relative_to(alone) for path in alone.glob("*/*/run.sqlite"))
     assert folders and all(rows(alone / each, OUTPUTS) == rows(beside / each, OUTPUTS) for each in folders)

@@ -13,6 +13,7 @@ from selfalign.errors import without_passwords
 from selfalign.record.store import Store
 from selfalign.text import printable
 from tests.conftest import SCRIPTED, Run, command
+from tests.files import write_rows
 
 ODD = "\x1b]0;title\x07\x9b31mred\u202egnp.exe\u2066\x7f\x85"
 OWN = f"""
@@ -43,7 +44,7 @@ OPTIONS = (*SCRIPTED[:2], *SCRIPTED[2:], "--quiet")
 def own(tmp_path: Path) -> tuple[Any, ...]:
     """`run` and its arguments for the recipe above, on seeds that reverse the direction of writing."""
     rows = [{"prompt": f"How do I clean pot {i}?", "response": f"Wipe pot {i} with a cloth\u202e."} for i in range(9)]
-    (tmp_path / "seeds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(tmp_path / "seeds.jsonl", rows)
     (tmp_path / "held_out.jsonl").write_text("".join(json.dumps({"prompt": f"What is {i}?"}) + "\n" for i in range(3)))
     (tmp_path / "own.py").write_text(OWN)
     return ("run", "./own.py:odd", "seeds.jsonl", "--held_out", "held_out.jsonl", *OPTIONS, "--out", "out")

@@ -35,6 +35,7 @@ from selfalign.seeds.read import read_seeds
 from selfalign.types import ModelRef, Sampling
 from selfalign.types import Request as Ask
 from tests.conftest import Run
+from tests.files import succeeded
 from tests.tiny import tiny_model
 
 RECIPE = f"{Path(__file__).parent / 'recipe.py'}:served"
@@ -125,8 +126,7 @@ def verdicts(out: Path) -> list[tuple[int, str]]:
 
 def run(cli: Run, seeds: Path, model: Path, out: Path, *options: object) -> None:
     common = ("--model", model, "--out", out, "--quiet", "--engine", "OpenAI", "--guard.parts", "none")
-    done = cli("run", RECIPE, seeds, *common, *options, timeout=3000)
-    assert done.returncode == 0, done.stderr
+    succeeded(cli("run", RECIPE, seeds, *common, *options, timeout=3000))
 
 
 def distinct(session: Session, asked: Sequence[Ask], sampling: Sampling) -> int:

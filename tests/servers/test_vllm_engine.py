@@ -26,6 +26,7 @@ from selfalign.models.names import BUNDLED, resolve_ref
 from selfalign.seeds.read import read_seeds
 from selfalign.types import ModelRef, Request, Sampling
 from tests.conftest import Run, command
+from tests.files import succeeded
 from tests.servers.test_real_servers import CPU, QUIET, RECIPE, vllm
 from tests.servers.test_real_servers import VLLM as PYTHON
 from tests.tiny import tiny_model
@@ -64,8 +65,7 @@ def left_behind(folder: Path) -> list[int]:
 
 def made(out: Path, cli: Run) -> dict[str, bytes]:
     """Exports, metrics and weights of a run. Not `adapter_config.json`, where PEFT writes a set in the order of its hashes."""
-    done = cli("export", out, "--data", out / "all.jsonl", "--dropped", out / "dropped.jsonl")
-    assert done.returncode == 0, done.stderr
+    succeeded(cli("export", out, "--data", out / "all.jsonl", "--dropped", out / "dropped.jsonl"))
     patterns = ("*.jsonl", "round-*/*.json*", "round-*/model/*.safetensors")
     return {str(path.relative_to(out)): path.read_bytes() for pattern in patterns for path in out.glob(pattern)}
 
@@ -99,8 +99,7 @@ def test_two_rounds_are_killed_and_go_on_to_the_same_bytes(
     parts = ("--engine.batch_size", 2, "--lora_rank", rank, *kept, "--guard.parts", "none", "--quiet")
     run = ("run", RECIPE, seeds_file, "--model", model, *engine, *parts, "--out")
     log = tmp_path / "points"
-    whole = cli(*run, tmp_path / "whole", timeout=3000, SELFALIGN_FAULT_LOG=str(log))
-    assert whole.returncode == 0, whole.stderr
+    succeeded(cli(*run, tmp_path / "whole", timeout=3000, SELFALIGN_FAULT_LOG=str(log)))
     last = log.read_text().split().count("batch.before-commit") - 2
     killed = cli(*run, tmp_path / "killed", timeout=3000, SELFALIGN_FAULT_AT=f"batch.before-commit:{last}")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -108,8 +107,7 @@ def test_two_rounds_are_killed_and_go_on_to_the_same_bytes(
     while left_behind(tmp_path) and time.monotonic() < end:
         time.sleep(0.1)
     assert not left_behind(tmp_path)
-    again = cli(*run, tmp_path / "killed", timeout=3000)
-    assert again.returncode == 0, again.stderr
+    succeeded(cli(*run, tmp_path / "killed", timeout=3000))
     assert made(tmp_path / "killed", cli) == made(tmp_path / "whole", cli)
     trained = str(tmp_path / "whole" / "round-01" / "model")
     same_as_hf(resolve_ref(ModelRef(str(model), trained) if rank else ModelRef(trained)), seeds_file)
@@ -135,8 +133,7 @@ def test_two_workers_of_ray_write_the_same_bytes_through_a_lost_vllm_and_a_lost_
     options = {"python": PYTHON, "dtype": "float32", "eager": "true", "batch_size": 2}
     alone = [each for name, value in options.items() for each in (f"--engine.{name}", value)]
     inner = [each for name, value in options.items() for each in (f"--engine.inner.{name}", value)]
-    done = cli(*run, "--engine", "VLLM", *alone, *parts, tmp_path / "whole", timeout=3000)
-    assert done.returncode == 0, done.stderr
+    succeeded(cli(*run, "--engine", "VLLM", *alone, *parts, tmp_path / "whole", timeout=3000))
 
     spread = command(*run, "--engine", "Ray", "--engine.workers", 2, "--engine.inner", "VLLM", *inner, *parts, out)
     with subprocess.Popen(spread, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as running:

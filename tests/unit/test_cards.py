@@ -22,6 +22,7 @@ from selfalign.record.checkpoints import read_manifest
 from selfalign.record.store import Store
 from selfalign.types import Dropped, Example, Metric, ModelRef
 from tests.conftest import SCRIPTED, Run
+from tests.files import succeeded
 from tests.unit.test_report import PAYLOADS
 
 HOSTILE = (
@@ -204,10 +205,8 @@ def test_the_files_cards_are_written_to(store: Store, tmp_path: Path) -> None:
 def test_the_command_line_writes_them(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     options = ("--rounds", 1, "--per_round", 8, "--demonstrations", 4, "--min_yield", 0, "--quiet", "--out", out)
-    done = cli("run", "isara", seeds_file, *SCRIPTED, *options)
-    assert done.returncode == 0, done.stderr
-    done = cli("export", out, "--data", "kept.jsonl", "--card", "--license", "cc0-1.0", "--json")
-    assert done.returncode == 0, done.stderr
+    succeeded(cli("run", "isara", seeds_file, *SCRIPTED, *options))
+    done = succeeded(cli("export", out, "--data", "kept.jsonl", "--card", "--license", "cc0-1.0", "--json"))
     assert DatasetCard.load(tmp_path / "kept.card.md").data.to_dict()["license"] == "cc0-1.0"
     for refused in (("export", out, "--model", "model"), ("push", out, "--repo", "user/name", "--dry_run")):
         pretended = cli(*refused, "--round", 1)

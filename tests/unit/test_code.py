@@ -18,6 +18,7 @@ from selfalign.evaluators import Code, _confined
 from selfalign.evaluators._confined import run
 from selfalign.types import Completion, Metric, Request
 from tests.conftest import Run
+from tests.files import succeeded, write_rows
 from tests.parts import context, foretold
 
 needs_confinement = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="code runs on Linux alone")
@@ -186,7 +187,7 @@ def mbpp_row(number: int, **changes: Any) -> dict[str, Any]:
 
 
 def jsonl(path: Path, *rows: dict[str, Any]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(path, rows)
     return str(path)
 
 
@@ -293,7 +294,6 @@ def test_nothing_runs_unless_it_is_said(cli: Run, seeds_file: Path, tmp_path: Pa
     alone = cli(*scripted[:-2], "--unsafe_run_code", "true", "--held_out", seeds_file)
     assert alone.returncode == 2 and "options of --code change nothing without --code.humaneval_file" in alone.stderr
     if sys.platform.startswith("linux"):
-        done = cli(*scripted, "--unsafe_run_code", "true", "--json")
-        assert done.returncode == 0, done.stderr
+        done = succeeded(cli(*scripted, "--unsafe_run_code", "true", "--json"))
         metrics = json.loads(done.stdout)["model"]["metrics"]
         assert metrics["humaneval:pass@1"]["value"] == 0 and metrics["humaneval:pass@1"]["n"] == 1

@@ -26,8 +26,8 @@ from selfalign.trainers._model import load_model
 from selfalign.trainers._teacher import taught_by, with_taught
 from selfalign.trainers._weighted import Steps
 from selfalign.types import Demonstration, Example, ModelRef
-from tests.tiny import tiny_model, train_job
-from tests.unit.test_sft import Quiet, gradients, weights
+from tests.tiny import train_job
+from tests.unit.test_sft import Quiet, gradients
 from tests.unit.test_sft_processes import result, two_processes
 
 LOSS = Distill(first_tokens=3, later_weight=0.25)
@@ -36,11 +36,6 @@ WHOLE = replace(SMALL, batch_size=99)
 """One step of all rows: its loss is that of the model it starts from."""
 GAMMA = 0.3
 ANSWERS = {"a0": "No.", "a1": "I will not say it", "a2": "", "a3": "Maybe so", "b0": "Sure: do this", "b1": "Yes", "b2": "x"}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("start") / "model", pad="eos", context=256)
 
 
 def job(model: Path, folder: Path, **changes: object) -> TrainJob:
@@ -248,20 +243,6 @@ def test_an_answer_with_other_tokens_behind_the_demonstrations_is_dropped(model:
     other = Other(renderer.tokenizer, renderer.format, renderer.special, renderer.style)
     kept, lost = with_taught(rows, spec["rows"], other, 256, ending=1)
     assert [row.seed for row in kept] == [True] * 4 and {each.rule for each in lost} == {"other_tokens", "no_demonstrations"}
-
-
-def test_killed_it_ends_with_the_same_bits(
-    model: Path, unbroken: tuple[Path, TrainResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SELFALIGN_FAULT_AT", "train.checkpoint.after-manifest:2")
-    with pytest.raises(RunFailed, match="killed"):
-        SMALL.train(job(model, tmp_path), Quiet())
-    monkeypatch.delenv("SELFALIGN_FAULT_AT")
-    progress = Quiet()
-    done_again = SMALL.train(job(model, tmp_path), progress)
-    assert progress.seen[0] == ("start", 4, 2)
-    assert weights(tmp_path / "model") == weights(unbroken[0] / "model")
-    assert done_again.losses == unbroken[1].losses
 
 
 def test_the_teacher_is_the_model_that_the_run_or_the_round_starts_from(

@@ -20,7 +20,7 @@ from selfalign.trainers import DPO, SFT, Ditto
 from selfalign.trainers._batches import plan, tokenise, weigh
 from selfalign.trainers._reference import NAME
 from selfalign.types import Example, ModelRef
-from tests.tiny import tiny_model, train_job
+from tests.tiny import train_job
 from tests.unit.test_dpo import log_probability
 from tests.unit.test_sft import Quiet, weights
 from tests.unit.test_sft_processes import result, two_processes
@@ -52,11 +52,6 @@ def samples(round: int, count: int, texts: str = "It is {n}!") -> tuple[Example,
         )
         for n in range(count)
     )
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("start") / "model", pad="eos", context=256)
 
 
 def job(start: ModelRef, folder: Path, **changes: object) -> TrainJob:

@@ -23,17 +23,12 @@ from selfalign.trainers._batches import Row, Unit, plan, tokenise, weigh
 from selfalign.trainers._reference import NAME
 from selfalign.trainers._weighted import Steps
 from selfalign.types import Example, ModelRef
-from tests.tiny import tiny_model, train_job
+from tests.tiny import train_job
 from tests.unit.test_sft import Quiet, gradients, weights
 from tests.unit.test_sft_processes import result, two_processes
 
 SMALL = SFT(learning_rate=1e-3, epochs=2, batch_size=2, micro_batch=1, save_every=1, precision="fp32", loss=DPO(beta=0.5))
 STEPS = 6
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("start") / "model", pad="eos", context=256)
 
 
 def job(model: Path, folder: Path, **changes: object) -> TrainJob:

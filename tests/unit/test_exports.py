@@ -24,6 +24,7 @@ from selfalign.record.lineage import lineage, lineage_text
 from selfalign.record.store import Store
 from selfalign.seeds.read import read_with_notes
 from selfalign.types import Demonstration, Dropped, Example, Metric, ModelRef
+from tests.files import read_rows
 
 AWKWARD = 'line\u2028break\x85, "quotes", \t, \x00, 007, 2024-01-02, null, مرحبا 🙂\r\n'
 SEEDS = [Example(f"s{i}", AWKWARD, f"response {i}", slot=i) for i in range(3)]
@@ -52,17 +53,13 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield store
 
 
-def lines(file: Path) -> list[Any]:
-    return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
-
-
 def test_plain_data(store: Store, tmp_path: Path) -> None:
     assert export_data(store, tmp_path / "data.jsonl") == 5
-    assert lines(tmp_path / "data.jsonl") == PLAIN
+    assert read_rows(tmp_path / "data.jsonl") == PLAIN
     assert export_data(store, tmp_path / "data.parquet") == 5
     assert pq.read_table(tmp_path / "data.parquet").to_pylist() == PLAIN
     assert export_data(store, tmp_path / "one.jsonl", rounds=[1]) == 2
-    assert lines(tmp_path / "one.jsonl") == PLAIN[3:]
+    assert read_rows(tmp_path / "one.jsonl") == PLAIN[3:]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +75,7 @@ def test_the_forms_of_training_data(store: Store, tmp_path: Path, format: DataFo
     export_data(store, tmp_path / "data.jsonl", format)
     export_data(store, tmp_path / "data.parquet", format)
     expected = {"id": "r1-0", "round": 1, "category": "", "validation": False, **shape}
-    assert lines(tmp_path / "data.jsonl")[3] == expected
+    assert read_rows(tmp_path / "data.jsonl")[3] == expected
     assert pq.read_table(tmp_path / "data.parquet").to_pylist()[3] == expected
 
 
@@ -109,7 +106,7 @@ def test_what_is_exported_is_read_back_as_seeds(tmp_path: Path, format: DataForm
 
 def test_dropped_samples_with_their_evidence(store: Store, tmp_path: Path) -> None:
     assert export_dropped(store, tmp_path / "dropped.jsonl") == 2
-    assert lines(tmp_path / "dropped.jsonl")[0] == {
+    assert read_rows(tmp_path / "dropped.jsonl")[0] == {
         "id": "r1-2",
         "round": 1,
         "prompt": "prompt 2",
@@ -118,7 +115,7 @@ def test_dropped_samples_with_their_evidence(store: Store, tmp_path: Path) -> No
         "evidence": "too near to r1-2",
     }
     export_dropped(store, tmp_path / "dropped.parquet")
-    assert pq.read_table(tmp_path / "dropped.parquet").to_pylist() == lines(tmp_path / "dropped.jsonl")
+    assert pq.read_table(tmp_path / "dropped.parquet").to_pylist() == read_rows(tmp_path / "dropped.jsonl")
 
 
 def test_columns_are_there_without_rows(tmp_path: Path) -> None:
@@ -141,11 +138,11 @@ def test_the_files_of_a_round(store: Store, tmp_path: Path) -> None:
     export_round(store, 1)
     export_metrics(store, 1)
     folder = tmp_path / "run" / "round-01"
-    kept = lines(folder / "kept.jsonl")
+    kept = read_rows(folder / "kept.jsonl")
     assert [row["id"] for row in kept] == ["r1-0", "r1-1"]
     assert kept[0]["response_demonstrations"] == [{"id": "s1", "similarity": 0.25}]
     assert kept[0]["scores"] == {"x": None}
-    first = lines(folder / "dropped.jsonl")[0]
+    first = read_rows(folder / "dropped.jsonl")[0]
     assert (first["rule"], first["evidence"]) == ("novelty", "too near to r1-2")
     assert json.loads((folder / "metrics.json").read_text()) == {
         "refusal": {"value": 0.5, "low": None, "high": 1.0, "n": 3, "unit": "share", "better": "lower"}

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
+from selfalign import recipes
 from selfalign.cli.load import load_recipe
 from selfalign.cli.main import main
 from selfalign.cli.recipe_help import print_help
@@ -39,6 +40,17 @@ def test_a_command_says_how_it_is_called_before_a_recipe_is_named(command: str, 
     said = capsys.readouterr().out
     assert said.startswith(f"usage: selfalign {command} RECIPE SEEDS --model M") and "RECIPE is one of contrast" in said
     assert ("--out DIR" in said) == (command == "run")
+
+
+@pytest.mark.parametrize("recipe", recipes.__all__)
+def test_the_short_help_of_a_recipe_has_whole_sentences(recipe: str, capsys: Told) -> None:
+    assert main(["run", recipe, "--help"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("usage: selfalign run RECIPE SEEDS --model M --out DIR [options]\n\n")
+    assert not [line for line in said.splitlines() if line.endswith(" …") and "by name:" not in line]
+    if recipe == "isara":
+        assert "Retrieval-augmented in-context generation" in said and "any, or one by its name\n" in said
+        assert "K, rounds of generation and training at most\n" in said
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Cross-entropy with first tokens balanced over the categories: against its formula, and through a kill."""
+"""Cross-entropy with first tokens balanced over the categories, against its formula."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from selfalign.errors import RunFailed, UserError
+from selfalign.errors import UserError
 from selfalign.models.rendering import make_renderer
 from selfalign.protocols import TrainJob
 from selfalign.recipes import isara
@@ -19,17 +19,11 @@ from selfalign.trainers import SFT, CrossEntropy
 from selfalign.trainers._batches import Row, plan, tokenise, weigh
 from selfalign.trainers._weighted import Steps
 from selfalign.types import Example
-from tests.tiny import tiny_model
-from tests.unit.test_sft import Quiet, gradients, job, weights
+from tests.unit.test_sft import gradients, job
 
 LOSS = CrossEntropy(first_tokens=3, first_weight=2.5)
 SMALL = SFT(learning_rate=1e-3, epochs=1, batch_size=3, micro_batch=2, save_every=1, precision="fp32", loss=LOSS)
 KINDS = {"seed": ("no", "no", "no", "yes"), "made": ("yes", "yes", "yes", "yes", "no", "")}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("start") / "model", pad="eos", context=256)
 
 
 def uneven(model: Path, folder: Path, **changes: Any) -> TrainJob:
@@ -78,19 +72,6 @@ def test_the_gradient_is_that_of_the_formula(model: Path, tmp_path: Path, gamma:
     assert torch.allclose(found, gradients(net), rtol=0, atol=1e-6) and not lost
     firsts = [sum(sum(one.rows[0].shares[:3]) for one in units if one.seed and one.kind == kind) for kind in ("no", "yes")]
     assert firsts[0] == pytest.approx(firsts[1]) and [len(one.rows[0].shares) for one in units] == [one.learned for one in rows]
-
-
-def test_killed_it_ends_with_the_same_bits(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = SMALL.train(uneven(model, tmp_path / "whole"), Quiet())
-    monkeypatch.setenv("SELFALIGN_FAULT_AT", "train.checkpoint.after-manifest:2")
-    with pytest.raises(RunFailed, match="killed"):
-        SMALL.train(uneven(model, tmp_path), Quiet())
-    monkeypatch.delenv("SELFALIGN_FAULT_AT")
-    progress = Quiet()
-    again = SMALL.train(uneven(model, tmp_path), progress)
-    assert progress.seen[0] == ("start", whole.steps, 2) and again.losses == whole.losses
-    assert weights(tmp_path / "model") == weights(tmp_path / "whole" / "model")
-    assert len(again.trained) == 10 and again.tokens == whole.tokens
 
 
 def test_unset_it_is_the_training_and_the_run_that_it_was_before(model: Path, tmp_path: Path) -> None:

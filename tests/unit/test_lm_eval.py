@@ -26,6 +26,7 @@ from selfalign.proof.verdicts import conclude
 from selfalign.protocols import Context, Session
 from selfalign.record.finished import Costs, Finished
 from selfalign.types import Completion, Continuation, Example, Metric, ModelRef, Request, Sampling
+from tests.files import succeeded, write_rows
 from tests.parts import calling, context, foretold, seeds
 
 QUESTIONS = (
@@ -326,7 +327,7 @@ def test_a_name_that_the_harness_does_not_know(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(_harness_tasks, "_every_task", lambda: TaskManager(include_path=str(tmp_path), include_defaults=False))
     assert LmEval(("arc_easy",)).check()
     rows = [dict(zip(("question", "choices", "answer"), row, strict=True)) for row in QUESTIONS[:2]]
-    (tmp_path / "two.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(tmp_path / "two.jsonl", rows)
     local = LmEval((f"arc_easy={tmp_path / 'two.jsonl'}",), num_fewshot=1)
     assert [prompt.prompt for prompt in local.prompts(())] == [f"Q: {question}\nA:" for question, *_ in QUESTIONS[:2]]
     assert measure(local, Model(likes=("Lima", "Istanbul")))["arc_easy:acc"].value == 0.5
@@ -441,8 +442,7 @@ ANSWERS = (
 
 
 def ifeval(folder: Path, rows: Sequence[dict[str, Any]] = ROWS) -> str:
-    path = folder / "ifeval.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    path = write_rows(folder / "ifeval.jsonl", rows)
     return str(path)
 
 
@@ -594,8 +594,7 @@ import langdetect
 print({{langdetect.detect("sole mare") for _ in range(30)}}.__len__())
 """
     environment = {name: value for name, value in os.environ.items() if name != "LOCAL_RANK"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
+    done = succeeded(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment))
     assert done.stdout.splitlines()[1] == "1"
 
 

@@ -16,6 +16,7 @@ from selfalign.evaluators.mt_bench import rating
 from selfalign.protocols import Context, Engine
 from selfalign.types import Completion, Metric, Request, Sampling
 from tests.conftest import Run
+from tests.files import succeeded, write_rows
 from tests.parts import calling, context, foretold
 
 QUESTIONS = [
@@ -27,7 +28,7 @@ QUESTIONS = [
 
 
 def jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(path, rows)
     return str(path)
 
 
@@ -182,8 +183,7 @@ def test_it_runs_from_the_command_line(cli: Run, tmp_path: Path, model_folder: P
     asked = ("eval", model_folder, "--encoder", "Hashed", "--mt_bench.file", "q.jsonl", "--mt_bench.max_tokens", 8)
     refused = cli(*asked)
     assert refused.returncode == 2 and "give --mt_bench.judge" in refused.stderr and refused.stderr.count("\n") == 1
-    done = cli(*asked, "--mt_bench.judge", "base", "--mt_bench.judging.max_tokens", 8, "--json")
-    assert done.returncode == 0, done.stderr
+    done = succeeded(cli(*asked, "--mt_bench.judge", "base", "--mt_bench.judging.max_tokens", 8, "--json"))
     metrics = json.loads(done.stdout)["model"]["metrics"]
     assert metrics["mt_bench_unrated"]["n"] == 8 and metrics["mt_bench_cut"]["n"] == 8
     assert "has no reference answer and is judged without" in done.stderr

@@ -16,6 +16,7 @@ from selfalign.cli.run import load_recipe, make_parser, part_options, resolved
 from selfalign.engines import HF, OpenAI, Scripted
 from selfalign.errors import UserError
 from tests.conftest import SCRIPTED
+from tests.files import write_rows
 
 OWN = {"HF": HF().batch_size, "OpenAI": OpenAI().batch_size, "Scripted": Scripted().batch_size}
 
@@ -143,8 +144,8 @@ def test_a_file_of_another_recipe_is_told_by_the_option_as_it_is_typed(tmp_path:
 def test_held_out_examples_that_are_seeds_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"prompt": f"What is number {row}?", "response": "It is that."} for row in range(3)]
     seeds, held_out = tmp_path / "seeds.jsonl", tmp_path / "held_out.jsonl"
-    seeds.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    held_out.write_text("".join(json.dumps(row) + "\n" for row in rows[1:]))
+    write_rows(seeds, rows)
+    write_rows(held_out, rows[1:])
     engine = ("--model", "scripted", "--engine", "Scripted", "--encoder", "Hashed")
     assert main(["check", "isara", str(seeds), "--held_out", str(held_out), *engine]) == 2
     told = "held-out example seed-0001 asks the same as seed seed-0002 (2 such examples); take one of them out"

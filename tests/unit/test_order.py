@@ -30,6 +30,7 @@ from selfalign.record.store import Store
 from selfalign.trainers import NullTrainer
 from selfalign.types import Example, Likelihood, ModelRef, Request, Sampling, in_pool_order
 from tests.conftest import SCRIPTED, Run
+from tests.files import succeeded
 from tests.parts import seeds
 
 
@@ -111,8 +112,7 @@ def test_likelihoods_are_measured_behind_the_same_order(tmp_path: Path) -> None:
 
 def test_every_recipe_has_the_option(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
     small = ("--rounds", 1, "--per_round", 4, "--min_yield", 0, "--quiet", "--out", tmp_path / "run")
-    done = cli("run", "isara", seeds_file, *SCRIPTED, *small, "--order", "shared")
-    assert done.returncode == 0, done.stderr
+    succeeded(cli("run", "isara", seeds_file, *SCRIPTED, *small, "--order", "shared"))
     with Store.read(tmp_path / "run") as store:
         assert store.identity()["order"] == "shared"
     wrong = cli("check", "self_guide", seeds_file, *SCRIPTED, "--order", "sorted")

@@ -16,6 +16,7 @@ from selfalign.record.checkpoints import read_manifest
 from selfalign.record.store import Store
 from selfalign.trainers import DPO, SFT
 from selfalign.types import PREFERRED, Dropped, Example, ModelRef
+from tests.files import read_rows
 from tests.tiny import tiny_model
 
 LONG = (("Hi.", "Hello."), ("One?", "Two."))
@@ -63,10 +64,6 @@ def export(run: Path, format: str, capsys: Any) -> tuple[Path, dict[str, Any], s
     return out, found, capsys.readouterr().out
 
 
-def lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
-
-
 IMITATED = [Example(f"r{i}", f"Prompt {i}?", f"Answer {i}.", 1, i) for i in range(2)]
 
 
@@ -74,8 +71,10 @@ IMITATED = [Example(f"r{i}", f"Prompt {i}?", f"Answer {i}.", 1, i) for i in rang
 def test_sharegpt_with_systems_and_histories(tmp_path: Path, model_folder: Path, capsys: Any, format: str) -> None:
     run = a_run(tmp_path / "run", model_folder, SFT(), IMITATED)
     out, found, said = export(run, format, capsys)
-    train = lines(out / "train.jsonl")
-    assert [row["id"] for row in train] == ["s0", "s1", "r0"] and [row["id"] for row in lines(out / "validation.jsonl")] == ["v0"]
+    train = read_rows(out / "train.jsonl")
+    assert [row["id"] for row in train] == ["s0", "s1", "r0"] and [row["id"] for row in read_rows(out / "validation.jsonl")] == [
+        "v0"
+    ]
     texts = ["Be brief.", "Hi.", "Hello.", "One?", "Two.", "Why 1?", "So 1."]
     assert [turn["value"] for turn in train[1]["conversations"]] == texts
     assert [turn["from"] for turn in train[1]["conversations"]] == ["system", *(["human", "gpt"] * 3)]
@@ -96,7 +95,7 @@ def test_sharegpt_with_systems_and_histories(tmp_path: Path, model_folder: Path,
 def test_pairs_of_a_preferred_and_a_rejected_answer(tmp_path: Path, model_folder: Path, capsys: Any, format: str) -> None:
     run = a_run(tmp_path / "run", model_folder, SFT(loss=DPO()), MADE)
     out, found, _ = export(run, format, capsys)
-    (row,) = lines(out / "train.jsonl")
+    (row,) = read_rows(out / "train.jsonl")
     answers = [each["value"] if format != "trl" else each[0]["content"] for each in (row["chosen"], row["rejected"])]
     assert (row["id"], answers, found["rows"]) == ("r1", ["Answer 0.", "Answer 1."], 1)
     assert sorted(id for ids in found["left_out"].values() for id in ids) == ["r2", "r3", "s0", "s1", "v0", "v1"]

@@ -25,6 +25,7 @@ from selfalign.report.study import read_study, study_page
 from selfalign.report.write import write_report
 from selfalign.types import Better, Demonstration, Dropped, Example, Metric, ModelRef, Outcome
 from tests.conftest import SCRIPTED, Run
+from tests.files import succeeded
 
 BITS = (
     "<script>alert({n})</script>",
@@ -308,8 +309,7 @@ def test_the_command_writes_the_page(cli: Run, seeds_file: Path, tmp_path: Path)
     )
     out = tmp_path / "run"
     given = ("--model", tmp_path / "models" / "base", "--held_out", held_out, "--per_round", 16, "--rounds", 1, "--out", out)
-    done = cli("run", "isara", seeds_file, *SCRIPTED, *given)
-    assert done.returncode == 0, done.stderr
+    succeeded(cli("run", "isara", seeds_file, *SCRIPTED, *given))
     assert (shown := cli("report", out)).returncode == 0, shown.stderr
     page = (out / "report.html").read_text("utf-8")
     data = embedded(page)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Iterator
 from itertools import product
@@ -27,6 +26,7 @@ from selfalign.report.page import latest_metrics, metric_charts, metric_groups, 
 from selfalign.report.study import outcome, sentence
 from selfalign.report.write import write_report
 from tests.conftest import SCRIPTED, Run
+from tests.files import write_rows
 
 PACKAGE = Path(charts.__file__).parent.parent
 
@@ -42,7 +42,7 @@ def test_every_metric_of_a_run_has_a_meaning(cli: Run, seeds_file: Path, tmp_pat
     for i in range(6):
         said = [{"role": ("user", "assistant")[j % 2], "content": text.format(i=i)} for j, text in enumerate(turns)]
         rows.append({"messages": said, "category": ("harmful", "harmless")[i % 2]})
-    held_out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(held_out, rows)
     small = ("--per_round", 24, "--rounds", 2, "--min_yield", 0, "--held_out", held_out, "--quiet")
     found: set[str] = set()
     for recipe, options in (("isara", ("--second_turns.share", 1)), ("isheep", ())):

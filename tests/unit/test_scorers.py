@@ -426,7 +426,3 @@ def test_scorers_run_on_a_real_model(model_folder: Path) -> None:
         clustered = Density(clusters=2).score(own, examples[:4])
         assert {example.scores["density_cluster"] for example in clustered} == {0.0, 1.0}
         assert np.isclose(sum({e.scores["density_cluster"]: e.scores["density"] for e in clustered}.values()), 1.0)
-
-
-def test_the_window_of_the_fake_is_one() -> None:
-    assert Window(10).fit(Request("r", text="x" * 9), 2) is None

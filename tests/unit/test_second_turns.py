@@ -34,6 +34,7 @@ from selfalign.seeds.read import read_seeds
 from selfalign.trainers import SFT, NullTrainer
 from selfalign.trainers._batches import tokenise
 from selfalign.types import Example, Metric, ModelRef, Request, Sampling
+from tests.files import write_rows
 from tests.parts import context, echo, generated
 from tests.tiny import END, START, tiny_model, tiny_tokenizer
 
@@ -57,8 +58,7 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> tuple[Example, ...]:
         if number < 2:
             later = ["And what if it rains all day?", f"Then put thing {number} in the shed until the sun is back."]
             rows.append({"id": f"s{number}.2", "messages": messages([*turns, *later]), "category": rows[-1]["category"]})
-    path = tmp_path_factory.mktemp("seeds") / "seeds.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = write_rows(tmp_path_factory.mktemp("seeds") / "seeds.jsonl", rows)
     return read_seeds(path)
 
 

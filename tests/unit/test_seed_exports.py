@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
+import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import pytest
 
 from selfalign.errors import SeedError
@@ -20,8 +22,6 @@ from tests.unit.test_seeds import refusal, write
 HI = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Yes?"}]
 CELLS = {"inputs": '{"question": "Why?"}', "outputs": '{"answer": "So."}'}
 """LangSmith's table."""
-MAIN = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
-OFFICE = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
 
 
 @pytest.mark.parametrize(
@@ -112,44 +112,42 @@ def test_seeds_that_repeat_one_another_are_told(tmp_path: Path, cli: Run) -> Non
     assert "of another one" not in cli("check", "isara", "s.jsonl", *SCRIPTED).stdout
 
 
-def workbook(**sheets: str) -> bytes:
+def workbook(**sheets: list[list[Any]]) -> bytes:
     """A workbook of these sheets' rows; a name that begins with an underscore is that of a hidden one."""
-    out, numbered = io.BytesIO(), list(enumerate(sheets.items(), 1))
-    with zipfile.ZipFile(out, "w") as book:
-        of_sheets = "".join(
-            f'<sheet name="{name}" r:id="r{at}"{" state=" + chr(34) + "hidden" + chr(34) if name[0] == "_" else ""}/>'
-            for at, (name, _) in numbered
-        )
-        book.writestr("xl/workbook.xml", f'<workbook {MAIN} xmlns:r="{OFFICE}"><sheets>{of_sheets}</sheets></workbook>')
-        links = "".join(f'<Relationship Id="r{at}" Target="worksheets/s{at}.xml"/>' for at, _ in numbered)
-        book.writestr("xl/_rels/workbook.xml.rels", f"<Relationships>{links}</Relationships>")
-        texts = (
-            "<t>prompt</t>",
-            "<t>response</t>",
-            '<r><t xml:space="preserve">So, </t></r><r><t>so.</t></r><rPh><t>x</t></rPh>',
-        )
-        book.writestr("xl/sharedStrings.xml", f"<sst {MAIN}>{''.join(f'<si>{text}</si>' for text in texts)}</sst>")
-        for at, (_, rows) in numbered:
-            book.writestr(f"xl/worksheets/s{at}.xml", f"<worksheet {MAIN}><sheetData>{rows}</sheetData></worksheet>")
+    out, book = io.BytesIO(), openpyxl.Workbook()
+    book.remove(book.active)
+    for name, rows in sheets.items():
+        sheet = book.create_sheet(name)
+        sheet.sheet_state = "hidden" if name.startswith("_") else "visible"
+        for row in rows:
+            sheet.append(row)
+    book.save(out)
     return out.getvalue()
 
 
-HEAD = '<row r="1"/><row r="2"><c r="B2" t="s"><v>0</v></c><c r="C2" t="s"><v>1</v></c><c r="D2" t="str"><v>day</v></c></row>'
-WHY = '<row r="{0}"><c r="B{0}" t="inlineStr"><is><t>Why &amp; how?</t></is></c>{1}</row>'
+HEAD: list[list[Any]] = [[None], [None, "prompt", "response", "day"]]
 
 
-def test_a_workbook_is_read_by_its_first_sheet(tmp_path: Path, cli: Run, refused: Refused) -> None:
-    rows = HEAD + WHY.format(4, '<c r="C4" t="s"><v>2</v></c><c r="D4"><v>45321</v></c>')
-    (example,), notes = read_with_notes(write(tmp_path, "s.xlsx", workbook(_old="", Seeds=rows, Notes="")))
-    assert (example.prompt, example.response, example.metadata) == ("Why & how?", "So, so.", {"day": "45321"})
+def test_a_workbook_is_read_by_its_first_sheet(tmp_path: Path, refused: Refused) -> None:
+    rows = [*HEAD, [None], [None, "Why & how?", "So, so.", date(2026, 5, 3)]]
+    (example,), notes = read_with_notes(write(tmp_path, "s.xlsx", workbook(_old=[], Seeds=rows, Notes=[])))
+    assert (example.prompt, example.response, example.metadata) == ("Why & how?", "So, so.", {"day": "2026-05-03 00:00:00"})
     assert notes == ("1 row: the sheet 'Seeds'; '_old', 'Notes' left out",)
-    numbers = HEAD + WHY.format(3, '<c r="C3"><v>45321</v></c>') + WHY.format(4, '<c r="C4" t="b"><v>1</v></c>')
-    write(tmp_path, "s.xlsx", workbook(Seeds=numbers))
+    write(tmp_path, "s.xlsx", workbook(Seeds=[*HEAD, [None, "Why?", 45321], [None, "How?", True]]))
     line = refused("check", "isara", "s.xlsx", *SCRIPTED)
     assert "s.xlsx row 3: field 'response': is the number 45321 where text must stand" in line and "(and 1 more)" in line
-    for spoilt in (b"PK\x03\x04", b"PK", workbook(Seeds="<c"), workbook()):
+    for spoilt in (b"PK\x03\x04", b"PK", workbook(Seeds=rows)[:-40]):
         with pytest.raises(SeedError, match=r"cannot be read as a workbook .*export the sheet as CSV"):
             read_seeds(write(tmp_path, "s.xlsx", spoilt))
+
+
+def test_a_workbook_without_its_reader_names_the_package(
+    tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "s.xlsx", workbook(Seeds=[*HEAD, [None, "Why?", "So."]]))
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    line = refused("check", "isara", "s.xlsx", *SCRIPTED)
+    assert "check needs the package openpyxl: pip install 'selfalign[notebook]'" in line
 
 
 def test_a_label_is_no_part_of_a_prompt_that_holds_its_letters(tmp_path: Path, cli: Run) -> None:

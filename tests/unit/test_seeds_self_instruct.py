@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from selfalign.errors import SeedError
 from selfalign.seeds.read import read_seeds
 from selfalign.text import join_task, split_task
+from tests.files import write_rows
 
 
 def row(**changes: Any) -> dict[str, Any]:
@@ -26,8 +26,7 @@ def row(**changes: Any) -> dict[str, Any]:
 
 def write(folder: Path, *rows: dict[str, Any]) -> Path:
     path = folder / "tasks.jsonl"
-    path.write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
-    return path
+    return write_rows(path, rows)
 
 
 def refusal(path: Path) -> str:

@@ -29,7 +29,7 @@ from selfalign.trainers._child import arguments
 from selfalign.trainers._guard import make_guard
 from selfalign.trainers._weighted import NotFinite, Steps, collate, make_trainer, weighted_sum
 from selfalign.types import Example, ModelRef, Turns
-from tests.tiny import tiny_model, tiny_tokenizer, train_job
+from tests.tiny import tiny_tokenizer, train_job
 
 STEPS = 4
 EVEN = Weights(1.0, 1.0, 1.0)
@@ -64,11 +64,6 @@ class Silent:
     speaks = True
 
     def tell(self, **message: Any) -> None: ...
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("start") / "model", pad="eos", context=256)
 
 
 def pairs(kind: str, count: int) -> tuple[Example, ...]:

@@ -21,7 +21,6 @@ from safetensors.torch import load_file
 from selfalign.record.faults import AT
 from selfalign.trainers import SFT
 from tests import warm
-from tests.tiny import tiny_model
 from tests.unit.test_sft import Quiet, job
 
 PLAIN = SFT(learning_rate=1e-3, epochs=2, batch_size=4, micro_batch=1, save_every=1, precision="fp32", max_steps=5)
@@ -94,11 +93,6 @@ def norms(folder: Path) -> list[float]:
 def result(folder: Path) -> dict[str, Any]:
     told: dict[str, Any] = json.loads((folder / "training" / "result.json").read_text("utf-8"))
     return told
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("start") / "model", pad="eos", context=256)
 
 
 @pytest.mark.parametrize(

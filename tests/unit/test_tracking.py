@@ -15,6 +15,7 @@ from selfalign.record.store import Store
 from selfalign.tracking.figures import NOTE, figures, reporting, shareable
 from selfalign.tracking.trackers import TRACKERS, Wandb, check_trackers
 from selfalign.types import Dropped, Example, Metric, ModelRef
+from tests.files import scalars
 
 IDENTITY = {
     "name": "test",
@@ -84,13 +85,6 @@ def tracked(folder: Path, tracker: str) -> None:
         second_round(store)
     with reporting(folder, (tracker,)):
         pass
-
-
-def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    read = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0}).Reload()
-    return {tag: [(each.step, each.value) for each in read.Scalars(tag)] for tag in read.Tags()["scalars"]}
 
 
 def test_the_record_gives_all_figures_of_a_run(tmp_path: Path) -> None:

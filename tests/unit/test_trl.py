@@ -18,7 +18,6 @@ from selfalign.models.rendering import make_renderer
 from selfalign.trainers import DPO, Distill
 from selfalign.trainers._batches import IGNORE, Row, Weights, tokenise
 from selfalign.trainers._teacher import taught_by
-from tests.tiny import tiny_model
 from tests.unit.test_distill import job as taught_job
 from tests.unit.test_distill import units_of
 from tests.unit.test_dpo import SMALL, log_probability
@@ -27,11 +26,6 @@ from tests.unit.test_sft import gradients
 
 PLAIN: dict[str, Any] = {"use_cpu": True, "bf16": False, "report_to": "none", "gradient_checkpointing": False}
 EVEN = Weights(1.0, 1.0, 1.0)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("start") / "model", pad="eos", context=256)
 
 
 def start_and_changed(model: Path) -> tuple[Any, Any]:

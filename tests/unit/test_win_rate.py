@@ -389,11 +389,6 @@ def test_a_classifier_with_several_outputs_is_no_reward_model(reward_model: Path
         measure(by_reward(tmp_path / "two"), context())
 
 
-def test_a_causal_model_is_no_reward_model(model_folder: Path) -> None:
-    with pytest.raises(UserError, match=r"lacks the weights 'score\.weight'"):
-        measure(by_reward(model_folder), context())
-
-
 def test_running_out_of_memory_is_told(reward_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def starve(*_: object) -> Any:
         raise MemoryError

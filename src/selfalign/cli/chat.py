@@ -29,11 +29,11 @@ from selfalign.types import ModelRef, Request, Turns, derive_seed, with_template
 
 USAGE = """usage: selfalign chat MODEL|DIR [--against OTHER] [--round K] [--system TEXT] [--json] [options of the run]
 
-A line is a prompt; the answers follow it. `/new` begins a new conversation, the end of the input (Ctrl-D) ends. Lines may come
-from a file or a pipe.
-DIR is a run folder: the model of its best round, on the engine of the run and as it was measured. MODEL is a folder, a hub name
-or smollm2-135m; --engine, --eval_sampling.temperature and other options of `selfalign run` hold for both.
---against OTHER: a second model beside it, or `base` for the base model of the run. Both are loaded at once.
+Each line that you type is a prompt; the answers follow it. `/new` begins a new conversation, Ctrl-D (the end of the input) quits.
+Lines may come from a file or a pipe.
+MODEL is a folder, a hub name or smollm2-135m. DIR is a run folder: the model of its best round answers, on the run's engine and
+decoded as in its evaluation. --engine, --eval_sampling.temperature and other options of `selfalign run` are taken too.
+--against OTHER: a second model that answers too, or `base` for the run's base model. Both are loaded at once.
 """
 TOKENS = 512
 """Of an answer at most, where --eval_sampling.max_tokens says nothing: our own choice."""

@@ -1,4 +1,4 @@
-"""`selfalign compare DIR DIR`: in what two runs differ: options, seeds, and what came of it."""
+"""`selfalign compare DIR DIR`: how two runs differ: options, seeds and results."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.usage = "selfalign compare DIR DIR [--metric NAME] [--json]"
     for name in ("first", "second"):
         parser.add_argument(name, type=str, help="the folder of a run or an evaluation")
-    parser.add_argument("--metric", type=str, help="what the verdict is about; without it as `selfalign eval` chooses")
-    parser.add_argument("--json", action="store_true", help="machine-readable")
+    parser.add_argument("--metric", type=str, help="metric of the verdict; by default as `selfalign eval` chooses")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     options = parse(parser, arguments)
     folders = [Path(options.first), Path(options.second)]
     for folder in folders:

@@ -105,8 +105,8 @@ def own_options() -> ArgumentParser:
         ("demonstrations", int, 0, "seeds shown before each prompt; 0 measures the model alone"),
         ("retriever", str, None, "which seeds are shown: knn (the nearest, the default) or random"),
         ("compare", str, None, "another model, run folder or finished evaluation: paired differences, model minus other"),
-        ("metric", str, None, "what the verdict is about; without it expected, balance or log_likelihood, the first there is"),
-        ("out", str, None, "folder to keep the evaluation in, to go on with, compare and report; without it nothing is kept"),
+        ("metric", str, None, "metric of the verdict (default: the first of expected, balance and log_likelihood that there is)"),
+        ("out", str, None, "folder of the evaluation, to go on with, compare and report; without --out nothing is kept"),
     ):
         parser.add_argument(f"--{name}", type=kind, default=default, help=text)
     parser.add_argument("--allow_overlap", action="store_true", help="measure on prompts that the model was trained on or shown")

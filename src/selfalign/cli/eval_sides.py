@@ -161,7 +161,7 @@ def check_alike(sides: Sequence[Side], recipe: Recipe, held_out: Sequence[Exampl
 
 
 def _decoding(part: dict[str, Any], sampling: Mapping[str, Any]) -> dict[str, Any]:
-    """An evaluator's options with the recipe's sampling where it has none of its own."""
+    """An evaluator's options, with the recipe's sampling if it has none itself."""
     return {**part, "sampling": part["sampling"] or sampling} if "sampling" in part else part
 
 

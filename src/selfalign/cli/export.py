@@ -46,11 +46,11 @@ def main(arguments: Sequence[str]) -> int:
         help="write a model as a GGUF file for llama.cpp, proven to be the model; needs a built llama.cpp",
     )
     parser.add_argument("--ollama", action="store_true", help="write a Modelfile next to the GGUF file, its template proven")
-    parser.add_argument("--gguf_out", type=str, help="folder for the GGUF file; without it gguf-KIND in the round's own folder")
+    parser.add_argument("--gguf_out", type=str, help="folder for the GGUF file (default: gguf-KIND in the round's folder)")
     parser.add_argument(
-        "--llama_cpp", type=str, help="folder of llama.cpp; without it SELFALIGN_LLAMA_CPP, the PATH and the usual places"
+        "--llama_cpp", type=str, help="folder of llama.cpp (default: SELFALIGN_LLAMA_CPP, the PATH and the usual places)"
     )
-    parser.add_argument("--round", type=int, help="whose model or answers; the best round's without it")
+    parser.add_argument("--round", type=int, help="the round whose model or answers to write (default: the best one)")
     parser.add_argument("--merge", action="store_true", help="make an adapter part of full weights, proven to write the same")
     parser.add_argument(
         "--card", action="store_true", help="write a dataset card next to the --data file: FILE's stem + .card.md"

@@ -20,10 +20,9 @@ from selfalign.text import counted, printable
 
 USAGE = """usage: selfalign extend DIR MORE [--rounds N] [--json] [options of the run]
 
-Has the pairs of the file MORE join the seeds of the run in DIR, from its next round on. What was made stays; the validation seeds
-stay those of the start. With --rounds the run goes on at once, up to round N; else with `selfalign run --config DIR/run.yaml`.
-An option of the run is only needed where the run's own cannot be taken from DIR/run.yaml as it is: --held_out FILE, if that has
-moved.
+Adds the pairs in the file MORE to the seeds of the run in DIR, from its next round on. What the run has made stays, and so do its
+validation seeds. With --rounds the run goes on at once, up to round N; else `selfalign run --config DIR/run.yaml` goes on.
+The options come from DIR/run.yaml. Give one only if it has changed, such as --held_out FILE if that file has moved.
 """
 
 

@@ -15,11 +15,11 @@ from selfalign.text import printable
 
 USAGE = """usage: selfalign forget DIR ID [ID …] --out NEW [options of the run]
 
-Writes a copy of the run in DIR to NEW, without the kept samples of these ids and without all that came of them: the first round
-that was trained on one is trained again, and the rounds after it are made anew, as models that had learned from it had written
-them. The run in DIR stays as it is; its models still know what they were trained on. Killed on the way, `selfalign run --config
-NEW/run.yaml --out NEW` goes on. An option of the run is only needed where the run's own cannot be taken from DIR/run.yaml as it
-is: --held_out FILE, if that has moved.
+Writes a copy of the run in DIR to NEW, without the kept samples of these ids and without anything that came of them. The first
+round that was trained on one of them is trained again. Later rounds are made anew: models that had learned from it wrote them.
+The run in DIR stays as it is, and its models still know what they were trained on. If the command is killed, `selfalign run
+--config NEW/run.yaml --out NEW` goes on. The options come from DIR/run.yaml. Give one only if it has changed, such as --held_out
+FILE if that file has moved.
 """
 
 

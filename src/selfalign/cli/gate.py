@@ -26,13 +26,13 @@ def main(arguments: Sequence[str]) -> int:
     parser = new_parser("gate", SUMMARY)
     parser.add_argument("folder", type=str, help="the folder of a run, or of `selfalign eval MODEL --compare OTHER --out DIR`")
     for name, kind, default, text in (
-        ("metric", str, None, "what it was trained for; without it expected, balance or log_likelihood, the first there is"),
+        ("metric", str, None, "what it was trained for (default: the first measured of expected, balance and log_likelihood)"),
         ("at_least", float, 0.0, "the gain to be shown, in points of a share (units of another metric); 0 asks for any"),
         ("margin", float, 100 * MARGIN, "the loss to be ruled out in each part of the guard suite, in points"),
-        ("guard", str, None, f"its parts that count ({', '.join(PARTS)}, or {NONE}); without it all that were measured"),
+        ("guard", str, None, f"parts of that suite that count: {', '.join(PARTS)}, or {NONE} (default: all that were measured)"),
     ):
         parser.add_argument(f"--{name}", type=kind, default=default, help=text)
-    parser.add_argument("--json", action="store_true", help="machine-readable")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     options = parse(parser, arguments)
     parts = None if options.guard is None else [each.strip() for each in options.guard.split(",") if each.strip() != NONE]
     if wrong := [each for each in parts or () if each not in PARTS]:

@@ -28,7 +28,7 @@ CHOICE = "validation_log_likelihood"
 
 
 def is_study(folder: Path) -> bool:
-    """Whether a study stands there: one that has begun, as a file of options of that name may be anywhere."""
+    """Whether this is the folder of a study that has begun; a file of options alone may lie anywhere."""
     if (folder / "study.json").is_file():
         return True
     return (folder / "study.yaml").is_file() and any(folder.glob(f"*/seed-*/{RECORD}"))
@@ -37,8 +37,8 @@ def is_study(folder: Path) -> bool:
 def main(arguments: Sequence[str]) -> int:
     parser = new_parser("list", "The runs, evaluations and studies below a folder, by name; an arm of a study is listed with it.")
     parser.usage = "selfalign list [FOLDER] [--json]"
-    parser.add_argument("folder", type=str, nargs="?", default=".", help="where to look; the folder you are in without it")
-    parser.add_argument("--json", action="store_true", help="machine-readable")
+    parser.add_argument("folder", type=str, nargs="?", default=".", help="where to look (default: the current folder)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     options = parse(parser, arguments)
     if not (top := Path(options.folder)).is_dir():
         raise UserError(f"{top} is no folder; name one that has runs in it")

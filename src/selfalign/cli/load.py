@@ -86,6 +86,6 @@ def read_held_out(name: str) -> tuple[Example, ...]:
 
 
 def _bundled(name: str) -> str:
-    """The folder of a bundled domain, "" where the name is none or that of a file."""
+    """The folder of a bundled domain; "" if no domain, or a file, has this name."""
     folder = files("selfalign") / "data" / name
     return str(folder) if "/" not in name and not Path(name).exists() and (folder / "seeds.jsonl").is_file() else ""

@@ -15,27 +15,27 @@ from types import TracebackType
 from selfalign.errors import Interrupted, RunFailed, TimeUp, UserError, exit_place, without_passwords
 
 COMMANDS = {
-    "init": "a seed file, held-out prompts and options to begin with: init NAME",
+    "init": "write a seed file, held-out prompts and options to begin with: init NAME",
     "run": "start a run, or go on where it stopped",
-    "extend": "more seeds for the coming rounds of a run: extend DIR more.jsonl [--rounds N]",
+    "extend": "add seeds to the coming rounds of a run: extend DIR more.jsonl [--rounds N]",
     "forget": "train a run again without some of its samples: forget DIR ID … --out NEW",
     "list": "the runs and studies below a folder, with their state and best round",
-    "compare": "in what two runs differ: options, seeds, metrics prompt by prompt",
+    "compare": "how two runs differ: options, seeds, metrics prompt by prompt",
     "status": "where a run stands: rounds, yields, drops by rule, metrics",
     "show": "the lineage of a sample: where it came from and what became of it",
     "report": "one HTML page of a run or study: verdict, metrics, drops, costs, every sample",
-    "view": "the report on a local page, which follows while a run writes",
-    "export": "training data (JSONL, Parquet) or a round's model",
-    "review": "a person keeps, rejects or edits a round's pairs before they are trained on (of `run --review`)",
-    "rate": "pairs of answers for people to rate blind, and what their ratings say",
-    "push": "a round's model, or the data, to the Hugging Face hub, with its card",
+    "view": "the report on a local page that follows a run while it writes",
+    "export": "write training data (JSONL, Parquet) or a round's model",
+    "review": "keep, reject or edit a round's pairs before they are trained on (with `run --review`)",
+    "rate": "write pairs of answers for people to rate blind; read what their ratings say",
+    "push": "upload a round's model, or the data, with its card to the Hugging Face hub",
     "preview": "a few candidates with their verdicts, and whether examples in context teach the model anything",
     "check": "everything that can be known before a model generates",
-    "chat": "talk to a run's model, or any other, and to a second one beside it",
-    "eval": "a model, alone or with demonstrations, on held-out prompts; against another one",
+    "chat": "talk to a run's model or any other, or to two at once",
+    "eval": "measure a model, alone or with demonstrations, on held-out prompts; compare it with another",
     "gate": "whether a run's model should be shipped, with reasons and as an exit code",
     "study": "a recipe against baselines over several random seeds, with intervals and a verdict",
-    "completion": "a script that completes commands, recipes and options: completion bash (or zsh)",
+    "completion": "print a script that completes commands, recipes and options: completion bash (or zsh)",
 }
 
 EPILOG = """Examples:
@@ -62,6 +62,7 @@ EXTRAS = {
     **dict.fromkeys(("lm_eval", "datasets", "rouge_score", "langdetect", "nltk"), "eval"),
     **dict.fromkeys(("starlette", "uvicorn"), "review"),
     "gguf": "demo",
+    "openpyxl": "notebook",
     "ray": "ray",
 }
 """Packages that a bare install lacks, and the extra that brings each."""
@@ -113,7 +114,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _of_the_machine(error: Exception) -> str | None:
-    """What the machine lacks or a file suffers from, in a line, where an exception that nobody met says so."""
+    """A line on what the machine lacks, for an exception that nothing else handles; None where it is a fault of ours."""
     said = next((f"{type(error).__name__}: {line}" for line in str(error).splitlines() if line.strip()), type(error).__name__)
     wide = str(error).lower()
     if isinstance(error, MemoryError) or any(each in wide for each in _NO_MEMORY) or getattr(error, "errno", None) == ENOMEM:
@@ -131,7 +132,7 @@ def _of_the_machine(error: Exception) -> str | None:
 
 
 def entry() -> None:
-    """The console script. What it writes of texts that are not ours, in warnings and tracebacks too, no terminal obeys."""
+    """The console script. Texts that are not ours show control characters as codes, also in warnings and tracebacks."""
     if logging.lastResort is not None:
         logging.lastResort.addFilter(_harmless)
     sys.excepthook = _show
@@ -139,7 +140,7 @@ def entry() -> None:
 
 
 OPTIONAL = "bitsandbytes.backends.cpu.ops"
-"""Where it is installed it is imported with transformers, and misses a package that nothing here needs."""
+"""transformers imports it where it is installed. It then warns of a missing package that nothing here needs."""
 
 
 def _harmless(record: logging.LogRecord) -> bool:

@@ -18,7 +18,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--repo", type=str, default="", help="user/name on the hub; made if it is not there")
     parser.add_argument("--private", action="store_true", help="only for a repository that is private, or new")
     parser.add_argument("--data", action="store_true", help="push seeds and kept pairs as a data set, not a model")
-    parser.add_argument("--round", type=int, help="whose model; the best round's without it")
+    parser.add_argument("--round", type=int, help="the round whose model to upload (default: the best one)")
     parser.add_argument("--license", type=str, help="licence named in the card, as the hub spells it (apache-2.0 …)")
     parser.add_argument("--dry_run", action="store_true", help="say what would be uploaded and send nothing")
     parser.add_argument("--json", action="store_true", help="say what was sent, and where it is, as JSON")

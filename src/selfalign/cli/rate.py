@@ -49,17 +49,17 @@ def _parser() -> ArgumentParser:
         "selfalign rate NEW [BASE] --out pairs.csv [options]\n       selfalign rate --in anna.csv ben.csv --key pairs.key.json"
     )
     parser.add_argument("new", type=str, nargs="?", help="a run folder (its best round), or answers that `export` wrote (.json)")
-    parser.add_argument("base", type=str, nargs="?", help="what it is compared with; of a run without it the base model, round 0")
+    parser.add_argument("base", type=str, nargs="?", help="what NEW is compared with (default for a run: its base model)")
     parser.add_argument("--out", type=str, help="file of pairs for raters: .csv for a spreadsheet, or .jsonl")
     parser.add_argument(
-        "--key", type=str, help="file that says which answer is whose, kept from raters; FILE.key.json without it"
+        "--key", type=str, help="file that says which answer is whose; keep it from raters (default: FILE.key.json)"
     )
-    parser.add_argument("--rows", type=int, help="prompts to draw, by category; all without it")
+    parser.add_argument("--rows", type=int, help="how many prompts to draw, by category (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw, the order and which answer stands first")
     parser.add_argument("--round", type=int, help="of NEW: this round instead of the best one")
     parser.add_argument("--held_out", type=str, help="the prompts of the runs, for their categories and system texts")
     parser.add_argument("--in", type=str, nargs="+", help="files of ratings, one a person, named like them")
-    parser.add_argument("--json", action="store_true", help="what people say, machine-readable")
+    parser.add_argument("--json", action="store_true", help="print what people say as JSON")
     return parser
 
 

@@ -141,8 +141,11 @@ def short_help(parser: ArgumentParser, method: tuple[str, ...]) -> str:
 def _entry(action: Any, text: str) -> Iterator[str]:
     default = _short(action.default)
     head = f"  --{action.dest}" + (f" {default}" if default else "")
-    text = " ".join(re.sub(r"\s*\(type:.*\)$", "", text, flags=re.DOTALL).split()).split("; ")[0].rstrip(".")
-    yield from textwrap.wrap(text, WIDTH, initial_indent=f"{head:<28}  ", subsequent_indent=" " * 30)[:4]
+    text = " ".join(re.sub(r"\s*\(type:.*\)$", "", text, flags=re.DOTALL).split())
+    text = re.split(r"; |\.(?: (?=[A-Z])|$)", text)[0]
+    yield from textwrap.wrap(
+        text, WIDTH, initial_indent=f"{head:<28}  ", subsequent_indent=" " * 30, max_lines=4, placeholder=" …"
+    )
 
 
 def _short(default: Any) -> str:

@@ -16,7 +16,7 @@ def main(arguments: Sequence[str]) -> int:
         "report", "One self-contained HTML page of a run or a study: verdict, metrics, drops, costs, every sample."
     )
     parser.add_argument("folder", type=str, help="the folder of a run or a study")
-    parser.add_argument("--out", type=str, help="the page to write; DIR/report.html without it")
+    parser.add_argument("--out", type=str, help="the page to write (default: DIR/report.html)")
     parser.add_argument("--json", action="store_true", help="say where the page is as JSON")
     options = parse(parser, arguments)
     page = str(write_report(options.folder, options.out))

@@ -33,9 +33,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--rest", type=Literal["keep", "drop"], help="with --done: what becomes of pairs that nobody decided on")
     parser.add_argument("--sample", type=int, help="so many pairs, drawn at random, instead of all")
     parser.add_argument("--blind", action="store_true", help="in random order, without scores and categories")
-    parser.add_argument("--by", type=str, help="who decides, for the record; the name of the account without it")
-    parser.add_argument("--port", type=int, default=0, help="of the page, on 127.0.0.1; a free one without it")
-    parser.add_argument("--json", action="store_true", help="print where the review stands, machine-readable")
+    parser.add_argument("--by", type=str, help="who decides, for the record (default: the name of the account)")
+    parser.add_argument("--port", type=int, default=0, help="port of the page on 127.0.0.1; 0 takes a free one")
+    parser.add_argument("--json", action="store_true", help="print where the review stands as JSON")
     options = parse(parser, arguments)
     _check(options)
     with open_review(options.folder) as review:

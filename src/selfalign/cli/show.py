@@ -17,7 +17,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = new_parser("show", "The lineage of a sample: what it was made from, by which model, the verdict, what it trained.")
     parser.add_argument("folder", type=str, help="the run folder")
     parser.add_argument("id", type=str, help="id of a seed or a sample, as `export` and kept.jsonl give it")
-    parser.add_argument("--json", action="store_true", help="machine-readable")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     options = parse(parser, arguments)
     with Store.read(options.folder) as store:
         found = lineage(store, options.id)

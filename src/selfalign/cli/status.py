@@ -21,7 +21,9 @@ def main(arguments: Sequence[str]) -> int:
         "status", "Where a run stands: rounds, yields, drops by rule, metrics, costs. A folder of runs is listed."
     )
     parser.add_argument("folder", type=str, help="a run folder, or one with run folders in it (a study)")
-    parser.add_argument("--json", action="store_true", help="machine-readable; as `selfalign list` has it of a folder of runs")
+    parser.add_argument(
+        "--json", action="store_true", help="print JSON; for a folder of runs the same as `selfalign list --json`"
+    )
     options = parse(parser, arguments)
     folder = Path(options.folder)
     if folder.is_dir() and not (folder / NAME).exists() and any(folder.rglob(NAME)):

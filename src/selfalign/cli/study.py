@@ -80,17 +80,11 @@ def _plan(make: Callable[..., Recipe], parser: ArgumentParser, arguments: Sequen
 def study_parser(make: Callable[..., Recipe]) -> ArgumentParser:
     """The options of `selfalign run` and those of a study."""
     parser = make_parser(make, "study")
-    for name, kind, default, text in (
-        (
-            "baselines",
-            str,
-            "pretrained,icl_knn,sft",
-            "recipes to compare it with, with commas between; own ones as ./file.py:function",
-        ),
-        ("repeats", int, 3, "random seeds for each arm, from --seed on"),
-        ("metric", str, None, "what the verdict is about; without it expected, balance or log_likelihood, the first there is"),
-    ):
-        parser.add_argument(f"--{name}", type=kind, default=default, help=text)
+    text = "recipes to compare it with, with commas between; own ones as ./file.py:function"
+    parser.add_argument("--baselines", type=str, default="pretrained,icl_knn,sft", help=text)
+    parser.add_argument("--repeats", type=int, default=3, help="random seeds for each arm, from --seed on")
+    text = "metric of the verdict (default: the first of expected, balance and log_likelihood that there is)"
+    parser.add_argument("--metric", type=str, help=text)
     add_beside(parser)
     text = "option=v1,v2 …: one more arm for each value; seeds=8,16,32 draws so many of the seeds"
     parser.add_argument("--vary", type=str, nargs="+", default=[], help=text)

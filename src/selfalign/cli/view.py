@@ -14,7 +14,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = new_parser("view", "The report of a run or a study on a local page, which follows while the run writes.")
     parser.add_argument("folder", type=str, help="the folder of a run or a study")
     parser.add_argument("--every", type=int, default=60, help="seconds after which the page loads again while a run writes")
-    parser.add_argument("--port", type=int, default=0, help="of the page, on 127.0.0.1; a free one without it")
+    parser.add_argument("--port", type=int, default=0, help="port of the page on 127.0.0.1; 0 takes a free one")
     options = parse(parser, arguments)
     serve_report(options.folder, _open, options.every, options.port)
     return 0

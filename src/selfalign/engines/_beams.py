@@ -92,7 +92,7 @@ class Best:
         self._most, self._penalty, self._texts = most, penalty, list[tuple[float, list[int]]]()
 
     def add(self, total: float, length: int, text: list[int]) -> None:
-        """`total` is the sum of the text's scores, `length` that of prompt and text together, without the end token."""
+        """`total` is the sum of the text's scores, `length` counts prompt and text, without the end token."""
         texts = [(total / length**self._penalty, text), *self._texts]
         self._texts = sorted(texts, key=lambda each: each[0])[-self._most :]
 

@@ -148,7 +148,7 @@ def prompt_logprobs(body: bytes, ids: Sequence[int]) -> list[Scored]:
 
 
 def embedding(body: bytes) -> list[float]:
-    """The one vector in a reply; not all of it zero."""
+    """The one vector in a reply; it may not be all zeros."""
     vector = _only(parse(body), "data").get("embedding")
     if not isinstance(vector, list) or not all(_finite(value) for value in vector) or not any(vector):
         raise Trouble("an embedding that is no vector of numbers")

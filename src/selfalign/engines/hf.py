@@ -195,7 +195,7 @@ class HFSession:
         return found
 
     def _score_forks(self, forks: Sequence[Sequence[tuple[list[int], list[int]]]]) -> list[list[Continuation]]:
-        """Each fork's answers behind its prompt, of which the model keeps what it made when it read it."""
+        """Scores each fork's answers behind its prompt, which the model reads once for all of them."""
         import torch
 
         starts = [_start(fork[0][1]) for fork in forks]

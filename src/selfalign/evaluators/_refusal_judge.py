@@ -1,4 +1,4 @@
-"""Who judges refusals on these examples: English phrases, a likeness to the seeds' own refusals, or nobody.
+"""What judges refusals on these examples: English phrases, likeness to the seeds' own refusals, or nothing.
 
 English phrases call every refusal in another language, or in words that they do not know, an answer. So they judge only where
 they agree with the categories of the examples; where they do not, a judge is learnt from the seeds, and it judges only where it
@@ -29,7 +29,7 @@ Judge = Callable[[str], bool]
 
 
 def choose(seeds: Sequence[Example], held_out: Sequence[Example], harmful: Sequence[str]) -> tuple[Judge | None, str]:
-    """(the judge, what a reader must know of it); "" where the phrases judge, None with the reason where nobody can.
+    """(judge, what a reader must know of it): "" where the phrases judge; no judge, and the reason, where none can be had.
 
     Measured on the seeds, where at least `LEAST` of the categories `harmful` and as many of others have an answer. With fewer
     the phrases judge unmeasured; in either case English prompts alone.

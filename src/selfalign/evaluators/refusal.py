@@ -129,7 +129,7 @@ class Refusal:
         return self._both(prompts) and choose(seeds, self._asked(prompts), self._refuse)[0] not in (None, is_refusal)
 
     def suggestion(self, seeds: Sequence[Example]) -> str:
-        """What the seeds suggest where none of their categories has a name that this knows."""
+        """A suggestion where none of the seeds' categories has a known name."""
         return unnamed(seeds, (*self._refuse, *self._answer))
 
     def declines(self, seeds: Sequence[Example]) -> list[str]:
@@ -161,7 +161,7 @@ class Refusal:
         return [example for example in held_out if example.category in (*self._refuse, *self._answer)]
 
     def _without_openings(self, seeds: Sequence[Example]) -> str:
-        """Why the seeds show no way to begin a refusal that is none to begin an answer; "" where they show one."""
+        """Why no opening of the seeds tells a refusal from an answer; "" where one does."""
         if not seeds:
             return "there are no seeds (--seeds FILE), whose answers show how a refusal begins"
         refusals, answers = self.sides(seeds)
@@ -172,7 +172,7 @@ class Refusal:
         return f"no seed of category {' or '.join(map(repr, self._refuse))} has an answer"
 
     def _missing(self, held_out: Sequence[Example]) -> str:
-        """Which names that somebody gave no prompt has; the default names are nobody's wish, but one written otherwise is."""
+        """A line on named categories that no prompt has; on a default name only where a prompt spells it otherwise."""
         for names, option in ((self._refuse, "harmful"), (self._answer, "harmless")):
             others = set() if there(names, held_out) else {one.category for one in held_out}
             if close := sorted((other, name) for other in others for name in names if plain_name(other) == plain_name(name)):

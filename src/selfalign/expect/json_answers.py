@@ -79,7 +79,7 @@ def has_field(text: str, path: str) -> bool:
 
 
 def other_field(answer: str, reference: str, path: str) -> str:
-    """How an answer's field differs from that of a reference that has it; "" where it does not.
+    """How an answer's field differs from the reference's; "" where they agree.
 
     Raises:
         ValueError: the reference has no such field.

@@ -302,7 +302,7 @@ def _held_out(metric: Metric) -> bool:
 
 
 def _compared(before: Iterable[Metric], after: Iterable[Metric]) -> list[tuple[str, ...]]:
-    """The base model next to that of the round."""
+    """The base model next to the round's model."""
     old, new = ({metric.name: metric for metric in metrics} for metrics in (before, after))
     found = []
     for name in dict.fromkeys((*new, *old)):

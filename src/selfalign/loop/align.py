@@ -63,7 +63,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """What came of a run. `model` is that of the best round; round 0 is the base model.
+    """The result of a run. `model` is the best round's; round 0 is the base model.
 
     Of a run that waits for a review (`Recipe.review`) it is what there is so far, and `stopped_because` says what it waits for.
     """
@@ -118,10 +118,10 @@ def align(
         out: the run folder.
         held_out: prompts with reference responses for the recipe's evaluators, given like the seeds; never used to choose.
         options: the run's options as YAML, for `run.yaml` in the run folder.
-        files: the file that the recipe comes from, where it is one of your own: its hash stands in the record, and a run does not
-            go on with another content of it.
-        progress: hears of stages and batches. Without it a bar is drawn where there is a terminal or a notebook, and lines are
-            written elsewhere, on standard error; None is silent.
+        files: the file of your own that the recipe comes from. Its hash stands in the record: a run does not go on with another
+            content.
+        progress: is told of stages and batches. By default a bar on a terminal or in a notebook, else lines on standard error;
+            None is silent.
         keep: whose whole weights stay, see `--keep_weights`: "last" those of the best and the newest round, and what further ones
             need; "best" the same without a round that was rolled back; or "all".
 
@@ -173,7 +173,7 @@ def _align(
 
 
 def run_identity(recipe: Recipe, start: ModelRef, seeds: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:
-    """What must be equal for a run to be gone on with: the recipe's options and the content of model and examples."""
+    """What must be equal to go on with a run: the recipe's options and the content of model and examples."""
     return {
         # These first: with other examples the token budgets differ too, and the first difference is the one that is named.
         "model": start.base,
@@ -277,7 +277,7 @@ def _record_method(run: Setup) -> None:
 
 
 def _measure(run: Setup, context: Context, pool: Pool, model: ModelRef, last: Verdict | None) -> Verdict:
-    """What the round's model is worth; where nothing is trained, that of round 0 stands for all."""
+    """What the round's model is worth; where nothing is trained, the verdict of round 0 stands for all."""
     recipe, round = run.recipe, context.round
     if recipe.trains:
         verify_weights(run, context, round - 1)
@@ -312,7 +312,7 @@ def _conclude_rolled_back(run: Setup, round: int, verdict: Verdict) -> None:
 
 
 def _next_examples(run: Setup, context: Context, pool: Pool) -> tuple[tuple[Example, ...], str, str]:
-    """(what the context's round trains on besides the seeds, why it must not, why it waits); "" where it may, or need not."""
+    """(what the round trains on besides the seeds, why the run must stop, what it waits for); "" for no reason."""
     calibrate_judges(run, context)
     generate(run, context, pool)
     if run.recipe.candidates(context.round) and (waits := reviewed(run, context)):
@@ -356,14 +356,14 @@ def _all_done(recipe: Recipe) -> str:
 
 
 def _not_ended(recipe: Recipe, best: int) -> str:
-    """What a model lacks that is not that of the last round, where the seeds' own answers are learned there alone."""
+    """That the shipped model never learned the seeds' own answers, where only the last round teaches them; else ""."""
     if recipe.train_seeds != "last" or best == recipe.rounds:
         return ""
     return f"round {best} has not learned the seeds' own answers, which are those of round {recipe.rounds} (train_seeds = last)"
 
 
 def _unchecked(run: Setup) -> str:
-    """What has to be said of the round to ship where no round was chosen; "" where one was, or none is trained."""
+    """That too few validation seeds were there to choose a round; "" where one was chosen, or nothing is trained."""
     if not run.recipe.rounds or not run.recipe.trains or len(run.validation) >= LEAST:
         return ""
     return f"the newest round is shipped unchecked: {len(run.validation)} validation seeds, and {LEAST} are needed to choose one"

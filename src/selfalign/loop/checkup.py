@@ -12,7 +12,7 @@ from selfalign.encoders.blind import encoder_blind
 from selfalign.encoders.checked import opened
 from selfalign.expect.spec import parse_all
 from selfalign.expect.suggest import suggested
-from selfalign.loop.budgets import measure, short_budgets
+from selfalign.loop.budgets import Budgets, measure, short_budgets
 from selfalign.loop.fluency import spelled_out
 from selfalign.loop.method import memory_lines, memory_warnings, method_choice, unknown_memory
 from selfalign.loop.parts import tried
@@ -33,7 +33,7 @@ RULE = ("filter", "rule", "dropped", "of", "example", "evidence", "option")
 def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequence[Example]) -> dict[str, Any]:
     """What `selfalign check` shows; `stops` has what would end a run, and is empty where it could begin.
 
-    Opens the recipe's encoder where that needs no model, and no model.
+    Opens no model, and the recipe's encoder only where that needs none.
 
     Raises:
         UserError: options, seeds or a model that cannot work.
@@ -51,50 +51,44 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
         shortcuts = audited(recipe, seeds, held_out, encode)
     budgets = measure(recipe.engine, base, seeds)
     choice = method_choice(recipe, base, seeds, budgets.prompt, budgets.response)
-    parts = [declared(part, Preflight) for part in recipe.evaluators]
-    texts = {
-        "encoder": f"{blind}; the model's own hidden states are used instead" if recipe.encoder != chosen else blind,
-        "language": spelled_out(recipe.engine, base, seeds) if generates else "",
-        "demonstrations": fewer_than_asked(recipe, shown),
-        "budgets": short_budgets(recipe, base, seeds, held_out),
-        "categories": strange_categories(seeds, held_out),
-        "validation": too_few(len(validation), "validation seeds") if recipe.rounds and recipe.trains else "",
-        "aim": aim_warning(recipe, validation),
-        "given": trained_and_validated(recipe, validation),
-        "shortcuts": shortcut_warning(recipe, seeds, held_out, shortcuts),
-        "memory": "" if choice else unknown_memory(recipe, base),
-        "training": "" if recipe.trains or not recipe.rounds else "nothing is trained: each round goes on with the base model",
-    }
-    stopping = [each.text for each in harmful(rules)]
+    memory, expected = choice.plain() if choice else None, expectations(recipe)
+    warnings = [
+        f"{blind}; the model's own hidden states are used instead" if recipe.encoder != chosen else blind,
+        spelled_out(recipe.engine, base, seeds) if generates else "",
+        fewer_than_asked(recipe, shown),
+        short_budgets(recipe, base, seeds, held_out),
+        strange_categories(seeds, held_out),
+        too_few(len(validation), "validation seeds") if recipe.rounds and recipe.trains else "",
+        aim_warning(recipe, validation),
+        trained_and_validated(recipe, validation),
+        shortcut_warning(recipe, seeds, held_out, shortcuts),
+        "" if choice else unknown_memory(recipe, base),
+        "" if recipe.trains or not recipe.rounds else "nothing is trained: each round goes on with the base model",
+        *prompt_warnings(recipe, fed, shown),
+        *memory_warnings(memory),
+        *((each.text for each in harmful(rules)) if recipe.ignore_seed_rules else ()),
+        *void_on_seeds([("proposer", recipe.proposer), *named], shown),
+        *(declared(part, Preflight).preflight(seeds, held_out) for part in recipe.evaluators),
+    ]
+    suggestions = [
+        "" if expected else suggested(seeds),
+        *(part.suggestion(seeds) for part in recipe.evaluators if isinstance(part, evaluators.Refusal)),
+    ]
     return {
         **_counts(recipe, base, seeds, shown),
         "validation": len(validation),
         "held_out": len(held_out),
         **fed,
-        "longest_tokens": {"prompt": budgets.longest_prompt, "response": budgets.longest_response},
-        "max_tokens": {
-            **({"prompt": _prompt_tokens(recipe), "response": recipe.sampling.max_tokens} if generates else {}),
-            "evaluation": recipe.eval_sampling.max_tokens,
-        },
+        **_tokens(recipe, budgets, generates),
         "plan": plan(recipe, base, len(held_out), len(validation), len(shown)),
         "encoder": type(recipe.encoder).__name__,
-        "memory": (memory := choice.plain() if choice else None),
-        "expected": (expected := expectations(recipe)),
-        "suggestions": [
-            *(text for text in [suggested(seeds)] if text and not expected),
-            *(text for each in recipe.evaluators if isinstance(each, evaluators.Refusal) and (text := each.suggestion(seeds))),
-        ],
+        "memory": memory,
+        "expected": expected,
+        "suggestions": [*filter(None, suggestions)],
         "shortcuts": shortcuts,
         "rules_on_seeds": [{name: getattr(each, name) for name in RULE} for each in rules],
-        "stops": [] if recipe.ignore_seed_rules else stopping,
-        "warnings": [
-            *(text for text in texts.values() if text),
-            *filter(None, prompt_warnings(recipe, fed, shown)),
-            *memory_warnings(memory),
-            *(stopping if recipe.ignore_seed_rules else []),
-            *void_on_seeds([("proposer", recipe.proposer), *named], shown),
-            *(text for part in parts if (text := part.preflight(seeds, held_out))),
-        ],
+        "stops": [] if recipe.ignore_seed_rules else [each.text for each in harmful(rules)],
+        "warnings": [*filter(None, warnings)],
     }
 
 
@@ -127,16 +121,19 @@ def expectations(recipe: Recipe) -> dict[str, list[str]]:
     return {spec.name: [use for use, specs in uses if spec in specs] for spec in dict.fromkeys((*filtered, *measured))}
 
 
-def _prompt_tokens(recipe: Recipe) -> int | None:
-    return getattr(getattr(recipe.proposer, "sampling", None), "max_tokens", None)
+def _tokens(recipe: Recipe, budgets: Budgets, generates: bool) -> dict[str, Any]:
+    prompt = getattr(getattr(recipe.proposer, "sampling", None), "max_tokens", None)
+    new = {"prompt": prompt, "response": recipe.sampling.max_tokens} if generates else {}
+    return {
+        "longest_tokens": {"prompt": budgets.longest_prompt, "response": budgets.longest_response},
+        "max_tokens": {**new, "evaluation": recipe.eval_sampling.max_tokens},
+    }
 
 
 def checkup_text(found: dict[str, Any], notes: Sequence[str]) -> str:
     """The same on one screen; `notes` are those of the seed file."""
-    return (
-        "\n".join([*_facts(found), *_rules(found), *(f"note: {note}" for note in notes), *_suggested(found), *_verdict(found)])
-        + "\n"
-    )
+    noted, hints = (f"note: {note}" for note in notes), (f"suggestion: {text}" for text in found["suggestions"])
+    return "\n".join([*_facts(found), *_rules(found), *noted, *hints, *_verdict(found)]) + "\n"
 
 
 def _facts(found: dict[str, Any]) -> Iterator[str]:
@@ -170,10 +167,6 @@ def _rules(found: dict[str, Any]) -> Iterator[str]:
     if found["rounds"] * found["per_round"]:
         rules = [f"{each['filter']} {each['rule']} {each['dropped']}" for each in found["rules_on_seeds"]]
         yield f"filters tried on the seeds: {', '.join(rules) if rules else 'none of them drops any'}"
-
-
-def _suggested(found: dict[str, Any]) -> Iterator[str]:
-    yield from (f"suggestion: {text}" for text in found["suggestions"])
 
 
 def _verdict(found: dict[str, Any]) -> Iterator[str]:

@@ -66,7 +66,7 @@ def extend(
     more: Sequence[Example],
     files: Sequence[Path] = (),
 ) -> Extended:
-    """Has more seeds join the run in `out`, for the first round of which nothing is in the record yet.
+    """Adds seeds to the run in `out`, from the first round that has nothing in the record yet.
 
     Args:
         recipe, model, seeds, held_out, files: those that the run was started with; the recipe may have more rounds.

@@ -1,4 +1,4 @@
-"""Two kept and two dropped samples of a round, for the eyes of whoever waits."""
+"""Two kept and two dropped samples of a round, for people who wait."""
 
 from __future__ import annotations
 

@@ -64,12 +64,11 @@ def choose(run: Setup, context: Context, current: ModelRef, last: Verdict | None
     (our own choice; the authors' code trains a fixed number of rounds and its best round was picked on the test set). With
     `roll_back="worse"` a round falls only if the paired test says that it is worse: a dozen validation seeds cannot see a
     small change, and going by the sign of one drops every second good round. A round must still beat the base model by its mean:
-    what is no better than that is not worth shipping. Fewer than six seeds can see nothing, and then nothing falls: by the sign
-    of two of them a study once compared a loop with plain fine-tuning that had been rolled back to the base model.
+    what is no better than that is not worth shipping. Fewer than six seeds see nothing, so then no round falls: by the sign of
+    two seeds a study once compared a loop with plain fine-tuning that had been rolled back to the base model.
 
-    Where the seeds' own answers are learned in the last round alone (`train_seeds="last"`), no round before it falls: those are
-    parts of one training, and what they teach moves the likelihood of the seeds' answers either way. The last one is compared
-    with the best of them.
+    With `train_seeds="last"` no round before the last one falls: they are parts of one training, and what they teach moves the
+    likelihood of the seeds' answers either way. The last one is compared with the best of them.
     """
     round, store = context.round, run.store
     seeds = run.validation
@@ -133,7 +132,7 @@ def verify_weights(run: Setup, context: Context, before: int) -> None:
 
 
 def _is_there(run: Setup, round: int) -> bool:
-    """Whether a round still has its weights: removed ones nobody serves any more, and nothing can be compared with them."""
+    """Whether a round still has its weights: without them nobody serves it, and nothing can be compared with it."""
     if round and run.store.stage(round, "train") is None:  # a round that kept too little to train on
         return False
     model = run.store.model(round)

@@ -291,7 +291,7 @@ def fewer_than_asked(recipe: Recipe, seeds: Sequence[Example]) -> str:
 
 
 def unknown_metric(metric: str, evaluators: Sequence[object], held_out: Sequence[Example]) -> str:
-    """What is wrong with a metric that none of the evaluators can give; "" where one can, or one does not tell its names."""
+    """Why no evaluator can give a metric; "" where one can, or where one does not name its metrics."""
     names: list[str] = []
     for part in evaluators:
         if (given := declared(part, Preflight).metric_names(held_out)) is None:

@@ -24,7 +24,7 @@ class _Alone:
 
 
 def make_replay(run: Setup, context: Context) -> None:
-    """Answers the recipe's replay prompts by the model of `context`, which is that of round 0, unless that is done.
+    """Lets the base model (`context` is round 0's) answer the replay prompts, once.
 
     Rules: `no_room`, `not_renderable`, `cut_off`, `empty_response`. An answer that ran into its tokens teaches no end. Where a
     teacher says what is learned of an answer, its beginning is enough: as many tokens as the round's own answers, none cut off.

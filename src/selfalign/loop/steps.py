@@ -34,8 +34,8 @@ def make_round(recipe: Recipe, context: Context, pool: Pool) -> FilterResult:
 
 
 def _under_systems(drafts: Sequence[Example], context: Context) -> list[Example]:
-    """Drafts without a system prompt under the one that all seeds of their category have: a model that is used under it must not
-    learn from answers that it gave without. Lists of tasks and given prompts bring none."""
+    """Gives drafts without a system prompt the one that all seeds of their category share: a model that will be used with it must
+    not learn from answers that it gave without it."""
     seeds, kinds = context.pool.seeds, {draft.category for draft in drafts}
     shared = {kind: shared_system([seed for seed in seeds if kind in ("", seed.category)]) for kind in kinds}
     return [draft if draft.system else replace(draft, system=shared[draft.category]) for draft in drafts]
@@ -76,7 +76,7 @@ def _asks_a_seed(draft: Example, seeds: Sequence[Example]) -> bool:
 
 
 def split_empty(drafts: Sequence[Example]) -> FilterResult:
-    """Drafts nobody can answer: the model's window had no room for the request, or it wrote nothing."""
+    """Drops drafts that cannot be answered: the model's window had no room for the request, or it wrote nothing."""
     kept, dropped = [], []
     for draft in drafts:
         if draft.prompt_finish == "context":
@@ -92,10 +92,10 @@ def split_empty(drafts: Sequence[Example]) -> FilterResult:
 def respond(recipe: Recipe, context: Context, drafts: Sequence[Example], stage: str) -> FilterResult:
     """Answer each draft, shown the demonstrations the retriever chose for it; one that brings a response keeps that.
 
-    Where a teacher is shown them the answer is written without, and marked as one that is not to be imitated.
+    If only a teacher is shown them, the answer is written without them and marked, so that nothing imitates it.
 
-    A text that the model cannot be given is dropped before it is asked, and a pair before it could stand in a prompt: what one
-    model wrote can spell out what means a turn to it, and would stop the run at each repetition.
+    A prompt that the model cannot be given is dropped before it is asked, and a pair before it could be shown: a model's text
+    may spell out the marks of a turn, and would then stop the run each time.
     """
     readable = split_unreadable(context, drafts, _as_asked)
     waiting = [draft for draft in readable.kept if not draft.response]
@@ -135,7 +135,7 @@ def respond(recipe: Recipe, context: Context, drafts: Sequence[Example], stage: 
 
 
 def split_unreadable(context: Context, examples: Sequence[Example], asked: Callable[[Example], Request]) -> FilterResult:
-    """Examples by whether the model can be given the request that they make."""
+    """Keeps the examples whose request the model can be given."""
     kept, dropped = [], []
     for example in examples:
         try:

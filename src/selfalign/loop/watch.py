@@ -38,7 +38,7 @@ class Ahead(NamedTuple):
 
 
 def ahead(recipe: Recipe, seconds: Mapping[int, Mapping[str, float]], round: int, stage: str) -> Ahead:
-    """Of a run whose rounds took `seconds` by stage so far and which is at a stage of a round.
+    """What follows a stage of a round, in a run whose rounds took `seconds` so far, by stage.
 
     A round to come is taken to cost what the last whole one did, and what is measured of this one; before there is a whole one,
     what round 0 cost (the base model's evaluation) and what is measured of round 1. A run may end earlier than after its last
@@ -49,9 +49,8 @@ def ahead(recipe: Recipe, seconds: Mapping[int, Mapping[str, float]], round: int
     again, later = recipe.trains and recipe.evaluate == "every", recipe.rounds - round
     evaluation = _evaluation(seconds)
     here = seconds.get(round, {})
-    if stage.startswith(_POINT) or (
-        round and not again and stage in evaluation and stage not in _EVERY
-    ):  # nothing is made any more
+    of_shipped = round and not again and stage in evaluation and stage not in _EVERY
+    if of_shipped or stage.startswith(_POINT):  # nothing is made any more
         rest = sum(spent for name, spent in evaluation.items() if name not in (*here, *_EVERY, stage)) * (not again)
         return Ahead(rest, 0, (POINTS,) if stage.startswith(_POINT) else ())
     made = [each for each in sorted(seconds) if 0 < each < round]

@@ -19,7 +19,7 @@ END = "{eos}"
 
 @contextmanager
 def released(classifier: str, part: str, batch_size: int) -> Iterator[None]:
-    """Around a call that loads a classifier and drops it again: its memory is handed back, and a lack of it reported."""
+    """For a block that loads a classifier: hands its memory back, and reports a lack of memory."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

@@ -48,7 +48,7 @@ def choose_device(name: str) -> Any:
 
 
 def only_device(name: str, given: Mapping[str, str]) -> dict[str, str]:
-    """The environment `given` for a process that shall see no other CUDA (or AMD) device than that of the name.
+    """The environment `given`, for a process that shall see only the named CUDA (or AMD) device.
 
     `cuda:1` is the second of those that CUDA_VISIBLE_DEVICES lets us see, none where that are fewer: the machine's own second one
     may be another process's. auto and cuda are all of them.

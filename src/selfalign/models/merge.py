@@ -106,7 +106,7 @@ def _greedy(model: Any, prompt: list[int], ends: frozenset[int]) -> tuple[list[i
 
 
 def _difference(merged: Any, renderer: Renderer, said: Sequence[_Said]) -> str:
-    """The first text of which the merged model thinks otherwise, in words; "" where there is none.
+    """The first text on which the merged model differs, in words; "" where it differs on none.
 
     One pass over the adapter's text shows both: while its every token is the likeliest behind those before it, greedy decoding
     writes this very text.

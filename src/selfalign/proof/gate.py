@@ -1,4 +1,4 @@
-"""Whether a trained model should be shipped: what is known of it, and what follows."""
+"""Whether a trained model should be shipped: the facts, and the verdict."""
 
 from __future__ import annotations
 

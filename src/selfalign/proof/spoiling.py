@@ -39,7 +39,7 @@ _SENTENCES = re.compile(r"(?<=[.!?])\s+")
 
 
 def spoil(responses: Sequence[str]) -> dict[str, list[str | None]]:
-    """For each kind a spoiled version of every response; None where that kind cannot be made of it, or leaves it the same.
+    """For each kind a spoiled version of every response; None where spoiling fails or changes nothing.
 
     swapped: another example's response, half the list away; cut: the first half of its words; negated: in every sentence the
     first auxiliary verb turned into its opposite (its "not" or "no" taken out), or "Do not" before it (English only);

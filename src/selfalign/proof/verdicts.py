@@ -35,15 +35,15 @@ def conclude(
     shortcuts: Sequence[Mapping[str, Any]] = (),
     failed: Failed = (),
 ) -> dict[str, Any]:
-    """The study as plain data: figures of each arm, comparisons of the first arm with the others, verdicts. `missing` has, by
-    metric, the arms that it is not compared with, each with the reason.
+    """The study as plain data: figures of each arm, comparisons of the first arm with the others, verdicts. Under `missing`
+    stand, for each metric, the arms that cannot be compared on it, with the reason.
 
-    Two arms are compared on the random seeds that both have. One without any is in nothing, but Holm's correction is over it
-    too: no verdict becomes weaker by going on with what failed.
+    Two arms are compared on the random seeds that both have. An arm without any run is left out, but Holm's correction counts
+    it: so no verdict becomes weaker when the failed runs are made up for.
 
     Args:
         failed: runs that did not finish (`proof.unfinished`); an arm of `found` may have none at all.
-        shortcuts: what trivial rules reach on the held-out prompts (`shortcuts.audit`); the verdicts name one that does as well.
+        shortcuts: what trivial rules reach on the held-out prompts (`shortcuts.audit`). Verdicts name a rule that does as well.
 
     Raises:
         UserError: the metric asked for is missing in an arm, or no metric is common to all.
@@ -58,25 +58,26 @@ def conclude(
         if chosen in left_out:
             reason = f"{left_out[chosen]}; all arms have: {', '.join(metrics) or 'none'}"
         raise UserError(f"no verdict on {chosen or 'anything'}: {reason}")
-    having = {m: {arm: found[arm] for arm in found if arm not in missing.get(m, ())} for m in metrics}
     pairs = {arm: shared(found, failed, main, arm) for arm in found if main in found and arm != main}
     pairs = {arm: pair for arm, pair in pairs.items() if all(pair)}
-    compared = {
-        m: {
-            arm: compare(
-                outcomes_of(pair[0], m),
-                outcomes_of(pair[1], m),
-                bounds=BOUNDS[each.unit],
-                family=planned - len(missing.get(m, ())),
-            )
-            for arm, pair in pairs.items()
-            if arm in having[m]
-        }
-        for m, each in metrics.items()
+    compared = {}
+    for name, each in metrics.items():
+        lacking = missing.get(name, {})
+        having = {arm: pair for arm, pair in pairs.items() if arm not in lacking}
+        compared[name] = _compared(name, each, having, planned - len(lacking))
+    arms = {
+        arm: arm_figures(runs, {name: each for name, each in metrics.items() if arm not in missing.get(name, ())})
+        for arm, runs in found.items()
     }
-    arms = {arm: arm_figures(runs, {m: metrics[m] for m in metrics if arm in having[m]}) for arm, runs in found.items()}
     easy = overtaken(shortcuts, chosen, arms[main]["metrics"][chosen]["low"]) if main in arms else ""
-    adjusted = {m: _holm(row, planned - len(missing.get(m, ()))) for m, row in compared.items()}
+    verdicts = []
+    for arm, (difference, p_value) in compared[chosen].items():
+        alone = unequal(found, failed, main, arm)
+        said = sentence(main, arm, metrics[chosen], difference, p_value) + stayed(dict(zip((main, arm), pairs[arm], strict=True)))
+        said += alone + chance(*pairs[arm], unfinished=bool(alone)) + (f"; {easy}" if easy else "")
+        verdicts.append(
+            {"arm": arm, "metric": chosen, "verdict": verdict(metrics[chosen], difference, p_value), "sentence": said}
+        )
     return {
         "main": main,
         "metric": chosen,
@@ -87,22 +88,8 @@ def conclude(
         "metrics": {name: {"unit": each.unit, "better": each.better} for name, each in metrics.items()},
         "left_out": left_out,
         "missing": missing,
-        "comparisons": {
-            m: {arm: comparison_figures(each, adjusted[m][arm]) for arm, each in row.items()} for m, row in compared.items()
-        },
-        "verdicts": [
-            {
-                "arm": arm,
-                "metric": chosen,
-                "verdict": verdict(metrics[chosen], each, adjusted[chosen][arm]),
-                "sentence": sentence(main, arm, metrics[chosen], each, adjusted[chosen][arm])
-                + stayed(dict(zip((main, arm), pairs[arm], strict=True)))
-                + (less := unequal(found, failed, main, arm))
-                + chance(*pairs[arm], unfinished=bool(less))
-                + (f"; {easy}" if easy else ""),
-            }
-            for arm, each in compared[chosen].items()
-        ],
+        "comparisons": {name: {arm: comparison_figures(*each) for arm, each in row.items()} for name, row in compared.items()},
+        "verdicts": verdicts,
     }
 
 
@@ -130,17 +117,25 @@ def outcomes_of(runs: Sequence[Finished], name: str) -> list[Sequence[Outcome]]:
     return [run.metrics[name].outcomes for run in runs]
 
 
-def _holm(row: Mapping[str, Comparison], family: int) -> dict[str, float]:
-    """With the largest p there is for each arm that could not be compared."""
-    p_values = [each.p_value for each in row.values()]
-    return dict(zip(row, holm([*p_values, *[1.0] * (family - len(row))]), strict=False))
+def _compared(
+    name: str, metric: Metric, pairs: Mapping[str, Sequence[Sequence[Finished]]], family: int
+) -> dict[str, tuple[Comparison, float]]:
+    """By arm, how the main one differs from it on a metric, and p after Holm's correction.
+
+    An arm of the family that could not be compared counts with the largest p there is.
+    """
+    row = {
+        arm: compare(outcomes_of(main, name), outcomes_of(other, name), bounds=BOUNDS[metric.unit], family=family)
+        for arm, (main, other) in pairs.items()
+    }
+    adjusted = holm([*(each.p_value for each in row.values()), *[1.0] * (family - len(row))])
+    return {arm: (each, p_value) for (arm, each), p_value in zip(row.items(), adjusted, strict=False)}
 
 
 def verdict(metric: Metric, comparison: Comparison, p_value: float) -> str:
-    """better, worse (higher, lower for a metric with no good side) or unclear, at 5 %; `p_value` is the one after Holm's
-    correction.
+    """better or worse (higher or lower for a metric with no good side), else unclear.
 
-    Zero inside the interval leaves it unclear too.
+    Clear is p below 5 % after Holm's correction (`p_value`) with an interval that leaves out zero.
     """
     if not p_value < SIGNIFICANT or comparison.low <= 0 <= comparison.high:
         return "unclear"
@@ -149,8 +144,7 @@ def verdict(metric: Metric, comparison: Comparison, p_value: float) -> str:
 
 
 def agreed(metrics: Iterable[Metric]) -> Metric:
-    """What several runs say of one metric: the first one's, but a plain number where the units differ, and with no good side
-    where these do."""
+    """One metric for several runs: the first run's, but a plain number where units differ, with no good side where sides do."""
     first, *others = metrics
     return replace(
         first,
@@ -211,7 +205,7 @@ def chance(*arms: Sequence[Finished], unfinished: bool = False) -> str:
 
 
 def stayed(arms: Mapping[str, Sequence[Finished]]) -> str:
-    """Which arms were to train and ship the base model, whose figures theirs are then; "" where none does."""
+    """Which arms should have trained but ship the base model, so that its figures are theirs; "" for none."""
     told = ""
     for name, runs in arms.items():
         if same := [run for run in runs if run.trains and run.best_round == 0]:
@@ -241,8 +235,8 @@ def common_metrics(found: Mapping[str, Sequence[Finished]]) -> tuple[dict[str, M
 
 
 def _comparable(found: Mapping[str, Sequence[Finished]]) -> tuple[dict[str, Metric], dict[str, str], dict[str, dict[str, str]]]:
-    """As `common_metrics`, with the metrics that only answers without a model lack (what a model decides): for the other arms,
-    and by metric the arms that are not compared."""
+    """As `common_metrics`, and with the metrics that only arms without a model lack. The third part has, for each of these, the
+    arms that cannot be compared on it, with the reason."""
     main = next(iter(found))
     metrics, left_out = common_metrics(found)
     missing: dict[str, dict[str, str]] = {}

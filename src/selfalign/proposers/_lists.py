@@ -106,7 +106,7 @@ def tail(item: str) -> str:
 
 
 def _request(context: Context, block: Block, text: str) -> Request:
-    """Its id is that of the block's first draft, its demonstrations are there for the lineage."""
+    """Has the id of the block's first draft; the demonstrations are for the lineage."""
     slot = block.slots[0]
     seed = derive_seed(context.seed, context.round, "propose-draw", slot)
     return Request(_draft_id(context, slot), block.shown, seed=seed, text=text)

@@ -159,7 +159,7 @@ def _told(prompt: Example) -> dict[str, str]:
 
 
 def _with_categories(context: Context, prompts: Sequence[Example]) -> list[Example]:
-    """The prompts, those without a category in that of most of the nearest seeds by cosine; a tie goes to the nearest one's."""
+    """The prompts, each with a category: its own, or the one of most of the nearest seeds by cosine (of equals the nearest)."""
     seeds = [seed for seed in context.pool.seeds if seed.category]
     bare = [prompt for prompt in prompts if not prompt.category]
     if not seeds or not bare:

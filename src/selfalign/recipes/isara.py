@@ -73,7 +73,7 @@ def isara(*, demonstrations: int = 5, aim: str = "balanced", retriever: Knn | Un
 
 
 def one_shot(*, demonstrations: int = 5, aim: str = "balanced", retriever: Knn | Uniform = Knn(by_category=True)) -> Recipe:
-    """ISARA in a single round of K·N candidates: as much generated, nothing of it by a trained model.
+    """ISARA in a single round of K·N candidates: as many, but none of them by a trained model.
 
     Args:
         demonstrations: as in `isara`.

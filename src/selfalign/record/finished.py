@@ -1,4 +1,4 @@
-"""What a finished run came to: its best round, the outcomes of that round's model, and what all of it cost."""
+"""What a finished run came to: its best round, the outcomes of that round's model, and the costs."""
 
 from __future__ import annotations
 

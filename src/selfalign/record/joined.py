@@ -52,7 +52,7 @@ def identity_of(store: Store, round: int) -> dict[str, Any]:
 
 
 def begun(store: Store) -> int:
-    """The newest round of which anything is in the record; 0 where none has begun."""
+    """The newest round that has something in the record; 0 where none has begun."""
     with store.snapshot() as connection:
         tables = " UNION ".join(f"SELECT round FROM {table}" for table in ("samples", "batches", "stages", "models"))
         return int(connection.execute(f"SELECT coalesce(max(round), 0) FROM ({tables})").fetchone()[0])

@@ -62,7 +62,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether some process (this one included) works on the folder now; where there are no such locks, none can."""
+    """Whether a process (this one included) works on the folder now; where there are no such locks, none can."""
     if fcntl is None:
         return False
     try:

@@ -163,6 +163,15 @@ def known_fields(fields: Mapping[str, Any], *, answers_matter: bool) -> tuple[di
     if not nothing(row.get(CHOSEN)) and row[CHOSEN] == row.get(REJECTED) and answers_matter:
         raise Malformed("field 'rejected': is the same as 'chosen'; remove the row, or the field")
     old = {name: known for known, name in new.items()}
+    said += [f"the texts in {show(old.get(name, name))} as turns" for name in _read_turns(row)]
+    if old.get("prompt") == "text" and isinstance(text := row.get("prompt"), str) and (mark := MARKS.search(text)):
+        what = f"field 'text': holds a prompt and its response with the marks of a chat template ({show(mark[0])})"
+        raise Malformed(f"{what}; write the two into the fields prompt and response, without marks")
+    return row, f"read {' and '.join(said)}" if said else ""
+
+
+def _read_turns(row: dict[str, Any]) -> Iterator[str]:
+    """Puts turns in place of texts that hold them, and names the fields that did."""
     for name in (*FORMS, *CHATS, CHOSEN, REJECTED, "input"):
         if name == "input" and not str(row.get(name)).lstrip().startswith("["):
             continue  # a passage stays the text that it is
@@ -173,11 +182,7 @@ def known_fields(fields: Mapping[str, Any], *, answers_matter: bool) -> tuple[di
         if turns and not (whole and {*row} & {*RESPONSES}):  # a prompt that an answer follows does not hold that answer
             del row[name]
             row["messages" if whole else name] = turns
-            said.append(f"the texts in {show(old.get(name, name))} as turns")
-    if old.get("prompt") == "text" and isinstance(text := row.get("prompt"), str) and (mark := MARKS.search(text)):
-        what = f"field 'text': holds a prompt and its response with the marks of a chat template ({show(mark[0])})"
-        raise Malformed(f"{what}; write the two into the fields prompt and response, without marks")
-    return row, f"read {' and '.join(said)}" if said else ""
+            yield name
 
 
 @lru_cache(4096)  # the rows of a file share their names
@@ -216,29 +221,14 @@ def nearest(names: Collection[str], wanted: Collection[str]) -> str:
 
 def _new_names(row: Mapping[str, Any], answers_matter: bool) -> dict[str, str]:
     """What the names of a row's prompt and response are to be, where they are not known ones."""
-    if chats := [name for name in CHATS if name in row]:
-        edited = [name for name in row if _plain(name) in _EDITED and not nothing(row[name])]
-        if edited and answers_matter and json_text(row[edited[0]]) not in json_text(row[chats[0]]):
-            raise Malformed(
-                f"has an answer in {show(chats[0])} and another in {show(edited[0])}; put the one to be learned last there"
-            )
-        open_end = _asked_last(row[chats[0]]) and not any(name in row for name in RESPONSES)
-        given = [name for name in row if _plain(name) in _ANSWERING and not nothing(row[name])] if open_end else []
-        if len(given) > 1 and answers_matter:
-            raise Malformed(f"has several answers, {listed(given)}; keep the one to be learned, and rename the others, to note_1")
-        return dict.fromkeys(given, "response")
     plain = {name: _plain(name) for name, value in row.items() if not nothing(value)}
     answers = [name for name in RESPONSES if name in row]
     better = [name for name in plain if plain[name] in _BETTER and "://" not in str(row[name])]
-    if len(answers) + len(better) > 1 and better and answers_matter:
-        what = f"has several answers, {listed([*answers, *better])}"
-        raise Malformed(f"{what}; keep the one to be learned, and remove the others or rename them, to note_1 for one")
-    further = [name for name in plain if _ONE_OF_TWO.fullmatch(plain[name])] if answers and answers_matter else []
-    if further and all(row[name] != row[answers[0]] for name in further):
-        what = (
-            f"has {listed(answers)} and {listed(further)}; keep the answer to be learned and rename the others, to note_1 for one"
-        )
-        raise Malformed(f"{what}, or, where they are later turns, write all turns into a list, messages")
+    chats = [name for name in CHATS if name in row]
+    if answers_matter:
+        _check_one_answer(row, plain, chats, answers, better)
+    if chats:
+        return dict.fromkeys(_beside_turns(row, chats, answers, answers_matter), "response")
     new: dict[str, str] = {}
     strange = [name for name in plain if plain[name] not in _ASKING and plain[name] not in _ANSWERING]
     if not any(name in row for name in FORMS) and not nearest(strange, FORMS):
@@ -258,6 +248,42 @@ def _new_names(row: Mapping[str, Any], answers_matter: bool) -> dict[str, str]:
     if is_asked and not answers and len(others) == 1 and not _several(row[others[0]]) and not nearest(strange, RESPONSES):
         new[others[0]] = "response"
     return new
+
+
+def _beside_turns(row: Mapping[str, Any], chats: list[str], answers: list[str], answers_matter: bool) -> list[str]:
+    """The column with the response to turns that end with the user's.
+
+    Raises:
+        Malformed: several of them.
+    """
+    if answers or not _asked_last(row[chats[0]]):
+        return []
+    given = [name for name in row if _plain(name) in _ANSWERING and not nothing(row[name])]
+    if len(given) > 1 and answers_matter:
+        raise Malformed(f"has several answers, {listed(given)}; keep the one to be learned, and rename the others, to note_1")
+    return given
+
+
+def _check_one_answer(
+    row: Mapping[str, Any], plain: Mapping[str, str], chats: list[str], answers: list[str], better: list[str]
+) -> None:
+    """
+    Raises:
+        Malformed: a row with several answers; only the user knows which one is to be learned.
+    """
+    if chats:
+        edited = [name for name in plain if plain[name] in _EDITED]
+        if edited and json_text(row[edited[0]]) not in json_text(row[chats[0]]):
+            what = f"has an answer in {show(chats[0])} and another in {show(edited[0])}"
+            raise Malformed(f"{what}; put the one to be learned last there")
+        return
+    if better and len(answers) + len(better) > 1:
+        what = f"has several answers, {listed([*answers, *better])}"
+        raise Malformed(f"{what}; keep the one to be learned, and remove the others or rename them, to note_1 for one")
+    further = [name for name in plain if answers and _ONE_OF_TWO.fullmatch(plain[name])]
+    if further and all(row[name] != row[answers[0]] for name in further):
+        what = f"has {listed(answers)} and {listed(further)}; keep the answer to be learned and rename the others"
+        raise Malformed(f"{what}, to note_1 for one, or, where they are later turns, write all turns into a list, messages")
 
 
 def _about(row: Mapping[str, Any], plain: Mapping[str, str]) -> dict[str, str]:

@@ -62,21 +62,21 @@ locks of that after 90."""
 
 @dataclass(frozen=True)
 class Unit:
-    """What whoever has a run of a study run elsewhere needs to know of it."""
+    """What a `Beside` needs to know of a run."""
 
     needs: frozenset[str]
     """The folders of the runs that must be finished before it."""
     trainer: Mapping[str, Any]
-    """What memory decided here of its trainer, where it could decide otherwise."""
+    """What this machine's memory decided of its trainer; another machine's could decide otherwise."""
     steps_of: str = ""
-    """The one of those without which it cannot begin; any other that fails it does without."""
+    """The one of them whose steps it takes: without that one it cannot begin, without the others it can."""
 
 
 class Beside(Protocol):
     """Runs the runs of a study elsewhere, each into its folder (`Arm.run`)."""
 
     def plan(self, units: Mapping[str, Unit]) -> None:
-        """What there is to run, by its folder, in this order; the study's folder is there."""
+        """Takes all runs, by their folders, in this order. The study's own folder exists by now."""
 
     def wait(self, folder: str) -> None:
         """Until this run is finished; others go on meanwhile. Raises what the run ended with, which it has said by then."""
@@ -113,12 +113,12 @@ def run_study(
         trackers: where each run's figures go, as `check_trackers` gives them; finished runs are reported too.
         options: the study's options as YAML, for `OUT/study.yaml`: from the start.
         notes: what whoever reads the result has to know of the options; said before anything runs.
-        beside: runs what is read back then, several at a time.
+        beside: makes the runs elsewhere, several at a time; here they are only read back then.
 
     Raises:
         UserError: arms, options or a metric that cannot work, or a folder of another study.
-        RunFailed: no arm finished on the first random seed; the study stays resumable. A run that fails where others do not is
-            in `failed`, and the same call goes on with it.
+        RunFailed: no arm finished on the first random seed; the study stays resumable. If only some runs fail they are listed
+            under `failed`, and the same call goes on with them.
     """
     out = Path(out)
     if metric is not None and (wrong := unknown_metric(metric, arms[0].recipe.evaluators, held_out)):
@@ -135,8 +135,9 @@ def run_study(
     write_plan(out, every)
     if beside is not None:
         beside.plan(needed(arms, held_out, first_seed, repeats))
-    looks = _looks(out)
+    looks = sorted({*_looks(out), repeats})
     work = _Work(every, held_out, out, progress or Quiet(), tuple(trackers), tuple(files), keep, beside)
+    go_on = f"`selfalign study --config {shlex.quote(str(out / 'study.yaml'))}`" if options else "the same call"
     found: dict[str, list[Finished]] = {arm.name: [] for arm in arms}
     failed: list[dict[str, Any]] = []
     result: dict[str, Any] = {}
@@ -147,14 +148,11 @@ def run_study(
             main = found[arm.name] if arm is arms[0] and metric is not None else ()
             if main and (wrong := no_such_metric(metric or "", main[-1].metrics)):
                 raise UserError(f"--metric {metric}: {arm.name} has {wrong}")
-        go_on = f"`selfalign study --config {shlex.quote(str(out / 'study.yaml'))}`" if options else "the same call"
-        more = {"failed": failed, "go_on": go_on if failed else "", "looks": sorted({*looks, repeats})}
-        more["notes"] = [*notes, *_read_often(arms, found)]
+        more = {"failed": failed, "go_on": go_on if failed else "", "looks": looks}
         if not any(found.values()):
             raise RunFailed(f"no arm finished on random seed {seed}: {'; '.join(unfinished(more))}")
-        seeds = list(range(first_seed, seed + 1))
-        shortcuts = next(run.shortcuts for runs in found.values() for run in runs)  # of the main arm, where it finished
-        about = {"held_out": len(held_out), "random_seeds": seeds, "shortcuts": shortcuts, "failed": failed}
+        more["notes"] = [*notes, *_read_often(arms, found)]
+        about = {"held_out": len(held_out), "random_seeds": list(range(first_seed, seed + 1)), "failed": failed}
         result = {**_concluded(arms, found, metric, **about), **more}
         write_synced(out / "study.json", (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
     return result
@@ -175,10 +173,10 @@ class _Work:
 
 
 def _attempt(arm: Arm, found: Mapping[str, list[Finished]], failed: list[dict[str, Any]], work: _Work) -> None:
-    """One run into `found`, or into `failed` with the reason: the others are not to lose their hours by it.
+    """Adds one run to `found`, or to `failed` with the reason, so that the other runs do not lose their hours.
 
     Raises:
-        UserError: before any model was paid for, when it is about options, and the other arms would hardly do better.
+        UserError: before any model has worked. Then it is about options, and the other arms would hardly do better.
     """
     seed, folder = arm.recipe.seed, arm.run(arm.recipe.seed)
     row = {"arm": arm.name, "seed": seed, "folder": folder}
@@ -218,7 +216,7 @@ def _read_often(arms: Sequence[Arm], found: Mapping[str, Sequence[Finished]]) ->
 
 
 def _warn(arms: Sequence[Arm], held_out: Sequence[Example], repeats: int, notes: Sequence[str]) -> None:
-    """What has to be known of the study, before anything is paid for."""
+    """Warns of what a reader of the study must know, before it costs anything."""
     for note in notes:
         _log.warning("%s", note)
     if repeats < SEEDS and any(arm.recipe.rounds for arm in arms):
@@ -288,6 +286,7 @@ def needed(arms: Sequence[Arm], held_out: Sequence[Example], first_seed: int, re
 
 def _concluded(arms: Sequence[Arm], found: Mapping[str, Sequence[Finished]], metric: str | None, **about: Any) -> dict[str, Any]:
     """What `conclude` says of the arms with all the seeds, and the learning curve where there is one."""
+    about["shortcuts"] = next(run.shortcuts for runs in found.values() for run in runs)  # of the main arm, where it finished
     found = on_common_questions(found)
     result = conclude({arm.name: found[arm.name] for arm in arms if not arm.point_of}, metric, **about)
     sizes = [Size(arm.point_of, len(arm.seeds), arm.name) for arm in arms if arm.point_of]
@@ -295,7 +294,7 @@ def _concluded(arms: Sequence[Arm], found: Mapping[str, Sequence[Finished]], met
 
 
 def _looks(out: Path) -> list[int]:
-    """The numbers of random seeds after which this study gave its verdicts before: who looks and goes on finds too much."""
+    """After how many random seeds this study gave verdicts before; see `verdicts.looked_at`."""
     try:
         study = json.loads((out / "study.json").read_text(encoding="utf-8"))
         return sorted({int(each) for each in study.get("looks", [len(study["random_seeds"])])})
@@ -326,7 +325,7 @@ def _where(arm: Arm) -> str:
 
 
 def _adopt(out: Path, folder: str, identity: dict[str, Any], earlier: Sequence[str], seeds: set[str]) -> None:
-    """Spares a new run the answers of the base model where an earlier run of the study, by its folder, has them."""
+    """Gives a new run the base model's answers, where an earlier run of the study, by its folder, has them."""
     for run in earlier:
         with Store.read(out / run) as donor:
             if measures_the_same(identity, donor.identity()):

@@ -88,15 +88,7 @@ def train(spec: dict[str, Any], link: Link) -> None:
     model, stored = load_model(spec)
     limit = options["max_length"] or window(model.config, tokenizer)
     renderer, loss = make_renderer(tokenizer, spec["format"]), make_loss(options["loss"])
-    rows, lost = tokenise(spec["rows"], renderer.training_ids, limit, renderer.ending)
-    if loss.distils:
-        rows, untaught = with_taught(rows, spec["rows"], renderer, limit, renderer.ending)
-        lost += untaught
-    units, alone = loss.units(rows, spec["pairs"])
-    lost += alone
-    if not units:
-        first = lost[0]
-        raise NoRows(f"nothing to train on: all {len(lost)} rows dropped, the first one as {first.rule} ({first.evidence})")
+    units, lost = _units(spec, renderer, loss, limit)
     weights = weigh(units, spec["seed_weight"])
     devices = int(os.environ.get("WORLD_SIZE", "1"))
     steps = plan(
@@ -132,18 +124,32 @@ def train(spec: dict[str, Any], link: Link) -> None:
     if guard.asked:
         return
     check_finite(model, "after the last step")
-    steps = steps[: trainer.state.global_step]
     parts = gathered(model, stored, spec["seed"]) if is_cut(model) else None
     if link.speaks:
         finished = trainer.accelerator.unwrap_model(trainer.model)
         if parts is None and not hasattr(finished, "peft_config"):
             for name, weight in finished.named_parameters():
                 weight.data = rounded(weight.data, stored, spec["seed"], name)
+        steps = steps[: trainer.state.global_step]
         save(finished, tokenizer, stored, out, average, parts)
         write_synced(work / "result.json", json.dumps(outcome(units, lost, steps, weights, trainer.state.log_history)).encode())
         fault_point("train.model.before-rename")
         publish(_partial(out), out)
         fault_point("train.model.after-rename")
+
+
+def _units(spec: dict[str, Any], renderer: Any, loss: Any, limit: int) -> tuple[list[Unit], list[Lost]]:
+    """What the loss learns from (rows, or pairs of them), and the rows that nothing can be learned from."""
+    rows, lost = tokenise(spec["rows"], renderer.training_ids, limit, renderer.ending)
+    if loss.distils:
+        rows, untaught = with_taught(rows, spec["rows"], renderer, limit, renderer.ending)
+        lost += untaught
+    units, alone = loss.units(rows, spec["pairs"])
+    lost += alone
+    if not units:
+        first = lost[0]
+        raise NoRows(f"nothing to train on: all {len(lost)} rows dropped, the first one as {first.rule} ({first.evidence})")
+    return units, lost
 
 
 def arguments(spec: dict[str, Any], model: Any, steps: int, work: Path) -> Any:
