@@ -72,7 +72,7 @@ def wrong_as_shown(recipe: Recipe, context: Context) -> str:
     as the seeds do (the interval's upper end is below a half); "" elsewhere.
 
     Only of seeds whose answers can be compared: all JSON, or all of a few labels. Our own addition: on JSON of four fields the
-    bundled model had every form right and 1 of 40 answers, and `isara` came to 14 % right ones where `sft` came to 24.
+    bundled model, shown seeds, had 9 % right, and `isara` came to 18 where `sft` came to 25 (benchmarks/RESULTS.md).
     """
     pool = context.pool.single_turns()
     count = declared(recipe.retriever, SeedUse).shown(pool.seeds, {""})[0]
