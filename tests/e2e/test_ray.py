@@ -30,9 +30,9 @@ from selfalign.record.lock import locked
 from selfalign.study.errand import Sight, look
 from selfalign.types import ModelRef, Request, Sampling
 from tests.conftest import Run, command
-from tests.e2e.test_study import held_file, read, rows, study, without_seconds
+from tests.e2e.test_study import held_file, read, study, without_seconds
 from tests.e2e.test_study_parallel import OUTPUTS, until, working_on
-from tests.files import succeeded
+from tests.files import select, succeeded
 
 __all__ = ["held_file", "study"]  # fixtures
 
@@ -150,7 +150,7 @@ def test_a_study_on_two_nodes_through_a_lost_one_and_a_killed_driver(
     assert "is lost; it goes on from its folder on another one" in errors and "cannot tell whether isara" in said, errors
     assert without_seconds(read(out)) == without_seconds(read(alone))
     for run in ("pretrained/seed-0", "isara/seed-0", "isara/seed-1"):
-        assert all(rows(alone / run, query) == rows(out / run, query) for query in (OUTPUTS, "SELECT count(*) FROM batches"))
+        assert all(select(alone / run, query) == select(out / run, query) for query in (OUTPUTS, "SELECT count(*) FROM batches"))
 
     with subprocess.Popen(command(*arms, *spread, "--engine.delay", 900, "--out", stuck), cwd=tmp_path, **quiet) as driver:
         until("the first run begun", (stuck / "pretrained/seed-0/run.sqlite").exists, 300)

@@ -25,8 +25,8 @@ from selfalign.study.run import Unit, needed, run_one
 from selfalign.study.side_by_side import LOSSES, Ended, SideBySide
 from selfalign.trainers import SFT, NullTrainer
 from tests.conftest import Run, command
-from tests.e2e.test_study import held_file, read, rows, study, without_seconds
-from tests.files import succeeded
+from tests.e2e.test_study import held_file, read, study, without_seconds
+from tests.files import select, succeeded
 from tests.parts import generated, seeds
 
 __all__ = ["held_file", "study"]  # fixtures
@@ -66,10 +66,10 @@ def test_the_table_of_one_after_the_other(cli: Run, study: tuple[object, ...], t
     succeeded(cli(*arms, "--parallel", 2, "--out", beside))
     assert without_seconds(read(beside)) == without_seconds(read(alone))
     folders = sorted(path.parent.relative_to(alone) for path in alone.glob("*/*/run.sqlite"))
-    assert folders and all(rows(alone / each, OUTPUTS) == rows(beside / each, OUTPUTS) for each in folders)
+    assert folders and all(select(alone / each, OUTPUTS) == select(beside / each, OUTPUTS) for each in folders)
     adopted = "SELECT data FROM events WHERE kind = 'adopted'"
-    assert not rows(beside / "pretrained/seed-0", adopted)  # the cheapest measures the base model, for all
-    assert rows(beside / "isara/seed-0", adopted) and rows(beside / "sft/seed-0", adopted)
+    assert not select(beside / "pretrained/seed-0", adopted)  # the cheapest measures the base model, for all
+    assert select(beside / "isara/seed-0", adopted) and select(beside / "sft/seed-0", adopted)
 
 
 def test_what_a_run_waits_for(tmp_path: Path) -> None:

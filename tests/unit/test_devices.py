@@ -23,9 +23,7 @@ from selfalign.trainers._child import arguments
 from selfalign.trainers._process import surroundings
 from selfalign.trainers._scaling import LossScale
 from selfalign.trainers._weighted import NotFinite, Steps, make_trainer
-from tests.unit.test_sft import SMALL, alone, job, model, plan, tokenised
-
-__all__ = ["model"]
+from tests.unit.test_sft import SMALL, alone, job, plan, tokenised
 
 
 @pytest.mark.parametrize(
