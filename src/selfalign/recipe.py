@@ -151,8 +151,9 @@ class Recipe:
     """train each round from the previous round's model or from the base model"""
     train_on: TrainOn = "latest"
     """train on the newest round's pairs or on those of all rounds (the seeds always)"""
-    train_seeds: bool | Literal["last"] = True
-    """train on the seeds too; false trains on generated pairs only, last ends with a round on the seeds only"""
+    train_seeds: bool | Literal["first", "last"] = True
+    """train on the seeds too; false trains on generated pairs only, first begins with a round on the seeds only (and trains on
+    them in each other one too), last ends with one"""
     replay: Replay | None = field(default=None, metadata=LATER)
     # General prompts with the base model's own answers, among what every round trains on: against forgetting.
     review: bool = field(default=False, metadata=LATER)
@@ -265,7 +266,8 @@ class Recipe:
         if bare and any(declared(scorer, Flags).references for scorer in self.scorers):
             what = f"compares answers with known ones, and given prompt {bare[0].id} has no response ({len(bare)} such prompts)"
             raise UserError(f"recipe {self.name} {what}; give each of --prompts one, or take another reward")
-        return replace(self, proposer=Given(self.proposer, Prompts(tuple(prompts), tuple(notes)), share, self._samples()))
+        file = Prompts(tuple(prompts), tuple(notes))
+        return replace(self, proposer=Given(self.proposer, file, share, self._samples(), self._first_round()))
 
     def with_replay(self, count: int, prompts: Sequence[Example] = (), notes: Sequence[str] = ()) -> Recipe:
         """The recipe with so many of these prompts (none: of our own) replayed; see `proposers.Replay`, and `with_prompts`."""
@@ -280,8 +282,14 @@ class Recipe:
         """The recipe with the given prompts and the replay of another one, as far as it takes any: to be compared with it."""
         new = hasattr(self.proposer, "oppose") or not declared(self.proposer, Flags).preferences
         takes = self.rounds * self.per_round and new and not self.given
-        proposer = replace(other.given, own=self.proposer, samples=self._samples()) if takes and other.given else self.proposer
+        proposer = self.proposer
+        if takes and other.given:
+            proposer = replace(other.given, own=proposer, samples=self._samples(), from_round=self._first_round())
         return replace(self, proposer=proposer, replay=other.replay if self._replays() else None)
+
+    def _first_round(self) -> int:
+        """The first one that has candidates."""
+        return 2 if self.train_seeds == "first" or declared(self.trainer, Flags).warms_up else 1
 
     def _samples(self) -> int:
         return self.proposer.samples if isinstance(self.proposer, Repeated) else 1
@@ -300,10 +308,10 @@ class Recipe:
         """How many a round has, second turns aside: 0 where the trainer begins with the seeds, fewer where given prompts end."""
         most = self.per_round if self.given is None else sum(self.given.split(round, self.per_round))
         last = self.train_seeds == "last" and round == self.rounds
-        return 0 if last or (round == 1 and declared(self.trainer, Flags).warms_up) else most
+        return 0 if last or round < self._first_round() else most
 
     def learns_seeds(self, round: int) -> bool:
-        return round == self.rounds if self.train_seeds == "last" else self.train_seeds
+        return round == self.rounds if self.train_seeds == "last" else bool(self.train_seeds)
 
     @property
     def trains(self) -> bool:

@@ -346,7 +346,8 @@ def _evaluate_best(run: Setup, best: Best, pool: Pool, served_last: int) -> None
 
 def _used_up(recipe: Recipe, round: int) -> str:
     """Why a round finds no candidates; "" where it has some, or needs none."""
-    used = recipe.given and not any(recipe.given.split(round, recipe.per_round))
+    given = recipe.given
+    used = given and round >= given.from_round and not any(given.split(round, recipe.per_round))
     return f"round {round} finds no given prompt left; --prompts_share below 1 lets the model write its own" if used else ""
 
 

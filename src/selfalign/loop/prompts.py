@@ -34,7 +34,7 @@ def prompt_facts(recipe: Recipe, seeds: Sequence[Example], asked: Sequence[Examp
     found = {
         "prompts": len(given.prompts.examples),
         "share": given.share,
-        "a_round": given.split(1, recipe.per_round)[0],
+        "a_round": given.split(given.from_round, recipe.per_round)[0],
         "lasts": given.lasts(recipe.per_round),
         "taken": count,
         "near": {**near, "other": len(alike)},

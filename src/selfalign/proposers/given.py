@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from selfalign.protocols import Context, Flags, Preflight, Proposer, SeedUse, declared
 from selfalign.text import counted
-from selfalign.types import Example, FloatArray, Sampling, derive_seed
+from selfalign.types import LATER, Example, FloatArray, Sampling, derive_seed
 
 SOURCE, GIVEN = "source", "given"
 """Key and value in the metadata of a candidate whose prompt was given."""
@@ -61,6 +61,8 @@ class Given:
     """Of a round's candidates; at least one of them is given while there are some left."""
     samples: int = 1
     """Answers drawn for each prompt (see `Repeated`)."""
+    from_round: int = field(default=1, metadata=LATER)
+    """The first round that has candidates."""
 
     def __post_init__(self) -> None:
         if not 0.0 < self.share <= 1.0:
@@ -83,14 +85,16 @@ class Given:
 
     def split(self, round: int, count: int) -> tuple[int, int]:
         """(given, proposed) candidates of round 1 and on, of `count` that are asked for in each round."""
-        left = max(0, len(self.prompts.examples) - (round - 1) * self._a_round(count))
+        if round < self.from_round:
+            return 0, 0
+        left = max(0, len(self.prompts.examples) - self._taken(round, count))
         given = min(self._slots(count), left * self.samples)
         return given, count - given if self.share < 1.0 else 0
 
     def shortage(self, round: int, count: int) -> str:
         """What to say of a round that finds fewer prompts in the file than it would take; "" where it finds enough."""
         (given, _), wanted = self.split(round, count), self._slots(count)
-        if given == wanted:
+        if given == wanted or round < self.from_round:
             return ""
         rest = "the model's own fill it up" if self.share < 1.0 else f"it has {counted(given, 'candidate')} instead of {wanted}"
         return f"round {round} finds {counted(-(-given // self.samples), 'given prompt')} left: {rest}"
@@ -107,7 +111,7 @@ class Given:
         """
         given, own = self.split(context.round, count)
         proposed = self.own.propose(context, own) if own else []
-        first = (context.round - 1) * self._a_round(count)
+        first = self._taken(context.round, count)
         chosen = self.prompts.drawn(context.seed, GIVEN)[first : first + -(-given // self.samples)]
         chosen = _with_categories(context, chosen)
         drafts = [
@@ -128,7 +132,7 @@ class Given:
 
     def aims(self, seeds: Sequence[Example], count: int) -> list[str]:
         """As `SeedUse.aims`, but each category once: those of the file, and all of the seeds' where a prompt has none."""
-        own = self.split(1, count)[1]
+        own = self.split(self.from_round, count)[1]
         kinds = {prompt.category for prompt in self.prompts.examples}
         voted = {seed.category for seed in seeds} if "" in kinds else set()
         return [*(declared(self.own, SeedUse).aims(seeds, own) if own else ()), *sorted((kinds - {""}) | voted)]
@@ -144,8 +148,9 @@ class Given:
     def _slots(self, count: int) -> int:
         return max(1, round(self.share * count))
 
-    def _a_round(self, count: int) -> int:
-        return -(-self._slots(count) // self.samples)
+    def _taken(self, round: int, count: int) -> int:
+        """Prompts that the rounds before this one took."""
+        return (round - self.from_round) * -(-self._slots(count) // self.samples)
 
 
 def whence(prompt: Example) -> dict[str, str]:

@@ -10,6 +10,7 @@ from selfalign.recipes.rest import rest, rest_em
 from selfalign.recipes.self_distill import self_distill
 from selfalign.recipes.self_guide import self_guide
 from selfalign.recipes.self_instruct import self_instruct
+from selfalign.recipes.self_train import self_train
 
 __all__ = [
     "contrast",
@@ -30,6 +31,7 @@ __all__ = [
     "self_distill",
     "self_guide",
     "self_instruct",
+    "self_train",
     "sft",
     "sft_paper",
 ]

@@ -1,5 +1,6 @@
 """Scorers: a number for each example."""
 
+from selfalign.scorers.agreement import Agreement
 from selfalign.scorers.density import Density
 from selfalign.scorers.exact_answer import ExactAnswer
 from selfalign.scorers.judge import Judge
@@ -7,6 +8,7 @@ from selfalign.scorers.perplexity import Perplexity
 from selfalign.scorers.reward import Reward
 
 __all__ = [
+    "Agreement",
     "Density",
     "ExactAnswer",
     "Judge",
