@@ -152,8 +152,7 @@ class Recipe:
     train_on: TrainOn = "latest"
     """train on the newest round's pairs or on those of all rounds (the seeds always)"""
     train_seeds: bool | Literal["first", "last"] = True
-    """train on the seeds too; false trains on generated pairs only, first begins with a round on the seeds only (and trains on
-    them in each other one too), last ends with one"""
+    """train on the seeds too; false: on generated pairs only; first: round 1 on the seeds only; last: the last on them only"""
     replay: Replay | None = field(default=None, metadata=LATER)
     # General prompts with the base model's own answers, among what every round trains on: against forgetting.
     review: bool = field(default=False, metadata=LATER)
@@ -266,8 +265,7 @@ class Recipe:
         if bare and any(declared(scorer, Flags).references for scorer in self.scorers):
             what = f"compares answers with known ones, and given prompt {bare[0].id} has no response ({len(bare)} such prompts)"
             raise UserError(f"recipe {self.name} {what}; give each of --prompts one, or take another reward")
-        file = Prompts(tuple(prompts), tuple(notes))
-        return replace(self, proposer=Given(self.proposer, file, share, self._samples(), self._first_round()))
+        return replace(self, proposer=self._fed(Prompts(tuple(prompts), tuple(notes)), share))
 
     def with_replay(self, count: int, prompts: Sequence[Example] = (), notes: Sequence[str] = ()) -> Recipe:
         """The recipe with so many of these prompts (none: of our own) replayed; see `proposers.Replay`, and `with_prompts`."""
@@ -282,17 +280,16 @@ class Recipe:
         """The recipe with the given prompts and the replay of another one, as far as it takes any: to be compared with it."""
         new = hasattr(self.proposer, "oppose") or not declared(self.proposer, Flags).preferences
         takes = self.rounds * self.per_round and new and not self.given
-        proposer = self.proposer
-        if takes and other.given:
-            proposer = replace(other.given, own=proposer, samples=self._samples(), from_round=self._first_round())
+        proposer = self._fed(other.given.prompts, other.given.share) if takes and other.given else self.proposer
         return replace(self, proposer=proposer, replay=other.replay if self._replays() else None)
+
+    def _fed(self, prompts: Prompts, share: float) -> Given:
+        samples = self.proposer.samples if isinstance(self.proposer, Repeated) else 1
+        return Given(self.proposer, prompts, share, samples, self._first_round())
 
     def _first_round(self) -> int:
         """The first one that has candidates."""
         return 2 if self.train_seeds == "first" or declared(self.trainer, Flags).warms_up else 1
-
-    def _samples(self) -> int:
-        return self.proposer.samples if isinstance(self.proposer, Repeated) else 1
 
     def _replays(self) -> bool:
         """Whether a round trains a model on single answers: to write them, or to keep what it would have written in them."""
@@ -307,8 +304,8 @@ class Recipe:
     def candidates(self, round: int) -> int:
         """How many a round has, second turns aside: 0 where the trainer begins with the seeds, fewer where given prompts end."""
         most = self.per_round if self.given is None else sum(self.given.split(round, self.per_round))
-        last = self.train_seeds == "last" and round == self.rounds
-        return 0 if last or round < self._first_round() else most
+        alone = round < self._first_round() or (self.train_seeds == "last" and round == self.rounds)
+        return 0 if alone else most
 
     def learns_seeds(self, round: int) -> bool:
         return round == self.rounds if self.train_seeds == "last" else bool(self.train_seeds)

@@ -47,7 +47,7 @@ OWN = {
     "self_guide": ("rounds", "demonstrations", "alarms", "start_from", "train_on"),
     "contrast": ("rounds", "proposer", "learning_rate_decay"),
     "self_distill": ("rounds", "demonstrations", "sampling", "train_on", "train_seeds", "seed_weight", "alarms"),
-    "self_train": ("rounds", "sampling", "demonstrations", "answers", "start_from", "train_on", "train_seeds", "alarms"),
+    "self_train": ("rounds", "sampling", "demonstrations", "start_from", "train_on", "train_seeds", "alarms"),
     "dpo": ("rounds", "sampling", "min_yield", "train_on", "train_seeds", "alarms"),
     "ditto": ("rounds", "per_round", "sampling", "min_yield", "start_from", "train_on", "train_seeds", "alarms"),
     "rest": ("min_yield", "start_from", "train_on", "learning_rate_decay", "alarms", "sampling"),

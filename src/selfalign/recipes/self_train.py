@@ -13,7 +13,7 @@ from selfalign.trainers import SFT
 from selfalign.types import Sampling
 
 
-def self_train(*, answers: int = 3, marker: str = "", demonstrations: int = 5, aim: str = "balanced") -> Recipe:
+def self_train(*, agreement: Agreement = Agreement(), demonstrations: int = 5, aim: str = "balanced") -> Recipe:
     """Self-training by agreement, for answers of which one is right: JSON, labels, results.
 
     Round 1 is plain fine-tuning on the seeds. In each later round the newest model answers new prompts without examples, several
@@ -24,12 +24,10 @@ def self_train(*, answers: int = 3, marker: str = "", demonstrations: int = 5, a
     form and wrongly (benchmarks/RESULTS.md). Best with many prompts of the kind without answers (`--prompts`).
 
     Args:
-        answers: to each prompt; all of them must agree.
-        marker: before an answer's result, such as ####, where only results can agree.
+        agreement: how many answers, and what of them must be the same.
         demonstrations: seeds shown for a new prompt, where prompts are not given.
         aim: as in `isara`.
     """
-    agreement = Agreement(answers=answers, marker=marker)
     return Recipe(
         name="self_train",
         proposer=FewShot(demonstrations=demonstrations, aim=aim, sampling=Sampling(max_tokens=0, temperature=0.8)),
