@@ -49,9 +49,8 @@ class SecondTurns:
     """Extends a share of a round's kept pairs by a second turn; each is a candidate of its own, `<id of the first>.2`.
 
     I-SHEEP trains on single turns alone, and its second turn on MT-Bench falls from 7.6 to 3.5 (arXiv 2408.08072). The user's
-    message is written as Magpie (2406.08464) has it, by opening the user's turn and leaving it to the model; the answer is
-    made and filtered as the recipe makes and filters first ones. That only what was kept is extended is our own choice: a
-    follow-up to a bad answer is a bad follow-up.
+    message is written as in Magpie (2406.08464): the user's turn is opened and left to the model. The answer is made and
+    filtered as first ones are. Only what was kept is extended: a follow-up to a bad answer is a bad one (our own choice).
     """
 
     share: float = 0.0
@@ -175,8 +174,8 @@ class Recipe:
     allow_overlap: bool = False
     """train on rows that ask the same as a held-out prompt, instead of stopping"""
     allow_other_versions: bool = False
-    """go on with a run under other versions of selfalign, torch or transformers than it was begun with, or with other files of
-    your own parts, instead of stopping: what is written then is not what one run would have written"""
+    """go on with a run under other versions of selfalign, torch or transformers, or other files of your own parts, instead of
+    stopping: what is written then is not what one run would have written"""
     format: Format = "auto"
     """the model's chat template, plain markers, or (auto) the template where there is one"""
     template_args: Mapping[str, Any] = field(default_factory=dict)
@@ -193,6 +192,7 @@ class Recipe:
         """
         extended, generated, trainer = self.second_turns.share, self.rounds * self.per_round, declared(self.trainer, Flags)
         answers = self.shown_to == "answer" and not declared(self.proposer, Flags).preferences
+        steps = len(self.steps) == self.rounds and min(self.steps, default=0) >= 1
         for name, value, ok, must in (
             ("rounds", self.rounds, self.rounds >= 0, "at least 0"),
             ("rounds", self.rounds, self.rounds != 1 or self.candidates(1) or not generated, "at least 2: round 1 is the seeds'"),
@@ -205,7 +205,7 @@ class Recipe:
             ("roll_back", self.roll_back, self.roll_back in get_args(RollBack), "worse or no_better"),
             ("evaluate", self.evaluate, self.evaluate in get_args(Evaluate), "every or shipped"),
             ("order", self.order, self.order in get_args(Order), "chosen or shared"),
-            ("steps", list(self.steps), not self.steps or self._steps_fit(), "one number of at least 1 for each round"),
+            ("steps", list(self.steps), not self.steps or steps, "one number of at least 1 for each round"),
             ("train_seeds", self.train_seeds, self.train_seeds or self.candidates(1) > 0, "true where nothing is generated"),
             ("replay", self.replay and self.replay.count, not self.replay or self._replays(), "0: it learns no single answer"),
             ("review", self.review, not self.review or generated > 0, "false where nothing is generated"),
@@ -287,8 +287,7 @@ class Recipe:
         samples = self.proposer.samples if isinstance(self.proposer, Repeated) else 1
         return Given(self.proposer, prompts, share, samples, self._first_round())
 
-    def _first_round(self) -> int:
-        """The first one that has candidates."""
+    def _first_round(self) -> int:  # that has candidates
         return 2 if self.train_seeds == "first" or declared(self.trainer, Flags).warms_up else 1
 
     def _replays(self) -> bool:
@@ -303,9 +302,9 @@ class Recipe:
 
     def candidates(self, round: int) -> int:
         """How many a round has, second turns aside: 0 where the trainer begins with the seeds, fewer where given prompts end."""
-        most = self.per_round if self.given is None else sum(self.given.split(round, self.per_round))
-        alone = round < self._first_round() or (self.train_seeds == "last" and round == self.rounds)
-        return 0 if alone else most
+        if round < self._first_round() or (self.train_seeds == "last" and round == self.rounds):
+            return 0
+        return self.per_round if self.given is None else sum(self.given.split(round, self.per_round))
 
     def learns_seeds(self, round: int) -> bool:
         return round == self.rounds if self.train_seeds == "last" else bool(self.train_seeds)
@@ -335,10 +334,8 @@ class Recipe:
         """Of what kind the trained models are that the engine is asked to run; the last round's only for their figures."""
         generating = self.rounds > 1 and self.per_round > 0
         measuring = self.rounds > 0 and (self.validation_share > 0 or bool(self.evaluators))
-        rank = declared(self.trainer, Flags).lora_rank
-        if not (generating or measuring) or rank is None:
-            return None
-        return "adapter" if rank else "weights"
+        rank = declared(self.trainer, Flags).lora_rank if generating or measuring else None
+        return None if rank is None else "adapter" if rank else "weights"
 
     def own_engines(self) -> list[tuple[str, Engine, str, Sampling | None]]:
         """(part, engine, model, how it writes) of each part that has another model run by an engine of its own."""
@@ -356,9 +353,6 @@ class Recipe:
         generating = self.rounds if self.per_round else 0
         met = [*((part, generating) for part in self.scorers), *((part, self.rounds + 1) for part in self.evaluators)]
         return [(part, models) for part, models in met if models]
-
-    def _steps_fit(self) -> bool:
-        return len(self.steps) == self.rounds and min(self.steps) >= 1
 
     def identity(self) -> dict[str, Any]:
         """All options as plain data with the class of every part: what must be equal to go on with a run.

@@ -328,6 +328,16 @@ def test_another_schema_is_another_run(tmp_path: Path) -> None:
         align(recipe, "scripted", rows, tmp_path / "run")
 
 
+def test_results_are_compared_with_each_rows_own(tmp_path: Path) -> None:
+    texts = ("4 and 3 make 7.\n#### 7", "So it is\n#### 1,250", "Hm.\n#### Paris")
+    rows = [Example(f"h{row}", f"Which one, {row}?", text) for row, text in enumerate(texts)]
+    found = measured(tmp_path / "run", rows, ["I count 5, then 7.", "It is 1250.00", "#### London"], "result", "result:Hm")
+    shares = {name: (each.value, each.n) for name, each in found.items() if name.startswith("expected:")}
+    assert shares == {"expected:result": (2 / 3, 3), "expected:result_Hm": (2 / 3, 3)}
+    with pytest.raises(UserError, match="result is no filter: it is measured on held-out answers alone"):
+        ExpectedFilter(("result",))
+
+
 def test_check_suggests_what_the_seeds_show(cli: Run, tmp_path: Path) -> None:
     seeds = written(tmp_path / "seeds.jsonl", domain(lambda thing: ("yes (sure)", "no")[len(thing) % 2]))
     told = cli("check", "isara", seeds, *SCRIPTED)
@@ -359,6 +369,7 @@ def test_check_suggests_what_the_seeds_show(cli: Run, tmp_path: Path) -> None:
         ("<call>\n{{'thing': '{0}'}}\n</call>", "regex:<call>.*</call>"),
         ("The {0} is here. I hope that helps.", "regex:.*is here\\. I hope that helps\\."),
         ("{0}, or a {0}.", ""),
+        ("I count a {0}, and another.\n#### 2", ""),
         ("<think>\nA {0}?\n</think>\n\nYes.", ""),
     ],
 )

@@ -25,7 +25,7 @@ from tests.conftest import SCRIPTED
 from tests.conftest import Run as Command
 from tests.e2e.test_dpo import arms
 from tests.e2e.test_kill import digest, hits
-from tests.files import select
+from tests.files import select, write_rows
 
 THINGS = ("lamp", "stove", "roof", "violin", "kettle", "drum", "atlas", "fence", "radio", "ladder")
 SEEDS = [Example(f"s{n}", f"Please mend the {thing} by Monday.", f'{{"thing": "{thing}"}}') for n, thing in enumerate(THINGS)]
@@ -135,6 +135,22 @@ def test_wrong_options_are_named_in_one_line(
     assert main(["run", "self_train", str(seeds_file), *plain, *options]) == 2
     said = capsys.readouterr().err
     assert words in said and len(said.strip().splitlines()) == 1 and not (tmp_path / "out").exists()
+
+
+def test_check_says_where_answers_cannot_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def said(answer: str, *options: str) -> str:
+        file = write_rows(
+            tmp_path / "seeds.jsonl", [{"prompt": seed.prompt, "response": answer.format(seed.id)} for seed in SEEDS]
+        )
+        main(["check", "self_train", str(file), *map(str, SCRIPTED), *options])
+        return next((line for line in capsys.readouterr().out.splitlines() if "agreement:" in line), "")
+
+    free = "We are sorry that it broke, and shall send you somebody who mends it on Monday morning, {}."
+    assert "10 of 10 seeds' answers are texts of more than 15 words" in said(free)
+    assert (
+        said('{{"what": "mend", "who": "{}"}}') == said("Part {}") == said(free + " #### 3", "--agreement.marker", "####") == ""
+    )
+    assert "10 of 10 seeds' answers have no ####" in said(free, "--agreement.marker", "####")
 
 
 def test_as_an_arm_it_keeps_its_rounds_and_takes_the_prompts(seeds_file: Path, tmp_path: Path) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from selfalign.expect.results import result, same_result
 from selfalign.filters import LengthRange, NoiseWords, PerPrompt, RisingThreshold
 from selfalign.proposers import Repeated, SelfInstruct, TaskInputs
 from selfalign.proposers.self_instruct import FLAG, read_list
 from selfalign.proposers.task_inputs import shared_instruction
 from selfalign.scorers import ExactAnswer
-from selfalign.scorers.exact_answer import result, same_result
 from selfalign.types import Completion, Continuation, Example, Request, Sampling
 from tests.parts import calling, context, generated, seeds
 
@@ -269,6 +269,19 @@ def test_less_room_than_seeds_takes_other_ones_each_round() -> None:
 )
 def test_the_result_of_a_text(text: str, wanted: str) -> None:
     assert result(text) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "marker", "wanted"),
+    [
+        ("So <answer>\n42 km\n</answer>, I think 7", "<answer>", "42 km"),
+        (r"Thus \boxed{\frac{1}{2}} of 9", r"\boxed{", r"\frac{1}{2}"),
+        ("Answer: Paris.\nDone 3", "Answer:", "Paris."),
+        ("It is 12", "<answer>", "12"),
+    ],
+)
+def test_the_result_behind_a_marker(text: str, marker: str, wanted: str) -> None:
+    assert result(text, marker) == wanted
 
 
 @pytest.mark.parametrize(

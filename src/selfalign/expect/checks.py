@@ -26,6 +26,7 @@ from selfalign.expect.json_answers import (
 )
 from selfalign.expect.own_file import load_function
 from selfalign.expect.patterns import LIMIT, match_with
+from selfalign.expect.results import MARKER, result, same_result
 from selfalign.expect.spec import Spec
 from selfalign.text import count_words, counted, in_language, language, language_identifier, normalise
 from selfalign.types import Example
@@ -169,6 +170,16 @@ def same_answer(one: str, other: str) -> bool:
         return False
 
 
+def _result(spec: Spec, _: bytes) -> Judge:
+    marker = spec.argument or MARKER
+
+    def judge(answer: str, example: Example) -> str:
+        wanted, found = result(example.response, marker), result(answer, marker)
+        return "" if same_result(found, wanted) else f"comes to {found[:80]!r}, the reference to {wanted[:80]!r}"
+
+    return judge
+
+
 def _contains(spec: Spec, _: bytes) -> Judge:
     def judge(answer: str, example: Example) -> str:
         wanted = spec.argument or example.response
@@ -219,6 +230,7 @@ MAKERS: dict[str, Callable[[Spec, bytes], Judge]] = {
     "language": _language,
     "max_words": _max_words,
     "exact": _exact,
+    "result": _result,
     "contains": _contains,
     "function": _function,
     "compare": _function,

@@ -17,6 +17,7 @@ FORMS = {
     "language": ("language:CODE",),
     "max_words": ("max_words:N",),
     "exact": ("exact", "exact:FIELD"),
+    "result": ("result", "result:MARKER"),
     "contains": ("contains", "contains:TEXT"),
     "function": ("function:FILE.py:NAME",),
     "compare": ("compare:FILE.py:NAME",),
@@ -38,7 +39,7 @@ class Spec:
     @property
     def by_reference(self) -> bool:
         """Whether it compares with an example's own response, which held-out rows have and candidates have not."""
-        return self.kind in ("exact", "compare") or (self.kind == "contains" and not self.argument)
+        return self.kind in ("exact", "result", "compare") or (self.kind == "contains" and not self.argument)
 
     @property
     def needs(self) -> str:

@@ -8,17 +8,37 @@ import unicodedata
 from collections.abc import Sequence
 
 from selfalign.expect.json_answers import object_or_list, shared_fields
+from selfalign.expect.results import MARKER
 from selfalign.text import count_words
 from selfalign.types import Example
 
 LEAST, MOST_LABELS, LABEL_WORDS, MOST_FIELDS = 6, 20, 5, 6
 """Seeds that it takes to see a rule, labels of a closed set, words of a label and fields at most (our own choice)."""
 
+FREE = 15
+"""Words: of longer answers, JSON aside, two that mean the same are seldom the same (our own choice)."""
+
+
+def free_texts(responses: Sequence[str]) -> int:
+    """How many of them could be put in many ways."""
+    return sum(count_words(text) > FREE and bool(object_or_list(text)) for text in responses)
+
 
 def suggested(seeds: Sequence[Example]) -> str:
     """The first of `suggestion`, `frame` and `frames` that has something to say."""
     responses = [seed.response for seed in seeds]
-    return suggestion(responses) or frame(responses) or frames(seeds)
+    return suggestion(responses) or marked(responses) or frame(responses) or frames(seeds)
+
+
+def marked(responses: Sequence[str]) -> str:
+    """One sentence with the option, where all responses give their result behind GSM8K's mark; "" elsewhere."""
+    texts = [text for text in responses if text.strip()]
+    if len(texts) < LEAST or not all(MARKER in text for text in texts):
+        return ""
+    return (
+        f"all {len(texts)} seeds give a result behind {MARKER}: --expect result would count the held-out answers that come to the"
+        " reference's"
+    )
 
 
 def suggestion(responses: Sequence[str]) -> str:

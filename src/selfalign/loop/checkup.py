@@ -68,7 +68,7 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
         *memory_warnings(memory),
         *((each.text for each in harmful(rules)) if recipe.ignore_seed_rules else ()),
         *void_on_seeds([("proposer", recipe.proposer), *named], shown),
-        *(declared(part, Preflight).preflight(seeds, held_out) for part in recipe.evaluators),
+        *(declared(part, Preflight).preflight(seeds, held_out) for part in (*recipe.evaluators, *recipe.scorers)),
     ]
     suggestions = [
         "" if expected else suggested(seeds),

@@ -124,6 +124,6 @@ def evaluate(run: Setup, context: Context) -> None:
 
 
 def _caveats(run: Setup, context: Context) -> list[str]:
-    """What a reader must know of the evaluators' figures, once: in round 0."""
-    parts = run.recipe.evaluators if context.round == 0 else ()
+    """What a reader must know of the evaluators' figures and the scorers' scores, once: in round 0."""
+    parts = (*run.recipe.evaluators, *run.recipe.scorers) if context.round == 0 else ()
     return [text for part in parts if (text := declared(part, Preflight).preflight(context.all_seeds, run.held_out))]

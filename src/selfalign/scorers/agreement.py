@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from selfalign.expect.checks import same_answer
+from selfalign.expect.results import result, same_result
+from selfalign.expect.suggest import FREE, free_texts
 from selfalign.protocols import Context
 from selfalign.scorers._model import obstacle, stage
-from selfalign.scorers.exact_answer import result, same_result
 from selfalign.types import Example, Request, Sampling, derive_seed, is_score_name, with_score, without_score
 
 AGAIN = Sampling(max_tokens=0, temperature=0.7)
@@ -44,6 +45,22 @@ class Agreement:
     @property
     def score_name(self) -> str:
         return self.name
+
+    def preflight(self, seeds: Sequence[Example], held_out: Sequence[Example]) -> str:
+        """As `Preflight.preflight`: that answers as the seeds' can hardly agree."""
+        texts = [seed.response for seed in seeds if seed.response.strip()]
+        if self.marker:
+            without = sum(self.marker not in text for text in texts)
+            what = f"{without} of {len(texts)} seeds' answers have no {self.marker}: of these the last number is compared"
+            return f"{self.name}: {what}" if without else ""
+        free = free_texts(texts)
+        if 2 * free <= len(texts):
+            return ""
+        return (
+            f"{self.name}: {free} of {len(texts)} seeds' answers are texts of more than {FREE} words, and a model hardly ever"
+            " writes such a text twice: next to nothing will be kept. Take isara, or where a result is what counts"
+            " --agreement.marker '####' with what stands before it"
+        )
 
     def score(self, context: Context, examples: Sequence[Example]) -> list[Example]:
         """Adds the score, and the first other answer as metadata `other_answer`; a prompt without room for one gets no score."""

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import ClassVar
 
+from selfalign.expect.results import MARKER, result, same_result
 from selfalign.protocols import Context
-from selfalign.text import normalise
 from selfalign.types import Example, is_score_name, with_score, without_score
-
-# A dash between two numbers is no sign: 10-2.
-_NUMBER = re.compile(r"(?:(?<![\w.)])-)?\$?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?:(?<![\w.)])-)?\$?\.\d+")
 
 
 @dataclass(frozen=True)
@@ -28,7 +23,7 @@ class ExactAnswer:
     """
 
     references: ClassVar[bool] = True
-    marker: str = "####"
+    marker: str = MARKER
     name: str = ""
     """Of the score; "" is `exact_answer`."""
 
@@ -53,26 +48,3 @@ class ExactAnswer:
         if wanted is None:
             return without_score(example, self.score_name, f"no seed has the prompt: {example.prompt[:200]}")
         return with_score(example, self.score_name, float(same_result(result(example.response, self.marker), wanted)))
-
-
-def result(text: str, marker: str = "####") -> str:
-    """What stands behind the last marker, to the end of its line; else the last number; else the whole text."""
-    _, found, behind = text.rpartition(marker)
-    if found and behind.strip():
-        return behind.strip().splitlines()[0].strip()
-    numbers = _NUMBER.findall(text)
-    return numbers[-1] if numbers else text.strip()
-
-
-def same_result(one: str, other: str) -> bool:
-    """Equal as numbers where both are numbers, else as texts."""
-    a, b = _number(one), _number(other)
-    if a is not None and b is not None:
-        return a == b
-    return normalise(one).rstrip(".") == normalise(other).rstrip(".")
-
-
-def _number(text: str) -> Decimal | None:
-    """The value of a text that is a number and nothing else, but for a currency, a per cent sign or a full stop."""
-    plain = text.strip().rstrip(".%").strip()
-    return Decimal(plain.replace(",", "").replace("$", "")) if _NUMBER.fullmatch(plain) else None
