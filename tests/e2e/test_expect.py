@@ -403,6 +403,12 @@ def test_an_option_of_several_texts_is_given_several_times(tmp_path: Path) -> No
     assert [part.checks for part in again.evaluators if isinstance(part, Expected)] == [("max_words:3",)]
     assert not [part for part in again.filters if isinstance(part, ExpectedFilter)]
     assert Expected(("json", "exact")) in made("isara", "x.jsonl", "--expect", "[json,exact]")[0].evaluators
+    less, _ = made(
+        "isara", "x.jsonl", "--without", "prompt_filters.novelty", "--rounds", "1", "--without=filters.substring", "--quiet"
+    )
+    assert not {"Novelty", "Substring"} & {type(part).__name__ for _, part in less.named_filters()} and less.rounds == 1
+    with pytest.raises(UserError, match=r"--held_out is given twice, a\.jsonl and b\.jsonl, and takes one: put their rows into"):
+        made("isara", "x.jsonl", "--held_out", "a.jsonl", "--held_out=b.jsonl")
     assert made("isara", "x.jsonl")[0] == measured_by(isara())
 
 

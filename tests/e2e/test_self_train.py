@@ -161,7 +161,9 @@ def test_as_an_arm_it_keeps_its_rounds_and_takes_the_prompts(seeds_file: Path, t
     assert (recipe.rounds, recipe.train_seeds, recipe.start_from, recipe.train_on) == (3, "first", "base", "all")
     assert recipe.given and recipe.given.from_round == 2 and recipe.given.split(1, recipe.per_round) == (0, 0)
     assert (recipe.candidates(1), recipe.candidates(2)) == (0, 16)
-    main_arm = arms(seeds_file, "self_train", "--prompts", str(file), "--baselines", "isara,sft")
+    varied = ("--vary", "rounds=4", "per_round=8", "--vary=per_round=9")
+    main_arm = arms(seeds_file, "self_train", "--prompts", str(file), "--baselines", "isara,sft", *varied)
+    assert list(main_arm)[3:] == [f"self_train-{each}" for each in ("rounds=4", "per_round=8", "per_round=9")]
     assert main_arm["sft"].matched == "self_train" and main_arm["isara"].recipe.given.from_round == 1  # type: ignore[union-attr]
     for arm in (*found.values(), *main_arm.values()):
         arm.recipe.check()

@@ -17,6 +17,9 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from selfalign.cli.config_file import check_regular, load_yaml, read_config
 from selfalign.errors import UserError
 
+ONCE = ("held_out", "prompts", "replay_prompts", "baselines")
+"""Options of one value that may look as if they could be given several times, as `--expect` can."""
+
 
 def out_of(command: str) -> str:
     """What the usage of a command on a recipe has of the folder that it writes."""
@@ -56,6 +59,7 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], nested: Sequence[str
     Raises:
         UserError: an option that does not exist (with the nearest one), a value of the wrong type, something missing.
     """
+    _check_once(arguments)
     typed = [_said(name, value) for _, name, value in _options(arguments) if name != "config"]
     allow_imports(part for said in typed for value in said.values() if (part := _class(value)).count("."))
     _check_files(parser, arguments)
@@ -74,6 +78,7 @@ def gathered(parser: ArgumentParser, arguments: Sequence[str]) -> list[str]:
 
     A list in brackets takes the place of what stands before it. What takes one text or several keeps one that is given once.
     """
+    arguments = _joined(parser, arguments)
     several = _of_several_texts(parser)
     found: dict[str, list[str]] = {}
     gone: set[int] = set()
@@ -87,6 +92,34 @@ def gathered(parser: ArgumentParser, arguments: Sequence[str]) -> list[str]:
         alone = len(texts) == 1 and get_origin(several[name]) is not tuple and str in get_args(several[name])
         kept += [f"--{name}", texts[0] if alone else json.dumps(texts, ensure_ascii=False)]
     return kept
+
+
+def _check_once(arguments: Sequence[str]) -> None:
+    """Raises UserError: two values for an option that takes one and of which a user may think that they add up."""
+    said: dict[str, str] = {}
+    for _, name, value in _options(arguments):
+        if name in ONCE and said.setdefault(name, value) != value:
+            how = f"--{name} {said[name]},{value}" if name == "baselines" else "put their rows into one file"
+            raise UserError(f"--{name} is given twice, {said[name]} and {value}, and takes one: {how}")
+
+
+def _joined(parser: ArgumentParser, arguments: Sequence[str]) -> list[str]:
+    """The arguments with all values of an option that takes many (`--vary a=1 b=2`) in one place: of an option given twice the
+    parser would keep the last values alone."""
+    many = {f"--{action.dest}" for action in parser._actions if action.nargs == "+"}
+    others, found = list[str](), dict[str, list[str]]()
+    goes_to = others
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name not in many:
+            goes_to = others if argument.startswith("--") else goes_to
+            goes_to.append(argument)
+        elif equals:
+            found.setdefault(name, []).append(value)
+            goes_to = others
+        else:
+            goes_to = found.setdefault(name, [])
+    return [*others, *(part for name, values in found.items() for part in (name, *values))]
 
 
 def by_itself(parser: ArgumentParser, option: str, value: str) -> str:

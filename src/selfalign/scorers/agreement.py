@@ -81,7 +81,7 @@ class Agreement:
         others = [text for text in texts if not self._same(text, example.response)]
         if others:
             example = replace(example, metadata={**example.metadata, OTHER: others[0]})
-        return with_score(example, self.name, 1 - len(others) / self.answers)
+        return with_score(example, self.name, (self.answers - len(others)) / self.answers)
 
     def _same(self, one: str, other: str) -> bool:
         if self.marker:
