@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -63,8 +64,7 @@ class SecondTurns:
             raise ValueError(f"SecondTurns: share = {self.share} is out of range: between 0 and 1")
 
     def propose(self, context: Context, kept: Sequence[Example], first_slot: int) -> list[Example]:
-        """A draft for each pair drawn, in the order of `kept`, slots from `first_slot` on; see `Proposer.propose`. It has no
-        category (nobody aimed at one), and the first turn for its only demonstration."""
+        """A draft for each pair drawn, in order, slots from `first_slot` on: no category, the first turn for a demonstration."""
         random = np.random.default_rng(derive_seed(context.seed, context.round, "second_turns"))
         drawn = sorted(random.permutation(len(kept))[: round(self.share * len(kept))].tolist())
         requests = [
@@ -99,11 +99,8 @@ NONE = SecondTurns()
 
 @dataclass(frozen=True)
 class Recipe:
-    """The slots of the one loop, and the few numbers the loop itself needs.
-
-    A function that returns one is all it takes to write a recipe; see `recipes/isara.py`. What the function leaves out stays as
-    it stands here. Fields that have a text below them are options of every recipe on the command line (`cli/recipe_options.py`).
-    """
+    """The slots of the one loop, and the few numbers the loop itself needs. A function that returns one is a recipe; see
+    `recipes/isara.py`. Fields with a text below them are options of every recipe on the command line."""
 
     name: str
     engine: Engine = HF()
@@ -285,10 +282,10 @@ class Recipe:
 
     def _fed(self, prompts: Prompts, share: float) -> Given:
         samples = self.proposer.samples if isinstance(self.proposer, Repeated) else 1
-        return Given(self.proposer, prompts, share, samples, self._first_round())
+        return Given(self.proposer, prompts, share, samples, from_round=1 + self._begins_with_seeds())
 
-    def _first_round(self) -> int:  # that has candidates
-        return 2 if self.train_seeds == "first" or declared(self.trainer, Flags).warms_up else 1
+    def _begins_with_seeds(self) -> bool:
+        return self.train_seeds == "first" or declared(self.trainer, Flags).warms_up
 
     def _replays(self) -> bool:
         """Whether a round trains a model on single answers: to write them, or to keep what it would have written in them."""
@@ -297,17 +294,22 @@ class Recipe:
 
     @property
     def given(self) -> Given | None:
-        """What the recipe knows of prompts of the user's own."""
         return self.proposer if isinstance(self.proposer, Given) else None
 
     def candidates(self, round: int) -> int:
         """How many a round has, second turns aside: 0 where the trainer begins with the seeds, fewer where given prompts end."""
-        if round < self._first_round() or (self.train_seeds == "last" and round == self.rounds):
+        if round <= self._begins_with_seeds() or round >= self.seeds_round:
             return 0
         return self.per_round if self.given is None else sum(self.given.split(round, self.per_round))
 
     def learns_seeds(self, round: int) -> bool:
-        return round == self.rounds if self.train_seeds == "last" else bool(self.train_seeds)
+        return round == self.seeds_round if self.train_seeds == "last" else bool(self.train_seeds)
+
+    @property
+    def seeds_round(self) -> float:
+        """Which one ends the run with the seeds alone: the last, or where given prompts end before it the first without any."""
+        ends = self.given.ends(self.rounds, self.per_round) if self.given else self.rounds
+        return ends if self.train_seeds == "last" else math.inf
 
     @property
     def trains(self) -> bool:
@@ -350,14 +352,13 @@ class Recipe:
 
     def _asking(self) -> list[tuple[object, int]]:
         """The parts that may ask another model, each with the number of the run's models that it meets."""
-        generating = self.rounds if self.per_round else 0
-        met = [*((part, generating) for part in self.scorers), *((part, self.rounds + 1) for part in self.evaluators)]
+        made = self.rounds if self.per_round else 0
+        met = [*((part, made) for part in self.scorers), *((part, self.rounds + 1) for part in self.evaluators)]
         return [(part, models) for part, models in met if models]
 
     def identity(self) -> dict[str, Any]:
-        """All options as plain data with the class of every part: what must be equal to go on with a run.
-
-        Fields that count in no comparison (`compare=False`) are left out, and younger ones (`types.LATER`) that are not set.
+        """All options as plain data with the class of every part: what must be equal to go on with a run. Fields that count in no
+        comparison (`compare=False`) are left out, and younger ones (`types.LATER`) that are not set.
 
         Raises:
             UserError: an evaluator, a scorer or a filter that could not work.

@@ -20,6 +20,7 @@ from selfalign.seeds.read import read_prompts, read_seeds
 from selfalign.types import Example
 from tests.conftest import SCRIPTED, Run
 from tests.e2e.test_kill import digest, hits
+from tests.files import select
 
 LAX = ("--ignore_seed_rules", "true")
 FAULTS = (
@@ -118,6 +119,15 @@ def test_a_file_that_is_used_up(here: Here, prompts_file: Path) -> None:
     with Store.read(out) as store:
         assert "finds no given prompt left" in store.state()["stopped_because"]
         assert any("6 candidates instead of 8" in data["text"] for _, kind, data in store.events() if kind == "given")
+    out = here("self_distill", "taught", "--prompts", prompts_file, "--rounds", 6, *LAX)
+    assert [len(candidates(out, round)) for round in range(1, 5)] == [8, 6, 0, 0]
+    learned = select(
+        out, "SELECT t.round, count(*) FROM training t JOIN samples s ON s.number = t.sample AND s.round = 0 GROUP BY 1"
+    )
+    with Store.read(out) as store:
+        stopped, best = store.state()["stopped_because"], store.state()["best_round"]
+        assert learned == [(3, len(store.seeds()))], "the round behind the last prompts ends the training with the seeds"
+    assert "round 4 finds no given prompt left" in stopped and (best == 3 or "which round 3 teaches" in stopped)
     out = here("isara", "shared", "--prompts", prompts_file, "--prompts_share", 0.75, "--rounds", 3)
     made = [candidates(out, round) for round in (1, 2, 3)]
     assert [len(each) for each in made] == [8, 8, 8] and [len(given(each)) for each in made] == [6, 6, 2]

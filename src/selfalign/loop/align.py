@@ -347,7 +347,8 @@ def _evaluate_best(run: Setup, best: Best, pool: Pool, served_last: int) -> None
 def _used_up(recipe: Recipe, round: int) -> str:
     """Why a round finds no candidates; "" where it has some, or needs none."""
     given = recipe.given
-    used = given and round >= given.from_round and not any(given.split(round, recipe.per_round))
+    left = given is None or round < given.from_round or round == recipe.seeds_round or any(given.split(round, recipe.per_round))
+    used = not left
     return f"round {round} finds no given prompt left; --prompts_share below 1 lets the model write its own" if used else ""
 
 
@@ -358,9 +359,9 @@ def _all_done(recipe: Recipe) -> str:
 
 def _not_ended(recipe: Recipe, best: int) -> str:
     """That the shipped model never learned the seeds' own answers, where only the last round teaches them; else ""."""
-    if recipe.train_seeds != "last" or best == recipe.rounds:
+    if recipe.train_seeds != "last" or best == recipe.seeds_round:
         return ""
-    return f"round {best} has not learned the seeds' own answers, which are those of round {recipe.rounds} (train_seeds = last)"
+    return f"round {best} has not learned the seeds' own answers, which round {recipe.seeds_round} teaches (train_seeds = last)"
 
 
 def _unchecked(run: Setup) -> str:

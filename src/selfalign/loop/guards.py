@@ -83,7 +83,7 @@ def choose(run: Setup, context: Context, current: ModelRef, last: Verdict | None
     against = last.highest
     change = paired_difference(values, against.values)
     clear = change.p_value < SIGNIFICANT
-    part = run.recipe.train_seeds == "last" and round < run.recipe.rounds
+    part = run.recipe.train_seeds == "last" and round < run.recipe.seeds_round
     spared = part or len(values) < LEAST or (run.recipe.roll_back == "worse" and against.round > 0 and not clear)
     kept = spared or change.value > 0
     kind, text = compare(round, against.round, change, len(values), kept)

@@ -99,6 +99,10 @@ class Given:
         rest = "the model's own fill it up" if self.share < 1.0 else f"it has {counted(given, 'candidate')} instead of {wanted}"
         return f"round {round} finds {counted(-(-given // self.samples), 'given prompt')} left: {rest}"
 
+    def ends(self, rounds: int, count: int) -> int:
+        """The first round of so many for which nothing is left; the last where something is."""
+        return next((each for each in range(self.from_round, rounds) if not any(self.split(each, count))), rounds)
+
     def lasts(self, count: int) -> float:
         """For how many rounds there are prompts."""
         return len(self.prompts.examples) * self.samples / self._slots(count)
