@@ -195,12 +195,27 @@ def _yaml(name: str, text: str) -> Iterator[Row | Problem]:
     try:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
             return iter([Problem(name, "repeats a part by its name (*name), which a few bytes can blow up; write it out")])
-        value = plain(yaml.safe_load(text))
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
+        blocks = _without_last_break(root)
+        value = plain(loader.construct_document(root)) if root else None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         what = getattr(error, "problem", None) or "it cannot be parsed"
         return iter([Problem(f"{name}:{mark.line + 1}" if mark else name, f"not valid YAML ({what}); mend it there")])
-    return _table(name, value)
+    note = "a block of text (|) without the line break at its end, which YAML adds" if blocks else ""
+    return (replace(row, note=row.note or note) if isinstance(row, Row) else row for row in _table(name, value))
+
+
+def _without_last_break(node: Any) -> bool:
+    """Takes the line break off the ends of block texts: it ends a line of the file, and no answer. Whether any had one."""
+    if isinstance(node.value if node else "", str):
+        is_block = node is not None and node.style in ("|", ">") and node.value.endswith("\n") and not node.value.endswith("\n\n")
+        if is_block:
+            node.value = node.value[:-1]
+        return is_block
+    inside = [each for pair in node.value for each in (pair if isinstance(pair, tuple) else (pair,))]
+    return sum(map(_without_last_break, inside)) > 0
 
 
 def _table(name: str, value: Any) -> Iterator[Row | Problem]:

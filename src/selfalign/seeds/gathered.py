@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from selfalign.seeds.layouts import CHATS, FORMS, RESPONSES
@@ -31,6 +31,16 @@ _TIMES = ("timestamp", "createdat", "createdtime", "sentat", "datetime", "date",
 _MARKS_OF_PEOPLE = ("labels", "emojis", "detoxify", "replies", "events")
 """What people and programs thought of a message of OpenAssistant's; nothing of it is said."""
 _MAX_TURNS = 1_000
+
+
+_SLACK_TIME = re.compile(r"\d{9,10}\.\d+")
+_PEOPLE = {
+    "Slack": {"type", "text", "ts"},
+    "Discord": {"author", "content", "timestamp", "embeds"},
+    "Telegram": {"from_id", "text"},
+    "Zendesk": {"author_id", "body"},
+}
+"""What the messages of people have in the exports of these: a name for who speaks, and no role."""
 
 
 class _Broken(Exception):
@@ -203,7 +213,14 @@ def _talk(id: str, messages: Sequence[_Message], without: tuple[str, ...], note:
 
 
 def _unfolded(row: Row) -> Iterator[Row]:
+    if any(name.startswith("attributes") or "llm." in name for name in row.fields) and (span := _from_span(row)):
+        row = replace(row, fields=span, note="the messages of an OpenInference span; what else it holds is left out")
     fields = row.fields
+    _refuse_people(row)
+    chat = fields.get("chat")
+    if isinstance(chat, dict) and isinstance(tree := chat.get("history"), dict) and isinstance(tree.get("messages"), dict):
+        yield _open_webui(row, tree)
+        return
     asked, mapping, paragraphs = fields.get("prompt"), fields.get("mapping"), fields.get("paragraphs")
     if isinstance(asked, dict) and isinstance(asked.get("replies"), list):
         root = _nested(row.where, asked)
@@ -219,6 +236,69 @@ def _unfolded(row: Row) -> Iterator[Row]:
                 yield Row(where, _question(where, paragraph, asking), "a question about a paragraph (SQuAD)")
     else:
         yield row
+
+
+def _refuse_people(row: Row) -> None:
+    """
+    Raises:
+        _Broken: messages of people, of which nothing says who asks and who answers.
+    """
+    if {*row.fields} & {*FORMS, *RESPONSES}:
+        return
+    name = next((name for name in ("messages", "comments") if isinstance(row.fields.get(name), list)), "")
+    for turn in row.fields[name] if name else [row.fields]:
+        tool = next((tool for tool, has in _PEOPLE.items() if isinstance(turn, dict) and has <= turn.keys()), "")
+        if tool and "role" not in turn and (tool != "Slack" or _SLACK_TIME.fullmatch(str(turn["ts"]))):
+            what = f"is of an export of {tool}, which does not say who asks and who answers"
+            raise _Broken(
+                row.where, f'{what}; write messages, a list of {{"role": "user" or "assistant", "content": …}} (docs/seeds.md)'
+            )
+
+
+def _from_span(row: Row) -> dict[str, Any]:
+    """The messages of a call of a model as OpenInference writes them (Phoenix); nothing of other rows.
+
+    Raises:
+        _Broken: several answers.
+    """
+    flat = dict(_leaves(row.fields))
+    turns: dict[tuple[str, ...], dict[str, Any]] = {}
+    for path, value in flat.items():
+        side, _, rest = path.partition("_messages.")
+        side = side.rpartition("llm.")[2] if "llm." in side else ""
+        at, _, name = rest.partition(".message.")
+        if side in ("input", "output") and at.isdigit() and not nothing(value):
+            name, _, below = name.partition(".")  # such as calls of tools, which a turn may not hold
+            turns.setdefault((side, at.zfill(6)), {})[name] = [value] if below else value
+    if not {"input", "output"} <= {side for side, _ in turns}:
+        return {}
+    if (count := sum(side == "output" for side, _ in turns)) > 1:
+        raise _Broken(row.where, f"is a span with {count} output messages; keep the one to be learned")
+    id = next((value for path, value in flat.items() if path.endswith("span_id") and "parent" not in path), None)
+    return {"id": id, "messages": [turns[key] for key in sorted(turns)]}
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if inside is None:
+        yield path, value
+    for name, each in inside or ():
+        yield from _leaves(each, f"{path}.{name}" if path else str(name))
+
+
+def _open_webui(row: Row, tree: Mapping[str, Any]) -> Row:
+    """A chat of Open WebUI's export: the branch that was shown last."""
+    turns: list[dict[str, Any]] = []
+    node = tree["messages"].get(str(tree.get("currentId")))
+    for _ in range(len(tree["messages"])):
+        if not isinstance(node, dict):
+            break
+        turns[:0] = [{name: node[name] for name in ("role", "content", "files", "tool_calls") if name in node}]
+        node = tree["messages"].get(str(node.get("parentId")))
+    params = row.fields["chat"].get("params")
+    system = params.get("system") if isinstance(params, dict) else None
+    named = {"id": row.fields.get("id"), "title": row.fields.get("title"), "system": system}
+    return Row(row.where, {**named, "messages": turns}, "the branch of an Open WebUI chat that was shown last")
 
 
 def _nested(where: str, message: Mapping[str, Any]) -> _Message:

@@ -42,6 +42,7 @@ NESTED = ("instances", "questions_and_answers")
 """Lists of inputs or questions with their answers, as in Self-Instruct's seed tasks and InstructLab's qna.yaml."""
 UNUSABLE = {
     **dict.fromkeys(("tools", "functions"), "calls of tools are not learned; remove the rows that need them"),
+    "previous_response_id": "the turns before it are not in the row; put them into it, or remove the row",
     **dict.fromkeys(("choices", "options"), "a choice is not shown to the model; write it into the prompt"),
     **dict.fromkeys(
         ("image", "images", "image_path", "image_url", "audio", "audios", "video", "videos"),
@@ -57,17 +58,8 @@ for _what in ("response", "answer", "output", "completion"):
     _SAME |= dict.fromkeys((f"chosen{_what}", f"preferred{_what}", f"good{_what}"), CHOSEN)
     _SAME |= dict.fromkeys((f"rejected{_what}", f"nonpreferred{_what}", f"bad{_what}"), REJECTED)
 for _what in (
-    "kontext",
-    "contexto",
-    "contexte",
-    "contesto",
-    "kontekst",
-    "konteks",
-    "контекст",
-    "上下文",
-    "文脈",
-    "맥락",
-    "السياق",
+    *("kontext", "contexto", "contexte", "contesto", "kontekst"),
+    *("konteks", "контекст", "上下文", "文脈", "맥락", "السياق"),
 ):
     _SAME[_what] = "context"
 _SAME |= {"输入": "input", "입력": "input", "入力": "input"}
@@ -142,6 +134,8 @@ def known_fields(fields: Mapping[str, Any], *, answers_matter: bool) -> tuple[di
     """
     row: dict[str, Any] = {}
     opened = _opened(fields)
+    if isinstance(fields.get("output"), list) and "input" in fields and "instructions" in fields:  # OpenAI's Responses
+        fields = {"system" if name == "instructions" else name: value for name, value in fields.items()}
     for name, value in _unwrapped({**fields, **opened}):
         known = _SAME.get(_plain(name), name)
         if known in row:
@@ -192,6 +186,8 @@ def _plain(name: str) -> str:
 
 def hint(row: Mapping[str, Any], wanted: Collection[str]) -> str:
     """What may be meant by a row without a prompt or a response, for a message."""
+    if "custom_id" in row or row.get("object") in ("response", "chat.completion"):
+        return "; an answer of an interface holds no prompt: put the one of the request with the same id beside it"
     if len(sides := [name for name in row if _ONE_OF_TWO.fullmatch(_plain(name))]) > 1:
         return f"; of {listed(sides)} rename the better one to 'chosen' and a worse one to 'rejected'"
     if several := next((name for name in row if _plain(name) in _ANSWERING and _several(row[name])), ""):

@@ -58,7 +58,8 @@ def named(lines: Iterator[tuple[str, list[Any]]]) -> Iterator[Row | Problem]:
         if not any(str(cell).strip() for cell in cells) and len(cells) <= MAX_COLUMNS:
             continue
         if header:
-            yield _row(where, header, cells)
+            is_header = sum(map(bool, header)) > 1 and list(map(str, cells)) == header  # of files put one behind the other
+            yield Problem(where, "repeats the names of the columns; remove the line") if is_header else _row(where, header, cells)
             continue
         header = [_INDEX if number == 0 and cell == "" else str(cell) for number, cell in enumerate(cells)]
         if what := _unusable(header) or _no_names(header):
@@ -80,7 +81,7 @@ def _row(where: str, header: list[str], cells: list[Any]) -> Row | Problem:
 def _no_names(header: list[str]) -> str:
     """What is wrong where the first line is a title, or a row as the others."""
     sentence = next((name for name in header if len(name.split()) > _WORDS), "")
-    if any(map(is_known, header)) or not (sentence or 2 * header.count("") > len(header) > 1):
+    if any(map(is_known, header)) or not (sentence or 2 * header.count("") >= len(header) > 1):
         return ""
     return f"the first line must name the columns, as in prompt,response, and holds {show(sentence or header[0])}"
 

@@ -14,6 +14,10 @@ ROLES = {
     **dict.fromkeys(("user", "human", "prompter", "customer", "client"), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "chatbot", "model", "bot", "ai", "agent", "support"), "assistant"),
     **dict.fromkeys(("system", "developer"), "system"),
+    "humanmessage": "user",  # LangChain, as the three below
+    "aimessage": "assistant",
+    "aimessagechunk": "assistant",
+    "systemmessage": "system",
 }
 _BY_TURNS = "write user and assistant turns by turns, the user's first and the assistant's last"
 _SHAPE = '{"role": …, "content": …} or {"from": …, "value": …}'
@@ -77,6 +81,12 @@ def read_turns(field: str, value: Any, *, blank_end: bool = False) -> list[Turn]
         elif isinstance(turn, dict) and (sides := _sides(turn)):
             others = {name: each for name, each in turn.items() if name not in [side for _, side in sides]}
             found += [_turn(where, {**others, "role": role, "content": turn[name]}, False) for role, name in sides]
+        elif (
+            isinstance(turn, dict)
+            and turn.get("type") == "reasoning"
+            and not any(turn.get(name) for name in ("summary", "content"))
+        ):
+            continue  # OpenAI's, which says nothing to be read
         elif isinstance(turn, dict):
             found.append(_turn(where, turn, blank_end and number == len(value)))
         else:
@@ -91,7 +101,27 @@ def _sides(turn: Mapping[str, Any]) -> list[tuple[str, str]]:
     return found if is_sure else []
 
 
+def _opened(turn: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A turn as LangChain writes it, taken out of its object and without what it says of the call of a model."""
+    inner = next(
+        (turn[name] for name in ("data", "kwargs") if isinstance(turn.get(name), dict) and "content" in turn[name]), None
+    )
+    if inner is not None:
+        name = turn["id"][-1] if isinstance(turn.get("id"), list) and turn["id"] else turn.get("type")
+        turn = {"type": name, **inner}
+    further = turn.get("additional_kwargs")
+    further = further if isinstance(further, dict) else {}
+    if "type" not in turn or "content" not in turn:
+        return turn
+    said = {
+        name: value for name, value in turn.items() if name not in ("additional_kwargs", "usage_metadata", "response_metadata")
+    }
+    refuse_cut(turn["response_metadata"] if isinstance(turn.get("response_metadata"), dict) else {}, "response_metadata")
+    return {**said, **{name: value for name, value in further.items() if name in (*_NO_TEXT, *_THOUGHTS)}}
+
+
 def _turn(where: str, turn: Mapping[str, Any], may_be_blank: bool) -> Turn:
+    turn = _opened(turn)
     if nothing(said := turn.get(_who(turn))):
         raise Malformed(f"field {show(where)}: has no role among its fields ({listed(turn) or 'none'}); write {_SHAPE}")
     said = text_of({where: said}, where)
@@ -135,8 +165,8 @@ def _objects(turn: Mapping[str, Any]) -> Iterator[str]:
 def further_fields(value: Any) -> dict[str, list[Any]]:
     """What turns hold besides what is learned of them, such as names, times and languages: {field: its values}, for metadata."""
     found: dict[str, list[Any]] = {}
-    for turn in value if isinstance(value, list) else ():
-        for name, each in turn.items() if isinstance(turn, dict) else ():
+    for turn in (_opened(each) for each in value if isinstance(each, dict)) if isinstance(value, list) else ():
+        for name, each in turn.items():
             if name not in (_who(turn), *_TURN_FIELDS, *_WEIGHTS, *(side for _, side in _sides(turn))) and not nothing(each):
                 found.setdefault(name, []).append(each)
     return found

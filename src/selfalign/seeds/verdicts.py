@@ -13,7 +13,7 @@ _NO = ("false", "0", "no", "n")
 _BAD = {
     "label": ("false", "0", "0.0", "bad", "undesirable"),
     "weight": ("false", "0", "0.0"),
-    "status": ("rejected", "reject", "discarded", "ignore", "pending", "draft"),
+    "status": ("rejected", "reject", "discarded", "ignore", "pending", "draft", "incomplete", "failed"),
     **dict.fromkeys(
         ("approved", "accepted", "iscorrect", "correct", "isgood", "isvalid", "issafe", "isresponsesafe", "ischosen"), _NO
     ),
