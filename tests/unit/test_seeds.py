@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from selfalign.errors import SeedError, UserError
 from selfalign.seeds.read import read_seeds
+from selfalign.text import normalise
 
 PAIR = '{"prompt": "p", "response": "r"}\n'
 
@@ -125,9 +126,7 @@ lookalikes = st.sampled_from(
     ["007", "1e5", "NA", "null", "true", "2024-01-02", "NaN", "1,5", '"', "'", "=1+1", "\ufeffx", "\u2028a", " a "]
 )
 texts = (st.text(characters, max_size=20) | lookalikes).filter(lambda text: bool(text.strip()))
-tables = st.lists(
-    st.tuples(texts, texts, texts), min_size=1, max_size=5, unique_by=lambda row: " ".join(row[0].casefold().split())
-)
+tables = st.lists(st.tuples(texts, texts, texts), min_size=1, max_size=5, unique_by=lambda row: normalise(row[0]))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
