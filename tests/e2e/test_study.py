@@ -241,7 +241,7 @@ def test_all_sizes_have_the_same_room_for_answers(cli: Run, study: tuple[object,
         "".join(json.dumps({"prompt": f"Tell me of a {what}?"}) + "\n" for what in ("lamp", "door", "chair")), "utf-8"
     )
     arms = ("--baselines", "", "--repeats", 1, "--metric", "response_words", "--vary", f"seeds={few}", "--out", out)
-    succeeded(cli(*study, "--held_out", bare, *arms))
+    succeeded(cli(*study[:-1], bare, *arms))
     room = [Store.read(out / arm / "seed-0").identity() for arm in ("isara", "isara-seeds=few.jsonl")]
     assert room[0]["eval_sampling"] == room[1]["eval_sampling"] and room[0]["evaluators"] == room[1]["evaluators"]
     assert room[0]["sampling"] != room[1]["sampling"]

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from selfalign.errors import SeedError, UserError
 from selfalign.seeds.read import read_seeds
+from selfalign.seeds.rows import is_blank
 from selfalign.text import normalise
 
 PAIR = '{"prompt": "p", "response": "r"}\n'
@@ -125,7 +126,7 @@ characters = st.characters(codec="utf-8", exclude_categories=["Cs"]).filter(lamb
 lookalikes = st.sampled_from(
     ["007", "1e5", "NA", "null", "true", "2024-01-02", "NaN", "1,5", '"', "'", "=1+1", "\ufeffx", "\u2028a", " a "]
 )
-texts = (st.text(characters, max_size=20) | lookalikes).filter(lambda text: bool(text.strip()))
+texts = (st.text(characters, max_size=20) | lookalikes).filter(lambda text: not is_blank(text))
 tables = st.lists(st.tuples(texts, texts, texts), min_size=1, max_size=5, unique_by=lambda row: normalise(row[0]))
 
 
