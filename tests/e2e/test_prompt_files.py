@@ -142,23 +142,29 @@ def test_the_filters_see_given_prompts(here: Here, seeds_file: Path, tmp_path: P
     ]
     path = tmp_path / "near.csv"
     path.write_text("prompt\n" + "".join(f"{row}\n" for row in rows))
-    out = here("isara", "out", "--prompts", path, "--rounds", 1, "--prompt_filters.novelty.learn", "false", *LAX)
+    out = here(
+        "isara", "out", "--prompts", path, "--rounds", 1, "--validation_share", 0, "--prompt_filters.novelty.learn", "false", *LAX
+    )
     with Store.read(out) as store:
         rules = Counter(drop.rule for drop in store.dropped(1) if drop.example.metadata.get("source"))
     assert rules["not_novel"] == 2
 
 
-def test_prompts_of_validation_seeds_are_told(
+def test_prompts_of_validation_seeds_are_told_and_dropped(
     here: Here, seeds_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "asked.jsonl"
     path.write_text("".join(json.dumps({"prompt": json.loads(row)["prompt"]}) + "\n" for row in seeds_file.open()))
-    out = here("isara", "out", "--prompts", path, "--rounds", 1, *LAX)
+    out = here("isara", "out", "--prompts", path, "--rounds", 1, *LAX, "--per_round", 12)
     capsys.readouterr()
     assert main(["check", "isara", *map(str, (seeds_file, *SCRIPTED, "--prompts", path))]) == 0
     with Store.read(out) as store:
         said = [data.get("text", "") for _, _, data in store.events()]
-        asked = f"{len(store.validation_seeds())} given prompts, such as seed-"
+        held = {seed.prompt: seed.id for seed in store.validation_seeds()}
+        asked = f"{len(held)} given prompts, such as seed-"
+        drops = {drop.example.prompt: drop for drop in store.dropped(1) if drop.rule == "validation_seed"}
+        assert drops.keys() == held.keys() and not any(drop.example.response for drop in drops.values())
+        assert all(held[prompt] in drop.evidence for prompt, drop in drops.items()) and len(candidates(out, 1)) == 12
     assert any(text.startswith(asked) and "blur the choice of the round" in text for text in said)
     assert f"warning: {asked}" in capsys.readouterr().out
 

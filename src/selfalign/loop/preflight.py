@@ -201,15 +201,13 @@ def check_prompts(recipe: Recipe, shown: Sequence[Example], asked: Sequence[Exam
 
 
 def trained_and_validated(recipe: Recipe, validation: Sequence[Example]) -> str:
-    """That given prompts are the validation seeds', and so trained on with answers of the model; "" where none is.
-
-    No error: which seeds are held out nobody who writes the file can know, and a filter drops prompts of the others.
-    """
+    """That given prompts are the validation seeds', so that a round drops them (`steps.make_round`); "" where none is."""
     same = asked_by_both(validation, recipe.given.prompts.examples) if recipe.given else []
     if not same:
         return ""
-    what = f"{counted(len(same), 'given prompt')}, such as {same[0][1]}, ask the same as validation seeds ({same[0][0]})"
-    return f"{what}: trained on with the model's own answers, they blur the choice of the round; take the seeds' prompts out"
+    asks = "asks" if len(same) == 1 else "ask"
+    what = f"{counted(len(same), 'given prompt')}, such as {same[0][1]}, {asks} the same as validation seeds ({same[0][0]})"
+    return f"{what}: rounds drop them, as they would blur the choice of the round; take the seeds' prompts out"
 
 
 def check_aim(recipe: Recipe, seeds: Sequence[Example], validation: Sequence[Example], base: ModelRef) -> None:

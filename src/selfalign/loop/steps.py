@@ -10,6 +10,7 @@ from selfalign.filters import Differs
 from selfalign.loop import parts
 from selfalign.protocols import Context, Filter
 from selfalign.recipe import Recipe
+from selfalign.text import normalise
 from selfalign.types import ROLLOUT, Demonstration, Dropped, Example, FilterResult, Pool, Request, derive_seed, shared_system
 
 
@@ -22,8 +23,10 @@ def make_round(recipe: Recipe, context: Context, pool: Pool) -> FilterResult:
     count = recipe.candidates(context.round)
     whole = getattr(recipe.proposer, "takes_conversations", False)
     proposing = replace(context, pool=Pool((pool.seeds,))) if whole else context
-    drafts = _under_systems(parts.propose(proposing, recipe.proposer, recipe.per_round, count), context)
-    first = work_out(recipe, context, drafts)
+    proposed = _under_systems(parts.propose(proposing, recipe.proposer, recipe.per_round, count), context)
+    drafts, held = _without_validation(proposed, pool.seeds, context.all_seeds)
+    worked = work_out(recipe, context, drafts)
+    first = FilterResult(worked.kept, (*worked.dropped, *held))
     if (oppose := getattr(recipe.proposer, "oppose", None)) is not None:
         return _opposed(recipe, context, first, oppose(context, first.kept, count))
     if not recipe.second_turns.share:
@@ -39,6 +42,24 @@ def _under_systems(drafts: Sequence[Example], context: Context) -> list[Example]
     seeds, kinds = context.pool.seeds, {draft.category for draft in drafts}
     shared = {kind: shared_system([seed for seed in seeds if kind in ("", seed.category)]) for kind in kinds}
     return [draft if draft.system else replace(draft, system=shared[draft.category]) for draft in drafts]
+
+
+def _without_validation(
+    drafts: Sequence[Example], shown: Sequence[Example], seeds: Sequence[Example]
+) -> tuple[list[Example], list[Dropped]]:
+    """Takes out drafts that ask what a validation seed asks: trained on, they would blur the choice of the round.
+
+    No error, as it is for held-out prompts: nobody who writes a file of prompts can know which seeds are held out.
+    """
+    ids, asked = {seed.id for seed in shown}, {normalise(seed.full_prompt) for seed in shown}
+    held = {normalise(seed.full_prompt): seed.id for seed in seeds if seed.id not in ids}
+    kept, dropped = [], []
+    for draft in drafts:
+        if (text := normalise(draft.full_prompt)) in held and text not in asked:
+            dropped.append(Dropped(draft, "validation_seed", f"asks the same as {held[text]}, which chooses the round"))
+        else:
+            kept.append(draft)
+    return kept, dropped
 
 
 def _opposed(recipe: Recipe, context: Context, first: FilterResult, drafts: Sequence[Example]) -> FilterResult:

@@ -40,6 +40,7 @@ GROUPS = (
     (3, ("response_is_input", "input_in_instruction"), "the response, or the instruction, hands the input back"),
     (3, ("repetition",), "the response repeats itself"),
     (4, ("duplicate",), "the prompt is there already, word for word"),
+    (4, ("validation_seed",), "its prompt is a validation seed's, which chooses the round"),
     (4, ("not_novel",), "its words are too like those of one there is (ROUGE-L)"),
     (4, ("near_duplicate",), "its meaning is too like that of one there is, by embedding"),
     (4, ("same_answer", "same_cluster", "same_as_preferred"), "another one like it stands in its place"),
