@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from selfalign import cache
+from selfalign.cli.main import main
 from selfalign.engines import HF
 from selfalign.engines._weights import tokenizer_and_config
 from selfalign.errors import UserError
@@ -79,6 +80,20 @@ def test_a_model_that_brings_code_is_refused(copy: Path, file: str, key: str, va
     (copy / file).write_text(json.dumps(content | {key: value}))
     with pytest.raises(UserError, match=r"code of its own|not part of transformers|another file of weights"):
         resolve_model(str(copy))
+
+
+def test_classes_that_transformers_has_itself_are_its_own_whatever_lies_beside_them(copy: Path, seeds_file: Path) -> None:
+    ran = copy / "ran"
+    (copy / "modeling_llama.py").write_text(f"open({str(ran)!r}, 'w')\n")
+    names = {"AutoConfig": "modeling_llama.LlamaConfig", "AutoModelForCausalLM": "modeling_llama.LlamaForCausalLM"}
+    content = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(content | {"auto_map": names}))
+    assert main(["preview", "isara", str(seeds_file), "--model", str(copy), "--quiet", "--ignore_seed_rules", "true"]) == 0
+    assert not ran.exists()
+    for other in ({"model_type": "mine"}, {"auto_map": names | {"AutoModelForCausalLM": "modeling_llama.MyLlama"}}):
+        (copy / "config.json").write_text(json.dumps(content | {"auto_map": names} | other))
+        with pytest.raises(UserError, match="'auto_map', which makes the model run code of its own; refused"):
+            resolve_model(str(copy))
 
 
 def test_a_broken_configuration_is_one_line(copy: Path) -> None:

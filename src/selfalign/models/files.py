@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,8 @@ def check_folder(folder: Path, with_weights: bool = True) -> None:
         if path.suffix in _HASHED and not (path.is_file() or path.is_dir()):  # to open a pipe would wait for ever
             raise UserError(f"{path} cannot be read: it is no regular file")
     for path in sorted(folder.glob("*config.json")):
-        for key, value in _entries(path, read_json(path)):
-            if key in _REFUSED and value not in (None, False, {}, []):
+        for key, value in _entries(path, whole := read_json(path)):
+            if key in _REFUSED and value not in (None, False, {}, []) and not (key == "auto_map" and _built_in(whole, value)):
                 raise UserError(f"{path} has the key {key!r}, which {_REFUSED[key]}; refused")
             if key in _IMPLEMENTATIONS and (other := _foreign(value)):
                 raise UserError(f"{path}: {key} names {other!r}, code that is not part of transformers; refused")
@@ -162,6 +163,25 @@ def _entries(path: Path, value: Any) -> Iterator[tuple[str, Any]]:
         if not level:
             return
     raise UserError(f"{path} cannot be read: it is nested too deeply")
+
+
+def _built_in(config: Mapping[str, Any], auto_map: Any) -> bool:
+    """Whether transformers has the model's type and every class that `auto_map` names: as no code is trusted, it takes its own.
+
+    Its type alone would not do: a model may call itself a llama, and compute otherwise by a class of its own.
+    """
+    with suppress(ImportError):
+        import transformers
+
+        named = [
+            name
+            for each in (auto_map.values() if isinstance(auto_map, dict) else [auto_map])
+            for name in (each if isinstance(each, list) else [each])
+            if name
+        ]
+        known = "model_type" not in config or config["model_type"] in transformers.CONFIG_MAPPING
+        return known and {str(name).rpartition(".")[2] for name in named} <= set(dir(transformers))
+    return False
 
 
 def _foreign(value: Any) -> str:
