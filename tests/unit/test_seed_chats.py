@@ -9,6 +9,7 @@ from typing import Any
 import openpyxl
 import pytest
 
+from selfalign.seeds.notes import seed_notes
 from selfalign.seeds.read import read_with_notes
 from tests.unit.test_seed_forms import PAIR, one, said
 from tests.unit.test_seeds import refusal, write
@@ -22,9 +23,18 @@ TREE = {
         "c": {"id": "c", "parentId": "a", "role": "assistant", "content": "No."},
     },
 }
+
+
+def tree(last: str, a: str | None = None) -> dict[str, Any]:
+    """The tree with another last message, or another one before its first."""
+    nodes: Any = TREE["messages"]
+    return {"currentId": last, "messages": {**nodes, "a": {**nodes["a"], "parentId": a}}}
+
+
 HUMAN = {"lc": 1, "type": "constructor", "id": ["langchain", "HumanMessage"], "kwargs": {"content": "Why?"}}
 AI = {"type": "ai", "data": {"content": "So.", "additional_kwargs": {}, "response_metadata": {"finish_reason": "stop"}}}
 CALLS = {"content": "So.", "additional_kwargs": {"tool_calls": [{"id": "1"}]}}
+CUT = {"content": "So", "response_metadata": {"finish_reason": "length"}}
 SPAN = {
     "llm.input_messages": [{"message": {"role": "user", "content": "Why?"}}],
     "llm.output_messages.0.message.role": "assistant",
@@ -39,6 +49,7 @@ SPAN = {
         ({"input": "Why?", "output": [{"type": "reasoning", "summary": []}, ANSWER]}, PAIR),
         ({"chat": {"history": TREE, "params": {"system": "Short."}}}, ("Short.", *PAIR[1:])),
         ({"messages": [HUMAN, AI]}, PAIR),
+        ({"instructions": "Mend.", "input": "A fence.", "output": ["So."]}, ("", (), "Mend.\n\nA fence.", "So.")),  # Alpaca's
         ({"name": "llm", "attributes": SPAN}, PAIR),
         ({"attributes.llm.input_messages": [{"message.role": "user", "message.content": "Why?"}], **SPAN}, PAIR),
     ],
@@ -51,6 +62,14 @@ def test_chats_with_sure_roles_are_read(tmp_path: Path, row: dict[str, Any], exp
     ("row", "words"),
     [
         ({"type": "message", "user": "U1", "text": "Why?", "ts": "1700000000.1"}, "export of Slack"),
+        ({"user": "U1", "text": "Why?", "ts": "1700000000.1"}, "export of Slack"),
+        ({"chat": {"history": tree("b", a="z")}}, "message 'z' is not in it"),
+        ({"chat": {"history": tree("x")}}, "message 'x' is not in it"),
+        ({"chat": {"history": tree("b", a="b")}}, "lead in a circle at 'b'"),
+        ({"current_node": "b", "mapping": {"b": {"parent": "a"}}}, "message 'a' is not in it"),
+        ({"input": "Why?", "output": [{"type": "reasoning", "summary": ["Hm."]}, ANSWER]}, "thoughts stand next to an answer"),
+        ({"input": "Why?", "output": [{"type": "function_call", "name": "f"}]}, "a turn of 'function_call'; only texts"),
+        ({"messages": [HUMAN, {"type": "ai", "data": CUT}]}, "'length', not at the end"),
         ({"messages": [{"author": {"name": "a"}, "content": "Why?", "timestamp": "x", "embeds": []}]}, "export of Discord"),
         ({"messages": [{"from": "Ann", "from_id": "user1", "text": "Why?"}]}, "export of Telegram"),
         ({"subject": "Why?", "comments": [{"author_id": 5, "body": "Why?"}]}, "export of Zendesk"),
@@ -94,3 +113,10 @@ def test_formulas_and_merged_cells_of_a_workbook(tmp_path: Path, value: str) -> 
 
 def test_a_title_above_the_names_of_columns_is_told(tmp_path: Path) -> None:
     assert "the first line must name the columns" in refusal(write(tmp_path, "s.csv", "My FAQ,\nprompt,response\nWhy?,So.\n"))
+
+
+def test_what_langchain_keeps_of_a_call_is_told(tmp_path: Path) -> None:
+    row = {"messages": [HUMAN, {"type": "ai", "data": {**AI["data"], "usage_metadata": {"total": 9}}}]}  # type: ignore[dict-item]
+    examples, _ = read_with_notes(write(tmp_path, "s.jsonl", json.dumps(row)))
+    (note,) = [note for note in seed_notes(examples) if note.startswith("not learned")]
+    assert "'messages.usage_metadata'" in note and "'messages.response_metadata'" in note

@@ -1,6 +1,6 @@
 """Conversations whose turns stand in rows of their own or in a tree, and questions under the text that they are about, as rows.
 
-A turn in each row (`conversation_id`, `role`, `content`), OpenAssistant's messages and trees, ChatGPT's export, SQuAD.
+A turn in each row (`conversation_id`, `role`, `content`), OpenAssistant's messages and trees, SQuAD.
 """
 
 from __future__ import annotations
@@ -8,11 +8,12 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
+from selfalign.seeds.chats import read_chat
 from selfalign.seeds.layouts import CHATS, FORMS, RESPONSES
-from selfalign.seeds.rows import Problem, Row, json_text, listed, nothing, show
+from selfalign.seeds.rows import Broken, Problem, Row, json_text, listed, nothing, show
 from selfalign.seeds.turns import ROLES, SAID, WHO
 from selfalign.seeds.verdicts import number
 from selfalign.text import plain_name
@@ -31,20 +32,6 @@ _TIMES = ("timestamp", "createdat", "createdtime", "sentat", "datetime", "date",
 _MARKS_OF_PEOPLE = ("labels", "emojis", "detoxify", "replies", "events")
 """What people and programs thought of a message of OpenAssistant's; nothing of it is said."""
 _MAX_TURNS = 1_000
-
-
-_SLACK_TIME = re.compile(r"\d{9,10}\.\d+")
-_PEOPLE = {
-    "Slack": {"type", "text", "ts"},
-    "Discord": {"author", "content", "timestamp", "embeds"},
-    "Telegram": {"from_id", "text"},
-    "Zendesk": {"author_id", "body"},
-}
-"""What the messages of people have in the exports of these: a name for who speaks, and no role."""
-
-
-class _Broken(Exception):
-    """Where and what is wrong, as a `Problem` has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +64,13 @@ def gathered(items: Iterable[Row | Problem]) -> Iterator[Row | Problem]:
                 rows.append(item)
         try:
             yield from gather(rows)
-        except _Broken as error:
+        except Broken as error:
             yield Problem(*error.args)
         return
     for item in everything:
         try:
             yield from _unfolded(item) if isinstance(item, Row) else [item]
-        except _Broken as error:
+        except Broken as error:
             yield Problem(*error.args)
 
 
@@ -112,7 +99,7 @@ def _from_turns(rows: Sequence[Row]) -> Iterator[Row]:
     talks: dict[str, list[Row]] = {}
     for row in rows:
         if nothing(row.fields.get(talk)):
-            raise _Broken(
+            raise Broken(
                 row.where, f"field {show(talk)}: is missing, so that nothing says to which conversation the turn belongs"
             )
         id = row.fields[talk]
@@ -144,7 +131,7 @@ def _from_tree(rows: Sequence[Row]) -> Iterator[Row]:
     for row in rows:
         own = str(row.fields.get("message_id"))
         if own in by_id:
-            raise _Broken(row.where, f"field 'message_id': {show(own)} is also that of {by_id[own].where}; remove one of the two")
+            raise Broken(row.where, f"field 'message_id': {show(own)} is also that of {by_id[own].where}; remove one of the two")
         by_id[own] = _Message(row.where, row.fields)
     roots = []
     for message in by_id.values():
@@ -152,7 +139,7 @@ def _from_tree(rows: Sequence[Row]) -> Iterator[Row]:
         if nothing(parent):
             roots.append(message)
         elif (above := by_id.get(str(parent))) is None:
-            raise _Broken(
+            raise Broken(
                 message.where, f"field 'parent_id': no row has the message_id {show(str(parent))}; add it, or remove the row"
             )
         else:
@@ -161,7 +148,7 @@ def _from_tree(rows: Sequence[Row]) -> Iterator[Row]:
     for message in hanging:
         hanging += message.replies
     if len(hanging) < len(rows):
-        raise _Broken(rows[0].where, "is of a file whose 'parent_id's lead in a circle; leave that of a first message empty")
+        raise Broken(rows[0].where, "is of a file whose 'parent_id's lead in a circle; leave that of a first message empty")
     paths = [path for root in roots for path in _paths(root)]
     left = len(rows) - len({id(message) for path in paths for message in path})
     yield from _talks(paths, f" ({left} of {len(rows)} messages)")
@@ -179,7 +166,7 @@ def _paths(root: _Message) -> Iterator[tuple[_Message, ...]]:
     while stack:
         path = stack.pop()
         if len(path) > _MAX_TURNS:
-            raise _Broken(root.where, f"begins a conversation of more than {_MAX_TURNS} turns; keep fewer")
+            raise Broken(root.where, f"begins a conversation of more than {_MAX_TURNS} turns; keep fewer")
         replies = [reply for reply in path[-1].replies if reply.is_kept]
         answers = [reply for reply in replies if reply.role == "assistant"]
         further = [_best(answers)] if answers else [reply for reply in replies if any(each.is_kept for each in reply.replies)]
@@ -192,7 +179,7 @@ def _best(answers: Sequence[_Message]) -> _Message:
     ranks = [number(answer.fields.get("rank")) for answer in answers]
     if len(answers) > 1 and (None in ranks or ranks.count(min(rank for rank in ranks if rank is not None)) > 1):
         what = f"is one of {len(answers)} answers to the same message, and their ranks do not say which is best"
-        raise _Broken(answers[0].where, f"{what}; give each its 'rank', or keep one of them")
+        raise Broken(answers[0].where, f"{what}; give each its 'rank', or keep one of them")
     return min(zip(ranks, answers, strict=True), key=lambda pair: pair[0] or 0.0)[1]
 
 
@@ -213,20 +200,11 @@ def _talk(id: str, messages: Sequence[_Message], without: tuple[str, ...], note:
 
 
 def _unfolded(row: Row) -> Iterator[Row]:
-    if any(name.startswith("attributes") or "llm." in name for name in row.fields) and (span := _from_span(row)):
-        row = replace(row, fields=span, note="the messages of an OpenInference span; what else it holds is left out")
-    fields = row.fields
-    _refuse_people(row)
-    chat = fields.get("chat")
-    if isinstance(chat, dict) and isinstance(tree := chat.get("history"), dict) and isinstance(tree.get("messages"), dict):
-        yield _open_webui(row, tree)
-        return
-    asked, mapping, paragraphs = fields.get("prompt"), fields.get("mapping"), fields.get("paragraphs")
+    row = read_chat(row)
+    asked, paragraphs = row.fields.get("prompt"), row.fields.get("paragraphs")
     if isinstance(asked, dict) and isinstance(asked.get("replies"), list):
         root = _nested(row.where, asked)
         yield from _talks([*_paths(root)], "")
-    elif isinstance(mapping, dict) and isinstance(fields.get("current_node"), str):
-        yield _shown_last(row, mapping)
     elif isinstance(paragraphs, list) and all(
         isinstance(each, dict) and isinstance(each.get("qas"), list) for each in paragraphs
     ):
@@ -238,69 +216,6 @@ def _unfolded(row: Row) -> Iterator[Row]:
         yield row
 
 
-def _refuse_people(row: Row) -> None:
-    """
-    Raises:
-        _Broken: messages of people, of which nothing says who asks and who answers.
-    """
-    if {*row.fields} & {*FORMS, *RESPONSES}:
-        return
-    name = next((name for name in ("messages", "comments") if isinstance(row.fields.get(name), list)), "")
-    for turn in row.fields[name] if name else [row.fields]:
-        tool = next((tool for tool, has in _PEOPLE.items() if isinstance(turn, dict) and has <= turn.keys()), "")
-        if tool and "role" not in turn and (tool != "Slack" or _SLACK_TIME.fullmatch(str(turn["ts"]))):
-            what = f"is of an export of {tool}, which does not say who asks and who answers"
-            raise _Broken(
-                row.where, f'{what}; write messages, a list of {{"role": "user" or "assistant", "content": …}} (docs/seeds.md)'
-            )
-
-
-def _from_span(row: Row) -> dict[str, Any]:
-    """The messages of a call of a model as OpenInference writes them (Phoenix); nothing of other rows.
-
-    Raises:
-        _Broken: several answers.
-    """
-    flat = dict(_leaves(row.fields))
-    turns: dict[tuple[str, ...], dict[str, Any]] = {}
-    for path, value in flat.items():
-        side, _, rest = path.partition("_messages.")
-        side = side.rpartition("llm.")[2] if "llm." in side else ""
-        at, _, name = rest.partition(".message.")
-        if side in ("input", "output") and at.isdigit() and not nothing(value):
-            name, _, below = name.partition(".")  # such as calls of tools, which a turn may not hold
-            turns.setdefault((side, at.zfill(6)), {})[name] = [value] if below else value
-    if not {"input", "output"} <= {side for side, _ in turns}:
-        return {}
-    if (count := sum(side == "output" for side, _ in turns)) > 1:
-        raise _Broken(row.where, f"is a span with {count} output messages; keep the one to be learned")
-    id = next((value for path, value in flat.items() if path.endswith("span_id") and "parent" not in path), None)
-    return {"id": id, "messages": [turns[key] for key in sorted(turns)]}
-
-
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
-    if inside is None:
-        yield path, value
-    for name, each in inside or ():
-        yield from _leaves(each, f"{path}.{name}" if path else str(name))
-
-
-def _open_webui(row: Row, tree: Mapping[str, Any]) -> Row:
-    """A chat of Open WebUI's export: the branch that was shown last."""
-    turns: list[dict[str, Any]] = []
-    node = tree["messages"].get(str(tree.get("currentId")))
-    for _ in range(len(tree["messages"])):
-        if not isinstance(node, dict):
-            break
-        turns[:0] = [{name: node[name] for name in ("role", "content", "files", "tool_calls") if name in node}]
-        node = tree["messages"].get(str(node.get("parentId")))
-    params = row.fields["chat"].get("params")
-    system = params.get("system") if isinstance(params, dict) else None
-    named = {"id": row.fields.get("id"), "title": row.fields.get("title"), "system": system}
-    return Row(row.where, {**named, "messages": turns}, "the branch of an Open WebUI chat that was shown last")
-
-
 def _nested(where: str, message: Mapping[str, Any]) -> _Message:
     """A message with all that hangs from it. As deep as a row may be (`rows`)."""
     replies = message.get("replies")
@@ -308,30 +223,9 @@ def _nested(where: str, message: Mapping[str, Any]) -> _Message:
     return _Message(where, message, below)
 
 
-def _shown_last(row: Row, mapping: Mapping[str, Any]) -> Row:
-    """A conversation of ChatGPT's export: the branch that was shown last."""
-    turns: list[dict[str, Any]] = []
-    node: Any = mapping.get(row.fields["current_node"])
-    for _ in range(len(mapping)):
-        if not isinstance(node, dict):
-            break
-        message = node.get("message")
-        author = message.get("author") if isinstance(message, dict) else None
-        if isinstance(message, dict) and isinstance(author, dict):
-            content = message.get("content")
-            parts = content.get("parts") if isinstance(content, dict) else content
-            empty = author.get("role") == "system" and (not isinstance(parts, list) or not any(parts))
-            turns[:0] = [] if empty else [{"role": author.get("role"), "content": parts}]
-        node = mapping.get(str(node.get("parent")))
-    named = {"id": row.fields.get("conversation_id") or row.fields.get("id"), "title": row.fields.get("title")}
-    return Row(row.where, {**named, "messages": turns}, "the branch of a ChatGPT conversation that was shown last")
-
-
 def _question(where: str, paragraph: Mapping[str, Any], asking: Any) -> dict[str, Any]:
     if not isinstance(asking, dict) or not isinstance(asking.get("answers"), list):
-        raise _Broken(
-            where, f"has no answers among {listed(asking) if isinstance(asking, dict) else 'nothing'}; write them there"
-        )
+        raise Broken(where, f"has no answers among {listed(asking) if isinstance(asking, dict) else 'nothing'}; write them there")
     texts = [answer.get("text") if isinstance(answer, dict) else answer for answer in asking["answers"]]
     return {
         **{name: value for name, value in asking.items() if name != "answers"},

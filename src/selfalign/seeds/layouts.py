@@ -134,7 +134,7 @@ def known_fields(fields: Mapping[str, Any], *, answers_matter: bool) -> tuple[di
     """
     row: dict[str, Any] = {}
     opened = _opened(fields)
-    if isinstance(fields.get("output"), list) and "input" in fields and "instructions" in fields:  # OpenAI's Responses
+    if "instructions" in fields and any("type" in each for each in _objects(fields.get("output"))):  # OpenAI's Responses
         fields = {"system" if name == "instructions" else name: value for name, value in fields.items()}
     for name, value in _unwrapped({**fields, **opened}):
         known = _SAME.get(_plain(name), name)

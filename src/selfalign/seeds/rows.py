@@ -43,6 +43,10 @@ class Problem:
     what: str
 
 
+class Broken(Exception):
+    """Where and what is wrong, as a `Problem` has it."""
+
+
 class Malformed(Exception):
     """A piece of a file that cannot be used; the message says why.
 

@@ -34,7 +34,12 @@ _WEIGHTS = ("weight", "train", "training", "loss")
 """Whether an answer is to be learned, as OpenAI's and axolotl's files say."""
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking", "thoughts")
 _THINK = "write them before the answer as <think>…</think> and give --keep_thinking true, or take them out"
-_PROGRAMS = ("tool", "function", "observation", "ipython", "tool_response", "environment")
+_PROGRAMS = (
+    *("tool", "function", "observation", "ipython", "tool_response", "environment"),
+    *("function_call", "function_call_output", "tool_call", "toolmessage", "functionmessage"),
+)
+_CALL = ("additional_kwargs", "usage_metadata", "response_metadata")
+"""What LangChain keeps of the call of a model, for metadata."""
 _NO_TEXT = ("tool_calls", "tool_call_id", "function_call", "image", "images", "audio", "video", "files", "attachments")
 
 
@@ -81,11 +86,7 @@ def read_turns(field: str, value: Any, *, blank_end: bool = False) -> list[Turn]
         elif isinstance(turn, dict) and (sides := _sides(turn)):
             others = {name: each for name, each in turn.items() if name not in [side for _, side in sides]}
             found += [_turn(where, {**others, "role": role, "content": turn[name]}, False) for role, name in sides]
-        elif (
-            isinstance(turn, dict)
-            and turn.get("type") == "reasoning"
-            and not any(turn.get(name) for name in ("summary", "content"))
-        ):
+        elif isinstance(turn, dict) and turn.get("type") == "reasoning" and not (turn.get("summary") or turn.get("content")):
             continue  # OpenAI's, which says nothing to be read
         elif isinstance(turn, dict):
             found.append(_turn(where, turn, blank_end and number == len(value)))
@@ -102,22 +103,18 @@ def _sides(turn: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _opened(turn: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A turn as LangChain writes it, taken out of its object and without what it says of the call of a model."""
-    inner = next(
-        (turn[name] for name in ("data", "kwargs") if isinstance(turn.get(name), dict) and "content" in turn[name]), None
-    )
-    if inner is not None:
+    """A turn as LangChain writes it, taken out of its object, with the calls and thoughts that stand beside its text."""
+    objects = (turn[name] for name in ("data", "kwargs") if isinstance(turn.get(name), dict))
+    if (inner := next((each for each in objects if "content" in each), None)) is not None:
         name = turn["id"][-1] if isinstance(turn.get("id"), list) and turn["id"] else turn.get("type")
         turn = {"type": name, **inner}
     further = turn.get("additional_kwargs")
-    further = further if isinstance(further, dict) else {}
-    if "type" not in turn or "content" not in turn:
-        return turn
-    said = {
-        name: value for name, value in turn.items() if name not in ("additional_kwargs", "usage_metadata", "response_metadata")
+    return {
+        **{
+            name: each for name, each in (further if isinstance(further, dict) else {}).items() if name in (*_NO_TEXT, *_THOUGHTS)
+        },
+        **turn,
     }
-    refuse_cut(turn["response_metadata"] if isinstance(turn.get("response_metadata"), dict) else {}, "response_metadata")
-    return {**said, **{name: value for name, value in further.items() if name in (*_NO_TEXT, *_THOUGHTS)}}
 
 
 def _turn(where: str, turn: Mapping[str, Any], may_be_blank: bool) -> Turn:
@@ -126,6 +123,8 @@ def _turn(where: str, turn: Mapping[str, Any], may_be_blank: bool) -> Turn:
         raise Malformed(f"field {show(where)}: has no role among its fields ({listed(turn) or 'none'}); write {_SHAPE}")
     said = text_of({where: said}, where)
     role = ROLES.get(said.strip().casefold())
+    if said == "reasoning":  # OpenAI's, with its text
+        raise Malformed(f"field {show(where)}: thoughts stand next to an answer; {_THINK}")
     extra = [name for name, value in turn.items() if name in _NO_TEXT and not nothing(value)] + list(_objects(turn))
     if role is None or extra:
         what = f"is a turn of {show(said)}" if role is None else f"a turn has {listed(extra)} besides its role and content"
@@ -133,7 +132,8 @@ def _turn(where: str, turn: Mapping[str, Any], may_be_blank: bool) -> Turn:
         raise Malformed(
             f"field {show(where)}: {what}; only texts of user, assistant and system are learned, so remove the row{named}"
         )
-    refuse_cut(turn, where)
+    for told in (turn, turn.get("response_metadata")):
+        refuse_cut(told if isinstance(told, dict) else {}, where)
     if thoughts := next((name for name in _THOUGHTS if not nothing(turn.get(name))), ""):
         raise Malformed(f"field {show(f'{where}.{thoughts}')}: thoughts stand next to an answer; {_THINK}")
     weights = [turn[name] for name in _WEIGHTS if turn.get(name) is not None]
@@ -158,7 +158,7 @@ def _who(turn: Mapping[str, Any]) -> str:
 
 def _objects(turn: Mapping[str, Any]) -> Iterator[str]:
     """The names of fields that hold a list or an object, and nobody knows of what."""
-    known = (_who(turn), *_TURN_FIELDS, *_NO_TEXT, *_THOUGHTS)
+    known = (_who(turn), *_TURN_FIELDS, *_NO_TEXT, *_THOUGHTS, *_CALL)
     return (name for name, value in turn.items() if name not in known and isinstance(value, dict | list) and value)
 
 
