@@ -347,9 +347,9 @@ def _evaluate_best(run: Setup, best: Best, pool: Pool, served_last: int) -> None
 def _used_up(recipe: Recipe, round: int) -> str:
     """Why a round finds no candidates; "" where it has some, or needs none."""
     given = recipe.given
-    left = given is None or round < given.from_round or round == recipe.seeds_round or any(given.split(round, recipe.per_round))
-    used = not left
-    return f"round {round} finds no given prompt left; --prompts_share below 1 lets the model write its own" if used else ""
+    if given is None or round < given.from_round or round == recipe.seeds_round or any(given.split(round, recipe.per_round)):
+        return ""
+    return f"round {round} finds no given prompt left; --prompts_share below 1 lets the model write its own"
 
 
 def _all_done(recipe: Recipe) -> str:
