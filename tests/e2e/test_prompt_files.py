@@ -20,7 +20,7 @@ from selfalign.seeds.read import read_prompts, read_seeds
 from selfalign.types import Example
 from tests.conftest import SCRIPTED, Run
 from tests.e2e.test_kill import digest, hits
-from tests.files import select
+from tests.files import select, write_rows
 
 LAX = ("--ignore_seed_rules", "true")
 FAULTS = (
@@ -232,6 +232,16 @@ def test_what_cannot_be_is_said_in_a_line(
     assert main(["check", recipe, *map(str, (seeds_file, *engine, *options))]) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1, error
+
+
+def test_no_seed_is_replayed_whether_it_is_shown_or_validates(
+    seeds_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in read_seeds(seeds_file):
+        file = write_rows(tmp_path / "replay.jsonl", [{"prompt": seed.prompt}])
+        options = ("--replay", "1", "--replay_prompts", str(file), "--validation_share", "0.5")
+        assert main(["check", "isara", str(seeds_file), *map(str, SCRIPTED), *options]) == 2
+        assert f"asks the same as seed {seed.id}" in capsys.readouterr().err
 
 
 def test_another_content_is_another_run(here: Here, prompts_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

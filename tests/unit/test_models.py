@@ -82,7 +82,9 @@ def test_a_model_that_brings_code_is_refused(copy: Path, file: str, key: str, va
         resolve_model(str(copy))
 
 
-def test_classes_that_transformers_has_itself_are_its_own_whatever_lies_beside_them(copy: Path, seeds_file: Path) -> None:
+def test_classes_that_transformers_has_itself_are_its_own_whatever_lies_beside_them(
+    copy: Path, seeds_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     ran = copy / "ran"
     (copy / "modeling_llama.py").write_text(f"open({str(ran)!r}, 'w')\n")
     names = {"AutoConfig": "modeling_llama.LlamaConfig", "AutoModelForCausalLM": "modeling_llama.LlamaForCausalLM"}
@@ -90,6 +92,7 @@ def test_classes_that_transformers_has_itself_are_its_own_whatever_lies_beside_t
     (copy / "config.json").write_text(json.dumps(content | {"auto_map": names}))
     assert main(["preview", "isara", str(seeds_file), "--model", str(copy), "--quiet", "--ignore_seed_rules", "true"]) == 0
     assert not ran.exists()
+    assert caplog.text.count("which is not run: the classes of these names that transformers has are") == 1, "once for all"
     for other in ({"model_type": "mine"}, {"auto_map": names | {"AutoModelForCausalLM": "modeling_llama.MyLlama"}}):
         (copy / "config.json").write_text(json.dumps(content | {"auto_map": names} | other))
         with pytest.raises(UserError, match="'auto_map', which makes the model run code of its own; refused"):

@@ -150,7 +150,7 @@ def _check_seeds(recipe: Recipe, first: Prepared, known: Sequence[Example], new:
     check_parts(recipe, whole, first.held_out)
     shown = [seed for seed in whole if seed not in first.validation]
     check_brought(recipe, shown)
-    check_prompts(recipe, shown, first.asked)
+    check_prompts(recipe, whole, first.asked)
 
 
 def _begins(seed: Example) -> str:

@@ -65,7 +65,7 @@ def prepared(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Seq
     check_parts(recipe, seeds, held_out)
     shown, validation = split_seeds(seeds, recipe.validation_share, recipe.seed)
     asked = (*held_out, *check_brought(recipe, shown))
-    check_prompts(recipe, shown, asked)
+    check_prompts(recipe, seeds, asked)
     recipe, base = settled(recipe, model, seeds, held_out)
     check_aim(recipe, seeds, validation, base)
     return Prepared(recipe, base, shown, validation, held_out, asked)
@@ -172,10 +172,10 @@ def check_brought(recipe: Recipe, shown: Sequence[Example]) -> tuple[Example, ..
     return prompts
 
 
-def check_prompts(recipe: Recipe, shown: Sequence[Example], asked: Sequence[Example]) -> None:
+def check_prompts(recipe: Recipe, seeds: Sequence[Example], asked: Sequence[Example]) -> None:
     """
     Args:
-        shown: the seeds that are shown and trained on.
+        seeds: all of them: a validation seed's prompt would be trained on too.
         asked: what the run's models are measured on.
 
     Raises:
@@ -187,7 +187,7 @@ def check_prompts(recipe: Recipe, shown: Sequence[Example], asked: Sequence[Exam
     for what, prompts, other, others in (
         ("given", given, "held-out example", asked),
         ("replay", replay, "held-out example", asked),
-        ("replay", replay, "seed", shown),
+        ("replay", replay, "seed", seeds),
     ):
         if (same := asked_by_both(others, prompts)) and not recipe.allow_overlap:
             theirs, ours = same[0]

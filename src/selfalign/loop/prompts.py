@@ -88,9 +88,10 @@ def prompt_texts(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"replay: {counted(found['replay'], 'general prompt')}, answered by the base model and trained on in every round"
     if given := found.get("given"):
         near = given["near"]
+        lasts = f"{given['lasts']:.1f} rounds" if given["lasts"] >= 1 else "less than one round"
         yield (
-            f"given prompts: {given['prompts']}, {counted(given['a_round'], 'candidate')} of a round; they last for"
-            f" {given['lasts']:.1f} rounds; of the {given['taken']} taken, by shared words {near['seed']} much like a seed,"
+            f"given prompts: {given['prompts']}, {counted(given['a_round'], 'candidate')} of a round; they last for {lasts};"
+            f" of the {given['taken']} taken, by shared words {near['seed']} much like a seed,"
             f" {near['held_out']} like a held-out prompt, {near['other']} like one another;"
             f" {given['without_category']} without a category, {given['with_history']} with earlier turns"
         )

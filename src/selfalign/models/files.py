@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from selfalign.cache import known_sha256
 from selfalign.errors import UserError
 
+_log = logging.getLogger(__name__)
 WEIGHTS, INDEX, ADAPTER = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
 TEMPLATES = "additional_chat_templates"
 SMALL = (".json", ".jinja", ".model", ".txt", ".tiktoken", ".bpe")
@@ -170,18 +173,26 @@ def _built_in(config: Mapping[str, Any], auto_map: Any) -> bool:
 
     Its type alone would not do: a model may call itself a llama, and compute otherwise by a class of its own.
     """
+    given = auto_map.values() if isinstance(auto_map, dict) else [auto_map]
+    named = [str(name) for each in given for name in (each if isinstance(each, list) else [each]) if name]
     with suppress(ImportError):
         import transformers
 
-        named = [
-            name
-            for each in (auto_map.values() if isinstance(auto_map, dict) else [auto_map])
-            for name in (each if isinstance(each, list) else [each])
-            if name
-        ]
         known = "model_type" not in config or config["model_type"] in transformers.CONFIG_MAPPING
-        return known and {str(name).rpartition(".")[2] for name in named} <= set(dir(transformers))
+        if known and {name.rpartition(".")[2] for name in named} <= set(dir(transformers)):
+            _tell(", ".join(named))
+            return True
     return False
+
+
+@cache
+def _tell(named: str) -> None:
+    """Once, and not for every round's copy: a class of the same name may compute something else."""
+    _log.warning(
+        "the model brings code of its own (auto_map: %s), which is not run: the classes of these names that transformers has are;"
+        " if its maker changed them, this is another model: compare some answers with those that it should give",
+        named,
+    )
 
 
 def _foreign(value: Any) -> str:
