@@ -146,7 +146,7 @@ def test_check_says_where_answers_cannot_agree(tmp_path: Path, capsys: pytest.Ca
         return next((line for line in capsys.readouterr().out.splitlines() if "agreement:" in line), "")
 
     free = "We are sorry that it broke, and shall send you somebody who mends it on Monday morning, {}."
-    assert "10 of 10 seeds' answers are texts of more than 15 words" in said(free)
+    assert "10 of 10 seeds' answers are texts of more than 8 words" in said(free)
     assert (
         said('{{"what": "mend", "who": "{}"}}') == said("Part {}") == said(free + " #### 3", "--agreement.marker", "####") == ""
     )
