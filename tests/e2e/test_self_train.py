@@ -18,6 +18,8 @@ from selfalign.engines import Scripted
 from selfalign.loop.align import Run
 from selfalign.recipe import Recipe
 from selfalign.recipes import self_train
+from selfalign.record.status import warnings
+from selfalign.record.store import Store
 from selfalign.scorers import Agreement
 from selfalign.trainers import NullTrainer
 from selfalign.types import Example, ModelRef, Request
@@ -95,6 +97,8 @@ def test_results_agree_where_their_ways_differ(tmp_path: Path, marker: str, kept
         "nothing agrees: round 1's model is the run's, and the run says why it ends"
     )
     assert kept or run.best_round == 1
+    with Store.read(run.folder) as store:
+        assert not any("low_agreement" in text for text in warnings(store)), "to drop most is what the recipe is for"
 
 
 def test_killed_or_not_it_writes_the_same_bytes(cli: Command, seeds_file: Path, tmp_path: Path) -> None:

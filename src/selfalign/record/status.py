@@ -95,8 +95,9 @@ def shortcuts(store: Store) -> list[dict[str, Any]]:
     return found[-1] if found else []
 
 
-COUNTED = ("enough_answers", "surplus", "same_cluster")
-"""Rules that keep as many as were asked for: what they drop is nobody's fault."""
+COUNTED = ("enough_answers", "surplus", "same_cluster", "low_agreement")
+"""Rules that keep as many as were asked for, and the one by which `self_train` keeps the few that agree: what they drop is
+nobody's fault."""
 _FEW = 8
 """Candidates below which half of a round is chance."""
 
