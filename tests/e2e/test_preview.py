@@ -155,6 +155,8 @@ def test_what_would_stop_a_run_stops_it_before_the_model_loads(
     line = told(capsys, "isara", *asked, *strict, code=1)
     assert "filters.length would drop" in line and line.count("\n") == 1
     assert "no recipe 'isar'" in told(capsys, "isar", *asked, code=2)
+    for forgotten in (seeds_file, "in_scope"):
+        assert f"such as `isara {forgotten}`" in told(capsys, forgotten, "--model", model_folder, code=2)
     assert "which model?" in told(capsys, "isara", seeds_file, code=2)
 
 

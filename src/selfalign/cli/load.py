@@ -46,6 +46,8 @@ def load_recipe(name: str) -> Callable[..., Recipe]:
     if colon or path.endswith(".py"):
         return load_function(Path(path), function, "a recipe of your own is named ./file.py:function")
     if name not in recipes.__all__:
+        if Path(name).is_file() or _bundled(name):
+            raise UserError(f"{name!r} is no recipe but looks like seeds: name a recipe before them, such as `isara {name}`")
         near = get_close_matches(name, recipes.__all__, 1)
         hint = f"did you mean {near[0]}? There" if near else "there"
         raise UserError(f"no recipe {name!r}; {hint} are {', '.join(recipes.__all__)}, or your own as ./file.py:function")
