@@ -176,4 +176,4 @@ def token_lengths(model: ModelRef, texts: Sequence[str]) -> list[int]:
     if not texts:
         return []
     tokenizer, _ = tokenizer_and_config(model)
-    return [len(ids) + 1 for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+    return [len(ids) + 1 for ids in tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]]
