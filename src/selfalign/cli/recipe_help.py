@@ -33,6 +33,7 @@ GROUPS = {
     "Data and model": ("model", "out", "held_out", "prompts", "expect"),
     "Loop": ("rounds", "per_round", "start_from", "min_yield", "validation_share", "without"),
     "Parts, each with options of its own": ("engine", "encoder", "trainer", "sampling", "eval_sampling"),
+    "Check": ("probe",),
     "Study": ("baselines", "repeats", "metric", "vary", "parallel", "address"),
     "Run": ("format", "seed", "report_to", "config"),
 }
