@@ -138,8 +138,10 @@ def test_what_no_other_trainer_does_is_refused(tmp_path: Path, model_folder: Pat
     assert "full exists: --format trl writes a folder" in says("--data", str(tmp_path / "full"), "--format", "trl")
     assert "--card goes with --data FILE" in says("--data", str(tmp_path / "new"), "--format", "trl", "--card")
     assert "round 0 of" in says("--data", str(tmp_path / "new"), "--format", "axolotl", "--round", "0")
-    with Store.open(tmp_path / "other", {"name": "ditto", "trainer": {"part": "x.SFT", "loss": {"part": "x.Ditto"}}}) as store:
-        store.finish_run(1, "done")
-    run = tmp_path / "other"
-    assert "no such trainer has the loss Ditto" in says("--data", str(tmp_path / "new"), "--format", "trl")
+    for loss, more in (("Ditto", "; --format preference writes its pairs"), ("Distill", "")):
+        run = tmp_path / loss
+        with Store.open(run, {"name": "own", "trainer": {"part": "x.SFT", "loss": {"part": f"x.{loss}"}}}) as store:
+            store.finish_run(1, "done")
+        said = says("--data", str(tmp_path / "new"), "--format", "trl")
+        assert said.endswith(f"no such trainer has the loss {loss} of this run{more}\n")
     assert not (tmp_path / "new").exists()

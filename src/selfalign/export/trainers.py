@@ -75,9 +75,8 @@ def export_for_trainer(store: Store, folder: str | Path, format: TrainerFormat, 
     trainer = store.identity().get("trainer") or {}
     loss = str((trainer.get("loss") or {}).get("part", "")).rpartition(".")[2]
     if loss not in _LOSSES:
-        raise UserError(
-            f"--format {format}: no such trainer has the loss {loss} of this run; --format preference writes its pairs"
-        )
+        instead = "; --format preference writes its pairs" if loss == "Ditto" else ""  # a teacher's corrections are no pairs
+        raise UserError(f"--format {format}: no such trainer has the loss {loss} of this run{instead}")
     train, validation, left_out = _rows(store, chosen, _LOSSES[loss])
     if not train:
         raise UserError(f"round {chosen} of {store.folder} was not trained on anything: name one that was, with --round N")
