@@ -140,7 +140,7 @@ def short_help(parser: ArgumentParser, method: tuple[str, ...]) -> str:
 
 
 def _entry(action: Any, text: str) -> Iterator[str]:
-    default = _short(action.default)
+    default = "" if action.nargs == 0 else _short(action.default)  # a flag takes no value
     head = f"  --{action.dest}" + (f" {default}" if default else "")
     text = " ".join(re.sub(r"\s*\(type:.*\)$", "", text, flags=re.DOTALL).split())
     text = re.split(r"; |\.(?: (?=[A-Z])|$)", text)[0]
