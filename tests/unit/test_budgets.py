@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from selfalign.recipe import Recipe
 from selfalign.recipes import isara, isara_paper, isheep, pretrained, self_distill
 from selfalign.seeds.read import read_seeds
 from selfalign.types import Example, ModelRef, Sampling
+from tests.tiny import tiny_model
 
 LONG = "word " * 199 + "end."
 SEEDS = tuple(Example(f"s{n}", f"Question number {n}?", LONG if n == 3 else "Short.", slot=n) for n in range(8))
@@ -98,11 +100,16 @@ def test_an_encoder_that_cannot_read_the_seeds_gives_way_to_the_model_itself(see
     assert isinstance(idle.encoder, SentenceEncoder), "nothing is embedded"
 
 
-def test_a_language_that_the_models_tokens_spell_out_is_named(model_folder: Path) -> None:
-    told = spelled_out(HF(), ModelRef(str(model_folder)), SEEDS)  # a byte a token
+def test_a_language_that_the_models_tokens_spell_out_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    model = ModelRef(str(tiny_model(tmp_path / "model", context=512)))
+    told = spelled_out(HF(), model, SEEDS)  # a byte a token
+    assert caplog.text == "", "that all seeds' words together are longer than the window says nothing"
     assert told.startswith("the model's tokens hold 1.0 bytes of the seeds' words on average")
     assert spelled_out(Scripted(), ModelRef("scripted"), SEEDS) == ""  # a word a token
-    assert spelled_out(HF(), ModelRef(str(model_folder)), SEEDS[:1]) == "", "too little text to tell"
+    assert spelled_out(HF(), model, SEEDS[:1]) == "", "too little text to tell"
 
 
 def test_the_bundled_model_knows_english_and_spells_out_other_languages() -> None:

@@ -90,6 +90,7 @@ def test_processors_compute_in_what_they_are_quicker_in(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
     assert device.half_type(torch.device("cpu")) is kind is device.half_type(torch.device("cpu"), "auto")
     assert device.half_type(torch.device("cpu"), "bf16") is torch.bfloat16, "as asked"
+    assert _weights.dtype("auto", torch.device("cpu")) is (kind or torch.float32), "engines too"
 
 
 def test_a_step_that_overflows_in_fp16_is_computed_again_and_none_is_lost(model: Path, tmp_path: Path) -> None:

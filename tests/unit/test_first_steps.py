@@ -40,6 +40,8 @@ def test_a_command_says_how_it_is_called_before_a_recipe_is_named(command: str, 
     said = capsys.readouterr().out
     assert said.startswith(f"usage: selfalign {command} RECIPE SEEDS --model M") and "RECIPE is one of contrast" in said
     assert ("--out DIR" in said) == (command == "run")
+    assert main([command, "isara", "--help"]) == 0
+    assert ("\nCheck:\n  --probe  " in capsys.readouterr().out) == (command == "check")
 
 
 @pytest.mark.parametrize("recipe", recipes.__all__)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import runpy
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +29,13 @@ MADE = [
 ]
 
 
-def a_run(folder: Path, model: Path, trainer: SFT, made: list[Example]) -> Path:
-    """Round 1 was trained on all but the last of what it made, which was too long."""
+def a_run(folder: Path, model: Path, trainer: SFT, made: list[Example], start_from: str = "base") -> Path:
+    """Round 1 was trained on all but the last of what it made, which was too long. If round 2 starts from it, that one is the
+    best, and the weights of round 1 are removed."""
     identity = {
         "name": "isara",
         "trainer": {**vars(trainer), "part": "selfalign.trainers.sft.SFT"},
-        "start_from": "base",
+        "start_from": start_from,
         "seed_weight": 0.25,
         "learning_rate_decay": 0.5,
         "steps": [],
@@ -52,7 +55,12 @@ def a_run(folder: Path, model: Path, trainer: SFT, made: list[Example]) -> Path:
         dropped = (Dropped(rows[-1], "too_long", "300 tokens"),)
         result = TrainResult(ref, tuple(row.id for row in rows[:-1]), dropped, 4, 50, 0.5, (1.0,))
         store.add_model(1, ref, read_manifest(place), result)
-        store.finish_run(1, "done")
+        if start_from == "previous":
+            shutil.copytree(place, store.round_folder(2) / "model")
+            shutil.rmtree(place)
+            newest = replace(result, model=ModelRef(str(store.round_folder(2) / "model")))
+            store.add_model(2, newest.model, read_manifest(store.round_folder(2) / "model"), newest)
+        store.finish_run(2 if start_from == "previous" else 1, "done")
     return folder
 
 
@@ -138,8 +146,13 @@ def test_what_no_other_trainer_does_is_refused(tmp_path: Path, model_folder: Pat
     assert "full exists: --format trl writes a folder" in says("--data", str(tmp_path / "full"), "--format", "trl")
     assert "--card goes with --data FILE" in says("--data", str(tmp_path / "new"), "--format", "trl", "--card")
     assert "round 0 of" in says("--data", str(tmp_path / "new"), "--format", "axolotl", "--round", "0")
-    with Store.open(tmp_path / "other", {"name": "ditto", "trainer": {"part": "x.SFT", "loss": {"part": "x.Ditto"}}}) as store:
-        store.finish_run(1, "done")
-    run = tmp_path / "other"
-    assert "no such trainer has the loss Ditto" in says("--data", str(tmp_path / "new"), "--format", "trl")
+    run = a_run(tmp_path / "two", model_folder, SFT(), IMITATED, start_from="previous")
+    told = "begins with the weights of round 1, as round 2 did, and they were removed; name --round 1, or train with --keep"
+    assert told in says("--data", str(tmp_path / "new"), "--format", "trl")
+    for loss, more in (("Ditto", "; --format preference writes its pairs"), ("Distill", "")):
+        run = tmp_path / loss
+        with Store.open(run, {"name": "own", "trainer": {"part": "x.SFT", "loss": {"part": f"x.{loss}"}}}) as store:
+            store.finish_run(1, "done")
+        said = says("--data", str(tmp_path / "new"), "--format", "trl")
+        assert said.endswith(f"no such trainer has the loss {loss} of this run{more}\n")
     assert not (tmp_path / "new").exists()

@@ -33,6 +33,7 @@ GROUPS = {
     "Data and model": ("model", "out", "held_out", "prompts", "expect"),
     "Loop": ("rounds", "per_round", "start_from", "min_yield", "validation_share", "without"),
     "Parts, each with options of its own": ("engine", "encoder", "trainer", "sampling", "eval_sampling"),
+    "Check": ("probe",),
     "Study": ("baselines", "repeats", "metric", "vary", "parallel", "address"),
     "Run": ("format", "seed", "report_to", "config"),
 }
@@ -139,7 +140,7 @@ def short_help(parser: ArgumentParser, method: tuple[str, ...]) -> str:
 
 
 def _entry(action: Any, text: str) -> Iterator[str]:
-    default = _short(action.default)
+    default = "" if action.nargs == 0 else _short(action.default)  # a flag takes no value
     head = f"  --{action.dest}" + (f" {default}" if default else "")
     text = " ".join(re.sub(r"\s*\(type:.*\)$", "", text, flags=re.DOTALL).split())
     text = re.split(r"; |\.(?: (?=[A-Z])|$)", text)[0]

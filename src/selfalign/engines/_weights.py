@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,28 +20,12 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def dtype(name: str, on: Any) -> Any:
-    """The number type by name; auto: bfloat16 on processors and CUDA devices that compute in it, float16 on CUDA devices that
-    only emulate it (before Ampere), else float32."""
+    """The number type by name; auto: the 16-bit type that the device is quicker in (`half_type`), else float32."""
     import torch
 
     if name not in DTYPES:
         raise UserError(f"dtype {name!r} is unknown; it is one of {', '.join(DTYPES)}")
-    if name != "auto":
-        return getattr(torch, name)
-    if on.type == "cuda":
-        return half_type(on)
-    return torch.bfloat16 if on.type == "cpu" and _processor_has_bf16() else torch.float32
-
-
-def _processor_has_bf16() -> bool:
-    # Without such instructions bfloat16 on a processor is emulated, slower than float32.
-    import torch
-
-    if hasattr(torch.cpu, "get_capabilities"):
-        known: Mapping[str, Any] = torch.cpu.get_capabilities()
-        return any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
-    listed = Path("/proc/cpuinfo")
-    return listed.is_file() and any(name in listed.read_text() for name in ("avx512_bf16", "amx_bf16"))
+    return getattr(torch, name) if name != "auto" else half_type(on) or torch.float32
 
 
 def tokenizer_and_config(model: ModelRef) -> tuple[Any, Any]:
@@ -176,4 +160,4 @@ def token_lengths(model: ModelRef, texts: Sequence[str]) -> list[int]:
     if not texts:
         return []
     tokenizer, _ = tokenizer_and_config(model)
-    return [len(ids) + 1 for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+    return [len(ids) + 1 for ids in tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]]

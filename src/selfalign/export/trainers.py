@@ -75,9 +75,8 @@ def export_for_trainer(store: Store, folder: str | Path, format: TrainerFormat, 
     trainer = store.identity().get("trainer") or {}
     loss = str((trainer.get("loss") or {}).get("part", "")).rpartition(".")[2]
     if loss not in _LOSSES:
-        raise UserError(
-            f"--format {format}: no such trainer has the loss {loss} of this run; --format preference writes its pairs"
-        )
+        instead = "; --format preference writes its pairs" if loss == "Ditto" else ""  # a teacher's corrections are no pairs
+        raise UserError(f"--format {format}: no such trainer has the loss {loss} of this run{instead}")
     train, validation, left_out = _rows(store, chosen, _LOSSES[loss])
     if not train:
         raise UserError(f"round {chosen} of {store.folder} was not trained on anything: name one that was, with --round N")
@@ -218,7 +217,11 @@ def _script(store: Store, round: int, trainer: Mapping[str, Any], loss: str, val
     start = store.model(0) if identity.get("start_from") == "base" or round < 2 else store.model(round - 1)
     folder = Path(located(start.base))
     if not folder.is_dir():
-        raise UserError(f"--format trl reads the tokenizer of {start.base}, which is not on this machine; use --format messages")
+        gone, instead = f"reads the tokenizer of {start.base}, which is not on this machine", "use --format messages"
+        if start.base != store.model(0).base:
+            gone = f"begins with the weights of round {round - 1}, as round {round} did, and they were removed"
+            instead = "name --round 1, or train with --keep_weights all"
+        raise UserError(f"--format trl {gone}; {instead}")
     renderer = folder_renderer(folder, identity.get("format", "auto"))
     adapter, steps = trainer["method"] in ("lora", "qlora"), identity.get("steps") or []
     rate = trainer["learning_rate"] or trainer["full_rate"] * (10 if adapter else 1)
