@@ -5,25 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Literal
 
-from selfalign.filters import (
-    AnswerChoices,
-    Blacklist,
-    EmptyResponse,
-    Finished,
-    LeakedMarkers,
-    LeftoverLabels,
-    Links,
-    NearDuplicates,
-    NextTurns,
-    Novelty,
-    Percentile,
-    Placeholders,
-    RepeatedInput,
-    Repetition,
-    TaskLength,
-    TaskStart,
-    Threshold,
-)
+from selfalign import filters
 from selfalign.proposers import Instructions
 from selfalign.recipe import Recipe
 from selfalign.recipes._selection import selection
@@ -62,9 +44,9 @@ def isheep(
         raise ValueError(
             f"isheep: score_above = {score_above} is for select = judge; with select = {select} nobody gives such scores"
         )
-    best = partial(Percentile, keep=keep) if score_above is None else partial(Threshold, above=score_above)
-    likeliest = partial(Percentile, keep=keep, highest=False)
-    scorers, filters = selection("both" if select == "judge" else select, judge, Density(), best, likeliest)
+    best = partial(filters.Percentile, keep=keep) if score_above is None else partial(filters.Threshold, above=score_above)
+    likeliest = partial(filters.Percentile, keep=keep, highest=False)
+    scorers, chosen = selection("both" if select == "judge" else select, judge, Density(), best, likeliest)
     return Recipe(
         name="isheep",
         proposer=Instructions(input_needed=False, sampling=Sampling(max_tokens=600, top_p=0.95)),
@@ -72,20 +54,27 @@ def isheep(
         sampling=Sampling(max_tokens=0, temperature=0.7),
         trainer=SFT(full_rate=5e-5, epochs=2),
         prompt_filters=(
-            LeakedMarkers(),
-            TaskLength(),
-            Blacklist(),
-            TaskStart(),
-            Placeholders(),
-            LeftoverLabels(),
-            Links(),
-            RepeatedInput(),
-            Novelty(max_overlap=0.7, field="instruction"),
-            NearDuplicates(max_similarity=0.92),
+            filters.LeakedMarkers(),
+            filters.TaskLength(),
+            filters.Blacklist(),
+            filters.TaskStart(),
+            filters.Placeholders(),
+            filters.LeftoverLabels(),
+            filters.Links(),
+            filters.RepeatedInput(),
+            filters.Novelty(max_overlap=0.7, field="instruction"),
+            filters.NearDuplicates(max_similarity=0.92),
         ),
-        pair_filters=(Finished(sentence_end=False), EmptyResponse(), LeakedMarkers(), NextTurns(), AnswerChoices(), Repetition()),
+        pair_filters=(
+            filters.Finished(sentence_end=False),
+            filters.EmptyResponse(),
+            filters.LeakedMarkers(),
+            filters.NextTurns(),
+            filters.AnswerChoices(),
+            filters.Repetition(),
+        ),
         scorers=scorers,
-        filters=filters,
+        filters=chosen,
         per_round=200,
         start_from="base",
         train_on="all",
