@@ -90,7 +90,12 @@ class Novelty:
             found = [(overlap, known[overlap.position] if overlap.position >= 0 else None) for overlap in nearest]
         else:
             by_id = {example.id: example for example in pool}
-            found = [self._among_demonstrations(example, by_id, field) for example in examples]
+            found = []
+            for example in examples:
+                shown = [by_id[demonstration.id] for demonstration in example.prompt_demonstrations]
+                texts = [text_of(other, field) for other in shown]
+                (overlap,) = rouge_l_max([text_of(example, field)], texts, unicode=self.unicode)
+                found.append((overlap, shown[overlap.position] if shown else None))
 
         def verdict(overlap: Overlap, other: Example | None) -> Verdict:
             if other is None or overlap.score <= bound:
@@ -114,12 +119,6 @@ class Novelty:
         rows, different = _drawn(texts)
         drawn = [different[i] for i in rows]
         return _nearest_other(rows, different, lambda some: rouge_l_matrix(drawn, some, unicode=self.unicode))
-
-    def _among_demonstrations(self, example: Example, by_id: dict[str, Example], field: Field) -> tuple[Overlap, Example | None]:
-        shown = [by_id[demonstration.id] for demonstration in example.prompt_demonstrations]
-        texts = [text_of(other, field) for other in shown]
-        (overlap,) = rouge_l_max([text_of(example, field)], texts, unicode=self.unicode)
-        return overlap, shown[overlap.position] if shown else None
 
 
 def _drawn(texts: Sequence[str]) -> tuple[list[int], list[str]]:

@@ -77,17 +77,18 @@ def newest_verified(work: Path, key: str = "") -> tuple[Path | None, list[str]]:
         stored = _stored(folder)
         if stored is None:
             discard(folder)
-        elif stored.problem or stored.key == key:
-            if found is not None and not stored.problem:
-                continue
+        elif not stored.problem and stored.key != key:
+            notes.append(f"{folder}: made with other data or options, removed")
+            discard(folder)
+        elif stored.problem or found is None:
             if problems := [stored.problem] if stored.problem else verify(folder, stored.files, exact=True):
-                aside = _set_aside(folder)
+                aside = folder.with_name(f"damaged-{folder.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                folder.rename(aside)
+                sync(folder.parent)
                 notes.append(f"damaged checkpoint moved to {aside.name}: {problems[0]}")
             else:
                 found = folder
-        else:
-            notes.append(f"{folder}: made with other data or options, removed")
-            discard(folder)
     return found, notes
 
 
@@ -105,7 +106,7 @@ def publish(temporary: Path, final: Path) -> None:
     """Makes a finished folder appear under its name in one step, with all its files on disk before."""
     sync_tree(temporary)
     temporary.rename(final)
-    sync_folder(final.parent)
+    sync(final.parent)
 
 
 def write_synced(path: Path, content: bytes) -> None:
@@ -116,23 +117,19 @@ def write_synced(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 def sync_tree(folder: Path) -> None:
     """Forces every file and folder below (and including) this one to disk."""
     for base, _, names in os.walk(folder):
         for name in names:
-            _sync(Path(base) / name)
-        sync_folder(Path(base))
+            sync(Path(base) / name)
+        sync(Path(base))
 
 
-def sync_folder(folder: Path) -> None:
-    """Forces a folder's entries (creations, renames) to disk."""
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Forces a file's content, or a folder's entries (creations, renames), to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -201,11 +198,3 @@ def _stored(folder: Path) -> _Stored | None:
     if foreign := [each for each in files if Path(each).is_absolute() or ".." in Path(each).parts]:
         return _Stored("", {}, f"{path}: names {foreign[0][:80]!r}, which lies outside the checkpoint")
     return _Stored(key, files)
-
-
-def _set_aside(folder: Path) -> Path:
-    aside = folder.with_name(f"damaged-{folder.name}")
-    shutil.rmtree(aside, ignore_errors=True)
-    folder.rename(aside)
-    sync_folder(folder.parent)
-    return aside

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from selfalign.errors import Interrupted, RunFailed, UserError, in_a_line
-from selfalign.record.checkpoints import publish, sync_folder
+from selfalign.record.checkpoints import publish, sync
 from selfalign.record.faults import fault_point
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -96,12 +96,11 @@ def whole_file(path: Path, name: str) -> Iterator[Path]:
         try:
             yield temporary
             fault_point(f"{name}.before-sync")
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
+            sync(temporary)
             fault_point(f"{name}.before-rename")
             temporary.replace(path)
             fault_point(f"{name}.after-rename")
-            sync_folder(path.parent)
+            sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from selfalign.record.plain import json_line, metric_table
 from selfalign.record.review import waiting
 from selfalign.record.store import Store
 from selfalign.text import finite
-from selfalign.types import Demonstration, Example, Turns
+from selfalign.types import Example, Turns
 
 
 def export_round(store: Store, round: int) -> None:
@@ -84,8 +85,8 @@ def everything(example: Example) -> dict[str, Any]:
         "prompt_finish": e.prompt_finish,
         "response_finish": e.response_finish,
         "scores": {name: finite(value) for name, value in sorted(e.scores.items())},
-        "prompt_demonstrations": [_link(d) for d in e.prompt_demonstrations],
-        "response_demonstrations": [_link(d) for d in e.response_demonstrations],
+        "prompt_demonstrations": [asdict(each) for each in e.prompt_demonstrations],
+        "response_demonstrations": [asdict(each) for each in e.response_demonstrations],
         "metadata": dict(e.metadata),
     }
 
@@ -94,10 +95,6 @@ def before_columns(system: str, history: Turns, with_system: bool, with_history:
     """What stands before a pair, in columns of a table where any pair has it."""
     own = {"system": system} if with_system else {}
     return {**own, "history": [list(turn) for turn in history]} if with_history else own
-
-
-def _link(demonstration: Demonstration) -> dict[str, Any]:
-    return {"id": demonstration.id, "similarity": demonstration.similarity}
 
 
 def write_lines(file: Path, written: Iterable[Mapping[str, Any]]) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from selfalign.errors import UserError
 from selfalign.record import model_rows, rows, schema
-from selfalign.record.checkpoints import sync_folder
+from selfalign.record.checkpoints import sync
 from selfalign.record.disk import reporting, require_space
 from selfalign.record.faults import fault_point
 from selfalign.record.plain import dumps
@@ -81,7 +81,7 @@ def forget(folder: str | Path, ids: Sequence[str], out: str | Path) -> Forgotten
             copy.event(RULE, {"round": round, "ids": named, "run": folder.name, "text": in_words(made, folder.name)})
         fault_point("forget.before-rename")
         part.rename(out)
-        sync_folder(out.parent)
+        sync(out.parent)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise

@@ -379,7 +379,8 @@ class Store:
         return None if found is None else json.loads(found[0])
 
     def _set(self, key: str, value: Mapping[str, Any]) -> None:
-        self._connection.execute(_SET, (key, dumps(value)))
+        query = "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+        self._connection.execute(query, (key, dumps(value)))
 
 
 def _number(path: Path) -> tuple[int, int] | None:
@@ -388,9 +389,6 @@ def _number(path: Path) -> tuple[int, int] | None:
         found = path.stat()
         return found.st_dev, found.st_ino
     return None
-
-
-_SET = "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 
 
 def _now() -> str:

@@ -92,20 +92,6 @@ def layers(model: Any) -> list[Any]:
     return [layer for found in lists for layer in found]
 
 
-def check_layers(folder: Path) -> None:
-    """Whether a model can be cut, by its configuration: built without weights (on torch's meta device), in a second or two.
-
-    Raises:
-        UserError: as `layers`.
-    """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    with torch.device("meta"):
-        layers(AutoModelForCausalLM.from_config(config, trust_remote_code=False))  # type: ignore[no-untyped-call, unused-ignore]
-
-
 def is_cut(model: Any) -> bool:
     """Whether a model is cut up, here or by DeepSpeed."""
     from torch.distributed.fsdp import FSDPModule
@@ -193,9 +179,7 @@ def write(folder: Path, model: Any, optimizer: Any, schedule: Any) -> None:
         _zero.write(engine, folder, schedule)
         return
     state = {**_state(model, optimizer), "schedule": schedule.state_dict()}
-    checkpoints.save(  # type: ignore[attr-defined, unused-ignore]
-        state, checkpoint_id=folder / FOLDER
-    )
+    checkpoints.save(state, checkpoint_id=folder / FOLDER)  # type: ignore[attr-defined, unused-ignore]
 
 
 def read(folder: Path, model: Any, optimizer: Any, schedule: Any) -> None:
