@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
 from selfalign import filters
 from selfalign.proposers import Instructions
+from selfalign.protocols import Filter, Scorer
 from selfalign.recipe import Recipe
-from selfalign.recipes._selection import selection
 from selfalign.retrievers import Uniform
-from selfalign.scorers import Density, Judge
+from selfalign.scorers import Density, Judge, Perplexity
 from selfalign.trainers import SFT
 from selfalign.types import Sampling
 
@@ -80,3 +82,28 @@ def isheep(
         train_on="all",
         validation_share=0.2,
     )
+
+
+def selection(
+    select: str, judge: Judge, density: Density, by_score: Callable[[str], Filter], by_perplexity: Callable[[str], Filter]
+) -> tuple[tuple[Scorer, ...], tuple[Filter, ...]]:
+    """What chooses among the pairs that pass the rules: the scorers, and the filters that act on what they say.
+
+    Args:
+        select: both, quality or following (of the judge's scores), perplexity, density, density_perplexity; else nothing.
+        judge: its model is the one whose perplexities and hidden states are meant too.
+        by_score: the filter by a score of that name.
+        by_perplexity: the same by a perplexity.
+    """
+    model, engine = judge.model, judge.engine
+    response, pair = Perplexity(model=model, engine=engine), Perplexity(of="pair", model=model, engine=engine)
+    density = replace(density, model=model, engine=engine)
+    if select == "perplexity":
+        return (response, pair), (by_perplexity(response.score_name), by_perplexity(pair.score_name))
+    if select == "density":
+        return (density,), (filters.OnePerCluster(by=""),)
+    if select == "density_perplexity":
+        return (density, response), (filters.OnePerCluster(by=response.score_name),)
+    quality, following = replace(judge, aspect="quality", name=""), replace(judge, aspect="following", name="")
+    judges = {"both": (quality, following), "quality": (quality,), "following": (following,)}.get(select, ())
+    return judges, tuple(by_score(each.score_name) for each in judges)

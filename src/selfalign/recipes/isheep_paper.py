@@ -10,7 +10,7 @@ from selfalign.proof.alarms import Alarms
 from selfalign.proposers import Instructions
 from selfalign.protocols import Filter, Scorer
 from selfalign.recipe import Recipe
-from selfalign.recipes._selection import selection
+from selfalign.recipes.isheep import selection
 from selfalign.retrievers import Uniform
 from selfalign.scorers import Density, Judge
 from selfalign.trainers import SFT

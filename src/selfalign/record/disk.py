@@ -70,10 +70,7 @@ def usable_folder(folder: Path, ours: Sequence[str]) -> Iterator[None]:
 
 
 def require_space(folder: Path, needed: int) -> None:
-    """
-    Raises:
-        RunFailed: fewer than `needed` bytes are free on the folder's file system.
-    """
+    """Raises RunFailed: fewer than `needed` bytes are free on the folder's file system."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise RunFailed(
@@ -106,19 +103,13 @@ def whole_file(path: Path, name: str) -> Iterator[Path]:
 
 
 def check_place(file: Path) -> None:
-    """
-    Raises:
-        UserError: no file can stand there.
-    """
+    """Raises UserError: no file can stand there."""
     if file.is_dir() or not file.parent.is_dir():
         raise UserError(f"{file}: {'is a folder' if file.is_dir() else 'its folder does not exist'}; name a file to write")
 
 
 def free_folder(target: str | Path, remedy: str) -> Path:
-    """
-    Raises:
-        UserError: something is there already that is no empty folder; the message ends with the remedy.
-    """
+    """Raises UserError: something is there already that is no empty folder; the message ends with the remedy."""
     target = Path(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} exists: {remedy}")

@@ -61,10 +61,7 @@ _WEIGHTS = (".safetensors", ".bin", ".gguf")
 
 
 def best_round(store: Store) -> int:
-    """
-    Raises:
-        UserError: the run is not done, so that nothing has chosen one.
-    """
+    """Raises UserError: the run is not done, so that nothing has chosen one."""
     found = store.state().get("best_round")
     if found is None:
         raise UserError(f"{store.folder}: the run is not done, its best round is not known yet; go on with it, or name a round")

@@ -77,7 +77,6 @@ def problems(run: Path, round: int, model: ModelRef, manifest: Manifest) -> list
 
 
 def figures(connection: sqlite3.Connection, round: int) -> dict[str, Any]:
-    """{"steps", "tokens", "seed_weight", "losses"} of a round's training; empty where none took place."""
     found = connection.execute("SELECT training FROM models WHERE round = ?", (round,)).fetchone()
     known: dict[str, Any] = {} if found is None else json.loads(found[0])
     return known

@@ -147,7 +147,6 @@ def insert_metrics(connection: sqlite3.Connection, round: int, metrics: Iterable
 
 
 def read_metrics(connection: sqlite3.Connection, round: int) -> list[Metric]:
-    """In the order they were written; without their outcomes, which are many."""
     query = "SELECT name, value, low, high, n, unit, better FROM metrics WHERE round = ? ORDER BY rowid"
     return [
         Metric(name, _real(value), _real(low), _real(high), n, unit=unit, better=better)
@@ -156,7 +155,6 @@ def read_metrics(connection: sqlite3.Connection, round: int) -> list[Metric]:
 
 
 def read_outcomes(connection: sqlite3.Connection, round: int, metric: str) -> tuple[Outcome, ...]:
-    """In the order of the prompts' ids."""
     found = connection.execute(
         "SELECT prompt, value, stratum FROM outcomes WHERE round = ? AND metric = ? ORDER BY prompt", (round, metric)
     )

@@ -251,18 +251,16 @@ class Store:
     # Metrics
 
     def add_metrics(self, round: int, metrics: Iterable[Metric]) -> None:
-        """Written again, a metric takes the place of its older value."""
         with self.transaction("metrics") as connection:
             rows.insert_metrics(connection, round, metrics)
 
     def finish_evaluation(self, round: int, metrics: Sequence[Metric], seconds: float) -> None:
-        """The metrics and the stage `evaluate`, in one transaction."""
         with self.transaction("evaluate"):
             self.add_metrics(round, metrics)
             self.finish_stage(round, "evaluate", {"metrics": len(metrics)}, seconds)
 
     def metrics(self, round: int) -> list[Metric]:
-        """In the order they were written; without their outcomes."""
+        """In the order they were written; without their outcomes, which are many."""
         return rows.read_metrics(self._connection, round)
 
     def outcomes(self, round: int, metric: str) -> tuple[Outcome, ...]:
@@ -286,10 +284,7 @@ class Store:
                 self.finish_stage(round, "train", {"steps": result.steps, "tokens": result.tokens}, seconds)
 
     def model(self, round: int) -> ModelRef:
-        """
-        Raises:
-            UserError: the round has no model.
-        """
+        """Raises UserError: the round has no model."""
         return self._model(round)[0]
 
     def model_problems(self, round: int) -> list[str]:

@@ -33,10 +33,9 @@ from selfalign.trainers._launch import take_over
 from selfalign.trainers._loss import make_loss
 from selfalign.trainers._model import device_of, load_model, reference, second_copy
 from selfalign.trainers._reference import with_reference
-from selfalign.trainers._scaling import LossScale, NotFinite
 from selfalign.trainers._shard import WAIT, gathered, is_cut, join
 from selfalign.trainers._teacher import taught_by, with_taught
-from selfalign.trainers._weighted import Steps, check_finite, make_trainer
+from selfalign.trainers._weighted import LossScale, NotFinite, Steps, check_finite, make_trainer
 from selfalign.trainers._zero import start
 
 OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_bnb_8bit", "paged_adamw_8bit": "paged_adamw_8bit"}

@@ -15,9 +15,8 @@ from selfalign.record.checkpoints import discard, saved_checkpoints, write_manif
 from selfalign.record.faults import fault_point
 from selfalign.trainers._average import Average
 from selfalign.trainers._process import STOP
-from selfalign.trainers._scaling import NotFinite
 from selfalign.trainers._shard import whole
-from selfalign.trainers._weighted import check_finite
+from selfalign.trainers._weighted import NotFinite, check_finite
 from selfalign.trainers._zero import last_norm
 
 KEPT_CHECKPOINTS = 2

@@ -17,9 +17,8 @@ from typing import Any
 
 from selfalign.record.checkpoints import write_synced
 from selfalign.trainers._batches import Unit, Weights
-from selfalign.trainers._scaling import NotFinite
 from selfalign.trainers._shard import placed
-from selfalign.trainers._weighted import collate, row_losses
+from selfalign.trainers._weighted import NotFinite, collate, row_losses
 
 NAME = "reference.json"
 

@@ -22,9 +22,6 @@ from selfalign.models.files import ADAPTER
 from selfalign.models.rounding import rounded
 from selfalign.trainers import _zero
 
-FOLDER = "parts"
-"""Of a checkpoint: what torch's distributed checkpoints write, one file for each process and one that says what is in which."""
-
 WAIT = timedelta(hours=2)
 """For which processes wait for one another, as the first one hashes and writes checkpoints of tens of GB meanwhile: torch's own
 10 minutes may not do for that. One that has died is noticed by what started it."""
@@ -179,7 +176,7 @@ def write(folder: Path, model: Any, optimizer: Any, schedule: Any) -> None:
         _zero.write(engine, folder, schedule)
         return
     state = {**_state(model, optimizer), "schedule": schedule.state_dict()}
-    checkpoints.save(state, checkpoint_id=folder / FOLDER)  # type: ignore[attr-defined, unused-ignore]
+    checkpoints.save(state, checkpoint_id=folder / _zero.FOLDER)  # type: ignore[attr-defined, unused-ignore]
 
 
 def read(folder: Path, model: Any, optimizer: Any, schedule: Any) -> None:
@@ -191,7 +188,7 @@ def read(folder: Path, model: Any, optimizer: Any, schedule: Any) -> None:
         _zero.read(engine, folder, schedule)
         return
     state = {**_state(model, optimizer), "schedule": schedule.state_dict()}
-    checkpoints.load(state, checkpoint_id=folder / FOLDER)  # type: ignore[attr-defined, unused-ignore]
+    checkpoints.load(state, checkpoint_id=folder / _zero.FOLDER)  # type: ignore[attr-defined, unused-ignore]
     own = {"model_state_dict": state["model"], "optim_state_dict": state["optimizer"]}
     set_state_dict(model, getattr(optimizer, "optimizer", optimizer), **own, options=_options())
     schedule.load_state_dict(state["schedule"])
