@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -72,18 +71,12 @@ def everything(example: Example) -> dict[str, Any]:
     """An example as plain data; `history` only where it has earlier turns."""
     e = example
     return {
-        "id": e.id,
-        "round": e.round,
-        "slot": e.slot,
-        "category": e.category,
+        **{name: getattr(e, name) for name in ("id", "round", "slot", "category")},
         **before_columns(e.system, e.history, bool(e.system), bool(e.history)),
-        "prompt": e.prompt,
-        "response": e.response,
-        "prompt_finish": e.prompt_finish,
-        "response_finish": e.response_finish,
+        **{name: getattr(e, name) for name in ("prompt", "response", "prompt_finish", "response_finish")},
         "scores": {name: finite(value) for name, value in sorted(e.scores.items())},
-        "prompt_demonstrations": [asdict(each) for each in e.prompt_demonstrations],
-        "response_demonstrations": [asdict(each) for each in e.response_demonstrations],
+        "prompt_demonstrations": [{"id": d.id, "similarity": d.similarity} for d in e.prompt_demonstrations],
+        "response_demonstrations": [{"id": d.id, "similarity": d.similarity} for d in e.response_demonstrations],
         "metadata": dict(e.metadata),
     }
 

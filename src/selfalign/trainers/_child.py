@@ -167,10 +167,7 @@ def arguments(spec: dict[str, Any], model: Any, steps: int, work: Path) -> Any:
         learning_rate=options["learning_rate"] * spec["learning_rate_scale"],
         lr_scheduler_type=SCHEDULES[options["schedule"]],
         warmup_steps=int(options["warmup"] * steps + 1e-9),  # 0.29 * 100 is 28.999…
-        weight_decay=options["weight_decay"],
-        max_grad_norm=options["max_grad_norm"],
-        adam_beta1=options["adam_beta1"],
-        adam_beta2=options["adam_beta2"],
+        **{name: options[name] for name in ("weight_decay", "max_grad_norm", "adam_beta1", "adam_beta2")},
         optim=OPTIMIZERS[options["optimizer"]],
         bf16=half_type(device, options["precision"]) is torch.bfloat16,
         use_cpu=device.type == "cpu",
