@@ -16,6 +16,7 @@ from selfalign.errors import UserError
 from selfalign.evaluators import HeldOut, Refusal
 from selfalign.proof.alarms import DEFAULT, Alarms
 from selfalign.proposers import FewShot, Given, Prompts, Repeated, Replay
+from selfalign.proposers._drafts import written
 from selfalign.protocols import (
     Context,
     Encoder,
@@ -76,21 +77,10 @@ class SecondTurns:
             )
             for first in (kept[place] for place in drawn)
         ]
+        answers = context.generate("propose_second_turn", requests, self.sampling)
         return [
-            Example(
-                id=request.id,
-                prompt=completion.text,
-                response="",
-                round=context.round,
-                slot=slot,
-                prompt_finish=completion.finish,
-                prompt_demonstrations=(Demonstration(kept[place].id),),
-                history=request.history,
-                system=request.system,
-            )
-            for slot, (place, (request, completion)) in enumerate(
-                zip(drawn, context.generate("propose_second_turn", requests, self.sampling), strict=True), first_slot
-            )
+            written(context, slot, *answer, prompt_demonstrations=(Demonstration(kept[place].id),))
+            for slot, (place, answer) in enumerate(zip(drawn, answers, strict=True), first_slot)
         ]
 
 

@@ -21,8 +21,7 @@ from selfalign.trainers import CrossEntropy
 from selfalign.trainers._batches import weigh
 from selfalign.trainers._child import arguments
 from selfalign.trainers._process import surroundings
-from selfalign.trainers._scaling import LossScale
-from selfalign.trainers._weighted import NotFinite, Steps, make_trainer
+from selfalign.trainers._weighted import LossScale, NotFinite, Steps, make_trainer
 from tests.unit.test_sft import SMALL, alone, job, plan, tokenised
 
 

@@ -154,7 +154,7 @@ def test_processes_that_cannot_share_the_gpus_are_told_so(monkeypatch: pytest.Mo
         monkeypatch.setenv(name, value)
     assert own_gpu() == 1
     with pytest.raises(UserError, match="started 4 processes on a machine that shows 2 GPUs: let it start 2"):
-        _child._check_processes(all_of_them)
+        _child._check_processes(all_of_them, "ddp", offload=False)
     monkeypatch.delenv("LOCAL_RANK")
     _child._check_alone("auto")  # one process, as a configuration of accelerate may have it: with one GPU
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"

@@ -172,11 +172,10 @@ class HanCharacters:
 
     def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
         """Rule: `han_character`."""
-        return split(examples, _chinese)
 
+        def judge(example: Example) -> Verdict:
+            if (found := _HAN.search(example.response)) is None:
+                return None
+            return "han_character", f"the response contains {found[0]} (U+{ord(found[0]):04X}) at character {found.start()}"
 
-def _chinese(example: Example) -> Verdict:
-    found = _HAN.search(example.response)
-    if found is None:
-        return None
-    return "han_character", f"the response contains {found[0]} (U+{ord(found[0]):04X}) at character {found.start()}"
+        return split(examples, judge)

@@ -36,10 +36,8 @@ class PerPrompt:
             if answer in answers:
                 return "same_answer", f"{answers[answer]} gives the same answer to the same prompt: {example.response[:200]}"
             if self.most is not None and len(answers) >= self.most:
-                return (
-                    "enough_answers",
-                    f"there are {counted(len(answers), 'kept answer')} to the same prompt: {', '.join(answers.values())}",
-                )
+                there = f"there are {counted(len(answers), 'kept answer')} to the same prompt"
+                return "enough_answers", f"{there}: {', '.join(answers.values())}"
             answers[answer] = example.id
             return None
 

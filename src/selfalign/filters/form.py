@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-from selfalign.filters._shared import Verdict, above, near_top, split, split_by
+from selfalign.filters._shared import Field, Verdict, above, near_top, split, split_by, text_of
 from selfalign.protocols import Context
 from selfalign.text import control_characters, count_words, counted, finished_like, is_finished, longest_repeat, words
 from selfalign.types import Example, FilterResult
 
+BOTH: tuple[Field, Field] = ("prompt", "response")
 MARGIN = 2
 """How many times as long as the seeds' longest text, or as short as their shortest, one may be; our own choice."""
 
@@ -35,14 +36,11 @@ class Finished:
         finished = finished_like([seed.response for seed in context.pool.seeds]) if self.learn else is_finished
 
         def judge(example: Example) -> Verdict:
-            for name, finish, text in (
-                ("prompt", example.prompt_finish, example.prompt),
-                ("response", example.response_finish, example.response),
-            ):
+            for field, finish in (("prompt", example.prompt_finish), ("response", example.response_finish)):
                 if finish == "context":
-                    return "no_room", f"the model's window left no room to begin the {name}"
+                    return "no_room", f"the model's window left no room to begin the {field}"
                 if finish == "length":
-                    return "cut_off", f"the {name} ran into max_tokens: …{text[-80:]}"
+                    return "cut_off", f"the {field} ran into max_tokens: …{getattr(example, field)[-80:]}"
             if self.sentence_end and not finished(example.response):
                 return "unfinished", f"the response ends: …{example.response[-80:]}"
             return None
@@ -56,13 +54,12 @@ class EmptyResponse:
 
     def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
         """Rule: `empty_response`."""
-        return split(examples, _empty)
 
+        def judge(example: Example) -> Verdict:
+            why = f"the model wrote nothing (finish: {example.response_finish})"
+            return None if example.response.strip() else ("empty_response", why)
 
-def _empty(example: Example) -> Verdict:
-    if example.response.strip():
-        return None
-    return "empty_response", f"the model wrote nothing (finish: {example.response_finish})"
+        return split(examples, judge)
 
 
 @dataclass(frozen=True)
@@ -83,18 +80,16 @@ class Length:
     def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
         """Rules: `prompt_short`, `prompt_long`, `response_short`, `response_long`."""
         seeds = context.pool.seeds if self.learn else ()
-        limits = {
-            "prompt": length_limits(self.min_prompt_words, self.max_prompt_words, [seed.prompt for seed in seeds]),
-            "response": length_limits(self.min_response_words, self.max_response_words, [seed.response for seed in seeds]),
+        own: dict[Field, tuple[int, int | None]] = {
+            "prompt": (self.min_prompt_words, self.max_prompt_words),
+            "response": (self.min_response_words, self.max_response_words),
         }
+        limits = {field: length_limits(*limit, [text_of(seed, field) for seed in seeds]) for field, limit in own.items()}
 
         def judge(example: Example) -> Verdict:
-            for name, text in (("prompt", example.prompt), ("response", example.response)):
-                number, (least, most) = count_words(text), limits[name]
-                if number < least:
-                    return f"{name}_short", f"{counted(number, 'word')}, at least {least} wanted"
-                if most is not None and number > most:
-                    return f"{name}_long", f"{counted(number, 'word')}, at most {most} wanted"
+            for field, limit in limits.items():
+                if found := outside(text_of(example, field), *limit):
+                    return f"{field}_{found[0]}", found[1]
             return None
 
         return split(examples, judge)
@@ -105,6 +100,16 @@ def length_limits(least: int, most: int | None, seeds: Sequence[str]) -> tuple[i
     lengths = [count_words(text) for text in seeds] or [least * MARGIN]
     least = min(least, max(min(lengths) // MARGIN, 1))
     return least, None if most is None else max(most, max(lengths) * MARGIN if seeds else 0)
+
+
+def outside(text: str, least: int, most: int | None) -> tuple[str, str] | None:
+    """("short" or "long", evidence) of a text with fewer or more words than that."""
+    number = count_words(text)
+    if number < least:
+        return "short", f"{counted(number, 'word')}, at least {least} wanted"
+    if most is not None and number > most:
+        return "long", f"{counted(number, 'word')}, at most {most} wanted"
+    return None
 
 
 @dataclass(frozen=True)
@@ -129,18 +134,13 @@ class LengthRange:
         seeds = context.pool.seeds
         if len(seeds) < 2:
             return FilterResult(tuple(examples), ())
-        limits = {
-            "prompt": self._limits([count_words(seed.prompt) for seed in seeds]),
-            "response": self._limits([count_words(seed.response) for seed in seeds]),
-        }
-        if self.responses_only:
-            del limits["prompt"]
+        judged = BOTH[self.responses_only :]
+        limits = {field: self._limits([count_words(text_of(seed, field)) for seed in seeds]) for field in judged}
 
         def judge(example: Example) -> Verdict:
-            words = {"prompt": count_words(example.prompt), "response": count_words(example.response)}
-            for name, (low, high) in limits.items():
-                if not low <= words[name] <= high:
-                    return f"{name}_length", f"{counted(words[name], 'word')}, the seeds' lengths allow {low:.1f} to {high:.1f}"
+            for field, (low, high) in limits.items():
+                if not low <= (number := count_words(text_of(example, field))) <= high:
+                    return f"{field}_length", f"{counted(number, 'word')}, the seeds' lengths allow {low:.1f} to {high:.1f}"
             return None
 
         return split(examples, judge)
@@ -169,16 +169,13 @@ class Repetition:
     def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
         """Rule: `repetition`."""
         seeds = context.pool.seeds if self.learn else ()
-        bounds = {
-            "prompt": self._bound([seed.prompt for seed in seeds]),
-            "response": self._bound([seed.response for seed in seeds]),
-        }
+        bounds = {field: self._bound([text_of(seed, field) for seed in seeds]) for field in BOTH}
 
         def judge(example: Example) -> Verdict:
-            for name, text in (("prompt", example.prompt), ("response", example.response)):
-                share, gram, times = longest_repeat(text, self.size)
-                if share > bounds[name]:
-                    repeats = f"{share:.0%} of the {name}'s {self.size}-grams repeat, {bounds[name]:.0%} allowed"
+            for field, bound in bounds.items():
+                share, gram, times = longest_repeat(text_of(example, field), self.size)
+                if share > bound:
+                    repeats = f"{share:.0%} of the {field}'s {self.size}-grams repeat, {bound:.0%} allowed"
                     return "repetition", f'{repeats}; "{gram}" stands there {times} times'
             return None
 

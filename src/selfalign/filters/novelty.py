@@ -12,7 +12,7 @@ from selfalign.filters._index import nearest_above
 from selfalign.filters._near import nearest_above as nearest_by_cosine
 from selfalign.filters._shared import Field, Verdict, above, near_top, split, text_of
 from selfalign.protocols import Context
-from selfalign.text import TENTH, Overlap, normalise, rouge_l_growing, rouge_l_matrix, rouge_l_max, words
+from selfalign.text import TENTH, normalise, rouge_l_growing, rouge_l_matrix, rouge_l_max, words
 from selfalign.types import Example, FilterResult
 
 INDEXED, _MIDDLE = 10_000, 0.5
@@ -86,19 +86,17 @@ class Novelty:
             references = [text_of(example, field) for example in pool]
             indexed = len(texts) + len(references) >= INDEXED and bound >= _MIDDLE
             nearest = (nearest_above if indexed else rouge_l_growing)(texts, references, bound, unicode=self.unicode)
-            known: Sequence[Example] = (*pool, *examples)
-            found = [(overlap, known[overlap.position] if overlap.position >= 0 else None) for overlap in nearest]
+            known = (*pool, *examples)
+            found = [(score, known[place] if place >= 0 else None) for score, place in nearest]
         else:
             by_id = {example.id: example for example in pool}
-            found = [self._among_demonstrations(example, by_id, field) for example in examples]
-
-        def verdict(overlap: Overlap, other: Example | None) -> Verdict:
-            if other is None or overlap.score <= bound:
-                return None
-            return "not_novel", f"ROUGE-L {overlap.score:.3f} > {bound:.3g} with {other.id}: {text_of(other, field)}"
-
-        verdicts = iter([verdict(*pair) for pair in found])
-        return split(examples, lambda _: next(verdicts))
+            found = []
+            for example in examples:
+                shown = [by_id[demonstration.id] for demonstration in example.prompt_demonstrations]
+                texts = [text_of(other, field) for other in shown]
+                ((score, place),) = rouge_l_max([text_of(example, field)], texts, unicode=self.unicode)
+                found.append((score, shown[place] if shown else None))
+        return _without_near("not_novel", "ROUGE-L", examples, found, bound, field)
 
     def void(self, seeds: Sequence[Example]) -> str:
         """As `proof.seed_rules.Voidable`."""
@@ -114,12 +112,6 @@ class Novelty:
         rows, different = _drawn(texts)
         drawn = [different[i] for i in rows]
         return _nearest_other(rows, different, lambda some: rouge_l_matrix(drawn, some, unicode=self.unicode))
-
-    def _among_demonstrations(self, example: Example, by_id: dict[str, Example], field: Field) -> tuple[Overlap, Example | None]:
-        shown = [by_id[demonstration.id] for demonstration in example.prompt_demonstrations]
-        texts = [text_of(other, field) for other in shown]
-        (overlap,) = rouge_l_max([text_of(example, field)], texts, unicode=self.unicode)
-        return overlap, shown[overlap.position] if shown else None
 
 
 def _drawn(texts: Sequence[str]) -> tuple[list[int], list[str]]:
@@ -139,6 +131,21 @@ def _nearest_other(rows: Sequence[int], known: Any, likeness: Callable[[Any], An
         scores[own, places[own] - start] = -np.inf
         best = np.maximum(best, scores.max(axis=1))
     return near_top(best.tolist())
+
+
+def _without_near(
+    rule: str, measure: str, examples: Sequence[Example], near: Sequence[tuple[float, Example | None]], bound: float, field: Field
+) -> FilterResult:
+    """`near`: of each example the likeness to the nearest text there is, and whose that is."""
+    found = iter(near)
+
+    def judge(_: Example) -> Verdict:
+        score, other = next(found)
+        if other is None or score <= bound:
+            return None
+        return rule, f"{measure} {score:.3f} > {bound:.3g} with {other.id}: {text_of(other, field)}"
+
+    return split(examples, judge)
 
 
 def _without_copies(rule: str, examples: Sequence[Example], pool: Sequence[Example], field: Field) -> FilterResult:
@@ -181,18 +188,9 @@ class NearDuplicates:
             return _without_copies("near_duplicate", examples, pool, self.field)
         rows = context.encode([text_of(example, self.field) for example in examples])
         nearest = nearest_by_cosine(rows, context.encode([text_of(example, self.field) for example in pool]), bound)
-        known: Sequence[Example] = (*pool, *examples)
-
-        def verdict(score: float, place: int) -> Verdict:
-            if place < 0:
-                return None
-            return (
-                "near_duplicate",
-                f"cosine {score:.3f} > {bound:.3g} with {known[place].id}: {text_of(known[place], self.field)}",
-            )
-
-        verdicts = iter([verdict(*pair) for pair in nearest])
-        return split(examples, lambda _: next(verdicts))
+        known = (*pool, *examples)
+        found = [(score, known[place] if place >= 0 else None) for score, place in nearest]
+        return _without_near("near_duplicate", "cosine", examples, found, bound, self.field)
 
     def _usual(self, context: Context) -> float:
         rows, different = _drawn([text_of(seed, self.field) for seed in context.pool.seeds])

@@ -151,8 +151,7 @@ class RisingThreshold:
     """The bound rises no further than this."""
 
     def __post_init__(self) -> None:
-        if not is_score_name(self.name):
-            raise ValueError(f"RisingThreshold: name = {self.name!r}: lower-case letters, digits and underscores")
+        _check_names("RisingThreshold", self.name)
         if not math.isfinite(self.first) or not (math.isfinite(self.step) and self.step >= 0.0):
             raise ValueError(f"RisingThreshold: first = {self.first} and step = {self.step}: finite numbers, step at least 0")
 

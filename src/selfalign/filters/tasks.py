@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from selfalign.filters._shared import Verdict, split, split_by
-from selfalign.filters.form import length_limits
+from selfalign.filters.form import length_limits, outside
 from selfalign.protocols import Context
-from selfalign.text import TENTH, count_words, counted, normalise, split_task
+from selfalign.text import TENTH, normalise, split_task
 from selfalign.types import Example, FilterResult
 
 
@@ -30,12 +30,8 @@ class TaskLength:
         least, most = length_limits(self.min_words, self.max_words, seeds)
 
         def judge(example: Example) -> Verdict:
-            number = count_words(split_task(example.prompt)[0])
-            if number < least:
-                return "instruction_short", f"{counted(number, 'word')}, at least {least} wanted"
-            if most is not None and number > most:
-                return "instruction_long", f"{counted(number, 'word')}, at most {most} wanted"
-            return None
+            found = outside(split_task(example.prompt)[0], least, most)
+            return (f"instruction_{found[0]}", found[1]) if found else None
 
         return split(examples, judge)
 

@@ -12,15 +12,6 @@ from selfalign.proposers.task_inputs import TaskInputs
 from selfalign.proposers.with_seeds import WithSeeds
 
 __all__ = [
-    "Contrasted",
-    "FewShot",
-    "Given",
-    "Instructions",
-    "Prompts",
-    "Repeated",
-    "Replay",
-    "Rivals",
-    "SelfInstruct",
-    "TaskInputs",
+    "Contrasted", "FewShot", "Given", "Instructions", "Prompts", "Repeated", "Replay", "Rivals", "SelfInstruct", "TaskInputs",
     "WithSeeds",
-]
+]  # fmt: skip

@@ -9,9 +9,10 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from selfalign.proposers._drafts import draft, drawn, links, request
 from selfalign.protocols import Context
 from selfalign.text import join_task, languages, one_line
-from selfalign.types import Completion, Demonstration, Example, Request, Sampling, derive_seed
+from selfalign.types import Completion, Example, Request, Sampling, derive_seed
 
 
 class Task(NamedTuple):
@@ -53,8 +54,8 @@ def blocks(context: Context, count: int, per_request: int, human: int, generated
     found = []
     for start in range(0, count, per_request):
         random = np.random.default_rng(derive_seed(context.seed, context.round, "propose", start))
-        drawn = [part[place] for part, size in parts for place in random.choice(len(part), size=size, replace=False)]
-        shown = tuple(drawn[place] for place in random.permutation(len(drawn)))
+        chosen = [each for part, size in parts for each in drawn(part, size, random)]
+        shown = tuple(chosen[place] for place in random.permutation(len(chosen)))
         found.append(Block(range(start, min(start + per_request, count)), shown))
     return found
 
@@ -79,7 +80,8 @@ def ask(
     # All requests show as many examples: the pool is the same for all of them.
     last = len(wanted[0].shown) + per_request if wanted else 0
     sampling = replace(sampling, stop=(*sampling.stop, f"\n{last + 1}."))
-    requests = [_request(context, block, written(block)) for block in wanted]
+    # Each has the id of its block's first draft; the demonstrations are for the lineage.
+    requests = [request(context, block.slots[0], block.shown, text=written(block)) for block in wanted]
     found: list[Example] = []
     for block, (sent, done) in zip(wanted, context.generate("propose", requests, sampling), strict=True):
         tasks = read(done.text, len(block.shown) + 1, len(block.slots), cut=done.finish == "length")
@@ -105,33 +107,19 @@ def tail(item: str) -> str:
     return item if len(item) <= 200 else f"{item[:200]}…"
 
 
-def _request(context: Context, block: Block, text: str) -> Request:
-    """Has the id of the block's first draft; the demonstrations are for the lineage."""
-    slot = block.slots[0]
-    seed = derive_seed(context.seed, context.round, "propose-draw", slot)
-    return Request(_draft_id(context, slot), block.shown, seed=seed, text=text)
-
-
-def _draft_id(context: Context, slot: int) -> str:
-    return f"r{context.round:02d}-{slot:05d}"
-
-
 def _drafts(context: Context, block: Block, sent: Request, completion: Completion, tasks: Sequence[Task]) -> list[Example]:
     """A draft for each slot of the block. One without a task has an empty prompt; its metadata says why (`problem`).
 
     `request` in the metadata is the id under which the journal holds the list, that of the block's first draft.
     """
-    shown = tuple(Demonstration(example.id) for example in sent.demonstrations)
     return [
-        Example(
-            id=_draft_id(context, slot),
-            prompt=join_task(task.instruction, task.input),
-            response="",
-            round=context.round,
-            slot=slot,
+        draft(
+            context,
+            slot,
+            join_task(task.instruction, task.input),
             # A task with a text is whole, whatever became of the rest of its list.
             prompt_finish="stop" if task.instruction else completion.finish,
-            prompt_demonstrations=shown,
+            prompt_demonstrations=links(sent),
             metadata={"request": sent.id, **({"problem": task.problem} if task.problem else {})},
         )
         for slot, task in zip(block.slots, tasks, strict=True)

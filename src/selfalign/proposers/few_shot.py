@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from selfalign.errors import UserError
+from selfalign.proposers._drafts import at_least, drawn, request, written
 from selfalign.protocols import Context
-from selfalign.types import Demonstration, Example, Pool, Request, Sampling, derive_seed
+from selfalign.types import Example, Pool, Request, Sampling, derive_seed
 
 AIMS = ("balanced", "seeds", "any")
 
@@ -35,9 +36,7 @@ class FewShot:
     sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
-        for name in ("demonstrations", "generated"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"FewShot: {name} = {getattr(self, name)} is out of range: at least 0")
+        at_least(self, demonstrations=0, generated=0)
 
     def propose(self, context: Context, count: int) -> list[Example]:
         """`count` drafts in slot order; request ids `r<round>-<slot>` are the drafts' ids."""
@@ -47,18 +46,8 @@ class FewShot:
         requests = [self._request(context, slot, *aimed[aim]) for slot, aim in enumerate(aims)]
         answers = context.generate("propose", requests, self.sampling)
         return [
-            Example(
-                id=request.id,
-                prompt=completion.text,
-                response="",
-                round=context.round,
-                slot=slot,
-                category=aim,
-                prompt_finish=completion.finish,
-                prompt_demonstrations=tuple(Demonstration(example.id) for example in request.demonstrations),
-                system=request.system,
-            )
-            for slot, (aim, (request, completion)) in enumerate(zip(aims, answers, strict=True))
+            written(context, slot, sent, done, category=aim)
+            for slot, (aim, (sent, done)) in enumerate(zip(aims, answers, strict=True))
         ]
 
     def aims(self, known: Sequence[Example], count: int) -> list[str]:
@@ -95,22 +84,13 @@ class FewShot:
         systems = [one.system for one in aimed.seeds or aimed.examples]
         system = systems[int(random.integers(len(systems)))] if len(set(systems)) > 1 else "".join(systems[:1])
         same = Pool(tuple(tuple(one for one in part if one.system == system) for part in aimed.parts))
-        drawn = self._draw(same, ([seed for seed in aimed.seeds if seed.system != system], others), random)
-        return Request(
-            id=f"r{context.round:02d}-{slot:05d}",
-            demonstrations=drawn,
-            seed=derive_seed(context.seed, context.round, "propose-draw", slot),
-            system=system,
-        )
-
-    def _draw(self, aimed: Pool, others: Sequence[Sequence[Example]], random: np.random.Generator) -> tuple[Example, ...]:
-        drawn: list[Example] = []
-        for part, count in aimed.shares(self.demonstrations, self.generated):
-            drawn += _choose(part, count, random)
+        shown: list[Example] = []
+        for part, count in same.shares(self.demonstrations, self.generated):
+            shown += drawn(part, count, random)
         # What is too few to fill the prompt has others of the seeds before it, where they steer the least.
-        for each in others:
-            drawn = [*_choose(each, min(self.demonstrations - len(drawn), len(each)), random), *drawn]
-        return tuple(drawn)
+        for each in ([seed for seed in aimed.seeds if seed.system != system], others):
+            shown = [*drawn(each, min(self.demonstrations - len(shown), len(each)), random), *shown]
+        return request(context, slot, shown, system=system)
 
 
 def _aimed(pool: Pool, aim: str) -> tuple[Pool, list[Example]]:
@@ -119,7 +99,3 @@ def _aimed(pool: Pool, aim: str) -> tuple[Pool, list[Example]]:
         return pool, []
     same = Pool(tuple(tuple(example for example in part if example.category == aim) for part in pool.parts))
     return same, [seed for seed in pool.seeds if seed.category != aim]
-
-
-def _choose(part: Sequence[Example], count: int, random: np.random.Generator) -> list[Example]:
-    return [part[position] for position in random.choice(len(part), size=count, replace=False)]

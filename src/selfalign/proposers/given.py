@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from selfalign.proposers._drafts import draft
 from selfalign.protocols import Context, Flags, Preflight, Proposer, SeedUse, declared
 from selfalign.text import counted
 from selfalign.types import LATER, Example, FloatArray, Sampling, derive_seed
@@ -119,12 +120,10 @@ class Given:
         chosen = self.prompts.drawn(context.seed, GIVEN)[first : first + -(-given // self.samples)]
         chosen = _with_categories(context, chosen)
         drafts = [
-            Example(
-                id=f"r{context.round:02d}-{own + place:05d}",
-                prompt=prompt.prompt,
-                response="",
-                round=context.round,
-                slot=own + place,
+            draft(
+                context,
+                own + place,
+                prompt.prompt,
                 category=prompt.category,
                 metadata=_told(prompt),
                 history=prompt.history,

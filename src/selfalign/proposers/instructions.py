@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
+from selfalign.proposers._drafts import at_least
 from selfalign.proposers._lists import Block, Task, ask, blocks, english_around, numbered, tail
 from selfalign.protocols import Context
 from selfalign.text import NO_INPUT, languages, one_line, split_task
@@ -67,13 +68,7 @@ class Instructions:
     """Theirs. The number behind a request's last task ends the text too."""
 
     def __post_init__(self) -> None:
-        for name, value, least in (
-            ("human", self.human, 1),
-            ("generated", self.generated, 0),
-            ("per_request", self.per_request, 1),
-        ):
-            if value < least:
-                raise ValueError(f"Instructions: {name} = {value} is out of range: at least {least}")
+        at_least(self, human=1, generated=0, per_request=1)
 
     def propose(self, context: Context, count: int) -> list[Example]:
         """`count` drafts in slot order. Metadata: `request`, the id under which the journal holds the list, that of the first

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from selfalign.proposers._drafts import once_more
+from selfalign.proposers._drafts import at_least, drawn_in_order, once_more
 from selfalign.protocols import Context
 from selfalign.types import Example, derive_seed
 
@@ -24,17 +23,12 @@ class Repeated:
     """Answers drawn for each prompt, one next to the other in slot order."""
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise ValueError(f"Repeated: samples = {self.samples} is out of range: at least 1")
+        at_least(self, samples=1)
 
     def propose(self, context: Context, count: int) -> list[Example]:
         """`count` drafts in slot order, without asking the model."""
-        chosen = self._prompts(context, -(-count // self.samples))
-        return [once_more(context, slot, chosen[slot // self.samples]) for slot in range(count)]
-
-    def _prompts(self, context: Context, wanted: int) -> list[Example]:
-        seeds: Sequence[Example] = context.pool.seeds
+        seeds = context.pool.seeds
         random = np.random.default_rng(derive_seed(context.seed, context.round, "propose"))
-        whole, rest = divmod(wanted, len(seeds))
-        some = [seeds[place] for place in sorted(random.choice(len(seeds), size=rest, replace=False))]
-        return [*seeds] * whole + some
+        whole, rest = divmod(-(-count // self.samples), len(seeds))
+        chosen = [*seeds] * whole + drawn_in_order(seeds, rest, random)
+        return [once_more(context, slot, chosen[slot // self.samples]) for slot in range(count)]

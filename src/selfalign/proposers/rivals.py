@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from selfalign.proposers._drafts import once_more
+from selfalign.proposers._drafts import draft, drawn_in_order, once_more
 from selfalign.protocols import Context
 from selfalign.text import counted
 from selfalign.types import PREFERRED, Example, derive_seed
@@ -39,13 +39,13 @@ class Rivals:
         if len(brought) > count:
             brought = [brought[place] for place in sorted(random.choice(len(brought), size=count, replace=False))]
         bare = _bare(seeds)
-        whole, rest = divmod(count - len(brought), max(len(bare), 1)) if bare else (0, 0)
-        drawn = [bare[place] for place in sorted(random.choice(len(bare), size=rest, replace=False))] if rest else []
-        drafts = [*brought, *((seed, "") for seed in (*bare * whole, *drawn))]
+        whole, rest = divmod(count - len(brought), len(bare)) if bare else (0, 0)
+        asked = [*brought, *((seed, "") for seed in (*bare * whole, *drawn_in_order(bare, rest, random)))]
+        why = "every seed brings its rejected answers, and there are no more of them"
         return [
             replace(once_more(context, slot, seed), response=answer, metadata={PREFERRED: seed.id})
-            for slot, (seed, answer) in enumerate(drafts)
-        ] + [_surplus(context.round, slot) for slot in range(len(drafts), count)]
+            for slot, (seed, answer) in enumerate(asked)
+        ] + [draft(context, slot, "", metadata={"problem": why}) for slot in range(len(asked), count)]
 
     def void(self, seeds: Sequence[Example]) -> str:
         """As `proof.seed_rules.Voidable`."""
@@ -65,8 +65,3 @@ def rejected_answers(seed: Example) -> tuple[str, ...]:
     """The answers that the seed's file says its own is preferred to."""
     names = sorted((name for name in seed.metadata if _COLUMN.fullmatch(name)), key=lambda name: (len(name), name))
     return tuple(text for name in names if (text := seed.metadata[name].strip()))
-
-
-def _surplus(round: int, slot: int) -> Example:
-    why = "every seed brings its rejected answers, and there are no more of them"
-    return Example(f"r{round:02d}-{slot:05d}", "", "", round=round, slot=slot, metadata={"problem": why})

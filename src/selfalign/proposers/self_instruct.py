@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from selfalign.proposers._drafts import at_least, drawn, links
 from selfalign.proposers._lists import Block, Task, ask, blocks, english_around, numbered, tail
 from selfalign.protocols import Context
 from selfalign.text import NO_INPUT, join_task, one_line, split_task
-from selfalign.types import Completion, Demonstration, Example, Request, Sampling, derive_seed
+from selfalign.types import Completion, Example, Request, Sampling, derive_seed
 
 FLAG = "is_classification"
 """Metadata of a seed, true or false, as Self-Instruct's seed file has it."""
@@ -48,14 +49,7 @@ class SelfInstruct:
     """Of inputs and labels: greedy, as theirs."""
 
     def __post_init__(self) -> None:
-        for name, value, least in (
-            ("human", self.human, 1),
-            ("generated", self.generated, 0),
-            ("per_request", self.per_request, 1),
-            ("examples", self.examples, 2),
-        ):
-            if value < least:
-                raise ValueError(f"SelfInstruct: {name} = {value} is out of range: at least {least}")
+        at_least(self, human=1, generated=0, per_request=1, examples=2)
 
     def propose(self, context: Context, count: int) -> list[Example]:
         """`count` drafts in slot order. Metadata: `request` and `problem` as for `Instructions`, `is_classification`."""
@@ -84,9 +78,7 @@ class SelfInstruct:
         for draft in named:
             random = np.random.default_rng(derive_seed(context.seed, context.round, "classify", draft.slot))
             half = self.examples // 2
-            shown = [_asked(seed, " Yes") for seed in _some(yes, half, random)] + [
-                _asked(seed, " No") for seed in _some(no, half, random)
-            ]
+            shown = [_asked(seed, word) for kind, word in ((yes, " Yes"), (no, " No")) for seed in _some(kind, half, random)]
             text = "\n\n".join([*(shown[place] for place in random.permutation(len(shown))), _asked(draft)])
             pairs += [(text, " Yes"), (text, " No")]
         scores = [each.total for each in context.continuation("classify", pairs)]
@@ -136,7 +128,7 @@ def _of_kind(context: Context, labels: bool) -> tuple[Example, ...]:
 
 
 def _some(seeds: Sequence[Example], count: int, random: np.random.Generator) -> list[Example]:
-    return [seeds[place] for place in random.choice(len(seeds), size=min(count, len(seeds)), replace=False)]
+    return drawn(seeds, min(count, len(seeds)), random)
 
 
 def _asked(example: Example, answer: str = "") -> str:
@@ -151,8 +143,7 @@ def _instance(seed: Example, labels: bool) -> str:
 
 def _complete(draft: Example, sent: Request, done: Completion, read: Callable[[Example, str], Example | str]) -> Example:
     """The draft with what was written for it; without a prompt where that is no use, the reason in its metadata."""
-    shown = tuple(Demonstration(example.id) for example in sent.demonstrations)
-    draft = replace(draft, prompt_demonstrations=(*draft.prompt_demonstrations, *shown), prompt_finish=done.finish)
+    draft = replace(draft, prompt_demonstrations=(*draft.prompt_demonstrations, *links(sent)), prompt_finish=done.finish)
     found = f"ran into max_tokens: {done.text[-200:]}" if done.finish == "length" else read(draft, done.text.strip())
     if not isinstance(found, str):
         return found

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from selfalign.proposers._drafts import at_least, drawn, request, written
 from selfalign.proposers._lists import english_around
 from selfalign.protocols import Context
 from selfalign.text import join_task, one_line, split_task
-from selfalign.types import Demonstration, Example, Request, Sampling, derive_seed
+from selfalign.types import Example, Request, Sampling, derive_seed
 
 
 @dataclass(frozen=True)
@@ -28,26 +29,15 @@ class TaskInputs:
     sampling: Sampling = field(default_factory=lambda: Sampling(max_tokens=256, temperature=1.0))
 
     def __post_init__(self) -> None:
-        if self.demonstrations < 1 or self.generated < 0:
-            raise ValueError(f"TaskInputs: demonstrations and generated are out of range in {self}")
+        at_least(self, demonstrations=1, generated=0)
 
     def propose(self, context: Context, count: int) -> list[Example]:
         """`count` drafts in slot order; request ids are the drafts' ids."""
         instruction = shared_instruction(context.pool.seeds)
         requests = [self._request(context, slot, instruction) for slot in range(count)]
         sampling = replace(self.sampling, stop=(*self.sampling.stop, "\nInput "))
-        return [
-            Example(
-                id=sent.id,
-                prompt=join_task(instruction, done.text) if instruction and done.text else done.text,
-                response="",
-                round=context.round,
-                slot=slot,
-                prompt_finish=done.finish,
-                prompt_demonstrations=tuple(Demonstration(example.id) for example in sent.demonstrations),
-            )
-            for slot, (sent, done) in enumerate(context.generate("propose", requests, sampling))
-        ]
+        drafts = [written(context, slot, *each) for slot, each in enumerate(context.generate("propose", requests, sampling))]
+        return [replace(e, prompt=join_task(instruction, e.prompt)) if instruction and e.prompt else e for e in drafts]
 
     def shown(self, seeds: Sequence[Example], categories: Collection[str]) -> tuple[int, int]:
         """As `SeedUse.shown`."""
@@ -61,16 +51,11 @@ class TaskInputs:
         random = np.random.default_rng(derive_seed(context.seed, context.round, "propose", slot))
         shown: list[Example] = []
         for part, size in context.pool.shares(self.demonstrations, self.generated):
-            shown += [part[place] for place in random.choice(len(part), size=size, replace=False)]
+            shown += drawn(part, size, random)
         head = f"Task: {one_line(instruction)}\n\n" if instruction else ""
-        inputs = [_input(example, instruction) for example in shown]
+        inputs = [split_task(example.prompt)[1] if instruction else example.prompt for example in shown]
         text = "".join(f"Input {number}:\n{input.strip()}\n\n" for number, input in enumerate(inputs, start=1))
-        return Request(
-            id=f"r{context.round:02d}-{slot:05d}",
-            demonstrations=tuple(shown),
-            seed=derive_seed(context.seed, context.round, "propose-draw", slot),
-            text=f"{head}Different inputs for the task:\n\n{text}Input {len(shown) + 1}:\n",
-        )
+        return request(context, slot, shown, text=f"{head}Different inputs for the task:\n\n{text}Input {len(shown) + 1}:\n")
 
 
 def shared_instruction(seeds: Sequence[Example]) -> str:
@@ -78,7 +63,3 @@ def shared_instruction(seeds: Sequence[Example]) -> str:
     parts = [split_task(seed.prompt) for seed in seeds]
     common = {instruction for instruction, _ in parts}
     return common.pop() if len(common) == 1 and all(input for _, input in parts) else ""
-
-
-def _input(example: Example, instruction: str) -> str:
-    return split_task(example.prompt)[1] if instruction else example.prompt

@@ -13,25 +13,7 @@ from selfalign.recipes.self_instruct import self_instruct
 from selfalign.recipes.self_train import self_train
 
 __all__ = [
-    "contrast",
-    "copy_nearest",
-    "copy_random",
-    "ditto",
-    "dpo",
-    "icl_knn",
-    "icl_random",
-    "isara",
-    "isara_paper",
-    "isheep",
-    "isheep_paper",
-    "one_shot",
-    "pretrained",
-    "rest",
-    "rest_em",
-    "self_distill",
-    "self_guide",
-    "self_instruct",
-    "self_train",
-    "sft",
-    "sft_paper",
-]
+    "contrast", "copy_nearest", "copy_random", "ditto", "dpo", "icl_knn", "icl_random", "isara", "isara_paper", "isheep",
+    "isheep_paper", "one_shot", "pretrained", "rest", "rest_em", "self_distill", "self_guide", "self_instruct", "self_train",
+    "sft", "sft_paper",
+]  # fmt: skip

@@ -4,32 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from selfalign.filters import (
-    AnswerLike,
-    CategoryAgreement,
-    Finished,
-    Language,
-    LeakedMarkers,
-    Length,
-    NearDuplicates,
-    Novelty,
-    Repetition,
-    Substring,
-)
+from selfalign import filters
 from selfalign.proposers import FewShot
 from selfalign.recipe import Recipe
 from selfalign.retrievers import Knn, Uniform
 from selfalign.types import Sampling
 
 NEW_PROMPTS = (
-    Finished(sentence_end=False),
-    LeakedMarkers(),
-    AnswerLike(),
-    Length(min_prompt_words=4, max_prompt_words=60, min_response_words=0),
-    Language(field="prompt"),
-    Novelty(max_overlap=0.7, against="pool"),
-    NearDuplicates(max_similarity=0.92),
-    CategoryAgreement(field="prompt", unanimous=True),
+    filters.Finished(sentence_end=False),
+    filters.LeakedMarkers(),
+    filters.AnswerLike(),
+    filters.Length(min_prompt_words=4, max_prompt_words=60, min_response_words=0),
+    filters.Language(field="prompt"),
+    filters.Novelty(max_overlap=0.7, against="pool"),
+    filters.NearDuplicates(max_similarity=0.92),
+    filters.CategoryAgreement(field="prompt", unanimous=True),
 )
 """What becomes of new prompts before they are answered."""
 
@@ -57,13 +46,13 @@ def isara(*, demonstrations: int = 5, aim: str = "balanced", retriever: Knn | Un
         sampling=Sampling(max_tokens=0, temperature=0.3),
         prompt_filters=NEW_PROMPTS,
         filters=(
-            Finished(),
-            LeakedMarkers(),
-            Length(min_prompt_words=0, min_response_words=5),
-            Language(),
-            Repetition(),
-            Substring(both_ways=True),
-            CategoryAgreement(unanimous=True),
+            filters.Finished(),
+            filters.LeakedMarkers(),
+            filters.Length(min_prompt_words=0, min_response_words=5),
+            filters.Language(),
+            filters.Repetition(),
+            filters.Substring(both_ways=True),
+            filters.CategoryAgreement(unanimous=True),
         ),
         per_round=128,
         learning_rate_decay=0.5,

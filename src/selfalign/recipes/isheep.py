@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
-from selfalign.filters import (
-    AnswerChoices,
-    Blacklist,
-    EmptyResponse,
-    Finished,
-    LeakedMarkers,
-    LeftoverLabels,
-    Links,
-    NearDuplicates,
-    NextTurns,
-    Novelty,
-    Percentile,
-    Placeholders,
-    RepeatedInput,
-    Repetition,
-    TaskLength,
-    TaskStart,
-    Threshold,
-)
+from selfalign import filters
 from selfalign.proposers import Instructions
+from selfalign.protocols import Filter, Scorer
 from selfalign.recipe import Recipe
-from selfalign.recipes._selection import selection
 from selfalign.retrievers import Uniform
-from selfalign.scorers import Density, Judge
+from selfalign.scorers import Density, Judge, Perplexity
 from selfalign.trainers import SFT
 from selfalign.types import Sampling
 
@@ -62,9 +46,9 @@ def isheep(
         raise ValueError(
             f"isheep: score_above = {score_above} is for select = judge; with select = {select} nobody gives such scores"
         )
-    best = partial(Percentile, keep=keep) if score_above is None else partial(Threshold, above=score_above)
-    likeliest = partial(Percentile, keep=keep, highest=False)
-    scorers, filters = selection("both" if select == "judge" else select, judge, Density(), best, likeliest)
+    best = partial(filters.Percentile, keep=keep) if score_above is None else partial(filters.Threshold, above=score_above)
+    likeliest = partial(filters.Percentile, keep=keep, highest=False)
+    scorers, chosen = selection("both" if select == "judge" else select, judge, Density(), best, likeliest)
     return Recipe(
         name="isheep",
         proposer=Instructions(input_needed=False, sampling=Sampling(max_tokens=600, top_p=0.95)),
@@ -72,22 +56,54 @@ def isheep(
         sampling=Sampling(max_tokens=0, temperature=0.7),
         trainer=SFT(full_rate=5e-5, epochs=2),
         prompt_filters=(
-            LeakedMarkers(),
-            TaskLength(),
-            Blacklist(),
-            TaskStart(),
-            Placeholders(),
-            LeftoverLabels(),
-            Links(),
-            RepeatedInput(),
-            Novelty(max_overlap=0.7, field="instruction"),
-            NearDuplicates(max_similarity=0.92),
+            filters.LeakedMarkers(),
+            filters.TaskLength(),
+            filters.Blacklist(),
+            filters.TaskStart(),
+            filters.Placeholders(),
+            filters.LeftoverLabels(),
+            filters.Links(),
+            filters.RepeatedInput(),
+            filters.Novelty(max_overlap=0.7, field="instruction"),
+            filters.NearDuplicates(max_similarity=0.92),
         ),
-        pair_filters=(Finished(sentence_end=False), EmptyResponse(), LeakedMarkers(), NextTurns(), AnswerChoices(), Repetition()),
+        pair_filters=(
+            filters.Finished(sentence_end=False),
+            filters.EmptyResponse(),
+            filters.LeakedMarkers(),
+            filters.NextTurns(),
+            filters.AnswerChoices(),
+            filters.Repetition(),
+        ),
         scorers=scorers,
-        filters=filters,
+        filters=chosen,
         per_round=200,
         start_from="base",
         train_on="all",
         validation_share=0.2,
     )
+
+
+def selection(
+    select: str, judge: Judge, density: Density, by_score: Callable[[str], Filter], by_perplexity: Callable[[str], Filter]
+) -> tuple[tuple[Scorer, ...], tuple[Filter, ...]]:
+    """What chooses among the pairs that pass the rules: the scorers, and the filters that act on what they say.
+
+    Args:
+        select: both, quality or following (of the judge's scores), perplexity, density, density_perplexity; else nothing.
+        judge: its model is the one whose perplexities and hidden states are meant too.
+        by_score: the filter by a score of that name.
+        by_perplexity: the same by a perplexity.
+    """
+    model, engine = judge.model, judge.engine
+    response, pair = Perplexity(model=model, engine=engine), Perplexity(of="pair", model=model, engine=engine)
+    density = replace(density, model=model, engine=engine)
+    if select == "perplexity":
+        return (response, pair), (by_perplexity(response.score_name), by_perplexity(pair.score_name))
+    if select == "density":
+        return (density,), (filters.OnePerCluster(by=""),)
+    if select == "density_perplexity":
+        return (density, response), (filters.OnePerCluster(by=response.score_name),)
+    quality, following = replace(judge, aspect="quality", name=""), replace(judge, aspect="following", name="")
+    judges = {"both": (quality, following), "quality": (quality,), "following": (following,)}.get(select, ())
+    return judges, tuple(by_score(each.score_name) for each in judges)

@@ -5,29 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Literal
 
-from selfalign.filters import (
-    AnswerChoices,
-    AtMost,
-    Blacklist,
-    EmptyResponse,
-    HanCharacters,
-    LeakedMarkers,
-    LeftoverLabels,
-    Links,
-    NextTurns,
-    Novelty,
-    Placeholders,
-    RepeatedInput,
-    TaskLength,
-    TaskStart,
-    Threshold,
-    published,
-)
+from selfalign import filters
 from selfalign.proof.alarms import Alarms
 from selfalign.proposers import Instructions
 from selfalign.protocols import Filter, Scorer
 from selfalign.recipe import Recipe
-from selfalign.recipes._selection import selection
+from selfalign.recipes.isheep import selection
 from selfalign.retrievers import Uniform
 from selfalign.scorers import Density, Judge
 from selfalign.trainers import SFT
@@ -96,26 +79,33 @@ def isheep_paper(
         perplexity_below: what both perplexities have to stay below.
         clusters: K, the number of clusters of a round's pairs.
     """
-    scorers, filters = _selection(select, judge, score_above, perplexity_below, clusters)
+    scorers, chosen = _selection(select, judge, score_above, perplexity_below, clusters)
     return Recipe(
         name="isheep_paper",
         proposer=Instructions(form="auto", language="English", sampling=Sampling(max_tokens=1000, top_p=0.95)),
         retriever=Uniform(demonstrations=0),
         sampling=Sampling(max_tokens=1000, top_p=0.95),
         trainer=PUBLISHED_TRAINING,
-        prompt_filters=published(
-            TaskLength(),
-            Blacklist(inputs=True),
-            TaskStart(),
-            Placeholders(none=False, brackets=False),
-            LeftoverLabels(),
-            Links(),
-            LeakedMarkers(roles=()),
-            Novelty(max_overlap=0.7, field="instruction", unicode=False),
+        prompt_filters=filters.published(
+            filters.TaskLength(),
+            filters.Blacklist(inputs=True),
+            filters.TaskStart(),
+            filters.Placeholders(none=False, brackets=False),
+            filters.LeftoverLabels(),
+            filters.Links(),
+            filters.LeakedMarkers(roles=()),
+            filters.Novelty(max_overlap=0.7, field="instruction", unicode=False),
         ),
-        pair_filters=published(NextTurns(), AnswerChoices(), HanCharacters(), Placeholders(), RepeatedInput(), EmptyResponse()),
+        pair_filters=filters.published(
+            filters.NextTurns(),
+            filters.AnswerChoices(),
+            filters.HanCharacters(),
+            filters.Placeholders(),
+            filters.RepeatedInput(),
+            filters.EmptyResponse(),
+        ),
         scorers=scorers,
-        filters=(*filters, AtMost(3000)),
+        filters=(*chosen, filters.AtMost(3000)),
         rounds=3,
         per_round=10_000,
         min_yield=0.0,
@@ -139,5 +129,5 @@ def _selection(
     ):
         if not usual and select not in of:
             raise ValueError(f"isheep_paper: {given} changes nothing with select = {select}; it is for {' or '.join(of)}")
-    above, below = partial(Threshold, above=score_above), partial(Threshold, above=None, below=perplexity_below)
+    above, below = partial(filters.Threshold, above=score_above), partial(filters.Threshold, above=None, below=perplexity_below)
     return selection(select, judge, Density(clusters=clusters), above, below)

@@ -2,18 +2,7 @@
 
 from __future__ import annotations
 
-from selfalign.filters import (
-    Blacklist,
-    CopiedInput,
-    EmptyResponse,
-    Exact,
-    Finished,
-    LeakedMarkers,
-    Novelty,
-    TaskLength,
-    TaskStart,
-    published,
-)
+from selfalign import filters
 from selfalign.filters.tasks import SELF_INSTRUCT
 from selfalign.proposers import SelfInstruct
 from selfalign.recipe import Recipe
@@ -44,14 +33,16 @@ def self_instruct(*, human: int = 6, generated: int = 2, demonstrations: int = 4
         retriever=Uniform(demonstrations=demonstrations, generated=0),
         sampling=Sampling(max_tokens=0, temperature=0.0),
         trainer=SFT(full_rate=5e-5, epochs=2),
-        prompt_filters=published(
-            TaskLength(),
-            Blacklist(words=SELF_INSTRUCT),
-            TaskStart(phrases=("Write a program",)),
-            LeakedMarkers(roles=()),
-            Novelty(max_overlap=0.7, field="instruction", unicode=False),
+        prompt_filters=filters.published(
+            filters.TaskLength(),
+            filters.Blacklist(words=SELF_INSTRUCT),
+            filters.TaskStart(phrases=("Write a program",)),
+            filters.LeakedMarkers(roles=()),
+            filters.Novelty(max_overlap=0.7, field="instruction", unicode=False),
         ),
-        pair_filters=published(Finished(sentence_end=False), EmptyResponse(), CopiedInput(), Exact(ignore_case=True)),
+        pair_filters=filters.published(
+            filters.Finished(sentence_end=False), filters.EmptyResponse(), filters.CopiedInput(), filters.Exact(ignore_case=True)
+        ),
         per_round=200,
         ignore_seed_rules=True,
         start_from="base",

@@ -13,7 +13,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from selfalign.cache import known_sha256
 
@@ -74,20 +74,22 @@ def newest_verified(work: Path, key: str = "") -> tuple[Path | None, list[str]]:
     notes: list[str] = []
     found: Path | None = None
     for folder in reversed(saved_checkpoints(work)):
-        stored = _stored(folder)
-        if stored is None:
+        if (stored := _stored(folder)) is None:
             discard(folder)
-        elif stored.problem or stored.key == key:
-            if found is not None and not stored.problem:
-                continue
-            if problems := [stored.problem] if stored.problem else verify(folder, stored.files, exact=True):
-                aside = _set_aside(folder)
+            continue
+        own, files, problem = stored
+        if not problem and own != key:
+            notes.append(f"{folder}: made with other data or options, removed")
+            discard(folder)
+        elif problem or found is None:
+            if problems := [problem] if problem else verify(folder, files, exact=True):
+                aside = folder.with_name(f"damaged-{folder.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                folder.rename(aside)
+                sync(folder.parent)
                 notes.append(f"damaged checkpoint moved to {aside.name}: {problems[0]}")
             else:
                 found = folder
-        else:
-            notes.append(f"{folder}: made with other data or options, removed")
-            discard(folder)
     return found, notes
 
 
@@ -105,7 +107,7 @@ def publish(temporary: Path, final: Path) -> None:
     """Makes a finished folder appear under its name in one step, with all its files on disk before."""
     sync_tree(temporary)
     temporary.rename(final)
-    sync_folder(final.parent)
+    sync(final.parent)
 
 
 def write_synced(path: Path, content: bytes) -> None:
@@ -116,23 +118,19 @@ def write_synced(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 def sync_tree(folder: Path) -> None:
     """Forces every file and folder below (and including) this one to disk."""
     for base, _, names in os.walk(folder):
         for name in names:
-            _sync(Path(base) / name)
-        sync_folder(Path(base))
+            sync(Path(base) / name)
+        sync(Path(base))
 
 
-def sync_folder(folder: Path) -> None:
-    """Forces a folder's entries (creations, renames) to disk."""
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Forces a file's content, or a folder's entries (creations, renames), to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -172,40 +170,23 @@ def saved_checkpoints(work: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
 
 
-class _Stored(NamedTuple):
-    """What a checkpoint's manifest says."""
-
-    key: str
-    files: Manifest
-    problem: str = ""
-    """Why it says nothing that can be believed."""
-
-
-def _stored(folder: Path) -> _Stored | None:
-    """None without a manifest: the checkpoint was never finished."""
+def _stored(folder: Path) -> tuple[str, Manifest, str] | None:
+    """What a checkpoint's manifest says: (key, files, why that cannot be believed). None without one: it was never finished."""
     path = folder / MANIFEST
     if not os.path.lexists(path):
         return None
     try:
         if not path.is_file():  # to open a pipe would wait for ever
-            return _Stored("", {}, f"{path}: no regular file")
+            return "", {}, f"{path}: no regular file"
         if path.stat().st_size > _LARGEST:
-            return _Stored("", {}, f"{path}: larger than any manifest")
+            return "", {}, f"{path}: larger than any manifest"
         body: dict[str, Any] = json.loads(path.read_bytes())
         files = {str(name): (int(size), str(digest)) for name, (size, digest) in body["files"].items()}
         key, name = str(body["key"]), str(body["name"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-        return _Stored("", {}, f"{path}: cannot be read")
+        return "", {}, f"{path}: cannot be read"
     if name != folder.name:
-        return _Stored("", {}, f"{path}: it is of {name[:80]!r}, and the folder was renamed")
+        return "", {}, f"{path}: it is of {name[:80]!r}, and the folder was renamed"
     if foreign := [each for each in files if Path(each).is_absolute() or ".." in Path(each).parts]:
-        return _Stored("", {}, f"{path}: names {foreign[0][:80]!r}, which lies outside the checkpoint")
-    return _Stored(key, files)
-
-
-def _set_aside(folder: Path) -> Path:
-    aside = folder.with_name(f"damaged-{folder.name}")
-    shutil.rmtree(aside, ignore_errors=True)
-    folder.rename(aside)
-    sync_folder(folder.parent)
-    return aside
+        return "", {}, f"{path}: names {foreign[0][:80]!r}, which lies outside the checkpoint"
+    return key, files, ""

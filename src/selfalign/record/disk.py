@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from selfalign.errors import Interrupted, RunFailed, UserError, in_a_line
-from selfalign.record.checkpoints import publish, sync_folder
+from selfalign.record.checkpoints import publish, sync
 from selfalign.record.faults import fault_point
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -70,10 +70,7 @@ def usable_folder(folder: Path, ours: Sequence[str]) -> Iterator[None]:
 
 
 def require_space(folder: Path, needed: int) -> None:
-    """
-    Raises:
-        RunFailed: fewer than `needed` bytes are free on the folder's file system.
-    """
+    """Raises RunFailed: fewer than `needed` bytes are free on the folder's file system."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise RunFailed(
@@ -96,30 +93,23 @@ def whole_file(path: Path, name: str) -> Iterator[Path]:
         try:
             yield temporary
             fault_point(f"{name}.before-sync")
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
+            sync(temporary)
             fault_point(f"{name}.before-rename")
             temporary.replace(path)
             fault_point(f"{name}.after-rename")
-            sync_folder(path.parent)
+            sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
 
 def check_place(file: Path) -> None:
-    """
-    Raises:
-        UserError: no file can stand there.
-    """
+    """Raises UserError: no file can stand there."""
     if file.is_dir() or not file.parent.is_dir():
         raise UserError(f"{file}: {'is a folder' if file.is_dir() else 'its folder does not exist'}; name a file to write")
 
 
 def free_folder(target: str | Path, remedy: str) -> Path:
-    """
-    Raises:
-        UserError: something is there already that is no empty folder; the message ends with the remedy.
-    """
+    """Raises UserError: something is there already that is no empty folder; the message ends with the remedy."""
     target = Path(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} exists: {remedy}")

@@ -17,7 +17,7 @@ from selfalign.record.plain import json_line, metric_table
 from selfalign.record.review import waiting
 from selfalign.record.store import Store
 from selfalign.text import finite
-from selfalign.types import Demonstration, Example, Turns
+from selfalign.types import Example, Turns
 
 
 def export_round(store: Store, round: int) -> None:
@@ -60,10 +60,7 @@ _WEIGHTS = (".safetensors", ".bin", ".gguf")
 
 
 def best_round(store: Store) -> int:
-    """
-    Raises:
-        UserError: the run is not done, so that nothing has chosen one.
-    """
+    """Raises UserError: the run is not done, so that nothing has chosen one."""
     found = store.state().get("best_round")
     if found is None:
         raise UserError(f"{store.folder}: the run is not done, its best round is not known yet; go on with it, or name a round")
@@ -74,18 +71,12 @@ def everything(example: Example) -> dict[str, Any]:
     """An example as plain data; `history` only where it has earlier turns."""
     e = example
     return {
-        "id": e.id,
-        "round": e.round,
-        "slot": e.slot,
-        "category": e.category,
+        **{name: getattr(e, name) for name in ("id", "round", "slot", "category")},
         **before_columns(e.system, e.history, bool(e.system), bool(e.history)),
-        "prompt": e.prompt,
-        "response": e.response,
-        "prompt_finish": e.prompt_finish,
-        "response_finish": e.response_finish,
+        **{name: getattr(e, name) for name in ("prompt", "response", "prompt_finish", "response_finish")},
         "scores": {name: finite(value) for name, value in sorted(e.scores.items())},
-        "prompt_demonstrations": [_link(d) for d in e.prompt_demonstrations],
-        "response_demonstrations": [_link(d) for d in e.response_demonstrations],
+        "prompt_demonstrations": [{"id": d.id, "similarity": d.similarity} for d in e.prompt_demonstrations],
+        "response_demonstrations": [{"id": d.id, "similarity": d.similarity} for d in e.response_demonstrations],
         "metadata": dict(e.metadata),
     }
 
@@ -94,10 +85,6 @@ def before_columns(system: str, history: Turns, with_system: bool, with_history:
     """What stands before a pair, in columns of a table where any pair has it."""
     own = {"system": system} if with_system else {}
     return {**own, "history": [list(turn) for turn in history]} if with_history else own
-
-
-def _link(demonstration: Demonstration) -> dict[str, Any]:
-    return {"id": demonstration.id, "similarity": demonstration.similarity}
 
 
 def write_lines(file: Path, written: Iterable[Mapping[str, Any]]) -> int:

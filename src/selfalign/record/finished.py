@@ -93,7 +93,7 @@ def read_run(out: Path, folder: str, seed: int, held_out: Sequence[Example]) -> 
     """A finished run, from the folder `out/folder`; `held_out` are the prompts it was measured on."""
     with Store.read(out / folder) as store:
         state = store.state()
-        best = int(state["best_round"])
+        best, aims = int(state["best_round"]), [data for *_, data in store.events("aim")]
         steps: list[int] = []
         while training := store.training(len(steps) + 1):
             steps.append(int(training["steps"]))
@@ -106,15 +106,11 @@ def read_run(out: Path, folder: str, seed: int, held_out: Sequence[Example]) -> 
             costs=run_costs(store, best, {example.id for example in held_out}),
             metrics=paired_metrics(store, best),
             shortcuts=shortcuts(store),
-            **_aim(store),
+            aim=aims[-1]["text"] if aims else "",
+            of_round=aims[-1]["of"] if aims else None,
             trains=bool(store.identity().get("rounds")),
             copies=str((store.identity().get("eval_retriever") or {}).get("part", "")).endswith(".Copied"),
         )
-
-
-def _aim(store: Store) -> dict[str, Any]:
-    found = [data for *_, data in store.events("aim")]
-    return {"aim": found[-1]["text"], "of_round": found[-1]["of"]} if found else {}
 
 
 def paired_metrics(store: Store, round: int) -> dict[str, Metric]:
@@ -170,17 +166,20 @@ def read_candidate(folder: Path) -> Candidate:
             unchanged=f"no round is better than the base model, which the run keeps: {why}" if done and not best else "",
             before=paired_metrics(store, 0),
             after=paired_metrics(store, best) if done and best else {},
-            shortcuts=shortcuts(store),
-            repeated=_repeated(store, best),
-            seeds=(*store.seeds(), *store.validation_seeds()),
-            evaluators=tuple(store.identity().get("evaluators", ())),
+            **_measured(store, best),
         )
 
 
-def _repeated(store: Store, round: int) -> float | None:
+def _measured(store: Store, round: int) -> dict[str, Any]:
+    """What a candidate has of the record that measured it."""
     texts = [output["text"].strip() for output in store.done_batches(round, "held_out").values() if "text" in output]
     count = Counter(texts)
-    return sum(count[text] > 1 for text in texts) / len(texts) if texts else None
+    return {
+        "shortcuts": shortcuts(store),
+        "repeated": sum(count[text] > 1 for text in texts) / len(texts) if texts else None,
+        "seeds": (*store.seeds(), *store.validation_seeds()),
+        "evaluators": tuple(store.identity().get("evaluators", ())),
+    }
 
 
 def _compared(folder: Path, store: Store) -> Candidate:
@@ -201,8 +200,5 @@ def _compared(folder: Path, store: Store) -> Candidate:
             unchanged="",
             before=paired_metrics(other, 0),
             after=paired_metrics(store, 0),
-            shortcuts=shortcuts(store),
-            repeated=_repeated(store, 0),
-            seeds=(*store.seeds(), *store.validation_seeds()),
-            evaluators=tuple(store.identity().get("evaluators", ())),
+            **_measured(store, 0),
         )

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from selfalign.errors import UserError
 from selfalign.record import model_rows, rows, schema
-from selfalign.record.checkpoints import sync_folder
+from selfalign.record.checkpoints import sync
 from selfalign.record.disk import reporting, require_space
 from selfalign.record.faults import fault_point
 from selfalign.record.plain import dumps
@@ -61,7 +61,9 @@ def forget(folder: str | Path, ids: Sequence[str], out: str | Path) -> Forgotten
         raise UserError(f"--out {out} is there already; give the run without the samples a folder of its own")
     with Store.read(folder) as store:
         found, round = _chosen(store, ids)
-        gone = _with_followers(store, round, found)
+        rejected = after_review(store.kept(round), {id: Decision(id, "rejected") for id in found}, None).dropped
+        why = ("it follows on one that was", "asked for")
+        gone = [Dropped(drop.example, RULE, why[drop.example.id in found]) for drop in rejected]
         with store.snapshot() as connection:
             later = "SELECT count(*) FROM samples WHERE round > ?"
             remade = int(connection.execute(later, (round,)).fetchone()[0])
@@ -81,7 +83,7 @@ def forget(folder: str | Path, ids: Sequence[str], out: str | Path) -> Forgotten
             copy.event(RULE, {"round": round, "ids": named, "run": folder.name, "text": in_words(made, folder.name)})
         fault_point("forget.before-rename")
         part.rename(out)
-        sync_folder(out.parent)
+        sync(out.parent)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
@@ -122,15 +124,6 @@ def _chosen(store: Store, ids: Sequence[str]) -> tuple[list[str], int]:
             raise UserError(f"no model was trained on {id}: {why}")
         rounds.append(int(round))
     return ids, min(rounds)
-
-
-def _with_followers(store: Store, round: int, ids: Sequence[str]) -> list[Dropped]:
-    pairs = store.kept(round)
-    asked = {id: Decision(id, "rejected") for id in ids}
-    found = after_review(pairs, asked, None).dropped
-    return [
-        Dropped(drop.example, RULE, "asked for" if drop.example.id in asked else "it follows on one that was") for drop in found
-    ]
 
 
 def _copy(folder: Path, part: Path, round: int) -> None:

@@ -22,6 +22,7 @@ from selfalign.types import ROLLOUT, Example, preferred_to
 SHOWN_AT_MOST = 100
 """Samples listed that a demonstration was shown in; all of them are counted."""
 _NOBODY = "no model: the seed file has it, as an answer that the seed's own is preferred to"
+_TRAINED_INTO = "SELECT round, rule, evidence FROM training WHERE sample = ? ORDER BY round"
 _UNANSWERED = """SELECT id FROM samples WHERE round > 0 AND response = '' AND (response_finish = 'context' OR NOT EXISTS (
   SELECT 1 FROM outputs o WHERE o.id = samples.id AND o.round = samples.round AND o.stage LIKE 'respond%'))"""
 
@@ -34,8 +35,7 @@ def lineage(store: Store, id: str) -> dict[str, Any]:
     answers were taken (`verify_weights`; None where nothing was verified); None of a rejected answer that a seed brought.
     `answered` is False where it was dropped before a response was written; then that is "" as an empty one is. `prompt_texts`
     are the exact texts the model was given, by stage. `trained_into` are the rounds whose training saw it (with the rule where
-    that training dropped it),
-    `shown_in` the samples it was a demonstration for.
+    that training dropped it), `shown_in` the samples it was a demonstration for.
 
     Raises:
         UserError: no such sample.
@@ -62,7 +62,10 @@ def lineage(store: Store, id: str) -> dict[str, Any]:
             "written_by": _writer(store, connection, max(example.round - 1, 0)) if written else None,
             "sampling": _sampling(store, example, replay) if written else None,
             "prompt_texts": _prompt_texts(connection, example),
-            "trained_into": _trained_into(store, connection, number),
+            "trained_into": [
+                {**(_model(store, connection, round) or {}), "rule": rule, "evidence": evidence}
+                for round, rule, evidence in connection.execute(_TRAINED_INTO, (number,))
+            ],
             "shown_in": _shown_in(connection, number),
         }
 
@@ -84,34 +87,32 @@ def lineage_text(lineage: Mapping[str, Any]) -> str:
     parts = [
         f"{p['id']} ({origin})",
         _block("verdict", p["verdict"] + joined if p["rule"] is None else f"{again}dropped by {p['rule']}: {p['evidence']}"),
-        _block("review", "\n".join(map(_reviewed, p["review"]))),
-        _block("system text", p.get("system")),
-        _block(
-            f"earlier turns ({firsts})" if firsts else "earlier turns",
-            "\n".join(f"{prompt}\n→ {response}" for prompt, response in p["history"]),
-        ),
+        _block("review", *map(_reviewed, p["review"])),
+        _block("system text", p.get("system", "")),
+        _block(f"earlier turns ({firsts})" if firsts else "earlier turns", *("\n→ ".join(turn) for turn in p["history"])),
         _block("prompt (given)" if is_given else f"prompt (ended by {p['prompt_finish']})", p["prompt"]),
         _block(f"response (ended by {p['response_finish']})", p["response"] or "(empty)")
         if p["answered"]
         else _block("response", "(not answered)"),
-        _block("scores", "\n".join(f"{name} {value}" for name, value in p["scores"].items())),
-        _block("metadata", "\n".join(f"{name}: {value}" for name, value in p["metadata"].items())),
-        _block("written by", _wrote(p["written_by"]) if p["written_by"] else _NOBODY if p["round"] else None),
-        _block("sampling", p["sampling"] and "\n".join(f"{name}: {json.dumps(v)}" for name, v in p["sampling"].items())),
-        _block("demonstrations of the prompt", "" if firsts else "\n".join(map(_shown, p["prompt_demonstrations"]))),
+        _block("scores", *(f"{name} {value}" for name, value in p["scores"].items())),
+        _block("metadata", *(f"{name}: {value}" for name, value in p["metadata"].items())),
+        _block("written by", _wrote(p["written_by"]) if p["written_by"] else _NOBODY if p["round"] else ""),
+        _block("sampling", *(f"{name}: {json.dumps(value)}" for name, value in (p["sampling"] or {}).items())),
+        _block("demonstrations of the prompt", *([] if firsts else map(_shown, p["prompt_demonstrations"]))),
         _block(
             "shown to the teacher" if ROLLOUT in p["metadata"] else "demonstrations of the response",
-            "\n".join(map(_shown, p["response_demonstrations"])),
+            *map(_shown, p["response_demonstrations"]),
         ),
         *(_block(f"the model was given ({stage})", text) for stage, text in p["prompt_texts"].items()),
-        _block("trained into", "\n".join(map(_trained, p["trained_into"]))),
-        _block(f"shown in {counted(p['shown_in']['count'], 'sample')}", "\n".join(_where(s) for s in p["shown_in"]["samples"])),
+        _block("trained into", *map(_trained, p["trained_into"])),
+        _block(f"shown in {counted(p['shown_in']['count'], 'sample')}", *map(_where, p["shown_in"]["samples"])),
     ]
     return printable("\n\n".join(part for part in parts if part))
 
 
-def _block(title: str, text: str | None) -> str:
+def _block(title: str, *said: str) -> str:
     """Left out where there is nothing to say."""
+    text = "\n".join(said)
     return f"{title}\n" + "\n".join(f"  {line}" for line in text.split("\n")) if text else ""
 
 
@@ -203,11 +204,6 @@ def _prompt_texts(connection: sqlite3.Connection, example: Example) -> dict[str,
     )
     texts = {stage: json.loads(data).get("prompt_text") for stage, data in found}
     return {stage: text for stage, text in texts.items() if text is not None}
-
-
-def _trained_into(store: Store, connection: sqlite3.Connection, number: int) -> list[dict[str, Any]]:
-    found = connection.execute("SELECT round, rule, evidence FROM training WHERE sample = ? ORDER BY round", (number,))
-    return [{**(_model(store, connection, round) or {}), "rule": rule, "evidence": evidence} for round, rule, evidence in found]
 
 
 def _shown_in(connection: sqlite3.Connection, number: int) -> dict[str, Any]:

@@ -54,8 +54,11 @@ def locked(folder: Path) -> Iterator[None]:
                 time.sleep(_WAIT_SECONDS)
         else:
             raise UserError(f"{folder} is in use by {owner(folder)}: wait for it or stop it, or use another --out")
+        since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:3]])[:200] if sys.argv else "python"
+        who = {"pid": os.getpid(), "host": socket.gethostname(), "since": since, "command": command}
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(_self()).encode(), 0)
+        os.pwrite(descriptor, json.dumps(who).encode(), 0)
         yield
     finally:
         os.close(descriptor)
@@ -106,9 +109,3 @@ def _try(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _self() -> dict[str, object]:
-    since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:3]]) if sys.argv else "python"
-    return {"pid": os.getpid(), "host": socket.gethostname(), "since": since, "command": command[:200]}

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from selfalign.errors import RunFailed, UserError
 from selfalign.protocols import TrainResult
 from selfalign.record import rows
-from selfalign.record.checkpoints import Manifest, sync_folder, verify
+from selfalign.record.checkpoints import Manifest, sync, verify
 from selfalign.record.faults import fault_point
 from selfalign.record.plain import dumps
 from selfalign.types import ModelRef
@@ -29,8 +28,12 @@ def insert(
     Raises:
         RunFailed: a row was trained on that is no sample of this run.
     """
+    trained: dict[str, Any] = {}
+    if result is not None:
+        trained = {name: getattr(result, name) for name in ("steps", "tokens")}
+        trained |= {"seed_weight": float(result.seed_weight), "losses": [float(loss) for loss in result.losses]}
     adapter = None if model.adapter is None else _inward(folder, model.adapter)
-    values = (round, _inward(folder, model.base), adapter, model.hash, dumps(manifest), dumps(_figures(result)))
+    values = (round, _inward(folder, model.base), adapter, model.hash, dumps(manifest), dumps(trained))
     connection.execute("INSERT INTO models (round, base, adapter, hash, manifest, training) VALUES (?, ?, ?, ?, ?, ?)", values)
     if result is not None:
         _insert_training(connection, round, result)
@@ -74,7 +77,6 @@ def problems(run: Path, round: int, model: ModelRef, manifest: Manifest) -> list
 
 
 def figures(connection: sqlite3.Connection, round: int) -> dict[str, Any]:
-    """{"steps", "tokens", "seed_weight", "losses"} of a round's training; empty where none took place."""
     found = connection.execute("SELECT training FROM models WHERE round = ?", (round,)).fetchone()
     known: dict[str, Any] = {} if found is None else json.loads(found[0])
     return known
@@ -94,23 +96,15 @@ def set_aside(run: Path, folder: Path) -> str:
     fault_point("damaged-model.before-rename")
     folder.rename(aside)
     fault_point("damaged-model.after-rename")
-    sync_folder(folder.parent)
+    sync(folder.parent)
     return str(aside)
-
-
-def _figures(result: TrainResult | None) -> Mapping[str, Any]:
-    if result is None:
-        return {}
-    r = result
-    return {"steps": r.steps, "tokens": r.tokens, "seed_weight": float(r.seed_weight), "losses": [float(x) for x in r.losses]}
 
 
 def _insert_training(connection: sqlite3.Connection, round: int, result: TrainResult) -> None:
     used: dict[str, tuple[str | None, str | None]] = dict.fromkeys(result.trained, (None, None))
     used |= {drop.example.id: (drop.rule, drop.evidence) for drop in result.dropped}
     numbers = rows.numbers_of(connection, used)
-    unknown = [name for name in used if name not in numbers]
-    if unknown:
+    if unknown := [name for name in used if name not in numbers]:
         raise RunFailed(f"round {round}, training: {unknown[0]} was trained on but is no sample of this run")
     connection.executemany(
         "INSERT INTO training (round, sample, rule, evidence) VALUES (?, ?, ?, ?)",

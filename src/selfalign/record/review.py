@@ -237,10 +237,7 @@ def finish_review(store: Store, round: int, result: FilterResult, seconds: float
 
 
 def checked_name(name: str) -> str:
-    """
-    Raises:
-        UserError: nobody's name.
-    """
+    """Raises UserError: nobody's name."""
     if not (name := one_line(printable(name))) or len(name) > _SHORT:
         raise UserError("who reviews? give --by NAME, of one line")
     return name

@@ -147,7 +147,6 @@ def insert_metrics(connection: sqlite3.Connection, round: int, metrics: Iterable
 
 
 def read_metrics(connection: sqlite3.Connection, round: int) -> list[Metric]:
-    """In the order they were written; without their outcomes, which are many."""
     query = "SELECT name, value, low, high, n, unit, better FROM metrics WHERE round = ? ORDER BY rowid"
     return [
         Metric(name, _real(value), _real(low), _real(high), n, unit=unit, better=better)
@@ -156,7 +155,6 @@ def read_metrics(connection: sqlite3.Connection, round: int) -> list[Metric]:
 
 
 def read_outcomes(connection: sqlite3.Connection, round: int, metric: str) -> tuple[Outcome, ...]:
-    """In the order of the prompts' ids."""
     found = connection.execute(
         "SELECT prompt, value, stratum FROM outcomes WHERE round = ? AND metric = ? ORDER BY prompt", (round, metric)
     )
@@ -194,24 +192,13 @@ def _shown(example: Example) -> tuple[Demonstration, ...]:
 
 
 def _example(columns: Sequence[Any], links: Sequence[tuple[Any, ...]], scores: Sequence[tuple[Any, ...]]) -> Example:
-    id, round, slot, prompt, response, category, prompt_finish, response_finish, metadata, before = columns
-    system, history = said_before(before)
-    return Example(
-        id=id,
-        prompt=prompt,
-        response=response,
-        round=round,
-        slot=slot,
-        category=category,
-        prompt_finish=prompt_finish,
-        response_finish=response_finish,
-        prompt_demonstrations=tuple(Demonstration(name, near) for _, part, _, near, name in links if part == "prompt"),
-        response_demonstrations=tuple(Demonstration(name, near) for _, part, _, near, name in links if part == "response"),
-        scores={name: _real(value) for _, name, value in scores},
-        metadata=json.loads(metadata),
-        history=history,
-        system=system,
-    )
+    found = dict(zip(COLUMNS.split(", "), columns, strict=True))
+    found["metadata"] = json.loads(found["metadata"])
+    found["system"], found["history"] = said_before(found["history"])
+    found["scores"] = {name: _real(value) for _, name, value in scores}
+    for part in ("prompt", "response"):
+        found[f"{part}_demonstrations"] = tuple(Demonstration(name, near) for _, of, _, near, name in links if of == part)
+    return Example(**found)
 
 
 def has_later_turn(connection: sqlite3.Connection, where: str, values: Sequence[Any] = ()) -> bool:

@@ -198,10 +198,7 @@ def create(connection: sqlite3.Connection, tables: str = TABLES) -> None:
 
 
 def _check(connection: sqlite3.Connection, folder: Path) -> None:
-    """
-    Raises:
-        UserError: the record is not as it was written.
-    """
+    """Raises UserError: the record is not as it was written."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as model:
         sums.prepare(model)
         create(model, TABLES if version(connection, folder) == VERSION else TABLES_4)

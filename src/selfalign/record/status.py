@@ -49,11 +49,8 @@ def _waits(store: Store, running: bool) -> str:
 
 
 def warnings(store: Store) -> list[str]:
-    """What the run had to report, oldest first: fewer demonstrations than asked for, figures not given or got another way than
-    usual, collapse alarms, prompts that were shown nothing near, training rows that overlap with held-out prompts, metrics that
-    turned round, models whose files were damaged and were trained again, other software than it was begun with, what was
-    done with prompts, rounds and seeds that were added, samples that were forgotten; then the rounds whose weights a server
-    was not verified to serve, and those of which one rule took half."""
+    """What the run had to report, oldest first; then the rounds whose weights a server was not verified to serve, and those of
+    which one rule took half."""
     findings = ("alarm", "retrieval", "overlap", "oscillation")
     added = ("rounds", "joined", "forgotten")
     kinds = ("demonstrations", "seed_rule", "evaluation", *findings, "damaged-model", "software", "given", *added)

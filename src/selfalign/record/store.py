@@ -251,18 +251,16 @@ class Store:
     # Metrics
 
     def add_metrics(self, round: int, metrics: Iterable[Metric]) -> None:
-        """Written again, a metric takes the place of its older value."""
         with self.transaction("metrics") as connection:
             rows.insert_metrics(connection, round, metrics)
 
     def finish_evaluation(self, round: int, metrics: Sequence[Metric], seconds: float) -> None:
-        """The metrics and the stage `evaluate`, in one transaction."""
         with self.transaction("evaluate"):
             self.add_metrics(round, metrics)
             self.finish_stage(round, "evaluate", {"metrics": len(metrics)}, seconds)
 
     def metrics(self, round: int) -> list[Metric]:
-        """In the order they were written; without their outcomes."""
+        """In the order they were written; without their outcomes, which are many."""
         return rows.read_metrics(self._connection, round)
 
     def outcomes(self, round: int, metric: str) -> tuple[Outcome, ...]:
@@ -286,10 +284,7 @@ class Store:
                 self.finish_stage(round, "train", {"steps": result.steps, "tokens": result.tokens}, seconds)
 
     def model(self, round: int) -> ModelRef:
-        """
-        Raises:
-            UserError: the round has no model.
-        """
+        """Raises UserError: the round has no model."""
         return self._model(round)[0]
 
     def model_problems(self, round: int) -> list[str]:
@@ -379,7 +374,8 @@ class Store:
         return None if found is None else json.loads(found[0])
 
     def _set(self, key: str, value: Mapping[str, Any]) -> None:
-        self._connection.execute(_SET, (key, dumps(value)))
+        query = "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+        self._connection.execute(query, (key, dumps(value)))
 
 
 def _number(path: Path) -> tuple[int, int] | None:
@@ -388,9 +384,6 @@ def _number(path: Path) -> tuple[int, int] | None:
         found = path.stat()
         return found.st_dev, found.st_ino
     return None
-
-
-_SET = "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 
 
 def _now() -> str:

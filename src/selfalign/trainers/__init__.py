@@ -8,11 +8,4 @@ from selfalign.trainers._dpo import DPO
 from selfalign.trainers.null import NullTrainer
 from selfalign.trainers.sft import SFT
 
-__all__ = [
-    "DPO",
-    "SFT",
-    "CrossEntropy",
-    "Distill",
-    "Ditto",
-    "NullTrainer",
-]
+__all__ = ["DPO", "SFT", "CrossEntropy", "Distill", "Ditto", "NullTrainer"]

@@ -59,21 +59,5 @@ def average_of(model: Any, asked: Mapping[str, Any], device: Any, checkpoint: Pa
     return Average({name: found[name].to(device, copy=True) for name, _ in _trained(model)}, asked["rate"])
 
 
-def make_keeper(average: Average, model: Any, work: Path, writes: bool) -> Any:
-    """A `TrainerCallback` that has the average follow, and (in one process of several) writes it into each checkpoint. It stands
-    before the one that vouches for a checkpoint's files."""
-    from transformers import TrainerCallback
-
-    class Keeper(TrainerCallback):  # type: ignore[misc, no-any-unimported, unused-ignore]
-        def on_step_end(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
-            average.follow(model)
-
-        def on_save(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
-            if writes:
-                average.write(work / f"checkpoint-{state.global_step}")
-
-    return Keeper()
-
-
 def _trained(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     return ((name, weight.detach()) for name, weight in model.named_parameters() if weight.requires_grad)

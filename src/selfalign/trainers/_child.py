@@ -26,17 +26,16 @@ from selfalign.models.sizes import window
 from selfalign.record.checkpoints import AVERAGE, newest_verified, publish, write_synced
 from selfalign.record.disk import disk_full
 from selfalign.record.faults import fault_point
-from selfalign.trainers._average import Average, average_of, make_keeper
+from selfalign.trainers._average import Average, average_of
 from selfalign.trainers._batches import Lost, Step, Unit, Weights, plan, tokenise, weigh
 from selfalign.trainers._guard import KEPT_CHECKPOINTS, Link, make_guard
 from selfalign.trainers._launch import take_over
 from selfalign.trainers._loss import make_loss
 from selfalign.trainers._model import device_of, load_model, reference, second_copy
 from selfalign.trainers._reference import with_reference
-from selfalign.trainers._scaling import LossScale, NotFinite
 from selfalign.trainers._shard import WAIT, gathered, is_cut, join
 from selfalign.trainers._teacher import taught_by, with_taught
-from selfalign.trainers._weighted import Steps, check_finite, make_trainer
+from selfalign.trainers._weighted import LossScale, NotFinite, Steps, check_finite, make_trainer
 from selfalign.trainers._zero import start
 
 OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_bnb_8bit", "paged_adamw_8bit": "paged_adamw_8bit"}
@@ -64,11 +63,8 @@ def main(path: Path, *launched: str) -> int:
             _check_alone(spec["options"]["device"])
         offload, device = bool(spec["options"].get("offload")), device_of(spec["options"])
         take_over(spec["options"], device.type, os.environ)
-        _check_strategy(spec["options"].get("strategy", "ddp"), offload)
-        _check_processes(device)
-        if offload:
-            join(device)
-        _join(device)
+        _check_processes(device, spec["options"].get("strategy", "ddp"), offload)
+        _join(device, offload)
         train(spec, link)
     except Exception as error:
         traceback.print_exc()
@@ -90,10 +86,8 @@ def train(spec: dict[str, Any], link: Link) -> None:
     renderer, loss = make_renderer(tokenizer, spec["format"]), make_loss(options["loss"])
     units, lost = _units(spec, renderer, loss, limit)
     weights = weigh(units, spec["seed_weight"])
-    devices = int(os.environ.get("WORLD_SIZE", "1"))
-    steps = plan(
-        units, spec["seed"], options["epochs"], options["max_steps"], options["batch_size"], options["micro_batch"], devices
-    )
+    devices, sizes = _processes(), (options["batch_size"], options["micro_batch"])
+    steps = plan(units, spec["seed"], options["epochs"], options["max_steps"], *sizes, devices)
     found, notes = newest_verified(work, spec["key"]) if link.speaks else (None, [])
     for note in notes:
         link.tell(note=note)
@@ -109,17 +103,17 @@ def train(spec: dict[str, Any], link: Link) -> None:
         empty_cache()  # of what was loaded for that alone
     average = average_of(model, spec["average"], args.device, found) if spec.get("average") else None
     total = taught_by(loss.total, model, second_copy(spec), args.device, half, average) if loss.distils else loss.total
-    guard = make_guard(link, spec["key"], work, options.get("stop_below", 0.0), 60 * options["save_minutes"])
+    guard = make_guard(link, spec["key"], work, options.get("stop_below", 0.0), 60 * options["save_minutes"], average)
     trainer = make_trainer(
         model,
         args,
         Steps(units, steps, weights, pad, devices, loss.collate),
-        [make_keeper(average, model, work, link.speaks), guard] if average else [guard],
+        [guard],
         total,
         LossScale() if half is torch.float16 else None,
         half if is_cut(model) else None,
     )
-    link.tell(total=len(steps), done=_steps_done(found))
+    link.tell(total=len(steps), done=int(found.name.rpartition("-")[2]) if found else 0)
     trainer.train(resume_from_checkpoint=str(found) if found else None)
     if guard.asked:
         return
@@ -173,10 +167,7 @@ def arguments(spec: dict[str, Any], model: Any, steps: int, work: Path) -> Any:
         learning_rate=options["learning_rate"] * spec["learning_rate_scale"],
         lr_scheduler_type=SCHEDULES[options["schedule"]],
         warmup_steps=int(options["warmup"] * steps + 1e-9),  # 0.29 * 100 is 28.999…
-        weight_decay=options["weight_decay"],
-        max_grad_norm=options["max_grad_norm"],
-        adam_beta1=options["adam_beta1"],
-        adam_beta2=options["adam_beta2"],
+        **{name: options[name] for name in ("weight_decay", "max_grad_norm", "adam_beta1", "adam_beta2")},
         optim=OPTIMIZERS[options["optimizer"]],
         bf16=half_type(device, options["precision"]) is torch.bfloat16,
         use_cpu=device.type == "cpu",
@@ -241,17 +232,19 @@ def _partial(out: Path) -> Path:
     return out.with_name(f".{out.name}.partial")
 
 
-def _steps_done(checkpoint: Path | None) -> int:
-    return int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+def _processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def _join(device: Any) -> None:
+def _join(device: Any, offload: bool) -> None:
     """One process of several meets the others, on its own device.
 
     Raises:
         UserError: they cannot meet there.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if offload:
+        join(device)
+    if _processes() > 1:
         from accelerate import PartialState
 
         if PartialState(cpu=device.type == "cpu", timeout=WAIT).num_processes == 1:
@@ -262,7 +255,7 @@ def _agree(found: Path | None) -> Path | None:
     """The first process's choice of checkpoint, on every process."""
     import torch
 
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if _processes() == 1:
         return found
     choice = [found]
     torch.distributed.broadcast_object_list(choice)
@@ -315,17 +308,13 @@ def _check_alone(device: str) -> None:
         os.environ |= only_device("cuda:0", os.environ)
 
 
-def _check_processes(device: Any) -> None:
-    """Raises UserError: more processes than GPUs, which cannot exchange what they have on one."""
+def _check_processes(device: Any, strategy: str, offload: bool) -> None:
+    """Raises UserError: a single one over which a model is to be cut, or more than GPUs, which exchange nothing on one."""
+    if strategy in ("fsdp", "deepspeed") and not offload and _processes() == 1:
+        raise UserError(f"--trainer.strategy {strategy} cuts a model over several processes, and --trainer.launch started one")
     here, seen = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), device_count(device)
     if device.type == "cuda" and here > seen:
         raise UserError(f"--trainer.launch started {here} processes on a machine that shows {seen} GPUs: let it start {seen}")
-
-
-def _check_strategy(strategy: str, offload: bool) -> None:
-    """Raises UserError: a model is to be cut over one process."""
-    if strategy in ("fsdp", "deepspeed") and not offload and int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        raise UserError(f"--trainer.strategy {strategy} cuts a model over several processes, and --trainer.launch started one")
 
 
 def _kind(error: Exception, work: Path) -> str:

@@ -13,10 +13,10 @@ from typing import Any
 from selfalign.models.device import trim_heap
 from selfalign.record.checkpoints import discard, saved_checkpoints, write_manifest
 from selfalign.record.faults import fault_point
+from selfalign.trainers._average import Average
 from selfalign.trainers._process import STOP
-from selfalign.trainers._scaling import NotFinite
 from selfalign.trainers._shard import whole
-from selfalign.trainers._weighted import check_finite
+from selfalign.trainers._weighted import NotFinite, check_finite
 from selfalign.trainers._zero import last_norm
 
 KEPT_CHECKPOINTS = 2
@@ -36,27 +36,31 @@ class Link:
             self._pipe.flush()
 
 
-def make_guard(link: Link, key: str, work: Path, stop_below: float = 0.0, seconds: float = 0.0) -> Any:
+def make_guard(
+    link: Link, key: str, work: Path, stop_below: float = 0.0, seconds: float = 0.0, average: Average | None = None
+) -> Any:
     """A `TrainerCallback` that reports every step and stops before a gradient that is not finite is applied. A checkpoint counts
     once its weights are checked and its manifest, written last, stands under `key`; only then are older ones removed.
 
     Args:
         stop_below: a step whose loss is below this is the last one.
         seconds: after so many without a checkpoint one more is made (`SFT.save_minutes`); 0: never.
+        average: follows each step, and stands in every checkpoint.
     """
     from transformers import TrainerCallback
 
-    return type("Guard", (_Guard, TrainerCallback), {})(link, key, work, stop_below, seconds)
+    return type("Guard", (_Guard, TrainerCallback), {})(link, key, work, stop_below, seconds, average)
 
 
 class _Guard:
     asked = False
     """Whether the training ended because the parent asked for it, with a checkpoint to go on from."""
 
-    def __init__(self, link: Link, key: str, work: Path, stop_below: float, seconds: float) -> None:
+    def __init__(self, link: Link, key: str, work: Path, stop_below: float, seconds: float, average: Average | None) -> None:
         import torch
 
-        self._link, self._key, self._work, self._stop_below, self._seconds = link, key, work, stop_below, seconds
+        self._link, self._key, self._work, self._average = link, key, work, average
+        self._stop_below, self._seconds = stop_below, seconds
         self._several = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
         self._saved, self._took = time.monotonic(), 0.0  # the last checkpoint (or the start), and the seconds that it took
         self._began: float | None = None  # when a checkpoint was asked for that is not made yet
@@ -77,6 +81,8 @@ class _Guard:
             raise NotFinite(f"the gradient's norm is {norm} at step {state.global_step + 1} of {state.max_steps}")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
+        if self._average:
+            self._average.follow(parts["model"])
         if state.global_step >= state.max_steps:
             control.should_save = False  # the finished model follows at once
         elif (self._work / STOP).exists() and not self._several:  # several might see it at different steps
@@ -107,8 +113,11 @@ class _Guard:
 
             torch.distributed.barrier()
         if self._link.speaks:
+            folder = self._work / f"checkpoint-{state.global_step}"
+            if self._average:
+                self._average.write(folder)
             fault_point("train.checkpoint.before-manifest")
-            write_manifest(self._work / f"checkpoint-{state.global_step}", self._key)
+            write_manifest(folder, self._key)
             fault_point("train.checkpoint.after-manifest")
             for path in saved_checkpoints(self._work)[:-KEPT_CHECKPOINTS]:
                 discard(path)

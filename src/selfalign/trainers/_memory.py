@@ -1,50 +1,20 @@
-"""What a training takes of a device's memory, by one formula, and the method that follows from it. No torch here.
+"""What a training takes of a device's memory, by the formula of docs/memory.md, and the method that follows. No torch here.
 
-    memory = FIXED + weights + gradients + moments + activations
-
-in bytes. With n weights in all, m of them in linear layers, a those of the adapter, h = 2 where products are in 16 bits, else 4:
-
-| method | weights | gradients | moments |
-|---|---|---|---|
-| full | 4n | 4n | 8n |
-| lora | hn + 4a | 4a | 8a |
-| qlora | 0.53m + h(n - m) + 4a | 4a | 8a |
-
-What is trained is float32, as small updates vanish in 16 bits; a frozen base has the type of the products. NF4 takes 4 bits a
-weight and 0.13 for its scales (Dettmers et al., arXiv 2305.14314, with double quantisation). 8-bit moments take a quarter.
-
-Activations are those of t tokens computed at once (`micro_batch` rows of the longest) of which s are learned. A layer keeps
-LAYER = 34·hidden + 8·inner bytes a token (h = 2; else 40 and 16), counted by what autograd saves of a Llama layer; with an
-adapter 30·hidden (else 33), as the norms' weights are frozen and nothing is kept for their gradients:
-
-    kept:            t · layers · LAYER + 14 · s · words
-    computed twice:  t · layers · stream · hidden + max(t · LAYER, 14 · s · words)
-
-The stream between layers has 4 bytes a number where all weights are trained, else h. A distillation has 24 · s · words more,
-and its teacher's 4n bytes where that is no adapter's base, or 4a where it is an adapter's average. Products in 16 bits copy
-float32 weights: 2n more. Activations are gone when the last gradients come, but what they had is not given back at once: both
+Where its numbers are from: what is trained is float32, as small updates vanish in 16 bits; a frozen base has the type of the
+products. NF4 takes 4 bits a weight and 0.13 for its scales (Dettmers et al., arXiv 2305.14314, with double quantisation). A
+layer's bytes are counted by what autograd saves of a Llama layer; with an adapter the norms' weights are frozen, and nothing is
+kept for their gradients. Activations are gone when the last gradients come, but what they had is not given back at once: both
 count.
 
-On a processor an adapter leaves gaps. A linear layer that has one computes three blocks of t · outputs numbers (its own, the
-adapter's, that times alpha / rank) which are gone when their sum is there, while that and the adapter's input are kept, before
-and behind them; and glibc puts no aligned block into a gap of just its size, as it asks for some bytes more (2.36,
-`_int_memalign`). By a trace of what Llama layers allocate 1.96 (float32) and 1.93 (bf16) times h · t · outputs bytes stay empty:
-2 are counted, of one layer where activations are computed twice. It is so for blocks of less than HEAP bytes, or LARGE with
-`qlora`: larger ones the system gets back at once.
+On a processor a linear layer with an adapter computes three blocks of tokens · outputs numbers (its own, the adapter's, that
+times alpha / rank) which are gone when their sum is there, while that and the adapter's input are kept, before and behind them;
+and glibc puts no aligned block into a gap of just its size, as it asks for some bytes more (2.36, `_int_memalign`). By a trace of
+what Llama layers allocate 1.96 (float32) and 1.93 (bf16) times a block stay empty: 2 are counted. It is so for blocks of less
+than HEAP bytes, or LARGE with `qlora`: larger ones the system gets back at once.
 
-Cut over N devices (FSDP) weights, gradients and moments take one part of N each. What is gathered for a moment is not cut: with r
-weights outside of the layers (n - m) and l in one of them (m / layers), h·(r + 2l) for weights, as the next layer is fetched
-while one computes, and in full training (h + 4)·(r + l) for their gradients before and while they are averaged. That is in place
-of the 2n above, and the stream has h bytes a number.
-
-With offload, over N >= 1 devices, these parts are in main memory: weights, gradients and moments take nothing of a device, and
-besides what is gathered it has (h + 4)·l/N, a layer's part on its way. Main memory has all parts of this machine's devices; its
-weights and gradients are locked in place, which is done in powers of two: each matrix takes up to twice its bytes.
-
-DeepSpeed's ZeRO keeps what is trained a second time, 4n/N (4a/N) that count as moments, and has two buckets of 4·BUCKET bytes.
-Gradients before they are averaged are 4·(r + l) in full training. Stage 2 does not cut weights and computes as one device does;
-stage 3 gathers r + 2l of them, in float32 where they are trained. With offload gradients and moments are in main memory, and with
-stage 3 weights too.
+Cut over N devices (FSDP), the next layer is fetched while one computes, and full training has gradients before and while they are
+averaged. With offload a layer's part is on its way too; main memory is locked in powers of two, matrix by matrix. DeepSpeed keeps
+what is trained a second time, which counts as moments, and has two buckets of 4 · BUCKET bytes.
 """
 
 from __future__ import annotations
@@ -129,7 +99,7 @@ class Need:
 
 
 def need(method: Method, twice: bool, sizes: Sizes, load: Load, devices: int = 1) -> Need:
-    """The formula of this file: what each of the devices takes."""
+    """What each of the devices takes, by the formula."""
     width = 2 if load.half else 4
     trained = sizes.weights if method == "full" else load.adapter or adapter_weights(sizes, load.rank, load.target)
     matrices = sum(one * other for one, other in sizes.matrices.values())

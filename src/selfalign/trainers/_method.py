@@ -15,9 +15,10 @@ from selfalign.models.device import choose_device, device_count, device_memory, 
 from selfalign.models.files import weights
 from selfalign.models.names import located
 from selfalign.models.sizes import Sizes, read_sizes
+from selfalign.models.skeleton import skeleton
 from selfalign.trainers._memory import HEAP, METHODS, USABLE, Load, Method, Need, fitting, need, needs
 from selfalign.trainers._model import count_adapter
-from selfalign.trainers._shard import check_layers
+from selfalign.trainers._shard import layers
 from selfalign.types import ModelRef
 
 RANK = 16
@@ -101,16 +102,11 @@ class Choice:
 
     def plain(self) -> dict[str, Any]:
         """For `check --json`: bytes."""
+        own = ("method", "weights", "gradients", "moments", "activations", "devices", "zero")
         rows = [
             {
-                "method": each.method,
-                "weights": each.weights,
-                "gradients": each.gradients,
-                "moments": each.moments,
-                "activations": each.activations,
+                **{name: getattr(each, name) for name in own},
                 "computed_twice": each.twice,
-                "devices": each.devices,
-                "zero": each.zero,
                 "in_all": each.total,
                 "main_memory": each.main,
                 "fits": each.fits(self.room.total, self.room.main),
@@ -168,7 +164,7 @@ def choose(asked: Asked, model: ModelRef) -> Choice | None:
         found = need(asked.method, asked.twice is not False, sizes, load, devices[-1])
     if asked.strategy == "fsdp" or (found.devices > 1 and not found.zero):
         try:
-            check_layers(folder)
+            layers(skeleton(folder))
         except UserError:
             if asked.strategy == "fsdp":
                 raise

@@ -36,14 +36,13 @@ _REMEDIES = {
 def surroundings(device: str, given: Mapping[str, str], four_bits: bool = False) -> dict[str, str]:
     """The environment of a training process.
 
-    It sees no other CUDA device than it is given (`only_device`). Its threads spin for 10,000 turns while they wait and sleep
-    then, unless the user chose: beside other busy processes a thread that spins for long keeps the core from the one that it
-    waits for (2.1 s a step, and 0.8 so), and one that sleeps at once is woken late on a quiet machine (0.27 s, and 0.22 so, as
-    without any setting; `benchmarks/waiting.py`).
+    It sees no other CUDA device than it is given (`only_device`). Its threads spin for a while and sleep then, unless the user
+    chose: beside other busy processes a thread that spins for long keeps the core from the one that it waits for, and one that
+    sleeps at once is woken late on a quiet machine (figures: docs/memory.md, "On processors").
 
     A base of 4 bits is spread out layer by layer. On a processor activations that are kept come to lie in the gaps which those
     weights leave behind, so that the next ones find no room there: 360M took 3.0 GB instead of 2.2 in float32. By `LARGE` no
-    gap is left, and getting memory anew costs a step an eighth of its time (135M).
+    gap is left.
     """
     no_gaps = {"MALLOC_MMAP_THRESHOLD_": str(LARGE)} if four_bits else {}
     chosen = any(name in given for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"))

@@ -17,9 +17,8 @@ from typing import Any
 
 from selfalign.record.checkpoints import write_synced
 from selfalign.trainers._batches import Unit, Weights
-from selfalign.trainers._scaling import NotFinite
 from selfalign.trainers._shard import placed
-from selfalign.trainers._weighted import collate, row_losses
+from selfalign.trainers._weighted import NotFinite, collate, row_losses
 
 NAME = "reference.json"
 
@@ -44,20 +43,14 @@ def with_reference(
         NotFinite: one of them is NaN or infinite.
     """
     file = Path(spec["work"]) / NAME
-    found = _stored(file, spec["key"])
+    kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"key": None}
+    found = kept["log_probabilities"] if kept["key"] == spec["key"] else None
     if found is None:
         with model as asked:
             found = _measure(units, asked, device, half, spec["options"]["micro_batch"], pad)
         if writes:
             write_synced(file, json.dumps({"key": spec["key"], "log_probabilities": found}).encode())
     return [replace(unit, reference=tuple(values)) for unit, values in zip(units, found, strict=True)]
-
-
-def _stored(file: Path, key: str) -> list[list[float]] | None:
-    if not file.is_file():
-        return None
-    kept = json.loads(file.read_text(encoding="utf-8"))
-    return kept["log_probabilities"] if kept["key"] == key else None
 
 
 def _measure(units: Sequence[Unit], model: Any, device: Any, half: Any, micro: int, pad: int) -> list[list[float]]:

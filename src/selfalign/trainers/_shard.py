@@ -22,9 +22,6 @@ from selfalign.models.files import ADAPTER
 from selfalign.models.rounding import rounded
 from selfalign.trainers import _zero
 
-FOLDER = "parts"
-"""Of a checkpoint: what torch's distributed checkpoints write, one file for each process and one that says what is in which."""
-
 WAIT = timedelta(hours=2)
 """For which processes wait for one another, as the first one hashes and writes checkpoints of tens of GB meanwhile: torch's own
 10 minutes may not do for that. One that has died is noticed by what started it."""
@@ -90,20 +87,6 @@ def layers(model: Any) -> list[Any]:
             " use --trainer.strategy ddp"
         )
     return [layer for found in lists for layer in found]
-
-
-def check_layers(folder: Path) -> None:
-    """Whether a model can be cut, by its configuration: built without weights (on torch's meta device), in a second or two.
-
-    Raises:
-        UserError: as `layers`.
-    """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    with torch.device("meta"):
-        layers(AutoModelForCausalLM.from_config(config, trust_remote_code=False))  # type: ignore[no-untyped-call, unused-ignore]
 
 
 def is_cut(model: Any) -> bool:
@@ -193,9 +176,7 @@ def write(folder: Path, model: Any, optimizer: Any, schedule: Any) -> None:
         _zero.write(engine, folder, schedule)
         return
     state = {**_state(model, optimizer), "schedule": schedule.state_dict()}
-    checkpoints.save(  # type: ignore[attr-defined, unused-ignore]
-        state, checkpoint_id=folder / FOLDER
-    )
+    checkpoints.save(state, checkpoint_id=folder / _zero.FOLDER)  # type: ignore[attr-defined, unused-ignore]
 
 
 def read(folder: Path, model: Any, optimizer: Any, schedule: Any) -> None:
@@ -207,7 +188,7 @@ def read(folder: Path, model: Any, optimizer: Any, schedule: Any) -> None:
         _zero.read(engine, folder, schedule)
         return
     state = {**_state(model, optimizer), "schedule": schedule.state_dict()}
-    checkpoints.load(state, checkpoint_id=folder / FOLDER)  # type: ignore[attr-defined, unused-ignore]
+    checkpoints.load(state, checkpoint_id=folder / _zero.FOLDER)  # type: ignore[attr-defined, unused-ignore]
     own = {"model_state_dict": state["model"], "optim_state_dict": state["optimizer"]}
     set_state_dict(model, getattr(optimizer, "optimizer", optimizer), **own, options=_options())
     schedule.load_state_dict(state["schedule"])

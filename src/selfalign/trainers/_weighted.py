@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from selfalign.trainers import _shard, _zero
 from selfalign.trainers._batches import IGNORE, Row, Step, Unit, Weights
-from selfalign.trainers._scaling import LossScale, NotFinite
 from selfalign.trainers._shard import in_step, is_cut, local
 
 if TYPE_CHECKING:
@@ -24,6 +23,10 @@ Batch = Mapping[str, Tensor]
 
 Total = Callable[[Any, Batch, Any], "torch.Tensor"]
 """(model, batch, its output layer) to the weighted sum of the losses of a batch, a scalar in float32."""
+
+
+class NotFinite(Exception):
+    """A loss, a gradient or a weight is NaN or infinite; the message says which and when."""
 
 
 def collate(rows: Sequence[Row], weights: Weights, pad: int) -> dict[str, torch.Tensor]:
@@ -118,6 +121,36 @@ class Steps:
         # Every device must run as often as the others: an empty share computes some unit with weight 0.
         units = [self.units[i] for i in positions or (filler,)]
         return self.make(units, self.weights if positions else Weights(0.0, 0.0, 0.0), self.pad)
+
+
+@dataclass
+class LossScale:
+    """Gradients below 6e-8 are zero in fp16, so the loss is multiplied by `factor` before they are computed and they are divided
+    by it afterwards (Micikevicius et al., arXiv 1710.03740, section 3.2).
+
+    A step whose gradients are too large for it is computed again with half the factor. The usual scaler leaves such a step out: a
+    training of some dozen steps has none to spare (our own choice).
+    """
+
+    factor: float = 2.0**14
+
+    def unscale(self, model: Any) -> bool:
+        """Divides the gradients of a step; False where they are too large: they are gone, and the step is to be computed again.
+
+        Raises:
+            NotFinite: they are not finite whatever the factor.
+        """
+        import torch
+
+        gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+        if all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
+            torch._foreach_div_(gradients, self.factor)
+            return True
+        if self.factor <= 1.0:
+            raise NotFinite("the gradients are not finite in fp16")
+        self.factor /= 2
+        model.zero_grad()
+        return False
 
 
 def make_trainer(

@@ -16,7 +16,7 @@ from typing import Any
 from selfalign.trainers._memory import BUCKET
 
 FOLDER = "parts"
-"""Of a checkpoint: what DeepSpeed writes, a file or two for each process."""
+"""Of a checkpoint: what DeepSpeed or torch's distributed checkpoints write, a file or two for each process."""
 
 _ENGINE = "_zero_engine"
 
@@ -123,7 +123,6 @@ def last_norm(model: Any) -> float | None:
 
 
 def whole(weight: Any) -> Any:
-    """A copy of all of a weight, on every process; all processes must ask."""
     import deepspeed
 
     with deepspeed.zero.GatheredParameters([weight]):
@@ -131,12 +130,10 @@ def whole(weight: Any) -> Any:
 
 
 def write(engine: Any, folder: Path, schedule: Any) -> None:
-    """This process's part of a checkpoint. All processes must write."""
     state = {"schedule": schedule.state_dict()}
     engine.save_checkpoint(str(folder), FOLDER, state, save_latest=False, exclude_frozen_parameters=True)
 
 
 def read(engine: Any, folder: Path, schedule: Any) -> None:
-    """Puts a checkpoint back. All processes must read."""
     _, state = engine.load_checkpoint(str(folder), FOLDER, load_module_strict=False)
     schedule.load_state_dict(state["schedule"])

@@ -301,7 +301,12 @@ class SFT:
         write_synced(spec, json.dumps(self.spec(job)).encode())
         run_child(spec, f"round {job.round}: train", progress, self.device, self.settled(None).method == "qlora")
         result = json.loads((job.work / "result.json").read_text(encoding="utf-8"))
-        return _result(job, self._model(job), result)
+        digest = manifest_hash(read_manifest(job.out))
+        model = ModelRef(str(job.out), hash=digest)
+        if self.settled(None).method != "full":
+            both = hashlib.sha256(f"{job.start.hash}\n{digest}".encode()).hexdigest()
+            model = ModelRef(job.start.base, str(job.out), both)
+        return _result(job, model, result)
 
     def spec(self, job: TrainJob) -> dict[str, Any]:
         """What the training process reads; `key` names data, options and start, so no checkpoint of another job is taken."""
@@ -365,13 +370,6 @@ class SFT:
         if not isinstance(self.loss, Distill) or self._average_rate:
             return None
         return job.base if job.base and self.loss.teacher == "start" else job.start
-
-    def _model(self, job: TrainJob) -> ModelRef:
-        digest = manifest_hash(read_manifest(job.out))
-        if self.settled(None).method == "full":
-            return ModelRef(str(job.out), hash=digest)
-        both = hashlib.sha256(f"{job.start.hash}\n{digest}".encode()).hexdigest()
-        return ModelRef(job.start.base, str(job.out), both)
 
 
 def _taught(example: Example, shown: Mapping[str, Example], seed: bool) -> dict[str, Any]:
