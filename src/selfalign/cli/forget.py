@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     folder, *ids = [*takewhile(lambda each: not each.startswith("-"), arguments)] or [""]
     rest = list(arguments[1 + len(ids) :])
     if not folder or not ids or not any(each.partition("=")[0] == "--out" for each in rest):
-        raise UserError("which run, without which samples, and where to? `selfalign forget DIR r1-0007 --out NEW`")
+        raise UserError("which run, without which samples, and where to? `selfalign forget DIR r01-00007 --out NEW`")
     from selfalign.record.forget import forget, in_words
 
     settings = settings_of(Path(folder), "whose arms are compared as they are; name one of them")

@@ -105,7 +105,7 @@ def _chosen(store: Store, ids: Sequence[str]) -> tuple[list[str], int]:
     """
     ids = list(dict.fromkeys(ids))
     if not ids:
-        raise UserError("which samples? give their ids: selfalign forget DIR r1-0007 --out NEW")
+        raise UserError("which samples? give their ids: selfalign forget DIR r01-00007 --out NEW")
     rounds = []
     for id in ids:
         with store.snapshot() as connection:
