@@ -198,6 +198,10 @@ def one(folder: Path, row: dict[str, Any]) -> Example:
             ("Be brief.", (("Hi.", "Yes?"),), "Why?", "So."),
         ),
         ({"prompt": "Why?", "good_response": "So.", "bad_response": "No."}, PAIR),
+        ({"inputs": {"messages": TURNS[:1]}, "outputs": {"messages": TURNS[1:]}}, PAIR),  # LangSmith
+        ({"inputs": {"messages": TURNS[:1]}, "outputs": {"messages": TURNS}}, PAIR),
+        ({"inputs": {"messages": TURNS[:1]}, "outputs": {"message": TURNS[1]}}, PAIR),
+        ({"Question:": "Why?", "Answer:": "So."}, PAIR),
     ],
     ids=lambda value: json.dumps(value)[:70] if isinstance(value, dict) else "",
 )
@@ -293,6 +297,14 @@ def test_forms_of_rows(tmp_path: Path, row: dict[str, Any], expected: tuple[Any,
         (
             {"prompt": "Why?", "completions": [{"model": "m", "response": "So."}, {"model": "n", "response": "No."}]},
             ("2 different",),
+        ),
+        ({"prompt": "Why?", "response": "So.", "response.1": "No."}, ("'response' and 'response.1'", "a second column")),  # pandas
+        ({"Frage": "Why?", "Antwort": "So.", "Antwort.1": "No."}, ("'Antwort' and 'Antwort.1'", "keep the one")),
+        ({"prompt": "Why?", "response...2": "So.", "response...3": "No."}, ("'response...2' and 'response...3'",)),  # R
+        ({"prompt": "Why?", "prompt_duplicated_0": "How?", "response": "So."}, ("'prompt_duplicated_0'",)),  # polars
+        (
+            {"inputs": {"messages": TURNS[:1]}, "outputs": {"messages": [{**TURNS[0], "content": "How?"}, TURNS[1]]}},
+            ("'inputs.messages' and in 'outputs.messages'", "one list, messages"),
         ),
     ],
 )

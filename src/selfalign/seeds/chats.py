@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from selfalign.seeds.layouts import FORMS, RESPONSES
+from selfalign.seeds.names import FORMS, RESPONSES
 from selfalign.seeds.rows import Broken, Row, nothing, show
 
 _SLACK_TIME = re.compile(r"\d{9,10}\.\d+")

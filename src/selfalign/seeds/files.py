@@ -18,7 +18,7 @@ from typing import Any
 
 from selfalign.errors import SeedError
 from selfalign.seeds.data_sets import read_data_set
-from selfalign.seeds.layouts import is_known, is_shared
+from selfalign.seeds.names import is_known, is_shared
 from selfalign.seeds.packed import PACKED, unpacked
 from selfalign.seeds.parquet import read_parquet
 from selfalign.seeds.rows import MAX_FILE, MAX_ROWS, Malformed, Problem, Row, as_row, is_conversation, listed, plain, show

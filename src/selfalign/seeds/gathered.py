@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from selfalign.seeds.chats import read_chat
-from selfalign.seeds.layouts import CHATS, FORMS, RESPONSES
+from selfalign.seeds.names import CHATS, FORMS, RESPONSES
 from selfalign.seeds.rows import Broken, Problem, Row, json_text, listed, nothing, show
 from selfalign.seeds.turns import ROLES, SAID, WHO
 from selfalign.seeds.verdicts import number

@@ -8,105 +8,33 @@ from __future__ import annotations
 
 import difflib
 import re
-import unicodedata
 from collections.abc import Collection, Iterator, Mapping
-from functools import lru_cache
 from itertools import zip_longest
 from typing import Any
 
+from selfalign.seeds.names import (
+    ANSWERING,
+    ASKING,
+    BETTER,
+    CHATS,
+    CHOSEN,
+    EDITED,
+    FORMS,
+    KNOWN,
+    REJECTED,
+    RESPONSES,
+    SAME,
+    TOGETHER,
+    UNUSABLE,
+    is_known,
+    told,
+)
 from selfalign.seeds.replies import with_reply
 from selfalign.seeds.rows import Malformed, is_conversation, json_text, list_in, listed, nothing, object_in, show
 from selfalign.seeds.spoken import MARKS, turns_in
-from selfalign.seeds.turns import ROLES, SAID, WHO
+from selfalign.seeds.turns import ROLES, SAID, WHO, joined_chats
 from selfalign.seeds.verdicts import refuse_bad
 
-FORMS = {"prompt": "response", "question": "answer", "instruction": "output", "query": "response"}
-"""Names of a prompt with the response that mostly goes with it; any response may go with any prompt."""
-CHOSEN, REJECTED = "chosen", "rejected"
-"""The answers of a preference: the first one is the response, the other is kept as metadata, for recipes that reject it."""
-RESPONSES = ("response", "answer", "output", "completion", CHOSEN)
-CHATS = ("messages", "conversations", "conversation", "contents")
-PASSAGES = ("input", "context", "passage")
-"""Texts that a prompt is about; they follow it behind a blank line, as in Alpaca's own prompts."""
-OTHER_PASSAGES = (
-    *("contexts", "passages", "document", "documents", "article", "paragraph", "background", "excerpt", "source_text"),
-    *("reference_text", "retrieved_context", "retrieved_contexts", "retrieved_documents"),
-)
-"""The same where they hold sentences: a name without a space is that of a file."""
-SYSTEMS = ("system", "system_prompt", "system_message", "system_instruction", "system_instructions", "system_text", "sys")
-HISTORIES = (
-    *("history", "chat_history", "conversation_history", "previous_messages", "message_history"),
-    *("dialogue_history", "dialog_history", "previous_turns", "prior_turns"),
-)
-NESTED = ("instances", "questions_and_answers")
-"""Lists of inputs or questions with their answers, as in Self-Instruct's seed tasks and InstructLab's qna.yaml."""
-UNUSABLE = {
-    **dict.fromkeys(("tools", "functions"), "calls of tools are not learned; remove the rows that need them"),
-    "previous_response_id": "the turns before it are not in the row; put them into it, or remove the row",
-    **dict.fromkeys(("choices", "options"), "a choice is not shown to the model; write it into the prompt"),
-    **dict.fromkeys(
-        ("image", "images", "image_path", "image_url", "audio", "audios", "video", "videos"),
-        "only texts are learned; remove the rows that need it",
-    ),
-}
-KNOWN = sorted({*FORMS, *RESPONSES, *CHATS})
-_SAME = {
-    name.replace("_", ""): name
-    for name in (*KNOWN, REJECTED, *PASSAGES, *OTHER_PASSAGES, *SYSTEMS, *HISTORIES, *NESTED, *UNUSABLE, "id", "category")
-}
-for _what in ("response", "answer", "output", "completion"):
-    _SAME |= dict.fromkeys((f"chosen{_what}", f"preferred{_what}", f"good{_what}"), CHOSEN)
-    _SAME |= dict.fromkeys((f"rejected{_what}", f"nonpreferred{_what}", f"bad{_what}"), REJECTED)
-for _what in (
-    *("kontext", "contexto", "contexte", "contesto", "kontekst"),
-    *("konteks", "контекст", "上下文", "文脈", "맥락", "السياق"),
-):
-    _SAME[_what] = "context"
-_SAME |= {"输入": "input", "입력": "input", "入力": "input"}
-"""The names that the reader knows, by how they are told: case, spaces, hyphens and underscores do not count."""
-
-
-def _names(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-_SAME |= dict.fromkeys(
-    _names("kategorie kategori categoría catégorie categoria kategoria kategorija категория категорія 类别 カテゴリ 카테고리"),
-    "category",
-)
-_ASKING = _names(
-    "q prompts questions instructions inputs request problem message userprompt usermessage userquery userquestion userinput"
-    " inputtext textinput questiontext prompttext transcript dialogue dialog"
-    " frage pregunta pergunta domanda pytanie vraag fråga spørgsmål spørsmål otázka kysymys kérdés întrebare soru câuhỏi"
-    " pertanyaan swali вопрос питання ερώτηση שאלה السؤال سؤال سوال پرسش प्रश्न सवाल প্রশ্ন கேள்வி คำถาม"
-    " 질문 지시 質問 問題 问题 提问 指令"
-)
-"""Other names of a prompt; only where a row has none that `read` knows, and one of these."""
-_BETTER = frozenset(
-    which + what
-    for which in _names(
-        "ideal expected reference gold golden best better target correct corrected edited revised improved final human"
-    )
-    for what in ("response", "answer", "output", "completion", "reply")
-) | {"ideal", "corrected", "groundtruth", "solution", "expected", "reference"}
-"""Names of an answer that may be the one to learn also where another stands beside it; which one it is, the user must say."""
-_EDITED = frozenset(name for name in _BETTER if name.startswith(("correct", "edited", "revised", "improved")))
-_ANSWERING = _BETTER | _names(
-    "a responses answers outputs completions targets target reply generation outputtext targettext answertext responsetext"
-    " modelresponse modelanswer modeloutput assistantresponse assistantmessage assistantreply botresponse botmessage longanswer"
-    " antwort respuesta resposta risposta réponse odpowiedź odpověď antwoord svar vastaus válasz răspuns cevap yanıt trảlời"
-    " jawaban jibu ответ відповідь απάντηση תשובה الجواب الإجابة جواب إجابة پاسخ उत्तर जवाब উত্তর பதில் คำตอบ"
-    " 답변 대답 응답 回答 答案 回复 输出"
-)
-"""Other names of a response; only where a row has none that `read` knows, and one of these."""
-_TOGETHER = (
-    ({"user", "human", "prompter"}, {"assistant", "bot", "gpt", "chatbot", "ai"}),
-    ({"customer", "client", "customermessage", "customerquestion"}, {"agent", "support", "agentreply", "agentresponse"}),
-    ({"用户"}, {"助手"}),
-    ({"source", "src"}, {"target", "tgt"}),
-    ({"text", "sentence", "input"}, {"label"}),
-)
-"""Names that mean a prompt and its response next to one another; alone they are as often a person, an origin or a class."""
 _INPUTS = ("inputs", "inputtext", "textinput", "text", "content")
 """What an instruction is about, where it has no input."""
 _TURNS = ("items", "turns", "dialog", "dialogue", "data", "chat", "chat_messages")
@@ -121,6 +49,8 @@ _WRAPPERS = (
 _NOT_SENT = ("discarded", "draft", "rejected", "pending")
 _OPTION = re.compile(r"[A-E]|(?i:option|choice|opt)[\s_-]?[A-Ea-e0-9]")
 _ONE_OF_TWO = re.compile(r"(?:response|answer|output|completion|conversation)[ab0-9]")
+_COPY = re.compile(r"(.+?)(?:\.{1,3}\d{1,2}|_duplicated_\d{1,2})")
+"""A column whose name stood in the header before, as pandas, polars and R write it."""
 
 
 def known_fields(fields: Mapping[str, Any], *, answers_matter: bool) -> tuple[dict[str, Any], str]:
@@ -137,7 +67,7 @@ def known_fields(fields: Mapping[str, Any], *, answers_matter: bool) -> tuple[di
     if "instructions" in fields and any("type" in each for each in _objects(fields.get("output"))):  # OpenAI's Responses
         fields = {"system" if name == "instructions" else name: value for name, value in fields.items()}
     for name, value in _unwrapped({**fields, **opened}):
-        known = _SAME.get(_plain(name), name)
+        known = SAME.get(told(name), name)
         if known in row:
             raise Malformed(f"has the field {show(known)} twice; rename one")
         row[known] = value
@@ -147,11 +77,12 @@ def known_fields(fields: Mapping[str, Any], *, answers_matter: bool) -> tuple[di
         if isinstance(written := row.pop(str(row.get("field_id")), None), str):
             row["response"] = written  # in its text_input
     new = _new_names(row, answers_matter)
+    _refuse_copies(row, new, answers_matter)
     said = [f"the JSON in {listed(opened)} as columns"] if opened else []
     said += [f"{show(old)} as {'turns' if name in CHATS else f'the {name}'}" for old, name in new.items()]
     row = {new.get(name, name): value for name, value in row.items() if name not in new.values()}
     if answers_matter and {*row} & {*RESPONSES, *CHATS}:
-        refuse_bad(row, {name: _plain(name) for name in row}, is_preference=REJECTED in row)
+        refuse_bad(row, {name: told(name) for name in row}, is_preference=REJECTED in row)
     if len(options := [name for name in row if _OPTION.fullmatch(name)]) > 1 and {*row} & {*FORMS}:
         raise Malformed(f"fields {listed(options)}: {UNUSABLE['choices']}")
     if not nothing(row.get(CHOSEN)) and row[CHOSEN] == row.get(REJECTED) and answers_matter:
@@ -162,6 +93,22 @@ def known_fields(fields: Mapping[str, Any], *, answers_matter: bool) -> tuple[di
         what = f"field 'text': holds a prompt and its response with the marks of a chat template ({show(mark[0])})"
         raise Malformed(f"{what}; write the two into the fields prompt and response, without marks")
     return row, f"read {' and '.join(said)}" if said else ""
+
+
+def _refuse_copies(row: Mapping[str, Any], new: Mapping[str, str], answers_matter: bool) -> None:
+    """
+    Raises:
+        Malformed: a second column of what is learned says something else than the first one, or nothing says which is first.
+    """
+    for name, value in row.items():
+        if not (again := _COPY.fullmatch(name)) or nothing(value):
+            continue
+        known = new.get(again[1]) or SAME.get(told(again[1]), "id")
+        first = again[1] if again[1] in row else known if known in row else ""
+        first = first or next((each for each in row if each.startswith(f"{again[1]}...")), name)
+        if row[first] != value and known != "id" and (answers_matter or known not in RESPONSES):
+            what = f"has {show(first)} and {show(name)}, by which programs mean a second column of the same name"
+            raise Malformed(f"{what}; keep the one to be learned, and remove the other or rename it, to note_1 for one")
 
 
 def _read_turns(row: dict[str, Any]) -> Iterator[str]:
@@ -179,18 +126,13 @@ def _read_turns(row: dict[str, Any]) -> Iterator[str]:
             yield name
 
 
-@lru_cache(4096)  # the rows of a file share their names
-def _plain(name: str) -> str:
-    return re.sub(r"[\s_-]+", "", unicodedata.normalize("NFC", name).casefold())
-
-
 def hint(row: Mapping[str, Any], wanted: Collection[str]) -> str:
     """What may be meant by a row without a prompt or a response, for a message."""
     if "custom_id" in row or row.get("object") in ("response", "chat.completion"):
         return "; an answer of an interface holds no prompt: put the one of the request with the same id beside it"
-    if len(sides := [name for name in row if _ONE_OF_TWO.fullmatch(_plain(name))]) > 1:
+    if len(sides := [name for name in row if _ONE_OF_TWO.fullmatch(told(name))]) > 1:
         return f"; of {listed(sides)} rename the better one to 'chosen' and a worse one to 'rejected'"
-    if several := next((name for name in row if _plain(name) in _ANSWERING and _several(row[name])), ""):
+    if several := next((name for name in row if told(name) in ANSWERING and _several(row[name])), ""):
         return f"; {show(several)} holds several: keep the one to be learned, as text"
     if all(isinstance(row.get(name), list) for name in (CHOSEN, REJECTED)):
         return "; 'chosen' and 'rejected' differ before their last turns: keep one turn in each, and what both share as 'prompt'"
@@ -200,7 +142,7 @@ def hint(row: Mapping[str, Any], wanted: Collection[str]) -> str:
             "; one row is one turn: name its conversation in a column conversation_id, or gather the turns in one list, messages"
             f"{roles}"
         )
-    both = [name for name in row if _plain(name) in _ASKING or name == "text"]
+    both = [name for name in row if told(name) in ASKING or name == "text"]
     if len(both) > 1 and not any(name in row for name in FORMS):
         return f"; {listed(both)} may each be it: rename the one that asks to 'prompt', and the answer to 'response'"
     return nearest(list(filter(lambda name: is_conversation(row[name]), row)), CHATS) or nearest(row, {*wanted} - {*CHATS})
@@ -217,29 +159,29 @@ def nearest(names: Collection[str], wanted: Collection[str]) -> str:
 
 def _new_names(row: Mapping[str, Any], answers_matter: bool) -> dict[str, str]:
     """What the names of a row's prompt and response are to be, where they are not known ones."""
-    plain = {name: _plain(name) for name, value in row.items() if not nothing(value)}
+    plain = {name: told(name) for name, value in row.items() if not nothing(value)}
     answers = [name for name in RESPONSES if name in row]
-    better = [name for name in plain if plain[name] in _BETTER and "://" not in str(row[name])]
+    better = [name for name in plain if plain[name] in BETTER and "://" not in str(row[name])]
     chats = [name for name in CHATS if name in row]
     if answers_matter:
         _check_one_answer(row, plain, chats, answers, better)
     if chats:
         return dict.fromkeys(_beside_turns(row, chats, answers, answers_matter), "response")
     new: dict[str, str] = {}
-    strange = [name for name in plain if plain[name] not in _ASKING and plain[name] not in _ANSWERING]
+    strange = [name for name in plain if plain[name] not in ASKING and plain[name] not in ANSWERING]
     if not any(name in row for name in FORMS) and not nearest(strange, FORMS):
-        asking = [name for name in plain if plain[name] in _ASKING or (name == "text" and "role" not in row)]
+        asking = [name for name in plain if plain[name] in ASKING or (name == "text" and "role" not in row)]
         if len(turns := [name for name in _TURNS if isinstance(row.get(name), list) and name in plain]) == 1:
             new[turns[0]] = "messages"
         elif not answers and asking in ([], ["text"]):
-            for asks, replies in _TOGETHER:
+            for asks, replies in TOGETHER:
                 pair = [[name for name in plain if plain[name] in side] for side in (asks, replies)]
                 if len(pair[0]) == len(pair[1]) == 1 and not _is_number(row[pair[1][0]]):
                     return {pair[0][0]: "prompt", pair[1][0]: "response"}
         if not new and len(asking) == 1 and not (asking == ["text"] and {"input", CHOSEN} & {*row}):
             new[asking[0]] = "prompt"
     new |= _about(row, plain)
-    others = better or [name for name in plain if plain[name] in _ANSWERING and name not in new]
+    others = better or [name for name in plain if plain[name] in ANSWERING and name not in new]
     is_asked = "prompt" in new.values() or any(name in row for name in (*FORMS, "input"))
     if is_asked and not answers and len(others) == 1 and not _several(row[others[0]]) and not nearest(strange, RESPONSES):
         new[others[0]] = "response"
@@ -254,7 +196,7 @@ def _beside_turns(row: Mapping[str, Any], chats: list[str], answers: list[str], 
     """
     if answers or not _asked_last(row[chats[0]]):
         return []
-    given = [name for name in row if _plain(name) in _ANSWERING and not nothing(row[name])]
+    given = [name for name in row if told(name) in ANSWERING and not nothing(row[name])]
     if len(given) > 1 and answers_matter:
         raise Malformed(f"has several answers, {listed(given)}; keep the one to be learned, and rename the others, to note_1")
     return given
@@ -268,7 +210,7 @@ def _check_one_answer(
         Malformed: a row with several answers; only the user knows which one is to be learned.
     """
     if chats:
-        edited = [name for name in plain if plain[name] in _EDITED]
+        edited = [name for name in plain if plain[name] in EDITED]
         if edited and json_text(row[edited[0]]) not in json_text(row[chats[0]]):
             what = f"has an answer in {show(chats[0])} and another in {show(edited[0])}"
             raise Malformed(f"{what}; put the one to be learned last there")
@@ -296,7 +238,7 @@ def _about(row: Mapping[str, Any], plain: Mapping[str, str]) -> dict[str, str]:
     if "instruction" in row and len(inputs) == 1 and nothing(row.get("input")):
         return {inputs[0]: "input"}
     for name in texts:
-        if plain[name] in _ASKING and texts[name] not in asked and asked not in texts[name]:
+        if plain[name] in ASKING and texts[name] not in asked and asked not in texts[name]:
             what = f"stands next to {listed(each for each in FORMS if each in row)}, and the model would not see it"
             raise Malformed(f"field {show(name)}: {what}; rename it to 'context', 'system' or, if it is no part, to note_1")
     return {}
@@ -306,7 +248,7 @@ def _unwrapped(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The fields with those that stand in an object, and with what annotators answered."""
     if isinstance(cut := fields.get("truncated_cells"), list) and cut:
         raise Malformed(f"field 'truncated_cells': the viewer cut off {listed(map(str, cut))}; load the data set itself")
-    is_row = not {*map(_plain, fields)}.isdisjoint((*FORMS, *CHATS))
+    is_row = not {*map(told, fields)}.isdisjoint((*FORMS, *CHATS))
     wrapped = [name for name in _WRAPPERS if isinstance(fields.get(name), dict) and any(map(is_known, fields[name]))]
     wrapped = [] if is_row else wrapped
     used, answers = {*wrapped, "truncated_cells"}, dict[str, list[Any]]()
@@ -319,8 +261,11 @@ def _unwrapped(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     if "responses" in used:
         used.add("vectors")  # Argilla's, of numbers
     yield from ((name, value) for name, value in fields.items() if name not in used)
+    chats = [name for name in wrapped if isinstance(fields[name].get("messages"), list)]
     for name in wrapped:
-        yield from fields[name].items()
+        yield from ((column, value) for column, value in fields[name].items() if len(chats) != 2 or column != "messages")
+    if len(chats) == 2:
+        yield "messages", joined_chats(*((f"{name}.messages", fields[name]["messages"]) for name in chats))
     yield from answers.items()
 
 
@@ -329,17 +274,6 @@ def _opened(fields: Mapping[str, Any]) -> dict[str, Any]:
     names = [name for name in ("inputs", "input", *_IN_CELLS) if isinstance(fields.get(name), str)]
     cells = {name: object_in(fields[name]) for name in names} if {*_IN_CELLS} & {*names} else {}
     return {name: cell for name, cell in cells.items() if cell and all(map(is_known, cell))}
-
-
-def is_known(name: str) -> bool:
-    """Whether a column of this name can hold what is learned."""
-    key = _plain(name)
-    return key in _SAME or key in _ASKING or key in _ANSWERING or any(key in side for pair in _TOGETHER for side in pair)
-
-
-def is_shared(name: str) -> bool:
-    """Whether a text of this name beside an array of rows is a part of each of them."""
-    return _SAME.get(_plain(name)) in (*FORMS, *SYSTEMS, *PASSAGES, *OTHER_PASSAGES, "category")
 
 
 def _answers(field: str, value: Any, fields: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 from selfalign.errors import SeedError
 from selfalign.seeds.files import read_rows
 from selfalign.seeds.gathered import gathered
-from selfalign.seeds.layouts import (
+from selfalign.seeds.layouts import hint, known_fields, nearest
+from selfalign.seeds.names import (
     CHATS,
     CHOSEN,
     FORMS,
@@ -30,9 +31,6 @@ from selfalign.seeds.layouts import (
     RESPONSES,
     SYSTEMS,
     UNUSABLE,
-    hint,
-    known_fields,
-    nearest,
 )
 from selfalign.seeds.rows import Malformed, Problem, Row, checked, json_text, kind, listed, nothing, show, text_of
 from selfalign.seeds.tables import NAME, Table, table_rows

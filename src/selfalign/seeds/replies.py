@@ -24,6 +24,8 @@ def with_reply(row: Mapping[str, Any], answers: tuple[str, ...]) -> dict[str, An
     if isinstance(choices, list) and choices and all(isinstance(each, dict) and "message" in each for each in choices):
         found["response" if "response" not in row else "choices"] = found.pop("choices")
         found |= {} if "response" in row else {"response": _reply("choices", {"choices": choices})}
+    if isinstance(message := row.get("message"), dict) and "role" in message and "response" not in found:
+        found["response"] = found.pop("message")
     return {name: _reply(name, value) if name in answers else value for name, value in found.items()}
 
 

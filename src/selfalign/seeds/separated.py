@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from selfalign.seeds.layouts import is_known
+from selfalign.seeds.names import is_known
 from selfalign.seeds.rows import MAX_COLUMNS, MAX_FILE, Problem, Row, show
 from selfalign.text import counted
 

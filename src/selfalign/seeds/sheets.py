@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,6 +12,8 @@ from typing import Any
 from selfalign.errors import SeedError
 from selfalign.seeds.rows import MAX_COLUMNS, MAX_FILE, Problem, Row, listed
 from selfalign.seeds.separated import named
+
+_FORMULA = re.compile(rb"<(?:\w+:)?f[ />]")
 
 
 def read_sheet(name: str, raw: bytes) -> Iterator[Row | Problem]:
@@ -26,10 +29,13 @@ def read_sheet(name: str, raw: bytes) -> Iterator[Row | Problem]:
 
     try:
         with zipfile.ZipFile(io.BytesIO(raw)) as book:
-            if sum(part.file_size for part in book.infolist() if part.filename.endswith((".xml", ".rels"))) > MAX_FILE:
+            parts = [part for part in book.infolist() if part.filename.endswith((".xml", ".rels"))]
+            if sum(part.file_size for part in parts) > MAX_FILE:
                 raise SeedError(f"{name}: unpacks to more than {MAX_FILE // 2**20} MiB; keep fewer rows")
-        sheets, written = (openpyxl.load_workbook(io.BytesIO(raw), data_only=results).worksheets for results in (True, False))
+            calculates = any(_FORMULA.search(book.read(part)) for part in parts if "/worksheets/" in part.filename)
+        sheets = openpyxl.load_workbook(io.BytesIO(raw), data_only=True).worksheets
         chosen = next((sheet for sheet in sheets if sheet.sheet_state == "visible"), sheets[0])
+        written = openpyxl.load_workbook(io.BytesIO(raw)).worksheets if calculates else sheets  # the one has results alone
         formulas = written[sheets.index(chosen)]
         lines = [[_value(cell) for cell in row] for row in chosen.iter_rows(max_col=min(chosen.max_column, 4 * MAX_COLUMNS))]
     except SeedError:

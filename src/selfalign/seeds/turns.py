@@ -196,6 +196,21 @@ def shared_turns(chosen: Any, rejected: Any) -> list[Any]:
     return list(chosen[:-1])
 
 
+def joined_chats(asked: tuple[str, list[Any]], answered: tuple[str, list[Any]]) -> list[Any]:
+    """What an application was given and what it gave back, each a list of turns with its name, as one conversation.
+
+    Raises:
+        Malformed: the second one neither begins with the first nor answers it.
+    """
+    given, back = ([(turn.role, turn.text) for turn in read_turns(*side)] for side in (asked, answered))
+    if back[: len(given)] == given:
+        return answered[1]
+    if all(role == "assistant" for role, _ in back):
+        return [*asked[1], *answered[1]]
+    what = f"has turns in {show(asked[0])} and in {show(answered[0])}, and the latter neither begin with the former nor answer them"
+    raise Malformed(f"{what}; write all turns of the conversation into one list, messages")
+
+
 def one_answer(name: str, value: Any) -> Any:
     """The text of a list that holds one answer, also as SQuAD writes it; anything else as it is."""
     value = value["text"] if isinstance(value, dict) and {*value} == {"text", "answer_start"} else value
