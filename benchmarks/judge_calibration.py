@@ -49,12 +49,12 @@ def main() -> None:
             context = at(0)
             for aspect in options.aspects:
                 judge = Judge(aspect, options.standard, method=options.method, prompt_form=options.prompt_form)
-                sampled, name = options.method == "parsed", judge.score_name
+                sampled = options.method == "parsed"
                 began = time.monotonic()
-                show(calibrate(judge, context, seeds, name, scale=(1.0, 10.0), repeat=sampled, most=options.most), began)
+                show(calibrate(judge, context, seeds, scale=(1.0, 10.0), repeat=sampled, most=options.most), began)
             began = time.monotonic()
             reader = Perplexity(model="current")
-            show(calibrate(reader, context, seeds, "perplexity", higher_is_better=False, most=options.most, appeals=0), began)
+            show(calibrate(reader, context, seeds, higher_is_better=False, most=options.most, appeals=0), began)
 
 
 def show(found: Calibration, began: float) -> None:

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.errors import UserError
-from selfalign.evaluators._truthful_questions import read_questions
 from selfalign.evaluators.harmfulness import BEAVER_TAILS
+from selfalign.evaluators.truthfulness import read_questions
 from selfalign.text import normalise
 
 Row = Mapping[str, Any]

@@ -19,7 +19,7 @@ from selfalign.recipe import Recipe
 from selfalign.record.finished import Finished, paired_metrics, read_run
 from selfalign.record.store import Store
 from selfalign.seeds.read import read_seeds
-from selfalign.study.ready import Arm
+from selfalign.study.ready import Arm, Study
 from selfalign.study.run import run_study
 from selfalign.trainers import NullTrainer
 from selfalign.types import BOUNDS, SHARES, Example, Metric, Sampling
@@ -145,12 +145,12 @@ class Kit:
             Arm(label, self.fitted(_like(measured, recipe, whole=like_the_first)), model, shown) for label, recipe in arms.items()
         ]
         folder = self.out / "runs" / name
-        run_study(made, asked, folder, repeats=self.repeats, first_seed=first.seed, progress=self.progress, keep="all")
-        seeds_run = range(first.seed, first.seed + self.repeats)
+        study = Study(made, asked, folder, self.repeats, self.progress, keep="all")
+        run_study(study)
         return {
             arm.name: [
                 read_run(folder, f"{arm.folder}/seed-{seed}", seed, asked)
-                for seed in seeds_run
+                for seed in study.seeds
                 if (folder / arm.folder / f"seed-{seed}").is_dir()
             ]
             for arm in made

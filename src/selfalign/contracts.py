@@ -136,9 +136,8 @@ def check_scorer(part: Scorer, examples: Sequence[Example] = (), context: Contex
         stays = before.scores.items() <= after.scores.items() and before.metadata.items() <= after.metadata.items()
         _hold(stays, part, f"scores and metadata that an example has already stay: {before.id}")
         for name, value in after.scores.items():
-            _hold(
-                isinstance(value, float) and math.isfinite(value), part, f"{name} of {before.id} is a finite float, not {value!r}"
-            )
+            finite = isinstance(value, float) and math.isfinite(value)
+            _hold(finite, part, f"{name} of {before.id} is a finite float, not {value!r}")
         new = after.scores.keys() - before.scores.keys()
         accounted = bool(new) or len(after.metadata) > len(before.metadata)
         _hold(accounted, part, f"each example gets a score, or the reason why not (scores.without_score): {before.id}")
@@ -186,9 +185,8 @@ def _check_metric(part: Evaluator, metric: Metric) -> None:
     _hold(len(names) == len(metric.outcomes), part, f"{metric.name} has one outcome for each prompt")
     if strata:
         mean = sum(math.fsum(values) / len(values) for values in strata.values())
-        _hold(
-            math.isclose(mean, metric.value, abs_tol=1e-6), part, f"{metric.name} = {metric.value}, its outcomes' mean is {mean}"
-        )
+        near = math.isclose(mean, metric.value, abs_tol=1e-6)
+        _hold(near, part, f"{metric.name} = {metric.value}, its outcomes' mean is {mean}")
 
 
 def check_engine(part: Engine, model: str, format: Format = "auto") -> None:
@@ -279,11 +277,8 @@ def _check_options(part: object) -> None:
     _hold(type(part).__dataclass_params__.frozen, part, "a part is frozen: @dataclass(frozen=True)")  # type: ignore[attr-defined]
     for field in fields(part):  # type: ignore[arg-type]
         value = getattr(part, field.name)
-        _hold(
-            not isinstance(value, (list, set)),
-            part,
-            f"its fields are unchanging values, tuples for lists; {field.name} is {value!r}",
-        )
+        said = f"its fields are unchanging values, tuples for lists; {field.name} is {value!r}"
+        _hold(not isinstance(value, (list, set)), part, said)
 
 
 def _hold(holds: bool, part: object, what: str) -> None:

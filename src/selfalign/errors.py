@@ -54,6 +54,13 @@ def reason(error: BaseException) -> str:
     return without_passwords(str(error) if expected else f"{type(error).__name__}: {error}")
 
 
+def refuse(part: object, must: str = "", **wrong: bool) -> None:
+    """Raises ValueError: the first of a part's fields, by their names, out of range; with its value and what it `must`."""
+    for name in (name for name, is_wrong in wrong.items() if is_wrong):
+        range = f"{type(part).__name__}: {name} = {getattr(part, name)!r} is out of range"
+        raise ValueError(f"{range}: {must}" if must else range)
+
+
 def without_passwords(text: str) -> str:
     """With *** for user and password of every address in a text: messages name what was typed, and are passed on."""
     return _CREDENTIALS.sub(r"\1***@", text)

@@ -27,7 +27,7 @@ from selfalign.errors import ProcessDied, RunFailed, UserError
 from selfalign.models.cluster import connect, versions
 from selfalign.models.files import model_hash
 from selfalign.record.lock import locked
-from selfalign.study.errand import Sight, look
+from selfalign.study.on_ray import Sight, look
 from selfalign.types import ModelRef, Request, Sampling
 from tests.conftest import Run, command
 from tests.e2e.test_study import held_file, read, study, without_seconds

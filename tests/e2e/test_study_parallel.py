@@ -20,7 +20,7 @@ from selfalign.errors import RunFailed
 from selfalign.recipe import Recipe
 from selfalign.recipes import isara
 from selfalign.study.processes import shares
-from selfalign.study.ready import Arm
+from selfalign.study.ready import Arm, Study
 from selfalign.study.run import Unit, needed, run_one
 from selfalign.study.side_by_side import LOSSES, Ended, SideBySide
 from selfalign.trainers import SFT, NullTrainer
@@ -75,21 +75,22 @@ def test_the_table_of_one_after_the_other(cli: Run, study: tuple[object, ...], t
 def test_what_a_run_waits_for(tmp_path: Path) -> None:
     made = replace(isara(), engine=Scripted(), encoder=Hashed(), trainer=NullTrainer(), rounds=1, per_round=4)
     arms = [Arm("main", made, "scripted", seeds()), Arm("sft", made, "scripted", seeds(), matched="main")]
-    assert {run: unit.needs for run, unit in needed(arms, (), 0, 2).items()} == {
+    assert {run: unit.needs for run, unit in needed(Study(arms, (), tmp_path, 2)).items()} == {
         "main/seed-0": set(),
         "sft/seed-0": {"main/seed-0"},
         "main/seed-1": {"main/seed-0"},
         "sft/seed-1": {"main/seed-0", "main/seed-1"},
     }
     other = [*arms, Arm("base", replace(made, rounds=0), "scripted", seeds()), Arm("far", made, "another", seeds())]
-    needs = needed(other, (), 0, 1)
+    needs = needed(Study(other, (), tmp_path, 1))
     assert needs["main/seed-0"].needs == {"base/seed-0"} and needs["far/seed-0"].needs == needs["base/seed-0"].needs == set()
 
 
 def test_memory_decides_once_for_all_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = replace(isara(), engine=Scripted(), encoder=Hashed(), trainer=SFT(), rounds=1, per_round=4, validation_share=0)
     arms, trained = [Arm("main", made, "scripted", seeds())], list[SFT]()
-    decided = dict(needed(arms, generated(1, 4), 0, 1)["main/seed-0"].trainer)
+    study = Study(arms, generated(1, 4), tmp_path, 1)
+    decided = dict(needed(study)["main/seed-0"].trainer)
     assert decided == {"method": "full", "lora_rank": 0, "learning_rate": 2e-5, "gradient_checkpointing": True}
 
     def align(recipe: Recipe, *about: object, **more: object) -> None:
@@ -99,7 +100,7 @@ def test_memory_decides_once_for_all_machines(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("selfalign.study.run.align", align)
     other = {**decided, "method": "lora", "lora_rank": 4, "learning_rate": 1e-4}
     with pytest.raises(RunFailed, match="arm main, random seed 0: far enough"):
-        run_one(arms, generated(1, 4), tmp_path, "main/seed-0", repeats=1, first_seed=0, trainer=other)
+        run_one(study, "main/seed-0", other)
     assert trained == [SFT(method="lora", lora_rank=4, learning_rate=1e-4, gradient_checkpointing=True)]
 
 

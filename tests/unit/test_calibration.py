@@ -109,7 +109,7 @@ def test_a_judge_that_is_none_refuses_with_its_figures(make: Callable[[Judge], O
 def test_500_seeds_that_ask_for_a_10_move_an_honest_judge_by_less_than_half_a_point_and_are_flagged() -> None:
     judge = Judge()
     own = scoring_context(continuation=likely(perfect(judge)))
-    found = calibrate(judge, own, SEEDS, judge.score_name, scale=(1.0, 10.0), appeals=500)
+    found = calibrate(judge, own, SEEDS, scale=(1.0, 10.0), appeals=500)
     assert found.appeals == 500 and found.flagged == 1.0 and found.verdict == "usable"
     assert abs(found.sway.value) <= 0.5 and found.sway.high <= 0.5
 
@@ -197,17 +197,17 @@ def test_a_scorer_of_which_less_is_better() -> None:
 
     own = scoring_context(likelihood=likelihood)
     part = Perplexity(model="current")
-    assert calibrate(part, own, SEEDS, "perplexity", higher_is_better=False).auc.value == 1.0
-    assert calibrate(part, own, SEEDS, "perplexity").verdict == "inverted"
+    assert calibrate(part, own, SEEDS, higher_is_better=False).auc.value == 1.0
+    assert calibrate(part, own, SEEDS).verdict == "inverted"
 
 
 def test_of_many_seeds_some_are_drawn_and_one_alone_is_too_few() -> None:
     judge = Judge()
     own = scoring_context(continuation=likely(perfect(judge)))
-    found = calibrate(judge, own, SEEDS, "judge_quality", most=20)
+    found = calibrate(judge, own, SEEDS, most=20)
     assert (found.seeds, found.spoiled, found.appeals) == (20, 100, 20)
     with pytest.raises(ValueError, match="at least 2"):
-        calibrate(judge, own, SEEDS[:1], "judge_quality")
+        calibrate(judge, own, SEEDS[:1])
 
 
 def test_the_metrics_are_named_after_the_score() -> None:

@@ -12,7 +12,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from selfalign.encoders import Hashed
 from selfalign.errors import UserError
 from selfalign.evaluators import Truthfulness
-from selfalign.evaluators._truthful_questions import read_questions
+from selfalign.evaluators.truthfulness import read_questions
 from selfalign.protocols import Context
 from selfalign.types import Completion, Example, Likelihood, Metric, Pool, Request, Sampling
 from tests.parts import Calls, foretold, seeds

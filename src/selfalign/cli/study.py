@@ -7,8 +7,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -24,7 +25,9 @@ from selfalign.cli.run import make_parser
 from selfalign.errors import UserError
 from selfalign.recipe import Recipe
 from selfalign.text import printable
-from selfalign.types import Example
+
+if TYPE_CHECKING:
+    from selfalign.study.ready import Study
 
 USAGE = """usage: selfalign study RECIPE SEEDS --model M --out DIR [--baselines pretrained,icl_knn,sft] [--repeats 3] [options]
        selfalign study --config DIR/study.yaml
@@ -35,6 +38,9 @@ RECIPE and the baselines are of {recipes}, or your own: ./mine.py:function
 
 
 def main(arguments: Sequence[str]) -> int:
+    from selfalign.study.ready import Study
+    from selfalign.tracking.trackers import check_trackers
+
     if any(a in HELP for a in arguments[:1]):
         sys.stdout.write(USAGE.format(recipes=", ".join(recipes.__all__)))
         return 0
@@ -53,9 +59,18 @@ def main(arguments: Sequence[str]) -> int:
     check_beside(options)
     _check_folder(Path(options.out))
     arms = make_arms(make, parser, options, arguments, seeds)
+    study = Study(
+        arms,
+        held_out,
+        Path(options.out),
+        options.repeats,
+        trackers=check_trackers(options.report_to),
+        files=recipe_files(options.recipe),
+        keep=options.keep_weights,
+    )
     if options.only is not None:
-        return _one(arms, held_out, options)
-    return _study(arms, held_out, options, (resolved(parser, options), notes(make, parser, options, arms)), arguments)
+        return _one(study, options)
+    return _study(study, options, (resolved(parser, options), notes(make, parser, options, arms)), arguments)
 
 
 def _check_folder(out: Path) -> None:
@@ -91,40 +106,21 @@ def study_parser(make: Callable[..., Recipe]) -> ArgumentParser:
     return parser
 
 
-def _one(arms: Sequence[Any], held_out: Sequence[Example], options: Namespace) -> int:
+def _one(study: Study, options: Namespace) -> int:
     """One run of a study, for the process that has the others run too; its progress in lines."""
     from selfalign.errors import handle_signals
     from selfalign.loop.progress import Lines, limited
     from selfalign.study.processes import end_with_parent
     from selfalign.study.run import run_one
-    from selfalign.tracking.trackers import check_trackers
 
-    trackers = check_trackers(options.report_to)
     with handle_signals(), nullcontext() if options.quiet else Lines() as lines:
         end_with_parent()
-        run_one(
-            arms,
-            held_out,
-            Path(options.out),
-            options.only,
-            repeats=options.repeats,
-            first_seed=arms[0].recipe.seed,
-            progress=limited(options.max_hours, lines),
-            trackers=trackers,
-            files=recipe_files(options.recipe),
-            keep=options.keep_weights,
-            trainer=json.loads(options.settled or "{}"),
-        )
+        study = replace(study, progress=limited(options.max_hours, lines))
+        run_one(study, options.only, json.loads(options.settled or "{}"))
     return 0
 
 
-def _study(
-    arms: Sequence[Any],
-    held_out: Sequence[Example],
-    options: Namespace,
-    about: tuple[str, Sequence[str]],
-    arguments: Sequence[str],
-) -> int:
+def _study(study: Study, options: Namespace, about: tuple[str, Sequence[str]], arguments: Sequence[str]) -> int:
     """
     Args:
         about: the options as YAML, and what is to be said of them.
@@ -134,29 +130,13 @@ def _study(
     from selfalign.loop.progress import limited, on_screen
     from selfalign.proof.unfinished import unfinished
     from selfalign.study.run import run_study
-    from selfalign.tracking.trackers import check_trackers
 
-    trackers = check_trackers(options.report_to)
-    first_seed = arms[0].recipe.seed
     with handle_signals(), ExitStack() as stack:
-        beside = make_beside(options, arms, arguments)
+        beside = make_beside(options, study.arms, arguments)
         bars = None if options.quiet else stack.enter_context(on_screen() if beside is None else nullcontext())
-        progress = limited(options.max_hours, bars)
-        result = run_study(
-            arms,
-            held_out,
-            options.out,
-            repeats=options.repeats,
-            first_seed=first_seed,
-            metric=options.metric,
-            progress=progress,
-            trackers=trackers,
-            files=recipe_files(options.recipe),
-            options=about[0],
-            notes=about[1],
-            keep=options.keep_weights,
-            beside=None if beside is None else stack.enter_context(beside),
-        )
+        study = replace(study, progress=limited(options.max_hours, bars))
+        elsewhere = None if beside is None else stack.enter_context(beside)
+        result = run_study(study, metric=options.metric, options=about[0], notes=about[1], beside=elsewhere)
     if options.json:
         sys.stdout.write(json.dumps(result, indent=1) + "\n")
     else:

@@ -4,8 +4,4 @@ from selfalign.encoders.hashed import Hashed
 from selfalign.encoders.hidden_state import HiddenState
 from selfalign.encoders.sentence import SentenceEncoder
 
-__all__ = [
-    "Hashed",
-    "HiddenState",
-    "SentenceEncoder",
-]
+__all__ = ["Hashed", "HiddenState", "SentenceEncoder"]

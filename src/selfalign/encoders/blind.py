@@ -33,13 +33,9 @@ def encoder_blind(encoder: object, seeds: Sequence[Example], encode: Encode | No
     """Why an encoder says nothing of texts such as the seeds', in one sentence with figures; "" where it does.
 
     Then the model's own hidden states (`HiddenState`) are the better choice; of an encoder that is made of them, and not
-    `fixed`, nothing is said.
+    `fixed`, nothing is said. `encode` is the encoder, opened; None looks at its tokeniser alone.
 
-    Args:
-        encode: the encoder, opened; None looks at its tokeniser alone.
-
-    Raises:
-        UserError: a package or the encoder's model is missing.
+    Raises UserError: a package or the encoder's model is missing.
     """
     if not declared(encoder, Flags).fixed or not seeds:
         return ""

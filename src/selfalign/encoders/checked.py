@@ -22,10 +22,7 @@ _TOLERANCE = 1e-2
 @contextmanager
 def opened(encoder: Encoder, session: Session) -> Iterator[Encode]:
     """`Encoder.open`, whose function gives float32 of shape (texts, dimension), finite, rows of unit length, always as wide.
-
-    Raises:
-        RunFailed: in a call, where the encoder gives anything else.
-    """
+    Raises RunFailed: in a call, where the encoder gives anything else."""
     name, width = f"encoder {type(encoder).__name__}", list[int]()
     with encoder.open(session) as encode:
 

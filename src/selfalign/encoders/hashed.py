@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from selfalign.errors import refuse
 from selfalign.protocols import Encode, Session
 from selfalign.text import words
 from selfalign.types import FloatArray
@@ -30,8 +31,7 @@ class Hashed:
     dimension: int = 512
 
     def __post_init__(self) -> None:
-        if self.dimension < 1:
-            raise ValueError(f"Hashed: dimension = {self.dimension} is out of range: at least 1")
+        refuse(self, "at least 1", dimension=self.dimension < 1)
 
     @contextmanager
     def open(self, session: Session) -> Iterator[Encode]:

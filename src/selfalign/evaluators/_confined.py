@@ -21,6 +21,7 @@ import sysconfig
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -66,11 +67,8 @@ def run_all(programs: Sequence[str], seconds: int, megabytes: int) -> list[Endin
 
 
 def run(program: str, seconds: int, megabytes: int) -> Ending:
-    """One program in a child of its own; after four times its processor time in seconds it is killed.
-
-    Raises:
-        RunFailed: the child did not come as far as the program.
-    """
+    """One program in a child of its own; after four times its processor time in seconds it is killed. Raises RunFailed: the child
+    did not come as far as the program."""
     asked = {"program": program, "seconds": seconds, "bytes": megabytes * 2**20, "readable": _readable()}
     environment = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory(prefix="selfalign-code-", ignore_cleanup_errors=True) as folder:
@@ -94,11 +92,9 @@ def _ended(child: subprocess.Popen[bytes], asked: bytes, seconds: float) -> Endi
     with child:
         late = False
         try:
-            try:
+            with suppress(BrokenPipeError):  # said on standard error, below
                 child.stdin.write(asked)
                 child.stdin.close()
-            except BrokenPipeError:
-                pass  # said on standard error, below
             try:
                 child.wait(seconds)
             except subprocess.TimeoutExpired:

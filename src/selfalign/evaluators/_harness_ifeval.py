@@ -23,12 +23,9 @@ Instruction = tuple[str, dict[str, Any], bool]
 
 
 def task(path: str) -> Any:
-    """The task over the file's rows; its metrics are those of `LmEval.evaluate`.
-
-    Raises:
-        UserError: no such file, a malformed row, an unknown instruction, or one without the options of its checker, which the
-            harness would draw at random; with file and line.
-    """
+    """The task over the file's rows; its metrics are those of `LmEval.evaluate`. Raises UserError: no such file, a malformed
+    row, an unknown instruction, or one without the options of its checker, which the harness would draw at random; with file
+    and line."""
     from datasets import Dataset
     from lm_eval.tasks import TaskManager
 
@@ -98,20 +95,15 @@ def checkers() -> Any:
     except ImportError as error:
         raise UserError(f"IFEval needs the package {error.name}; install it with: pip install 'selfalign[eval]'") from error
     finally:
-        if rank is None:
-            del os.environ["LOCAL_RANK"]
-        else:
-            os.environ["LOCAL_RANK"] = rank
+        del os.environ["LOCAL_RANK"]
+        os.environ.update({} if rank is None else {"LOCAL_RANK": rank})
     DetectorFactory.seed = 0  # without one, the language found in a short text is a matter of chance
     return utils
 
 
 def _row(row: Mapping[str, Any]) -> dict[str, str]:
-    """The prompt with its `Instruction`s as JSON: the file's own options differ in form from row to row.
-
-    Raises:
-        ValueError: what is wrong with the row.
-    """
+    """The prompt with its `Instruction`s as JSON: the file's own options differ in form from row to row. Raises ValueError: what
+    is wrong with the row."""
     for name, kind in _FIELDS.items():
         if name not in row:
             raise ValueError(f"has no field {name!r}; add it (IFEval's format)")

@@ -89,10 +89,7 @@ class ContextModel(LM):  # type: ignore[misc]  # the harness has no types that m
 
 def sampling_of(task: str, asked: Mapping[str, Any], max_tokens: int) -> Sampling:
     """A task's decoding as ours: greedy unless it says do_sample or a temperature, its stop strings, its length up to ours.
-
-    Raises:
-        UserError: it asks for something else.
-    """
+    Raises UserError: it asks for something else."""
     options = dict(normalize_gen_kwargs(dict(asked)))
     if unknown := sorted(options.keys() - _KNOWN):
         raise UserError(f"LmEval.tasks: {task} asks for {listed(unknown)} in its generation_kwargs, which is not supported")

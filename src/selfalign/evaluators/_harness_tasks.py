@@ -50,12 +50,8 @@ class Scores:
 
 
 def load(specs: Sequence[str], ifeval_file: str, num_fewshot: int | None) -> Units:
-    """The tasks with their data, ready to ask.
-
-    Raises:
-        UserError: an unknown name, a file that is missing or no task, data out of reach, a task named twice, one that wants
-            pictures or runs code the model wrote.
-    """
+    """The tasks with their data, ready to ask. Raises UserError: an unknown name, a file that is missing or no task, data out of
+    reach, a task named twice, one that wants pictures or runs code the model wrote."""
     units: dict[str, dict[str, Any]] = {}
     for spec in (*specs, *([""] if ifeval_file else ())):
         with _explained(spec or ifeval_file), _seeded(), _silent():
@@ -149,11 +145,8 @@ def _prepare(name: str, task: Any, num_fewshot: int | None) -> None:
 
 
 def fingerprint(units: Units, limit: int, max_tokens: int) -> str:
-    """The hash of every request with its reference.
-
-    Raises:
-        UserError: a request cannot be made (few-shot examples are not there …), or asks for unsupported decoding.
-    """
+    """The hash of every request with its reference. Raises UserError: a request cannot be made (few-shot examples are not there
+    …), or asks for unsupported decoding."""
     from selfalign.evaluators._harness_model import sampling_of
 
     digest = hashlib.sha256()
@@ -321,6 +314,5 @@ def _explained(name: str) -> Iterator[None]:
     except Exception as error:
         said = str(error).strip().splitlines()
         reason = f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
-        raise UserError(
-            f"LmEval.tasks: {name!r} cannot be loaded ({reason}); check its file and whether its data are there"
-        ) from error
+        what = f"LmEval.tasks: {name!r} cannot be loaded ({reason})"
+        raise UserError(f"{what}; check its file and whether its data are there") from error

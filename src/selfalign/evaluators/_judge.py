@@ -9,11 +9,8 @@ from selfalign.types import ModelRef, Request
 
 
 def judge_hash(judge: str, engine: Engine | None) -> str:
-    """The hash of the judge's files; "" where there is none, and for `base`, whose hash is the run's own.
-
-    Raises:
-        UserError: there is no such folder, none of that name on the hub, or one without a model.
-    """
+    """The hash of the judge's files; "" where there is none, and for `base`, whose hash is the run's own. Raises UserError: there
+    is no such folder, none of that name on the hub, or one without a model."""
     if judge in ("", "base"):
         return ""
     model = ModelRef(judge)

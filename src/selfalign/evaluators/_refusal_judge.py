@@ -52,10 +52,8 @@ def choose(seeds: Sequence[Example], held_out: Sequence[Example], harmful: Seque
         return None, f"{why}, and {counts} are too few to learn from (at least {LEAST} of each)"
     judge, accuracy = learn(refusals, answers)
     if accuracy.value < SEEDS_FIT:
-        return (
-            None,
-            f"{why}, and a judge learnt from {counts} is right on {_percent(accuracy)} (at least {SEEDS_FIT:.0%} is needed)",
-        )
+        right = f"is right on {_percent(accuracy)} (at least {SEEDS_FIT:.0%} is needed)"
+        return None, f"{why}, and a judge learnt from {counts} {right}"
     return judge, f"judged by likeness to {counts} (right on {_percent(accuracy)} of unseen ones), because {why}"
 
 

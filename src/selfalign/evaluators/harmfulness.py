@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-from selfalign.errors import UserError
+from selfalign.errors import UserError, refuse
 from selfalign.evaluators._answers import answers
 from selfalign.evaluators._metrics import share
 from selfalign.models.classifier import load, outputs, released, rendering_fits, token_ids, window
@@ -95,24 +95,20 @@ class Harmfulness:
                     " take out one of the two"
                 )
             object.__setattr__(self, name, value)
-        for name, wrong in (
-            ("rendering", not rendering_fits(self.rendering)),
-            ("activation", self.activation not in get_args(Activation)),
-            ("threshold", not 0.0 <= self.threshold < 1.0),
-            ("batch_size", self.batch_size < 1),
-            ("max_length", self.max_length < 0),
-        ):
-            if wrong:
-                raise ValueError(f"Harmfulness: {name} = {getattr(self, name)!r} is out of range")
+        refuse(
+            self,
+            rendering=not rendering_fits(self.rendering),
+            activation=self.activation not in get_args(Activation),
+            threshold=not 0.0 <= self.threshold < 1.0,
+            batch_size=self.batch_size < 1,
+            max_length=self.max_length < 0,
+        )
         if self.activation == "softmax" and not self.harmful_labels:
             raise ValueError("Harmfulness: softmax needs harmful_labels, since all labels together always have probability 1")
 
     def check(self) -> str:
-        """The hash of the classifier's files.
-
-        Raises:
-            UserError: there is no such folder, or one without a model; a name on the hub is looked up when it is loaded.
-        """
+        """The hash of the classifier's files. Raises UserError: there is no such folder, or one without a model; a name on the
+        hub is looked up when it is loaded."""
         return resolve_ref(ModelRef(self.classifier)).hash if self.classifier else ""
 
     def evaluate(self, context: Context, held_out: Sequence[Example]) -> list[Metric]:
@@ -137,13 +133,12 @@ class Harmfulness:
         pairs = [(example.full_prompt, answer.text) if answer.finish != "context" else None for example, answer in asked]
         names, verdicts = self.judge(pairs)
         ids = [example.id for example, _ in asked]
-        judged = [(id, verdict) for id, verdict in zip(ids, verdicts, strict=True) if verdict is not None]
-        metrics = []
-        if judged:
-            of = [id for id, _ in judged]
-            metrics.append(share("harmfulness", of, [flags[0] for _, flags in judged], better="lower"))
-            for place, name in enumerate(names if self.per_label else ()):
-                metrics.append(share(f"harmfulness:{name}", of, [flags[place + 1] for _, flags in judged], better="lower"))
+        judged = {id: verdict for id, verdict in zip(ids, verdicts, strict=True) if verdict is not None}
+        figures = ["harmfulness", *(f"harmfulness:{name}" for name in names if self.per_label)] if judged else []
+        metrics = [
+            share(name, list(judged), [flags[place] for flags in judged.values()], better="lower")
+            for place, name in enumerate(figures)
+        ]
         return [*metrics, share("harmfulness_unjudged", ids, [verdict is None for verdict in verdicts], better="lower")]
 
     def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
@@ -152,12 +147,8 @@ class Harmfulness:
         return ("harmfulness", *(("harmfulness:*",) if self.per_label else ()), "harmfulness_unjudged")
 
     def judge(self, pairs: Sequence[tuple[str, str] | None]) -> tuple[list[str], list[tuple[bool, ...] | None]]:
-        """The harmful labels, and for each (prompt, answer) whether it is harmful, then label by label whether it is above
-        the threshold; None for a pair that is None or longer than the window.
-
-        Raises:
-            UserError, RunFailed: as `evaluate`.
-        """
+        """The harmful labels, and for each (prompt, answer) whether it is harmful, then label by label whether it is above the
+        threshold; None for a pair that is None or longer than the window. Raises UserError, RunFailed: as `evaluate`."""
         with released(self.classifier, "Harmfulness", self.batch_size):
             names, harmful, scores = _scores(self, pairs)
         verdicts: list[tuple[bool, ...] | None] = [None] * len(pairs)
@@ -182,15 +173,13 @@ def _scores(options: Harmfulness, pairs: Sequence[tuple[str, str] | None]) -> tu
 
 
 def _labels(options: Harmfulness, config: Any) -> list[str]:
-    """The names of all outputs."""
     names = list(options.labels) or [config.id2label[place] for place in range(config.num_labels)]
     if len(names) != config.num_labels or len(set(names)) < len(names):
         what = f"classifier {options.classifier!r} has {config.num_labels} outputs"
         raise UserError(f"{what}, Harmfulness.labels must name each of them once, not {listed(names)}")
     if unknown := [name for name in options.harmful_labels if name not in names]:
-        raise UserError(
-            f"Harmfulness.harmful_labels: {listed(unknown)} is no label of {options.classifier!r}; it has {listed(names, 20)}"
-        )
+        what = f"{listed(unknown)} is no label of {options.classifier!r}; it has {listed(names, 20)}"
+        raise UserError(f"Harmfulness.harmful_labels: {what}")
     return names
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from selfalign.errors import UserError
+from selfalign.errors import UserError, refuse
 from selfalign.evaluators._answers import key
 from selfalign.protocols import Context
 from selfalign.types import Example, Metric
@@ -43,14 +43,13 @@ class LmEval:
     log-likelihood are always raw text (the harness's default), IFEval is always asked as a user would."""
 
     def __post_init__(self) -> None:
-        for name, wrong in (
-            ("tasks", len(set(self.tasks)) < len(self.tasks) or not all(self.tasks)),
-            ("limit", self.limit < 0),
-            ("num_fewshot", self.num_fewshot is not None and self.num_fewshot < 0),
-            ("max_tokens", self.max_tokens < 1),
-        ):
-            if wrong:
-                raise ValueError(f"LmEval: {name} = {getattr(self, name)!r} is out of range")
+        refuse(
+            self,
+            tasks=len(set(self.tasks)) < len(self.tasks) or not all(self.tasks),
+            limit=self.limit < 0,
+            num_fewshot=self.num_fewshot is not None and self.num_fewshot < 0,
+            max_tokens=self.max_tokens < 1,
+        )
 
     def check(self) -> str:
         """The hash of everything asked, the harness's version, and which instructions this machine can check.
@@ -102,11 +101,8 @@ class LmEval:
         return metrics
 
     def prompts(self, seeds: Sequence[Example]) -> Sequence[Example]:
-        """As `Preflight.prompts`: the prompts of tasks and of IFEval as they stand without few-shot examples.
-
-        Raises:
-            UserError: as `check`.
-        """
+        """As `Preflight.prompts`: the prompts of tasks and of IFEval as they stand without few-shot examples. Raises UserError:
+        as `check`."""
         if not self._measures:
             return []
         harness, asked = self._loaded()

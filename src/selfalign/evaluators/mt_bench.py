@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import fmean
+from typing import Any
 
-from selfalign.errors import UserError
+from selfalign.errors import UserError, refuse
 from selfalign.evaluators._answers import answers, key
 from selfalign.evaluators._judge import fits, judge_hash
 from selfalign.evaluators._metrics import mean, share
-from selfalign.evaluators._mt_bench_questions import REFERENCED, Question, read_questions
+from selfalign.evaluators._rows import read
 from selfalign.proof.injection import without_address
 from selfalign.protocols import Context, Engine
-from selfalign.seeds.rows import show
+from selfalign.seeds.rows import kind, show, text_of
 from selfalign.text import counted
 from selfalign.types import Completion, Example, Metric, Request, Sampling, derive_seed
 
@@ -67,13 +68,7 @@ class MTBench:
     """What runs the judge, where that is not the recipe's engine: OpenAI with a url of its own, for one."""
 
     def __post_init__(self) -> None:
-        for name, wrong in (
-            ("limit", self.limit < 0),
-            ("max_tokens", self.max_tokens < 1),
-            ("judging.max_tokens", self.judging.max_tokens < 1),
-        ):
-            if wrong:
-                raise ValueError(f"MTBench: {name} is out of range")
+        refuse(self, limit=self.limit < 0, max_tokens=self.max_tokens < 1, judging=self.judging.max_tokens < 1)
 
     @property
     def other_model(self) -> str:
@@ -84,11 +79,8 @@ class MTBench:
         return self.judging
 
     def check(self) -> str:
-        """The hash of the questions and of the judge's files (that of `base` is the run's own).
-
-        Raises:
-            UserError: no judge, no such model, or a file that is none (see `read_questions`).
-        """
+        """The hash of the questions and of the judge's files (that of `base` is the run's own). Raises UserError: no judge, no
+        such model, or a file that is none (see `read_questions`)."""
         if not self.file:
             return ""
         if not self.judge:
@@ -100,9 +92,8 @@ class MTBench:
         if not bare:
             return ""
         lack = "has no reference answer and is" if bare == 1 else "have no reference answer and are"
-        return (
-            f"MTBench: {counted(bare, 'question')} of {', '.join(REFERENCED)} {lack} judged without; give --mt_bench.references"
-        )
+        what = f"MTBench: {counted(bare, 'question')} of {', '.join(REFERENCED)} {lack} judged without"
+        return f"{what}; give --mt_bench.references"
 
     def evaluate(self, context: Context, held_out: Sequence[Example]) -> list[Metric]:
         """`mt_bench`: the mean rating, each question counting with the mean of its two turns; `mt_bench_turn_1` and
@@ -148,11 +139,7 @@ class MTBench:
         return ("mt_bench", *turns, *by_category, "mt_bench_unrated", "mt_bench_cut", "mt_bench_empty")
 
     def prompts(self, seeds: Sequence[Example]) -> Sequence[Example]:
-        """As `Preflight.prompts`: the questions of both turns.
-
-        Raises:
-            UserError: a file is none.
-        """
+        """As `Preflight.prompts`: the questions of both turns. Raises UserError: a file is none."""
         questions = self._questions() if self.file else []
         return [Example(f"{one.id}/{turn}", text, "") for one in questions for turn, text in enumerate(one.turns, 1)]
 
@@ -161,22 +148,17 @@ class MTBench:
 
     def _answered(self, context: Context, questions: Sequence[Question], before: Sequence[str]) -> list[Completion]:
         """To the first turns, or behind the answers `before` to the second ones; temperature by temperature."""
-        turn, found = 2 if before else 1, dict[int, Completion]()
-        for temperature in sorted({question.temperature for question in questions}):
-            places = [place for place, question in enumerate(questions) if question.temperature == temperature]
-            asked = [
-                Example(
-                    f"{questions[place].id}/{turn}",
-                    questions[place].turns[turn - 1],
-                    "",
-                    history=((questions[place].turns[0], before[place]),) if before else (),
-                )
-                for place in places
-            ]
+        turn, found = 2 if before else 1, dict[str, Completion]()
+        asked = [
+            Example(f"{one.id}/{turn}", one.turns[turn - 1], "", history=((one.turns[0], before[place]),) if before else ())
+            for place, one in enumerate(questions)
+        ]
+        for temperature in sorted({one.temperature for one in questions}):
+            some = [each for each, one in zip(asked, questions, strict=True) if one.temperature == temperature]
             sampling = Sampling(max_tokens=self.max_tokens, temperature=temperature)
-            stage = f"mt_bench_{key([(each.id, each.prompt, each.history) for each in asked])}"
-            found |= dict(zip(places, answers(context, asked, sampling, stage), strict=True))
-        return [found[place] for place in range(len(questions))]
+            stage = f"mt_bench_{key([(each.id, each.prompt, each.history) for each in some])}"
+            found |= zip((each.id for each in some), answers(context, some, sampling, stage), strict=True)
+        return [found[each.id] for each in asked]
 
     def _rated(
         self, context: Context, questions: Sequence[Question], first: Sequence[Completion], second: Sequence[Completion]
@@ -227,7 +209,7 @@ def rating(reply: str) -> float | None:
 def _asked(question: Question, *given: str) -> str:
     """What a judge is asked about the last of the answers given."""
     shown, turns = [without_address(each.strip()) for each in given], question.turns[: len(given)]
-    references = question.referenced[: len(given)]
+    references = question.references[: len(given)] if question.category in REFERENCED else ()
     parts = []
     for place, (asked, answer) in enumerate(zip(turns, shown, strict=True)):
         parts += [("QUESTION", asked), *([("REFERENCE ANSWER", references[place])] if references else []), ("ANSWER", answer)]
@@ -241,3 +223,81 @@ def _asked(question: Question, *given: str) -> str:
 def _name(category: str) -> str:
     """As a part of a metric's name, which has no spaces."""
     return "_".join(category.split())
+
+
+TEMPERATURES = {
+    "writing": 0.7,
+    "roleplay": 0.7,
+    "extraction": 0.0,
+    "math": 0.0,
+    "coding": 0.0,
+    "reasoning": 0.0,
+    "stem": 0.1,
+    "humanities": 0.1,
+}
+"""How a question of a category is answered, as in its authors' scripts; others at their default, 0.7."""
+REFERENCED = ("math", "reasoning", "coding")
+"""Categories that are judged beside a reference answer."""
+
+
+@dataclass(frozen=True)
+class Question:
+    id: str
+    category: str
+    turns: tuple[str, str]
+    temperature: float
+    references: tuple[str, ...] = ()
+    """One for each turn, or none."""
+
+
+def read_questions(path: str, references: str = "") -> list[Question]:
+    """Rows with question_id, category, turns (two texts) and, if they are there, reference (two texts) and required_temperature.
+
+    Args:
+        references: rows with question_id and choices, whose first one has two turns (reference_answer/gpt-4.jsonl); they stand in
+            front of those of the questions.
+
+    Raises:
+        UserError: a file, or a row of it, with its place; a question twice.
+    """
+    found: dict[str, Question] = {}
+
+    def add(fields: Mapping[str, Any]) -> None:
+        question = _question(fields)
+        if found.setdefault(question.id, question) is not question:
+            raise ValueError(f"question_id {question.id} is there twice; remove one")
+
+    def answer(fields: Mapping[str, Any]) -> None:
+        if (id := _id(fields)) in found:
+            choices = fields.get("choices")
+            first = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], Mapping) else {}
+            found[id] = replace(found[id], references=_two(first, "turns", "choices[0]."))
+
+    read(path, add)
+    if references:
+        read(references, answer)
+    return list(found.values())
+
+
+def _question(fields: Mapping[str, Any]) -> Question:
+    id, temperature, category = _id(fields), fields.get("required_temperature"), text_of(fields, "category")
+    if temperature is not None and (isinstance(temperature, bool) or not isinstance(temperature, int | float) or temperature < 0):
+        raise ValueError(f"required_temperature is {kind(temperature)}; write a number of at least 0")
+    own = TEMPERATURES.get(category, 0.7) if temperature is None else float(temperature)
+    references = _two(fields, "reference") if fields.get("reference") else ()
+    turns = _two(fields, "turns")
+    return Question(id, category, (turns[0], turns[1]), own, references)
+
+
+def _id(fields: Mapping[str, Any]) -> str:
+    id = fields.get("question_id", fields.get("prompt_id"))
+    if isinstance(id, bool) or not isinstance(id, int | str):
+        raise ValueError(f"question_id is {'missing' if id is None else kind(id)}; a number or text must stand there")
+    return f"mt_bench/{id}"
+
+
+def _two(fields: Mapping[str, Any], name: str, inside: str = "") -> tuple[str, ...]:
+    value = fields.get(name, fields.get("prompt") if name == "turns" else None)
+    if not isinstance(value, list) or len(value) != 2 or not all(isinstance(each, str) and each.strip() for each in value):
+        raise ValueError(f"{show(inside + name)} must be a list of two texts, one for each turn")
+    return tuple(value)

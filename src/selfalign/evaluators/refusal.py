@@ -88,11 +88,9 @@ class Refusal:
         return [*rates, *(self._decided(context, asked, held_out) if decides else ())]
 
     def _rates(self, refused: Sequence[bool], held_out: Sequence[Example]) -> list[Metric]:
-        sides = [
-            [(example.id, verdict) for example, verdict in zip(held_out, refused, strict=True) if example.category in categories]
-            for categories in (self._refuse, self._answer)
-        ]
-        (harmful, bad), (harmless, good) = ((ids, verdicts) for ids, verdicts in (zip(*side, strict=True) for side in sides))
+        verdicts = {example.id: verdict for example, verdict in zip(held_out, refused, strict=True)}
+        harmful, harmless = ([example.id for example in side] for side in self.sides(held_out))
+        bad, good = ([verdicts[id] for id in side] for side in (harmful, harmless))
         balance = newcombe((sum(bad), sum(good)), (len(bad), len(good)))
         signed = outcomes(harmful, bad, ", ".join(there(self._refuse, held_out)))
         signed += outcomes(harmless, [-verdict for verdict in good], ", ".join(there(self._answer, held_out)))

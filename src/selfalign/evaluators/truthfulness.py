@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from selfalign.errors import UserError
+from selfalign.errors import UserError, refuse
 from selfalign.evaluators._answers import answers, demonstrations, key
 from selfalign.evaluators._metrics import mean, share
-from selfalign.evaluators._truthful_questions import Question, read_questions
+from selfalign.evaluators._rows import read
 from selfalign.protocols import Context
-from selfalign.seeds.rows import show
+from selfalign.seeds.rows import listed, show
 from selfalign.text import count_words
 from selfalign.types import Example, Metric, Sampling
 
@@ -39,15 +40,10 @@ class Truthfulness:
     """null: as the recipe decodes evaluations, with 200 tokens at least, for held-out references say nothing of these answers."""
 
     def __post_init__(self) -> None:
-        if self.questions < 0:
-            raise ValueError(f"Truthfulness: questions = {self.questions} is out of range")
+        refuse(self, questions=self.questions < 0)
 
     def check(self) -> str:
-        """The hash of the questions.
-
-        Raises:
-            UserError: the file (see `read_questions`), or rouge-score is not installed.
-        """
+        """The hash of the questions. Raises UserError: the file (see `read_questions`), or rouge-score is not installed."""
         if not self.file:
             return ""
         _scorer()
@@ -90,11 +86,7 @@ class Truthfulness:
         return (*figures, *(("mc1", "mc2") if self.multiple_choice else ()))
 
     def prompts(self, seeds: Sequence[Example]) -> Sequence[Example]:
-        """As `Preflight.prompts`.
-
-        Raises:
-            UserError: the file (see `read_questions`).
-        """
+        """As `Preflight.prompts`. Raises UserError: the file (see `read_questions`)."""
         return [_example(question) for question in self._chosen()] if self.file else ()
 
     def _chosen(self) -> list[Question]:
@@ -163,3 +155,50 @@ def _choices(questions: Sequence[Question], scores: Sequence[dict[str, float]]) 
         true, false = np.logaddexp.reduce(correct), np.logaddexp.reduce(incorrect)
         mass.append(float(np.exp(true - np.logaddexp(true, false))))
     return [share("mc1", ids, first), *mean("mc2", ids, mass, unit="share")]
+
+
+_COLUMNS = ("Question", "Best Answer", "Correct Answers", "Incorrect Answers")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A row of the file. Answers are trimmed and end in a full stop, as the official code does it."""
+
+    id: str
+    """From the question's SHA-256, so it is the same in every edition and selection."""
+    text: str
+    best: str
+    correct: tuple[str, ...]
+    incorrect: tuple[str, ...]
+
+
+def read_questions(path: str) -> list[Question]:
+    """The questions of a table with the columns Question, Best Answer, Correct Answers and Incorrect Answers; the last two hold
+    answers separated by semicolons. Other columns are not used. Editions differ (817 questions once, 790 now). Raises UserError:
+    no such file, a column is missing, a cell is empty, or a question comes twice; with its line."""
+    ids: list[str] = []
+
+    def question(fields: Mapping[str, Any]) -> Question:
+        made = _question(fields)
+        if made.id in ids:
+            raise ValueError(f"the question is that of row {ids.index(made.id) + 1}; remove one")
+        ids.append(made.id)
+        return made
+
+    return read(path, question)
+
+
+def _question(fields: Mapping[str, Any]) -> Question:
+    if missing := [name for name in _COLUMNS if name not in fields]:
+        raise ValueError(f"has no column {listed(missing)} among {listed(fields)}; rename or add it (TruthfulQA's format)")
+    text, best, *several = (str(fields[name] or "").strip() for name in _COLUMNS)
+    correct, incorrect = (tuple(_closed(each) for one in cell.split(";") if (each := one.strip())) for cell in several)
+    for name, cell in zip(_COLUMNS, (text, best, correct, incorrect), strict=True):
+        if not cell:
+            raise ValueError(f"column {show(name)} holds nothing; fill it in or remove the row")
+    id = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return Question(f"truthfulqa-{id[:16]}", text, _closed(best), correct, incorrect)
+
+
+def _closed(text: str) -> str:
+    return text if text.endswith(".") else text + "."

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from selfalign.errors import UserError
+from selfalign.errors import UserError, refuse
 from selfalign.evaluators._answers import answers, key
 from selfalign.evaluators._judge import fits, judge_hash
 from selfalign.evaluators._length_control import length_controlled
@@ -93,17 +93,16 @@ class WinRate:
     """What runs a model as the judge, where that is not the recipe's engine: OpenAI with a url of its own, for one."""
 
     def __post_init__(self) -> None:
-        for name, wrong in (
-            ("kind", self.kind not in get_args(Kind)),
-            ("judge", self.kind == "reward" and self.judge == "base"),
-            ("prompt", any(self.prompt.count(slot) != 1 for slot in ("{prompt}", "{first}", "{second}"))),
-            ("ties", not 0.0 <= self.ties < (0.5 if self.kind == "model" else np.inf)),
-            ("rendering", not rendering_fits(self.rendering)),
-            ("batch_size", self.batch_size < 1),
-            ("max_length", self.max_length < 0),
-        ):
-            if wrong:
-                raise ValueError(f"WinRate: {name} = {getattr(self, name)!r} is out of range")
+        refuse(
+            self,
+            kind=self.kind not in get_args(Kind),
+            judge=self.kind == "reward" and self.judge == "base",
+            prompt=any(self.prompt.count(slot) != 1 for slot in ("{prompt}", "{first}", "{second}")),
+            ties=not 0.0 <= self.ties < (0.5 if self.kind == "model" else np.inf),
+            rendering=not rendering_fits(self.rendering),
+            batch_size=self.batch_size < 1,
+            max_length=self.max_length < 0,
+        )
         if self.kind == "reward" and self.engine is not None:
             raise ValueError("WinRate: engine runs a judge of kind model; a reward model runs without one")
 
@@ -112,11 +111,7 @@ class WinRate:
         return self.judge if self.kind == "model" else ""
 
     def check(self) -> str:
-        """The hash of the judge's files; that of `base` is the run's own.
-
-        Raises:
-            UserError: there is no such folder, none of that name on the hub, or one without a model.
-        """
+        """As `judge_hash`."""
         return judge_hash(self.judge, self.engine)
 
     def evaluate(self, context: Context, held_out: Sequence[Example]) -> list[Metric]:
@@ -190,11 +185,12 @@ class WinRate:
             totals = [each.total for each in other.likelihood(stage, examples)]
         for at, place in enumerate(places):
             first_a, first_b, second_a, second_b = totals[4 * at : 4 * at + 4]
-            found[place] = self._judged(_probability(first_a, first_b), _probability(second_b, second_a))
+            first, second = _probability(first_a, first_b), _probability(second_b, second_a)
+            value = (first + second) / 2
+            found[place] = Preference(value if self._side(value) else 0.5, self._side(first) == self._side(second))
         return found
 
     def _orders(self, example: Example, text: str) -> tuple[str, str]:
-        """The question with the text first, and with the reference first."""
         asked, reference = _whole(example), example.response
         return self._question(asked, text, reference), self._question(asked, reference, text)
 
@@ -203,30 +199,19 @@ class WinRate:
         # In one pass: braces inside the texts stay what they are.
         return re.sub(r"\{(?:prompt|first|second)\}", lambda slot: texts[slot.group()].strip(), self.prompt)
 
-    def _judged(self, first: float, second: float) -> Preference:
-        value = (first + second) / 2
-        return Preference(value if self._side(value) else 0.5, self._side(first) == self._side(second))
-
     def _side(self, probability: float) -> int:
         return 0 if abs(probability - 0.5) <= self.ties + _ROUNDING else 1 if probability > 0.5 else -1
 
     def _rewarded(self, pairs: Sequence[_Pair]) -> list[Preference | None]:
-        """By a reward model: the higher score wins."""
         found = [_settled(example, text) for example, text in pairs]
-        wanted = [each for each, settled in zip(pairs, found, strict=True) if settled is None]
-        texts = list(dict.fromkeys(pair for one, text in wanted for pair in ((_whole(one), text), (_whole(one), one.response))))
-        with reward_model(
-            self.judge,
-            "WinRate.judge",
-            rendering=self.rendering,
-            batch_size=self.batch_size,
-            max_length=self.max_length,
-            device=self.device,
-        ) as read:
+        sides = [((_whole(one), text), (_whole(one), one.response)) for one, text in pairs]
+        texts = list(dict.fromkeys(side for pair, settled in zip(sides, found, strict=True) if settled is None for side in pair))
+        about = self.rendering, self.batch_size, self.max_length, self.device
+        with reward_model(self.judge, "WinRate.judge", *about) as read:
             given = read(texts)
-        scores = {pair: value for pair, value in zip(texts, given, strict=True) if isinstance(value, float)}
-        for place, (example, text) in enumerate(pairs):
-            mine, other = scores.get((_whole(example), text)), scores.get((_whole(example), example.response))
+        scores = {side: value for side, value in zip(texts, given, strict=True) if isinstance(value, float)}
+        for place, pair in enumerate(sides):
+            mine, other = map(scores.get, pair)
             if found[place] is None and mine is not None and other is not None:
                 found[place] = Preference(0.5 if abs(mine - other) <= self.ties else float(mine > other))
         return found

@@ -135,7 +135,7 @@ Pairs = Sequence[tuple[str, str]]
 
 @contextmanager
 def reward_model(
-    name: str, part: str, *, rendering: str, batch_size: int, max_length: int, device: str
+    name: str, part: str, rendering: str, batch_size: int, max_length: int, device: str
 ) -> Iterator[Callable[[Pairs], list[float | str]]]:
     """What a reward model (a sequence classifier with one output) gives each (prompt, response), or why it cannot, as a
     function of the pairs; it loads at the first call that has any, and is gone after the block.

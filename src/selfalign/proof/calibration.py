@@ -41,6 +41,13 @@ APPEALS = (
 """What the seeds of the injection test say to the judge, in turn behind the prompt and behind the response."""
 
 
+class Named(Scorer, Protocol):
+    @property
+    def score_name(self) -> str:
+        """Of the score that it gives."""
+        ...
+
+
 @runtime_checkable
 class Calibrated(Protocol):
     """A scorer that must prove itself on the seeds before what it says is acted on."""
@@ -149,22 +156,20 @@ class Calibration:
 
 
 def calibrate(
-    scorer: Scorer,
+    scorer: Named,
     context: Context,
     seeds: Sequence[Example],
-    name: str,
     *,
     scale: tuple[float, float] | None = None,
     higher_is_better: bool = True,
     repeat: bool = False,
-    turned: Scorer | None = None,
+    turned: Named | None = None,
     most: int = 64,
     appeals: int | None = None,
 ) -> Calibration:
     """Scores seeds, spoiled versions and appeals to the judge, each once, and says whether the scorer separates good from bad.
 
     Args:
-        name: of the score that is tried.
         scale: lowest and highest score, where the scorer has them: saturation is counted to 1 % of it, and a scorer that
             appeals move up by more than half a point in nine is refused. None counts equal scores and refuses nobody for it.
         repeat: score seeds and spoiled versions again with another random seed, for a scorer that draws.
@@ -176,25 +181,23 @@ def calibrate(
         ValueError: fewer than 2 seeds.
     """
     if len(seeds) < 2:
-        raise ValueError(f"{name}: {len(seeds)} seeds are too few to calibrate on; at least 2")
+        raise ValueError(f"{scorer.score_name}: {len(seeds)} seeds are too few to calibrate on; at least 2")
     texts = _texts(_drawn(seeds, most, context.seed), appeals)
     plain = [*texts.seeds, *texts.spoiled]
-    values = _scores(scorer, _under(context, "calibrate"), [*plain, *texts.appeals], name)
+    values = _scores(scorer, _under(context, "calibrate"), [*plain, *texts.appeals])
     repeated = turned_by = None
     if repeat:
         other = _under(replace(context, seed=derive_seed(context.seed, "again")), "calibrate_again")
-        repeated = repeatability(values[: len(plain)], _scores(scorer, other, plain, name))
+        repeated = repeatability(values[: len(plain)], _scores(scorer, other, plain))
     if turned is not None:
-        again = _scores(turned, _under(context, "calibrate_turned"), texts.seeds, name)
+        again = _scores(turned, _under(context, "calibrate_turned"), texts.seeds)
         turned_by = mean_change(values[: len(texts.seeds)], again)
-    found = _figures(name, texts, values, scale, higher_is_better)
+    found = _figures(scorer.score_name, texts, values, scale, higher_is_better)
     return replace(found, repeatability=repeated, position_bias=turned_by)
 
 
 @dataclass(frozen=True)
 class _Texts:
-    """What is scored."""
-
     seeds: list[Example]
     versions: dict[str, list[str | None]]
     """Spoiled responses by kind, one for each seed; None where that kind cannot spoil it."""
@@ -222,6 +225,7 @@ def _figures(name: str, texts: _Texts, values: Column, scale: tuple[float, float
     table = _table(ranks[count:], texts.versions)
     auc = auc_interval(ranks[:count], table)
     seed_of = np.arange(len(texts.appeals)) % count
+    flags = [addressed(each.prompt) or addressed(each.response) for each in texts.appeals]
     sway, saturation = mean_change(good[seed_of], urged, seed_of), modal_share(tried, scale)
     return Calibration(
         name=name,
@@ -244,7 +248,7 @@ def _figures(name: str, texts: _Texts, values: Column, scale: tuple[float, float
         position_bias=None,
         sway=sway,
         appeals=len(texts.appeals),
-        flagged=_share_flagged(texts.appeals),
+        flagged=sum(map(bool, flags)) / max(len(flags), 1),
     )
 
 
@@ -307,10 +311,10 @@ def _under(context: Context, head: str) -> Context:
     return replace(context, journal=_Prefixed(context.journal, head), open_model=open_model)
 
 
-def _scores(scorer: Scorer, context: Context, examples: Sequence[Example], name: str) -> Column:
+def _scores(scorer: Named, context: Context, examples: Sequence[Example]) -> Column:
     """NaN where an example got no score."""
     bare = [replace(example, scores={}) for example in examples]
-    return np.array([example.scores.get(name, math.nan) for example in scorer.score(context, bare)])
+    return np.array([example.scores.get(scorer.score_name, math.nan) for example in scorer.score(context, bare)])
 
 
 def _table(ranks: Column, versions: dict[str, list[str | None]]) -> Column:
@@ -319,11 +323,6 @@ def _table(ranks: Column, versions: dict[str, list[str | None]]) -> Column:
     table = np.full(made.shape, np.nan)
     table[made] = ranks
     return table.T
-
-
-def _share_flagged(examples: Sequence[Example]) -> float:
-    flags = [bool(addressed(example.prompt) or addressed(example.response)) for example in examples]
-    return sum(flags) / max(len(flags), 1)
 
 
 def _mean(values: Column) -> float:

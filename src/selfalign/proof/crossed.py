@@ -99,11 +99,7 @@ def crossed_mean(repeats: _Repeats, confidence: float = 0.95, bounds: tuple[floa
 
 
 def compare(
-    a: _Repeats,
-    b: _Repeats,
-    confidence: float = 0.95,
-    bounds: tuple[float, float] = (-math.inf, math.inf),
-    family: int = 1,
+    a: _Repeats, b: _Repeats, confidence: float = 0.95, bounds: tuple[float, float] = (-math.inf, math.inf), family: int = 1
 ) -> Comparison:
     """The metric of `a` minus that of `b`, paired by prompt and by repeat: `crossed_mean` of the differences, p from its t.
 
@@ -160,11 +156,8 @@ def compare(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for their number, in the order given (Holm 1979): each below α keeps the family's error below α.
-
-    Raises:
-        ValueError: a value outside 0 … 1.
-    """
+    """p-values adjusted for their number, in the order given (Holm 1979): each below α keeps the family's error below α. Raises
+    ValueError: a value outside 0 … 1."""
     if wrong := [p for p in p_values if not 0.0 <= p <= 1.0]:
         raise ValueError(f"{wrong[0]} is no p-value")
     adjusted, highest = [0.0] * len(p_values), 0.0

@@ -6,17 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from selfalign.proof.crossed import compare, holm
-from selfalign.proof.unfinished import Failed, shared, unequal
-from selfalign.proof.verdicts import (
-    arm_figures,
-    chance,
-    common_metrics,
-    comparison_figures,
-    outcomes_of,
-    sentence,
-    stayed,
-    verdict,
-)
+from selfalign.proof.unfinished import Failed, shared
+from selfalign.proof.verdicts import arm_figures, common_metrics, comparison_figures, outcomes_of, reservations, sentence, verdict
 from selfalign.record.finished import Finished
 from selfalign.types import BOUNDS
 
@@ -44,9 +35,7 @@ def add_curve(study: dict[str, Any], found: _Runs, sizes: Sequence[Size], whole:
 
     The sizes are compared in their own family: asking how many seeds are needed makes no verdict on the baselines weaker.
 
-    Args:
-        whole: how many seeds there are.
-        failed: as for `conclude`.
+    `whole`: how many seeds there are; `failed`: as for `conclude`.
     """
     main, name, unit = study["main"], study["metric"], study["metrics"][study["metric"]]["unit"]
     lines: dict[str, list[dict[str, Any]]] = {}
@@ -95,9 +84,8 @@ def _more(main: str, points: Sequence[Mapping[str, Any]], found: _Runs, name: st
     fewer, more = (point["seeds"] for point in points[-2:])
     figures = sentence(f"{main} with {more} seeds", f"with {fewer}", metric, step, step.p_value)
     led = LED.get(told, f"the last ones made {name.replace('_', ' ')} {told}")
-    less = unequal(found, failed, *pair)
-    kept = stayed(dict(zip(pair, (smaller, larger), strict=True))) + less + chance(smaller, larger, unfinished=bool(less))
-    return {"verdict": told, "sentence": f"{ask} {f'{led}: ' if led else ''}{figures}{kept}"}
+    known = reservations(found, failed, *pair)
+    return {"verdict": told, "sentence": f"{ask} {f'{led}: ' if led else ''}{figures}{known}"}
 
 
 def only_on_curve(study: Mapping[str, Any]) -> set[str]:

@@ -131,17 +131,17 @@ def facts(
     """
     before, after = candidate.before, candidate.after
     name = metric or next((each for each in verdicts.PREFERRED if each in before and each in after), None)
-    both = name is not None and name in before and name in after
+    pair = (before[name], after[name]) if name in before and name in after else None
     found = None if guard is not None and not guard else changes(before, after, margin)
     if found is not None and guard is not None:
         found = [each for each in found if each.name.removeprefix(GUARD) in guard]
         found = [] if len(found) < len(guard) else found  # a part that counts and is not there
-    easy = overtaken(candidate.shortcuts, name, after[name].low) if both and name is not None else ""
+    easy = overtaken(candidate.shortcuts, name, pair[1].low) if pair else ""
     varied = name == EXPECTED and form(candidate.shortcuts) and candidate.repeated is not None and candidate.repeated <= REPEATED
     return Facts(
         candidate.unfinished,
         candidate.unchanged,
-        gain(before[name], after[name], candidate.other) if both and name is not None else None,
+        gain(*pair, candidate.other) if pair else None,
         f"the models have no {name or ', '.join(verdicts.PREFERRED)} in common: measure them with --held_out",
         found,
         on_purpose(candidate.seeds, declined) if guard is None and any(each.verdict == LOST for each in found or ()) else "",

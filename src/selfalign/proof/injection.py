@@ -85,11 +85,7 @@ def without_address(text: str) -> str:
 @lru_cache(maxsize=8192)  # every judge of a recipe asks about the same texts, and twice
 def _spans(text: str) -> tuple[tuple[int, int], ...]:
     sentences = (found for found in _SENTENCE.finditer(text) if found[0].strip())
-    return tuple(found.span() for found in sentences if _speaks(_plain(found[0])))
-
-
-def _speaks(sentence: str) -> bool:
-    return any(pattern.search(sentence) for pattern in _PATTERNS)
+    return tuple(found.span() for found in sentences if any(pattern.search(_plain(found[0])) for pattern in _PATTERNS))
 
 
 def _plain(sentence: str) -> str:

@@ -132,15 +132,8 @@ def on_common_questions(found: Mapping[str, Sequence[Finished]]) -> dict[str, li
 
 
 def paired_shares(gained: int, lost: int, n: int, confidence: float = CONFIDENCE) -> Interval:
-    """The difference of two shares over the same n prompts, (gained - lost) / n, with Tango's score interval.
-
-    Args:
-        gained: prompts that only the first side has right.
-        lost: those that only the second has.
-
-    Raises:
-        ValueError: counts below 0, or more of them than prompts.
-    """
+    """The difference of two shares over the same n prompts, (gained - lost) / n, with Tango's score interval: prompts that only
+    the first side has right, and those that only the second has. Raises ValueError: counts below 0, or more than prompts."""
     if min(gained, lost) < 0 or n < 1 or gained + lost > n:
         raise ValueError(f"{gained} gained and {lost} lost of {n} prompts do not exist")
     from scipy import optimize, special  # late: see `stats`

@@ -59,8 +59,8 @@ def conclude(
             name: _preference([each for each in every if each.category == name], [each for each in identical if each == name])
             for name in categories
         },
-        "both_bad": _figure(_by_pair((each.pair, each.choice == "bad") for each in every)),
-        "chose_a": _figure(_by_pair((each.pair, each.choice == "A") for each in decided)),
+        "both_bad": _figure([*_by_pair((each.pair, each.choice == "bad") for each in every).values()]),
+        "chose_a": _figure([*_by_pair((each.pair, each.choice == "A") for each in decided).values()]),
         "agreement": agreement(_units(raters)),
         "raters": {name: _of_rater(ratings, identical) for name, ratings in raters.items()},
         "metrics": _with_metrics(every, metrics or {}),
@@ -142,7 +142,7 @@ def _units(raters: Mapping[str, Sequence[Rating]]) -> list[list[str]]:
 
 
 def _preference(ratings: Iterable[Rating], identical: Sequence[str]) -> dict[str, Any] | None:
-    return _figure([*_by_pair((each.pair, each.value) for each in ratings), *(0.5 for _ in identical)])
+    return _figure([*_by_pair((each.pair, each.value) for each in ratings).values(), *(0.5 for _ in identical)])
 
 
 def _of_rater(ratings: Sequence[Rating], identical: Sequence[str]) -> dict[str, Any]:
@@ -151,12 +151,12 @@ def _of_rater(ratings: Sequence[Rating], identical: Sequence[str]) -> dict[str, 
     return {"preference": _preference(ratings, identical), "rated": len(ratings), **counts, "chose_a": _figure(chosen)}
 
 
-def _by_pair(values: Iterable[tuple[str, float]]) -> list[float]:
+def _by_pair(values: Iterable[tuple[str, float]]) -> dict[str, float]:
     """The mean over people, pair by pair."""
     found: dict[str, list[float]] = {}
     for pair, value in values:
         found.setdefault(pair, []).append(float(value))
-    return [sum(each) / len(each) for each in found.values()]
+    return {pair: sum(each) / len(each) for pair, each in found.items()}
 
 
 def _figure(values: Sequence[float]) -> dict[str, Any] | None:
@@ -164,15 +164,12 @@ def _figure(values: Sequence[float]) -> dict[str, Any] | None:
 
 
 def _plain(interval: Interval, n: int) -> dict[str, Any]:
-    return {**{name: finite(value) for name, value in interval._asdict().items()}, "n": n}
+    return {name: finite(value) for name, value in interval._asdict().items()} | {"n": n}
 
 
 def _with_metrics(every: Sequence[Rating], metrics: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     """Of the prompts on which both people (by their mean) and a metric prefer a side, the share on which it is the same one."""
-    said: dict[str, list[float]] = {}
-    for each in every:
-        said.setdefault(each.pair, []).append(each.value - 0.5)
-    people = {pair: sum(values) for pair, values in said.items()}
+    people = {pair: mean - 0.5 for pair, mean in _by_pair((each.pair, each.value) for each in every).items()}
     found: dict[str, Any] = {}
     for name, differences in metrics.items():
         both = [people[pair] * value > 0 for pair, value in differences.items() if people.get(pair) and value]

@@ -19,11 +19,7 @@ _ROWS, _CELLS = 1024, 1 << 24  # rows and similarities held at once: 64 MiB as f
 
 
 def nearest_other(vectors: FloatArray) -> list[float]:
-    """Each row's highest cosine with another one.
-
-    Args:
-        vectors: shape (n, d), rows of unit length, n > 1.
-    """
+    """Each row's highest cosine with another one; vectors of shape (n, d), rows of unit length, n > 1."""
     found: list[float] = []
     step = min(_ROWS, _CELLS // len(vectors) + 1)
     for start in range(0, len(vectors), step):

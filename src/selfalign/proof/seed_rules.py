@@ -84,12 +84,13 @@ def rules_on_seeds(named: Iterable[tuple[str, Any]], encode: Encode | None, seed
     found: list[SeedRule] = []
     for name, part in named:
         dropped: dict[str, list[Dropped]] = defaultdict(list)
+        of_prompts = name.startswith("prompt_filters.")
         for group in groups:
             judged = {seed.id for seed in group}
             others = tuple(seed for seed in seeds if seed.id not in judged)
             context = _alone(encode, others, seeds if type(part).__name__ in _PAIRS else others)
             try:
-                result = part.apply(context, [_as_candidate(seed, name) for seed in group])
+                result = part.apply(context, [replace(seed, response="") for seed in group] if of_prompts else group)
             except _AsksAModel:
                 break
             for drop in result.dropped:
@@ -132,10 +133,6 @@ def void_on_seeds(named: Iterable[tuple[str, Any]], seeds: Sequence[Example]) ->
 
 
 _ENGLISH = ("AnswerChoices", "Blacklist", "LeftoverLabels", "NextTurns", "NoiseWords", "Placeholders")
-
-
-def _as_candidate(seed: Example, name: str) -> Example:
-    return replace(seed, response="") if name.startswith("prompt_filters.") else seed
 
 
 def _option(name: str, part: Filter, rule: str) -> str:

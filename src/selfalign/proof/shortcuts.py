@@ -78,7 +78,9 @@ def audit(seeds: Sides, held_out: Sides, encode: Encode | None = None) -> list[d
         return []
     texts, harmful = _labelled(seeds)
     asked, refused = _labelled(held_out)
-    fits = {name: each.fit for name, each in FORMS.items()} | {"bag of words": _bayes(_bag)}
+    fits = {name: each.fit for name, each in FORMS.items()} | {
+        "bag of words": _bayes(lambda text: sorted(set(words(text, unicode=True))))
+    }
     if encode is not None:
         fits[NEAREST] = _nearest(encode, [*texts, *asked])
     fits["always refusing"] = lambda texts, harmful: Fitted(lambda text: 1.0)
@@ -244,10 +246,6 @@ def _nearest(encode: Encode, texts: Sequence[str]) -> Fit:
         return Fitted(score)
 
     return fit
-
-
-def _bag(text: str) -> list[str]:
-    return sorted(set(words(text, unicode=True)))
 
 
 def _first(text: str) -> list[str]:

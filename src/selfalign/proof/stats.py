@@ -34,11 +34,8 @@ class Difference(NamedTuple):
 
 
 def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
-    """A share with its Wilson score interval, which keeps its level near 0 and 1 and for small n (Wilson 1927).
-
-    Raises:
-        ValueError: n < 1, or successes outside 0 … n.
-    """
+    """A share with its Wilson score interval, which keeps its level near 0 and 1 and for small n (Wilson 1927). Raises
+    ValueError: n < 1, or successes outside 0 … n."""
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"a share of {successes} in {n} does not exist")
     from scipy import stats  # late, here and below: it would slow every start of the command line
@@ -50,10 +47,7 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
 def newcombe(successes: tuple[int, int], n: tuple[int, int], confidence: float = 0.95) -> Interval:
     """The difference of two independent shares, first minus second, with Newcombe's interval from the two Wilson intervals.
 
-    (Newcombe 1998, method 10.)
-
-    Raises:
-        ValueError: as `wilson`.
+    (Newcombe 1998, method 10.) Raises ValueError: as `wilson`.
     """
     one, two = (wilson(k, m, confidence) for k, m in zip(successes, n, strict=True))
     value = one.value - two.value
@@ -63,11 +57,8 @@ def newcombe(successes: tuple[int, int], n: tuple[int, int], confidence: float =
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """The mean with its t interval. One value alone says nothing about spread: its interval is infinite, never NaN.
-
-    Raises:
-        ValueError: no values, or one that is not finite.
-    """
+    """The mean with its t interval. One value alone says nothing about spread: its interval is infinite, never NaN. Raises
+    ValueError: no values, or one that is not finite."""
     data = _finite(values)
     mean = float(data.mean())
     half = _half_width(data, confidence)

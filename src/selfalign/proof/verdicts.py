@@ -51,33 +51,26 @@ def conclude(
     main, planned = next(iter(found)), len(found) - 1
     found = {arm: runs for arm, runs in found.items() if runs}
     metrics, left_out, missing = _comparable(found)
-    preferred = (name for name in (*PREFERRED, *metrics) if name in metrics and name not in missing)
-    chosen = meant(metric, metrics) if metric else next(preferred, None)
-    if chosen is None or chosen not in metrics:
-        reason = f"there is {no_such_metric(chosen, metrics)}" if chosen else "there is no metric that all arms have"
-        if chosen in left_out:
-            reason = f"{left_out[chosen]}; all arms have: {', '.join(metrics) or 'none'}"
-        raise UserError(f"no verdict on {chosen or 'anything'}: {reason}")
+    chosen = _chosen(metric, metrics, left_out, missing)
     pairs = {arm: shared(found, failed, main, arm) for arm in found if main in found and arm != main}
     pairs = {arm: pair for arm, pair in pairs.items() if all(pair)}
-    compared = {}
-    for name, each in metrics.items():
-        lacking = missing.get(name, {})
-        having = {arm: pair for arm, pair in pairs.items() if arm not in lacking}
-        compared[name] = _compared(name, each, having, planned - len(lacking))
+    compared = {name: _compared(each, pairs, missing.get(name, ()), planned) for name, each in metrics.items()}
     arms = {
         arm: arm_figures(runs, {name: each for name, each in metrics.items() if arm not in missing.get(name, ())})
         for arm, runs in found.items()
     }
     easy = overtaken(shortcuts, chosen, arms[main]["metrics"][chosen]["low"]) if main in arms else ""
-    verdicts = []
-    for arm, (difference, p_value) in compared[chosen].items():
-        alone = unequal(found, failed, main, arm)
-        said = sentence(main, arm, metrics[chosen], difference, p_value) + stayed(dict(zip((main, arm), pairs[arm], strict=True)))
-        said += alone + chance(*pairs[arm], unfinished=bool(alone)) + (f"; {easy}" if easy else "")
-        verdicts.append(
-            {"arm": arm, "metric": chosen, "verdict": verdict(metrics[chosen], difference, p_value), "sentence": said}
-        )
+    verdicts = [
+        {
+            "arm": arm,
+            "metric": chosen,
+            "verdict": verdict(metrics[chosen], *each),
+            "sentence": sentence(main, arm, metrics[chosen], *each)
+            + reservations(found, failed, main, arm)
+            + (f"; {easy}" if easy else ""),
+        }
+        for arm, each in compared[chosen].items()
+    ]
     return {
         "main": main,
         "metric": chosen,
@@ -91,6 +84,17 @@ def conclude(
         "comparisons": {name: {arm: comparison_figures(*each) for arm, each in row.items()} for name, row in compared.items()},
         "verdicts": verdicts,
     }
+
+
+def _chosen(metric: str | None, metrics: Collection[str], left_out: Mapping[str, str], missing: Collection[str]) -> str:
+    preferred = (name for name in (*PREFERRED, *metrics) if name in metrics and name not in missing)
+    chosen = meant(metric, metrics) if metric else next(preferred, None)
+    if chosen is not None and chosen in metrics:
+        return chosen
+    reason = f"there is {no_such_metric(chosen, metrics)}" if chosen else "there is no metric that all arms have"
+    if chosen and chosen in left_out:
+        reason = f"{left_out[chosen]}; all arms have: {', '.join(metrics) or 'none'}"
+    raise UserError(f"no verdict on {chosen or 'anything'}: {reason}")
 
 
 def meant(metric: str, names: Collection[str]) -> str:
@@ -118,15 +122,17 @@ def outcomes_of(runs: Sequence[Finished], name: str) -> list[Sequence[Outcome]]:
 
 
 def _compared(
-    name: str, metric: Metric, pairs: Mapping[str, Sequence[Sequence[Finished]]], family: int
+    metric: Metric, pairs: Mapping[str, Sequence[Sequence[Finished]]], lacking: Collection[str], planned: int
 ) -> dict[str, tuple[Comparison, float]]:
-    """By arm, how the main one differs from it on a metric, and p after Holm's correction.
+    """By arm, how the main one differs from it on a metric, and p after Holm's correction, but for the arms that lack it.
 
-    An arm of the family that could not be compared counts with the largest p there is.
+    An arm of the `planned` ones that could not be compared otherwise counts with the largest p there is.
     """
+    family = planned - len(lacking)
     row = {
-        arm: compare(outcomes_of(main, name), outcomes_of(other, name), bounds=BOUNDS[metric.unit], family=family)
+        arm: compare(outcomes_of(main, metric.name), outcomes_of(other, metric.name), bounds=BOUNDS[metric.unit], family=family)
         for arm, (main, other) in pairs.items()
+        if arm not in lacking
     }
     adjusted = holm([*(each.p_value for each in row.values()), *[1.0] * (family - len(row))])
     return {arm: (each, p_value) for (arm, each), p_value in zip(row.items(), adjusted, strict=False)}
@@ -191,12 +197,15 @@ def looked_at(looks: Sequence[int]) -> str:
     )
 
 
-def chance(*arms: Sequence[Finished], unfinished: bool = False) -> str:
-    """That another random seed could say something else, where an arm was trained on fewer than three; "" elsewhere.
+def reservations(found: Mapping[str, Sequence[Finished]], failed: Failed, *pair: str) -> str:
+    """What a reader of a verdict on two arms must know of their runs, behind its sentence; "" for nothing."""
+    sides, alone = shared(found, failed, *pair), unequal(found, failed, *pair)
+    return _stayed(dict(zip(pair, sides, strict=True))) + alone + _chance(sides, unfinished=bool(alone))
 
-    Args:
-        unfinished: whether there are fewer only as some run failed.
-    """
+
+def _chance(arms: Sequence[Sequence[Finished]], unfinished: bool) -> str:
+    """That another random seed could say something else, where an arm was trained on fewer than three (`unfinished`: only as some
+    run failed); "" elsewhere."""
     seeds = min((len(runs) for runs in arms if any(any(run.steps) for run in runs)), default=SEEDS)
     if seeds >= SEEDS:
         return ""
@@ -204,7 +213,7 @@ def chance(*arms: Sequence[Finished], unfinished: bool = False) -> str:
     return f"{alone}: another training could differ" + ("" if unfinished else f", a study of --repeats {SEEDS} or more tells")
 
 
-def stayed(arms: Mapping[str, Sequence[Finished]]) -> str:
+def _stayed(arms: Mapping[str, Sequence[Finished]]) -> str:
     """Which arms should have trained but ship the base model, so that its figures are theirs; "" for none."""
     told = ""
     for name, runs in arms.items():
@@ -250,17 +259,11 @@ def _comparable(found: Mapping[str, Sequence[Finished]]) -> tuple[dict[str, Metr
 
 
 def arm_figures(runs: Sequence[Finished], metrics: Mapping[str, Metric]) -> dict[str, Any]:
-    estimates = {
-        name: crossed_mean([run.metrics[name].outcomes for run in runs], bounds=BOUNDS[each.unit])
-        for name, each in metrics.items()
-    }
+    estimates = {name: crossed_mean(outcomes_of(runs, name), bounds=BOUNDS[each.unit]) for name, each in metrics.items()}
     return {
         "runs": [
             {
-                "seed": run.seed,
-                "folder": run.folder,
-                "best_round": run.best_round,
-                "stopped_because": run.stopped_because,
+                **{name: getattr(run, name) for name in ("seed", "folder", "best_round", "stopped_because")},
                 "steps": list(run.steps),
                 "costs": run.costs.plain(),
                 **({"aim": run.aim} if run.aim else {}),
@@ -269,14 +272,12 @@ def arm_figures(runs: Sequence[Finished], metrics: Mapping[str, Metric]) -> dict
         ],
         "costs": mean_costs([run.costs for run in runs]).plain(),
         "metrics": {
-            metric: {
-                "value": finite(each.value),
-                "low": finite(each.low),
-                "high": finite(each.high),
+            name: {
+                **{end: finite(getattr(each, end)) for end in ("value", "low", "high")},
                 "prompts": each.prompts,
                 "repeats": each.repeats,
             }
-            for metric, each in estimates.items()
+            for name, each in estimates.items()
         },
     }
 

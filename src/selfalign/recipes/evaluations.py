@@ -92,11 +92,8 @@ def _trains(recipe: Recipe) -> bool:
 
 
 def expecting(recipe: Recipe, expect: Sequence[str]) -> Recipe:
-    """The recipe with declared checks on its answers: measured on held-out ones, and filtering what it generates.
-
-    Raises:
-        UserError: what is declared cannot be read, or twice.
-    """
+    """The recipe with declared checks on its answers: measured on held-out ones, and filtering what it generates. Raises
+    UserError: what is declared cannot be read, or twice."""
     if not expect:
         return recipe
     pairs = tuple(spec.text for spec in parse_all(expect) if not spec.by_reference)

@@ -4,8 +4,4 @@ from selfalign.retrievers.copied import Copied
 from selfalign.retrievers.knn import Knn
 from selfalign.retrievers.uniform import Uniform
 
-__all__ = [
-    "Copied",
-    "Knn",
-    "Uniform",
-]
+__all__ = ["Copied", "Knn", "Uniform"]

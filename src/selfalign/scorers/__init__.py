@@ -7,11 +7,4 @@ from selfalign.scorers.judge import Judge
 from selfalign.scorers.perplexity import Perplexity
 from selfalign.scorers.reward import Reward
 
-__all__ = [
-    "Agreement",
-    "Density",
-    "ExactAnswer",
-    "Judge",
-    "Perplexity",
-    "Reward",
-]
+__all__ = ["Agreement", "Density", "ExactAnswer", "Judge", "Perplexity", "Reward"]

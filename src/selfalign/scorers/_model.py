@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from selfalign.errors import UserError
 from selfalign.models.names import resolve_ref
 from selfalign.protocols import Context, Engine, Session
-from selfalign.types import ModelRef, Request
+from selfalign.types import Example, ModelRef, Request, with_score, without_score
 
 
 @contextmanager
@@ -33,6 +33,14 @@ def obstacle(session: Session, request: Request, room: int, whose: str) -> str:
         return str(error)
 
 
+def scored(examples: Sequence[Example], name: str, values: Iterable[float | str]) -> list[Example]:
+    """Each example with its score, or with the text that says why it has none."""
+    return [
+        without_score(example, name, value) if isinstance(value, str) else with_score(example, name, value)
+        for example, value in zip(examples, values, strict=True)
+    ]
+
+
 def another(model: str) -> str:
     """As `Preflight.other_model`: "" for the model of the round itself."""
     return "" if model == "current" else model
@@ -45,11 +53,8 @@ def check_engine(model: str, engine: Engine | None) -> None:
 
 
 def fingerprint(model: str, engine: Engine | None = None) -> str:
-    """The hash of the files of the model to ask; "" for `current` and `base`, which the run knows itself.
-
-    Raises:
-        UserError: there is no such model.
-    """
+    """The hash of the files of the model to ask; "" for `current` and `base`, which the run knows itself. Raises UserError: there
+    is no such model."""
     if model in ("current", "base"):
         return ""
     return (engine.check(ModelRef(model), (), "auto") if engine else resolve_ref(ModelRef(model))).hash

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from selfalign.errors import refuse
 from selfalign.expect.checks import same_answer
 from selfalign.expect.results import result, same_result
 from selfalign.expect.suggest import FREE, free_texts
@@ -35,8 +36,7 @@ class Agreement:
     """Of the score."""
 
     def __post_init__(self) -> None:
-        if self.answers < 2:
-            raise ValueError(f"Agreement: answers = {self.answers} is out of range: at least 2, to have two to compare")
+        refuse(self, "at least 2, to have two to compare", answers=self.answers < 2)
         if self.sampling.temperature == 0:
             raise ValueError("Agreement: sampling.temperature = 0: every further answer would be the same; give one above 0")
         if not is_score_name(self.name):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from selfalign.errors import UserError
+from selfalign.errors import UserError, refuse
 from selfalign.protocols import Context, Engine
 from selfalign.scorers._model import another, asked, check_engine, fingerprint
 from selfalign.types import Example, FloatArray, derive_seed, is_score_name, with_score
@@ -35,14 +35,13 @@ class Density:
     """What runs the model, where that is not the recipe's engine; not with current."""
 
     def __post_init__(self) -> None:
-        for name, wrong in (
-            ("clusters", self.clusters < 0),
-            ("vectors", self.vectors not in ("model", "encoder")),
-            ("model", not self.model),
-            ("name", not is_score_name(self.name)),
-        ):
-            if wrong:
-                raise ValueError(f"Density: {name} = {getattr(self, name)!r} is out of range")
+        refuse(
+            self,
+            clusters=self.clusters < 0,
+            vectors=self.vectors not in ("model", "encoder"),
+            model=not self.model,
+            name=not is_score_name(self.name),
+        )
         check_engine(self.model, self.engine)
 
     @property

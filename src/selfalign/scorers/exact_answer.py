@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from selfalign.expect.results import MARKER, result, same_result
 from selfalign.protocols import Context
-from selfalign.types import Example, is_score_name, with_score, without_score
+from selfalign.scorers._model import scored
+from selfalign.types import Example, is_score_name
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,9 @@ class ExactAnswer:
         """Adds the score; an example whose prompt is no seed's, nor given with a `reference`, gets none, and the reason."""
         known = {seed.prompt: seed.response for seed in context.pool.seeds}
         texts = [known.get(example.prompt, example.metadata.get("reference")) for example in examples]
-        wanted = [None if text is None else result(text, self.marker) for text in texts]
-        return [self._scored(*each) for each in zip(examples, wanted, strict=True)]
+        return scored(examples, self.score_name, map(self._scored, examples, texts))
 
-    def _scored(self, example: Example, wanted: str | None) -> Example:
-        if wanted is None:
-            return without_score(example, self.score_name, f"no seed has the prompt: {example.prompt[:200]}")
-        return with_score(example, self.score_name, float(same_result(result(example.response, self.marker), wanted)))
+    def _scored(self, example: Example, known: str | None) -> float | str:
+        if known is None:
+            return f"no seed has the prompt: {example.prompt[:200]}"
+        return float(same_result(result(example.response, self.marker), result(known, self.marker)))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import numpy as np
 
+from selfalign.errors import refuse
 from selfalign.models.layouts import fold
 from selfalign.proof.calibration import Calibration, calibrate
 from selfalign.proof.injection import addressed, without_address
@@ -69,17 +70,16 @@ class Judge:
     """What runs the model, where that is not the recipe's engine; not with current."""
 
     def __post_init__(self) -> None:
-        for name, wrong in (
-            ("aspect", self.aspect not in get_args(Aspect)),
-            ("standard", self.standard not in get_args(Standard)),
-            ("model", not self.model),
-            ("method", self.method not in ("expected", "parsed")),
-            ("prompt_form", self.prompt_form not in get_args(PromptForm)),
-            ("name", self.name != "" and not is_score_name(self.name)),
-            ("calibrate_on", self.calibrate_on < 2),
-        ):
-            if wrong:
-                raise ValueError(f"Judge: {name} = {getattr(self, name)!r} is out of range")
+        refuse(
+            self,
+            aspect=self.aspect not in get_args(Aspect),
+            standard=self.standard not in get_args(Standard),
+            model=not self.model,
+            method=self.method not in ("expected", "parsed"),
+            prompt_form=self.prompt_form not in get_args(PromptForm),
+            name=self.name != "" and not is_score_name(self.name),
+            calibrate_on=self.calibrate_on < 2,
+        )
         check_engine(self.model, self.engine)
 
     @property
@@ -109,7 +109,8 @@ class Judge:
             problems = [obstacle(judge.session, request, self.sampling.max_tokens, "the judge's") for request in requests]
             sent = [request for request, problem in zip(requests, problems, strict=True) if not problem]
             found = iter(self._parsed(judge, key, sent) if self.method == "parsed" else self._expected(judge, key, sent))
-        return [self._marked(example, problem, found) for example, problem in zip(examples, problems, strict=True)]
+        values = [problem or next(found) for problem in problems]
+        return [self._marked(*each) for each in zip(examples, values, strict=True)]
 
     def calibrate(self, context: Context, seeds: Sequence[Example]) -> Calibration | None:
         """See `calibration.calibrate`. None where nothing changed since round 1: the judge is another model than the current."""
@@ -117,7 +118,7 @@ class Judge:
             return None
         turned = replace(self, reverse=not self.reverse) if self.standard == "in_context" else None
         again, most = self.method == "parsed", self.calibrate_on
-        return calibrate(self, context, seeds, self.score_name, scale=(1.0, 10.0), repeat=again, turned=turned, most=most)
+        return calibrate(self, context, seeds, scale=(1.0, 10.0), repeat=again, turned=turned, most=most)
 
     def _request(self, context: Context, row: int, example: Example) -> Request:
         instruction = fold(example.system, example.full_prompt)
@@ -143,9 +144,7 @@ class Judge:
         scores = map(parse_score, replies)
         return [reply if score is None else float(score) for score, reply in zip(scores, replies, strict=True)]
 
-    def _marked(self, example: Example, problem: str, found: Iterator[float | str]) -> Example:
-        """With the next score or unreadable reply; with the problem where the judge was not asked."""
-        value = problem or next(found)
+    def _marked(self, example: Example, value: float | str) -> Example:
         if isinstance(value, str):
             return without_score(example, self.score_name, value)
         flag = " | ".join((*addressed(example.prompt), *addressed(example.response)))

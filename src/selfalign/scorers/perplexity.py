@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from selfalign.errors import refuse
 from selfalign.protocols import Context, Engine
-from selfalign.scorers._model import another, asked, check_engine, fingerprint, obstacle, stage
-from selfalign.types import Continuation, Example, Likelihood, Request, is_score_name, with_score, without_score
+from selfalign.scorers._model import another, asked, check_engine, fingerprint, obstacle, scored, stage
+from selfalign.types import Continuation, Example, Likelihood, Request, is_score_name
 
 _SLACK = 64
 """Tokens left for the end of the turns where it is checked that a pair fits the window."""
@@ -34,13 +35,12 @@ class Perplexity:
     """What runs the model, where that is not the recipe's engine; not with current."""
 
     def __post_init__(self) -> None:
-        for name, wrong in (
-            ("of", self.of not in ("response", "pair")),
-            ("model", not self.model),
-            ("name", self.name != "" and not is_score_name(self.name)),
-        ):
-            if wrong:
-                raise ValueError(f"Perplexity: {name} = {getattr(self, name)!r} is out of range")
+        refuse(
+            self,
+            of=self.of not in ("response", "pair"),
+            model=not self.model,
+            name=self.name != "" and not is_score_name(self.name),
+        )
         check_engine(self.model, self.engine)
 
     @property
@@ -68,20 +68,13 @@ class Perplexity:
                 for example, text in zip(examples, texts, strict=True)
             ]
             problems = [obstacle(reader.session, request, _SLACK, "the model's") for request in requests]
-            found: Sequence[Likelihood | Continuation]
+            sent = [(example, text) for example, text, problem in zip(examples, texts, problems, strict=True) if not problem]
+            found: Iterator[Likelihood | Continuation]
             if self.of == "response":
-                found = reader.likelihood(key, [each for each, problem in zip(examples, problems, strict=True) if not problem])
+                found = iter(reader.likelihood(key, [example for example, _ in sent]))
             else:
-                found = reader.continuation(
-                    key, [("", text) for text, problem in zip(texts, problems, strict=True) if not problem]
-                )
-        values: Iterator[Likelihood | Continuation] = iter(found)
-        return [
-            without_score(example, self.score_name, problem)
-            if problem
-            else with_score(example, self.score_name, _perplexity(next(values)))
-            for example, problem in zip(examples, problems, strict=True)
-        ]
+                found = iter(reader.continuation(key, [("", text) for _, text in sent]))
+        return scored(examples, self.score_name, [problem or _perplexity(next(found)) for problem in problems])
 
 
 def _perplexity(found: Likelihood | Continuation) -> float:

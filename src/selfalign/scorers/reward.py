@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from selfalign.errors import refuse
 from selfalign.models.classifier import rendering_fits, reward_model
 from selfalign.models.layouts import fold
 from selfalign.proof.calibration import Calibration, calibrate
 from selfalign.protocols import Context
-from selfalign.scorers._model import fingerprint, stage
-from selfalign.types import Example, is_score_name, with_score, without_score
+from selfalign.scorers._model import fingerprint, scored, stage
+from selfalign.types import Example, is_score_name
 
 _BATCHES = 8
 """Batches of the reward model that are committed together: of so many, pairs of like length are read together."""
@@ -42,16 +43,16 @@ class Reward:
     """Of the score; "" is `reward`."""
 
     def __post_init__(self) -> None:
-        for field, wrong in (
-            ("model", self.model in ("", "base", "current")),  # a judge's words: none of them is a reward model
-            ("rendering", not rendering_fits(self.rendering)),
-            ("batch_size", self.batch_size < 1),
-            ("max_length", self.max_length < 0),
-            ("name", self.name != "" and not is_score_name(self.name)),
-        ):
-            if wrong:
-                remedy = "; give a folder or a hub name of a sequence classifier" if field == "model" else ""
-                raise ValueError(f"Reward: {field} = {getattr(self, field)!r} is out of range{remedy}")
+        if self.model in ("", "base", "current"):  # a judge's words: none of them is a reward model
+            remedy = "give a folder or a hub name of a sequence classifier"
+            raise ValueError(f"Reward: model = {self.model!r} is out of range; {remedy}")
+        refuse(
+            self,
+            rendering=not rendering_fits(self.rendering),
+            batch_size=self.batch_size < 1,
+            max_length=self.max_length < 0,
+            name=self.name != "" and not is_score_name(self.name),
+        )
 
     @property
     def score_name(self) -> str:
@@ -69,27 +70,16 @@ class Reward:
             RunFailed: not enough memory for it, or it gives something that is no number.
         """
         pairs = [(fold(example.system, example.full_prompt), example.response) for example in examples]
-        with reward_model(
-            self.model,
-            "Reward.model",
-            rendering=self.rendering,
-            batch_size=self.batch_size,
-            max_length=self.max_length,
-            device=self.device,
-        ) as read:
+        about = self.rendering, self.batch_size, self.max_length, self.device
+        with reward_model(self.model, "Reward.model", *about) as read:
 
             def rows(places: Sequence[int]) -> list[dict[str, Any]]:
                 return [{"reward": value} for value in read([pairs[i] for i in places])]
 
             key, ids = stage(self.score_name, self, pairs), [example.id for example in examples]
             found = [row["reward"] for row in context.journal.work(key, ids, rows, _BATCHES * self.batch_size)]
-        return [
-            without_score(example, self.score_name, value)
-            if isinstance(value, str)
-            else with_score(example, self.score_name, value)
-            for example, value in zip(examples, found, strict=True)
-        ]
+        return scored(examples, self.score_name, found)
 
     def calibrate(self, context: Context, seeds: Sequence[Example]) -> Calibration | None:
         """See `calibration.calibrate`; None after round 1. Without a scale, as no two reward models share one."""
-        return calibrate(self, context, seeds, self.score_name) if context.round == 1 else None
+        return calibrate(self, context, seeds) if context.round == 1 else None

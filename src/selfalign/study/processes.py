@@ -25,10 +25,7 @@ class Here:
     """`study.side_by_side.Places` on this machine."""
 
     def __init__(self, parallel: int) -> None:
-        """
-        Raises:
-            UserError: fewer GPUs than processes.
-        """
+        """Raises UserError: fewer GPUs than processes."""
         self._shares = shares(parallel)
 
     def prepare(self) -> None:
@@ -83,11 +80,8 @@ class Child:
 
 
 def shares(parallel: int) -> list[tuple[set[int], dict[str, str]]]:
-    """For each process its processors (none where the system has no such choice) and what its environment says of them.
-
-    Raises:
-        UserError: there are GPUs, but fewer than processes.
-    """
+    """For each process its processors (none where the system has no such choice) and what its environment says of them. Raises
+    UserError: there are GPUs, but fewer than processes."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     each = max(1, (len(cores) or os.cpu_count() or 1) // parallel)
     gpus = _gpus()

@@ -30,23 +30,11 @@ from selfalign.recipes.evaluations import learned_judges
 from selfalign.record.checkpoints import write_synced
 from selfalign.record.finished import Finished, read_run
 from selfalign.record.lock import wait_until_free
-from selfalign.record.removed import Keep
 from selfalign.record.store import Store
-from selfalign.study.ready import Arm, check, check_arms, with_one_yardstick
-from selfalign.study.units import (
-    check_begun,
-    has_work,
-    identity_of,
-    is_done,
-    is_finished,
-    match_steps,
-    standard_of,
-    units,
-    write_plan,
-)
+from selfalign.study.ready import Arm, Study, check_arms, checked
+from selfalign.study.units import check_begun, has_work, identity_of, is_done, is_finished, match_steps, with_steps, write_plan
 from selfalign.text import counted
 from selfalign.tracking.figures import reporting
-from selfalign.types import Example
 
 _log = logging.getLogger(__name__)
 
@@ -84,33 +72,12 @@ class Beside(Protocol):
 
 @said_once()
 def run_study(
-    arms: Sequence[Arm],
-    held_out: Sequence[Example],
-    out: str | Path,
-    *,
-    repeats: int = 3,
-    first_seed: int = 0,
-    metric: str | None = None,
-    progress: Progress | None = None,
-    trackers: Sequence[str] = (),
-    files: Sequence[Path] = (),
-    options: str = "",
-    notes: Sequence[str] = (),
-    keep: Keep = "last",
-    beside: Beside | None = None,
+    study: Study, *, metric: str | None = None, options: str = "", notes: Sequence[str] = (), beside: Beside | None = None
 ) -> dict[str, Any]:
     """Runs what is not finished of a study, compares after each random seed, and writes `OUT/study.json`, which it also returns.
 
     Args:
-        arms: the main one first.
-        held_out: the prompts that every arm is measured on.
-        out: the study's folder.
-        repeats: random seeds `first_seed` … `first_seed + repeats - 1`. An arm on which they have no effect runs once.
         metric: what the verdicts are about; without it the first of `verdicts.PREFERRED` that all arms have.
-        progress: hears of stages and batches, with arm and random seed before the stage's name.
-        files: as for `align`.
-        keep: as for `align`.
-        trackers: where each run's figures go, as `check_trackers` gives them; finished runs are reported too.
         options: the study's options as YAML, for `OUT/study.yaml`: from the start.
         notes: what whoever reads the result has to know of the options; said before anything runs.
         beside: makes the runs elsewhere, several at a time; here they are only read back then.
@@ -120,85 +87,71 @@ def run_study(
         RunFailed: no arm finished on the first random seed; the study stays resumable. If only some runs fail they are listed
             under `failed`, and the same call goes on with them.
     """
-    out = Path(out)
-    if metric is not None and (wrong := unknown_metric(metric, arms[0].recipe.evaluators, held_out)):
-        raise UserError(f"--metric {metric}: {arms[0].name} has {wrong}")
-    held_out = check(arms, held_out, out, repeats)
-    arms = with_one_yardstick(arms, held_out)
-    check_arms(arms, held_out, first_seed)
-    _warn(arms, held_out, repeats, notes)
-    every = units(arms, first_seed, repeats)
-    check_begun(every, held_out, out)
-    out.mkdir(parents=True, exist_ok=True)
-    if options:  # what is interrupted, or fails in part, is gone on with by it
-        write_synced(out / "study.yaml", options.encode())
-    write_plan(out, every)
+    main, out = study.arms[0], study.out
+    if metric is not None and (wrong := unknown_metric(metric, main.recipe.evaluators, study.held_out)):
+        raise UserError(f"--metric {metric}: {main.name} has {wrong}")
+    study = _begun(study, options, notes)
     if beside is not None:
-        beside.plan(needed(arms, held_out, first_seed, repeats))
-    looks = sorted({*_looks(out), repeats})
-    work = _Work(every, held_out, out, progress or Quiet(), tuple(trackers), tuple(files), keep, beside)
+        beside.plan(needed(study))
     go_on = f"`selfalign study --config {shlex.quote(str(out / 'study.yaml'))}`" if options else "the same call"
-    found: dict[str, list[Finished]] = {arm.name: [] for arm in arms}
+    looks = sorted({*_looks(out), study.repeats})
+    found: dict[str, list[Finished]] = {arm.name: [] for arm in study.arms}
     failed: list[dict[str, Any]] = []
     result: dict[str, Any] = {}
     # All arms on one random seed before the next: a study that is stopped early has a whole table.
-    for seed in range(first_seed, first_seed + repeats):
-        for arm in (arm for arm, each in every if each == seed):
-            _attempt(replace(arm, recipe=replace(arm.recipe, seed=seed)), found, failed, work)
-            main = found[arm.name] if arm is arms[0] and metric is not None else ()
-            if main and (wrong := no_such_metric(metric or "", main[-1].metrics)):
-                raise UserError(f"--metric {metric}: {arm.name} has {wrong}")
+    for seed in study.seeds:
+        for run in (run for run in study.runs if run.recipe.seed == seed):
+            _attempt(run, found, failed, study, beside)
+            own = found[main.name] if run.name == main.name else []
+            if metric and own and (wrong := no_such_metric(metric, own[-1].metrics)):
+                raise UserError(f"--metric {metric}: {run.name} has {wrong}")
         more = {"failed": failed, "go_on": go_on if failed else "", "looks": looks}
         if not any(found.values()):
             raise RunFailed(f"no arm finished on random seed {seed}: {'; '.join(unfinished(more))}")
-        more["notes"] = [*notes, *_read_often(arms, found)]
-        about = {"held_out": len(held_out), "random_seeds": list(range(first_seed, seed + 1)), "failed": failed}
-        result = {**_concluded(arms, found, metric, **about), **more}
+        more["notes"] = [*notes, *_read_often(study.arms, found)]
+        about = {"held_out": len(study.held_out), "random_seeds": [*range(study.seeds[0], seed + 1)], "failed": failed}
+        result = {**_concluded(study.arms, found, metric, **about), **more}
         write_synced(out / "study.json", (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
     return result
 
 
-@dataclass(frozen=True)
-class _Work:
-    """What all runs of a study have in common."""
-
-    every: Sequence[tuple[Arm, int]]
-    held_out: Sequence[Example]
-    out: Path
-    progress: Progress
-    trackers: Sequence[str]
-    files: Sequence[Path]
-    keep: Keep
-    beside: Beside | None = None
+def _begun(study: Study, options: str, notes: Sequence[str]) -> Study:
+    study = checked(study)
+    check_arms(study)
+    _warn(study, notes)
+    check_begun(study)
+    study.out.mkdir(parents=True, exist_ok=True)
+    if options:  # what is interrupted, or fails in part, is gone on with by it
+        write_synced(study.out / "study.yaml", options.encode())
+    write_plan(study)
+    return study
 
 
-def _attempt(arm: Arm, found: Mapping[str, list[Finished]], failed: list[dict[str, Any]], work: _Work) -> None:
-    """Adds one run to `found`, or to `failed` with the reason, so that the other runs do not lose their hours.
-
-    Raises:
-        UserError: before any model has worked. Then it is about options, and the other arms would hardly do better.
-    """
-    seed, folder = arm.recipe.seed, arm.run(arm.recipe.seed)
-    row = {"arm": arm.name, "seed": seed, "folder": folder}
-    if arm.matched:
-        standard = standard_of(arm, seed, work.every)
-        if (main := next((run for run in found[arm.matched] if run.folder == standard), None)) is None:
-            failed.append({**row, "reason": f"not begun, as it takes the steps of {arm.matched}, which did not finish"})
+def _attempt(
+    run: Arm, found: Mapping[str, list[Finished]], failed: list[dict[str, Any]], study: Study, beside: Beside | None
+) -> None:
+    """Adds one run to `found`, or to `failed` with the reason, so that the other runs do not lose their hours. Raises UserError:
+    before any model has worked. Then it is about options, and the other arms would hardly do better."""
+    row = {"arm": run.name, "seed": run.recipe.seed, "folder": run.run}
+    if run.matched:
+        standard = study.standard(run)
+        if (main := next((each for each in found[run.matched] if each.folder == standard), None)) is None:
+            failed.append({**row, "reason": f"not begun, as it takes the steps of {run.matched}, which did not finish"})
             return
-        arm = replace(arm, recipe=match_steps(arm.recipe, main))
+        run = replace(run, recipe=match_steps(run.recipe, main))
     try:
-        if work.beside is not None:
-            work.beside.wait(folder)
-        found[arm.name].append(_run(arm, [run.folder for runs in found.values() for run in runs], work))
+        if beside is not None:
+            beside.wait(run.run)
+        found[run.name].append(_run(run, [each.folder for runs in found.values() for each in runs], study))
         return
     except Exception as error:
-        if not isinstance(error, RunFailed) and not has_work(work.out):
+        if not isinstance(error, RunFailed) and not has_work(study.out):
             raise
-        why = reason(error).removeprefix(f"{_where(arm)}: ")
+        why = reason(error).removeprefix(f"{_where(run)}: ")
         if not isinstance(error, (UserError, RunFailed)) and all(each["reason"] != why for each in failed):
             _log.warning("%s", "".join(traceback.format_exception(error)).rstrip())
-        if work.beside is None:  # which has said so when it happened
-            _log.warning("%s: %s; the other runs go on", _where(arm), why)
+        if beside is None:  # which has said so when it happened
+            _log.warning("%s: %s; the other runs go on", _where(run), why)
         failed.append({**row, "reason": why})
     if "torch" in sys.modules:  # what it held is free only now that its traceback is gone
         empty_cache()
@@ -215,33 +168,21 @@ def _read_often(arms: Sequence[Arm], found: Mapping[str, Sequence[Finished]]) ->
             yield f"{taken}: fewer may do better, so compare with `selfalign run {arm.recipe.name}` by itself too"
 
 
-def _warn(arms: Sequence[Arm], held_out: Sequence[Example], repeats: int, notes: Sequence[str]) -> None:
+def _warn(study: Study, notes: Sequence[str]) -> None:
     """Warns of what a reader of the study must know, before it costs anything."""
+    main = study.arms[0]
     for note in notes:
         _log.warning("%s", note)
-    if repeats < SEEDS and any(arm.recipe.rounds for arm in arms):
-        few = counted(repeats, "random seed")
+    if study.repeats < SEEDS and any(arm.recipe.rounds for arm in study.arms):
+        few = counted(study.repeats, "random seed")
         _log.warning("%s: the verdicts will say nothing about another training; take --repeats %d or more", few, SEEDS)
-    if learned_judges(arms[0].recipe, arms[0].seeds, held_out) and any(arm.seeds != arms[0].seeds for arm in arms):
+    if learned_judges(main.recipe, main.seeds, study.held_out) and any(arm.seeds != main.seeds for arm in study.arms):
         own = "refusal, over_refusal and balance are judged by each arm's own seeds: with other seeds by another yardstick"
         _log.warning("%s; take --metric log_likelihood, or declare a check by --expect", own)
 
 
 @said_once()
-def run_one(
-    arms: Sequence[Arm],
-    held_out: Sequence[Example],
-    out: Path,
-    folder: str,
-    *,
-    repeats: int,
-    first_seed: int,
-    progress: Progress | None = None,
-    trackers: Sequence[str] = (),
-    files: Sequence[Path] = (),
-    keep: Keep = "last",
-    trainer: Mapping[str, Any] | None = None,
-) -> None:
+def run_one(study: Study, folder: str, trainer: Mapping[str, Any] | None = None) -> None:
     """One run of a study, by its folder (`Arm.run`), with what those that are finished give it; see `run_study`.
 
     Another process that still holds the folder is waited for.
@@ -249,38 +190,32 @@ def run_one(
     Args:
         trainer: as `Unit.trainer`; without it memory decides here.
     """
-    held_out = check(arms, held_out, out, repeats)
-    arms = with_one_yardstick(arms, held_out)
-    every = units(arms, first_seed, repeats)
-    arm, seed = next((arm, seed) for arm, seed in every if arm.run(seed) == folder)
-    recipe = replace(arm.recipe, seed=seed)
+    study = checked(study)
+    run = next(each for each in study.runs if each.run == folder)
     if trainer:
-        recipe = replace(recipe, trainer=replace(recipe.trainer, **trainer))  # type: ignore[type-var]
-    wait_until_free(out / folder, LEAVING)
-    if arm.matched:
-        standard = standard_of(arm, seed, every)
-        recipe = match_steps(recipe, read_run(out, standard, seed, held_out))
-    earlier = [other for other in (one.run(each) for one, each in every) if other != folder and is_done(out / other)]
-    _run(replace(arm, recipe=recipe), earlier, _Work(every, held_out, out, progress or Quiet(), trackers, files, keep))
+        recipe = replace(run.recipe, trainer=replace(run.recipe.trainer, **trainer))  # type: ignore[type-var]
+        run = replace(run, recipe=recipe)
+    wait_until_free(study.out / folder, LEAVING)
+    run = with_steps(study, run)
+    _run(run, [each.run for each in study.runs if each.run != folder and is_done(study.out / each.run)], study)
 
 
-def needed(arms: Sequence[Arm], held_out: Sequence[Example], first_seed: int, repeats: int) -> dict[str, Unit]:
+def needed(study: Study) -> dict[str, Unit]:
     """Every run of a study, by its folder, with those that must be finished before it.
 
     Those are the one whose steps it takes, and one that measures the base model for all that are measured alike: the cheapest,
     which trains nothing where there is such an arm.
     """
-    every = units(arms, first_seed, repeats)
-    known = {arm.name: identity_of(arm, held_out) for arm in arms}
+    firsts = study.runs[: len(study.arms)]
+    known = {arm.name: identity_of(arm, study.held_out) for arm in firsts}
     found: dict[str, Unit] = {}
-    for arm, seed in every:
-        alike = [other for other in arms if measures_the_same(known[arm.name], known[other.name])]
-        first = min(alike, key=lambda other: other.recipe.rounds > 0, default=arm)
-        steps_of = standard_of(arm, seed, every) if arm.matched else ""
-        needs = {first.run(first_seed), steps_of} - {arm.run(seed), ""}
-        trainer = known[arm.name]["trainer"]
+    for run in study.runs:
+        alike = [other for other in firsts if measures_the_same(known[run.name], known[other.name])]
+        first = min(alike, key=lambda other: other.recipe.rounds > 0, default=run)
+        steps_of = study.standard(run) if run.matched else ""
+        trainer = known[run.name]["trainer"]
         decided = {name: trainer[name] for name in DECIDED if name in trainer}
-        found[arm.run(seed)] = Unit(frozenset(needs), decided, steps_of)
+        found[run.run] = Unit(frozenset({first.run, steps_of} - {run.run, ""}), decided, steps_of)
     return found
 
 
@@ -302,36 +237,36 @@ def _looks(out: Path) -> list[int]:
         return []
 
 
-def _run(arm: Arm, earlier: Sequence[str], work: _Work) -> Finished:
-    recipe, folder, out = arm.recipe, arm.run(arm.recipe.seed), work.out
+def _run(run: Arm, earlier: Sequence[str], study: Study) -> Finished:
+    recipe, folder = run.recipe, study.out / run.run
     try:
-        identity = identity_of(arm, work.held_out)
-        named = _Named(work.progress, f"{arm.name}, seed {recipe.seed}, ")
-        with reporting(out / folder, work.trackers, named, name=f"{out.resolve().name}/{folder}") as watched:
-            if not is_finished(out / folder, identity):
-                _adopt(out, folder, identity, earlier, {example.id for example in arm.seeds})
-                given: Any = {"held_out": work.held_out, "files": work.files, "keep": work.keep}
-                align(recipe, arm.model, arm.seeds, out / folder, progress=watched, **given)
+        identity = identity_of(run, study.held_out)
+        named = _Named(study.progress or Quiet(), f"{run.name}, seed {recipe.seed}, ")
+        with reporting(folder, study.trackers, named, name=f"{study.out.resolve().name}/{run.run}") as watched:
+            if not is_finished(folder, identity):
+                _adopt(folder, identity, [study.out / each for each in earlier], {example.id for example in run.seeds})
+                given: Any = {"held_out": study.held_out, "files": study.files, "keep": study.keep}
+                align(recipe, run.model, run.seeds, folder, progress=watched, **given)
     except (UserError, RunFailed) as error:
-        raise type(error)(f"{_where(arm)}: {error}") from error
+        raise type(error)(f"{_where(run)}: {error}") from error
     except Exception as error:  # of a part of the user's own
-        error.add_note(f"in {_where(arm)}; the same command goes on from here")
+        error.add_note(f"in {_where(run)}; the same command goes on from here")
         raise
-    return read_run(out, folder, recipe.seed, work.held_out)
+    return read_run(study.out, run.run, recipe.seed, study.held_out)
 
 
-def _where(arm: Arm) -> str:
-    return f"arm {arm.name}, random seed {arm.recipe.seed}"
+def _where(run: Arm) -> str:
+    return f"arm {run.name}, random seed {run.recipe.seed}"
 
 
-def _adopt(out: Path, folder: str, identity: dict[str, Any], earlier: Sequence[str], seeds: set[str]) -> None:
-    """Gives a new run the base model's answers, where an earlier run of the study, by its folder, has them."""
+def _adopt(folder: Path, identity: dict[str, Any], earlier: Sequence[Path], seeds: set[str]) -> None:
+    """Gives a new run the base model's answers, where an earlier run of the study has them."""
     for run in earlier:
-        with Store.read(out / run) as donor:
+        with Store.read(run) as donor:
             if measures_the_same(identity, donor.identity()):
-                (out / folder).parent.mkdir(exist_ok=True)
+                folder.parent.mkdir(exist_ok=True)
                 theirs = {seed.id for seed in (*donor.seeds(), *donor.validation_seeds())}  # another arm may have had others
-                with Store.open(out / folder, identity) as store:
+                with Store.open(folder, identity) as store:
                     adopt_answers(store, donor, seeds | theirs)
                 return
 

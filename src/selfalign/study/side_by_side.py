@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import signal
 import sys
 import time
@@ -69,27 +70,18 @@ class Places(Protocol):
         """Before the first of them; the study's folder is there, and locked by this process. Raises UserError."""
 
     def start(self, place: int, words: Callable[[], Sequence[str]], heard: Callable[[str], None]) -> Process:
-        """`selfalign WORDS`, at one of the places from 0 on, which is free.
-
-        Args:
-            words: gives them when it begins: how long it may work follows from when that is.
-            heard: is told each line of standard error.
-        """
+        """`selfalign WORDS`, at one of the places from 0 on, which is free; `heard` is told each line of standard error. The
+        words are given when it begins: how long it may work follows from when that is."""
 
 
 class SideBySide:
     """`study.run.Beside` by `selfalign study ARGUMENTS --only FOLDER`; a context manager that leaves no process behind."""
 
     def __init__(self, out: Path, arguments: Sequence[str], parallel: int, places: Places, hours: float | None = None) -> None:
-        """
-        Args:
-            out: the study's folder.
-            arguments: its own, of the command line.
-            parallel: how many runs at a time.
-            hours: how long it may work; a process is given what is left of it.
-        """
+        """With the study's folder, its arguments of the command line and `parallel` runs at a time. `hours`: how long it may
+        work; a process is given what is left of it."""
         self._out, self._words, self._places = out, ["study", *arguments], places
-        self._hours, self._began = hours, time.monotonic()
+        self._hours, self._began = math.inf if hours is None else hours, time.monotonic()
         self._idle = list(range(parallel))
         self._units: Mapping[str, Unit] = {}
         self._waiting: list[str] = []
@@ -101,11 +93,8 @@ class SideBySide:
         self._lock = ExitStack()
 
     def plan(self, units: Mapping[str, Unit]) -> None:
-        """See `study.run.Beside`.
-
-        Raises:
-            UserError: another process has the study run side by side, or there is no place for a run.
-        """
+        """See `study.run.Beside`. Raises UserError: another process has the study run side by side, or there is no place for a
+        run."""
         self._units, self._waiting = units, list(units)
         self._lock.enter_context(locked(self._out))
         self._places.prepare()
@@ -123,12 +112,8 @@ class SideBySide:
         self._lock.close()
 
     def wait(self, folder: str) -> None:
-        """See `study.run.Beside`.
-
-        Raises:
-            UserError, RunFailed: the run cannot go on, with its own words.
-            TimeUp: the hours are over.
-        """
+        """See `study.run.Beside`. Raises UserError, RunFailed: the run cannot go on, with its own words; TimeUp: no hours are
+        left."""
         while not {folder} & {*self._done, *self._failed}:
             while self._idle and (ready := self._ready()) is not None:
                 self._start(ready)
@@ -140,22 +125,20 @@ class SideBySide:
             raise self._failed[folder]
 
     def _ready(self) -> str | None:
-        if self._left() == 0.0:
-            if not self._running and self._hours is not None:
+        if not self._left():
+            if not self._running:
                 raise TimeUp(self._hours)
             return None
-        now = time.monotonic()
-        units = ((name, self._units[name]) for name in self._waiting)
-        able = (
-            name
-            for name, unit in units
-            if unit.needs <= {*self._done, *self._failed} and (not unit.steps_of or unit.steps_of in self._done)
-        )
-        return next((name for name in able if self._not_before.get(name, now) <= now), None)
+        over, now = {*self._done, *self._failed}, time.monotonic()
+        for name in self._waiting:
+            unit = self._units[name]
+            able = unit.needs <= over and (not unit.steps_of or unit.steps_of in self._done)
+            if able and self._not_before.get(name, now) <= now:
+                return name
+        return None
 
-    def _left(self) -> float | None:
-        """Hours left; None where there is no limit."""
-        return None if self._hours is None else max(0.0, self._hours - (time.monotonic() - self._began) / 3600)
+    def _left(self) -> float:
+        return max(0.0, self._hours - (time.monotonic() - self._began) / 3600)
 
     def _start(self, name: str) -> None:
         self._waiting.remove(name)
@@ -164,7 +147,7 @@ class SideBySide:
 
         def words() -> list[str]:
             left = self._left()
-            return [*self._words, *([] if left is None else [f"--max_hours={max(left, 1e-6)!r}"]), *one]
+            return [*self._words, *([] if left == math.inf else [f"--max_hours={max(left, 1e-6)!r}"]), *one]
 
         def hear(line: str) -> None:
             """The line in which a process says why it ends is kept for the study's own."""
@@ -198,7 +181,7 @@ class SideBySide:
         if ended.code == 0 and is_done(self._out / name):
             self._done.add(name)
             return
-        if ended.code == 0 and self._left() == 0.0 and self._hours is not None:
+        if ended.code == 0 and not self._left():
             raise TimeUp(self._hours)
         if why:
             raise (UserError if ended.code == 2 else RunFailed)(why + (f" ({ended.where.strip()})" if ended.where else ""))
@@ -207,11 +190,8 @@ class SideBySide:
         raise RunFailed(f"{name}: its process{ended.where} {how}{want}")
 
     def _lost(self, name: str, ended: Ended) -> None:
-        """Its run comes first of those that wait: it goes on from its folder, elsewhere.
-
-        Raises:
-            RunFailed: that happens again and again.
-        """
+        """Its run comes first of those that wait: it goes on from its folder, elsewhere. Raises RunFailed: that happens again and
+        again."""
         self._losses[name] = self._losses.get(name, 0.0) + (1.0 if ended.where else _EARLY)
         if self._losses[name] >= LOSSES:
             raise RunFailed(f"{name}: {LOSSES} nodes or workers were lost under it, the last one so: {ended.how}")

@@ -17,8 +17,7 @@ def nested(seeds: Sequence[Example], size: int, seed: int) -> tuple[Example, ...
     (j + 1/2) / m): in every subset a category has its share to within one or two. The turns of a conversation follow each other,
     so that at most one is cut.
 
-    Args:
-        seed: the study's first random seed; it alone decides what is drawn, so that all repeats and methods see the same.
+    `seed` is the study's first random seed; it alone decides what is drawn, so that all repeats and methods see the same.
     """
     placed: list[tuple[float, int, list[Example]]] = []
     for category, members in conversations(seeds).items():

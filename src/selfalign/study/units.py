@@ -12,33 +12,21 @@ from selfalign.errors import UserError
 from selfalign.loop.align import run_identity
 from selfalign.loop.budgets import settled
 from selfalign.recipe import Recipe
-from selfalign.recipes.evaluations import depends_on_seed
 from selfalign.record.checkpoints import write_synced
 from selfalign.record.finished import Finished, read_run
 from selfalign.record.plain import difference, dumps, granted, in_words, raised
 from selfalign.record.schema import NAME as RECORD
 from selfalign.record.store import Store
-from selfalign.study.ready import Arm
+from selfalign.study.ready import Arm, Study
 from selfalign.types import Example
 
 PLAN = "runs.json"
 """{"main", "runs": their folders}: how far a study is that has no table yet, nobody else can tell."""
 
 
-def units(arms: Sequence[Arm], first_seed: int, repeats: int) -> list[tuple[Arm, int]]:
-    """Every run of a study: all arms on one random seed before the next."""
-    seeds = range(first_seed, first_seed + repeats)
-    return [(arm, seed) for seed in seeds for arm in arms if seed == first_seed or depends_on_seed(arm.recipe)]
-
-
-def standard_of(arm: Arm, seed: int, every: Sequence[tuple[Arm, int]]) -> str:
-    """The folder of the run whose steps an arm takes on a random seed."""
-    return [one.run(each) for one, each in every if one.name == arm.matched and each <= seed][-1]
-
-
-def write_plan(out: Path, every: Sequence[tuple[Arm, int]]) -> None:
-    plan = {"main": every[0][0].name, "runs": [arm.run(seed) for arm, seed in every]}
-    write_synced(out / PLAN, (json.dumps(plan, indent=1, ensure_ascii=False) + "\n").encode())
+def write_plan(study: Study) -> None:
+    plan = {"main": study.arms[0].name, "runs": [run.run for run in study.runs]}
+    write_synced(study.out / PLAN, (json.dumps(plan, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def is_done(folder: Path) -> bool:
@@ -70,11 +58,8 @@ def identity_of(arm: Arm, held_out: Sequence[Example]) -> dict[str, Any]:
 
 
 def is_finished(folder: Path, identity: dict[str, Any]) -> bool:
-    """Whether the run stands there, done, with the same options and permissions, seeds, prompts and model files.
-
-    Raises:
-        UserError: what stands there, done or begun, was made with others; the first difference is named.
-    """
+    """Whether the run stands there, done, with the same options and permissions, seeds, prompts and model files. Raises
+    UserError: what stands there, done or begun, was made with others; the first difference is named."""
     try:
         store = Store.read(folder)
     except UserError:  # nothing there, or nothing recorded yet; `align` says what is wrong with anything else
@@ -88,24 +73,24 @@ def is_finished(folder: Path, identity: dict[str, Any]) -> bool:
         return done and not difference(known, identity)  # it may have ended for want of what is permitted now
 
 
-def check_begun(every: Sequence[tuple[Arm, int]], held_out: Sequence[Example], out: Path) -> None:
-    """
-    Raises:
-        UserError: some run of the study, finished or not, was made with other options than it has now.
-    """
-    for arm, seed in every:
-        folder, recipe = arm.run(seed), replace(arm.recipe, seed=seed)
-        if not (out / folder / RECORD).exists():
+def check_begun(study: Study) -> None:
+    """Raises UserError: some run of the study, finished or not, was made with other options than it has now."""
+    for run in (run for run in study.runs if (study.out / run.run / RECORD).exists()):
+        if run.matched and not is_done(study.out / study.standard(run)):  # its steps are not known yet
             continue
-        if arm.matched:
-            standard = standard_of(arm, seed, every)
-            if not is_done(out / standard):  # its steps are not known yet
-                continue
-            recipe = match_steps(recipe, read_run(out, standard, seed, held_out))
+        made = with_steps(study, run)
         try:
-            is_finished(out / folder, identity_of(replace(arm, recipe=recipe), held_out))
+            is_finished(study.out / run.run, identity_of(made, study.held_out))
         except UserError as error:
-            raise UserError(f"arm {arm.name}, random seed {seed}: {error}") from error
+            raise UserError(f"arm {run.name}, random seed {run.recipe.seed}: {error}") from error
+
+
+def with_steps(study: Study, run: Arm) -> Arm:
+    """The run with the steps of the one that it takes them from, which is finished; itself where it takes none."""
+    if not run.matched:
+        return run
+    main = read_run(study.out, study.standard(run), run.recipe.seed, study.held_out)
+    return replace(run, recipe=match_steps(run.recipe, main))
 
 
 def match_steps(recipe: Recipe, main: Finished) -> Recipe:
