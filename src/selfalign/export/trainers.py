@@ -44,14 +44,12 @@ class Folder:
 
     def lines(self) -> list[str]:
         """For a person."""
-        written = (
-            f"{counted(self.rows, 'row')} to train on, {self.validation} held out, in {self.folder}: {', '.join(self.files)}"
-        )
-        left = [
-            f"left out: {counted(len(ids), 'row')} ({why}): {', '.join(ids[:5])}{' …' if len(ids) > 5 else ''}"
-            for why, ids in self.left_out.items()
-        ]
-        return [written, *left, *(f"note: {note}" for note in self.notes)]
+        where = f"in {self.folder}: {', '.join(self.files)}"
+        said = [f"{counted(self.rows, 'row')} to train on, {self.validation} held out, {where}"]
+        for why, ids in self.left_out.items():
+            some = f"{', '.join(ids[:5])}{' …' if len(ids) > 5 else ''}"
+            said.append(f"left out: {counted(len(ids), 'row')} ({why}): {some}")
+        return [*said, *(f"note: {note}" for note in self.notes)]
 
 
 @dataclass(frozen=True)
@@ -75,9 +73,8 @@ def export_for_trainer(store: Store, folder: str | Path, format: TrainerFormat, 
     trainer = store.identity().get("trainer") or {}
     loss = str((trainer.get("loss") or {}).get("part", "")).rpartition(".")[2]
     if loss not in _LOSSES:
-        raise UserError(
-            f"--format {format}: no such trainer has the loss {loss} of this run; --format preference writes its pairs"
-        )
+        remedy = "--format preference writes its pairs"
+        raise UserError(f"--format {format}: no such trainer has the loss {loss} of this run; {remedy}")
     train, validation, left_out = _rows(store, chosen, _LOSSES[loss])
     if not train:
         raise UserError(f"round {chosen} of {store.folder} was not trained on anything: name one that was, with --round N")
@@ -197,9 +194,8 @@ def _axolotl(name: str, preferences: bool, validation: bool) -> tuple[str, str]:
     entries["datasets"] = [{"path": "train.jsonl", **common}]
     if validation:
         entries["test_datasets"] = [{"path": "validation.jsonl", **common}]
-    return "axolotl.yaml", f"# {name}: paths from the folder that axolotl is started in\n" + yaml.safe_dump(
-        entries, sort_keys=False
-    )
+    note = f"# {name}: paths from the folder that axolotl is started in\n"
+    return "axolotl.yaml", note + yaml.safe_dump(entries, sort_keys=False)
 
 
 def _script(store: Store, round: int, trainer: Mapping[str, Any], loss: str, validation: bool) -> tuple[str, Renderer]:
@@ -212,9 +208,8 @@ def _script(store: Store, round: int, trainer: Mapping[str, Any], loss: str, val
 
     identity = store.identity()
     if str(trainer.get("part", "")).rpartition(".")[2] != "SFT":
-        raise UserError(
-            "--format trl writes the settings of the trainer SFT, and this run has another one; use --format messages"
-        )
+        what = "--format trl writes the settings of the trainer SFT"
+        raise UserError(f"{what}, and this run has another one; use --format messages")
     start = store.model(0) if identity.get("start_from") == "base" or round < 2 else store.model(round - 1)
     folder = Path(located(start.base))
     if not folder.is_dir():
