@@ -35,6 +35,8 @@ RECIPE and the baselines are of {recipes}, or your own: ./mine.py:function
 
 
 def main(arguments: Sequence[str]) -> int:
+    from selfalign.tracking.trackers import check_trackers
+
     if any(a in HELP for a in arguments[:1]):
         sys.stdout.write(USAGE.format(recipes=", ".join(recipes.__all__)))
         return 0
@@ -53,16 +55,21 @@ def main(arguments: Sequence[str]) -> int:
     check_beside(options)
     _check_folder(Path(options.out))
     arms = make_arms(make, parser, options, arguments, seeds)
+    shared = {
+        "repeats": options.repeats,
+        "first_seed": arms[0].recipe.seed,
+        "files": recipe_files(options.recipe),
+        "keep": options.keep_weights,
+        "trackers": check_trackers(options.report_to),
+    }
     if options.only is not None:
-        return _one(arms, held_out, options)
-    return _study(arms, held_out, options, (resolved(parser, options), notes(make, parser, options, arms)), arguments)
+        return _one(arms, held_out, options, shared)
+    about = {"options": resolved(parser, options), "notes": notes(make, parser, options, arms), "metric": options.metric}
+    return _study(arms, held_out, options, arguments, {**shared, **about})
 
 
 def _check_folder(out: Path) -> None:
-    """
-    Raises:
-        UserError: it could not be made or written to. Nothing is made here: the study's other options may be wrong.
-    """
+    """Raises UserError: it could not be made or written to. Nothing is made here: the study's other options may be wrong."""
     there = next(each for each in (out, *out.absolute().parents) if each.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         why = "cannot be written to" if there.is_dir() else "is no folder"
@@ -91,72 +98,34 @@ def study_parser(make: Callable[..., Recipe]) -> ArgumentParser:
     return parser
 
 
-def _one(arms: Sequence[Any], held_out: Sequence[Example], options: Namespace) -> int:
+def _one(arms: Sequence[Any], held_out: Sequence[Example], options: Namespace, shared: dict[str, Any]) -> int:
     """One run of a study, for the process that has the others run too; its progress in lines."""
     from selfalign.errors import handle_signals
     from selfalign.loop.progress import Lines, limited
     from selfalign.study.processes import end_with_parent
     from selfalign.study.run import run_one
-    from selfalign.tracking.trackers import check_trackers
 
-    trackers = check_trackers(options.report_to)
     with handle_signals(), nullcontext() if options.quiet else Lines() as lines:
         end_with_parent()
-        run_one(
-            arms,
-            held_out,
-            Path(options.out),
-            options.only,
-            repeats=options.repeats,
-            first_seed=arms[0].recipe.seed,
-            progress=limited(options.max_hours, lines),
-            trackers=trackers,
-            files=recipe_files(options.recipe),
-            keep=options.keep_weights,
-            trainer=json.loads(options.settled or "{}"),
-        )
+        progress, trainer = limited(options.max_hours, lines), json.loads(options.settled or "{}")
+        run_one(arms, held_out, Path(options.out), options.only, progress=progress, trainer=trainer, **shared)
     return 0
 
 
 def _study(
-    arms: Sequence[Any],
-    held_out: Sequence[Example],
-    options: Namespace,
-    about: tuple[str, Sequence[str]],
-    arguments: Sequence[str],
+    arms: Sequence[Any], held_out: Sequence[Example], options: Namespace, arguments: Sequence[str], shared: dict[str, Any]
 ) -> int:
-    """
-    Args:
-        about: the options as YAML, and what is to be said of them.
-    """
     from selfalign.cli.study_table import print_study
     from selfalign.errors import handle_signals
     from selfalign.loop.progress import limited, on_screen
     from selfalign.proof.unfinished import unfinished
     from selfalign.study.run import run_study
-    from selfalign.tracking.trackers import check_trackers
 
-    trackers = check_trackers(options.report_to)
-    first_seed = arms[0].recipe.seed
     with handle_signals(), ExitStack() as stack:
         beside = make_beside(options, arms, arguments)
         bars = None if options.quiet else stack.enter_context(on_screen() if beside is None else nullcontext())
-        progress = limited(options.max_hours, bars)
-        result = run_study(
-            arms,
-            held_out,
-            options.out,
-            repeats=options.repeats,
-            first_seed=first_seed,
-            metric=options.metric,
-            progress=progress,
-            trackers=trackers,
-            files=recipe_files(options.recipe),
-            options=about[0],
-            notes=about[1],
-            keep=options.keep_weights,
-            beside=None if beside is None else stack.enter_context(beside),
-        )
+        progress, runs = limited(options.max_hours, bars), None if beside is None else stack.enter_context(beside)
+        result = run_study(arms, held_out, options.out, progress=progress, beside=runs, **shared)
     if options.json:
         sys.stdout.write(json.dumps(result, indent=1) + "\n")
     else:
