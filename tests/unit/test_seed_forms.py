@@ -298,7 +298,10 @@ def test_forms_of_rows(tmp_path: Path, row: dict[str, Any], expected: tuple[Any,
             {"prompt": "Why?", "completions": [{"model": "m", "response": "So."}, {"model": "n", "response": "No."}]},
             ("2 different",),
         ),
-        ({"prompt": "Why?", "response": "So.", "response.1": "No."}, ("'response' and 'response.1'", "a second column")),  # pandas
+        (
+            {"prompt": "Why?", "response": "So.", "response.1": "No."},
+            ("'response' and 'response.1'", "a second column"),
+        ),  # pandas
         ({"Frage": "Why?", "Antwort": "So.", "Antwort.1": "No."}, ("'Antwort' and 'Antwort.1'", "keep the one")),
         ({"prompt": "Why?", "response...2": "So.", "response...3": "No."}, ("'response...2' and 'response...3'",)),  # R
         ({"prompt": "Why?", "prompt_duplicated_0": "How?", "response": "So."}, ("'prompt_duplicated_0'",)),  # polars

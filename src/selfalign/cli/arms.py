@@ -59,24 +59,9 @@ PUBLISHED = ("sft_paper", "isara_paper", "isheep_paper")
 _NUMBER = re.compile(r"[+-]?\d+")
 """A value of `--vary seeds=…` that is a number of seeds to draw, and no file's name (`./8` is)."""
 FIXED = (
-    "recipe",
-    "out",
-    "held_out",
-    "seed",
-    "baselines",
-    "repeats",
-    "vary",
-    "metric",
-    "max_hours",
-    "quiet",
-    "keep_weights",
-    "json",
-    *BESIDE,
-    "config",
-    "help",
-    "report_to",
+    *("recipe", "out", "held_out", "seed", "baselines", "repeats", "vary", "metric", *BESIDE, "config", "help"),
+    *("max_hours", "quiet", "keep_weights", "json", "report_to", "evaluate"),
     *("expect", "refusal", "truthfulness", "harmfulness", "win_rate", "lm_eval", "mt_bench", "code", "unsafe_run_code", "guard"),
-    "evaluate",
 )
 """Options of the study as a whole: all arms have to share them."""
 
@@ -99,19 +84,16 @@ def make_arms(
         matched = bool(recipe.rounds) and seeds_alone and not planned
         arms.append(Arm(recipe.name, recipe, options.model, seeds, matched=main.name if matched else ""))
     variants = _variants(options.vary)
-    sizes = [value for option, value in variants if option == "seeds" and _NUMBER.fullmatch(value)]
-    for option, value in variants:
-        if option == "seeds" and sizes:
-            continue
+    of_seeds = [value for option, value in variants if option == "seeds"]
+    drawn = any(map(_NUMBER.fullmatch, of_seeds))
+    for option, value in (each for each in variants if not (drawn and each[0] == "seeds")):
         changed = _parse_with(make, parser, arguments, option, value)
         others = read_examples(changed.seeds, options.held_out)[0] if option == "seeds" else seeds
         arm = Arm(f"{main.name}-{option}={_shown(value)}", build(make, parser, changed), changed.model, others)
         # What is no other text may be of other speed: engines and trainers that are equal show where they differ.
         if not any((repr(arm.recipe), arm.model, arm.seeds) == (repr(each.recipe), each.model, each.seeds) for each in arms):
             arms.append(arm)
-    if sizes:
-        arms += _learning_curve(arms, _sizes([value for option, value in variants if option == "seeds"], len(seeds)))
-    return arms
+    return [*arms, *_learning_curve(arms, _sizes(of_seeds, len(seeds)))] if drawn else arms
 
 
 def _learning_curve(arms: Sequence[Any], sizes: Sequence[int]) -> list[Any]:
@@ -123,22 +105,14 @@ def _learning_curve(arms: Sequence[Any], sizes: Sequence[int]) -> list[Any]:
     made = []
     for size in sizes:
         seeds = nested(main.seeds, size, main.recipe.seed)
-        point = replace(main, name=f"{main.name}-seeds={size}", seeds=seeds, point_of=main.name)
-        made.append(point)
-        made += [
-            replace(arm, name=f"sft-seeds={size}", seeds=seeds, matched=point.name, point_of=arm.name)
-            for arm in others
-            if arm.name == "sft"
-        ]
+        made.append(replace(main, name=f"{main.name}-seeds={size}", seeds=seeds, point_of=main.name))
+        on_the_same = {"name": f"sft-seeds={size}", "seeds": seeds, "matched": made[-1].name}
+        made += [replace(arm, **on_the_same, point_of=arm.name) for arm in others if arm.name == "sft"]
     return made
 
 
 def _sizes(values: Sequence[str], whole: int) -> list[int]:
-    """The numbers of seeds to draw, ascending; that of all seeds is the main arm's already.
-
-    Raises:
-        UserError: one that is below 2 or beyond the file, names of files among them, or nothing to draw.
-    """
+    """The numbers of seeds to draw, ascending; that of all seeds is the main arm's already."""
     shown = f"--vary seeds={','.join(values)}"
     if files := [value for value in values if not _NUMBER.fullmatch(value)]:
         raise UserError(f"{shown}: numbers and names of files ({files[0]}) in one study; give one of the two")
@@ -249,8 +223,7 @@ def _baseline(make: Callable[..., Recipe], given: Mapping[str, Any], main: Recip
     method = (*METHOD, "rounds", "per_round") if other_loss else METHOD
     taken = {key: value for key, value in taken.items() if key not in method or value != getattr(untouched, key)}
     if name in PUBLISHED:
-        known = type(recipe.trainer)
-        kept = {"engine", "encoder", "seed", *(("trainer",) if type(main.trainer) is not known else ())}
+        kept = {"engine", "encoder", "seed", *(() if type(main.trainer) is type(recipe.trainer) else ("trainer",))}
         taken = {key: value for key, value in taken.items() if key in kept}
     if name == "one_shot":
         taken["per_round"] = max(1, main.rounds) * main.per_round
@@ -260,9 +233,8 @@ def _baseline(make: Callable[..., Recipe], given: Mapping[str, Any], main: Recip
         taken.pop("rounds", None)  # it takes steps in rounds of its own (`match_steps`)
     if "trainer" in taken:
         taken["trainer"] = _with_own_loss(main.trainer, recipe.trainer, untouched.trainer) if other_loss else main.trainer
-    shared = ("evaluators", "eval_sampling", "evaluate", "allow_overlap", "allow_other_versions")
-    yardstick = {key: getattr(main, key) for key in shared}
-    made = replace(recipe, **{**taken, **yardstick, "steps": ()})
+    yardstick = ("evaluators", "eval_sampling", "evaluate", "allow_overlap", "allow_other_versions")
+    made = replace(recipe, **{**taken, **{key: getattr(main, key) for key in yardstick}, "steps": ()})
     if name not in PUBLISHED:
         made = _written_as(_filtered_as(made, main, untouched), given, untouched).fed_as(main)
     expected = [part for _, part in main.named_filters() if isinstance(part, Expected)]
@@ -272,23 +244,20 @@ def _baseline(make: Callable[..., Recipe], given: Mapping[str, Any], main: Recip
 def _filtered_as(recipe: Recipe, main: Recipe, untouched: Recipe) -> Recipe:
     """With the filters that it shares with the main recipe changed, or left out, as they are there."""
     before, after = dict(untouched.named_filters()), dict(main.named_filters())
-    kept: dict[str, list[Any]] = {slot: [] for slot in FILTERS}
+    kept: dict[str, Any] = dict.fromkeys(FILTERS, ())
     for name, part in recipe.named_filters():
+        slot = name.partition(".")[0]
         if type(part) is not type(before.get(name)):
-            kept[name.partition(".")[0]].append(part)
+            kept[slot] += (part,)
         elif name in after:
-            kept[name.partition(".")[0]].append(replace(part, **changed_fields(before[name], after[name])))  # type: ignore[type-var]
-    slots: dict[str, Any] = {slot: tuple(parts) for slot, parts in kept.items()}
-    return replace(recipe, **slots)
+            kept[slot] += (replace(part, **changed_fields(before[name], after[name])),)  # type: ignore[type-var]
+    return replace(recipe, **kept)
 
 
 def _written_as(recipe: Recipe, given: Mapping[str, Any], untouched: Recipe) -> Recipe:
     """With the changes of `--prompt_sampling`."""
-    if (
-        PROMPTS not in given
-        or not (writes_prompts(recipe) and writes_prompts(untouched))
-        or "proposer" in OWN.get(recipe.name, ())
-    ):
+    both = PROMPTS in given and writes_prompts(recipe) and writes_prompts(untouched)
+    if not both or "proposer" in OWN.get(recipe.name, ()):
         return recipe
     part: Any = recipe.proposer
     changes = changed_fields(getattr(untouched.proposer, "sampling"), given[PROMPTS])  # noqa: B009  # a proposer need not have one
@@ -298,8 +267,8 @@ def _written_as(recipe: Recipe, given: Mapping[str, Any], untouched: Recipe) -> 
 def _same_loss(main: Any, own: Any) -> bool:
     if isinstance(main, SFT) and isinstance(own, SFT):
         return type(main.loss) is type(own.loss)
-    special = declared(own, Flags).preferences or declared(own, Flags).distils
-    return not special or declared(main, Flags).pretends
+    flags = declared(own, Flags)
+    return not (flags.preferences or flags.distils) or declared(main, Flags).pretends
 
 
 def _with_own_loss(main: Any, own: Any, untouched: Any) -> Any:

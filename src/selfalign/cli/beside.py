@@ -36,10 +36,7 @@ def add_beside(parser: ArgumentParser) -> None:
 
 
 def check_beside(options: Namespace) -> None:
-    """
-    Raises:
-        UserError: numbers that cannot work, or options of a cluster without one.
-    """
+    """Raises UserError: numbers that cannot work, or options of a cluster without one."""
     if options.parallel < 1:
         raise UserError(f"--parallel {options.parallel}: give a number of runs at a time, 1 or more")
     given = [name for name in _TAKES if options[name] not in (1.0, None, {})]
@@ -49,10 +46,6 @@ def check_beside(options: Namespace) -> None:
 
 def make_beside(options: Namespace, arms: Sequence[Any], arguments: Sequence[str]) -> SideBySide | None:
     """None where the runs go one after the other, in this process.
-
-    Args:
-        arms: of the study.
-        arguments: of the command line.
 
     Raises:
         UserError: fewer GPUs than runs at a time; no cluster, or none with room for a run.
@@ -64,13 +57,11 @@ def make_beside(options: Namespace, arms: Sequence[Any], arguments: Sequence[str
     if options.parallel == 1 and options.address is None:
         return None
     out, number = Path(options.out), options.parallel
-    places: Places
-    if options.address is None:
-        places = Here(number)
-    else:
-        uses = max(_gpus(arm.recipe) for arm in arms)
+    places: Places = Here(number)
+    if options.address is not None:
         takes = {name: options[name] for name in _TAKES}
-        places = OnRay(out, number, Asked(options.address, **takes, uses=uses), [arm.model for arm in arms])
+        asked = Asked(options.address, **takes, uses=max(_gpus(arm.recipe) for arm in arms))
+        places = OnRay(out, number, asked, [arm.model for arm in arms])
     return SideBySide(out, arguments, number, places, options.max_hours)
 
 

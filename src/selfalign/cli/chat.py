@@ -49,10 +49,7 @@ class Speaker:
     turns: Turns = field(default=())
 
     def answer(self, recipe: Recipe, prompt: str, system: str) -> str:
-        """
-        Raises:
-            UserError: a text that the model cannot be given, or no room left in its window.
-        """
+        """Raises UserError: a text that the model cannot be given, or no room left in its window."""
         seed = derive_seed(recipe.seed, "chat", len(self.turns))
         request = Request(f"chat-{len(self.turns)}", prompt=prompt, seed=seed, history=self.turns, system=system)
         if (fitted := self.session.fit(request, recipe.eval_sampling.max_tokens)) is None:
@@ -118,16 +115,12 @@ def _recipe(first: str, folder: Path | None, more: Sequence[str]) -> Recipe:
     make = load_recipe(named_recipe(given, "run"))
     _, recipe = planned(make, make_parser(make, "run"), given)
     args = {**recipe.template_args, **({"keep_thinking": True} if recipe.keep_thinking else {})}
-    sampling = recipe.eval_sampling
-    sampling = sampling if sampling.max_tokens else replace(sampling, max_tokens=TOKENS)
+    sampling = replace(recipe.eval_sampling, max_tokens=recipe.eval_sampling.max_tokens or TOKENS)
     return replace(recipe, format=with_template_args(recipe.format, args), eval_sampling=sampling)
 
 
 def _model(name: str, folder: Path | None, round: str | None) -> ModelRef:
-    """
-    Raises:
-        UserError: a run that has no trained model, or not yet, or a damaged one.
-    """
+    """Raises UserError: a run that has no trained model, or not yet, or a damaged one."""
     if name == "base" and folder is not None:
         with Store.read(folder) as store:
             return ModelRef(str(place(store.model(0))))
@@ -165,30 +158,29 @@ def _converse(speakers: Sequence[Speaker], recipe: Recipe, system: str, as_json:
             continue
         before = [speaker.turns for speaker in speakers]
         try:
-            answers = [speaker.answer(recipe, prompt, system) for speaker in speakers]
+            said = [(speaker.name, speaker.answer(recipe, prompt, system)) for speaker in speakers]
         except UserError as error:
             for speaker, turns in zip(speakers, before, strict=True):
                 speaker.turns = turns
             sys.stderr.write(printable(f"selfalign: {error}") + "\n")
             continue
         if as_json:
-            said = {speaker.name: answer for speaker, answer in zip(speakers, answers, strict=True)}
-            sys.stdout.write(json_line({"prompt": prompt, "answers": said}))
+            sys.stdout.write(json_line({"prompt": prompt, "answers": dict(said)}))
         else:
-            _print(prompt, speakers, answers)
+            _print(prompt, said)
         sys.stdout.flush()
 
 
-def _print(prompt: str, speakers: Sequence[Speaker], answers: Sequence[str]) -> None:
+def _print(prompt: str, said: Sequence[tuple[str, str]]) -> None:
     """Side by side on a terminal; below each other where the lines go elsewhere, each with its model's name."""
     if not sys.stdout.isatty():
-        named = [f"{speaker.name}: {answer}" for speaker, answer in zip(speakers, answers, strict=True)]
-        sys.stdout.write(printable("\n".join([f"> {prompt}", *named])) + "\n\n")
-    elif len(speakers) == 1:
-        sys.stdout.write(printable(answers[0]) + "\n\n")
+        lines = [f"> {prompt}", *(f"{name}: {answer}" for name, answer in said)]
+        sys.stdout.write(printable("\n".join(lines)) + "\n\n")
+    elif len(said) == 1:
+        sys.stdout.write(printable(said[0][1]) + "\n\n")
     else:
         table = Table(expand=True)
-        for speaker in speakers:
-            table.add_column(shown(speaker.name), ratio=1, overflow="fold")
-        table.add_row(*(shown(answer) for answer in answers))
+        for name, _ in said:
+            table.add_column(shown(name), ratio=1, overflow="fold")
+        table.add_row(*(shown(answer) for _, answer in said))
         stdout_console().print(table)

@@ -3,23 +3,22 @@ it tells of the time that a run takes."""
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from selfalign.cli.run import Asked, read
-from selfalign.record.plain import escaped
+from selfalign.cli.table import print_json
 from selfalign.text import printable
 
 
 def main(arguments: Sequence[str]) -> int:
     from selfalign.loop.checkup import checkup, checkup_text
     from selfalign.loop.preflight import said_once
-    from selfalign.loop.probe import probe_lines
+    from selfalign.loop.probe import probe, probe_lines
 
     if (asked := read(arguments, "check")) is None:
         return 0
@@ -29,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
         if not options.json:
             sys.stdout.write(printable(checkup_text(found, notes)))
             sys.stdout.flush()
-        probed = _probed(asked) if options.probe and not found["stops"] else None
+        probed = tried(asked, probe, "probe") if options.probe and not found["stops"] else None
     if options.json:
         print_json({**found, "notes": notes, **({"probe": probed} if options.probe else {})})
     elif probed:
@@ -37,18 +36,14 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if found["stops"] else 0
 
 
-def _probed(asked: Asked) -> dict[str, Any]:
+def tried(asked: Asked, what: Callable[..., dict[str, Any]], name: str) -> dict[str, Any]:
+    """What `what` (`probe`, `preview`) finds in a folder that is gone afterwards."""
     from selfalign.errors import handle_signals
-    from selfalign.loop.probe import probe
     from selfalign.loop.progress import Quiet, on_screen
 
     with (
         handle_signals(),
-        TemporaryDirectory(prefix="selfalign-probe-") as folder,
+        TemporaryDirectory(prefix=f"selfalign-{name}-") as folder,
         nullcontext(Quiet()) if asked.options.quiet else on_screen() as progress,
     ):
-        return probe(asked.recipe, asked.options.model, asked.seeds, asked.held_out, Path(folder), progress)
-
-
-def print_json(found: dict[str, Any]) -> None:
-    sys.stdout.write(escaped(json.dumps(found, indent=1, ensure_ascii=False)) + "\n")
+        return what(asked.recipe, asked.options.model, asked.seeds, asked.held_out, Path(folder), progress)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from selfalign.cli.check import print_json
 from selfalign.cli.eval import paired
 from selfalign.cli.eval_sides import Side, check_alike
+from selfalign.cli.eval_table import print_differences
 from selfalign.cli.list import is_study, run_row
 from selfalign.cli.options import new_parser, parse
+from selfalign.cli.table import by_metric, figure, named, print_json, shown, stdout_console, tell, wide_table
 from selfalign.errors import UserError
 from selfalign.recipes import pretrained
 from selfalign.record.finished import Finished, read_run
@@ -19,6 +21,9 @@ from selfalign.record.plain import CONTENTS, flat, metric_table, portable
 from selfalign.record.store import Store
 from selfalign.text import counted
 from selfalign.types import Example
+
+LONGEST = 60
+"""Characters of an option's value that the table has room for; --json has all of them."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -35,17 +40,15 @@ def main(arguments: Sequence[str]) -> int:
             raise UserError(f"{folder} is a study, and its report compares its arms; name two of them, as {folder}/sft/seed-0")
     if folders[0].resolve() == folders[1].resolve():
         raise UserError(f"{folders[1]}: that is the same run; name another one")
-    found = compared(folders, options.metric)
+    found = _compared(folders, options.metric)
     if options.json:
         print_json(found)
-        return 0
-    from selfalign.cli.compare_table import print_comparison
-
-    print_comparison(found)
+    else:
+        _print(found)
     return 0
 
 
-def compared(folders: Sequence[Path], metric: str | None = None) -> dict[str, Any]:
+def _compared(folders: Sequence[Path], metric: str | None) -> dict[str, Any]:
     """{"runs": [a row of `selfalign list` with "metrics", …], "options": [{"name", "values": [first, second]}], "seeds": {…},
     "comparison": as `selfalign eval --compare` has it, "not_compared": why there is none}.
 
@@ -62,13 +65,8 @@ def compared(folders: Sequence[Path], metric: str | None = None) -> dict[str, An
             best = store.state().get("best_round")
             runs.append({**run_row(folder), "metrics": {} if best is None else metric_table(store.metrics(best))})
     comparison, why = _comparison(folders, runs, metric)
-    return {
-        "runs": runs,
-        "options": _options(*identities),
-        "seeds": _seeds(*seeds),
-        "comparison": comparison,
-        "not_compared": why,
-    }
+    about = {"runs": runs, "options": _options(*identities), "seeds": _seeds(*seeds)}
+    return {**about, "comparison": comparison, "not_compared": why}
 
 
 def _options(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -81,28 +79,24 @@ def _options(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[dict[s
     return rows
 
 
-def _seeds(
-    first: tuple[Sequence[Example], Sequence[Example]], second: tuple[Sequence[Example], Sequence[Example]]
-) -> dict[str, Any]:
+def _seeds(*sides: tuple[Sequence[Example], Sequence[Example]]) -> dict[str, Any]:
     """By prompt: how many seeds both runs have, with the same response or another, and the ids of those that one has alone."""
-    before, after = ({seed.full_prompt: seed for seed in (*side[0], *side[1])} for side in (first, second))
+    before, after = ({seed.full_prompt: seed for seed in (*shown, *held)} for shown, held in sides)
     both = [prompt for prompt in before if prompt in after]
+    pairs = ((before, after), (after, before))
     return {
-        "shown": [len(first[0]), len(second[0])],
-        "validation": [len(first[1]), len(second[1])],
+        "shown": [len(shown) for shown, _ in sides],
+        "validation": [len(held) for _, held in sides],
         "in_both": len(both),
         "other_responses": [before[prompt].id for prompt in both if before[prompt].response != after[prompt].response],
-        "only_in": [
-            [seed.id for prompt, seed in one.items() if prompt not in other] for one, other in ((before, after), (after, before))
-        ],
+        "only_in": [[seed.id for prompt, seed in one.items() if prompt not in other] for one, other in pairs],
     }
 
 
 def _comparison(
     folders: Sequence[Path], runs: Sequence[Mapping[str, Any]], metric: str | None
 ) -> tuple[dict[str, Any] | None, str]:
-    waiting = [row for row in runs if row["state"] != "done"]
-    if waiting:
+    if waiting := [row for row in runs if row["state"] != "done"]:
         return None, f"{waiting[0]['folder']} is not done: {waiting[0]['state']}"
     finished: list[Finished] = [read_run(folder, ".", 0, ()) for folder in folders]
     if bare := [row["folder"] for row, run in zip(runs, finished, strict=True) if not run.metrics]:
@@ -112,17 +106,40 @@ def _comparison(
     except UserError as error:
         return None, str(error)
     # The newer one first: what is compared is it minus the older one.
-    named = {str(folder): replace(run, seed=0) for folder, run in zip(folders, finished, strict=True)}
-    return paired(dict(reversed(named.items())), metric, ()), ""
+    runs_by_name = {str(folder): replace(run, seed=0) for folder, run in zip(folders, finished, strict=True)}
+    return paired(dict(reversed(runs_by_name.items())), metric, ()), ""
 
 
-def facts(found: Mapping[str, Any]) -> list[str]:
-    """The seeds' part in sentences."""
-    seeds, (first, second) = found["seeds"], (row["folder"] for row in found["runs"])
-    lines = [
-        f"seeds: {counted(seeds['in_both'], 'prompt')} in both, {len(seeds['other_responses'])} of them with another response"
-    ]
-    for name, ids, shown, held in zip((first, second), seeds["only_in"], seeds["shown"], seeds["validation"], strict=True):
+def _print(found: Mapping[str, Any]) -> None:
+    console, runs = stdout_console(), found["runs"]
+    for name, row in zip(("first", "second"), runs, strict=True):
+        best = "" if row["best_round"] is None else f", best round {row['best_round']} of {row['rounds']}"
+        tell(console, f"{name}: {row['folder']} ({row['recipe']}, {row['model']}, {row['state']}{best})")
+    options = wide_table("options that differ", "option", "first", "second")
+    for row in found["options"]:
+        options.add_row(shown(row["name"]), *(shown(_short(row.get("text") or value)) for value in row["values"]))
+    console.print(options if found["options"] else shown("options: none differ"))
+    tell(console, *_seed_lines(found))
+    table = wide_table("metrics of the best rounds, with 95 % intervals", "metric", "first", "second")
+    for name, metrics in by_metric(row["metrics"] for row in runs):
+        table.add_row(named(name), *map(figure, metrics))
+    console.print(table)
+    if (comparison := found["comparison"]) is None:
+        tell(console, f"not compared prompt by prompt: {found['not_compared']}", style="yellow")
+        return
+    print_differences(console, comparison, "second minus first")
+    tell(console, comparison["sentence"])
+
+
+def _seed_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    seeds, names = found["seeds"], [row["folder"] for row in found["runs"]]
+    others = f"{len(seeds['other_responses'])} of them with another response"
+    yield f"seeds: {counted(seeds['in_both'], 'prompt')} in both, {others}"
+    for name, ids, used, held in zip(names, seeds["only_in"], seeds["shown"], seeds["validation"], strict=True):
         alone = f"; {len(ids)} only here ({', '.join(ids[:5])}{' …' if len(ids) > 5 else ''})" if ids else ""
-        lines.append(f"  {name}: {shown} shown and trained on, {held} for validation{alone}")
-    return lines
+        yield f"  {name}: {used} shown and trained on, {held} for validation{alone}"
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else "not set" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"

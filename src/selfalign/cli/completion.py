@@ -49,11 +49,9 @@ complete -o default -o bashdefault -F _selfalign selfalign
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = new_parser(
-        "completion",
-        'Writes a script that completes commands, recipes and options: eval "$(selfalign completion bash)", or a file of it'
-        " where your shell looks for such.",
-    )
+    what = "Writes a script that completes commands, recipes and options"
+    called = 'eval "$(selfalign completion bash)", or a file of it where your shell looks for such'
+    parser = new_parser("completion", f"{what}: {called}.")
     parser.add_argument("shell", type=str, help=" or ".join(SHELLS))
     shell = parse(parser, arguments).shell
     if shell not in SHELLS:

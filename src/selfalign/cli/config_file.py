@@ -41,9 +41,8 @@ def load_yaml(text: str, name: str) -> Any:
         depth = 0
         for event in yaml.parse(text, yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
-                raise UserError(
-                    f"{name}: repeats a part by its name (*{event.anchor}), which a few bytes can blow up; write it out"
-                )
+                part = f"a part by its name (*{event.anchor})"
+                raise UserError(f"{name}: repeats {part}, which a few bytes can blow up; write it out")
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > DEEPEST:
                 raise UserError(f"{name}: is nested too deeply; no option needs more than {DEEPEST} levels")

@@ -51,7 +51,6 @@ def settle_engine(arguments: Sequence[str], engines: Sequence[type], plan: Calla
     """The arguments with an engine by name in place of `--engine auto`; one line on the terminal says which one and why.
 
     Args:
-        arguments: those of the command.
         engines: what the recipe offers.
         plan: what the command would do with the arguments it is given, here with HF.
 
@@ -70,14 +69,12 @@ def settle_engine(arguments: Sequence[str], engines: Sequence[type], plan: Calla
     planned = plan(plain)
     if not any(planned.models):
         return plain  # nothing to run, or the command says that the model is missing
-    chosen: Any
-    if (chosen := _recorded(planned.folder, engines)) is not None:
-        name, why = chosen["class_path"].rpartition(".")[2], f"{planned.folder} was begun with it"
+    if recorded := _recorded(planned.folder, engines):
+        name, why = recorded["class_path"].rpartition(".")[2], f"{planned.folder} was begun with it"
     else:
         name, why = choose_engine(planned, engines)
-        chosen = name
     sys.stderr.write(f"selfalign: engine {name} (--engine auto: {why})\n")
-    return refilled(arguments, "engine", AUTO, chosen)
+    return refilled(arguments, "engine", AUTO, recorded or name)
 
 
 def choose_engine(planned: Planned, engines: Sequence[type]) -> tuple[str, str]:
@@ -87,12 +84,11 @@ def choose_engine(planned: Planned, engines: Sequence[type]) -> tuple[str, str]:
         UserError: a model that cannot be found or read.
     """
     device = choose_device(getattr(planned.recipes[0].engine, "device", "auto"))
+    gpu = f"there is a GPU, {device}"
     if device.type == "cuda":
         why = _against_vllm(planned, engines)
-        return (
-            (HF.__name__, f"there is a GPU, {device}; {why}") if why else (VLLM.__name__, f"there is a GPU, {device}, and vLLM")
-        )
-    why = f"there is a GPU, {device}" if device.type != "cpu" else _against_openvino(planned, engines)
+        return (HF.__name__, f"{gpu}; {why}") if why else (VLLM.__name__, f"{gpu}, and vLLM")
+    why = gpu if device.type != "cpu" else _against_openvino(planned, engines)
     return (HF.__name__, why) if why else (OpenVINO.__name__, "there is no GPU, and it runs this")
 
 
@@ -147,7 +143,5 @@ def _as_option(recorded: Any) -> Any:
     """A part as an identity has it, in the words of an option; what is no part stays."""
     if not isinstance(recorded, dict) or "part" not in recorded:
         return recorded
-    return {
-        "class_path": recorded["part"],
-        "init_args": {name: _as_option(value) for name, value in recorded.items() if name != "part"},
-    }
+    inner = {name: _as_option(value) for name, value in recorded.items() if name != "part"}
+    return {"class_path": recorded["part"], "init_args": inner}

@@ -6,7 +6,6 @@ A thin front over `align`: an evaluation is an ordinary run folder of a recipe t
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,16 +21,18 @@ from jsonargparse import ArgumentParser, Namespace
 from selfalign.cli.config_file import read_config
 from selfalign.cli.engine import Planned, offer_auto, settle_engine
 from selfalign.cli.eval_sides import Side, check_alike, check_to_measure, find_sides
+from selfalign.cli.eval_table import print_evaluation
 from selfalign.cli.load import read_examples, read_held_out
 from selfalign.cli.options import new_parser, parse
 from selfalign.cli.recipe_options import add_options, build, choices, part_options, resolved
+from selfalign.cli.table import print_json
 from selfalign.errors import Interrupted, UserError
 from selfalign.loop.preflight import unknown_metric
 from selfalign.proof.verdicts import no_such_metric
 from selfalign.recipe import Recipe
 from selfalign.recipes import icl_knn, icl_random, pretrained
 from selfalign.record.finished import Finished, paired_metrics, run_costs
-from selfalign.record.plain import difference, escaped, metric_table
+from selfalign.record.plain import difference, metric_table
 from selfalign.record.status import shortcuts
 from selfalign.record.store import Store
 from selfalign.text import counted
@@ -76,10 +77,8 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write("selfalign: interrupted; nothing is kept (with --out DIR the same command would go on from here)\n")
         return 128 + stop.signal_number
     if options.json:
-        sys.stdout.write(escaped(json.dumps(result, indent=1, ensure_ascii=False)) + "\n")
+        print_json(result)
     else:
-        from selfalign.cli.eval_table import print_evaluation
-
         print_evaluation(result)
     return 0
 
@@ -95,9 +94,8 @@ def make_parser() -> ArgumentParser:
 def own_options() -> ArgumentParser:
     parser = new_parser("eval", SUMMARY)
     parser.usage = "selfalign eval MODEL --held_out FILE [options]"
-    parser.add_argument(
-        "model", type=str, help="folder, hub name, smollm2-135m (bundled), or a run folder: its best round, asked as it asks"
-    )
+    text = "folder, hub name, smollm2-135m (bundled), or a run folder: its best round, asked as it asks"
+    parser.add_argument("model", type=str, help=text)
     for name, kind, default, text in (
         ("round", int, None, "of a run folder: this round's model instead of the best one"),
         ("held_out", str, None, "file of prompts, if possible with reference responses; bundled: safe_helpful, in_scope"),
@@ -147,10 +145,7 @@ def read_options(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
 
 
 def make_recipe(parser: ArgumentParser, options: Namespace) -> Recipe:
-    """
-    Raises:
-        UserError: options that do not go together, or one that is out of its range.
-    """
+    """Raises UserError: options that do not go together, or one that is out of its range."""
     if options.demonstrations < 0:
         raise UserError(f"--demonstrations {options.demonstrations}: must be at least 0")
     if options.retriever not in (None, *IN_CONTEXT):

@@ -11,7 +11,7 @@ from typing import Any
 from selfalign.errors import UserError
 from selfalign.export.base import check_base
 from selfalign.loop.preflight import brought
-from selfalign.proof.overlap import Hit, overlap
+from selfalign.proof.overlap import overlap
 from selfalign.recipe import Recipe
 from selfalign.recipes.evaluations import bring_their_own
 from selfalign.record.joined import since_round
@@ -39,17 +39,11 @@ class Side:
 
 
 def find_sides(model: str, round: int | None, compare: str | None) -> list[Side]:
-    """
-    Raises:
-        UserError: as `find_side`, or a comparison of something with itself.
-    """
-    first = find_side(model, round)
-    if compare is None:
-        return [first]
-    other = find_side(compare)
-    if first.name == other.name:
-        raise UserError(f"--compare {compare}: that is {first.name} itself")
-    return [first, other]
+    """Raises UserError: as `find_side`, or a comparison of something with itself."""
+    sides = [find_side(model, round), *([] if compare is None else [find_side(compare)])]
+    if sides[0].name in [other.name for other in sides[1:]]:
+        raise UserError(f"--compare {compare}: that is {sides[0].name} itself")
+    return sides
 
 
 def find_side(name: str, round: int | None = None) -> Side:
@@ -109,7 +103,8 @@ def check_to_measure(
         )
     known: dict[str, int] = {}
     for side in sides:
-        hits = _trained_on(side, recipe, seeds, held_out)
+        asked = (*held_out, *brought(recipe.evaluators, seeds or side.seeds)) if side.trained_on else ()
+        hits = overlap(side.trained_on, asked)
         known[side.name] = len({hit.held_out for hit in hits})
         same = [hit for hit in hits if hit.same]
         if same and not recipe.allow_overlap:
@@ -120,11 +115,6 @@ def check_to_measure(
         if side.folder is None and side is not sides[0]:  # the first one is checked by `align`, before anything loads
             recipe.engine.check(ModelRef(side.model), (*seeds, *held_out), recipe.format)
     return known
-
-
-def _trained_on(side: Side, recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example]) -> list[Hit]:
-    """What the model was trained on that is, or is nearly, a held-out prompt or one that an evaluator brings."""
-    return overlap(side.trained_on, (*held_out, *brought(recipe.evaluators, seeds or side.seeds))) if side.trained_on else []
 
 
 def check_alike(sides: Sequence[Side], recipe: Recipe, held_out: Sequence[Example]) -> None:
@@ -145,8 +135,7 @@ def check_alike(sides: Sequence[Side], recipe: Recipe, held_out: Sequence[Exampl
             continue
         with Store.read(side.folder) as store:
             measured = store.identity()
-        if wanted is None:
-            wanted = measured
+        wanted = wanted or measured
         if measured["held_out_hash"] != wanted["held_out_hash"]:
             raise UserError(f"{side.name} was measured on other held-out prompts: measure both on the same ones")
         ours, theirs = (

@@ -12,10 +12,9 @@ from selfalign.cli.options import new_parser, parse
 from selfalign.errors import UserError
 from selfalign.export.answers import export_answers
 from selfalign.export.cards import check_license
-from selfalign.export.data import DataFormat, export_data, export_data_card, export_dropped
+from selfalign.export.data import DataFormat, export_data, export_data_card, export_dropped, export_preferences
 from selfalign.export.gguf import Kind, export_gguf
 from selfalign.export.model import export_model
-from selfalign.export.preferences import export_preferences
 from selfalign.export.trainers import TrainerFormat, export_for_trainer
 from selfalign.record import rows
 from selfalign.record.store import Store
@@ -25,9 +24,8 @@ from selfalign.text import counted
 def main(arguments: Sequence[str]) -> int:
     parser = new_parser("export", "Writes what a run made: its pairs, what it dropped and why, a round's model and answers.")
     parser.add_argument("folder", type=str, help="the run folder")
-    parser.add_argument(
-        "--data", type=str, help="file for seeds and kept samples: JSONL, or Parquet by suffix; or a folder: see --format"
-    )
+    text = "file for seeds and kept samples: JSONL, or Parquet by suffix; or a folder: see --format"
+    parser.add_argument("--data", type=str, help=text)
     parser.add_argument(
         "--format",
         type=Literal[*get_args(DataFormat), "preference", *get_args(TrainerFormat)],
@@ -40,21 +38,16 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--dropped", type=str, help="file for dropped samples with rule and evidence")
     parser.add_argument("--answers", type=str, help="file for answers to the held-out prompts, as AlpacaEval reads them (.json)")
     parser.add_argument("--model", type=str, help="folder to copy a model to")
-    parser.add_argument(
-        "--gguf",
-        type=Literal[*get_args(Kind)],
-        help="write a model as a GGUF file for llama.cpp, proven to be the model; needs a built llama.cpp",
-    )
+    text = "write a model as a GGUF file for llama.cpp, proven to be the model; needs a built llama.cpp"
+    parser.add_argument("--gguf", type=Literal[*get_args(Kind)], help=text)
     parser.add_argument("--ollama", action="store_true", help="write a Modelfile next to the GGUF file, its template proven")
     parser.add_argument("--gguf_out", type=str, help="folder for the GGUF file (default: gguf-KIND in the round's folder)")
-    parser.add_argument(
-        "--llama_cpp", type=str, help="folder of llama.cpp (default: SELFALIGN_LLAMA_CPP, the PATH and the usual places)"
-    )
+    text = "folder of llama.cpp (default: SELFALIGN_LLAMA_CPP, the PATH and the usual places)"
+    parser.add_argument("--llama_cpp", type=str, help=text)
     parser.add_argument("--round", type=int, help="the round whose model or answers to write (default: the best one)")
     parser.add_argument("--merge", action="store_true", help="make an adapter part of full weights, proven to write the same")
-    parser.add_argument(
-        "--card", action="store_true", help="write a dataset card next to the --data file: FILE's stem + .card.md"
-    )
+    text = "write a dataset card next to the --data file: FILE's stem + .card.md"
+    parser.add_argument("--card", action="store_true", help=text)
     parser.add_argument("--license", type=str, help="licence named in a card, as the hub spells it (apache-2.0 …)")
     parser.add_argument("--json", action="store_true", help="say what was written as JSON")
     options = parse(parser, arguments)
@@ -64,8 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.card and (whole or not options.data):
         raise UserError("--card goes with --data FILE; a model gets its card without it, and a trainer's folder has none")
     _refuse_idle(options, whole)
-    if options.license is not None:
-        check_license(options.license)
+    check_license(options.license)
     with Store.read(options.folder) as store:
         found = dict(_exported(store, options))
     if options.json:
@@ -77,13 +69,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def _refuse_idle(options: Any, whole: str | None) -> None:
     """Raises UserError for an option that changes nothing; `whole` is the folder for another trainer."""
+    of_a_round = "--model, --gguf, --answers or --format trl (llama-factory, axolotl): other files have the pairs of all rounds"
     for name, given, wants, there in (
-        (
-            "round",
-            options.round is not None,
-            "--model, --gguf, --answers or --format trl (llama-factory, axolotl): other files have the pairs of all rounds",
-            [options.model, options.gguf, options.answers, whole],
-        ),
+        ("round", options.round is not None, of_a_round, [options.model, options.gguf, options.answers, whole]),
         ("merge", options.merge, "--model", [options.model]),
         ("license", options.license is not None, "--model, --gguf or --card", [options.model, options.gguf, options.card]),
         *((name, bool(options[name]), "--gguf KIND", [options.gguf]) for name in ("ollama", "gguf_out", "llama_cpp")),
@@ -126,9 +114,8 @@ def _gguf(store: Store, options: Any) -> tuple[dict[str, Any], list[str]]:
     if made.refused:
         said.append(f"no Modelfile is written: {made.refused}; llama-server takes the file without one")
     plain = {"file": str(made.file), "bytes": size, "proof": made.proof.plain(), "notes": list(made.notes)}
-    refused = made.refused or None
-    modelfile = None if made.modelfile is None else str(made.modelfile)
-    return {**plain, "modelfile": modelfile, "modelfile_refused": refused}, [*said, *(f"note: {note}" for note in made.notes)]
+    about = {"modelfile": None if made.modelfile is None else str(made.modelfile), "modelfile_refused": made.refused or None}
+    return {**plain, **about}, [*said, *(f"note: {note}" for note in made.notes)]
 
 
 def _data(store: Store, file: str, format: Any, round: int | None) -> tuple[dict[str, Any], list[str]]:
@@ -143,9 +130,8 @@ def _data(store: Store, file: str, format: Any, round: int | None) -> tuple[dict
     with store.snapshot() as connection:
         rejected, taught = connection.execute(rows.LEFT_OUT).fetchone()
     if rejected:
-        said += [
-            f"left out: {counted(rejected, 'rejected answer')}, which --format preference writes with those preferred to them"
-        ]
+        instead = "which --format preference writes with those preferred to them"
+        said += [f"left out: {counted(rejected, 'rejected answer')}, {instead}"]
     if taught:
         said += [f"left out: {counted(taught, 'answer')} that a teacher corrected: not to be imitated"]
     return {"file": file, "rows": pairs, "left_out": {"rejected": rejected, "taught": taught}}, said

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from selfalign.cli.check import print_json
 from selfalign.cli.list import is_study
 from selfalign.cli.load import recipe_files
 from selfalign.cli.recipe_help import HELP
 from selfalign.cli.run import execute, read
+from selfalign.cli.table import print_json
 from selfalign.errors import UserError
 from selfalign.record.store import Store
 from selfalign.seeds.notes import seed_notes
@@ -30,8 +30,8 @@ def main(arguments: Sequence[str]) -> int:
     if any(a in HELP for a in arguments):
         sys.stdout.write(USAGE)
         return 0
-    folder, more, *rest = [*arguments, "", ""]
-    rest = rest[:-2] if len(arguments) > 1 else []
+    folder, more = [*arguments, "", ""][:2]
+    rest = arguments[2:]
     if any(not each or each.startswith("-") for each in (folder, more)):
         raise UserError("which run, and which file of new pairs? `selfalign extend DIR more.jsonl --rounds 4`")
     from selfalign.loop.extend import extend
@@ -62,10 +62,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def settings_of(folder: Path, study: str) -> Path:
-    """The run's options.
-
-    Args:
-        study: what to say of a study's folder.
+    """The run's options; `study` is what to say of a study's folder.
 
     Raises:
         UserError: there is no run, or one that was not started from the command line.

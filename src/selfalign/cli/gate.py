@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from selfalign.cli.options import new_parser, parse
+from selfalign.cli.table import print_json
 from selfalign.errors import UserError
-from selfalign.record.plain import escaped
 from selfalign.text import printable
-
-SUMMARY = "SHIP, DO NOT SHIP or CANNOT TELL, with the reasons; exit code 0, 3 or 4."
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -23,7 +20,7 @@ def main(arguments: Sequence[str]) -> int:
     from selfalign.proof.verdicts import meant, no_such_metric
     from selfalign.record.finished import read_candidate
 
-    parser = new_parser("gate", SUMMARY)
+    parser = new_parser("gate", "SHIP, DO NOT SHIP or CANNOT TELL, with the reasons; exit code 0, 3 or 4.")
     parser.add_argument("folder", type=str, help="the folder of a run, or of `selfalign eval MODEL --compare OTHER --out DIR`")
     for name, kind, default, text in (
         ("metric", str, None, "what it was trained for (default: the first measured of expected, balance and log_likelihood)"),
@@ -49,8 +46,8 @@ def main(arguments: Sequence[str]) -> int:
     known = facts(candidate, options.metric, declined=on_purpose, margin=options.margin / 100, guard=parts)
     verdict, reasons = decide(known, options.at_least / (known.gain.scale if known.gain else 1.0))
     if options.json:
-        found = {"verdict": verdict, "model": candidate.name, "other": candidate.other, "reasons": [asdict(r) for r in reasons]}
-        sys.stdout.write(escaped(json.dumps(found, indent=1, ensure_ascii=False)) + "\n")
+        about = {"verdict": verdict, "model": candidate.name, "other": candidate.other}
+        print_json({**about, "reasons": [asdict(each) for each in reasons]})
     else:
         lines = [f"{verdict}: {candidate.name} against {candidate.other}"]
         lines += [f"  {each.verdict:<11}  {each.check}: {each.text}" for each in reasons]

@@ -18,9 +18,8 @@ _NAME = re.compile(r"[^\s:#'\"{}\[\],&*?|<>=!%@`\\][^:#'\"{}\[\],&*?|<>=!%@`\\\n
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = new_parser(
-        "init", "Writes a folder with a seed file, held-out prompts and options, each with comments, to begin with."
-    )
+    about = "Writes a folder with a seed file, held-out prompts and options, each with comments, to begin with."
+    parser = new_parser("init", about)
     parser.usage = "selfalign init NAME"
     parser.add_argument("name", type=str, help="the folder to write, named as your domain; nothing that is there is changed")
     folder = Path(parse(parser, arguments).name)

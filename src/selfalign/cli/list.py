@@ -11,9 +11,8 @@ from typing import Any
 
 from rich.table import Table
 
-from selfalign.cli.check import print_json
 from selfalign.cli.options import new_parser, parse
-from selfalign.cli.table import figure, shown, stdout_console
+from selfalign.cli.table import figure, print_json, shown, stdout_console
 from selfalign.errors import UserError
 from selfalign.proof.verdicts import PREFERRED
 from selfalign.record.lock import is_locked

@@ -159,18 +159,13 @@ def allow_imports(paths: Iterable[str]) -> None:
 
 
 def _check_files(parser: ArgumentParser, arguments: Sequence[str]) -> None:
-    """The files that the parser would read in place of an option's value.
-
-    Raises:
-        UserError: a pipe or a device, which it would wait for, or a file that would blow up.
-    """
-    known = {
-        action.dest: getattr(action, "_enable_path", False) or "Config" in type(action).__name__ for action in parser._actions
-    }
+    """Raises UserError: a file that the parser would read in place of an option's value would make it wait, or blow up."""
+    files = {each.dest for each in parser._actions if getattr(each, "_enable_path", False) or "Config" in type(each).__name__}
+    options = {action.dest for action in parser._actions}
     for _, name, value in _options(arguments):
         for option, text in (each for said in _said(name, value).items() for each in _files_in(*said)):
             # --truthfulness may name a file of its options; what --truthfulness.file names is for the part itself.
-            if known.get(option, known.get(option.partition(".")[0], False)):
+            if (option if option in options else option.partition(".")[0]) in files:
                 check_regular(text, option)
 
 

@@ -4,48 +4,36 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.table import Table
 
-from selfalign.cli.check import print_json
+from selfalign.cli.check import tried
 from selfalign.cli.run import read
-from selfalign.cli.table import compared, figure, shown, stdout_console, wide_table
+from selfalign.cli.table import by_metric, compared, figure, named, print_json, stdout_console, tell, wide_table
 from selfalign.errors import Interrupted
 from selfalign.text import counted, printable
 from selfalign.types import SHARES
 
 
 def main(arguments: Sequence[str]) -> int:
-    from selfalign.errors import handle_signals
     from selfalign.loop.preview import preview
-    from selfalign.loop.progress import Quiet, on_screen
 
     if (asked := read(arguments, "preview")) is None:
         return 0
-    options = asked.options
     try:
-        with (
-            handle_signals(),
-            TemporaryDirectory(prefix="selfalign-preview-") as folder,
-            nullcontext(Quiet()) if options.quiet else on_screen() as progress,
-        ):
-            found = preview(asked.recipe, options.model, asked.seeds, asked.held_out, Path(folder), progress)
+        found = tried(asked, preview, "preview")
     except Interrupted as stop:
         sys.stderr.write("selfalign: interrupted; a preview keeps nothing\n")
         return 128 + stop.signal_number
-    if options.json:
+    if asked.options.json:
         print_json(found)
         return 0
     sys.stdout.write(printable("".join(f"{line}\n" for line in _samples(found))))
     console = stdout_console()
-    console.print(shown(_title(found)), soft_wrap=True)
+    tell(console, _title(found))
     console.print(_table(found))
-    for text in filter(None, (*(f"warning: {each}" for each in found["warnings"]), found["costs"]["text"], found["sentence"])):
-        console.print(shown(text), soft_wrap=True)
+    tell(console, *(f"warning: {each}" for each in found["warnings"]), found["costs"]["text"], found["sentence"])
     return 0
 
 
@@ -93,15 +81,14 @@ def _table(found: Mapping[str, Any]) -> Table:
 
     ways = found["metrics"]
     table = wide_table("", "metric", "n", *(WAYS[way] for way in ways), "difference", "flips")
-    for name in dict.fromkeys(name for metrics in ways.values() for name in metrics):
-        row = [metrics.get(name) for metrics in ways.values()]
+    for name, row in by_metric(ways.values()):
         about = next(each for each in row if each)
-        table.add_row(shown(name.replace("_", " ")), str(about["n"]), *map(figure, row), *_difference(found, name, about["unit"]))
+        table.add_row(named(name), str(about["n"]), *map(figure, row), *_difference(found, name, about["unit"]))
     for kind, means in found["by_category"].items():
-        for name in dict.fromkeys(name for metrics in means.values() for name in metrics):
+        for name, row in by_metric(means.values()):
             scale, form = (100, "{:.0f}%") if name == "expected" else (1, "{:.2f}")
-            cells = [form.format(scale * metrics[name]) if name in metrics else "–" for metrics in means.values()]
-            table.add_row(shown(f"{name.replace('_', ' ')}, {kind}"), "", *cells, "", "")
+            cells = ["–" if mean is None else form.format(scale * mean) for mean in row]
+            table.add_row(named(f"{name}, {kind}"), "", *cells, "", "")
     return table
 
 

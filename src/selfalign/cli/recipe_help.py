@@ -117,17 +117,12 @@ def _classes(part: type, option: str) -> list[type]:
 
 
 def short_help(parser: ArgumentParser, method: tuple[str, ...]) -> str:
-    """
-    Args:
-        method: the options of the recipe function itself.
-    """
+    """`method` are the options of the recipe function itself."""
     actions = {action.dest: action for action in parser._actions if action.option_strings}
     # An option that is a group of options has its text in the group's title.
-    texts = {group._group_actions[0].dest: group.title for group in parser._action_groups[2:] if group._group_actions}
-    texts = {
-        name: text for name, text in texts.items() if name in actions and type(actions[name]).__name__ == "_ActionConfigLoad"
-    }
-    texts |= field_texts(Recipe)
+    titled = {group._group_actions[0].dest: group.title for group in parser._action_groups[2:] if group._group_actions}
+    groups = {name for name, action in actions.items() if type(action).__name__ == "_ActionConfigLoad"}
+    texts = {name: text or "" for name, text in titled.items() if name in groups} | field_texts(Recipe)
     lines = [f"usage: {parser.usage}", "", *textwrap.wrap(parser.description or "", WIDTH)]
     for title, names in {"Method": method, **GROUPS}.items():
         if there := [actions[name] for name in names if name in actions]:
@@ -144,9 +139,8 @@ def _entry(action: Any, text: str) -> Iterator[str]:
     head = f"  --{action.dest}" + (f" {default}" if default else "")
     text = " ".join(re.sub(r"\s*\(type:.*\)$", "", text, flags=re.DOTALL).split())
     text = re.split(r"; |\.(?: (?=[A-Z])|$)", text)[0]
-    yield from textwrap.wrap(
-        text, WIDTH, initial_indent=f"{head:<28}  ", subsequent_indent=" " * 30, max_lines=4, placeholder=" …"
-    )
+    head = f"{head:<28}  "
+    yield from textwrap.wrap(text, WIDTH, initial_indent=head, subsequent_indent=" " * 30, max_lines=4, placeholder=" …")
 
 
 def _short(default: Any) -> str:

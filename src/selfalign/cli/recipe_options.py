@@ -19,32 +19,26 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from selfalign import encoders, engines, trainers
 from selfalign.cli.options import allow_imports, explain_part
-from selfalign.cli.prompt_options import PROMPT_OPTIONS, add_prompt_options, with_prompt_options
 from selfalign.errors import UserError
 from selfalign.models.device import choose_device
 from selfalign.protocols import Engine
 from selfalign.recipe import FILTERS, Recipe
 from selfalign.recipes.evaluations import measured_by
+from selfalign.seeds.read import read_prompts
 from selfalign.types import Sampling
 
 ROOMS: Mapping[str, Any] = {"engine": engines, "encoder": encoders, "trainer": trainers}
 """Slots that are filled by naming a class, with the room of the classes to choose from."""
 ANY = (
-    *("engine", "encoder", "format", "template_args", "keep_thinking", "seed", "eval_sampling", "evaluate", "allow_overlap"),
-    "allow_other_versions",
+    *("engine", "encoder", "format", "template_args", "keep_thinking", "seed", "eval_sampling", "evaluate"),
+    *("allow_overlap", "allow_other_versions"),
 )
 ENGINES = [part for part in (getattr(engines, name) for name in engines.__all__) if hasattr(part, "open")]
 MAIN = {"engine": "open", "encoder": "open", "trainer": "train"}
 """What a class of the room has to have to fill the slot: rooms hold the parts of their parts too."""
 TRAINING = (
-    "rounds",
-    "trainer",
-    "steps",
-    "start_from",
-    "learning_rate_decay",
-    "validation_share",
-    "roll_back",
-    "aim_over_refusal",
+    *("rounds", "trainer", "steps", "start_from"),
+    *("learning_rate_decay", "validation_share", "roll_back", "aim_over_refusal"),
 )
 GENERATING = ("per_round", "sampling", "min_yield", "seed_weight", "train_on", "train_seeds", "alarms", "second_turns")
 PROMPTS, DEVICE = "prompt_sampling", "device"
@@ -52,6 +46,18 @@ PASSING = ("config", "quiet", "json", "max_hours", "parallel", "only", "probe")
 """Options of a command that say nothing of the run itself."""
 ANSWERING = ("refusal", "truthfulness", "harmfulness", "win_rate")
 """Evaluators of every recipe that a model answers, each with a sampling that may be its own."""
+PROMPT_OPTIONS = {
+    "prompts": (
+        str,
+        None,
+        "file or data set of prompts, in any form that seeds have, to be answered instead of new ones or beside them; responses"
+        " in it are ignored",
+    ),
+    "prompts_share": (float, 1.0, "of a round's candidates, how many have a prompt of --prompts; the model writes the rest"),
+    "replay": (int, 0, "general prompts whose answers by the base model are trained on too, in every round; against forgetting"),
+    "replay_prompts": (str, None, "file of prompts for --replay, in place of the 157 that come with selfalign"),
+}
+"""Of prompts from a file: (type, default, help) by name."""
 Make = Callable[..., Recipe]
 
 
@@ -70,9 +76,7 @@ def common(recipe: Recipe) -> list[str]:
 
 
 def add_options(parser: ArgumentParser, make: Make, command: str, skip: Collection[str] = ()) -> None:
-    """
-    Args:
-        skip: names of options that this command has in a way of its own, or does without.
+    """Adds all of them but `skip`, names of options that this command has in a way of its own, or does without.
 
     Raises:
         UserError: the function gives no recipe, or has a parameter that is an option of the command itself.
@@ -95,8 +99,7 @@ def add_options(parser: ArgumentParser, make: Make, command: str, skip: Collecti
     if writes_prompts(recipe) and PROMPTS not in own:
         sampling = getattr(recipe.proposer, "sampling")  # noqa: B009  # a proposer need not have one
         parser.add_argument(f"--{PROMPTS}", type=Sampling, default=sampling, help="how new prompts are decoded")
-    there = dict(recipe.named_filters())
-    if there:
+    if there := dict(recipe.named_filters()):
         text = "filters to leave out, by name: novelty, prompt_filters.length …"
         parser.add_argument("--without", type=str, nargs="+", default=[], help=text)
     for name, part in there.items():
@@ -105,7 +108,9 @@ def add_options(parser: ArgumentParser, make: Make, command: str, skip: Collecti
     if DEVICE not in (*own, *skip):
         text = "where models run and train: auto, cpu, cuda, cuda:1, mps; a part's own option (--engine.device) wins"
         parser.add_argument(f"--{DEVICE}", type=str, default="auto", help=text)
-    add_prompt_options(parser, {*own, *skip})
+    for name, (kind, default, text) in PROMPT_OPTIONS.items():
+        if name not in (*own, *skip):
+            parser.add_argument(f"--{name}", type=kind, default=default, help=text)
     parser.add_function_arguments(measured_by, as_positional=False, skip={"recipe", *own, *skip})
     for action in parser._actions:  # a judge may have an engine of its own; the parts do not know which ones there are
         if getattr(action, "_typehint", None) == Engine | None:
@@ -145,17 +150,13 @@ def build(make: Make, parser: ArgumentParser, options: Namespace) -> Recipe:
             if name in others and others[name].sampling == plain.eval_sampling:  # nothing of its own: as the recipe decodes
                 others[name] = replace(others[name], sampling=None)
         prompts = {name: made[name] for name in PROMPT_OPTIONS if name in made and name not in own}
-        recipe = with_prompt_options(_filtered(measured_by(replace(recipe, **changes), **others), plain, made), prompts)
+        recipe = _with_prompts(_filtered(measured_by(replace(recipe, **changes), **others), plain, made), prompts)
     device = "auto" if DEVICE in own else made.get(DEVICE, "auto")
     return recipe if device == "auto" else _on_device(recipe, device)
 
 
 def _on_device(recipe: Recipe, device: str) -> Recipe:
-    """The recipe with every part that leaves the choice of its device to the machine on this one.
-
-    Raises:
-        UserError: there is no such device.
-    """
+    """The recipe with every part that leaves the choice of its device to the machine on this one."""
     choose_device(device)
     slots = ("engine", "encoder", "trainer", "scorers", "evaluators")
     return replace(recipe, **{slot: _placed(getattr(recipe, slot), device) for slot in slots})
@@ -174,6 +175,22 @@ def _placed(part: Any, device: str) -> Any:
     return replace(part, **changes) if changes else part
 
 
+def _with_prompts(recipe: Recipe, options: Mapping[str, Any]) -> Recipe:
+    """The recipe with those of `PROMPT_OPTIONS` that the command has."""
+    if (count := options.get("replay", 0)) or options.get("replay_prompts"):
+        if not count:
+            raise UserError("--replay_prompts changes nothing without --replay N: give that, or take it out")
+        recipe = recipe.with_replay(count, *(read_prompts(own) if (own := options.get("replay_prompts")) else ()))
+    prompts, share = options.get("prompts"), options.get("prompts_share", 1.0)
+    if share != 1.0 and prompts is None:
+        raise UserError("--prompts_share changes nothing without --prompts FILE: give that, or take it out")
+    if prompts is None:
+        return recipe
+    recipe.with_prompts((), share)  # a recipe that takes none says so before the file is read
+    examples, notes = read_prompts(prompts)
+    return recipe.with_prompts(examples, share, notes)
+
+
 def _filtered(recipe: Recipe, plain: Recipe, made: Namespace) -> Recipe:
     """The recipe with the fields of its filters that were changed, and without those that shall be left out."""
     there = dict(recipe.named_filters())
@@ -188,10 +205,10 @@ def _filtered(recipe: Recipe, plain: Recipe, made: Namespace) -> Recipe:
         if not gone:
             raise UserError(f"--without {wanted}: the recipe has no such filter; it has {', '.join(there) or 'none'}")
         there = {name: part for name, part in there.items() if name not in gone}
-    slots: dict[str, Any] = {
-        slot: tuple(part for name, part in there.items() if name.partition(".")[0] == slot) for slot in FILTERS
-    }
-    return replace(recipe, **slots)
+    kept: dict[str, Any] = dict.fromkeys(FILTERS, ())
+    for name, part in there.items():
+        kept[name.partition(".")[0]] += (part,)
+    return replace(recipe, **kept)
 
 
 @cache

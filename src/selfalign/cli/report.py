@@ -12,9 +12,8 @@ from selfalign.cli.options import new_parser, parse
 def main(arguments: Sequence[str]) -> int:
     from selfalign.report.write import write_report
 
-    parser = new_parser(
-        "report", "One self-contained HTML page of a run or a study: verdict, metrics, drops, costs, every sample."
-    )
+    about = "One self-contained HTML page of a run or a study: verdict, metrics, drops, costs, every sample."
+    parser = new_parser("report", about)
     parser.add_argument("folder", type=str, help="the folder of a run or a study")
     parser.add_argument("--out", type=str, help="the page to write (default: DIR/report.html)")
     parser.add_argument("--json", action="store_true", help="say where the page is as JSON")

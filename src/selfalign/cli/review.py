@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -12,6 +11,7 @@ from typing import Any, Literal
 from jsonargparse import Namespace
 
 from selfalign.cli.options import new_parser, parse
+from selfalign.cli.table import print_json
 from selfalign.errors import UserError
 from selfalign.export.review import read_review, write_review
 from selfalign.record.plain import escaped
@@ -25,9 +25,8 @@ def main(arguments: Sequence[str]) -> int:
     about = "Keep, reject or edit the pairs of a round that waits (of `selfalign run … --review`), on a local page or in a file."
     parser = new_parser("review", about)
     parser.add_argument("folder", type=str, help="the run folder")
-    parser.add_argument(
-        "--review_out", type=str, help="write the pairs to this new file (.jsonl) for its decisions to be filled in"
-    )
+    text = "write the pairs to this new file (.jsonl) for its decisions to be filled in"
+    parser.add_argument("--review_out", type=str, help=text)
     parser.add_argument("--review_in", type=str, help="read the decisions of such a file")
     parser.add_argument("--done", action="store_true", help="the review is done: the same run command goes on with what was kept")
     parser.add_argument("--rest", type=Literal["keep", "drop"], help="with --done: what becomes of pairs that nobody decided on")
@@ -42,25 +41,24 @@ def main(arguments: Sequence[str]) -> int:
         said = _work(review, options)
         state = summary(review.store, review.round)
     if options.json:
-        _say(json.dumps({"round": review.round, **state}, indent=1, ensure_ascii=False))
+        print_json({"round": review.round, **state})
     else:
         go_on = "the same run command goes on from here" if state["done"] else "--done ends the review"
-        _say("\n".join([*said, f"{state['text']}; {go_on}"]))
+        sys.stdout.write(escaped("\n".join([*said, f"{state['text']}; {go_on}"])) + "\n")
     return 0
 
 
 def _check(options: Namespace) -> None:
-    given = {name: options[name] for name in ("review_out", "review_in") if options[name]}
-    if len(given) > 1:
+    given = options.review_out or options.review_in
+    if options.review_out and options.review_in:
         raise UserError("--review_out and --review_in are two steps: write the file, fill it in, then read it")
     if options.rest and not options.done:
         raise UserError("--rest changes nothing without --done; take it out, or add that")
     if options.port and (given or options.done):
         raise UserError("--port is of the page, which these options do without; take it out")
-    if options.done and not options.review_out and (options.sample is not None or options.blind):
-        raise UserError("--sample and --blind are about what is shown, and --done shows nothing; take them out")
-    if given and (options.sample is not None or options.blind) and "review_in" in given:
-        raise UserError("--sample and --blind are about what is shown, and --review_in shows nothing; take them out")
+    idle = "" if options.review_out else "done" if options.done else "review_in" if options.review_in else ""
+    if idle and (options.sample is not None or options.blind):
+        raise UserError(f"--sample and --blind are about what is shown, and --{idle} shows nothing; take them out")
 
 
 def _work(review: Review, options: Namespace) -> list[str]:
@@ -92,15 +90,8 @@ def _rows(path: str) -> Iterator[tuple[str, Mapping[str, Any] | str]]:
 
 
 def _who(name: str | None) -> str:
-    """
-    Raises:
-        UserError: the account has no name, and none is given.
-    """
+    """Raises UserError: the account has no name, and none is given."""
     if name is None:
         with suppress(OSError, KeyError, ImportError):  # an account that the system does not know, as in a container
             name = getpass.getuser()
     return checked_name(name or "")
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(escaped(text) + "\n")

@@ -96,9 +96,8 @@ def make_parser(make: Callable[..., Recipe], command: str) -> ArgumentParser:
     parser.add_argument("--out", type=str, help="the run folder; the same command on it goes on where it stopped")
     parser.add_argument("--held_out", type=str, help="file of held-out pairs for the metrics; bundled seeds bring their own")
     parser.add_argument("--report_to", type=str, help="send metrics to tensorboard, trackio, mlflow, wandb (commas between)")
-    parser.add_argument(
-        "--review", action="store_true", help="wait after the filters of each round until people have gone through its pairs"
-    )
+    text = "wait after the filters of each round until people have gone through its pairs"
+    parser.add_argument("--review", action="store_true", help=text)
     parser.add_argument("--max_hours", type=float, help="end in good order after so many hours; the same command goes on")
     text = "whose weights stay: last, of the best and the newest round; best, without a newest one that was rolled back; all"
     parser.add_argument("--keep_weights", type=str, choices=["best", "last", "all"], default="last", help=text)

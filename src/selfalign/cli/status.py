@@ -17,13 +17,11 @@ from selfalign.record.store import Store
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = new_parser(
-        "status", "Where a run stands: rounds, yields, drops by rule, metrics, costs. A folder of runs is listed."
-    )
+    about = "Where a run stands: rounds, yields, drops by rule, metrics, costs. A folder of runs is listed."
+    parser = new_parser("status", about)
     parser.add_argument("folder", type=str, help="a run folder, or one with run folders in it (a study)")
-    parser.add_argument(
-        "--json", action="store_true", help="print JSON; for a folder of runs the same as `selfalign list --json`"
-    )
+    text = "print JSON; for a folder of runs the same as `selfalign list --json`"
+    parser.add_argument("--json", action="store_true", help=text)
     options = parse(parser, arguments)
     folder = Path(options.folder)
     if folder.is_dir() and not (folder / NAME).exists() and any(folder.rglob(NAME)):

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from selfalign.cli.table import COMPARED, compared, figure, shortcuts_table, shown, stdout_console, wide_table
+from selfalign.cli.table import COMPARED, compared, figure, shortcuts_table, shown, stdout_console, tell, wide_table
 from selfalign.proof.curve import only_on_curve
 from selfalign.proof.shortcuts import BALANCE, of_metric
 from selfalign.proof.unfinished import no_verdict, unfinished
@@ -23,33 +23,24 @@ def print_study(study: Mapping[str, Any], console: Console | None = None) -> Non
     others = [name for name in study["comparisons"] if name != study["metric"]]
     for metric in (*others, study["metric"]):  # what the verdict is about stands next to it
         console.print(metric_table(study, metric))
-        for arm, reason in study["missing"].get(metric, {}).items():
-            console.print(shown(f"–: {arm} ({reason})"), soft_wrap=True)
+        tell(console, *(f"–: {arm} ({reason})" for arm, reason in study["missing"].get(metric, {}).items()))
     if of_metric(study["shortcuts"], BALANCE) and study["metric"] == BALANCE:
         console.print(shortcuts_table(study["shortcuts"]))
     console.print(costs_table(study))
     console.print(
         shown("p after Holm's correction over the arms compared; minimum detectable effect: the difference that 80 % power finds")
     )
-    if note := looked_at(study.get("looks", ())):
-        console.print(shown(note), soft_wrap=True)
-    for arm, row in study["arms"].items():
-        for run in (run for run in row["runs"] if "aim" in run):
-            console.print(shown(f"{arm}, random seed {run['seed']}: {run['aim']}"), soft_wrap=True)
+    aims = ((arm, run) for arm, row in study["arms"].items() for run in row["runs"] if "aim" in run)
+    tell(console, looked_at(study.get("looks", ())))
+    tell(console, *(f"{arm}, random seed {run['seed']}: {run['aim']}" for arm, run in aims))
     for name, reason in study["left_out"].items():
         console.print(shown(f"not compared: {name} ({reason})"))
-    for note in study.get("notes", ()):
-        console.print(shown(note), soft_wrap=True)
-    for line in (*unfinished(study), no_verdict(study)):
-        if line:
-            console.print(shown(line), soft_wrap=True)
-    for verdict in study["verdicts"]:
-        console.print(shown(verdict["sentence"]), soft_wrap=True)
+    verdicts = (verdict["sentence"] for verdict in study["verdicts"])
+    tell(console, *study.get("notes", ()), *unfinished(study), no_verdict(study), *verdicts)
     if curve := study.get("curve"):
         console.print(curve_table(study))
-        for arm, reason in curve["missing"].items():
-            console.print(shown(f"not on the curve: {arm} ({reason})"), soft_wrap=True)
-        console.print(shown(curve["sentence"]), soft_wrap=True)
+        missing = (f"not on the curve: {arm} ({reason})" for arm, reason in curve["missing"].items())
+        tell(console, *missing, curve["sentence"])
 
 
 def metric_table(study: Mapping[str, Any], metric: str) -> Table:

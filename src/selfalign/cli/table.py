@@ -1,12 +1,13 @@
-"""The tables a person sees: rounds with their yields, drops by rule and metrics with intervals."""
+"""The tables a person sees: rounds with their yields, drops by rule and metrics with intervals; and JSON in their place."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from rich import box
 from rich.console import Console
@@ -17,11 +18,13 @@ from selfalign.loop.progress import at, per_second
 from selfalign.proof.kept import KEPT, Change, notes
 from selfalign.proof.shortcuts import BALANCE, of_metric
 from selfalign.protocols import VERIFIED
+from selfalign.record.plain import escaped
 from selfalign.text import decimals, printable
 from selfalign.types import SHARES
 
 _WIDEST = 10_000
 """Columns that no table needs."""
+T = TypeVar("T")
 
 
 class _Output(Console):
@@ -40,12 +43,29 @@ def shown(text: str, style: str = "") -> Text:
     return Text(printable(text), style)
 
 
+def print_json(found: Mapping[str, Any]) -> None:
+    sys.stdout.write(escaped(json.dumps(found, indent=1, ensure_ascii=False)) + "\n")
+
+
+def named(metric: str) -> Text:
+    return shown(metric.replace("_", " "))
+
+
+def tell(console: Console, *texts: str, style: str = "") -> None:
+    """Prints those that say something, each on a line of its own however long it is."""
+    for text in filter(None, texts):
+        console.print(shown(text, style), soft_wrap=True)
+
+
+def by_metric(sides: Iterable[Mapping[str, T]]) -> Iterator[tuple[str, list[T | None]]]:
+    """Each metric that one of the sides has, with what every side has of it."""
+    sides = list(sides)
+    for name in dict.fromkeys(name for side in sides for name in side):
+        yield name, [side.get(name) for side in sides]
+
+
 def print_status(status: Mapping[str, Any], warnings: Sequence[str] = (), guard: Sequence[Change] = ()) -> None:
-    """
-    Args:
-        warnings: those of the guards (`status.warnings`).
-        guard: what the model to ship kept of what the base model could (`kept.of_run`).
-    """
+    """`warnings` are those of the guards (`status.warnings`), `guard` is what the model to ship kept (`kept.of_run`)."""
     console = stdout_console()
     console.print(rounds_table(status))
     if replay := status.get("replay"):
@@ -101,15 +121,14 @@ def _ended(state: str, why: str | None) -> str:
 
 def rounds_table(status: Mapping[str, Any]) -> Table:
     table = Table(title=shown(f"{status['recipe']}: candidates and what became of them", "table.title"), title_justify="left")
-    for name, side in (("round", "right"), ("candidates", "right"), ("kept", "right"), ("dropped by rule", "left")):
-        table.add_column(name, justify=side)  # type: ignore[arg-type]
-    for name in ("trained tokens", "seconds"):
-        table.add_column(name, justify="right")
+    for name in ("round", "candidates", "kept", "dropped by rule", "trained tokens", "seconds"):
+        table.add_column(name, justify="left" if name == "dropped by rule" else "right")
     for row in status["rounds"]:
         drops = sorted(row["dropped"].items(), key=lambda item: (-item[1], item[0]))
+        given = f" ({row['given']['candidates']} given)" if "given" in row else ""
         table.add_row(
             str(row["round"]),
-            f"{row['candidates']}{_given(row)}" if row["round"] else "–",
+            f"{row['candidates']}{given}" if row["round"] else "–",
             f"{row['kept']} ({row['kept'] / row['candidates']:.0%})" if row["candidates"] else "–",
             shown(", ".join(f"{rule} {count}" for rule, count in drops) or "–"),
             f"{row['tokens']['trained']:,}" if row["tokens"]["trained"] else "–",
@@ -118,18 +137,13 @@ def rounds_table(status: Mapping[str, Any]) -> Table:
     return table
 
 
-def _given(row: Mapping[str, Any]) -> str:
-    return f" ({row['given']['candidates']} given)" if "given" in row else ""
-
-
 def metrics_table(rounds: Sequence[Mapping[str, Any]], best: int | None) -> Table:
-    names = list(dict.fromkeys(name for row in rounds for name in row["metrics"]))
     table = Table(title="metrics with 95 % intervals (round 0: the base model)", title_justify="left")
     table.add_column("metric")
     for row in rounds:
         table.add_column(f"round {row['round']}" + (" *" if row["round"] == best else ""), justify="right")
-    for name in names:
-        table.add_row(shown(name.replace("_", " ")), *(figure(row["metrics"].get(name)) for row in rounds))
+    for name, metrics in by_metric(row["metrics"] for row in rounds):
+        table.add_row(named(name), *map(figure, metrics))
     return table
 
 

@@ -37,28 +37,17 @@ def export_answers(store: Store, file: str | Path, round: int | None = None) -> 
     if target.suffix.lower() in (".jsonl", ".csv", ".tsv", ".parquet"):
         raise UserError(f"{file}: answers are written as one JSON list; name a .json file")
     with store.snapshot():
-        rows = _rows(store, best_round(store) if round is None else round)
+        chosen, options = best_round(store) if round is None else round, store.identity()
+        stage, found = answered(store, chosen)
+    about = {"generator": f"{Path(str(options['model'])).name}-{options['name']}-round-{chosen:02d}", "dataset": stage}
+    asked = ((transcript(each.get("history", ()), each["prompt"]), each["text"]) for each in found)
+    rows = [{"instruction": prompt, "output": text, **about} for prompt, text in asked]
     try:
         with whole_file(target, "export") as temporary:
             temporary.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", "utf-8")
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error.strerror}") from error
     return len(rows)
-
-
-def _rows(store: Store, round: int) -> list[dict[str, Any]]:
-    stage, found = answered(store, round)
-    options = store.identity()
-    generator = f"{Path(str(options['model'])).name}-{options['name']}-round-{round:02d}"
-    return [
-        {
-            "instruction": transcript(answer.get("history", ()), answer["prompt"]),
-            "output": answer["text"],
-            "generator": generator,
-            "dataset": stage,
-        }
-        for answer in found
-    ]
 
 
 def answered(store: Store, round: int) -> tuple[str, list[dict[str, Any]]]:

@@ -36,6 +36,7 @@ _HUB_NAME = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
 _HASHES = ("model", "adapter", "model_hash", "seeds_hash", "held_out_hash")
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (math.inf, "1M<n<10M"))
 _CATEGORIES_AT_MOST = 30
+_OUR_JUDGE = ".evaluators.refusal.Refusal"
 _SYSTEM = ("system", "instructions before the whole conversation; empty for rows without any")
 _HISTORY = ("history", "earlier turns of the conversation, [prompt, response] each; empty for most rows")
 _CONVERSATIONAL = (
@@ -73,9 +74,11 @@ def model_card(store: Store, round: int, *, license: str | None = None, merged: 
         merged: the adapter has been made part of full weights.
 
     Raises:
-        UserError: the round has no model, a licence that is no identifier, or huggingface_hub is not installed.
+        UserError: the round has no model, or a licence that is no identifier.
     """
-    hub, chosen = _hub_library(), check_license(license)
+    import huggingface_hub as hub
+
+    chosen = check_license(license)
     with store.snapshot() as connection:
         shared, made = _shared(store), [row for row in status(store)["rounds"] if 0 < row["round"] <= round]
         rejected, taught = connection.execute(f"{rows.LEFT_OUT} AND round <= ?", (round,)).fetchone()
@@ -89,6 +92,7 @@ def model_card(store: Store, round: int, *, license: str | None = None, merged: 
     adapter = model.adapter is not None and not merged and round > 0
     name = f"{_base_name(start)}-{identity.get('name', 'selfalign')}"
     results = [_result(hub, m) for m in after if (_held_out(m) or m.name == CHOICE) and math.isfinite(m.value)]
+    relation: dict[str, Any] = {"base_model_relation": "adapter" if adapter else "finetune"} if origin and round else {}
     data = hub.ModelCardData(
         license=BUNDLED_LICENSE if bundled and license is None else chosen,
         base_model=origin,
@@ -97,7 +101,7 @@ def model_card(store: Store, round: int, *, license: str | None = None, merged: 
         tags=["selfalign", "self-alignment"],
         model_name=one_line(name) if results else None,
         eval_results=results or None,
-        **({"base_model_relation": "adapter" if adapter else "finetune"} if origin and round else {}),
+        **relation,
     )
     return _card(
         hub.ModelCard,
@@ -118,7 +122,7 @@ def model_card(store: Store, round: int, *, license: str | None = None, merged: 
         starts_from={"base": "base model", "previous": "model of the round before"}.get(identity.get("start_from", "")),
         trained=[_trained(row, figures) for row, figures in training],
         warnings=[code(warning) for warning in noted],
-        our_judge=_our_judge(identity),
+        our_judge=any(str(each.get("part", "")).endswith(_OUR_JUDGE) for each in identity.get("evaluators", ())),
         lineage=_lineage(store, shared, hashes),
     )
 
@@ -127,9 +131,11 @@ def data_card(store: Store, *, license: str | None = None, file: str = "data.jso
     """Markdown with front matter for the pairs of a run, as `export_data` writes them to `file` in the form `format`.
 
     Raises:
-        UserError: a format that does not exist, a licence that is no identifier, or huggingface_hub is not installed.
+        UserError: a format that does not exist, or a licence that is no identifier.
     """
-    hub, chosen = _hub_library(), check_license(license)
+    import huggingface_hub as hub
+
+    chosen = check_license(license)
     if format not in _FIELDS:
         raise UserError(f"no data format {format!r}: use one of {', '.join(_FIELDS)}")
     with store.snapshot() as connection:
@@ -150,11 +156,7 @@ def data_card(store: Store, *, license: str | None = None, file: str = "data.jso
     fields = _CONVERSATIONAL if (with_system or later) and format == "prompt-completion" else _FIELDS[format]
     if format in ("plain", "alpaca"):
         fields += (*((_SYSTEM,) if with_system else ()), *((_HISTORY,) if later else ()))
-    named = (*_FOR_ALL, *fields)
-    whole = [
-        (k["round"], f"{k['candidates']:,}", f"{sum(k['dropped'].values()):,}", f"{by_round.get(k['round'], 0):,}")
-        for k in made[1:]
-    ]
+    counts = ((k["round"], k["candidates"], sum(k["dropped"].values()), by_round.get(k["round"], 0)) for k in made[1:])
     return _card(
         hub.DatasetCard,
         data,
@@ -162,8 +164,8 @@ def data_card(store: Store, *, license: str | None = None, file: str = "data.jso
         pairs=pairs,
         preference=format == "preference",
         file=Path(file).name,
-        fields=[(code(name), meaning) for name, meaning in named],
-        yields=[("0", "", "", f"{by_round.get(0, 0):,} seed examples"), *whole],
+        fields=[(code(name), meaning) for name, meaning in (*_FOR_ALL, *fields)],
+        yields=[("0", "", "", f"{by_round.get(0, 0):,} seed examples"), *([f"{n:,}" for n in row] for row in counts)],
         drops=[(row["round"], code(rule), f"{n:,}") for row in made for rule, n in row["dropped"].items()],
         categories=categories,
         lineage=_generation(store, [row["round"] - 1 for row in made if row["kept"]]) if shared["kept"] else (),
@@ -192,14 +194,6 @@ def code(text: str) -> str:
 def one_line(text: str) -> str:
     """One line without control characters and marks that reverse the direction of writing."""
     return " ".join(printable(text).split())
-
-
-def _hub_library() -> Any:
-    try:
-        import huggingface_hub
-    except ImportError:
-        raise UserError("cards need huggingface_hub; install it with: pip install huggingface_hub") from None
-    return huggingface_hub
 
 
 def _card(kind: Any, data: Any, **shown: Any) -> str:
@@ -234,7 +228,7 @@ def _lineage(store: Store, shared: Mapping[str, Any], hashes: Iterable[tuple[int
         ("SHA-256 of the held-out examples", code(identity.get("held_out_hash") or UNKNOWN)),
         ("base model", shared["base"]),
         *((("its revision", code(start.base.removeprefix(f"{start.name}@"))),) if start.base != start.name else ()),
-        *((("adapter it came with", code(_last_part(start.adapter))),) if start.adapter else ()),
+        *((("adapter it came with", code(Path(start.adapter).name)),) if start.adapter else ()),
         ("hash of the base model", code(start.hash or UNKNOWN)),
         *((f"hash of the model of round {round}", code(hash or UNKNOWN)) for round, hash in hashes),
     ]
@@ -267,11 +261,6 @@ def _categories(store: Store, where: str) -> list[tuple[str, str]]:
     shown, rest = found[:_CATEGORIES_AT_MOST], found[_CATEGORIES_AT_MOST:]
     more = [(f"{len(rest)} more", sum(n for _, n in rest))] if rest else []
     return [(name, f"{n:,}") for name, n in (*shown, *more)]
-
-
-def _our_judge(identity: Mapping[str, Any]) -> bool:
-    """Whether our own evaluator judged refusals; of another's nothing is known."""
-    return any(str(part.get("part", "")).endswith(".evaluators.refusal.Refusal") for part in identity.get("evaluators", ()))
 
 
 def _trained(row: Mapping[str, Any], figures: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -337,8 +326,7 @@ def _number(value: float | None) -> str:
 
 def _fenced(value: Any) -> str:
     text = json.dumps(value, indent=1)
-    longest = max((len(run) for run in re.findall("`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
+    fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))])
     return f"{fence}json\n{text}\n{fence}"
 
 
@@ -353,11 +341,7 @@ def _is_hub_name(base: str) -> bool:
 
 
 def _base_name(model: ModelRef) -> str:
-    return model.name if _is_hub_name(model.name) else _last_part(model.base)
-
-
-def _last_part(path: str) -> str:
-    return Path(path).name or path
+    return model.name if _is_hub_name(model.name) else Path(model.base).name or model.base
 
 
 def _glob_safe(name: str) -> str:

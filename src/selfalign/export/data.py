@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -89,10 +89,33 @@ def export_data(store: Store, file: str | Path, format: DataFormat = "plain", ro
     if format not in _SHAPES:
         raise UserError(f"no data format {format!r}: use one of {', '.join(_SHAPES)}")
     where = f"verdict NOT IN ('dropped', 'replay') AND {rows.IMITATED}"
-    return write_samples(store, file, rounds, where, lambda said, _, before: _SHAPES[format](said, before))
+    return _write_samples(store, file, rounds, where, lambda said, _, before: _SHAPES[format](said, before))
 
 
-def write_samples(
+def export_preferences(store: Store, file: str | Path) -> int:
+    """Writes the kept answers that were rejected, each with the one preferred to it, oldest round first.
+
+    JSON lines of {"id", "round", "category", "validation"} of the rejected answer, `metadata` where any row has some, and
+    {"prompt", "chosen", "rejected"}; Parquet where the name ends in `.parquet`. Where any row has a system text or earlier turns,
+    the three are lists of messages in all rows (TRL's conversational form). `read_seeds` reads both back.
+
+    Returns:
+        The number of pairs written.
+
+    Raises:
+        UserError: no such pairs, or a file that cannot be.
+    """
+
+    def shape(rejected: Said, preferred: str | None, before: Before) -> dict[str, Any]:
+        if not any(before):
+            return {"prompt": rejected.prompt, "chosen": preferred, "rejected": rejected.response}
+        chosen, other = messages(rejected._replace(response=preferred or "")), messages(rejected)
+        return {"prompt": chosen[:-1], "chosen": chosen[-1:], "rejected": other[-1:]}
+
+    return _write_samples(store, file, None, f"verdict = 'kept' AND {rows.REJECTED}", shape, preferred=True)
+
+
+def _write_samples(
     store: Store,
     file: str | Path,
     rounds: Sequence[int] | None,
@@ -106,9 +129,6 @@ def write_samples(
         where: the condition in SQL.
         shape: from a sample, the answer preferred to it and what any row has before its prompt to the format's own fields.
         preferred: whether there must be such answers; None stands for each elsewhere.
-
-    Raises:
-        UserError: a round or file that cannot be, or no such answers.
     """
     with store.snapshot() as connection:
         chosen = chosen_rounds(store, rounds)
@@ -186,7 +206,8 @@ def chosen_rounds(store: Store, rounds: Sequence[int] | None) -> list[int]:
 
 
 def write_rows(file: Path, written: Iterable[Mapping[str, Any]], sample: Mapping[str, Any]) -> int:
-    """Rows to a JSONL or Parquet file, whole or not at all; `sample` is one of the right shape. The number of rows.
+    """Rows to a JSONL or Parquet file, whole or not at all, and their number; `sample` is a row of the right shape: Parquet has
+    the columns even where there are no rows.
 
     Raises:
         UserError: a file that cannot be written.
@@ -201,19 +222,12 @@ def write_rows(file: Path, written: Iterable[Mapping[str, Any]], sample: Mapping
 
 
 def _write_parquet(file: Path, written: Iterable[Mapping[str, Any]], sample: Mapping[str, Any]) -> int:
-    """`sample` is a row of the right shape: the columns are there even where there are no rows."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema, count = pa.Table.from_pylist([sample]).schema, 0
+    schema, count, rest = pa.Table.from_pylist([sample]).schema, 0, iter(written)
     with whole_file(file, "export") as temporary, pq.ParquetWriter(temporary, schema) as out:
-        for some in _chunks(written):
+        while some := list(islice(rest, _ROWS_AT_ONCE)):
             out.write_table(pa.Table.from_pylist(some, schema=schema))
             count += len(some)
     return count
-
-
-def _chunks(written: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
-    rest = iter(written)
-    while some := list(islice(rest, _ROWS_AT_ONCE)):
-        yield some

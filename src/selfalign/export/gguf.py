@@ -81,7 +81,8 @@ def export_gguf(
             source = work / "merged"
             write_merged(model, source, examples, format)
         making = _Making(programs, source, folder_renderer(source, format), examples, say)
-        written = making.write(kind, temporary, ollama, _title(store, chosen))
+        title = f"round {chosen} of {store.identity().get('name', 'a run')}, from {Path(store.model(0).base).name}"
+        written = making.write(kind, temporary, ollama, title)
         shutil.rmtree(work)
         lines = "\n".join(f"- {line}" for line in written.proof.lines())
         (temporary / "README.md").write_text(f"{card}\n## The {kind} file\n\nBy `proof.json`:\n\n{lines}\n", "utf-8")
@@ -138,7 +139,8 @@ class _Making:
         self.say(f"proving the {kind} file against the model, in float32")
         asked = canaries(self.examples)
         template = refused = ""
-        window = 64 + TOKENS + self._longest([*asked, *references])
+        pairs = ((one.prompt, one.response or "-", one.history, one.system) for one in (*asked, *references))
+        window = 64 + TOKENS + max(len(self.renderer.pair_ids(*pair)[0]) for pair in pairs)
         with llama_cpp.serving(self.tools, file, window, file.parent / "server.log") as server:
             check_tokens(server, self.renderer, asked)
             if ollama:
@@ -150,36 +152,25 @@ class _Making:
         judge(proof, kind, where)
         return proof, "" if refused else template, refused
 
-    def _longest(self, examples: Sequence[Example]) -> int:
-        return max(len(self.renderer.pair_ids(one.prompt, one.response or "-", one.history, one.system)[0]) for one in examples)
-
     def _template(self, begin: str) -> tuple[str, str]:
         """The Go template of the Modelfile, and why there is none."""
 
         def write(system: str, history: Turns, prompt: str) -> str:
             return self.renderer.prompt_text((), prompt, history, system)
 
-        conversations = [
-            Conversation(one.system.strip(), _stripped(one.history), one.prompt.strip()) for one in canaries(self.examples)
-        ]
         try:
             refuse_dates(str(self.renderer.tokenizer.chat_template), write("", (), "Hi"))
-            return go_template(write, begin, self.renderer.style.end, conversations), ""
+            return go_template(write, begin, self.renderer.style.end, map(Conversation.of, canaries(self.examples))), ""
         except UserError as error:
             return "", str(error)
 
     def _modelfile(self, file: str, template: str, notes: Sequence[str]) -> str:
-        """
-        Raises:
-            UserError: a text that a Modelfile cannot hold.
-        """
         stops, tokenizer = self.renderer.response_stops, self.renderer.tokenizer
         texts = [*(str(tokenizer.decode([token])) for token in sorted(stops.ids)), *stops.strings]
         configuration = self.source / "generation_config.json"
         generation = json.loads(configuration.read_text("utf-8")) if configuration.is_file() else {}
-        return modelfile(
-            file, template, system=shared_system(self.examples).strip(), stops=texts, generation=generation, notes=notes
-        )
+        system = shared_system(self.examples).strip()
+        return modelfile(file, template, system=system, stops=texts, generation=generation, notes=notes)
 
     def _notes(self, ollama: bool) -> Iterator[str]:
         """What a user of the file has to know."""
@@ -187,10 +178,9 @@ class _Making:
         own = self.renderer.tokenizer.chat_template
         if not isinstance(style, Template):
             carries = "a chat template that the model was not trained with here" if own else "no chat template"
-            asks = (
-                f"the run's format is {self.renderer.format}: the file carries {carries}, and llama-server's chat asks otherwise"
-            )
-            yield asks + ("; the Modelfile's template is that of the run" if ollama else "")
+            what = f"the file carries {carries}, and llama-server's chat asks otherwise"
+            remedy = "; the Modelfile's template is that of the run" if ollama else ""
+            yield f"the run's format is {self.renderer.format}: {what}{remedy}"
             return
         if style.arguments:
             given = json.dumps(dict(style.arguments))
@@ -200,15 +190,6 @@ class _Making:
         asked = style.messages("", (), "Hi")
         own = self.renderer.tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True, **style.arguments)
         if own != (trained := self.renderer.prompt_text((), "Hi")):
-            other = (
-                "the Modelfile's template asks as the run does" if ollama else "ask llama-server for completions of such a prompt"
-            )
+            other = "ask llama-server for completions of such a prompt"
+            other = "the Modelfile's template asks as the run does" if ollama else other
             yield f"the run's prompts end with {trained[-40:]!r}, those of the file's chat template with {own[-40:]!r}: {other}"
-
-
-def _stripped(turns: Turns) -> Turns:
-    return tuple((prompt.strip(), response.strip()) for prompt, response in turns)
-
-
-def _title(store: Store, round: int) -> str:
-    return f"round {round} of {store.identity().get('name', 'a run')}, from {Path(store.model(0).base).name}"

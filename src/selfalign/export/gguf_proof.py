@@ -9,7 +9,7 @@ near-ties.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -120,27 +120,20 @@ def check_tokens(server: Served, renderer: Renderer, asked: Sequence[Example]) -
         if one.response:
             _equal(server.tokens(response, begin=False, special=chat), renderer.tokens(response), renderer, one, "of a response")
         if isinstance(renderer.style, Template):
-            given = renderer.style.messages(one.system, one.history, one.prompt)
-            written, own = _chat(server, renderer, renderer.style, given)
+            messages, arguments = renderer.style.messages(one.system, one.history, one.prompt), dict(renderer.style.arguments)
+            body = {"messages": messages, "add_generation_prompt": True, "chat_template_kwargs": arguments}
+            written = str(server.ask("/apply-template", body)["prompt"])
+            own = renderer.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **arguments)
             _equal(server.tokens(written, begin=True), renderer.tokens(own), renderer, one, "through the file's chat template")
 
 
 def check_modelfile(server: Served, renderer: Renderer, asked: Sequence[Example], template: str) -> str:
     """What is wrong with the Go template's token ids, "" where they are the run's."""
     for one in asked:
-        history = tuple((prompt.strip(), response.strip()) for prompt, response in one.history)
-        text = render(template, values(Conversation(one.system.strip(), history, one.prompt.strip())))
         ids = renderer.prompt_ids((), one.prompt, one.history, one.system)
-        if server.tokens(text, begin=True) != ids:
+        if server.tokens(render(template, values(Conversation.of(one))), begin=True) != ids:
             return f"llama.cpp does not cut its prompt of {one.id} into the run's tokens"
     return ""
-
-
-def _chat(server: Served, renderer: Renderer, style: Template, messages: Sequence[Mapping[str, str]]) -> tuple[str, str]:
-    """What the server makes of a conversation, and what the model's own template makes of it."""
-    body = {"messages": messages, "add_generation_prompt": True, "chat_template_kwargs": dict(style.arguments)}
-    own = renderer.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **style.arguments)
-    return str(server.ask("/apply-template", body)["prompt"]), str(own)
 
 
 def _equal(served: Sequence[int], own: Sequence[int], renderer: Renderer, example: Example, what: str) -> None:
@@ -181,10 +174,7 @@ def compare(
 
 
 def judge(proof: Proof, kind: str, where: str) -> None:
-    """
-    Raises:
-        RunFailed: what the file writes is not the model's.
-    """
+    """Raises RunFailed: what the file writes is not the model's."""
     if kind == "F16":
         if not (proof.worst <= TIE and proof.away <= AWAY):
             raise RunFailed(

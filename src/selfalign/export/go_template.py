@@ -37,18 +37,10 @@ def render(template: str, values: Values) -> str:
 
 def _parts(template: str) -> Iterator[tuple[str, str]]:
     """("text" or "do", what it says), in order."""
-    end = 0
-    for found in _ACTION.finditer(template):
-        yield "text", _plain(template[end : found.start()])
-        yield "do", found.group(1)
-        end = found.end()
-    yield "text", _plain(template[end:])
-
-
-def _plain(text: str) -> str:
-    if "{{" in text:
-        raise ValueError(f"an action that is not understood: {text[text.index('{{') :][:40]!r}")
-    return text
+    for place, said in enumerate(_ACTION.split(template)):
+        if place % 2 == 0 and "{{" in said:
+            raise ValueError(f"an action that is not understood: {said[said.index('{{') :][:40]!r}")
+        yield "do" if place % 2 else "text", said
 
 
 def _block(parts: Iterator[tuple[str, str]], known: Values, shown: bool, ends: Sequence[str] = ()) -> Iterator[str]:

@@ -70,15 +70,12 @@ def _find(name: str, named: str | None) -> Path | None:
     roots = [Path(place).expanduser() for place in ((named,) if named else PLACES)]
     on_path = None if named else shutil.which(name)
     places = [*([Path(on_path)] if on_path else []), *(root / inside / name for root in roots for inside in _INSIDE)]
-    return next(
-        (place.absolute() for place in places if place.is_file() and (name == CONVERTER or os.access(place, os.X_OK))), None
-    )
+    found = (place for place in places if place.is_file() and (name == CONVERTER or os.access(place, os.X_OK)))
+    return next((place.absolute() for place in found), None)
 
 
 def _check_converter(converter: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(converter), "--help"], capture_output=True, text=True, errors="replace", check=False
-    )
+    done = _done([sys.executable, str(converter), "--help"])
     if done.returncode:
         package = "; pip install gguf" if "No module named" in done.stderr else ""
         raise UserError(f"{converter} does not start with {sys.executable}: {_last_line(done.stderr)}{package}")
@@ -96,17 +93,18 @@ def convert(tools: Tools, model: Path, file: Path) -> None:
 
 
 def quantise(tools: Tools, source: Path, file: Path, kind: str) -> None:
-    """
-    Raises:
-        RunFailed: llama.cpp cannot.
-    """
+    """Raises RunFailed: llama.cpp cannot."""
     _run([str(tools.quantiser), str(source), str(file), kind], file, "quantiser")
 
 
 def _run(command: Sequence[str], file: Path, name: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, check=False)
+    done = _done(command)
     if done.returncode or not file.is_file():
         raise RunFailed(f"llama.cpp's {name} failed (exit code {done.returncode}): {_last_line(done.stderr or done.stdout)}")
+
+
+def _done(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, check=False)
 
 
 def _last_line(text: str) -> str:
@@ -123,10 +121,7 @@ class Served:
     log: Path
 
     def ask(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """
-        Raises:
-            RunFailed: the server refuses, has died or gives no answer.
-        """
+        """Raises RunFailed: the server refuses, has died or gives no answer."""
         data = None if body is None else json.dumps(body).encode()
         request = Request(f"{self.address}{path}", data, {"Content-Type": "application/json"})
         try:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from selfalign.errors import UserError
 from selfalign.export.go_template import render
 from selfalign.text import printable
-from selfalign.types import Turns
+from selfalign.types import Example, Turns
 
 Write = Callable[[str, Turns, str], str]
 """(system text, earlier turns, prompt) to the text up to where the model answers."""
@@ -32,6 +32,12 @@ class Conversation(NamedTuple):
     system: str
     history: Turns
     prompt: str
+
+    @classmethod
+    def of(cls, example: Example) -> Conversation:
+        """As Ollama hands on its texts: without white space at their ends."""
+        history = tuple((prompt.strip(), response.strip()) for prompt, response in example.history)
+        return cls(example.system.strip(), history, example.prompt.strip())
 
 
 _S, _U, _A, _V = "qzv7system7vzq", "qzv7first7vzq", "qzv7answer7vzq", "qzv7second7vzq"
@@ -68,7 +74,7 @@ def go_template(write: Write, begin: str, end: str, conversations: Iterable[Conv
     """
 
     def bare(system: str, history: Turns, prompt: str) -> str:
-        return write(system, history, prompt).removeprefix(begin) if begin else write(system, history, prompt)
+        return write(system, history, prompt).removeprefix(begin)
 
     template = _compose(_look(bare), end)
     for one in (*_PROBES, *conversations):
@@ -77,10 +83,7 @@ def go_template(write: Write, begin: str, end: str, conversations: Iterable[Conv
 
 
 def refuse_dates(source: str, text: str) -> None:
-    """
-    Raises:
-        UserError: the chat template (its `source`) has written today's date into `text`; a Modelfile's would stay.
-    """
+    """Raises UserError: the chat template (its `source`) has written today's date into `text`; a Modelfile's would stay."""
     if "strftime_now" in source and time.strftime("%Y") in text:
         remedy = "; a run with the argument date_string in --template_args has a fixed one" if "date_string" in source else ""
         raise UserError(f"its chat template writes today's date into every prompt, a Modelfile's would be that of today{remedy}")
@@ -89,7 +92,8 @@ def refuse_dates(source: str, text: str) -> None:
 def values(conversation: Conversation) -> dict[str, Any]:
     """What Ollama hands to a template for a conversation."""
     system, history, prompt = conversation
-    said = [("user", text) if place % 2 == 0 else ("assistant", text) for place, text in enumerate(_texts(history, prompt))]
+    texts = [*(text for turn in history for text in turn), prompt]
+    said = [("user", text) if place % 2 == 0 else ("assistant", text) for place, text in enumerate(texts)]
     turns = [*([("system", system)] if system else []), *said]
     return {"System": system, "Messages": [{"Role": role, "Content": text} for role, text in turns]}
 
@@ -111,13 +115,9 @@ def modelfile(
     """
     parameters = [("stop", _quoted(stop, "a stop text")) for stop in stops]
     parameters += [(name, f"{value:g}") for name, value in decoding(generation).items()]
-    lines = [
-        *(f"# {' '.join(note.split())}" for note in notes),
-        f"FROM ./{file}",
-        f"TEMPLATE {_quoted(template, 'the template')}",
-    ]
-    if system:
-        lines.append(f"SYSTEM {_quoted(system, 'the system text of the seeds')}")
+    lines = [f"# {' '.join(note.split())}" for note in notes]
+    lines += [f"FROM ./{file}", f"TEMPLATE {_quoted(template, 'the template')}"]
+    lines += [f"SYSTEM {_quoted(system, 'the system text of the seeds')}"] if system else []
     return "\n".join([*lines, *(f"PARAMETER {name} {value}" for name, value in parameters)]) + "\n"
 
 
@@ -126,16 +126,12 @@ def decoding(generation: Mapping[str, Any]) -> dict[str, float]:
 
     Where that says nothing, repetition is not punished, as the run punishes none and Ollama has done so by itself.
     """
-    names = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p"}
-    given = {ours: generation[theirs] for theirs, ours in names.items() if isinstance(generation.get(theirs), int | float)}
+    names = ("temperature", "top_p", "top_k", "min_p")
+    given = {name: generation[name] for name in names if isinstance(generation.get(name), int | float)}
     if generation.get("do_sample") is False:
         given = {"temperature": 0}
     penalty = generation.get("repetition_penalty")
     return {**given, "repeat_penalty": penalty if isinstance(penalty, int | float) else 1.0}
-
-
-def _texts(history: Turns, prompt: str) -> list[str]:
-    return [*(text for turn in history for text in turn), prompt]
 
 
 def _look(write: Write) -> _Around:
@@ -158,7 +154,7 @@ def _split(text: str, *marks: str) -> list[str]:
 
 
 def _compose(a: _Around, end: str) -> str:
-    opening = _common_end(a.head, a.behind, a.after)  # of a user's turn
+    opening = _common(*(text[::-1] for text in (a.head, a.behind, a.after)))[::-1]  # of a user's turn: what all end with
     if end and opening.startswith(end):  # what closes a turn belongs to the turn before
         rest = opening.removeprefix(end)
         opening = rest.lstrip("\n")
@@ -181,10 +177,6 @@ def _compose(a: _Around, end: str) -> str:
         f"{{{{ if gt (len (slice $.Messages $i)) 1 }}}}{_literal(close)}{{{{ end }}}}"
         "{{ end }}{{ end }}"
     )
-
-
-def _common_end(*texts: str) -> str:
-    return _common(*(text[::-1] for text in texts))[::-1]
 
 
 def _common(*texts: str) -> str:
@@ -211,10 +203,7 @@ def _compare(template: str, conversation: Conversation, wanted: str) -> None:
 
 
 def _quoted(text: str, what: str) -> str:
-    """
-    Raises:
-        UserError: Ollama's reader would take it for something else.
-    """
+    """Raises UserError: Ollama's reader would take it for something else."""
     if '"""' in text or (bad := next((letter for letter in text if not _kept(letter)), "")):
         said = "three quotation marks" if '"""' in text else f"U+{ord(bad):04X}"
         raise UserError(f"{what} contains {said}, which a Modelfile cannot hold")

@@ -80,7 +80,9 @@ def push(
     with TemporaryDirectory(prefix="selfalign-push-") as folder:
         work = Path(folder)
         if data:
-            _stage_data(store, work, license)
+            best_round(store)  # raises while the run is not done: half a data set is not pushed
+            (work / "README.md").write_text(data_card(store, license=license, file=_DATA), "utf-8")
+            export_data(store, work / _DATA)
         else:
             _stage_model(store, work, round, license)
         files = tuple((path.relative_to(work).as_posix(), path.stat().st_size) for path in _files(work))
@@ -89,32 +91,18 @@ def push(
 
 
 def _check_repo(repo: str) -> None:
-    """
-    Raises:
-        UserError: no name of a repository as the hub takes them.
-    """
     if not re.fullmatch(f"{_NAME}/{_NAME}", repo, re.ASCII) or ".." in repo or "--" in repo or repo.endswith(".git"):
         raise UserError(f"--repo {repo[:120]!r} is no name of a repository: give user/name (letters, digits, - _ . in each)")
 
 
 def _token() -> str:
-    """From HF_TOKEN alone: a token that some other program left on the disk was not meant for this.
-
-    Raises:
-        UserError: there is none, or it is none; without saying what stands there.
-    """
+    """From HF_TOKEN alone: a token that some other program left on the disk was not meant for this. No error says what it is."""
     token = os.environ.get("HF_TOKEN", "").strip()
     if not token:
         raise UserError("no token: set HF_TOKEN to a token of the hub that may write (its settings page makes one)")
     if not re.fullmatch(r"[!-~]+", token):
         raise UserError("HF_TOKEN holds blanks or letters that no token has: copy it again")
     return token
-
-
-def _stage_data(store: Store, work: Path, license: str | None) -> None:
-    best_round(store)  # raises while the run is not done: half a data set is not pushed
-    (work / "README.md").write_text(data_card(store, license=license, file=_DATA), "utf-8")
-    export_data(store, work / _DATA)
 
 
 def _stage_model(store: Store, work: Path, round: int | None, license: str | None) -> None:
@@ -153,10 +141,8 @@ def _upload(folder: Path, repo: str, kind: str, private: bool, token: str) -> st
             files = _files(folder)
             sys.stderr.write(f"uploading {len(files)} files, {sum(path.stat().st_size for path in files):,} bytes\n")
             sys.stderr.flush()
-        old = list(_WEIGHTS) if kind == "model" else None
-        api.upload_folder(
-            repo_id=repo, repo_type=kind, folder_path=folder, commit_message="Made by selfalign", delete_patterns=old
-        )
+        old, said = list(_WEIGHTS) if kind == "model" else None, "Made by selfalign"
+        api.upload_folder(repo_id=repo, repo_type=kind, folder_path=folder, commit_message=said, delete_patterns=old)
     return address
 
 

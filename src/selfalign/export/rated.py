@@ -26,17 +26,15 @@ def read_key(path: str | Path) -> dict[str, Any]:
             raise FileNotFoundError(ENOENT, "no such file")
         key = json.loads(Path(path).read_text("utf-8"))
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); --key is the .key.json that was written with the pairs"
-        ) from None
+        remedy = "--key is the .key.json that was written with the pairs"
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
     except (ValueError, RecursionError):
         key = None
     if not isinstance(key, dict) or "set" not in key:
         raise UserError(f"{path}: is no key of pairs; --key is the .key.json that was written with them")
     if key["set"] != name_of(key):
-        raise UserError(
-            f"{path}: the key is not as it was written; bring back a copy, or write the pairs again by the same command"
-        )
+        remedy = "bring back a copy, or write the pairs again by the same command"
+        raise UserError(f"{path}: the key is not as it was written; {remedy}")
     return key
 
 

@@ -98,10 +98,8 @@ def of_answers(new: tuple[str, Rows], base: tuple[str, Rows]) -> Sides:
         prompt, _ = min(lacking)
         has, lacks = (name, other) if min(lacking) in mine else (other, name)
         raise UserError(f"{has} answers {_shown(prompt)} and {lacks} does not: both must have the same prompts")
-    found = [
-        Pair(str(number), category, key[0], text, theirs[key][0])
-        for number, (key, (text, category)) in enumerate(mine.items(), start=1)
-    ]
+    rows = enumerate(mine.items(), start=1)
+    found = (Pair(str(number), category, key[0], text, theirs[key][0]) for number, (key, (text, category)) in rows)
     return Sides(name, other, tuple(found))
 
 
@@ -227,21 +225,18 @@ def _write(file: Path, written: Sequence[Mapping[str, str]], key: Path, text: st
     """The key first: pairs without one could never be told apart."""
     table = [[cell(each[name]) for name in COLUMNS] for each in written]
     if file.suffix == ".csv" and (long := next((row for row in table if max(map(len, row)) > _LONGEST), None)):
-        raise UserError(
-            f"the prompt {_shown(long[1])} has a text that a spreadsheet would cut at {_LONGEST:,}: name a .jsonl file"
-        )
+        text = f"the prompt {_shown(long[1])} has a text"
+        raise UserError(f"{text} that a spreadsheet would cut at {_LONGEST:,}: name a .jsonl file")
     try:
         if key.exists() and key.read_bytes() != text.encode():
-            raise UserError(
-                f"{key} is the key of other pairs, which people may be rating: name another --out or --key, or remove it"
-            )
+            remedy = "name another --out or --key, or remove it"
+            raise UserError(f"{key} is the key of other pairs, which people may be rating: {remedy}")
         lines = io.StringIO(newline="")
         csv.writer(lines).writerows([COLUMNS, *table])
         whole = lines.getvalue().encode("utf-8-sig") if file.suffix == ".csv" else "".join(map(json_line, written)).encode()
         if file.exists() and file.read_bytes() != whole:
-            raise UserError(
-                f"{file} is there already with something else in it, such as ratings: name another --out, or remove it"
-            )
+            remedy = "name another --out, or remove it"
+            raise UserError(f"{file} is there already with something else in it, such as ratings: {remedy}")
         for place, content in ((key, text.encode()), (file, whole)):
             with whole_file(place, "export") as temporary:
                 temporary.write_bytes(content)
@@ -282,5 +277,5 @@ def _text(where: str, fields: Mapping[str, Any], name: str) -> str:
     return value
 
 
-def _shown(text: str, limit: int = 60) -> str:
-    return repr(text if len(text) <= limit else text[: limit - 1] + "…")
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:59]}…")

@@ -44,14 +44,12 @@ class Folder:
 
     def lines(self) -> list[str]:
         """For a person."""
-        written = (
-            f"{counted(self.rows, 'row')} to train on, {self.validation} held out, in {self.folder}: {', '.join(self.files)}"
-        )
-        left = [
-            f"left out: {counted(len(ids), 'row')} ({why}): {', '.join(ids[:5])}{' …' if len(ids) > 5 else ''}"
-            for why, ids in self.left_out.items()
-        ]
-        return [written, *left, *(f"note: {note}" for note in self.notes)]
+        where = f"in {self.folder}: {', '.join(self.files)}"
+        said = [f"{counted(self.rows, 'row')} to train on, {self.validation} held out, {where}"]
+        for why, ids in self.left_out.items():
+            some = f"{', '.join(ids[:5])}{' …' if len(ids) > 5 else ''}"
+            said.append(f"left out: {counted(len(ids), 'row')} ({why}): {some}")
+        return [*said, *(f"note: {note}" for note in self.notes)]
 
 
 @dataclass(frozen=True)
@@ -196,9 +194,8 @@ def _axolotl(name: str, preferences: bool, validation: bool) -> tuple[str, str]:
     entries["datasets"] = [{"path": "train.jsonl", **common}]
     if validation:
         entries["test_datasets"] = [{"path": "validation.jsonl", **common}]
-    return "axolotl.yaml", f"# {name}: paths from the folder that axolotl is started in\n" + yaml.safe_dump(
-        entries, sort_keys=False
-    )
+    note = f"# {name}: paths from the folder that axolotl is started in\n"
+    return "axolotl.yaml", note + yaml.safe_dump(entries, sort_keys=False)
 
 
 def _script(store: Store, round: int, trainer: Mapping[str, Any], loss: str, validation: bool) -> tuple[str, Renderer]:
@@ -211,9 +208,8 @@ def _script(store: Store, round: int, trainer: Mapping[str, Any], loss: str, val
 
     identity = store.identity()
     if str(trainer.get("part", "")).rpartition(".")[2] != "SFT":
-        raise UserError(
-            "--format trl writes the settings of the trainer SFT, and this run has another one; use --format messages"
-        )
+        what = "--format trl writes the settings of the trainer SFT"
+        raise UserError(f"{what}, and this run has another one; use --format messages")
     start = store.model(0) if identity.get("start_from") == "base" or round < 2 else store.model(round - 1)
     folder = Path(located(start.base))
     if not folder.is_dir():

@@ -57,7 +57,7 @@ def ditto() -> Recipe:
     return replace(
         dpo(),
         name="ditto",
-        trainer=SFT(full_rate=2e-5, max_steps=10, batch_size=24, schedule="constant", warmup=0.2, loss=Ditto()),
+        trainer=SFT(full_rate=2e-6, max_steps=10, batch_size=24, schedule="constant", warmup=0.2, loss=Ditto()),
         evaluate="shipped",
         rounds=5,
         per_round=168,

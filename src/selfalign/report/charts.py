@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -70,18 +71,15 @@ def stacked_chart(rows: Sequence[tuple[str, Sequence[tuple[str, int, int]]]], ti
     """A bar for each row, cut into its parts (name, count, colour) in their order."""
     most = max((sum(count for _, count, _ in parts) for _, parts in rows), default=0) or 1
     left, step = 104, 36  # room for the labels on a phone, where they are drawn larger
-    wide = WIDE - left
     drawn: list[str] = []
     for place, (label, parts) in enumerate(rows):
         top, at = 6 + place * step, float(left)
         drawn.append(_label(left - 8, top + 18, label, "end"))
-        for name, count, colour in parts:
-            size = wide * count / most
-            if size:
-                hover = f"<title>{escape(name)}: {count}</title>"
-                place_and_size = f'x="{at:.2f}" y="{top}" width="{size:.2f}" height="26"'
-                drawn.append(f'<rect class="part c{colour}" {place_and_size}>{hover}</rect>')
-                at += size
+        for name, count, colour in (part for part in parts if part[1]):
+            size = (WIDE - left) * count / most
+            place_and_size = f'x="{at:.2f}" y="{top}" width="{size:.2f}" height="26"'
+            drawn.append(f'<rect class="part c{colour}" {place_and_size}><title>{escape(name)}: {count}</title></rect>')
+            at += size
     return _svg(title, 10 + step * len(rows), drawn, WIDE, "chart stacked")
 
 
@@ -104,14 +102,14 @@ def forest_chart(
     def x(value: float) -> float:
         return side + (FOREST - 2 * side) * (value - ticks[0]) / (ticks[-1] - ticks[0])
 
-    zero, left, right = x(0.0), "← ", " →"
+    zero = x(0.0)
     parts: list[str] = []
     for tick in ticks:
         parts.append(f'<line class="axis" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{top}" y2="{height - 26}"/>')
-        parts.append(_label(x(tick), height - 8, _signed_tick(tick, percent)))
+        parts.append(_label(x(tick), height - 8, f"{'+' if tick > 0 else ''}{_tick(tick, percent).removesuffix(' %')}"))
     parts.append(f'<line class="zero" x1="{zero:.1f}" x2="{zero:.1f}" y1="{top}" y2="{height - 26}"/>')
-    parts.append(_label(8, 16, f"{left}{shortened(sides[0], LETTERS // 2 - 4)}", "start"))
-    parts.append(_label(FOREST - 8, 16, f"{shortened(sides[1], LETTERS // 2 - 4)}{right}", "end"))
+    parts.append(_label(8, 16, f"← {shortened(sides[0], LETTERS // 2 - 4)}", "start"))
+    parts.append(_label(FOREST - 8, 16, f"{shortened(sides[1], LETTERS // 2 - 4)} →", "end"))
     for place, (name, value, low, high, coloured) in enumerate(rows):
         at, colour = top + step * place + 30, "c0" if coloured else "c7"
         ends = f'x1="{x(ticks[0] if low is None else low):.1f}" x2="{x(ticks[-1] if high is None else high):.1f}"'
@@ -185,9 +183,7 @@ def nice_ticks(low: float, high: float) -> list[float]:
 
 def escape(text: str) -> str:
     """For text and attributes of SVG; characters that XML does not know are left out."""
-    for mark, code in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;"), ("'", "&#39;")):
-        text = text.replace(mark, code)
-    return _NO_XML.sub("", text)
+    return _NO_XML.sub("", html.escape(text))
 
 
 _NO_XML = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -223,12 +219,6 @@ def _tick(value: float, percent: bool) -> str:
         size, unit = next(((size, unit) for least, size, unit in _UNITS if abs(value) >= least), (1.0, ""))
         text = f"{value / size:.4g}{unit}"
     return text.replace("-", "−")
-
-
-def _signed_tick(value: float, percent: bool) -> str:
-    """Of a difference: with its sign, that of shares in points."""
-    text = _tick(value, percent).removesuffix(" %")
-    return f"+{text}" if value > 0 else text
 
 
 _UNITS = ((1e9, 1e9, " G"), (1e6, 1e6, " M"), (1e4, 1e3, " k"))

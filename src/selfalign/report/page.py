@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
@@ -17,35 +18,16 @@ from selfalign.report.verdict import difference_text, number, p_text, size_text,
 from selfalign.text import printable
 from selfalign.types import SHARES
 
+_READ = "The bars are the intervals, a large point is the best round, the dashed line the base model."
+_SIDES = "Intervals are 95 %. ↑\u00a0higher is better, ↓\u00a0lower is better."
+_DATA = "The examples that a round kept."
+_JUDGED = "How well each judge separated the seeds from spoiled versions of them before a round was filtered by it."
+_CHOSEN = "On the seeds held out for it; the change is that against the best round before."
 GROUPS = (
-    (
-        "Held-out metrics by round",
-        "base model",
-        "Intervals are 95 %. ↑\u00a0higher is better, ↓\u00a0lower is better.",
-        "The bars are the intervals, a large point is the best round, the dashed line the base model.",
-        (),
-    ),
-    (
-        "What a round trains on",
-        "seeds",
-        "The examples that a round kept.",
-        "The dashed line is what the seeds have.",
-        OF_THE_DATA,
-    ),
-    (
-        "The judges that filter",
-        "not judged",
-        "How well each judge separated the seeds from spoiled versions of them before a round was filtered by it.",
-        "",
-        OF_THE_JUDGES,
-    ),
-    (
-        "The choice of the round",
-        "base model",
-        "On the seeds held out for it; the change is that against the best round before.",
-        "",
-        OF_THE_CHOICE,
-    ),
+    ("Held-out metrics by round", "base model", _SIDES, _READ, ()),
+    ("What a round trains on", "seeds", _DATA, "The dashed line is what the seeds have.", OF_THE_DATA),
+    ("The judges that filter", "not judged", _JUDGED, "", OF_THE_JUDGES),
+    ("The choice of the round", "base model", _CHOSEN, "", OF_THE_CHOICE),
 )
 """(title, what round 0 is, hint, how to read its charts, what the names of its metrics begin with); the first one has what no
 other one claims."""
@@ -65,24 +47,13 @@ def render(template: str, data: Mapping[str, Any], **shown: Any) -> str:
         lstrip_blocks=True,
         finalize=lambda value: value if isinstance(value, Markup) or not isinstance(value, str) else printable(value),
     )
-    environment.filters |= {
-        "number": number,
-        "figure": figure,
-        "interval": interval,
-        "words": words,
-        "difference": difference_text,
-        "p_value": p_text,
-        "size": size_text,
-        "typeset": typeset,
-    }
-    policy = (
-        f"default-src 'none'; style-src {_source(style)}; script-src {_source(script)}; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
+    environment.filters |= {each.__name__: each for each in (number, figure, interval, words, typeset)}
+    environment.filters |= {"difference": difference_text, "p_value": p_text, "size": size_text}
+    sources = f"style-src {_source(style)}; script-src {_source(script)}"
+    policy = f"default-src 'none'; {sources}; img-src data:; base-uri 'none'; form-action 'none'"
     # Markup is only what this package wrote itself: its style, its script, its charts, and JSON without a `<`.
-    sides = {"arrows": ARROWS, "sides": SIDES}
     own = {"style": Markup(style), "script": Markup(script), "data": Markup(embed(data)), "policy": Markup(policy)}
-    return environment.get_template(template).render(**own, **sides, markup=Markup, **shown)
+    return environment.get_template(template).render(**own, arrows=ARROWS, sides=SIDES, markup=Markup, **shown)
 
 
 def embed(data: Any) -> str:
@@ -135,7 +106,7 @@ def metric_charts(run: Mapping[str, Any]) -> dict[str, Chart]:
     for name, metric in latest_metrics(run["rounds"]).items():
         points = metric_points(run, name)
         if len(points) > 1 and any((point.low, point.value, point.high) != (points[0].value,) * 3 for point in points):
-            drawn = interval_chart(points, f"{words(name)} by round", name in shares, group_of(name)[1])
+            drawn = interval_chart(points, f"{words(name)} by round", name in shares, _group_of(name)[1])
             charts[name] = Chart(words(name), label(name, metric), drawn)
     return charts
 
@@ -146,20 +117,19 @@ def metric_groups(run: Mapping[str, Any]) -> list[dict[str, Any]]:
     latest, charts, found = latest_metrics(run["rounds"]), metric_charts(run), []
     for group in GROUPS:
         title, first, hint, reading, _ = group
-        names = [name for name in latest if group_of(name) is group]
-        if names:
+        there = {name: metric["better"] for name, metric in latest.items() if _group_of(name) is group}
+        if there:
             rows = [
-                {"name": name, "better": latest[name]["better"], "meaning": "" if name in charts else meaning(name)}
-                for name in names
+                {"name": name, "better": better, "meaning": "" if name in charts else meaning(name)}
+                for name, better in there.items()
             ]
-            drawn = [charts[name] for name in names if name in charts]
+            drawn = [charts[name] for name in there if name in charts]
             hint += f" {reading}" if drawn and reading else ""
             found.append({"title": title, "first": first, "hint": hint, "metrics": rows, "charts": drawn})
     return found
 
 
-def group_of(name: str) -> tuple[str, str, str, str, tuple[str, ...]]:
-    """The group of a metric."""
+def _group_of(name: str) -> tuple[str, str, str, str, tuple[str, ...]]:
     return next((group for group in GROUPS[1:] if name.startswith(group[-1])), GROUPS[0])
 
 
@@ -199,10 +169,9 @@ def metric_points(run: Mapping[str, Any], name: str) -> list[Point]:
 
 def rule_names(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
     """The rule that dropped most first."""
-    total: dict[str, int] = {}
+    total = Counter[str]()
     for row in rounds:
-        for rule, count in row["dropped"].items():
-            total[rule] = total.get(rule, 0) + count
+        total.update(row["dropped"])
     return sorted(total, key=lambda rule: (-total[rule], rule))
 
 

@@ -11,13 +11,8 @@ from selfalign.errors import RunFailed, UserError
 from selfalign.record.review import Decision, Review, shown_pairs, summary
 from selfalign.report.served import Reply, as_json, serve
 
-_ASSETS = {
-    "": ("review.html", "text/html"),
-    "page.css": ("page.css", "text/css"),
-    "review.css": ("review.css", "text/css"),
-    "elements.js": ("elements.js", "text/javascript"),
-    "review.js": ("review.js", "text/javascript"),
-}
+_ASSETS = ("page.css", "review.css", "elements.js", "review.js")
+_FIELDS = ("id", "verdict", "reason", "response")
 
 
 def serve_review(
@@ -40,17 +35,16 @@ def serve_review(
             return _changed(review, by, name, body)
         if name == "pairs":
             return as_json(200, _all(review, pairs))
-        if name not in _ASSETS:
+        if name not in ("", *_ASSETS):
             return as_json(404, {"error": "nothing is here"})
-        file, kind = _ASSETS[name]
-        return Reply(200, files("selfalign.report").joinpath(file).read_bytes(), kind)
+        kind = {"css": "text/css", "js": "text/javascript"}.get(name.rpartition(".")[2], "text/html")
+        return Reply(200, files("selfalign.report").joinpath(name or "review.html").read_bytes(), kind)
 
     serve(answer, told, port)
 
 
 def _all(review: Review, pairs: list[dict[str, Any]]) -> dict[str, Any]:
-    shown = ("id", "verdict", "reason", "response")
-    decided = [{name: getattr(said, name) for name in shown} for said in review.decisions().values()]
+    decided = [{name: getattr(said, name) for name in _FIELDS} for said in review.decisions().values()]
     title = f"Review of round {review.round}, {review.store.folder.resolve().name}"
     return {"title": title, "total": len(review.pairs), "pairs": pairs, "decided": decided}
 
@@ -60,8 +54,7 @@ def _changed(review: Review, by: str, name: str, body: bytes) -> Reply:
     try:
         asked = json.loads(body)
         if name == "decide" and isinstance(asked, dict) and all(isinstance(each, str) for each in asked.values()):
-            given = {key: asked.get(key, "") for key in ("id", "verdict", "reason", "response")}
-            review.decide([Decision(**given)], by)
+            review.decide([Decision(**{name: asked.get(name, "") for name in _FIELDS})], by)
         elif name == "done" and isinstance(asked, dict) and asked.get("rest") in (None, "keep", "drop"):
             review.close(by, asked["rest"])
         else:

@@ -47,8 +47,8 @@ def compare(store: Store, where: Mapping[str, Any], round: int, name: str) -> di
     outcome = verdicts.verdict(metric, found, found.p_value)
     return {
         "name": name,
-        "before": _metric(where, 0, name),
-        "after": _metric(where, round, name),
+        "before": _metrics(where, 0)[name]["value"],
+        "after": _metrics(where, round)[name]["value"],
         "difference": found.value,
         "low": finite(found.low),
         "high": finite(found.high),
@@ -102,19 +102,15 @@ def words(name: str) -> str:
 
 
 def _names(where: Mapping[str, Any], round: int) -> list[str]:
-    by_round = {row["round"]: row["metrics"] for row in where["rounds"]}
-    names = [name for name in by_round.get(round, {}) if name in by_round.get(0, {})]
-    return sorted(names, key=_rank)
+    """Of the metrics that this round and round 0 have, those that verdicts are about first, those of the guard suite last."""
+    before, after, first = _metrics(where, 0), _metrics(where, round), verdicts.PREFERRED
+    rank = {name: place for place, name in enumerate(first)}
+    names = [name for name in after if name in before]
+    return sorted(names, key=lambda name: rank.get(name, len(first) + name.startswith(kept.GUARD)))
 
 
-def _rank(name: str) -> int:
-    first = verdicts.PREFERRED
-    return first.index(name) if name in first else len(first) + name.startswith(kept.GUARD)
-
-
-def _metric(where: Mapping[str, Any], round: int, name: str) -> float | None:
-    found: float | None = next(row["metrics"][name]["value"] for row in where["rounds"] if row["round"] == round)
-    return found
+def _metrics(where: Mapping[str, Any], round: int) -> Mapping[str, Any]:
+    return next((row["metrics"] for row in where["rounds"] if row["round"] == round), {})
 
 
 def _sentence(
@@ -129,15 +125,11 @@ def _sentence(
         if len(where["rounds"]) == 1:
             return "No round to compare", "This run trains nothing: the figures are those of the base model."
         if len(evaluated) < 2 and not any(row["tokens"]["trained"] for row in where["rounds"]):
-            return (
-                "No round was trained",
-                "The figures are those of the base model; the run made pairs alone.",
-            )
+            return "No round was trained", "The figures are those of the base model; the run made pairs alone."
         return "No round was better than the base model", "The run keeps the base model."
     if not rows:
-        return "Cannot tell", (
-            f"Round {chosen} and the base model have no held-out prompts in common: give the run some with --held_out."
-        )
+        apart = f"Round {chosen} and the base model have no held-out prompts in common"
+        return "Cannot tell", f"{apart}: give the run some with --held_out."
     lead = rows[0]
     change = f"{words(lead['name'])} {number(lead['before'], lead['share'])} → {number(lead['after'], lead['share'])}"
     on = counted(lead["n"], "held-out prompt")
@@ -153,7 +145,7 @@ def _sentence(
 
 def _shortcut(store: Store, where: Mapping[str, Any], chosen: int) -> list[str]:
     """That a trivial rule does as well as the round, where one does."""
-    metrics: dict[str, Any] = next((row["metrics"] for row in where["rounds"] if row["round"] == chosen), {})
+    metrics = _metrics(where, chosen)
     found = (overtaken(shortcuts(store), name, metrics.get(name, {}).get("low")) for name in verdicts.PREFERRED)
     return [f"{told[:1].upper()}{told[1:]}." for told in found if told]
 
@@ -183,8 +175,6 @@ def _notes(where: Mapping[str, Any], chosen: int, rows: Sequence[Mapping[str, An
         notes.append(f"{serves} (verify_weights, see the events).")
     if rows:
         notes.append("Intervals are 95 %, paired by prompt; neither they nor p are corrected for the number of metrics.")
-        notes.append(
-            "The minimum detectable effect is the smallest difference that four such comparisons in five would find. "
-            "↑\u00a0higher is better, ↓\u00a0lower is better."
-        )
+        effect = "The minimum detectable effect is the smallest difference that four such comparisons in five would find."
+        notes.append(f"{effect} ↑\u00a0higher is better, ↓\u00a0lower is better.")
     return notes

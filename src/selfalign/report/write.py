@@ -47,7 +47,13 @@ def page_text(folder: Path, linked: bool = False) -> str:
         UserError: no run or study folder.
     """
     _check(folder)
-    return _study(folder, linked) if (folder / STUDY).is_file() else run_page(read_run(folder))
+    if not (folder / STUDY).is_file():
+        return run_page(read_run(folder))
+    study = read_study(folder, linked)
+    try:
+        return study_page(study)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:  # a word where a number stands in those that we write
+        raise UserError(f"{folder / STUDY} is no study ({error}): let `selfalign study` write it again") from error
 
 
 def _check(folder: Path) -> None:
@@ -57,11 +63,3 @@ def _check(folder: Path) -> None:
         go_on = f"`selfalign study --config {shlex.quote(str(folder / 'study.yaml'))}` goes on with it"
         told = "has nothing to compare yet: all its arms must be through with one random seed"
         raise UserError(f"the study {folder} {told}; {go_on}, `selfalign list {shlex.quote(str(folder))}` shows its runs")
-
-
-def _study(folder: Path, linked: bool) -> str:
-    study = read_study(folder, linked)
-    try:
-        return study_page(study)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:  # a word where a number stands in those that we write
-        raise UserError(f"{folder / STUDY} is no study ({error}): let `selfalign study` write it again") from error
