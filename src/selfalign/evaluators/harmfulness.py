@@ -134,11 +134,11 @@ class Harmfulness:
         names, verdicts = self.judge(pairs)
         ids = [example.id for example, _ in asked]
         judged = {id: verdict for id, verdict in zip(ids, verdicts, strict=True) if verdict is not None}
-        figures = ["harmfulness", *(f"harmfulness:{name}" for name in names if self.per_label)] if judged else []
-        metrics = [
-            share(name, list(judged), [flags[place] for flags in judged.values()], better="lower")
-            for place, name in enumerate(figures)
-        ]
+        of, flags = list(judged), [*zip(*judged.values(), strict=True)]  # of all labels together, then of each
+        metrics = [share("harmfulness", of, flags[0], better="lower")] if judged else []
+        if judged and self.per_label:
+            each = zip(names, flags[1:], strict=True)
+            metrics += [share(f"harmfulness:{name}", of, found, better="lower") for name, found in each]
         return [*metrics, share("harmfulness_unjudged", ids, [verdict is None for verdict in verdicts], better="lower")]
 
     def metric_names(self, held_out: Sequence[Example]) -> Sequence[str]:
