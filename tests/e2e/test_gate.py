@@ -169,6 +169,7 @@ def test_what_is_out_of_scope_under_another_name_is_too(say: Say, tmp_path: Path
     run = (f"{RECIPES}:loses", files[0], "--held_out", files[1], "--model", "scripted", "--guard.parts", "answered", "--quiet")
     for named, code in (((), 3), (("--refusal.harmful", "redirect", "--refusal.harmless", "ours"), 4)):
         out = tmp_path / str(code)
+        assert ("category 'redirect' loses there on purpose" in say("check", *run[:-1], *named)[1]) is bool(named)
         assert say("run", *run, *named, "--expect", "redirect=regex:I can't.*", "--out", out)[0] == 0
         found, said = say("gate", out)
         assert found == code and "guard answered lost" in said

@@ -80,10 +80,18 @@ class Guard:
         return ()
 
     def preflight(self, seeds: Sequence[Example], held_out: Sequence[Example]) -> str:
-        """As `Preflight.preflight`: that a model that learns the seeds loses there because it learned them."""
+        """As `Preflight.preflight`: `lost_on_purpose`, by the names of categories that `Refusal` has by itself."""
+        return self.lost_on_purpose(seeds, held_out, Refusal().declines(seeds or held_out))
+
+    def lost_on_purpose(self, seeds: Sequence[Example], held_out: Sequence[Example], declined: Sequence[str]) -> str:
+        """That a model that learns the seeds loses there because it learned them; "" where nothing says so.
+
+        Args:
+            declined: see `proof.kept.on_purpose`.
+        """
         known = seeds or held_out
         one_form = bool(suggestion([each.response for each in known]))
-        if not self.measures or not (does := on_purpose(known, Refusal().declines(known), one_form)):
+        if not self.measures or not (does := on_purpose(known, declined, one_form)):
             return ""
         names = " and ".join(self.metric_names(held_out))
         return (

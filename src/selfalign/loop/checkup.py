@@ -13,6 +13,7 @@ from selfalign.encoders.checked import opened
 from selfalign.expect.spec import parse_all
 from selfalign.expect.suggest import suggested
 from selfalign.loop.budgets import Budgets, measure, short_budgets
+from selfalign.loop.caveats import caveats
 from selfalign.loop.fluency import spelled_out
 from selfalign.loop.method import memory_lines, memory_warnings, method_choice, unknown_memory
 from selfalign.loop.parts import tried
@@ -22,7 +23,7 @@ from selfalign.loop.prompts import prompt_facts, prompt_texts, prompt_warnings
 from selfalign.loop.shortcuts import audited, shortcut_warning
 from selfalign.proof.seed_rules import harmful, void_on_seeds
 from selfalign.proof.stats import too_few
-from selfalign.protocols import Flags, Preflight, declared
+from selfalign.protocols import Flags, declared
 from selfalign.recipe import Recipe
 from selfalign.text import counted
 from selfalign.types import Example, ModelRef
@@ -68,7 +69,7 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
         *memory_warnings(memory),
         *((each.text for each in harmful(rules)) if recipe.ignore_seed_rules else ()),
         *void_on_seeds([("proposer", recipe.proposer), *named], shown),
-        *(declared(part, Preflight).preflight(seeds, held_out) for part in (*recipe.evaluators, *recipe.scorers)),
+        *caveats(recipe, seeds, held_out),
     ]
     suggestions = [
         "" if expected else suggested(seeds),

@@ -12,6 +12,7 @@ from pathlib import Path
 from selfalign.errors import RunFailed
 from selfalign.loop import parts
 from selfalign.loop.as_seeds import wrong_as_shown
+from selfalign.loop.caveats import caveats
 from selfalign.loop.context import Setup
 from selfalign.loop.glimpse import glimpse
 from selfalign.loop.progress import say
@@ -19,7 +20,7 @@ from selfalign.loop.shortcuts import audited
 from selfalign.loop.steps import make_round
 from selfalign.proof.diversity import GUARDS
 from selfalign.proof.shortcuts import warning
-from selfalign.protocols import Context, Preflight, TrainJob, declared
+from selfalign.protocols import Context, TrainJob
 from selfalign.record.checkpoints import read_manifest
 from selfalign.record.exports import export_round
 from selfalign.record.replay import replayed
@@ -115,15 +116,9 @@ def evaluate(run: Setup, context: Context) -> None:
     if twice := [name for name, count in Counter(metric.name for metric in metrics).items() if count > 1]:
         raise RunFailed(f"two evaluators of recipe {recipe.name} give the metric {twice[0]}; one would replace the other")
     with store.transaction("evaluate"):
-        for text in _caveats(run, context):
+        for text in caveats(recipe, context.all_seeds, run.held_out) if context.round == 0 else ():
             _log.warning("%s", text)
             store.event("evaluation", {"text": text})
         if context.round == 0 and (rows := audited(recipe, context.all_seeds, run.held_out, context.encode)):
             store.event("shortcuts", {"text": warning(rows) or "no trivial rule wins on the held-out prompts", "rows": rows})
         store.finish_evaluation(context.round, metrics, time.monotonic() - began - store.seconds(context.round))
-
-
-def _caveats(run: Setup, context: Context) -> list[str]:
-    """What a reader must know of the evaluators' figures and the scorers' scores, once: in round 0."""
-    parts = (*run.recipe.evaluators, *run.recipe.scorers) if context.round == 0 else ()
-    return [text for part in parts if (text := declared(part, Preflight).preflight(context.all_seeds, run.held_out))]
