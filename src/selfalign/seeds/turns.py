@@ -207,7 +207,9 @@ def joined_chats(asked: tuple[str, list[Any]], answered: tuple[str, list[Any]]) 
         return answered[1]
     if all(role == "assistant" for role, _ in back):
         return [*asked[1], *answered[1]]
-    what = f"has turns in {show(asked[0])} and in {show(answered[0])}, and the latter neither begin with the former nor answer them"
+    what = (
+        f"has turns in {show(asked[0])} and in {show(answered[0])}, and the latter neither begin with the former nor answer them"
+    )
     raise Malformed(f"{what}; write all turns of the conversation into one list, messages")
 
 
