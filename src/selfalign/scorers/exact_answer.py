@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from selfalign.expect.results import MARKER, result, same_result
+from selfalign.expect.results import MARKER, comes_to, result
 from selfalign.protocols import Context
 from selfalign.types import Example, is_score_name, with_score, without_score
 
@@ -47,4 +47,4 @@ class ExactAnswer:
     def _scored(self, example: Example, wanted: str | None) -> Example:
         if wanted is None:
             return without_score(example, self.score_name, f"no seed has the prompt: {example.prompt[:200]}")
-        return with_score(example, self.score_name, float(same_result(result(example.response, self.marker), wanted)))
+        return with_score(example, self.score_name, float(comes_to(example.response, wanted, self.marker)))
