@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from selfalign.expect.results import result, same_result
+from selfalign.expect.results import comes_to, result, same_result
 from selfalign.filters import LengthRange, NoiseWords, PerPrompt, RisingThreshold
 from selfalign.proposers import Repeated, SelfInstruct, TaskInputs
 from selfalign.proposers.self_instruct import FLAG, read_list
@@ -266,6 +266,12 @@ def test_less_room_than_seeds_takes_other_ones_each_round() -> None:
         ("Das macht 3,50 €.", "3,50"),
         ("Cela fait 1\u202f250 pommes.", "1\u202f250"),
         ("In 2020 150 came", "150"),
+        ("It leaves at 10:30.", "10:30"),
+        ("On 2024-03-01, then.", "2024-03-01"),
+        ("A third, or 1/3", "1/3"),
+        ("Es sind 1'250.", "1'250"),
+        ("It falls by −3.", "−3"),
+        ("العدد هو ١٬٢٥٠.", "١٬٢٥٠"),
         ("Blue, I think", "Blue, I think"),
         ("", ""),
     ],
@@ -281,6 +287,8 @@ def test_the_result_of_a_text(text: str, wanted: str) -> None:
         (r"Thus \boxed{\frac{1}{2}} of 9", r"\boxed{", r"\frac{1}{2}"),
         ("Answer: Paris.\nDone 3", "Answer:", "Paris."),
         ("It is 12", "<answer>", "12"),
+        ("ANSWER : yes\nor 3", "Answer:", "yes"),
+        ("9 次。答案：12", "答案:", "12"),
     ],
 )
 def test_the_result_behind_a_marker(text: str, marker: str, wanted: str) -> None:
@@ -308,10 +316,39 @@ def test_the_result_behind_a_marker(text: str, marker: str, wanted: str) -> None
         ("12 apples", "12", False),
         ("Paris.", " paris", True),
         ("", "0", False),
+        ("١٬٢٥٠", "1250", True),
+        ("١٢٫٥", "12.5", True),
+        ("−5", "-5", True),
+        ("+7", "7", True),
+        ("1’250", "1,250", True),
+        ("**42**", "42。", True),
+        ("12 ₽", "12", True),
+        ("3/4", "0.75", True),
+        ("3/4", "3/5", False),
+        ("7/0", "7/0", True),
+        ("10:30", "9:30", False),
+        ("1e3", "1000", True),
+        ("1e999999999", "1", False),
+        ("(3, 4)", "(3,4)", True),
     ],
 )
 def test_results_are_compared_as_numbers_where_they_are_numbers(one: str, other: str, same: bool) -> None:
     assert same_result(one, other) is same is same_result(other, one)
+
+
+@pytest.mark.parametrize(
+    ("answer", "wanted", "same"),
+    [
+        ("It is 12 km.", "12 km", True),
+        ("所以是15元。", "15 元", True),
+        ("It is 112 km.", "12 km", False),
+        ("#### 12 miles", "12 km", False),
+        ("In Paris, at 9:30.", "10:30", False),
+        ("It is not Paris.", "Paris", False),
+    ],
+)
+def test_an_answer_without_a_marker_may_end_in_the_whole_result(answer: str, wanted: str, same: bool) -> None:
+    assert comes_to(answer, wanted) is same
 
 
 def test_exact_answers_are_rewarded() -> None:

@@ -95,7 +95,7 @@ def test_what_cannot_be_seen_in_texts_is_told(tmp_path: Path) -> None:
     answers = ("Say\r\nso.", "\ufeffSay so.", "{\\rtf1\\ansi Say so.}", "'=Say so.")
     rows = [{"prompt": f"Why is it {answer!r} {n}?", "response": answer} for answer in answers for n in range(2)]
     notes = seed_notes(read_seeds(write(tmp_path, "s.jsonl", "\n".join(map(json.dumps, rows)))))
-    for what in ("line breaks of Windows", "characters that are not seen", "marks of HTML or RTF", "an apostrophe before a sign"):
+    for what in ("line breaks of Windows", "characters that are not seen", "HTML, RTF or Excel", "an apostrophe before a sign"):
         assert sum(what in note and note.startswith("2 of 8") for note in notes) == 1, notes
 
 
@@ -133,6 +133,12 @@ def test_a_workbook_is_read_by_its_first_sheet(tmp_path: Path, refused: Refused)
     (example,), notes = read_with_notes(write(tmp_path, "s.xlsx", workbook(_old=[], Seeds=rows, Notes=[])))
     assert (example.prompt, example.response, example.metadata) == ("Why & how?", "So, so.", {"day": "2026-05-03 00:00:00"})
     assert notes == ("1 row: the sheet 'Seeds'; '_old', 'Notes' left out",)
+    book = openpyxl.load_workbook(io.BytesIO(workbook(Seeds=rows)))
+    book.active.row_dimensions[4].hidden = True
+    book.save(tmp_path / "s.xlsx")
+    assert "1 row: hidden in the sheet" in read_with_notes(tmp_path / "s.xlsx")[1][0]
+    write(tmp_path, "s.xlsx", workbook(Seeds=[*HEAD, [None, "When?", date(2026, 5, 3)]]))
+    assert "row 3: field 'response': is the value 2026-05-03 00:00:00" in refused("check", "isara", "s.xlsx", *SCRIPTED)
     write(tmp_path, "s.xlsx", workbook(Seeds=[*HEAD, [None, "Why?", 45321], [None, "How?", True]]))
     line = refused("check", "isara", "s.xlsx", *SCRIPTED)
     assert "s.xlsx row 3: field 'response': is the number 45321 where text must stand" in line and "(and 1 more)" in line

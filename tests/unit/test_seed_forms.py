@@ -202,6 +202,13 @@ def one(folder: Path, row: dict[str, Any]) -> Example:
         ({"inputs": {"messages": TURNS[:1]}, "outputs": {"messages": TURNS}}, PAIR),
         ({"inputs": {"messages": TURNS[:1]}, "outputs": {"message": TURNS[1]}}, PAIR),
         ({"Question:": "Why?", "Answer:": "So."}, PAIR),
+        ({"prompt": "Why?", "response": "So.", "历史": "[('Hi.', 'Yes?')]"}, ("", (("Hi.", "Yes?"),), "Why?", "So.")),
+        ({"prompt": "Why?", "response": "So.", "history": "User: Hi.\nBot: Yes?"}, ("", (("Hi.", "Yes?"),), "Why?", "So.")),
+        ({"系统提示": "Be brief.", "prompt": "Why?", "response": "So."}, ("Be brief.", *PAIR[1:])),
+        (
+            {"prompt": "为什么？", "article": "今天下了很多雨。", "response": "So."},
+            ("", (), "为什么？\n\n今天下了很多雨。", "So."),
+        ),
     ],
     ids=lambda value: json.dumps(value)[:70] if isinstance(value, dict) else "",
 )
@@ -696,6 +703,25 @@ def test_what_was_read_as_what_is_told(tmp_path: Path) -> None:
     assert read_prompts(bad)[0][0].prompt == "Why?"  # whose answers do not matter
 
 
+def test_what_is_left_out_next_to_rows_and_turns_is_told(tmp_path: Path) -> None:
+    talks = [TURNS, [{**TURNS[0], "content": "How?"}, TURNS[1]]]
+    both = {"system": "Be brief.", "persona": "You are an old pirate.", "conversations": talks}
+    examples, notes = read_with_notes(write(tmp_path, "s.json", json.dumps(both)))
+    assert [said(example) for example in examples] == [("Be brief.", *PAIR[1:]), ("Be brief.", (), "How?", "So.")]
+    assert "'system', next to the rows in the file, taken into each of them; 'persona'" in notes[0] and "left out" in notes[0]
+    cut = write(tmp_path, "s.yaml", "- prompt: Why? # mine\n  response: See issue #5 or #6 # or so\n")
+    assert "what follows a # behind a text (line 2) is a comment" in read_with_notes(cut)[1][0]
+    for name, value, words in (
+        ("earlier", [["Hi.", "Yes?"]], "'earlier': turns that no example holds"),
+        ("previously", TURNS[:1] + NO[1:], "'previously': turns that no example holds"),
+        ("ctxs", [{"title": "Rain", "text": "It rains a lot in Bergen."}], "'ctxs': sentences that no prompt holds"),
+        ("材料", "今天卑尔根下了很多雨，天气非常冷。", "'材料': sentences that no prompt holds"),
+    ):
+        row = {"prompt": "And then, why?", "response": "So.", name: value}
+        assert words in "\n".join(seed_notes([one(tmp_path, row)]))
+    assert "turns that no" not in "\n".join(seed_notes([one(tmp_path, {"messages": TURNS, "copy": TURNS})]))
+
+
 def test_a_rejected_answer_belongs_to_the_last_turn_alone(tmp_path: Path) -> None:
     later = [*TURNS, {"role": "user", "content": "And how?"}]
     answers = {
@@ -715,6 +741,15 @@ def test_a_rejected_answer_belongs_to_the_last_turn_alone(tmp_path: Path) -> Non
         ("s.json", '{"prompt": "p", "response": "r"}{"prompt": "q", "response": "r"}', "`jq -c .`"),
         ("s.json", "[{prompt: 'p'}]", "straight double quotes"),
         ("s.json", '{"train": [{}], "test": [{}]}', "2 arrays ('train', 'test')"),
+        ("s.jsonl", '[\n{"prompt": "p", "response": "r"},\n]', ":3: not valid JSON at column 1"),
+        ("s.jsonl", '{"prompt": "p", "response": "r\n"}\n', r"write its line break as \n"),
+        ("s.jsonl", '{"prompt": "p", "response": True}\n', "true, false and null"),
+        ("s.jsonl", r'{"prompt": "p", "response": "C:\dir"}', "a backslash inside a text as two"),
+        ("s.csv", '{"prompt": "p", "response": "r"}\n', "holds JSON and no table"),
+        ("s.yaml", "- prompt: p\n  prompt: q\n  response: r\n", ":2: has the key 'prompt' twice"),
+        ("s.yaml", "- prompt: p\n  response: 2026-01-02\n", "is the value 2026-01-02 where text must stand"),
+        ("s.csv", "Why?,So.\nHow?,So.\n", ":1: the first line must name the columns"),
+        ("s.arrow", "ARROW1", "write it as .parquet"),
     ],
 )
 def test_what_is_no_json_is_told_with_its_remedy(tmp_path: Path, name: str, text: str, remedy: str) -> None:

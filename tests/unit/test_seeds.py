@@ -169,7 +169,7 @@ REFUSED: list[tuple[str, str | bytes, str, str]] = [
     ("s.json", b'[\n"\xff"]', ":2: byte 3 (0xff) is not UTF-8", "save the file as UTF-8"),
     # JSON
     ("s.jsonl", PAIR + "\n{'prompt': 1}", ":3: not valid JSON at column 2", "straight double quotes"),
-    ("s.jsonl", "[\n" + PAIR, ":1: not valid JSON", "named .json"),
+    ("s.jsonl", "[\n" + PAIR, ":3: not valid JSON", "close the bracket"),
     ("s.json", PAIR + "{", ":2: not valid JSON at column 2", "each line must be one object"),
     ("s.json", "{\n" + PAIR, ":2: not valid JSON at column 1", "named .jsonl"),
     ("s.json", '{"x": 1}', ": is an object with 0 arrays", "write one array"),
@@ -283,7 +283,7 @@ REFUSED: list[tuple[str, str | bytes, str, str]] = [
     (
         "s.jsonl",
         '{"id": "seed-0002", "prompt": "p", "response": "r"}\n{"prompt": "q", "response": "r"}',
-        ":2: field 'id': 'seed-0002' is also the id of {path}:1",
+        ":2: field 'id': is missing, and by its place would be 'seed-0002', the id of {path}:1",
         "its own",
     ),
     # CSV

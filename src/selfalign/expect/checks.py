@@ -26,7 +26,7 @@ from selfalign.expect.json_answers import (
 )
 from selfalign.expect.own_file import load_function
 from selfalign.expect.patterns import LIMIT, match_with
-from selfalign.expect.results import MARKER, result, same_result
+from selfalign.expect.results import MARKER, comes_to, result
 from selfalign.expect.spec import Spec
 from selfalign.text import count_words, counted, in_language, language, language_identifier, normalise
 from selfalign.types import Example
@@ -175,7 +175,7 @@ def _result(spec: Spec, _: bytes) -> Judge:
 
     def judge(answer: str, example: Example) -> str:
         wanted, found = result(example.response, marker), result(answer, marker)
-        return "" if same_result(found, wanted) else f"comes to {found[:80]!r}, the reference to {wanted[:80]!r}"
+        return "" if comes_to(answer, wanted, marker) else f"comes to {found[:80]!r}, the reference to {wanted[:80]!r}"
 
     return judge
 

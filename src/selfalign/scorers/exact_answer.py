@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from selfalign.expect.results import MARKER, result, same_result
+from selfalign.expect.results import MARKER, comes_to, result
 from selfalign.protocols import Context
 from selfalign.scorers._model import scored
 from selfalign.types import Example, is_score_name
@@ -47,4 +47,4 @@ class ExactAnswer:
     def _scored(self, example: Example, known: str | None) -> float | str:
         if known is None:
             return f"no seed has the prompt: {example.prompt[:200]}"
-        return float(same_result(result(example.response, self.marker), result(known, self.marker)))
+        return float(comes_to(example.response, result(known, self.marker), self.marker))

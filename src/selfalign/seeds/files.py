@@ -21,14 +21,32 @@ from selfalign.seeds.data_sets import read_data_set
 from selfalign.seeds.names import is_known, is_shared
 from selfalign.seeds.packed import PACKED, unpacked
 from selfalign.seeds.parquet import read_parquet
-from selfalign.seeds.rows import MAX_FILE, MAX_ROWS, Malformed, Problem, Row, as_row, is_conversation, listed, plain, show
+from selfalign.seeds.rows import (
+    MAX_FILE,
+    MAX_ROWS,
+    Malformed,
+    Problem,
+    Row,
+    as_row,
+    has_words,
+    is_conversation,
+    listed,
+    plain,
+    show,
+)
 from selfalign.seeds.separated import read_separated
 from selfalign.seeds.sheets import read_sheet
 
 _OTHER_CONTENT = {
+    b"SQLite format 3": "is a database; write its rows as .csv: sqlite3 -header -csv FILE 'SELECT * FROM …'",
+    **dict.fromkeys((b"ARROW1", b"\xff\xff\xff\xff"), "is an Arrow file; write it as .parquet"),
+    b"\xd0\xcf\x11\xe0": "is a workbook of the old form; export the sheet as CSV (UTF-8)",
+    **dict.fromkeys((b"\xff\xfe\0\0", b"\0\0\xfe\xff"), "is UTF-32; save it as UTF-8"),
+    b"BZh": "is compressed (bzip2); name it .bz2, as in seeds.jsonl.bz2",
+    b"\xfd7zXZ": "is compressed (xz); name it .xz, as in seeds.jsonl.xz",
     b"\x1f\x8b": "is compressed (gzip); name it .gz, as in seeds.jsonl.gz",
     b"PK\x03\x04": "is a zip archive or a spreadsheet; name it .zip or .xlsx",
-    b"\x28\xb5\x2f\xfd": "is compressed (zstd); unpack it first",
+    b"\x28\xb5\x2f\xfd": "is compressed (zstd); name it .zst, as in seeds.jsonl.zst",
     b"PAR1": "is a Parquet file; name it .parquet",
 }
 _OTHER_SUFFIXES = {
@@ -38,12 +56,22 @@ _OTHER_SUFFIXES = {
         "write the pairs into a table with the columns prompt and response, a .csv",
     ),
     ".txt": "rename it by what it holds: .jsonl for an object in each line, .csv or .tsv for a table with names of columns",
-    **dict.fromkeys((".toml", ".xml", ".py", ".pkl", ".sqlite", ".db"), "write its rows as .jsonl, an object in each line"),
+    **dict.fromkeys(
+        (".jsonlines", ".jl", ".json5", ".jsonc"), "name it .jsonl or .json, without comments and commas at the ends"
+    ),
+    **dict.fromkeys((".arrow", ".feather", ".orc", ".avro"), "write it as .parquet"),
+    **dict.fromkeys(
+        (".toml", ".xml", ".py", ".pkl", ".sqlite", ".sqlite3", ".db"), "write its rows as .jsonl, an object in each line"
+    ),
+    ".tar": "unpack it and name one of its files",
 }
 """What to do with files of other kinds, by suffix."""
 _BYTES = {".parquet": read_parquet, ".xlsx": read_sheet, ".xlsm": read_sheet}
 """Readers of what is no text."""
+_WORDS = 4
+"""Words from which on a text next to the rows is no name (our own choice)."""
 _MAX_YAML = 4 * 2**20
+_YAML_REMEDY = "mend it there; a text with a colon, a # or a tab stands in quotes, and one document in a file"
 _ON_HUB = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(?::[\w./-]+)?", re.ASCII)
 
 
@@ -146,9 +174,23 @@ def _parsed(where: str, text: str, remedy: str) -> Any:
         return Problem(where, "holds a number of thousands of digits; put it in quotes")
 
 
+_IN_JSON = {
+    "Unterminated string": r"where a text goes on in the next line, write its line break as \n",
+    "Invalid control character": r"write line breaks and tabs inside a text as \n and \t",
+    "Invalid \\": r"write a backslash inside a text as two: \\",
+    "Expecting ',' delimiter": r"a quote inside a text is written as \", and commas stand between fields",
+}
+
+
 def _json_remedy(error: json.JSONDecodeError, text: str) -> str:
     """What people write that is no JSON, with what to do; "" for anything else."""
     rest = text[error.pos :].lstrip()
+    if not rest and text.strip() != "{":
+        return "the end is missing; close the bracket there, or write the file anew"
+    if (known := next((what for begins, what in _IN_JSON.items() if error.msg.startswith(begins)), "")) and text.strip() != "{":
+        return known
+    if rest.startswith(("True", "False", "None")):
+        return "write true, false and null, as JSON has them"
     if error.msg == "Extra data":
         return (
             "remove the comma behind the object"
@@ -168,13 +210,15 @@ def _json_remedy(error: json.JSONDecodeError, text: str) -> str:
 
 def _jsonl(name: str, text: str) -> Iterator[Row | Problem]:
     """Only a line feed ends a line, so the numbers are those of any editor. A file that is one array is read as one."""
-    if text.lstrip().startswith("[") and isinstance(array := _parsed(name, text, ""), list):
-        yield from _table(name, array)
-        return
-    for number, line in enumerate(text.split("\n"), start=1):
+    if text.lstrip().startswith("["):
+        array = _parsed(name, text, "mend it there")
+        if isinstance(array, list) or text.split(maxsplit=1)[0] == "[":
+            yield from _table(name, array)
+            return
+    for number, line in enumerate(text.replace("\n\ufeff", "\n").split("\n"), start=1):  # where files were put together
         if line.strip():
             where = f"{name}:{number}"
-            value = _parsed(where, line, "each line must be one object; a file that is one array is named .json")
+            value = _parsed(where, line, "each line must be one object; an array is named .json, a table .csv")
             yield value if isinstance(value, Problem) else as_row(where, value)
 
 
@@ -197,14 +241,43 @@ def _yaml(name: str, text: str) -> Iterator[Row | Problem]:
             return iter([Problem(name, "repeats a part by its name (*name), which a few bytes can blow up; write it out")])
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
-        blocks = _without_last_break(root)
+        if twice := _key_twice(root):
+            what = f"has the key {show(twice.value)} twice; remove or rename one"
+            return iter([Problem(f"{name}:{twice.start_mark.line + 1}", what)])
+        blocks, cut = _without_last_break(root), list(_comments(root, text))
         value = plain(loader.construct_document(root)) if root else None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         what = getattr(error, "problem", None) or "it cannot be parsed"
-        return iter([Problem(f"{name}:{mark.line + 1}" if mark else name, f"not valid YAML ({what}); mend it there")])
+        return iter([Problem(f"{name}:{mark.line + 1}" if mark else name, f"not valid YAML ({what}); {_YAML_REMEDY}")])
     note = "a block of text (|) without the line break at its end, which YAML adds" if blocks else ""
+    if cut:
+        lines = f"line {cut[0]}{' and others' if cut[1:] else ''}"
+        note = f"what follows a # behind a text ({lines}) is a comment and left out; quotes keep it"
     return (replace(row, note=row.note or note) if isinstance(row, Row) else row for row in _table(name, value))
+
+
+def _inside(node: Any) -> list[Any]:
+    return [] if isinstance(node.value, str) else [each for it in node.value for each in (it if isinstance(it, tuple) else (it,))]
+
+
+def _key_twice(node: Any) -> Any:
+    """A key that stands in its object before, as YAML forbids and its readers overlook; None where there is none."""
+    met = set[str]()
+    for key, _ in (pair for pair in (node.value if node else ()) if isinstance(pair, tuple)):
+        if isinstance(key.value, str) and (key.value in met or met.add(key.value)):  # type: ignore[func-returns-value]
+            return key
+    return next((found for each in (_inside(node) if node else ()) if (found := _key_twice(each))), None)
+
+
+def _comments(node: Any, text: str) -> Iterator[int]:
+    """The lines where a comment follows a text without quotes: it may be meant as its end."""
+    if node and isinstance(node.value, str) and node.style is None:
+        behind = text[node.end_mark.index :].partition("\n")[0]
+        if re.match(r"[ \t]*#", behind) and has_words(node.value, 2):
+            yield node.end_mark.line + 1
+    for each in _inside(node) if node else ():
+        yield from _comments(each, text)
 
 
 def _without_last_break(node: Any) -> bool:
@@ -214,8 +287,7 @@ def _without_last_break(node: Any) -> bool:
         if is_block:
             node.value = node.value[:-1]
         return is_block
-    inside = [each for pair in node.value for each in (pair if isinstance(pair, tuple) else (pair,))]
-    return sum(map(_without_last_break, inside)) > 0
+    return sum(map(_without_last_break, _inside(node))) > 0
 
 
 def _table(name: str, value: Any) -> Iterator[Row | Problem]:
@@ -224,16 +296,19 @@ def _table(name: str, value: Any) -> Iterator[Row | Problem]:
     if isinstance(value, dict):
         value = _from_columns(_inmost(value))
     if isinstance(value, dict):
-        shared = {key: each for key, each in value.items() if isinstance(each, str) and each.strip() and is_shared(key)}
+        texts = {key: each for key, each in value.items() if isinstance(each, str) and each.strip()}
+        shared = {key: each for key, each in texts.items() if is_shared(key)}
+        others = [key for key, each in texts.items() if key not in shared and has_words(each, _WORDS)]
         found = _array(name, value)
-        shared, value = ({}, value) if found is value else (shared, found)
-        note = f"{listed(shared)}, next to the rows in the file, taken into each of them" if shared else ""
+        shared, others, value = ({}, [], value) if found is value else (shared, others, found)
+        told = ((shared, "taken into each of them"), (others, "left out; name it system if all answers depend on it"))
+        note = "; ".join(f"{listed(names)}, next to the rows in the file, {what}" for names, what in told if names)
     if isinstance(value, dict) and (pairs := _named_by_prompt(value)):
         value, note = pairs, "a prompt and its response each, read from the names in an object and their texts"
     if isinstance(value, list):
         for number, item in enumerate(_from_lists(value), start=1):
-            row = as_row(f"{name} row {number}", {**shared, **item} if isinstance(item, dict) else item)
-            yield replace(row, note=note) if isinstance(row, Row) else row
+            row = as_row(f"{name} row {number}", item)
+            yield replace(row, fields={**shared, **row.fields}, note=note) if isinstance(row, Row) else row
     else:
         yield value if isinstance(value, Problem) else as_row(name, value)
 

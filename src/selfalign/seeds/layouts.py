@@ -20,6 +20,7 @@ from selfalign.seeds.names import (
     CHOSEN,
     EDITED,
     FORMS,
+    HISTORIES,
     KNOWN,
     REJECTED,
     RESPONSES,
@@ -30,7 +31,7 @@ from selfalign.seeds.names import (
     told,
 )
 from selfalign.seeds.replies import with_reply
-from selfalign.seeds.rows import Malformed, is_conversation, json_text, list_in, listed, nothing, object_in, show
+from selfalign.seeds.rows import Malformed, has_words, is_conversation, json_text, list_in, listed, nothing, object_in, show
 from selfalign.seeds.spoken import MARKS, turns_in
 from selfalign.seeds.turns import ROLES, SAID, WHO, joined_chats
 from selfalign.seeds.verdicts import refuse_bad
@@ -113,7 +114,7 @@ def _refuse_copies(row: Mapping[str, Any], new: Mapping[str, str], answers_matte
 
 def _read_turns(row: dict[str, Any]) -> Iterator[str]:
     """Puts turns in place of texts that hold them, and names the fields that did."""
-    for name in (*FORMS, *CHATS, CHOSEN, REJECTED, "input"):
+    for name in (*FORMS, *CHATS, CHOSEN, REJECTED, "input", *HISTORIES):
         if name == "input" and not str(row.get(name)).lstrip().startswith("["):
             continue  # a passage stays the text that it is
         only_sure = name in (CHOSEN, REJECTED) and bool({*row} & {*FORMS, *CHATS})
@@ -233,7 +234,7 @@ def _about(row: Mapping[str, Any], plain: Mapping[str, str]) -> dict[str, str]:
     asked = next((row[name] for name in FORMS if isinstance(row.get(name), str)), None)
     if asked is None:
         return {}
-    texts = {name: row[name] for name in plain if isinstance(row[name], str) and len(row[name].split()) > 1}
+    texts = {name: row[name] for name in plain if isinstance(row[name], str) and has_words(row[name], 2)}
     inputs = [name for name in texts if plain[name] in _INPUTS and asked not in texts[name]]
     if "instruction" in row and len(inputs) == 1 and nothing(row.get("input")):
         return {inputs[0]: "input"}

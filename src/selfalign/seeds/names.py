@@ -56,10 +56,15 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-SAME |= dict.fromkeys(
-    _names("kategorie kategori categoría catégorie categoria kategoria kategorija категория категорія 类别 カテゴリ 카테고리"),
-    "category",
-)
+for _known, _others in {
+    "system": "sysprompt systemrole systemanweisung 系统 系统提示 系统提示词 системныйпромпт システムプロンプト",
+    "history": "pastmessages priormessages historial historique verlauf gesprächsverlauf 历史 历史对话 对话历史 履歴 会話履歴"
+    " 대화기록",
+    "category": "kategorie kategori categoría catégorie categoria kategoria kategorija kategória luokka категория категорія"
+    " κατηγορία"
+    " 类别 類別 分类 分類 カテゴリ 카테고리 קטגוריה الفئة فئة श्रेणी หมวดหมู่ danhmục",
+}.items():
+    SAME |= dict.fromkeys(_names(_others), _known)
 ASKING = _names(
     "q prompts questions instructions inputs request problem message userprompt usermessage userquery userquestion userinput"
     " inputtext textinput questiontext prompttext transcript dialogue dialog"

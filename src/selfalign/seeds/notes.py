@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-from selfalign.seeds.rows import listed, show
+from selfalign.seeds.rows import has_words, is_conversation, listed, show
+from selfalign.seeds.turns import ROLES
 from selfalign.seeds.verdicts import number
 from selfalign.text import counted, is_finished, normalise, plain_name, words
 from selfalign.types import Example
@@ -15,7 +18,8 @@ _FEW = 5
 _CODE_PAGES = ("cp1252", "latin-1", "cp1251", "cp1250", "mac_roman")
 _FOREIGN = re.compile(r"[^\x00-\x7f]{2,}")
 _HTML = re.compile(
-    r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{2,5}|#x[0-9a-fA-F]{2,4});|</?(?:p|br|div|span|strong|em|ul|ol|li)(?: [^<>]*)?/?>"
+    r"_x000[dD]_"
+    r"|&(?:amp|lt|gt|quot|apos|nbsp|#\d{2,5}|#x[0-9a-fA-F]{2,4});|</?(?:p|br|div|span|strong|em|ul|ol|li)(?: [^<>]*)?/?>"
 )
 _RTF = re.compile(r"\{\\rtf\d")
 _UNSEEN = re.compile("[\u00ad\u200b\u2060\ufeff]")
@@ -29,7 +33,10 @@ _MARKS = re.compile(
 _EMPTY = "n/a na nan null none nil undefined todo tbd - – — ... … ? placeholder #name? #ref! #value! #n/a #error!"
 """What stands in empty cells: programs and people write it there."""
 _KINDS = frozenset(
-    ("topic", "label", "labels", "type", "kind", "class", "intent", "tag", "tags", "task", "domain", "taskcategory", "group")
+    (
+        *("topic", "categories", "label", "labels", "type", "kind", "class"),
+        *("intent", "tag", "tags", "task", "domain", "taskcategory", "group"),
+    )
 )
 _OTHER_SPLITS = frozenset(("test", "validation", "valid", "val", "dev", "eval", "held_out", "heldout"))
 _THOUGHTS = re.compile(r"rationale|reasoning|thinking|thought|scratchpad|(^|complex)cot$")
@@ -82,7 +89,9 @@ def _ignored(seeds: Sequence[Example]) -> Iterator[str]:
         remedy = "to have them learned write them before the answers as <think>…</think> and give --keep_thinking true"
         yield f"{listed(thoughts)}: thoughts next to the answers are not learned; {remedy}"
     said = {text for seed in seeds for text in _texts(seed)}
-    others = {name: sum(_is_other(seed, name, said) for seed in seeds) for name in names if name not in thoughts}
+    if turns := [name for name in names if any(_holds_turns(seed, name) for seed in seeds)]:
+        yield f"{listed(turns)}: turns that no example holds; if they come before the prompt, name the column history"
+    others = {name: sum(_is_other(seed, name, said) for seed in seeds) for name in names if name not in (*thoughts, *turns)}
     if answers := [name for name, count in others.items() if count and _ANSWERS.search(plain_name(name))]:
         yield f"{listed(answers)}: other answers than the learned ones; if they are the better ones, put them in their place"
     texts = [name for name, count in others.items() if 2 * count > len(seeds) and not _ASIDE.search(plain_name(name))]
@@ -97,9 +106,35 @@ def _texts(seed: Example) -> tuple[str, ...]:
 def _is_other(seed: Example, name: str, said: set[str]) -> bool:
     """Whether a column holds a sentence that stands nowhere in what is learned."""
     text = seed.metadata.get(name, "")
-    whole = seed.prompt in text and seed.response in text  # the pair once more, in a template
-    known = whole or text in said or any(text.strip() in each for each in _texts(seed))
-    return len(text.split()) >= _WORDS and text[:1] not in "[{" and not known
+    if seed.prompt in text and seed.response in text:  # the pair once more, in a template
+        return False
+    return any(
+        has_words(each, _WORDS) and each not in said and not any(each.strip() in other for other in _texts(seed))
+        for each in _strings(_json(text) if text[:1] in ("[", "{") else text)
+    )
+
+
+def _holds_turns(seed: Example, name: str) -> bool:
+    """Whether a column holds turns, or pairs of texts, that are no part of the conversation."""
+    value = _json(seed.metadata.get(name, ""))
+    pairs = isinstance(value, list) and value and all(isinstance(each, list) and len(each) == 2 for each in value)
+    return (bool(pairs) or is_conversation(value)) and any(
+        each not in ROLES and not any(each in other for other in _texts(seed)) for each in _strings(value)
+    )
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _strings(each)
 
 
 def _rated(seeds: Sequence[Example]) -> Iterator[str]:
@@ -159,6 +194,11 @@ def _guarded(seed: Example) -> str:
     return next((text[:20] for text in (seed.prompt, seed.response) if _GUARDED.match(text)), "")
 
 
+def _quoted(seed: Example) -> str:
+    is_so = all(len(text) > 1 and text[0] == text[-1] and text[0] in "'\"`" for text in (seed.prompt, seed.response))
+    return seed.prompt[:20] if is_so else ""
+
+
 def _windows_break(seed: Example) -> str:
     return found[0] if (found := re.search(r".{0,8}\r\n?.{0,8}", seed.response)) else ""
 
@@ -182,11 +222,12 @@ def _echo(seed: Example) -> str:
 _FAULTS: tuple[tuple[str, Callable[[Example], str], str], ...] = (
     ("letters spoilt by a wrong encoding", _mojibake, "write the file anew from its source, as UTF-8"),
     (r"a line break written as \n", _written_break, "if it is no code, put real line breaks there"),
-    ("marks of HTML or RTF", _html, "if they are not meant, put the characters there and take the tags out"),
+    ("marks of HTML, RTF or Excel", _html, "if they are not meant, put the characters there and take the tags out"),
     ("marks of a chat template or names of speakers", _mark, "the model's own template writes them; take them out"),
     ("white space before or behind the answer", _loose_end, "it is learned; take it out"),
     ("line breaks of Windows in the answer", _windows_break, r"they are learned; write \n for each \r\n"),
     ("characters that are not seen", _unseen, "if they are not meant, take them out"),
+    ("quotes around the whole prompt and the whole answer", _quoted, "they are learned; take them out"),
     ("an apostrophe before a sign, as programs guard cells", _guarded, "if it is not meant, take it out"),
     ("what empty cells hold for an answer or a category", _no_answer, "if it is not meant, fill it in or remove the row"),
     ("their prompt as the answer", _echo, "write an answer or remove the row"),

@@ -29,6 +29,8 @@ def unpacked(name: str, raw: bytes, suffix: str, suffixes: Collection[str]) -> t
     """
     try:
         inner, found = _member(name, raw, suffixes) if suffix == ".zip" else ("", _decompressed(raw, suffix))
+    except SeedError:
+        raise
     except (OSError, EOFError, ValueError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
         raise SeedError(f"{name}: cannot be unpacked as {suffix[1:]} ({error}); pack it anew") from None
     if len(found) > MAX_FILE:

@@ -7,7 +7,6 @@ stands in the file, or the file is refused; what an answer depends on is never l
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 from selfalign.errors import SeedError
 from selfalign.seeds.files import read_rows
 from selfalign.seeds.gathered import gathered
+from selfalign.seeds.labels import category_of, id_of, metadata_of
 from selfalign.seeds.layouts import hint, known_fields, nearest
 from selfalign.seeds.names import (
     CHATS,
@@ -32,7 +32,18 @@ from selfalign.seeds.names import (
     SYSTEMS,
     UNUSABLE,
 )
-from selfalign.seeds.rows import Malformed, Problem, Row, checked, json_text, kind, listed, nothing, show, text_of
+from selfalign.seeds.rows import (
+    Malformed,
+    Problem,
+    Row,
+    has_words,
+    json_text,
+    kind,
+    listed,
+    nothing,
+    show,
+    text_of,
+)
 from selfalign.seeds.tables import NAME, Table, table_rows
 from selfalign.seeds.turns import (
     Conversation,
@@ -52,7 +63,6 @@ _REJECTIONS = re.compile(REJECTED + r"(_[1-9]\d*)?")
 _EXPECTED = (
     "prompt + response, question + answer, instruction (+ input) + output, prompt + completion, messages, or conversations"
 )
-_FORBIDDEN_IN_NAME = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _GENERATED = re.compile(r"r\d{2,}-\d{5,}(\.2)?")
 
 
@@ -166,7 +176,9 @@ def _read(path: str | Path | Table, response_required: bool, repeats: bool = Fal
                 said, example = _example(row.fields, len(examples) + len(problems) + joined, response_required)
                 read_as.update(["the last turn is the user's, and left out, as nothing answers it"] if said.unanswered else [])
                 if (first := ids.setdefault(example.id, where)) != where:
-                    raise Malformed(f"field 'id': {show(example.id)} is also the id of {first}; give each row its own")
+                    missing = f"is missing, and by its place would be {show(example.id)},"
+                    what = missing if nothing(row.fields.get("id")) else f"{show(example.id)} is also"
+                    raise Malformed(f"field 'id': {what} the id of {first}; give each row its own")
                 key = (example.system, normalise(example.full_prompt))
                 first, place = prompts.setdefault(key, (where, len(examples)))
                 if first != where:
@@ -275,8 +287,8 @@ def _example(fields: Mapping[str, Any], slot: int, response_required: bool) -> t
     if not nothing(rejected := rest.pop(REJECTED, None)):
         rejected = answer_alone(REJECTED, rejected)
         rest[REJECTED] = text_of({REJECTED: rejected}, REJECTED) if is_preference else rejected
-    id = _id(rest.pop("id", None)) or f"seed-{slot + 1:04}"
-    category = _category(rest.pop("category", None))
+    id = id_of(rest.pop("id", None)) or f"seed-{slot + 1:04}"
+    category = category_of(rest.pop("category", None))
     if isinstance(rest.get("validation"), bool) and isinstance(rest.get("round"), int):
         del rest["validation"], rest["round"]
     if isinstance(rest.get("metadata"), dict):
@@ -284,7 +296,7 @@ def _example(fields: Mapping[str, Any], slot: int, response_required: bool) -> t
         if twice := sorted(exported.keys() & rest.keys()):
             raise Malformed(f"field 'metadata': has {listed(twice)}, and so has its row; rename one of them")
         rest |= exported
-    metadata = {name: _metadata(name, value) for name, value in rest.items()}
+    metadata = {name: metadata_of(name, value) for name, value in rest.items()}
     example = Example(id, said.prompt, said.response, slot=slot, category=category, metadata=metadata)
     return said, replace(example, history=said.history, system=said.system)
 
@@ -330,7 +342,7 @@ def _passages(rest: dict[str, Any]) -> Iterator[tuple[str, str]]:
         if isinstance(value, list) and all(isinstance(each, str) for each in value):
             value = "\n\n".join(each for each in value if each.strip())
         is_text = not (isinstance(value, list) and value and isinstance(value[0], int))  # but tokens, as Ollama's context
-        if (name in PASSAGES and is_text) or (isinstance(value, str) and len(value.split()) > 1):
+        if (name in PASSAGES and is_text) or (isinstance(value, str) and has_words(value, 2)):
             rest.pop(name, None)
             if passage := text_of({name: value}, name, required=False):
                 yield name, passage
@@ -370,29 +382,3 @@ def _form(fields: Mapping[str, Any], response_required: bool) -> tuple[str, str]
         what = f"field {show(usual)}: is missing among {listed(fields)}; expected {_EXPECTED}"
         raise Malformed(f"{what}{hint(fields, RESPONSES)}")
     return asking[0], answering[0] if answering else usual
-
-
-def _id(value: Any) -> str:
-    """An id as text; "" where none is given."""
-    text = str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
-    text = text_of({"id": text}, "id", required=False)
-    if len(text) > 128 or _FORBIDDEN_IN_NAME.search(text):
-        what = "is longer than 128 characters" if len(text) > 128 else "holds a control character"
-        raise Malformed(f"field 'id': {show(text)} {what}; write a short plain id")
-    return text
-
-
-def _category(value: Any) -> str:
-    """A category of any script, without white space at its ends and composed (NFC), so that what looks equal is equal."""
-    value = value[0] if isinstance(value, list) and len(value) == 1 else value
-    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    text = unicodedata.normalize("NFC", text_of({"category": text}, "category", required=False)).strip()
-    if len(text) > 64 or _FORBIDDEN_IN_NAME.search(text):
-        raise Malformed(f"field 'category': {show(text)} is no name; use up to 64 characters on one line")
-    return text
-
-
-def _metadata(name: str, value: Any) -> str:
-    if not name or len(name) > 128 or _FORBIDDEN_IN_NAME.search(name):
-        raise Malformed(f"field {show(name)}: has no usable name; use 1 to 128 characters without control characters")
-    return checked(name, value if isinstance(value, str) else json_text(value))

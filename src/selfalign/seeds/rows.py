@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from selfalign.text import count_words
+
 MAX_FILE = 64 * 2**20
 """Bytes of a file, and of its rows once unpacked."""
 MAX_FIELD = 2**20
@@ -21,6 +23,7 @@ MAX_ROWS = 200_000
 MAX_COLUMNS = 64
 _MAX_DEPTH = 32
 _UNSEEN = re.compile(r"[\s\u00ad\u200b-\u200f\u2060-\u2064\u3164\ufeff]*")
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
 
 
@@ -41,6 +44,13 @@ class Problem:
 
     where: str
     what: str
+
+
+class NoText(str):
+    """What a file holds as a date, a time or a decimal, and a sheet as a number: for ids, categories and metadata alone, since
+    where it is shown it may read otherwise."""
+
+    __slots__ = ()
 
 
 class Broken(Exception):
@@ -72,6 +82,8 @@ def kind(value: Any) -> str:
         return json.dumps(value)
     if isinstance(value, (int, float)):
         return f"the number {show(str(value), 20)[1:-1]}"
+    if isinstance(value, NoText):
+        return f"the {'number' if _NUMBER.fullmatch(value) else 'value'} {show(value, 30)[1:-1]}"
     return "text" if isinstance(value, str) else "a list" if isinstance(value, list) else "an object"
 
 
@@ -87,7 +99,7 @@ def list_in(text: str) -> list[Any] | None:
             value = read(text.strip())
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
-        return value if isinstance(value, list) else None
+        return plain(value) if isinstance(value, list) else None
     return None
 
 
@@ -110,6 +122,11 @@ def is_blank(text: str) -> bool:
     return _UNSEEN.fullmatch(text) is not None
 
 
+def has_words(text: str, least: int) -> bool:
+    """Whether a text has that many words; in scripts without spaces, where each sign counts as one, four times as many."""
+    return len(text.split()) >= least or count_words(text) >= 4 * least
+
+
 def text_of(fields: Mapping[str, Any], name: str, *, required: bool = True) -> str:
     """The text of a field exactly as it stands; not required, one that says nothing is "".
 
@@ -121,6 +138,9 @@ def text_of(fields: Mapping[str, Any], name: str, *, required: bool = True) -> s
         return ""
     if name not in fields:
         raise Malformed(f"field {show(name)}: is missing; add it")
+    if isinstance(value, NoText):
+        what = f"is {kind(value)} where text must stand"
+        raise Malformed(f"field {show(name)}: {what}; write it as text (in a sheet: in a cell that is formatted as text)")
     if not isinstance(value, str):
         remedy = "fill it in or remove the row" if value is None else "write it as text in quotes"
         raise Malformed(f"field {show(name)}: is {kind(value)} where text must stand; {remedy}")
@@ -157,7 +177,7 @@ def plain(value: Any) -> Any:
             return value.decode("utf-8")
         except UnicodeDecodeError:
             return f"({len(value)} bytes)"
-    return value if value is None or isinstance(value, (str, bool, int, float)) else str(value)
+    return value if value is None or isinstance(value, (str, bool, int, float)) else NoText(value)
 
 
 def is_conversation(value: Any) -> bool:

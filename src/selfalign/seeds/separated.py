@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from selfalign.seeds.names import is_known
-from selfalign.seeds.rows import MAX_COLUMNS, MAX_FILE, Problem, Row, show
-from selfalign.text import counted
+from selfalign.seeds.rows import MAX_COLUMNS, MAX_FILE, Problem, Row, has_words, show
+from selfalign.text import counted, is_finished
 
 _WORDS = 5
 """Words of the longest name of a column (our own choice)."""
@@ -25,8 +25,11 @@ def read_separated(name: str, text: str) -> Iterator[Row | Problem]:
     `sep=;` says. Rows of empty cells alone are skipped, as are columns without a name or any content: Excel writes both. Where
     the header has a space behind its separators, those of the rows are no part of the text either.
     """
+    if re.match(r'\s*(?:\[\s*)?\{\s*"', text):
+        yield Problem(name, "holds JSON and no table; name it .jsonl")
+        return
     csv.field_size_limit(MAX_FILE)  # the module's own limit is 128 KiB; `read` has one that names the field
-    said = re.match(r"sep=(.)\r?\n", text)
+    said = re.match(r'"?sep=(.)"?\r?\n', text)
     head = text[said.end() :].lstrip("\r\n") if said else text.lstrip("\r\n")
     first_line = re.split(r"[\r\n]", head, maxsplit=1)[0]
     mark = said[1] if said else max(",;\t|", key=lambda each: len(next(csv.reader([first_line], delimiter=each), [])))
@@ -80,7 +83,7 @@ def _row(where: str, header: list[str], cells: list[Any]) -> Row | Problem:
 
 def _no_names(header: list[str]) -> str:
     """What is wrong where the first line is a title, or a row as the others."""
-    sentence = next((name for name in header if len(name.split()) > _WORDS), "")
+    sentence = next((name for name in header if has_words(name, _WORDS + 1) or is_finished(name) or name.startswith("#")), "")
     if any(map(is_known, header)) or not (sentence or 2 * header.count("") >= len(header) > 1):
         return ""
     return f"the first line must name the columns, as in prompt,response, and holds {show(sentence or header[0])}"

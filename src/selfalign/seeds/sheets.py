@@ -10,16 +10,15 @@ from dataclasses import replace
 from typing import Any
 
 from selfalign.errors import SeedError
-from selfalign.seeds.rows import MAX_COLUMNS, MAX_FILE, Problem, Row, listed
+from selfalign.seeds.rows import MAX_COLUMNS, MAX_FILE, NoText, Problem, Row, listed
 from selfalign.seeds.separated import named
 
 _FORMULA = re.compile(rb"<(?:\w+:)?f[ />]")
 
 
 def read_sheet(name: str, raw: bytes) -> Iterator[Row | Problem]:
-    """Rows and problems of a workbook's first sheet. Texts are as they stand; numbers, dates and true or false stay such values,
-    so that none is taken for a text that reads otherwise on the screen. A cell merged over rows
-    stands in each of them.
+    """Rows and problems of a workbook's first sheet. Texts are as they stand; numbers, dates and true or false are no texts to
+    learn (`NoText`), as they may read otherwise on the screen. A cell merged over rows stands in each of them.
 
     Raises:
         SeedError: it is none, or too large.
@@ -57,10 +56,11 @@ def read_sheet(name: str, raw: bytes) -> Iterator[Row | Problem]:
     rows = named((f"{name} row {number}", [line[at] for at in used]) for number, line in enumerate(lines, 1))
     others = [sheet.title for sheet in sheets if sheet is not chosen]
     note = f"the sheet {chosen.title!r}; {listed(others)} left out" if others else ""
-    return (replace(row, note=note) if isinstance(row, Row) else row for row in rows)
+    hidden = {f"{name} row {number}" for number, sizes in chosen.row_dimensions.items() if sizes.hidden}
+    told = "hidden in the sheet, as by a filter, and read all the same"
+    return (replace(row, note=told if row.where in hidden else note) if isinstance(row, Row) else row for row in rows)
 
 
-def _value(cell: Any) -> Any:
-    """A date as its text: JSON has none."""
+def _value(cell: Any) -> str:
     value = "" if cell.value is None else cell.value
-    return value if isinstance(value, (str, bool, int, float)) else str(value)
+    return value if isinstance(value, str) else NoText(str(value).lower() if isinstance(value, bool) else value)

@@ -1,0 +1,40 @@
+"""What a row is called and what stands beside its pair: id, category, metadata."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Any
+
+from selfalign.seeds.rows import Malformed, NoText, checked, json_text, show, text_of
+
+_FORBIDDEN_IN_NAME = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def id_of(value: Any) -> str:
+    """An id as text; "" where none is given."""
+    value = value["$oid"] if isinstance(value, dict) and {*value} == {"$oid"} else value  # MongoDB's
+    text = str(value) if isinstance(value, (int, float, NoText)) and not isinstance(value, bool) else value
+    text = text_of({"id": text}, "id", required=False)
+    if len(text) > 128 or _FORBIDDEN_IN_NAME.search(text):
+        what = "is longer than 128 characters" if len(text) > 128 else "holds a control character"
+        raise Malformed(f"field 'id': {show(text)} {what}; write a short plain id")
+    return text
+
+
+def category_of(value: Any) -> str:
+    """A category of any script, without white space at its ends and composed (NFC), so that what looks equal is equal."""
+    value = value[0] if isinstance(value, list) and len(value) == 1 else value
+    value = int(value) if isinstance(value, float) and value.is_integer() else value  # as pandas writes whole numbers with gaps
+    text = str(value) if isinstance(value, (int, NoText)) and not isinstance(value, bool) else value
+    text = unicodedata.normalize("NFC", text_of({"category": text}, "category", required=False)).strip()
+    if len(text) > 64 or _FORBIDDEN_IN_NAME.search(text):
+        raise Malformed(f"field 'category': {show(text)} is no name; use up to 64 characters on one line")
+    return text
+
+
+def metadata_of(name: str, value: Any) -> str:
+    """Text as it stands, any other value as its JSON text."""
+    if not name or len(name) > 128 or _FORBIDDEN_IN_NAME.search(name):
+        raise Malformed(f"field {show(name)}: has no usable name; use 1 to 128 characters without control characters")
+    return checked(name, str(value) if isinstance(value, str) else json_text(value))
