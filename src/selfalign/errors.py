@@ -92,8 +92,11 @@ def exit_place(stop: SystemExit) -> str:
 
 
 def in_a_line(error: BaseException) -> str:
-    """What a library raised, for the middle of a sentence: its first line, or its type if it has no text."""
-    lines = str(error).strip().splitlines()
+    """What a library raised, for the middle of a sentence: its first line, with the next one where that only announces it, or its
+    type if it has no text."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    if lines and lines[0].rstrip().endswith(":"):
+        lines[0] = " ".join(lines[:2])
     named = isinstance(error, (OSError, ValueError)) and not isinstance(error, UnicodeError)
     text = " ".join(lines[0].split())[:400] if lines else ""
     return text if named and text else f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -67,7 +67,11 @@ def test_what_writes_no_texts_is_refused(
     ("key", "value", "said"),
     [
         ("num_hidden_layers", 3, "lacks 9 of the weights of a LlamaForCausalLM, such as model.layers.2."),
-        ("intermediate_size", 128, "cannot be loaded: "),
+        (
+            "intermediate_size",
+            128,
+            "model.layers.0.mlp.down_proj.weight has the shape (32, 64) in its files and (32, 128) by its",
+        ),
         ("quantization_config", {"quant_method": "gptq", "bits": 4}, "its weights are quantised (gptq), and so neither trained"),
         ("quantization_config", {"load_in_4bit": True}, "its weights are quantised (bitsandbytes), and so neither trained"),
     ],
@@ -88,7 +92,9 @@ def test_a_model_that_takes_no_adapter_is_refused_one(
 ) -> None:
     mamba = made("MambaForCausalLM", hidden_size=32, num_hidden_layers=2, state_size=4)
     given = ("check", "isara", seeds_file, "--trainer.method", "lora")
-    said = refused(*given, "--model", mamba)
+    assert "scaled_dot_product_attention" in (said := refused(*given, "--model", mamba))
+    assert said.endswith("; --engine.attention names another one, such as eager"), "before anything is generated"
+    said = refused(*given, "--model", mamba, "--engine.attention", "eager")
     assert said.startswith("selfalign: trainer SFT: MambaForCausalLM takes no adapter with --trainer.lora_target 'all-linear': ")
     said = refused(*given, "--model", model_folder, "--trainer.lora_target", r".*\.w_proj")
     assert r"LlamaForCausalLM takes no adapter with --trainer.lora_target '.*\\.w_proj': Target modules" in said

@@ -17,6 +17,8 @@ from selfalign.models.sizes import window
 from selfalign.types import Example, Format, ModelRef
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+_NO_TOKENIZER = "instantiate the backend tokenizer"
+"""In what transformers says of a folder without one."""
 
 
 def dtype(name: str, on: Any) -> Any:
@@ -32,14 +34,21 @@ def tokenizer_and_config(model: ModelRef) -> tuple[Any, Any]:
     """Both, without weights.
 
     Raises:
-        UserError: there is no such model, or its files cannot be read.
+        UserError: there is no such model, it has no tokenizer, or its files cannot be read.
     """
     from transformers import AutoConfig, AutoTokenizer
 
     with quiet(), _explained(model):
         base, adapter = located(model.base), located(model.adapter or "")
         source = adapter if adapter and (Path(adapter) / "tokenizer_config.json").is_file() else base
-        tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        try:
+            tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        except ValueError as error:
+            if _NO_TOKENIZER not in str(error):
+                raise
+            raise UserError(
+                f"{source} has no tokenizer that can be read, such as tokenizer.json; copy the files of the model's own there"
+            ) from error
         if not isinstance(tokenizer.model_max_length, int | float):
             given = f"model_max_length is {tokenizer.model_max_length!r:.80}"
             raise UserError(f"{source}, tokenizer_config.json: {given}; it must be a number of tokens")
@@ -61,7 +70,9 @@ def weights(model: ModelRef, on: Any, kind: Any, attention: str) -> Any:
         if model.adapter:
             from peft import PeftModel
 
-            loaded = _merged(PeftModel.from_pretrained(loaded, located(model.adapter)), kind)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # `check_adapter` has looked at what they are about
+                loaded = _merged(PeftModel.from_pretrained(loaded, located(model.adapter)), kind)
     loaded = loaded.to(device=on, dtype=kind).eval()
     # The model's own decoding defaults (a temperature, a length …) must not leak into ours; its end tokens are kept.
     ends = loaded.generation_config.eos_token_id if loaded.generation_config is not None else None
@@ -71,17 +82,19 @@ def weights(model: ModelRef, on: Any, kind: Any, attention: str) -> Any:
 
 def _merged(adapted: Any, kind: Any) -> Any:
     """Merged in float32, then brought to `kind` by a draw (`rounded`), one layer after the other: a copy of the whole base in
-    float32 would be twice what a model of 16 bits takes, and the nearest number of 16 bits is, for small updates, the old one."""
+    float32 would be twice what a model of 16 bits takes, and the nearest number of 16 bits is, for small updates, the old one.
+
+    Weights that two layers share (tied embeddings) are shared no longer, as the adapter is one layer's.
+    """
     from peft.tuners.tuners_utils import BaseTunerLayer
+    from torch.nn import Parameter
 
     for name, layer in adapted.named_modules():
         if isinstance(layer, BaseTunerLayer) and (weight := getattr(layer.get_base_layer(), "weight", None)) is not None:
-            weight.data = weight.data.float()
+            own = layer.get_base_layer().weight = Parameter(weight.data.float(), requires_grad=False)
             layer.merge(safe_merge=True)
-            weight.data = rounded(weight.data, kind, 0, name).to(weight.device)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that they are merged already
-        return adapted.merge_and_unload(safe_merge=True)
+            own.data = rounded(own.data, kind, 0, name).to(weight.device)
+    return adapted.merge_and_unload(safe_merge=True)  # of those that are merged already it only warns
 
 
 def checked(model: ModelRef, seeds: Sequence[Example], format: Format, most: int | None = None) -> ModelRef:
@@ -142,7 +155,7 @@ def _explained(model: ModelRef) -> Iterator[None]:
     name = model.base if model.adapter is None else f"{model.base} with adapter {model.adapter}"
     try:
         yield
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise UserError(f"running models needs the package {error.name}; install it with: pip install 'selfalign[hf]'") from error
     except (UserError, RunFailed, Interrupted):
         raise

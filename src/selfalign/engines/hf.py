@@ -66,11 +66,12 @@ class HF:
 
         Raises:
             UserError: no such model or device, no usable template or end token, a seed that contains a marker or does
-                not fit the window, a model that transformers does not load whole, as one that writes texts.
+                not fit the window, a model that transformers does not load whole, as one that writes texts, with this
+                attention; an adapter of another base.
         """
         choose_device(self.device)
         resolved = _weights.checked(model, seeds, format)
-        check_loads(located(resolved.base), resolved.hash)
+        check_loads(located(resolved.base), located(resolved.adapter or ""), resolved.hash, self.attention)
         return resolved
 
     token_lengths = staticmethod(_weights.token_lengths)

@@ -17,10 +17,10 @@ from selfalign.engines._requests import in_order
 from selfalign.engines._requests import undecodable as only_hf
 from selfalign.engines._texts import Kind, Texts, finite, kind_of
 from selfalign.errors import RunFailed, UserError
-from selfalign.models.files import ADAPTER
+from selfalign.models.files import ADAPTER, header
 from selfalign.models.names import located, resolve_ref
 from selfalign.models.rendering import IGNORE
-from selfalign.models.sizes import header, window
+from selfalign.models.sizes import window
 from selfalign.types import Completion, Continuation, Example, FloatArray, Format, Likelihood, ModelRef, Request, Sampling
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -318,7 +318,7 @@ def _adapter(folder: Path) -> tuple[int, list[str]]:
     Raises:
         UserError: its weights cannot be read, or its rank is beyond what vLLM takes.
     """
-    found = {name: shape for name, shape in header(folder / ADAPTER) if ".lora_A." in name}
+    found = {name: shape for name, _, shape in header(folder / ADAPTER) if ".lora_A." in name}
     if not found:
         raise UserError(
             f"{folder / ADAPTER} holds no LoRA weights of linear layers, which are all that vLLM serves; use --engine HF"

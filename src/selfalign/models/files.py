@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from selfalign.cache import known_sha256
 from selfalign.errors import UserError
@@ -34,6 +35,8 @@ _IMPLEMENTATIONS = ("attn_implementation", "_attn_implementation", "experts_impl
 _PLAIN = frozenset({"eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention", "grouped_mm", "batched_mm"})
 """Implementations that transformers brings itself; any other name is looked for on the hub."""
 _MAX_SMALL = 2**28
+_LONGEST_HEADER = 2**27
+_POINTER = b"version https://git-lfs"
 _DEEPEST = 60
 
 
@@ -45,7 +48,7 @@ def check_folder(folder: Path, with_weights: bool = True) -> None:
     """Raises UserError: it is no model's folder, it would run code of its own, its weights are pickled, missing or elsewhere."""
     adapter = (folder / "adapter_config.json").is_file()
     if not adapter and not (folder / "config.json").is_file():
-        raise UserError(f"{folder} is no model folder: it has neither config.json nor adapter_config.json")
+        raise UserError(f"{folder} is no model folder: it has neither config.json nor adapter_config.json{_meant(folder)}")
     for path in sorted(folder.iterdir()):
         if path.suffix in _HASHED and not (path.is_file() or path.is_dir()):  # to open a pipe would wait for ever
             raise UserError(f"{path} cannot be read: it is no regular file")
@@ -63,11 +66,18 @@ def weights(folder: Path) -> list[str]:
     """The names of the files of weights that are loaded from a folder, relative to it.
 
     Raises:
-        UserError: there are none that are not pickled, one is missing, or one lies outside the folder.
+        UserError: there are none that are not pickled, one is missing, a pointer to another place, or outside the folder; they
+            are a whole model's beside the configuration of an adapter.
     """
     first = ADAPTER if (folder / "adapter_config.json").is_file() else WEIGHTS
+    if first == ADAPTER and (whole := next((name for name in (WEIGHTS, INDEX) if (folder / name).is_file()), "")):
+        beside = "an adapter's files" if (folder / ADAPTER).is_file() else "adapter_config.json, but no adapter"
+        raise UserError(
+            f"{folder} holds a whole model ({whole}) and {beside}: if the adapter is merged into the model, take"
+            f" adapter_config.json out; if the adapter is meant, give a folder without {whole}"
+        )
     if (folder / first).is_file():
-        return [first]
+        return [_no_pointer(folder, first)]
     if first == WEIGHTS and read_json(folder / "config.json").keys() >= _PRETENDED:
         raise UserError(
             f"{folder} is no model: NullTrainer wrote it, which only pretends to train, and of its run the data is left"
@@ -81,7 +91,25 @@ def weights(folder: Path) -> list[str]:
     for name in (names := named_by_index(folder)):
         if not (folder / name).is_file():
             raise UserError(f"{folder / INDEX} names {name}, which is not there; copy it there, or save the model again")
-    return names
+    return [_no_pointer(folder, name) for name in names]
+
+
+def _no_pointer(folder: Path, name: str) -> str:
+    with (folder / name).open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            raise UserError(
+                f"{folder / name} is a pointer of Git LFS and no weights; fetch them with `git lfs pull` in the clone"
+            )
+    return name
+
+
+def _meant(folder: Path) -> str:
+    """What a folder that is no model's may hold instead, as the end of a sentence; "" for nothing that is known."""
+    if any(folder.glob("*.gguf")):
+        return "; GGUF files are what llama.cpp or Ollama serves: --engine OpenAI"
+    inner = [path.parent for at in ("*", "snapshots/*") for path in sorted(folder.glob(f"{at}/*config.json"))]
+    named = [path for path in inner if any((path / name).is_file() for name in ("config.json", "adapter_config.json"))]
+    return f"; give one of the folders in it that have, such as {named[-1]}" if named else ""
 
 
 def named_by_index(folder: Path) -> list[str]:
@@ -101,6 +129,34 @@ def named_by_index(folder: Path) -> list[str]:
         if not name.endswith(".safetensors"):
             raise UserError(f"{folder / INDEX} names {name!r}, which are no .safetensors weights (pickled ones are refused)")
     return names
+
+
+class Stored(NamedTuple):
+    """One tensor of a file of weights."""
+
+    name: str
+    kind: str
+    """Its number type, in the words of .safetensors: F32, BF16, F8_E4M3 …"""
+    shape: list[int]
+
+
+def header(file: Path) -> Iterator[Stored]:
+    """What a .safetensors file holds: eight bytes say how long the JSON behind them is.
+
+    Raises:
+        UserError: it is no such file.
+    """
+    try:
+        with file.open("rb") as stream:
+            length = struct.unpack("<Q", stream.read(8))[0]
+            if length > _LONGEST_HEADER:
+                raise ValueError("its header is too long")
+            header = json.loads(stream.read(length))
+        for name, about in header.items():
+            if name != "__metadata__":
+                yield Stored(name, str(about["dtype"]), [int(size) for size in about["shape"]])
+    except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} cannot be read as .safetensors weights: {error}") from error
 
 
 def model_hash(folder: Path, of_hub: bool = False) -> str:

@@ -46,7 +46,8 @@ def resolve_model(name: str, weights: bool = True) -> str:
         return str(folder.resolve())
     if not may_be_on_hub(name):
         file = "is a file and no folder with config.json and .safetensors; what llama.cpp or Ollama serves: --engine OpenAI"
-        raise UserError(f"model {name!r}: {file if folder.is_file() else 'there is no such folder'}")
+        web = "is an address; give the model's name on the hub, author/model"
+        raise UserError(f"model {name!r}: {file if folder.is_file() else web if '://' in name else 'there is no such folder'}")
     return _pinned(name, weights)
 
 
@@ -78,6 +79,10 @@ def resolve_ref(model: ModelRef, weights: bool = True) -> ModelRef:
         adapter = resolve_model(adapter)
     elif (Path(located(base)) / "adapter_config.json").is_file():
         base, adapter = _base_of(Path(located(base)), weights), base
+    if adapter is not None and (Path(located(base)) / "adapter_config.json").is_file():
+        raise UserError(
+            f"the base of adapter {adapter} is an adapter too, {base}; merge that into its own base, and name the result"
+        )
     parts = [model_hash(Path(located(part)), of_hub=located(part) != part) for part in (base, adapter) if part is not None]
     return replace(model, base=base, adapter=adapter, hash=_combined(parts))
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfalign.errors import UserError
 from selfalign.models.files import weights
 from selfalign.models.skeleton import skeleton
 
-_LONGEST_HEADER = 2**27
 _WINDOW = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
@@ -67,21 +63,6 @@ def window(config: Any, tokenizer: Any) -> int:
     text = config.get_text_config()
     said = [getattr(text, name, None) for name in _WINDOW]
     return min((int(value) for value in (*said, tokenizer.model_max_length) if value and 0 < value < 10**9), default=10**9)
-
-
-def header(file: Path) -> Iterator[tuple[str, list[int]]]:
-    """Names and shapes of a .safetensors file: eight bytes that say how long the JSON behind them is."""
-    try:
-        with file.open("rb") as stream:
-            length = struct.unpack("<Q", stream.read(8))[0]
-            if length > _LONGEST_HEADER:
-                raise ValueError("its header is too long")
-            header = json.loads(stream.read(length))
-        for name, about in header.items():
-            if name != "__metadata__":
-                yield name, [int(size) for size in about["shape"]]
-    except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} cannot be read as .safetensors weights: {error}") from error
 
 
 def _number(config: Any, *names: str) -> int:
