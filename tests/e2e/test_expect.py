@@ -349,6 +349,8 @@ def test_check_suggests_what_the_seeds_show(cli: Run, tmp_path: Path) -> None:
     long = written(tmp_path / "held_out.jsonl", rows)
     told = cli("check", "isara", seeds, *SCRIPTED, "--expect", "exact", "--held_out", long)
     assert "exact asks for the references word for word, and 12 of 12 have more than 5 words" in told.stdout
+    told = cli("check", "isara", seeds, *SCRIPTED, "--expect", "result", "--expect", "result:Hm:", "--held_out", long).stdout
+    assert "result finds nothing of the kind in 12 of 12 references, such as" in told and "result:Hm: finds nothing" in told
     assert suggestion([json.dumps([n]) for n in range(9)]).startswith("all 9 seeds answer in JSON: --expect json would")
     for none in (
         [str(n) for n in range(9)],
