@@ -17,7 +17,7 @@ from selfalign.encoders import Hashed
 from selfalign.engines import Scripted
 from selfalign.errors import RunFailed, UserError
 from selfalign.evaluators import Expected, Refusal
-from selfalign.expect.suggest import suggestion
+from selfalign.expect.suggest import suggested, suggestion
 from selfalign.filters import Expected as ExpectedFilter
 from selfalign.recipe import Recipe
 from selfalign.recipes import isara, pretrained
@@ -349,6 +349,8 @@ def test_check_suggests_what_the_seeds_show(cli: Run, tmp_path: Path) -> None:
     long = written(tmp_path / "held_out.jsonl", rows)
     told = cli("check", "isara", seeds, *SCRIPTED, "--expect", "exact", "--held_out", long)
     assert "exact asks for the references word for word, and 12 of 12 have more than 5 words" in told.stdout
+    told = cli("check", "isara", seeds, *SCRIPTED, "--expect", "result", "--expect", "result:Hm:", "--held_out", long).stdout
+    assert "result finds nothing of the kind in 12 of 12 references, such as" in told and "result:Hm: finds nothing" in told
     assert suggestion([json.dumps([n]) for n in range(9)]).startswith("all 9 seeds answer in JSON: --expect json would")
     for none in (
         [str(n) for n in range(9)],
@@ -380,6 +382,21 @@ def test_check_suggests_the_frame_that_all_answers_have(cli: Run, tmp_path: Path
     if check:
         told = cli("check", "isara", seeds, *SCRIPTED, "--expect", check)
         assert "suggestion" not in told.stdout and "would drop" not in told.stdout and told.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "option"),
+    [
+        ("I count {0}.\n#### {0}", "result"),
+        ("Es sind zwei.\nAntwort: {0}", "result:Antwort:"),
+        ("共有几个。\n答案：{0}", "'result:答案：'"),
+        ("So it is $\\boxed{{{0}}}$", "'result:\\boxed{'"),
+    ],
+)
+def test_check_suggests_the_result_behind_a_mark(answer: str, option: str) -> None:
+    seeds = domain(lambda thing: answer.format(sum(map(ord, thing))))
+    assert f"--expect {option} would count" in suggested(seeds)
+    assert "result" not in suggested([*seeds[1:], replace(seeds[0], response="None.")])
 
 
 def test_an_option_of_several_texts_is_given_several_times(tmp_path: Path) -> None:

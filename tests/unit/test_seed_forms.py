@@ -299,6 +299,7 @@ def test_forms_of_rows(tmp_path: Path, row: dict[str, Any], expected: tuple[Any,
         ({"messages": [{"human": "Why?", "assistant": "So.", "image": "a.png"}]}, ("'image'", "remove the row")),
         ({"prompt": "Why?", "response": "So.", "approved": "no"}, ("'approved'", "a bad one")),
         ({"instruction": "Why?", "input": {"text": "It rains."}, "output": "So."}, ("'input'", "an object where text must")),
+        ({"prompt": "Why?", "response": {"a": 1}}, ("an object where text must stand", "`jq -c '.response |= tojson'`")),
         ({"text": "Why?", "label": 1}, ("'response': is missing", "(read 'text' as the prompt)")),
         ({"promt": "Why?", "text": "It rains.", "response": "So."}, ("rename 'promt' to 'prompt'?",)),
         (
@@ -685,6 +686,13 @@ def test_what_is_wrong_once_is_told_once() -> None:
         for at in range(20)
     ]
     assert "within a sentence" not in "\n".join(seed_notes(calls)), "no answer ends as a sentence"
+    broken = Example("x", "Who?", '{"a": 1,}')
+    assert "an answer that looks like JSON and is none, as '{\"a\": 1,}' in x" in told(broken)
+    labels = [Example(f"l{at}", f"Who is {at}?", ("Gut", "gut.", "caf\u00e9", "cafe\u0301")[at % 4]) for at in range(12)]
+    assert "'Gut', 'gut.' are the same answer in 2 spellings" in "\n".join(seed_notes(labels))
+    assert "spellings" not in "\n".join(seed_notes(labels[::4]))
+    quoted = [Example(f"q{at}", f"'Who is {at}?'", "'It was me.'") for at in range(4)]
+    assert "4 of 4 seeds have quotes around the whole prompt" in "\n".join(seed_notes(quoted))
     splits = [Example(f"t{at}", f"Who {at}?", "It was me.", metadata={"split": "train" if at else "test"}) for at in range(3)]
     assert "'split' says 'test' of 1 seed" in told(*splits)
     topics = [Example(f"t{at}", f"Who {at}?", "It was me.", metadata={"Topic": "ab"[at % 2]}) for at in range(8)]

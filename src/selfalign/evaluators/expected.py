@@ -10,6 +10,7 @@ from selfalign.evaluators._answers import answers
 from selfalign.evaluators._metrics import share
 from selfalign.expect.checks import Check, Fault, compiled, digest, faults, try_out
 from selfalign.expect.json_answers import object_or_list
+from selfalign.expect.results import MARKER, is_marked
 from selfalign.expect.spec import metric_names, parse_all
 from selfalign.expect.suggest import LABEL_WORDS
 from selfalign.protocols import Context
@@ -95,6 +96,11 @@ class Expected:
                 alone = "it is about held-out rows (--held_out FILE), and filters nothing"
                 why = f"no held-out row {what}" if held_out else alone
                 notes.append(f"{check.spec.name} is not measured: {why}")
+            about = [one for one in held_out if check.spec.kind == "result" and check.about(one)]
+            bare = [one for one in about if not is_marked(one.response, check.spec.argument or MARKER)]
+            if len(bare) > TENTH * len(about):
+                what = f"nothing of the kind in {len(bare)} of {len(about)} references, such as {bare[0].id}"
+                notes.append(f"{check.spec.name} finds {what}: the last number is compared there, or the whole text")
             about = [one for one in held_out if check.spec.kind == "exact" and check.about(one)]
             long = [one for one in about if count_words(one.response) > LABEL_WORDS and object_or_list(one.response)]
             if 2 * len(long) > len(about):

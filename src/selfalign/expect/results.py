@@ -38,6 +38,11 @@ def result(text: str, marker: str = MARKER) -> str:
     return numbers[-1] if numbers else text.strip()
 
 
+def is_marked(text: str, marker: str) -> bool:
+    """Whether a text has such a result at all: the marker, or at least a number where it is GSM8K's."""
+    return bool(_behind(text, marker).strip()) or (marker == MARKER and _NUMBER.search(text) is not None)
+
+
 def _behind(text: str, marker: str) -> str:
     _, found, behind = text.rpartition(marker)
     every = [] if found else list(_written(marker).finditer(text))

@@ -15,6 +15,9 @@ from selfalign.types import Example
 LEAST, MOST_LABELS, LABEL_WORDS, MOST_FIELDS = 6, 20, 5, 6
 """Seeds that it takes to see a rule, labels of a closed set, words of a label and fields at most (our own choice)."""
 
+_RESULTS = ("\\boxed{", "<answer>")
+"""Further marks before a result, as models of mathematics write them."""
+
 FREE = 8
 """Words: of longer answers, JSON aside, two that mean the same are seldom the same (our own choice)."""
 
@@ -31,14 +34,16 @@ def suggested(seeds: Sequence[Example]) -> str:
 
 
 def marked(responses: Sequence[str]) -> str:
-    """One sentence with the option, where all responses give their result behind GSM8K's mark; "" elsewhere."""
-    texts = [text for text in responses if text.strip()]
-    if len(texts) < LEAST or not all(MARKER in text for text in texts):
+    """One sentence with the option, where all responses give their result behind GSM8K's mark, or another one; "" elsewhere."""
+    texts = [text.strip() for text in responses if text.strip()]
+    last = opening([text.splitlines()[-1] for text in texts]) if texts and all("\n" in text for text in texts) else ""
+    own = re.match(r"[^\W\d][^:：]{0,30}[:：]", last)
+    marks = [mark for mark in (MARKER, *_RESULTS, own[0] if own else "") if mark and all(mark in text for text in texts)]
+    if len(texts) < LEAST or not marks:
         return ""
-    return (
-        f"all {len(texts)} seeds give a result behind {MARKER}: --expect result would count the held-out answers that come to the"
-        " reference's"
-    )
+    option = "result" if marks[0] == MARKER else shlex.quote(f"result:{marks[0]}")
+    said = f"all {len(texts)} seeds give a result behind {marks[0]}"
+    return f"{said} : --expect {option} would count the held-out answers that come to the reference's"
 
 
 def suggestion(responses: Sequence[str]) -> str:

@@ -71,6 +71,7 @@ def seed_notes(seeds: Sequence[Example]) -> tuple[str, ...]:
         *_repeated(seeds),
         *_splits(seeds),
         *_categories(seeds),
+        *_spellings(seeds),
     )
 
 
@@ -215,6 +216,13 @@ def _no_answer(seed: Example) -> str:
     return next((text for text in (seed.response, seed.category) if text.strip().casefold() in _EMPTY.split()), "")
 
 
+def _broken_json(seed: Example) -> str:
+    """The beginning of what looks like JSON as a whole and is none."""
+    text = seed.response.strip()
+    looks_so = re.match(r"\{\s*[\"'}]|\[\s*[\"'{\[]", text) and text[-1] in "]}"
+    return text[:40] if looks_so and _json(text) is text else ""
+
+
 def _echo(seed: Example) -> str:
     return seed.response if normalise(seed.response) == normalise(seed.prompt) and seed.response else ""
 
@@ -230,9 +238,10 @@ _FAULTS: tuple[tuple[str, Callable[[Example], str], str], ...] = (
     ("quotes around the whole prompt and the whole answer", _quoted, "they are learned; take them out"),
     ("an apostrophe before a sign, as programs guard cells", _guarded, "if it is not meant, take it out"),
     ("what empty cells hold for an answer or a category", _no_answer, "if it is not meant, fill it in or remove the row"),
+    ("an answer that looks like JSON and is none", _broken_json, "if JSON is meant, mend quotes, commas and brackets"),
     ("their prompt as the answer", _echo, "write an answer or remove the row"),
 )
-_TOLD_OF_ONE = (_no_answer, _echo)
+_TOLD_OF_ONE = (_no_answer, _broken_json, _echo)
 """What is wrong by itself, and not by how often it stands there."""
 
 
@@ -298,3 +307,13 @@ def _categories(seeds: Sequence[Example]) -> Iterator[str]:
             return
     if sizes and (without := [seed.id for seed in seeds if not seed.category]):
         yield f"{len(without)} of {len(seeds)} seeds have no category ({listed(without, 3)}); give each one or none"
+
+
+def _spellings(seeds: Sequence[Example]) -> Iterator[str]:
+    """Answers of a closed set, as labels are, that differ in what nobody means to be learned."""
+    alike: dict[str, dict[str, None]] = {}
+    for seed in seeds:
+        alike.setdefault(normalise(seed.response).rstrip(".。।"), {})[seed.response.strip()] = None
+    if len(alike) <= len(seeds) / 3 and (several := [names for names in alike.values() if len(names) > 1]):
+        what = f"{listed(several[0])} are the same answer in {len(several[0])} spellings"
+        yield f"{what} (case, normal form, a full stop); write one of them, or the model learns each as another label"

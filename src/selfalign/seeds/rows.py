@@ -143,6 +143,8 @@ def text_of(fields: Mapping[str, Any], name: str, *, required: bool = True) -> s
         raise Malformed(f"field {show(name)}: {what}; write it as text (in a sheet: in a cell that is formatted as text)")
     if not isinstance(value, str):
         remedy = "fill it in or remove the row" if value is None else "write it as text in quotes"
+        if isinstance(value, dict | list) and name.isidentifier():
+            remedy += f"; JSON becomes text by `jq -c '.{name} |= tojson'`"
         raise Malformed(f"field {show(name)}: is {kind(value)} where text must stand; {remedy}")
     if is_blank(value):
         raise Malformed(f"field {show(name)}: is empty; fill it in or remove the row")
