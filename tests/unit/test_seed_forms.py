@@ -202,6 +202,8 @@ def one(folder: Path, row: dict[str, Any]) -> Example:
         ({"inputs": {"messages": TURNS[:1]}, "outputs": {"messages": TURNS}}, PAIR),
         ({"inputs": {"messages": TURNS[:1]}, "outputs": {"message": TURNS[1]}}, PAIR),
         ({"Question:": "Why?", "Answer:": "So."}, PAIR),
+        ({"messages": {"role": ["user", "assistant"], "content": ["Why?", "So."]}}, PAIR),
+        ({"conversations": [{"from": "用户", "value": "Why?"}, {"from": "助手", "value": "So."}]}, PAIR),
         ({"prompt": "Why?", "response": "So.", "历史": "[('Hi.', 'Yes?')]"}, ("", (("Hi.", "Yes?"),), "Why?", "So.")),
         ({"prompt": "Why?", "response": "So.", "history": "User: Hi.\nBot: Yes?"}, ("", (("Hi.", "Yes?"),), "Why?", "So.")),
         ({"系统提示": "Be brief.", "prompt": "Why?", "response": "So."}, ("Be brief.", *PAIR[1:])),
@@ -299,6 +301,7 @@ def test_forms_of_rows(tmp_path: Path, row: dict[str, Any], expected: tuple[Any,
         ({"messages": [{"human": "Why?", "assistant": "So.", "image": "a.png"}]}, ("'image'", "remove the row")),
         ({"prompt": "Why?", "response": "So.", "approved": "no"}, ("'approved'", "a bad one")),
         ({"instruction": "Why?", "input": {"text": "It rains."}, "output": "So."}, ("'input'", "an object where text must")),
+        ({"prompt": "Why?", "chosen": "So.", "rejected": ["No.", "Never."]}, ("'rejected'", "2 answers", "a row for each")),
         ({"prompt": "Why?", "response": {"a": 1}}, ("an object where text must stand", "`jq -c '.response |= tojson'`")),
         ({"text": "Why?", "label": 1}, ("'response': is missing", "(read 'text' as the prompt)")),
         ({"promt": "Why?", "text": "It rains.", "response": "So."}, ("rename 'promt' to 'prompt'?",)),
@@ -658,6 +661,9 @@ def test_a_system_text_is_part_of_what_is_asked(tmp_path: Path) -> None:
         (("Why?", "So.<|im_end|>"), ("chat template", "<|im_end|>")),
         (("Why?", "Assistant: So."), ("names of speakers", "Assistant:")),
         (("Why?", " So."), ("white space", "it is learned")),
+        (("¿Qué?", "caf\\u00e9"), ("escaped or lost", "\\u00e9")),
+        (("Was?", "Gr??e aus M?nchen"), ("escaped or lost", "Gr??e")),
+        (("Was?", "Hei%C3%9F"), ("escaped or lost", "%C3%9F")),
     ],
 )
 def test_spoilt_texts_are_told_with_an_example(texts: tuple[str, str], words: tuple[str, ...]) -> None:
@@ -691,6 +697,8 @@ def test_what_is_wrong_once_is_told_once() -> None:
     labels = [Example(f"l{at}", f"Who is {at}?", ("Gut", "gut.", "caf\u00e9", "cafe\u0301")[at % 4]) for at in range(12)]
     assert "'Gut', 'gut.' are the same answer in 2 spellings" in "\n".join(seed_notes(labels))
     assert "spellings" not in "\n".join(seed_notes(labels[::4]))
+    spoken = [Example(f"a{at}", f"Frage: Wer {at}?\nAntwort:", "Ich war es.") for at in range(4)]
+    assert "names of speakers, as 'Antwort:'" in "\n".join(seed_notes(spoken))
     quoted = [Example(f"q{at}", f"'Who is {at}?'", "'It was me.'") for at in range(4)]
     assert "4 of 4 seeds have quotes around the whole prompt" in "\n".join(seed_notes(quoted))
     splits = [Example(f"t{at}", f"Who {at}?", "It was me.", metadata={"split": "train" if at else "test"}) for at in range(3)]
@@ -776,6 +784,8 @@ def test_what_is_no_json_is_told_with_its_remedy(tmp_path: Path, name: str, text
         "ÂÃ",
         "print('a\\nb')\nis code",
         "C:\\new",
+        '{"a": "\\u00e9"}',
+        "Really? Yes; see https://a.b/c?d=e or x?y:z",
     ],
 )
 def test_sound_texts_are_not_told_as_spoilt(text: str) -> None:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from selfalign.seeds.names import ANSWERING, told
 from selfalign.seeds.rows import has_words, is_conversation, listed, show
 from selfalign.seeds.turns import ROLES
 from selfalign.seeds.verdicts import number
@@ -30,6 +31,12 @@ _MARKS = re.compile(
     r"<\|\w{2,20}\|>|\[/?INST\]|</?s>(?!\w)|<(?:start|end)_of_turn>|\n###\s*$|^(?:User|Human|Assistant|Question|Answer|Q|A): ",
     re.M,
 )
+_LAST_NAME = re.compile(r"\n([^\W\d]\w{0,15})\s?[:：]\s*\Z")
+_ESCAPES = re.compile(
+    r"\\u[0-9a-fA-F]{4}|%[CDE][0-9A-F]%[89AB][0-9A-F]|=[CDE][0-9A-F]=[89AB][0-9A-F]"
+    r"|(?:^|(?<=\s))[A-Za-z]+\?{1,2}[a-z]+(?=[\s,.!]|$)"
+)
+"""Letters as \\u00e9, as %C3%A9 or =C3=A9, or lost to a question mark."""
 _EMPTY = "n/a na nan null none nil undefined todo tbd - – — ... … ? placeholder #name? #ref! #value! #n/a #error!"
 """What stands in empty cells: programs and people write it there."""
 _KINDS = frozenset(
@@ -182,6 +189,11 @@ def _written_break(seed: Example) -> str:
     return found[0] if found and "\n" not in seed.response else ""
 
 
+def _escaped(seed: Example) -> str:
+    texts = (text for text in (seed.prompt, seed.response) if not text.lstrip().startswith(("{", "[")))
+    return next((found[0] for text in texts if (found := _ESCAPES.search(text))), "")
+
+
 def _html(seed: Example) -> str:
     return found[0] if (found := _HTML.search(_said(seed)) or _RTF.search(_said(seed))) else ""
 
@@ -205,6 +217,8 @@ def _windows_break(seed: Example) -> str:
 
 
 def _mark(seed: Example) -> str:
+    if last := _LAST_NAME.search(seed.prompt):  # such as Antwort: for a model that goes on
+        return last[0].strip() if told(last[1]) in ANSWERING or ROLES.get(last[1].casefold()) == "assistant" else ""
     return found[0].strip() if (found := _MARKS.search(seed.prompt) or _MARKS.search(seed.response)) else ""
 
 
@@ -220,7 +234,8 @@ def _broken_json(seed: Example) -> str:
     """The beginning of what looks like JSON as a whole and is none."""
     text = seed.response.strip()
     looks_so = re.match(r"\{\s*[\"'}]|\[\s*[\"'{\[]", text) and text[-1] in "]}"
-    return text[:40] if looks_so and _json(text) is text else ""
+    is_one = _json(text) is not text or all(_json(line) is not line for line in text.splitlines())  # or several, a line each
+    return text[:40] if looks_so and not is_one else ""
 
 
 def _echo(seed: Example) -> str:
@@ -229,6 +244,7 @@ def _echo(seed: Example) -> str:
 
 _FAULTS: tuple[tuple[str, Callable[[Example], str], str], ...] = (
     ("letters spoilt by a wrong encoding", _mojibake, "write the file anew from its source, as UTF-8"),
+    ("letters that are escaped or lost", _escaped, "if it is no code, write the file anew from its source, as UTF-8"),
     (r"a line break written as \n", _written_break, "if it is no code, put real line breaks there"),
     ("marks of HTML, RTF or Excel", _html, "if they are not meant, put the characters there and take the tags out"),
     ("marks of a chat template or names of speakers", _mark, "the model's own template writes them; take them out"),

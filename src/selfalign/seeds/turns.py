@@ -14,6 +14,11 @@ ROLES = {
     **dict.fromkeys(("user", "human", "prompter", "customer", "client"), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "chatbot", "model", "bot", "ai", "agent", "support"), "assistant"),
     **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(
+        ("usuario", "utilisateur", "benutzer", "nutzer", "пользователь", "用户", "ユーザー", "사용자", "المستخدم"), "user"
+    ),
+    **dict.fromkeys(("asistente", "assistent", "ассистент", "助手", "アシスタント", "어시스턴트", "المساعد"), "assistant"),
+    **dict.fromkeys(("sistema", "systeme", "системное", "系统", "システム"), "system"),
     "humanmessage": "user",  # LangChain, as the three below
     "aimessage": "assistant",
     "aimessagechunk": "assistant",
@@ -76,6 +81,9 @@ def read_turns(field: str, value: Any, *, blank_end: bool = False) -> list[Turn]
     """
     if isinstance(value, str) and value.lstrip().startswith("[") and (value := list_in(value)) is None:
         raise Malformed(f"field {show(field)}: is text that is no JSON list; write the list as JSON")
+    if isinstance(value, dict) and len({len(each) if isinstance(each, list) else None for each in value.values()} - {None}) == 1:
+        names = [name for name in value if isinstance(value[name], list)]  # a list for each field, as `datasets` has sequences
+        value = [dict(zip(names, cells, strict=True)) for cells in zip(*(value[name] for name in names), strict=True)]
     if not isinstance(value, list):
         raise Malformed(f"field {show(field)}: is {kind(value)}, not a list; {_BY_TURNS}")
     found: list[Turn] = []
@@ -180,6 +188,9 @@ def answer_alone(name: str, value: Any) -> Any:
     """
     if not isinstance(value, dict | list):
         return value
+    if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
+        what = f"has {counted(len(value), 'answer')} in a list where one must stand, as text"
+        raise Malformed(f"field {show(name)}: {what}; write a row for each")
     turns = read_turns(name, [value] if isinstance(value, dict) else value)
     if [turn.role for turn in turns] != ["assistant"]:
         what = f"has {counted(len(turns), 'turn')} where one of the assistant must stand"
