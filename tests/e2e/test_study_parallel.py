@@ -16,7 +16,7 @@ import pytest
 from selfalign.cli.main import main
 from selfalign.encoders import Hashed
 from selfalign.engines import Scripted
-from selfalign.errors import RunFailed
+from selfalign.errors import RunFailed, UserError
 from selfalign.recipe import Recipe
 from selfalign.recipes import isara
 from selfalign.study.processes import shares
@@ -31,6 +31,7 @@ from tests.parts import generated, seeds
 
 __all__ = ["held_file", "study"]  # fixtures
 
+ALL = {"auto"}
 OUTPUTS = "SELECT round, stage, slot, data FROM outputs ORDER BY round, stage, slot"
 
 
@@ -201,7 +202,7 @@ def test_numbers_that_cannot_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    assert main([*map(str, study), "--parallel", number, "--out", str(tmp_path / "out")]) == 2
+    assert main([*map(str, study), "--trainer", "SFT", "--parallel", number, "--out", str(tmp_path / "out")]) == 2
     assert said in capsys.readouterr().err
 
 
@@ -209,13 +210,16 @@ def test_shares_of_processors_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8, 14)), raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    (first, one), (second, other) = shares(2)
+    with pytest.raises(UserError, match="device cuda:2: each run is shown 2 of this machine's 4 GPUs, counted from cuda:0"):
+        shares(2, {"cpu", "cuda:2"})
+    assert [set(said) for _, said in shares(9, {"cpu"})] == [{"OMP_NUM_THREADS"}] * 9, "who uses no GPU needs none"
+    (first, one), (second, other) = shares(2, ALL)
     assert (first, second) == ({8, 9, 10}, {11, 12, 13})
     assert one == {"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "4,5"} and other["CUDA_VISIBLE_DEVICES"] == "6,7"
     monkeypatch.setenv("OMP_NUM_THREADS", "2")  # the user's own, beside which GPUs are shared all the same
-    assert shares(2)[1][1] == {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "6,7"}
+    assert shares(2, ALL)[1][1] == {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "6,7"}
     monkeypatch.setenv("HIP_VISIBLE_DEVICES", "0,1")  # AMD's, which wins
-    assert shares(2)[1][1] == {"OMP_NUM_THREADS": "2", "HIP_VISIBLE_DEVICES": "1"}
+    assert shares(2, ALL)[1][1] == {"OMP_NUM_THREADS": "2", "HIP_VISIBLE_DEVICES": "1"}
     monkeypatch.delenv("HIP_VISIBLE_DEVICES")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert [len(cores) for cores, _ in shares(4)] == [1, 1, 1, 1]
+    assert [len(cores) for cores, _ in shares(4, ALL)] == [1, 1, 1, 1]

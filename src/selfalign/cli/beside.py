@@ -66,12 +66,23 @@ def make_beside(options: Namespace, arms: Sequence[Any], arguments: Sequence[str
     out, number = Path(options.out), options.parallel
     places: Places
     if options.address is None:
-        places = Here(number)
+        places = Here(number, {device for arm in arms for device in _devices(arm.recipe)})
     else:
         uses = max(_gpus(arm.recipe) for arm in arms)
         takes = {name: options[name] for name in _TAKES}
         places = OnRay(out, number, Asked(options.address, **takes, uses=uses), [arm.model for arm in arms])
     return SideBySide(out, arguments, number, places, options.max_hours)
+
+
+def _devices(recipe: Recipe) -> list[str]:
+    """The devices that a run asks for, by name."""
+    parts = (
+        recipe.engine,
+        recipe.encoder,
+        *([recipe.trainer] if recipe.rounds else []),
+        *(own[1] for own in recipe.own_engines()),
+    )
+    return [device for part in parts if isinstance(device := getattr(part, "device", None), str)]
 
 
 def _gpus(recipe: Recipe) -> int:

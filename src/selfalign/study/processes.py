@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -24,12 +24,15 @@ from selfalign.study.side_by_side import GRACE, Ended
 class Here:
     """`study.side_by_side.Places` on this machine."""
 
-    def __init__(self, parallel: int) -> None:
+    def __init__(self, parallel: int, devices: Collection[str]) -> None:
         """
+        Args:
+            devices: those that the runs ask for by name.
+
         Raises:
-            UserError: fewer GPUs than processes.
+            UserError: fewer GPUs than processes that use one, or one is asked for that is not among a run's own.
         """
-        self._shares = shares(parallel)
+        self._shares = shares(parallel, devices)
 
     def prepare(self) -> None:
         """Nothing: what this process sees, the others see."""
@@ -82,17 +85,21 @@ class Child:
         self._listening.join()
 
 
-def shares(parallel: int) -> list[tuple[set[int], dict[str, str]]]:
+def shares(parallel: int, devices: Collection[str]) -> list[tuple[set[int], dict[str, str]]]:
     """For each process its processors (none where the system has no such choice) and what its environment says of them.
 
     Raises:
-        UserError: there are GPUs, but fewer than processes.
+        UserError: there are GPUs and `devices` that use them, but fewer than processes; or a process is not shown one of those.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     each = max(1, (len(cores) or os.cpu_count() or 1) // parallel)
-    gpus = _gpus()
+    gpus = _gpus() if {*devices} - {"cpu"} else []
     if gpus and len(gpus) < parallel:
         raise UserError(f"--parallel {parallel}: this machine shows {len(gpus)} GPUs, and each run needs one; give at most that")
+    for name in sorted(devices) if gpus else ():
+        if (index := name.removeprefix("cuda:")).isdigit() and int(index) >= len(gpus) // parallel:
+            shown = f"each run is shown {len(gpus) // parallel} of this machine's {len(gpus)} GPUs, counted from cuda:0"
+            raise UserError(f"--parallel {parallel} with device {name}: {shown}; give --device cuda")
     found = []
     for place in range(parallel):
         own = {cores[(place * each + at) % len(cores)] for at in range(each)} if cores else set[int]()
