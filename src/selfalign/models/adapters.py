@@ -25,11 +25,11 @@ def check_adapter(folder: Path, base: Any) -> None:
     Raises:
         UserError: an adapter of a kind that cannot be merged into weights, of another base, or without some of its weights.
     """
-    from peft import PeftConfig, PeftModel
-
     kind = type(base).__name__
     try:
         with quiet(), warnings.catch_warnings(record=True) as said:
+            from peft import PeftConfig, PeftModel
+
             warnings.simplefilter("always")
             config = PeftConfig.from_pretrained(str(folder))
             if why := _unmergeable(config):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -121,16 +122,20 @@ def bundled_model() -> Path:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars and warnings of the library while it reads or writes files; what matters is checked and said by us."""
+    """No progress bars and warnings of the libraries while they read or write files; what matters is checked and said by us."""
     import transformers.utils
 
     words: Any = transformers.utils.logging
     before, bars = words.get_verbosity(), words.is_progress_bar_enabled()
+    bits = logging.getLogger("bitsandbytes")  # which PEFT imports where it is installed, whatever the adapter is
+    level = bits.level
+    bits.setLevel(logging.ERROR)
     words.set_verbosity_error()
     words.disable_progress_bar()
     try:
         yield
     finally:
+        bits.setLevel(level)
         words.set_verbosity(before)
         if bars:
             words.enable_progress_bar()
