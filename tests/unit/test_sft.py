@@ -417,6 +417,16 @@ def test_an_adapter_is_trained_and_then_trained_further(model: Path, tmp_path: P
     AutoModelForCausalLM.from_pretrained(tmp_path / "two" / "model")
 
 
+def test_all_weights_are_trained_from_an_adapter(model: Path, tmp_path: Path) -> None:
+    lora = SFT(learning_rate=1e-2, max_steps=1, batch_size=4, lora_rank=4)
+    first = lora.train(job(model, tmp_path / "one"), Quiet())
+    whole = SFT(learning_rate=1e-2, max_steps=1, batch_size=4)
+    second = whole.train(job(model, tmp_path / "two", start=first.model), Quiet())
+    assert second.model.adapter is None
+    before, after = (load_file(Path(folder) / "model.safetensors") for folder in (model, second.model.base))
+    assert [name for name in before if torch.equal(before[name].float(), after[name].float())] == []
+
+
 def test_nothing_to_train_on_is_said_in_one_line(model: Path, tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match=r"nothing to train on: all 8 rows dropped, the first one as too_long \(\d+ tokens"):
         SFT(max_length=3).train(job(model, tmp_path), Quiet())

@@ -33,7 +33,7 @@ def load_model(spec: dict[str, Any]) -> tuple[Any, Any]:
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, spec["adapter"], is_trainable=True)
-        model = model if frozen else model.merge_and_unload()
+        model = model if frozen else model.merge_and_unload().requires_grad_(True)  # PEFT had frozen all but its own
     elif frozen:
         model = _with_adapter(model, spec)
     device = device_of(options)
