@@ -42,8 +42,8 @@ def marked(responses: Sequence[str]) -> str:
     if len(texts) < LEAST or not marks:
         return ""
     option = "result" if marks[0] == MARKER else shlex.quote(f"result:{marks[0]}")
-    said = f"all {len(texts)} seeds give a result behind {marks[0]}"
-    return f"{said} : --expect {option} would count the held-out answers that come to the reference's"
+    said = f"all {len(texts)} seeds give a result, with '{marks[0]}' before it"
+    return f"{said}: --expect {option} would count the held-out answers that come to the reference's"
 
 
 def suggestion(responses: Sequence[str]) -> str:
