@@ -162,9 +162,9 @@ def test_hostile_answers_and_folders_stay_text(tmp_path: Path) -> None:
 
 def test_no_round_0_is_marked_as_the_best(tmp_path: Path) -> None:
     page = write_report(run_folder(tmp_path / "a", [1.0] * 9, [0.0] * 9, best=0)).read_text("utf-8")
-    assert "<circle" in page and ", best</th>" not in page and 'r="7"' not in page
+    assert "<circle" in page and ", shipped</th>" not in page and 'r="7"' not in page
     page = write_report(run_folder(tmp_path / "b", [0.0] * 40, [1.0] * 30 + [0.0] * 10)).read_text("utf-8")
-    assert "round 1, best</th>" in page and 'r="7"' in page
+    assert "round 1, shipped</th>" in page and 'r="7"' in page
 
 
 @pytest.mark.parametrize("half", [True, False])

@@ -44,7 +44,7 @@ class Hashed:
             for feature, count in Counter(_features(text)).items():
                 code = zlib.crc32(feature.encode("utf-8", "surrogatepass"))
                 row[code % self.dimension] += math.copysign(math.sqrt(count), (code >> 31) - 0.5)
-            length = float(np.linalg.norm(row))
+            length = float(np.linalg.norm(row.astype(np.float64)))  # in float32 the last bit is the processor's
             if length > 0:
                 row /= length
             else:

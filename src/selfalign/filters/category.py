@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from selfalign.cosine import cosines
 from selfalign.filters._shared import Field, Verdict, categories, split, text_of
 from selfalign.protocols import Context
 from selfalign.text import TENTH
@@ -58,7 +59,7 @@ class CategoryAgreement:
         """Of each row the nearest seeds; `among`: but itself, where the rows are the seeds'."""
         step = _CELLS // len(seeds) + 1
         for start in range(0, len(rows), step):
-            similarity = rows[start : start + step] @ known.T
+            similarity = cosines(rows[start : start + step], known)
             if among:
                 similarity[np.arange(len(similarity)), np.arange(start, start + len(similarity))] = -np.inf
             order = np.argsort(-similarity, axis=1, kind="stable")[:, : self.neighbours]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from selfalign.cosine import cosines
 from selfalign.expect.checks import same_answer
 from selfalign.expect.json_answers import object_or_list, other_field, shared_fields
 from selfalign.expect.suggest import suggestion
@@ -31,9 +32,9 @@ class Nearest:
     def retrieve(self, context: Context, drafts: Sequence[Example]) -> list[parts.Shown]:
         """See `Retriever.retrieve`; the nearest first."""
         seeds = context.pool.seeds
-        likeness = context.encode([draft.prompt for draft in drafts]) @ context.encode([seed.prompt for seed in seeds]).T
+        vectors = [context.encode([one.prompt for one in some]) for some in (drafts, seeds)]
         asked, found = [normalise(seed.prompt) for seed in seeds], list[parts.Shown]()
-        for draft, row in zip(drafts, likeness, strict=True):
+        for draft, row in zip(drafts, cosines(*vectors), strict=True):
             order: list[tuple[Example, float | None]] = [
                 (seeds[place], float(row[place]))
                 for place in np.argsort(-row, kind="stable")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from selfalign.cosine import cosines
 from selfalign.proposers._drafts import draft
 from selfalign.protocols import Context, Flags, Preflight, Proposer, SeedUse, declared
 from selfalign.text import counted
@@ -190,4 +191,4 @@ def _nearest(rows: FloatArray, known: FloatArray) -> Iterator[NDArray[np.intp]]:
     """Of each row the places of the nearest known ones, nearest first, equals in order."""
     step = _CELLS // len(known) + 1
     for start in range(0, len(rows), step):
-        yield from np.argsort(-(rows[start : start + step] @ known.T), axis=1, kind="stable")[:, :NEIGHBOURS]
+        yield from np.argsort(-cosines(rows[start : start + step], known), axis=1, kind="stable")[:, :NEIGHBOURS]

@@ -205,7 +205,7 @@ function heldOut() {
     for (const answer of each.answers) {
       const chosen = answer.round > 0 && answer.round === best;
       const box = make("div", chosen ? "best" : ""), meta = make("div", "meta");
-      meta.append(make("span", "", (answer.round ? "round " + answer.round : "base model") + (chosen ? ", best" : "")));
+      meta.append(make("span", "", (answer.round ? "round " + answer.round : "base model") + (chosen ? ", shipped" : "")));
       if (answer.finish !== "stop") meta.append(make("span", "", "cut: " + answer.finish));
       box.append(meta, said("", answer.text), make("div", "meta", outcomeText(answer.outcomes)));
       answers.append(box);

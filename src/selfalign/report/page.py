@@ -18,7 +18,7 @@ from selfalign.report.verdict import difference_text, number, p_text, size_text,
 from selfalign.text import printable
 from selfalign.types import SHARES
 
-_READ = "The bars are the intervals, a large point is the best round, the dashed line the base model."
+_READ = "The bars are the intervals, a large point is the round that ships, the dashed line the base model."
 _SIDES = "Intervals are 95 %. ↑\u00a0higher is better, ↓\u00a0lower is better."
 _DATA = "The examples that a round kept."
 _JUDGED = "How well each judge separated the seeds from spoiled versions of them before a round was filtered by it."

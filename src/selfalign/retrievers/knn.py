@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from selfalign.cosine import cosines
 from selfalign.protocols import Context
 from selfalign.types import Example, FloatArray
 
-_CELLS = 1 << 24  # similarities held at once: 64 MiB as float32
+_CELLS = 1 << 24  # similarities held at once: 128 MiB as float64
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Knn:
         step = max(1, _CELLS // len(part))
         result: list[list[tuple[Example, float]]] = []
         for start in range(0, len(drafts), step):
-            similarity = queries[start : start + step] @ known.T
+            similarity = cosines(queries[start : start + step], known)
             for row, draft in zip(similarity, drafts[start : start + step], strict=True):
                 asked = {shown.id for shown in draft.prompt_demonstrations}
                 for own in {places[id] for id in (draft.id, *asked) if id in places}:
@@ -76,7 +78,7 @@ class Knn:
         return result
 
 
-def _largest(row: FloatArray, count: int) -> list[int]:
+def _largest(row: NDArray[np.float64], count: int) -> list[int]:
     """Columns of the `count` largest finite values, largest first, equals by column."""
     limit = np.partition(row, len(row) - count)[len(row) - count]
     columns = np.flatnonzero((row >= limit) & np.isfinite(row))
