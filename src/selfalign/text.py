@@ -183,8 +183,7 @@ _LIST_NUMBER = re.compile(r"(?:^\W*1|\n\W*\d+)[.)]\W*$")  # a list begins with 1
 _SIGNED = re.compile(r"(.*\S)\s*\n\s*(?:[—–―]|-- )\s?\S[^\n]{0,40}", re.DOTALL)
 _CODE = re.compile(  # ends with a tag, a query, a block of statements, a statement, a formula of TeX, an address
     r".*</[\w:.-]+>|\s*(?:(?:with|select|delete)\b.*\bfrom|insert\s+into|update\b.*\bset|(?:create|alter|drop)\s+\w+)\b.*;"
-    r"|.*;\s*\}|.*(?:=|\w\(|\{)[^\n]*;|.*(?:\\[\])]|\\end\{[^{}]*\}|\$[^$]+\$\$?)"
-    r"|.*(?:https?://|\w@[\w-]+\.)\S*[^\s,:;(]",
+    r"|.*;\s*\}|.*(?:=|\w\(|\{)[^\n]*;|.*(?:\\[\])]|\\end\{[^{}]*\}|\$[^$]+\$\$?)|.*(?:https?://|\w@[\w-]+\.)\S*[^\s,:;(]",
     re.DOTALL | re.IGNORECASE,
 )
 
@@ -211,8 +210,7 @@ def is_finished(text: str) -> bool:
         return True
     if _pattern(rf"(?:{_STOP}|\p{{Line_Break=SA}}|{_TYPED})$").search(body, max(0, len(body) - 8)):
         return any(map(str.isalnum, body))
-    signed = _SIGNED.fullmatch(text)
-    return _CODE.fullmatch(text) is not None or (signed is not None and is_finished(signed[1]))
+    return bool(_CODE.fullmatch(text)) or bool((signed := _SIGNED.fullmatch(text)) and is_finished(signed[1]))
 
 
 def _is_json(text: str) -> bool:
@@ -250,8 +248,7 @@ def finished_like(texts: Sequence[str]) -> Callable[[str], bool]:
 
 
 def _is_open(text: str) -> bool:
-    unclosed = (text.startswith(opening) and not text.endswith(closing) for opening, closing in ("{}", "[]"))
-    return not text or bool(text.count("```") % 2) or any(unclosed)
+    return not text or text.count("```") % 2 > 0 or any(text.startswith(a) and not text.endswith(b) for a, b in ("{}", "[]"))
 
 
 def _ending(text: str) -> str:
