@@ -770,6 +770,7 @@ def test_a_rejected_answer_belongs_to_the_last_turn_alone(tmp_path: Path) -> Non
         ("s.yaml", "- prompt: p\n  prompt: q\n  response: r\n", ":2: has the key 'prompt' twice"),
         ("s.yaml", "- prompt: p\n  response: 2026-01-02\n", "is the value 2026-01-02 where text must stand"),
         ("s.csv", "Why?,So.\nHow?,So.\n", ":1: the first line must name the columns"),
+        ("s.csv", "prompt，response\nWhy?，So.\n", "the first line, 'prompt，response', is one column"),
         ("s.arrow", "ARROW1", "write it as .parquet"),
     ],
 )

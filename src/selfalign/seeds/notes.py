@@ -175,8 +175,8 @@ def _said(seed: Example) -> str:
 
 
 def _mojibake(seed: Example) -> str:
-    """A piece of the text that is UTF-8 read in another code page: as bytes of that page it is valid UTF-8 again; or one of another
-    script read in Latin-1, for none of its languages has five different letters with accents in a row."""
+    """A piece of the text that is UTF-8 read in another code page: as bytes of that page it is valid UTF-8 again; or one of
+    another script read in Latin-1, of whose languages none has five different letters with accents in a row."""
     text = _said(seed)
     for found in _FOREIGN.finditer(text):
         piece = text[max(found.start() - 8, 0) : found.end() + 8].strip()
