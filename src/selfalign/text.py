@@ -171,6 +171,8 @@ def _nearest(rows: Sequence[list[int]], pool: Sequence[list[int]]) -> list[Overl
 
 
 _STOP = r"[\p{Sentence_Terminal}…⋯‥།༎༏༐༑๚๛]"  # those outside the class: dots in a row, Tibetan and old Thai stops
+# What keyboards write for the stop of a script: a semicolon, a colon, two colons, a bar.
+_TYPED = r"\p{Greek}\P{L}{0,3};|\p{Armenian}:|\p{Ethiopic}(?:::|፡፡)|[\p{Devanagari}\p{Bengali}] ?\|"
 _SMILE = (  # an emoji, or one made of signs
     r"(?P<smile>(?=[[\p{Extended_Pictographic}\p{RI}]--[©®™‼⁉ℹ]])\X"
     r"|(?:(?<=\s)|^)(?:[:;=][-'^]?[()\[\]DPp/\\|*]+|:3|<3+|\^_?\^|[xX]D+))"
@@ -179,9 +181,9 @@ _SMILE = (  # an emoji, or one made of signs
 _AFTER = rf"(?:\[\p{{N}}{{1,3}}\]|{_SMILE}|[(（][笑泣汗][)）]|[\p{{Pe}}\p{{Pf}}\p{{Pi}}\"'*_`~～〜†‡⁰¹²³⁴-⁹\s]|{_IGNORABLE})$"
 _LIST_NUMBER = re.compile(r"(?:^\W*1|\n\W*\d+)[.)]\W*$")  # a list begins with 1: all of "120." is a sum
 _SIGNED = re.compile(r"(.*\S)\s*\n\s*(?:[—–―]|-- )\s?\S[^\n]{0,40}", re.DOTALL)
-_CODE = re.compile(  # ends with a tag, a query, a block of statements, a statement, a formula of TeX
+_CODE = re.compile(  # ends with a tag, a query, a block of statements, a statement, a formula of TeX, an address
     r".*</[\w:.-]+>|\s*(?:(?:with|select|delete)\b.*\bfrom|insert\s+into|update\b.*\bset|(?:create|alter|drop)\s+\w+)\b.*;"
-    r"|.*;\s*\}|.*(?:=|\w\(|\{)[^\n]*;|.*(?:\\[\])]|\\end\{[^{}]*\}|\$[^$]+\$\$?)",
+    r"|.*;\s*\}|.*(?:=|\w\(|\{)[^\n]*;|.*(?:\\[\])]|\\end\{[^{}]*\}|\$[^$]+\$\$?)|.*(?:https?://|\w@[\w-]+\.)\S*[^\s,:;(]",
     re.DOTALL | re.IGNORECASE,
 )
 
@@ -190,8 +192,8 @@ def is_finished(text: str) -> bool:
     """Whether a text ends where a sentence may, in any script, or as a whole piece of code.
 
     Its last mark is a full stop of its script (in those of Thai and its kin, which have none, a letter will do), with closing
-    quotes, notes and emoji allowed behind it; or it ends in an emoji, a signature, a closed code block, whole JSON, a tag or a
-    statement of code. A bare list number at the end ("3.") is the beginning of an item that never came.
+    quotes, notes and emoji allowed behind it; or it ends in an emoji, a signature, a closed code block, whole JSON, a tag, a
+    statement of code or an address. A bare list number at the end ("3.") is the beginning of an item that never came.
     """
     text = text.rstrip()
     if text.count("```") % 2:
@@ -206,10 +208,9 @@ def is_finished(text: str) -> bool:
         body = body[: found.start()]
     if smiles and (not body or any(map(str.isalnum, body))):
         return True
-    if _pattern(rf"(?:{_STOP}|\p{{Line_Break=SA}}|\p{{Greek}}\P{{L}}{{0,3}};)$").search(body, max(0, len(body) - 8)):
+    if _pattern(rf"(?:{_STOP}|\p{{Line_Break=SA}}|{_TYPED})$").search(body, max(0, len(body) - 8)):
         return any(map(str.isalnum, body))
-    signed = _SIGNED.fullmatch(text)
-    return _CODE.fullmatch(text) is not None or (signed is not None and is_finished(signed[1]))
+    return bool(_CODE.fullmatch(text)) or bool((signed := _SIGNED.fullmatch(text)) and is_finished(signed[1]))
 
 
 def _is_json(text: str) -> bool:
@@ -247,8 +248,7 @@ def finished_like(texts: Sequence[str]) -> Callable[[str], bool]:
 
 
 def _is_open(text: str) -> bool:
-    unclosed = (text.startswith(opening) and not text.endswith(closing) for opening, closing in ("{}", "[]"))
-    return not text or bool(text.count("```") % 2) or any(unclosed)
+    return not text or text.count("```") % 2 > 0 or any(text.startswith(a) and not text.endswith(b) for a, b in ("{}", "[]"))
 
 
 def _ending(text: str) -> str:

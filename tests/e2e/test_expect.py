@@ -371,6 +371,8 @@ def test_check_suggests_what_the_seeds_show(cli: Run, tmp_path: Path) -> None:
         ("<call>\n{{'thing': '{0}'}}\n</call>", "regex:<call>.*</call>"),
         ("The {0} is here. I hope that helps.", "regex:.*is here\\. I hope that helps\\."),
         ("{0}, or a {0}.", ""),
+        ("{0} ہے۔", "regex:.*ہے۔"),
+        ("{0}۔", ""),
         ("I count a {0}, and another.\n#### 2", ""),
         ("<think>\nA {0}?\n</think>\n\nYes.", ""),
     ],

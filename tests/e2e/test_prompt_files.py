@@ -68,6 +68,18 @@ def given(examples: list[Example]) -> list[Example]:
     return [example for example in examples if example.metadata.get("source") == "given"]
 
 
+def test_prompts_and_held_out_answers_in_another_language_are_told(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
+    things = ("la fenêtre cassée", "mon vieux vélo", "cette lampe de cuisine", "le robinet qui fuit")
+    asked = [f"Comment puis-je réparer {each} sans trop dépenser d'argent ?" for each in things]
+    french = write_rows(tmp_path / "french.jsonl", [{"prompt": text} for text in asked])
+    answers = [f"Commencez par regarder {each}, puis appelez un artisan du quartier." for each in things]
+    english = [f"How may I repair number {at} of my old garden chairs without much money?" for at in range(4)]
+    rows = [{"prompt": text, "response": answer} for text, answer in zip(english, answers, strict=True)]
+    told = cli("check", "isara", seeds_file, *SCRIPTED, "--prompts", french, "--held_out", write_rows(tmp_path / "t.jsonl", rows))
+    assert "warning: 4 of 4 given prompts are in another language (fr) than the seeds' prompts (en)" in told.stdout
+    assert "warning: 4 of 4 held-out responses are in another language (fr) than the seeds' responses (en)" in told.stdout
+
+
 def test_a_killed_run_goes_on_to_the_same_bytes(cli: Run, seeds_file: Path, prompts_file: Path, tmp_path: Path) -> None:
     fed = ("--prompts", prompts_file, "--prompts_share", 0.5, "--replay", 6, "--engine.batch_size", 4)
     options = ("isara", seeds_file, *SCRIPTED, *SMALL, *fed)

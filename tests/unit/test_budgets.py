@@ -19,6 +19,8 @@ from selfalign.recipe import Recipe
 from selfalign.recipes import isara, isara_paper, isheep, pretrained, self_distill
 from selfalign.seeds.read import read_seeds
 from selfalign.types import Example, ModelRef, Sampling
+from tests.conftest import SCRIPTED, Run
+from tests.files import read_rows, succeeded, write_rows
 from tests.tiny import tiny_model
 
 LONG = "word " * 199 + "end."
@@ -31,6 +33,17 @@ def test_answers_and_evaluation_have_room_for_the_longest_seed() -> None:
     assert (recipe.sampling.max_tokens, recipe.eval_sampling.max_tokens) == (318, 318)  # 1.5 * (200 words + an end) + 16
     assert recipe.proposer.sampling.max_tokens == 22 and recipe.second_turns.sampling.max_tokens == 22  # type: ignore[attr-defined]
     assert recipe.sampling.temperature == 0.3
+
+
+def test_a_long_seed_takes_no_room_from_the_prompts(cli: Run, tmp_path: Path) -> None:
+    """One and a half times its 200 words would leave none of the window, and nothing would be asked or measured."""
+    seeds = write_rows(tmp_path / "seeds.jsonl", [{"prompt": seed.prompt, "response": seed.response} for seed in SEEDS])
+    checked = cli("check", "isara", seeds, *SCRIPTED, "--engine.window", 300)
+    assert "at most prompt 22, response 201, evaluation 201" in checked.stdout
+    given = ("--engine.window", 300, "--rounds", 1, "--per_round", 8, "--min_yield", 0, "--out", tmp_path / "out")
+    succeeded(cli("run", "isara", seeds, *SCRIPTED, *given))
+    rules = [row["rule"] for row in read_rows(tmp_path / "out" / "round-01" / "dropped.jsonl")]
+    assert "no_room" not in rules
 
 
 def test_a_number_that_is_given_stays() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,6 +38,8 @@ from selfalign.proof.seed_rules import harmful, rules_on_seeds, void_on_seeds
 from selfalign.protocols import Filter
 from selfalign.recipes import isara, isara_paper, isheep, self_instruct
 from selfalign.types import Example
+from tests.conftest import SCRIPTED, Run
+from tests.files import write_rows
 from tests.parts import context
 
 THINGS = ("kettle", "garden gate", "violin", "ladder", "winter coat", "water meter", "atlas", "drum", "candle", "window", "lamp",
@@ -251,6 +254,17 @@ def test_a_rule_that_would_drop_seeds_is_named_with_share_example_and_option() -
         "change it by --filters.length.learn true or --filters.length.min_response_words or --without filters.length"
     )
     assert harmful([found]) == [found]
+
+
+@pytest.mark.parametrize("end", ["- salt\n- flour", "It is at https://a.example/help", "Այո, այսպես է:"])
+def test_endings_that_a_round_would_keep_stop_no_run(cli: Run, tmp_path: Path, end: str) -> None:
+    """With either of the two left out, the other one is no more than a tenth of the rest."""
+    asked = [f"What shall I do about a {each} that I found?" for each in THINGS[:12]]
+    rows = [{"prompt": text, "response": end if at < 2 else f"Keep it, as number {at}."} for at, text in enumerate(asked)]
+    seeds = write_rows(tmp_path / "seeds.jsonl", rows)
+    done = cli("check", "isara", seeds, *SCRIPTED, "--validation_share", 0.0)
+    assert done.returncode == 0, done.stdout
+    assert "- salt" in end or "none of them drops any" in done.stdout
 
 
 @pytest.mark.parametrize("count", [10, 80])

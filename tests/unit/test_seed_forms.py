@@ -655,6 +655,9 @@ def test_a_system_text_is_part_of_what_is_asked(tmp_path: Path) -> None:
         (("Was ist los?", "Es heiÃŸt â€žjaâ€œ."), ("wrong encoding",)),
         (("Что это?", "РџСЂРёРІРµС‚, РјРёСЂ"), ("wrong encoding",)),
         (("Why?", "caf\ufffd"), ("wrong encoding",)),
+        (("怎么泡茶？".encode("gb18030").decode("latin-1"), "So."), ("wrong encoding",)),
+        (("Wo?", "In Ko\u0308ln."), ("in parts", "Ko\u0308ln", "normal form C")),
+        (("Wo?", "Hier.\u2028Dort."), ("not seen", "\\u2028")),
         (("Why?", "Wipe it.\\nThen dry it."), ("a line break written as \\n", "Wipe it.")),
         (("Why?", "Tom &amp; Ann"), ("HTML", "&amp;")),
         (("Why?", "<p>So.</p>"), ("HTML", "<p>", "take the tags out")),
@@ -699,6 +702,8 @@ def test_what_is_wrong_once_is_told_once() -> None:
     assert "spellings" not in "\n".join(seed_notes(labels[::4]))
     spoken = [Example(f"a{at}", f"Frage: Wer {at}?\nAntwort:", "Ich war es.") for at in range(4)]
     assert "names of speakers, as 'Antwort:'" in "\n".join(seed_notes(spoken))
+    tex = [Example(f"m{at}", f"Is x {at}?", "It is $x \\neq y$, and $\\nu$ is not $\\nabla$.") for at in range(4)]
+    assert "line break" not in "\n".join(seed_notes(tex))
     quoted = [Example(f"q{at}", f"'Who is {at}?'", "'It was me.'") for at in range(4)]
     assert "4 of 4 seeds have quotes around the whole prompt" in "\n".join(seed_notes(quoted))
     splits = [Example(f"t{at}", f"Who {at}?", "It was me.", metadata={"split": "train" if at else "test"}) for at in range(3)]
@@ -765,6 +770,7 @@ def test_a_rejected_answer_belongs_to_the_last_turn_alone(tmp_path: Path) -> Non
         ("s.yaml", "- prompt: p\n  prompt: q\n  response: r\n", ":2: has the key 'prompt' twice"),
         ("s.yaml", "- prompt: p\n  response: 2026-01-02\n", "is the value 2026-01-02 where text must stand"),
         ("s.csv", "Why?,So.\nHow?,So.\n", ":1: the first line must name the columns"),
+        ("s.csv", "prompt，response\nWhy?，So.\n", "the first line, 'prompt，response', is one column"),
         ("s.arrow", "ARROW1", "write it as .parquet"),
     ],
 )
@@ -779,7 +785,8 @@ def test_what_is_no_json_is_told_with_its_remedy(tmp_path: Path, name: str, text
         "Привет, как дела?",
         "Γειά σου Κόσμε",
         "你好，世界",
-        "½ × ±",
+        "½ × ± äöüß",
+        "क़लम",
         "Ã la carte",
         "ÂÃ",
         "print('a\\nb')\nis code",

@@ -143,7 +143,8 @@ def test_normalise() -> None:
      "Wait...  \n", "It costs 3.50.", "हाँ।", "Sage: „Ich komme nicht.“", "Er rief: »Halt!«", "Sie sagte: ‚Ja.‘", "OK!😀",
      "Viel Spaß! ❤️", "Bye 👨‍👩‍👧", "Sure thing :)", "It is so.[1]", "It is so.²", "Τι κάνεις;", "እሺ።", "ཡིན།", "ဟုတ်ကဲ့။", "谢谢！～",
      "ขอบคุณค่ะ", "Done.\u200b", "Done!\n\n— Ann", '{"name": "Ann", "age": 3}', "[1, 2]", "SELECT name FROM users;",
-     "void f() {\n  g();\n}", "x = f(1);", "<p>Hi</p>", "120.", "About\n1945. Or so."],
+     "void f() {\n  g();\n}", "x = f(1);", "<p>Hi</p>", "120.", "About\n1945. Or so.",
+     "See https://a.example/help?id=1", "Write to help@a.example", "այո:", "አዎ::", "हाँ |"],
 )  # fmt: skip
 def test_finished(text: str) -> None:
     assert is_finished(text)
@@ -152,7 +153,8 @@ def test_finished(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "  ", "and then", "First,", "as follows:", "1. Wash it.\n2.", "- 1.", "...", "```py\nx = 1.", "```\na\n```\n```", '"',
-     "He said: “", "see [2]", "x = 2²", "First, wash it;", "Acme™", '{"a": 1', "你好，", "ครับ,", "You need:\n- salt"],
+     "He said: “", "see [2]", "x = 2²", "First, wash it;", "Acme™", '{"a": 1', "你好，", "ครับ,", "You need:\n- salt",
+     "Write to a@b.example,"],
 )  # fmt: skip
 def test_unfinished(text: str) -> None:
     assert not is_finished(text)

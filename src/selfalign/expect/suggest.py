@@ -108,7 +108,7 @@ def _frame(responses: Sequence[str]) -> tuple[str, str]:
     first, last = (opening(side).split("\n")[0].rstrip() for side in (texts, [text[::-1] for text in texts]))
     last = last[::-1]
     first = first if count_words(first) > 1 or not first[:1].isalnum() or first.endswith(":") else ""
-    last = last if last.strip(".!。।…") and len(first + last) < min(map(len, texts)) else ""
+    last = last if last.strip(".!。।…۔።։།॥᠃᱾") and len(first + last) < min(map(len, texts)) else ""
     if (not first and not last) or "think" in first.casefold():  # a mark of thoughts, which are cut off unless they are kept
         return "", ""
     import regex

@@ -34,7 +34,7 @@ from selfalign.loop.guards import (
 )
 from selfalign.loop.method import memory_warnings, method_choice, unknown_memory
 from selfalign.loop.plan import plan, plan_text
-from selfalign.loop.preflight import aim_warning, fewer_than_asked, prepared, strange_categories, trained_and_validated
+from selfalign.loop.preflight import aim_warning, fewer_than_asked, prepared, strange_prompts, trained_and_validated
 from selfalign.loop.progress import Quiet, on_screen
 from selfalign.loop.prompts import replay_warning
 from selfalign.loop.replay import make_replay
@@ -246,10 +246,10 @@ def _record_seeds(run: Setup) -> None:
             for text in recipe.prompt_notes:
                 _log.warning("%s", text)
                 store.event("given", {"text": text})
-    strange = strange_categories((*run.shown, *run.validation), run.held_out)
-    short = short_budgets(recipe, run.base, (*run.shown, *run.validation), run.held_out)
+    seeds = (*run.shown, *run.validation)
+    strange, short = strange_prompts(recipe, seeds, run.held_out), short_budgets(recipe, run.base, seeds, run.held_out)
     twice = trained_and_validated(recipe, run.validation)
-    for text in (aim_warning(recipe, run.validation), strange, short, replay_warning(recipe, run.shown), twice):
+    for text in (aim_warning(recipe, run.validation), *strange, short, replay_warning(recipe, run.shown), twice):
         if text and all(data.get("text") != text for _, _, data in store.events()):
             _log.warning("%s", text)
             store.event("evaluation", {"text": text})

@@ -17,11 +17,11 @@ from selfalign.expect.suggest import opening
 from selfalign.loop.method import with_method
 from selfalign.protocols import Engine, EngineLimits, declared
 from selfalign.recipe import Recipe
-from selfalign.types import GREEDY, Example, ModelRef, Sampling, with_template_args
+from selfalign.types import GREEDY, Example, ModelRef, Request, Sampling, with_template_args
 
 FACTOR, EXTRA = 1.5, 16
 """A budget is FACTOR times the longest seed and EXTRA tokens: our own choice, so that a model that is wordier than the seeds is
-still seen to end, and is not paid for page after page."""
+still seen to end, and is not paid for page after page. Where the window has no room for that: the longest seed."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,17 @@ class Budgets:
 
     longest_prompt: int
     longest_response: int
+    slack: tuple[bool, bool] = (True, True)
+    """Whether prompts, and responses, may be longer than the seeds': not where that leaves no room for a prompt in the window."""
 
     @property
     def prompt(self) -> int:
-        return math.ceil(FACTOR * self.longest_prompt) + EXTRA
+        return math.ceil(FACTOR * self.longest_prompt) + EXTRA if self.slack[0] else self.longest_prompt
 
     @property
     def response(self) -> int:
-        return math.ceil(FACTOR * self.longest_response) + EXTRA if self.longest_response else GREEDY.max_tokens
+        most = math.ceil(FACTOR * self.longest_response) + EXTRA if self.slack[1] else self.longest_response
+        return most if self.longest_response else GREEDY.max_tokens
 
 
 def measure(engine: Engine, model: ModelRef, seeds: Sequence[Example]) -> Budgets:
@@ -45,6 +48,18 @@ def measure(engine: Engine, model: ModelRef, seeds: Sequence[Example]) -> Budget
     count = declared(engine, EngineLimits).token_lengths
     prompts, responses = (count(model, texts) for texts in ([e.prompt for e in seeds], [e.response for e in seeds]))
     return Budgets(max(prompts, default=0), max(responses, default=0))
+
+
+def _fitting(recipe: Recipe, base: ModelRef, examples: Sequence[Example]) -> Budgets:
+    """As `measure`, without slack where the longest prompt would then have no room in the window, and never be answered."""
+    found = measure(recipe.engine, base, examples)
+    if not examples:
+        return found
+    asked = max(examples, key=lambda each: len(each.full_prompt))
+    request = Request(asked.id, prompt=asked.prompt, history=asked.history, system=asked.system)
+    with recipe.engine.open(base, recipe.format) as session:
+        prompt, response = (session.fit(request, tokens) is not None for tokens in (found.prompt, found.response))
+    return replace(found, slack=(prompt, response))
 
 
 def short_budgets(recipe: Recipe, model: ModelRef, seeds: Sequence[Example], held_out: Sequence[Example]) -> str:
@@ -104,9 +119,9 @@ def settled(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
     for _, engine, other, _ in recipe.own_engines():
         engine.check(base if other == "base" else ModelRef(other), (), recipe.format)
     references = [example for example in held_out if example.response.strip()]
-    found = measure(recipe.engine, base, seeds)
+    found = _fitting(recipe, base, seeds)
     recipe = with_method(recipe, base, seeds, found.prompt, found.response)
-    return with_budgets(recipe, found, measure(recipe.engine, base, references) if references else found), base
+    return with_budgets(recipe, found, _fitting(recipe, base, references) if references else found), base
 
 
 def with_budgets(recipe: Recipe, budgets: Budgets, evaluation: Budgets) -> Recipe:

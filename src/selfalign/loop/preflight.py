@@ -21,7 +21,7 @@ from selfalign.proof.stats import LEAST, wilson
 from selfalign.proof.verdicts import no_such_metric
 from selfalign.protocols import Flags, Preflight, SeedUse, declared
 from selfalign.recipe import Recipe
-from selfalign.text import counted, normalise, plain_name
+from selfalign.text import counted, in_language, language, languages, normalise, plain_name
 from selfalign.types import Example, ModelRef, derive_seed
 
 
@@ -261,7 +261,27 @@ def asked_by_both(prompts: Sequence[Example], seeds: Sequence[Example]) -> list[
     return [(prompt.id, known[asked]) for prompt in prompts if (asked := normalise(prompt.full_prompt)) in known]
 
 
-def strange_categories(seeds: Sequence[Example], held_out: Sequence[Example]) -> str:
+def strange_prompts(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example]) -> list[str]:
+    """What held-out and given prompts have that the seeds have not, a sentence each; "" where there is nothing to say."""
+    given = recipe.given.prompts.examples if recipe.given else ()
+    sides = (("held-out", held_out), ("given", given))
+    return [_strange_categories(seeds, held_out), *(_other_language(seeds, examples, what) for what, examples in sides)]
+
+
+def _other_language(seeds: Sequence[Example], examples: Sequence[Example], what: str) -> str:
+    """That most prompts or answers are in no language of the seeds', as those of a file for other seeds are."""
+    for side in ("prompt", "response"):
+        texts = [text for each in examples if (text := getattr(each, side))]
+        known = languages([getattr(seed, side) for seed in seeds]) if texts else {}
+        other = [text for text in texts if in_language(text, known) is False]
+        if 2 * len(other) > len(texts):
+            spoken = ", ".join(languages(other)) or language(other[0])
+            ours = f"{len(other)} of {counted(len(texts), f'{what} {side}')} are in another language ({spoken})"
+            return f"{ours} than the seeds' {side}s ({', '.join(known)}); if that is not meant, give others"
+    return ""
+
+
+def _strange_categories(seeds: Sequence[Example], held_out: Sequence[Example]) -> str:
     """Which categories of held-out prompts no seed has, though the seeds have one that differs in its spelling alone."""
     taught = {plain_name(seed.category): seed.category for seed in seeds if seed.category}
     strange = sorted({example.category for example in held_out} - {seed.category for seed in seeds})

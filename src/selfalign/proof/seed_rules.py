@@ -115,8 +115,8 @@ def _alone(encode: Encode | None, others: Sequence[Example], learned_from: Seque
 
 
 def harmful(rules: Sequence[SeedRule]) -> list[SeedRule]:
-    """Those that drop more than a tenth of the seeds; one seed alone, of a few, is no share."""
-    return [each for each in rules if each.dropped > max(1, TENTH * each.of)]
+    """Those that drop a seed in spite of more than a tenth of the others, from which a rule that learns would have learned."""
+    return [each for each in rules if each.dropped - 1 > TENTH * (each.of - 1)]
 
 
 def void_on_seeds(named: Iterable[tuple[str, Any]], seeds: Sequence[Example]) -> list[str]:

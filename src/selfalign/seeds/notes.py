@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -23,8 +24,9 @@ _HTML = re.compile(
     r"|&(?:amp|lt|gt|quot|apos|nbsp|#\d{2,5}|#x[0-9a-fA-F]{2,4});|</?(?:p|br|div|span|strong|em|ul|ol|li)(?: [^<>]*)?/?>"
 )
 _RTF = re.compile(r"\{\\rtf\d")
-_UNSEEN = re.compile("[\u00ad\u200b\u2060\ufeff]")
-"""Characters of no width that no script needs; those that join signs or set a direction are not among them."""
+_UNSEEN = re.compile("[\u00ad\u200b\u2060\ufeff\u0085\u2028\u2029]")
+"""Characters of no width that no script needs, and line breaks that no editor shows; those that join signs or set a direction are
+not among them."""
 _GUARDED = re.compile(r"'[=+@-]")
 """What programs put before a cell, so that a spreadsheet takes it for no formula."""
 _MARKS = re.compile(
@@ -37,6 +39,8 @@ _ESCAPES = re.compile(
     r"|(?:^|(?<=\s))[A-Za-z]+\?{1,2}[a-z]+(?=[\s,.!]|$)"
 )
 """Letters as \\u00e9, as %C3%A9 or =C3=A9, or lost to a question mark."""
+_TEX = r"(?:abla|e[gq]|u|i|ot|otin|mid|exists|ewline|ewcommand|leq|geq|onumber)\b"
+"""How commands of TeX go on that begin as \\n."""
 _EMPTY = "n/a na nan null none nil undefined todo tbd - – — ... … ? placeholder #name? #ref! #value! #n/a #error!"
 """What stands in empty cells: programs and people write it there."""
 _KINDS = frozenset(
@@ -171,21 +175,29 @@ def _said(seed: Example) -> str:
 
 
 def _mojibake(seed: Example) -> str:
-    """A piece of the text that is UTF-8 read in another code page: as bytes of that page it is valid UTF-8 again."""
+    """A piece of the text that is UTF-8 read in another code page: as bytes of that page it is valid UTF-8 again; or one of
+    another script read in Latin-1, of whose languages none has five different letters with accents in a row."""
     text = _said(seed)
     for found in _FOREIGN.finditer(text):
+        piece = text[max(found.start() - 8, 0) : found.end() + 8].strip()
+        if len(set(found[0])) > 4 and max(found[0]) <= "\xff":
+            return piece
         for page in _CODE_PAGES:
             try:
                 if len(found[0].encode(page).decode("utf-8")) < len(found[0]):
-                    return text[max(found.start() - 8, 0) : found.end() + 8].strip()
+                    return piece
             except UnicodeError:
                 pass
     return "\ufffd" if "\ufffd" in text else ""
 
 
+def _decomposed(seed: Example) -> str:
+    return next((word for word in _said(seed).split() if len(unicodedata.normalize("NFC", word)) < len(word)), "")
+
+
 def _written_break(seed: Example) -> str:
     """A piece around a line break that stands as a backslash and an n, where the response has no real one."""
-    found = re.search(r".{0,12}\\n.{0,12}", seed.response or seed.prompt)
+    found = re.search(rf".{{0,12}}\\n(?!{_TEX}).{{0,12}}", seed.response or seed.prompt)
     return found[0] if found and "\n" not in seed.response else ""
 
 
@@ -245,6 +257,7 @@ def _echo(seed: Example) -> str:
 _FAULTS: tuple[tuple[str, Callable[[Example], str], str], ...] = (
     ("letters spoilt by a wrong encoding", _mojibake, "write the file anew from its source, as UTF-8"),
     ("letters that are escaped or lost", _escaped, "if it is no code, write the file anew from its source, as UTF-8"),
+    ("letters in parts (normal form D)", _decomposed, "they are learned so; write the file anew in normal form C"),
     (r"a line break written as \n", _written_break, "if it is no code, put real line breaks there"),
     ("marks of HTML, RTF or Excel", _html, "if they are not meant, put the characters there and take the tags out"),
     ("marks of a chat template or names of speakers", _mark, "the model's own template writes them; take them out"),

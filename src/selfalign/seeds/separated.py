@@ -82,7 +82,9 @@ def _row(where: str, header: list[str], cells: list[Any]) -> Row | Problem:
 
 
 def _no_names(header: list[str]) -> str:
-    """What is wrong where the first line is a title, or a row as the others."""
+    """What is wrong where the first line is a title, a row as the others, or cut by no separator that is known."""
+    if len(header) == 1 and sum(map(is_known, re.split(r"\W", header[0]))) > 1:
+        return f"the first line, {show(header[0])}, is one column; separate columns by commas, semicolons, tabs or |"
     sentence = next((name for name in header if has_words(name, _WORDS + 1) or is_finished(name) or name.startswith("#")), "")
     if any(map(is_known, header)) or not (sentence or 2 * header.count("") >= len(header) > 1):
         return ""
