@@ -148,7 +148,9 @@ def test_held_out_examples_that_are_seeds_are_counted(tmp_path: Path, capsys: py
     write_rows(held_out, rows[1:])
     engine = ("--model", "scripted", "--engine", "Scripted", "--encoder", "Hashed")
     assert main(["check", "isara", str(seeds), "--held_out", str(held_out), *engine]) == 2
-    told = "held-out example seed-0001 asks the same as seed seed-0002 (2 such examples); take one of them out"
+    told = (
+        "held-out example seed-0001 asks the same as seed seed-0002 (2 such examples): 'What is number 1?'; take one of them out"
+    )
     assert capsys.readouterr().err == f"selfalign: {told}\n"
 
 

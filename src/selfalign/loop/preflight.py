@@ -146,7 +146,9 @@ def check_examples(
     same = asked_by_both(held_out, seeds)
     if same and not allow_overlap:
         more = f" ({len(same)} such examples)" if len(same) > 1 else ""
-        raise UserError(f"held-out example {same[0][0]} asks the same as seed {same[0][1]}{more}; take one of them out")
+        asked = next(each.prompt for each in held_out if each.id == same[0][0])  # files without ids both count from 1
+        what = f"held-out example {same[0][0]} asks the same as seed {same[0][1]}{more}: {asked[:80]!r}"
+        raise UserError(f"{what}; take one of them out")
     if {seed.id for seed in seeds} & {example.id for example in held_out}:
         return tuple(replace(example, id=f"held-out/{example.id}") for example in held_out)
     return tuple(held_out)
