@@ -70,8 +70,8 @@ def test_a_model_that_is_open_is_not_opened_again(tmp_path: Path) -> None:
     recipe = replace(isara(demonstrations=3), per_round=6, engine=Counting(), encoder=Hashed(), trainer=NullTrainer())
     recipe = replace(recipe, scorers=(Perplexity(),), prompt_filters=(), filters=(), validation_share=0.0)
     align(recipe, "models/base", seeds(), tmp_path / "run")
-    # The base model asks and scores round 1; while round 1's model asks in round 2, it is opened to score.
-    assert opened == ["models", "round-01", "models", "round-02"]
+    # First whether the longest seed fits; the base model asks and scores round 1; while round 1's model asks in round 2, it scores.
+    assert opened == ["models", "models", "round-01", "models", "round-02"]
 
 
 def test_batches_that_end_in_another_order_are_committed_as_they_come_and_read_in_order(tmp_path: Path) -> None:
