@@ -70,7 +70,7 @@ def test_a_model_that_is_open_is_not_opened_again(tmp_path: Path) -> None:
     recipe = replace(isara(demonstrations=3), per_round=6, engine=Counting(), encoder=Hashed(), trainer=NullTrainer())
     recipe = replace(recipe, scorers=(Perplexity(),), prompt_filters=(), filters=(), validation_share=0.0)
     align(recipe, "models/base", seeds(), tmp_path / "run")
-    # First whether the longest seed fits; the base model asks and scores round 1; while round 1's model asks in round 2, it scores.
+    # First whether the longest seed fits; the base model asks and scores round 1; while round 1's asks in round 2, it scores.
     assert opened == ["models", "models", "round-01", "models", "round-02"]
 
 
