@@ -349,6 +349,22 @@ def test_a_model_without_a_list_of_layers_is_refused_before_anything_is_generate
     assert found is not None and (found.need.method, found.need.devices) == ("lora", 1), "where memory decides it is not cut"
 
 
+def test_the_copy_of_the_model_that_an_adapters_teacher_is_takes_memory(model_folder: Path) -> None:
+    plain = ModelRef(str(model_folder))
+    weights = read_sizes(model_folder).weights
+
+    def taken(teacher: str, base: ModelRef, **options: Any) -> int:
+        found = SFT(method="lora", loss=Distill(teacher=teacher), **options).choice(base, 300, 150)  # type: ignore[arg-type]
+        assert found is not None
+        return found.need.weights
+
+    ground = taken("start", plain)
+    assert taken("round", plain) == ground + 4 * weights == taken("start", replace(plain, adapter="some/adapter"))
+    away = [need("lora", True, LLAMA_8B, replace(LOAD, offload=True, distils=True, copies=each)).main for each in (False, True)]
+    all_weights = need("full", True, LLAMA_8B, replace(LOAD, offload=True)).main
+    assert away[1] - away[0] == (all_weights - int(FIXED) - 8 * LLAMA_8B.weights) // 2, "as much as weights or gradients"
+
+
 def test_nothing_fits_is_refused_with_what_would(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base, wide = ModelRef(str(model_folder)), SFT(micro_batch=64)
     largest = wide.choice(base, 1500, 700)

@@ -61,6 +61,8 @@ class Load:
     """As `SFT.lora_target`."""
     averages: bool = False
     """Whether the teacher of a distillation is the average of what is trained."""
+    copies: bool = False
+    """Whether an adapter's teacher is, in some round, more than the model without it: a model of its own in float32."""
     offload: bool = False
     """Whether weights, gradients and moments wait in main memory."""
     zero: int = 0
@@ -108,7 +110,8 @@ def need(method: Method, twice: bool, sizes: Sizes, load: Load, devices: int = 1
         "lora": width * sizes.weights,
         "qlora": 0.53 * matrices + width * (sizes.weights - matrices),
     }[method]
-    teacher = 4 * trained if load.distils and (load.averages or method == "full") else 0
+    copied = load.copies or (load.distils and method == "full")
+    teacher = 4 * (sizes.weights if copied else trained * load.averages)
     at_once = load.rows * load.tokens
     wide = (34 if load.half else 40) if method == "full" else (30 if load.half else 33)
     layer = at_once * (wide * sizes.hidden + (8 if load.half else 16) * sizes.inner)
@@ -129,7 +132,7 @@ def need(method: Method, twice: bool, sizes: Sizes, load: Load, devices: int = 1
     moments = (2 if load.eight_bit else 8) * trained
     if load.offload:
         full = method == "full"  # an adapter's weights and gradients are small
-        locked = _locked(sizes, 4, devices) * (2 + bool(teacher)) if full else _locked(sizes, width, devices) + 8 * trained
+        locked = _locked(sizes, 4, devices) * (2 * full + copied) + (0 if full else _locked(sizes, width, devices) + 8 * trained)
         return Need(method, twice, 0, 0, 0, int(activations), devices, int(FIXED) * devices + locked + moments)
     return Need(
         method=method,

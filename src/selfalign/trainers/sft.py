@@ -250,6 +250,7 @@ class SFT:
         if (launched := self._as_launched()) is not self:
             return launched.choice(base, longest, learned)
         most = self.max_length or longest
+        teacher = self.loss.teacher if isinstance(self.loss, Distill) else ""
         load = Load(
             rows=self.micro_batch * (1 + self.preferences),
             tokens=min(longest, most),
@@ -260,6 +261,7 @@ class SFT:
             rank=self.lora_rank or RANK,
             target=self.lora_target,
             averages=self.averages,
+            copies=teacher == "round" or (teacher == "start" and base.adapter is not None),
             offload=self.offload,
             zero=self.zero if self.strategy == "deepspeed" else 0,
         )
