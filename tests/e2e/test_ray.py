@@ -171,6 +171,7 @@ def test_a_study_on_two_nodes_through_a_lost_one_and_a_killed_driver(
         (("--address", "127.0.0.1:1"), "no Ray cluster at --address 127.0.0.1:1: [Errno 111] Connection refused"),
         (("--address", "auto", "--num_gpus=-1"), "num_cpus, num_gpus or resources are out of range"),
         (("--parallel", "2", "--resources", "{gen: 1}"), "--resources is about runs on a cluster: give --address too"),
+        (("--num_gpus", "1"), "--num_gpus is about runs on a cluster: give --address too"),
     ],
 )
 def test_options_of_a_study_that_cannot_work(

@@ -43,8 +43,8 @@ def named(folder: Path, **changes: Any) -> Path:
 def test_an_adapter_that_does_not_belong_on_its_base_is_refused(
     model_folder: Path, tmp_path: Path, seeds_file: Path, refused: Refused
 ) -> None:
-    def said(folder: Path) -> str:
-        return refused("check", "isara", seeds_file, "--model", folder)
+    def said(folder: Path, *options: str) -> str:
+        return refused("check", "isara", seeds_file, "--model", folder, *options)
 
     own = adapter(model_folder, tmp_path / "own")
 
@@ -54,8 +54,9 @@ def test_an_adapter_that_does_not_belong_on_its_base_is_refused(
 
     with quiet():
         wide = tiny_model(tmp_path / "wide", hidden=64, context=2048)
-    line = said(copy(base_model_name_or_path=str(wide)))
-    assert "does not fit its base" in line and "size mismatch for" in line and "base_model_name_or_path" in line
+    other = copy(base_model_name_or_path=str(wide))
+    for line in (said(other), said(other, "--engine", "OpenAI")):  # of what a server runs too, where the folders are here
+        assert "does not fit its base" in line and "size mismatch for" in line and "base_model_name_or_path" in line
     halves = load_file(own / "adapter_model.safetensors")
     save_file({name: weight for name, weight in halves.items() if ".layers.0." in name}, copy() / "adapter_model.safetensors")
     assert "has no weights for 2 tensors of its base, a LlamaForCausalLM, such as" in said(tmp_path / "copy")

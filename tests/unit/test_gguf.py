@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
 from selfalign.cli.main import main
+from selfalign.models.sizes import read_sizes
 from selfalign.record.checkpoints import read_manifest
 from selfalign.record.store import Store
 from selfalign.types import Example, ModelRef
@@ -124,6 +126,25 @@ def test_what_is_missing_is_named_before_anything_loads(
     assert "No module named 'gguf_that_is_not_there'; pip install gguf" in says("--llama_cpp", str(folder))
     assert main(["export", str(run), "--data", "x.jsonl", "--ollama"]) == 2
     assert "--ollama changes nothing without --gguf KIND" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("kind", "bytes_a_weight"), [("F16", 2), ("Q8_0", 2 + 34 / 32)])
+def test_the_disk_needs_room_for_the_files_alone(
+    tmp_path: Path,
+    model_folder: Path,
+    tools: tuple[Path, Answers],
+    capsys: Any,
+    monkeypatch: Any,
+    kind: str,
+    bytes_a_weight: float,
+) -> None:
+    """The model is stored in float32, four bytes a weight."""
+    run, needed = a_run(tmp_path / "run", model_folder), int(bytes_a_weight * read_sizes(model_folder).weights)
+    given = ["export", str(run), "--gguf", kind, "--llama_cpp", str(tools[0])]
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=needed - 1))
+    assert main(given) == 1 and f"{needed:,} bytes are needed and {needed - 1:,} are free" in capsys.readouterr().err
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=needed))
+    assert main(given) == 0
 
 
 def test_without_a_template_that_is_proven_the_file_alone_is_written(

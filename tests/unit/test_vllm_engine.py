@@ -45,14 +45,19 @@ def model(model_folder: Path) -> ModelRef:
     return VLLM().check(ModelRef(str(model_folder)), PAIRS, "auto")
 
 
-def adapter(base: Path, folder: Path, rank: int = 4, value: float = 0.5, layer: str = "q_proj", **config: Any) -> ModelRef:
+def adapter(
+    base: Path, folder: Path, rank: int = 4, value: float = 0.5, layer: str = "q_proj", width: int = 32, **config: Any
+) -> ModelRef:
     """A LoRA adapter's files, without PEFT."""
     folder.mkdir()
-    written = {"peft_type": "LORA", "r": rank, "target_modules": [layer], "base_model_name_or_path": str(base), **config}
+    written = {"peft_type": "LORA", "r": rank, "target_modules": [layer], "layers_to_transform": [0], **config}
+    written |= {"base_model_name_or_path": str(base)}
     (folder / "adapter_config.json").write_text(json.dumps(written))
     side = f"base_model.model.model.layers.0.self_attn.{layer}.lora_"
-    sides = {"A": np.full((rank, 32), value, np.float32), "B": np.zeros((32, rank), np.float32)}
-    save_file({f"{side}{name}.weight": each for name, each in sides.items()}, folder / "adapter_model.safetensors")
+    sides = {"A": np.full((rank, width), value, np.float32), "B": np.zeros((32, rank), np.float32)}
+    files = {f"{side}{name}.weight": each for name, each in sides.items()}
+    files |= {f"{side}magnitude_vector": np.ones(32, np.float32)} if "use_dora" in config else {}
+    save_file(files, folder / "adapter_model.safetensors")
     return ModelRef(str(base), str(folder))
 
 
@@ -146,6 +151,7 @@ def test_what_cannot_be_is_said_before_anything_loads(
         ref=ModelRef(str(tmp_path / "gpt")),
     )
     refused("rank is 513, vLLM takes 512", ref=adapter(model_folder, tmp_path / "r", rank=513))
+    refused("does not fit its base, .* size mismatch for", ref=adapter(model_folder, tmp_path / "other", width=48))
     refused("does not yet support DoRA", ref=adapter(model_folder, tmp_path / "dora", use_dora=True))
     refused("s0: .* the model's window has 32", VLLM(context=32))
     refused("engine.python: /no/python is no program", VLLM(python="/no/python"))

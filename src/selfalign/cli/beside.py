@@ -15,7 +15,8 @@ from selfalign.recipe import Recipe
 if TYPE_CHECKING:
     from selfalign.study.side_by_side import SideBySide
 
-_TAKES = ("num_cpus", "num_gpus", "resources")
+_TAKES: dict[str, Any] = {"num_cpus": 1.0, "num_gpus": None, "resources": {}}
+"""What a run takes on a cluster, each with its default."""
 BESIDE = ("parallel", "address", *_TAKES, "only", "settled")
 
 
@@ -39,7 +40,7 @@ def check_beside(options: Namespace) -> None:
     """Raises UserError: numbers that cannot work, or options of a cluster without one."""
     if options.parallel < 1:
         raise UserError(f"--parallel {options.parallel}: give a number of runs at a time, 1 or more")
-    given = [name for name in _TAKES if options[name] not in (1.0, None, {})]
+    given = [name for name, default in _TAKES.items() if options[name] != default]
     if given and options.address is None:
         raise UserError(f"--{given[0]} is about runs on a cluster: give --address too, or take it out")
 

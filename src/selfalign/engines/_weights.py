@@ -14,6 +14,7 @@ from selfalign.models.names import located, quiet, resolve_ref
 from selfalign.models.rendering import NOTES, make_renderer, preflight
 from selfalign.models.rounding import rounded
 from selfalign.models.sizes import window
+from selfalign.models.skeleton import check_fits
 from selfalign.types import Example, Format, ModelRef
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -120,6 +121,12 @@ def checked(model: ModelRef, seeds: Sequence[Example], format: Format, most: int
             "resize its embeddings"
         )
     return resolved
+
+
+def check_adapter(resolved: ModelRef) -> None:
+    """Raises UserError: an adapter that does not belong on its base; for engines that leave its weights to others."""
+    if resolved.adapter is not None:
+        check_fits(located(resolved.base), located(resolved.adapter), resolved.hash)
 
 
 def own_stop_ids(loaded: Any) -> frozenset[int]:

@@ -112,11 +112,13 @@ class OpenAI:
 
         Raises:
             UserError: no such model, no usable template or end token, a seed that contains a marker or does not fit the
-                window, a key's variable that is not set, prompts=chat without a chat template, reload=command for an adapter.
+                window, a key's variable that is not set, prompts=chat without a chat template, reload=command for an adapter, an
+                adapter of another base.
         """
         resolved = resolve_ref(model, weights=self.reload == "command")
         if self.reload == "command":
             _server_weights.refuse_adapter(resolved)
+        _weights.check_adapter(resolved)
         tokenizer, config = _weights.tokenizer_and_config(resolved)
         renderer = make_renderer(tokenizer, format)
         if self.prompts == "chat" and renderer.format != "chat":

@@ -98,12 +98,13 @@ class VLLM:
         (10 to 20 seconds, once for each model; no weights load).
 
         Raises:
-            UserError: what `HF.check` raises; no interpreter, no vLLM in it, one that is too old, a model that it does not run,
-                an adapter of too high a rank, no GPU for a build that needs one.
+            UserError: what `_weights.checked` raises; no interpreter, no vLLM in it, one that is too old, a model that it does
+                not run, an adapter of another base or of too high a rank, no GPU for a build that needs one.
         """
         if self.python and shutil.which(Path(self.python).expanduser()) is None:
             raise UserError(f"engine.python: {self.python} is no program that can be started")
         resolved = _weights.checked(model, seeds, format, self.context)
+        _weights.check_adapter(resolved)
         _vllm_process.check(self.interpreter, self.device, json.dumps(self.asked(resolved), sort_keys=True))
         return resolved
 

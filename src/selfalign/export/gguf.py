@@ -17,6 +17,7 @@ from selfalign.export.gguf_proof import REFERENCES, TOKENS, Proof, canaries, che
 from selfalign.export.ollama import Conversation, go_template, modelfile, refuse_dates
 from selfalign.models.merge import load_float32, write_merged
 from selfalign.models.rendering import Renderer
+from selfalign.models.sizes import read_sizes
 from selfalign.models.templates import Template
 from selfalign.record.disk import free_folder, require_space, whole_folder
 from selfalign.record.exports import best_round, model_files
@@ -108,7 +109,8 @@ class _Making:
 
         The float16 file is proven whatever is wanted: what a quantised one lacks then comes from quantising alone.
         """
-        require_space(folder, 2 * sum(path.stat().st_size for path in self.source.glob("*.safetensors")))
+        # Q8_0 has 34 bytes for 32 weights, and Q4_K_M never more.
+        require_space(folder, int(read_sizes(self.source).weights * (2 if kind == "F16" else 2 + 34 / 32)))
         exact, file = folder / "work" / "model-F16.gguf", folder / f"model-{kind}.gguf"
         self.say("converting to float16")
         llama_cpp.convert(self.tools, self.source, exact)

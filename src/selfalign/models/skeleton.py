@@ -119,3 +119,17 @@ def check_loads(folder: str, adapter: str, digest: str, attention: str) -> None:
     model = skeleton(Path(folder), attention)
     if adapter:
         check_adapter(Path(adapter), model)
+
+
+@lru_cache(maxsize=8)
+def check_fits(folder: str, adapter: str, digest: str) -> None:
+    """For an engine that runs models without transformers: an adapter, on a base that transformers could load from its folder.
+
+    Raises:
+        UserError: as `check_adapter`.
+    """
+    try:
+        base = skeleton(Path(folder))
+    except UserError:
+        return
+    check_adapter(Path(adapter), base)
