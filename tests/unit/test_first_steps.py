@@ -41,7 +41,8 @@ def test_a_command_says_how_it_is_called_before_a_recipe_is_named(command: str, 
     assert said.startswith(f"usage: selfalign {command} RECIPE SEEDS --model M") and "RECIPE is one of contrast" in said
     assert ("--out DIR" in said) == (command == "run")
     assert main([command, "isara", "--help"]) == 0
-    assert ("\nCheck:\n  --probe  " in capsys.readouterr().out) == (command == "check")
+    said = capsys.readouterr().out
+    assert ("\nCheck:\n  --probe  " in said) == (command == "check") and ("\n  --out " in said) == (command == "run")
 
 
 @pytest.mark.parametrize("recipe", recipes.__all__)
@@ -181,6 +182,11 @@ def test_what_a_run_can_cost_is_told_before_it_costs(seeds_file: Path, tmp_path:
     assert "cost at most: 2,000 tokens for 20 candidates, 300 tokens for 3 evaluations of the held-out prompts" in said
     assert main(["run", "isara", str(seeds_file), *options, "--out", str(tmp_path / "run"), "--max_hours", "1e-9"]) == 0
     assert "cost at most: 2,000 tokens for 20 candidates" in capsys.readouterr().err
+    # Answers that can be compared are asked of the model once, shown others.
+    labels = "".join(json.dumps({"prompt": f"Is {n} odd?", "response": ("no", "yes")[n % 2]}) + "\n" for n in range(40))
+    (tmp_path / "labels.jsonl").write_text(labels)
+    assert main(["check", "isara", str(tmp_path / "labels.jsonl"), *options, "--ignore_seed_rules", "true"]) == 0
+    assert "20 candidates, 1,680 tokens for the prompts of 24 seeds asked again, 300 tokens" in capsys.readouterr().out
     # An answer to be rejected for each of the 51 shown and each kept, in each round.
     assert main(["check", "contrast", "in_scope", *options]) == 0
     assert "cost at most: 10,540 tokens for 20 candidates and 122 answers to be rejected, " in capsys.readouterr().out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import textwrap
+from argparse import SUPPRESS
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from inspect import getdoc, signature
@@ -118,7 +119,7 @@ def _classes(part: type, option: str) -> list[type]:
 
 def short_help(parser: ArgumentParser, method: tuple[str, ...]) -> str:
     """`method` are the options of the recipe function itself."""
-    actions = {action.dest: action for action in parser._actions if action.option_strings}
+    actions = {action.dest: action for action in parser._actions if action.option_strings and action.help != SUPPRESS}
     # An option that is a group of options has its text in the group's title.
     titled = {group._group_actions[0].dest: group.title for group in parser._action_groups[2:] if group._group_actions}
     groups = {name for name, action in actions.items() if type(action).__name__ == "_ActionConfigLoad"}

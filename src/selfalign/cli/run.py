@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import SUPPRESS
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
@@ -93,7 +94,9 @@ def make_parser(make: Callable[..., Recipe], command: str) -> ArgumentParser:
     parser.add_argument("recipe", type=str, help="name of a recipe, or ./file.py:function")
     parser.add_argument("seeds", type=str, help="JSONL, JSON, CSV or Parquet file of pairs; bundled: safe_helpful, in_scope")
     parser.add_argument("--model", type=str, help="local folder, hub name, or smollm2-135m for the bundled model")
-    parser.add_argument("--out", type=str, help="the run folder; the same command on it goes on where it stopped")
+    text = "the run folder; the same command on it goes on where it stopped"
+    # A command that writes no folder takes it, so that a run's options can be given as they are, and does not speak of it.
+    parser.add_argument("--out", type=str, help=text if out_of(command) else SUPPRESS)
     parser.add_argument("--held_out", type=str, help="file of held-out pairs for the metrics; bundled seeds bring their own")
     parser.add_argument("--report_to", type=str, help="send metrics to tensorboard, trackio, mlflow, wandb (commas between)")
     text = "wait after the filters of each round until people have gone through its pairs"

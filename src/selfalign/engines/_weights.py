@@ -124,7 +124,7 @@ def checked(model: ModelRef, seeds: Sequence[Example], format: Format, most: int
 
 
 def check_adapter(resolved: ModelRef) -> None:
-    """Raises UserError: the model is an adapter that does not belong on its base; for engines that leave weights to others."""
+    """Raises UserError: an adapter that does not belong on its base; for engines that leave its weights to others."""
     if resolved.adapter is not None:
         check_fits(located(resolved.base), located(resolved.adapter), resolved.hash)
 

@@ -98,8 +98,8 @@ class VLLM:
         (10 to 20 seconds, once for each model; no weights load).
 
         Raises:
-            UserError: what `_weights.checked` raises; an adapter of another base; no interpreter, no vLLM in it, one that is too
-                old, a model that it does not run, an adapter of too high a rank, no GPU for a build that needs one.
+            UserError: what `_weights.checked` raises; no interpreter, no vLLM in it, one that is too old, a model that it does
+                not run, an adapter of another base or of too high a rank, no GPU for a build that needs one.
         """
         if self.python and shutil.which(Path(self.python).expanduser()) is None:
             raise UserError(f"engine.python: {self.python} is no program that can be started")

@@ -164,7 +164,7 @@ def _align(
         if waits := waited_for(store):  # before a model loads: nothing else can be done
             best = (waiting(store) or 1) - 1 if recipe.trains else 0  # a round that is rolled back ends a run
             return Run(store.folder, store.model(best), best, waits)
-        costs = plan_text(plan(recipe, base, len(held_out), len(validation), len(shown)))
+        costs = plan_text(plan(recipe, base, len(held_out), len(validation), shown))
         if costs and store.state().get("state") != "done":
             watch.say(costs)
         with no_exit(f"recipe {recipe.name}"):  # here too, so that the record says why

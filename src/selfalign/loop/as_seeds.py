@@ -16,7 +16,7 @@ from selfalign.proof.stats import wilson
 from selfalign.protocols import Context, SeedUse, declared
 from selfalign.recipe import Recipe
 from selfalign.text import counted, normalise
-from selfalign.types import Example, Request, derive_seed
+from selfalign.types import Example, Pool, Request, derive_seed
 
 PROMPTS = 24
 """Seeds whose prompts are asked."""
@@ -68,6 +68,13 @@ def by_category(recipe: Recipe, seeds: Sequence[Example]) -> bool:
     return getattr(recipe.retriever, "by_category", False) and any(aims)
 
 
+def asked_again(recipe: Recipe, pool: Pool) -> tuple[Example, ...]:
+    """The seeds that `wrong_as_shown` asks: none of prose, where two answers cannot be compared, or where a recipe shows none."""
+    seeds = pool.single_turns().seeds
+    shows = declared(recipe.retriever, SeedUse).shown(seeds, {""})[0]
+    return some_of(seeds, PROMPTS, recipe.seed) if shows and suggestion([seed.response for seed in seeds]) else ()
+
+
 def wrong_as_shown(recipe: Recipe, context: Context) -> str:
     """One sentence where the model, shown other seeds as the recipe shows them, answers fewer than half of the seeds' prompts
     as the seeds do (the interval's upper end is below a half); "" elsewhere.
@@ -75,12 +82,10 @@ def wrong_as_shown(recipe: Recipe, context: Context) -> str:
     Only of seeds whose answers can be compared: all JSON, or all of a few labels. Our own addition: on JSON of four fields the
     bundled model, shown seeds, had 9 % right, and `isara` came to 18 where `sft` came to 25 (benchmarks/RESULTS.md).
     """
-    pool = context.pool.single_turns()
-    count = declared(recipe.retriever, SeedUse).shown(pool.seeds, {""})[0]
-    if not count or not suggestion([seed.response for seed in pool.seeds]):
+    if not (asked := asked_again(recipe, context.pool)):
         return ""
-    context = replace(context, pool=pool)
-    asked = some_of(pool.seeds, PROMPTS, recipe.seed)
+    context = replace(context, pool=(pool := context.pool.single_turns()))
+    count = declared(recipe.retriever, SeedUse).shown(pool.seeds, {""})[0]
     shown = Nearest(count, by_category(recipe, pool.seeds)).retrieve(context, asked)
     requests = [
         Request(

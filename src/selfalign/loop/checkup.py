@@ -81,7 +81,7 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
         "held_out": len(held_out),
         **fed,
         **_tokens(recipe, budgets, generates),
-        "plan": plan(recipe, base, len(held_out), len(validation), len(shown)),
+        "plan": plan(recipe, base, len(held_out), len(validation), shown),
         "encoder": type(recipe.encoder).__name__,
         "memory": memory,
         "expected": expected,

@@ -4,16 +4,18 @@ once its first batches are done."""
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from selfalign.evaluators import Refusal
 from selfalign.loop.aim import SHARES
+from selfalign.loop.as_seeds import asked_again
 from selfalign.protocols import Flags, declared
 from selfalign.recipe import Recipe
 from selfalign.text import counted
-from selfalign.types import ModelRef
+from selfalign.types import Example, ModelRef, Pool
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _WORKING = 40
@@ -33,19 +35,20 @@ def points(recipe: Recipe) -> int:
     return len(SHARES) if recipe.aim_over_refusal is not None and recipe.trains and recipe.rounds else 0
 
 
-def plan(recipe: Recipe, base: ModelRef, held_out: int, validation: int = 0, shown: int = 0) -> dict[str, Any]:
+def plan(recipe: Recipe, base: ModelRef, held_out: int, validation: int = 0, shown: Sequence[Example] = ()) -> dict[str, Any]:
     """What follows from the options of a recipe whose token budgets are filled in.
 
     Args:
         held_out: how many prompts the models are measured on.
         validation: how many seeds are held out to choose the round, and the point of `aim_over_refusal`.
-        shown: how many are not. A proposer that opposes makes an answer to be rejected against each, and against what is kept.
+        shown: those that are not. A proposer that opposes makes an answer to be rejected against each, and against what is kept.
 
     `disk_bytes` is None where it is not known: of a model that is no folder here. An adapter's few megabytes count as nothing.
     """
     candidates = sum(recipe.candidates(round) for round in range(1, recipe.rounds + 1))
-    rejected = candidates + recipe.rounds * shown if getattr(recipe.proposer, "oppose", None) else 0
+    rejected = candidates + recipe.rounds * len(shown) if getattr(recipe.proposer, "oppose", None) else 0
     prompt = getattr(getattr(recipe.proposer, "sampling", None), "max_tokens", 0) or 0
+    again = len(asked_again(recipe, Pool((tuple(shown),)))) if recipe.candidates(1) and recipe.rounds else 0
     measured, tried = evaluations(recipe) if held_out else 0, points(recipe) * validation
     judge = next((part.sampling for part in recipe.evaluators if isinstance(part, Refusal)), None) or recipe.eval_sampling
     model, weights = _size(base)
@@ -56,6 +59,8 @@ def plan(recipe: Recipe, base: ModelRef, held_out: int, validation: int = 0, sho
         "candidates": candidates,
         "rejected": rejected,
         "candidate_tokens": candidates * (prompt + recipe.sampling.max_tokens) + rejected * recipe.sampling.max_tokens,
+        "asked_again": again,
+        "asked_again_tokens": again * recipe.sampling.max_tokens,
         "evaluations": measured,
         "evaluation_tokens": measured * held_out * recipe.eval_sampling.max_tokens,
         "aim_points": points(recipe) if tried else 0,
@@ -71,6 +76,10 @@ def plan_text(found: dict[str, Any]) -> str:
     if found["candidates"]:
         rejected = f" and {counted(found['rejected'], 'answer')} to be rejected" if found["rejected"] else ""
         parts.append(f"{found['candidate_tokens']:,} tokens for {counted(found['candidates'], 'candidate')}{rejected}")
+    if found["asked_again"]:
+        parts.append(
+            f"{found['asked_again_tokens']:,} tokens for the prompts of {counted(found['asked_again'], 'seed')} asked again"
+        )
     if found["evaluations"]:
         times = counted(found["evaluations"], "evaluation")
         parts.append(f"{found['evaluation_tokens']:,} tokens for {times} of the held-out prompts")

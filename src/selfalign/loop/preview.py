@@ -70,7 +70,7 @@ def preview(
     few, counts = fewer_than_asked(recipe, shown), (len(held_out), len(validation))
     made = samples[: recipe.candidates(first)] if first else []  # behind them come second turns, and answers against them
     if not count and recipe.rounds:
-        outlook["sentence"] += f"; {recipe.name} itself does not learn from context"
+        outlook["sentence"] += f"; {recipe.name} does not learn from context, so that this says nothing of what it will gain"
     later = f"in a run the model that the seeds have trained writes the candidates, from round {first} on" if first > 1 else ""
     tokens = int(tokens * min(1.0, 2 * len(made) / max(len(samples), 1)))  # at most one such answer for each
     return {
