@@ -13,7 +13,7 @@ SRC = Path(__file__).parent.parent / "src" / "selfalign"
 PARTS = ("engines", "encoders", "proposers", "retrievers", "scorers", "filters", "trainers", "evaluators")
 LAYERS = (
     ("types", "text", "errors", "cache"),
-    ("seeds", "protocols", "cosine"),
+    ("seeds", "protocols"),
     ("models", "record", "expect"),
     ("proof",),
     PARTS,

@@ -106,8 +106,7 @@ class Engine(Protocol):
         ...
 
     def open(self, model: ModelRef, format: Format) -> AbstractContextManager[Session]:
-        """Weights load at the first call that needs them: `fit` is asked before anything is paid for. On leaving the block all
-        memory of the model is released, before a trainer asks for it."""
+        """On leaving the block all memory of the model is released, before a trainer asks for it."""
         ...
 
 

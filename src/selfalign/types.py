@@ -262,16 +262,13 @@ class Metric:
     """Which way is good. Of a metric with no good side (neither) a verdict says higher or lower."""
 
     def __post_init__(self) -> None:
-        for field_name, choices in (("unit", get_args(Unit)), ("better", get_args(Better))):
-            if getattr(self, field_name) not in choices:
-                raise ValueError(
-                    f"Metric: {field_name} = {getattr(self, field_name)!r} of {self.name}: one of {', '.join(choices)}"
-                )
+        for name, choices in (("unit", get_args(Unit)), ("better", get_args(Better))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"Metric: {name} = {getattr(self, name)!r} of {self.name}: one of {', '.join(choices)}")
         low, high = BOUNDS[self.unit]
         if self.value < low or self.value > high:  # NaN, the value of nothing, passes
-            raise ValueError(
-                f"Metric: {self.name} = {self.value} is outside {low:g} … {high:g}, where its unit, {self.unit}, lies"
-            )
+            bounds = f"{low:g} … {high:g}, where its unit, {self.unit}, lies"
+            raise ValueError(f"Metric: {self.name} = {self.value} is outside {bounds}")
 
 
 def with_template_args(format: Format, args: Mapping[str, Any]) -> Format:
@@ -305,6 +302,11 @@ def transcript(history: Turns, prompt: str) -> str:
         return prompt
     said = [text for asked, answered in history for text in (f"User: {asked}", f"Assistant: {answered}")]
     return "\n\n".join([*said, f"User: {prompt}"])
+
+
+def cosines(rows: FloatArray, known: FloatArray) -> NDArray[np.float64]:
+    """Of unit vectors, to six decimals: by the last bits of a product in float32 equals have another order on another processor."""
+    return np.asarray(np.round(rows.astype(np.float64) @ known.astype(np.float64).T, 6))
 
 
 def derive_seed(seed: int, *path: int | str) -> int:
@@ -349,14 +351,12 @@ class Pool:
         ISARA's budget: `generated` from each generated round, the rest of `demonstrations` from the seeds (its code takes 1 of
         C = 8). Where the rounds would ask for more than there is room for, the newest go first. No part gives more than it has.
         """
-        rounds: list[tuple[tuple[Example, ...], int]] = []
-        left = demonstrations
+        rounds, left = list[tuple[tuple[Example, ...], int]](), demonstrations
         for part in reversed(self.parts[1:]):
             if take := min(generated, len(part), left):
                 rounds.append((part, take))
                 left -= take
-        seeds = [(self.seeds, take)] if (take := min(left, len(self.seeds))) else []
-        return seeds + rounds[::-1]
+        return ([(self.seeds, take)] if (take := min(left, len(self.seeds))) else []) + rounds[::-1]
 
 
 _UNPARSED, _FLAGGED = "_unparsed", "_flagged"

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from selfalign.cosine import cosines
 from selfalign.filters._shared import Field, Verdict, categories, split, text_of
 from selfalign.protocols import Context
 from selfalign.text import TENTH
-from selfalign.types import Example, FilterResult, FloatArray
+from selfalign.types import Example, FilterResult, FloatArray, cosines
 
 _CELLS = 1 << 22  # similarities put in order at once: 64 MiB with their places
 

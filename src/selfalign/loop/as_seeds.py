@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from selfalign.cosine import cosines
 from selfalign.expect.checks import same_answer
 from selfalign.expect.json_answers import object_or_list, other_field, shared_fields
 from selfalign.expect.suggest import suggestion
@@ -16,7 +15,7 @@ from selfalign.proof.stats import wilson
 from selfalign.protocols import Context, SeedUse, declared
 from selfalign.recipe import Recipe
 from selfalign.text import counted, normalise
-from selfalign.types import Example, Pool, Request, derive_seed
+from selfalign.types import Example, Pool, Request, cosines, derive_seed
 
 PROMPTS = 24
 """Seeds whose prompts are asked."""

@@ -11,11 +11,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from selfalign.cosine import cosines
 from selfalign.proposers._drafts import draft
 from selfalign.protocols import Context, Flags, Preflight, Proposer, SeedUse, declared
 from selfalign.text import counted
-from selfalign.types import LATER, Example, FloatArray, Sampling, derive_seed
+from selfalign.types import LATER, Example, FloatArray, Sampling, cosines, derive_seed
 
 SOURCE, GIVEN = "source", "given"
 """Key and value in the metadata of a candidate whose prompt was given."""

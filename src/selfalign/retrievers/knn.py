@@ -9,9 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from selfalign.cosine import cosines
 from selfalign.protocols import Context
-from selfalign.types import Example, FloatArray
+from selfalign.types import Example, FloatArray, cosines
 
 _CELLS = 1 << 24  # similarities held at once: 128 MiB as float64
 
