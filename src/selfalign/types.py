@@ -305,7 +305,7 @@ def transcript(history: Turns, prompt: str) -> str:
 
 
 def cosines(rows: FloatArray, known: FloatArray) -> NDArray[np.float64]:
-    """Of unit vectors, to six decimals: by the last bits of a product in float32 equals have another order on another processor."""
+    """Of unit vectors, to six decimals: by the last bits of a product in float32 equals come in another order elsewhere."""
     return np.asarray(np.round(rows.astype(np.float64) @ known.astype(np.float64).T, 6))
 
 
