@@ -33,7 +33,7 @@ HARMLESS = {
     *("COLUMNS", "SELFALIGN_FAULT_AT", "SELFALIGN_FAULT_LOG", "PYTEST_CURRENT_TEST"),
     *("TORCHINDUCTOR_CACHE_DIR", "HF_XET_HIGH_PERFORMANCE", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"),  # libraries set them
     "PYTORCH_NVML_BASED_CUDA_CHECK",  # and DeepSpeed, where it is there
-    *("GOMP_SPINCOUNT", "CUDA_VISIBLE_DEVICES"),  # a training's, which the tests give no CUDA device
+    *("GOMP_SPINCOUNT", "CUDA_VISIBLE_DEVICES", "PYTHONSAFEPATH"),  # a training's, which the tests give no CUDA device
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ACCELERATE_USE_CPU"),
 }
 """Variables that may be another than when the imports were made."""

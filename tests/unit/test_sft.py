@@ -299,6 +299,13 @@ def test_a_damaged_checkpoint_is_passed_over_aloud(
     assert weights(tmp_path / "model") == weights(unbroken[0] / "model")
 
 
+@pytest.mark.usefixtures("cold_trainings")  # a copy has imported everything already
+def test_a_folder_named_as_a_package_is_none(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "triton").mkdir()  # transformers takes what can be found for what is there
+    monkeypatch.chdir(tmp_path)
+    assert replace(SMALL, max_steps=1).train(job(model, tmp_path / "run"), Quiet()).steps == 1
+
+
 @pytest.mark.usefixtures("cold_trainings")  # a copy has the command line of what it was copied from
 def test_an_interrupted_parent_takes_the_training_with_it(model: Path, tmp_path: Path) -> None:
     began: list[psutil.Process] = []

@@ -36,6 +36,7 @@ _REMEDIES = {
 def surroundings(device: str, given: Mapping[str, str], four_bits: bool = False) -> dict[str, str]:
     """The environment of a training process.
 
+    It imports nothing from the current folder: libraries take a folder named mlx or triton there for the package of that name.
     It sees no other CUDA device than it is given (`only_device`). Its threads spin for a while and sleep then, unless the user
     chose: beside other busy processes a thread that spins for long keeps the core from the one that it waits for, and one that
     sleeps at once is woken late on a quiet machine (figures: docs/memory.md, "On processors").
@@ -47,7 +48,7 @@ def surroundings(device: str, given: Mapping[str, str], four_bits: bool = False)
     no_gaps = {"MALLOC_MMAP_THRESHOLD_": str(LARGE)} if four_bits else {}
     chosen = any(name in given for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"))
     waits = {} if chosen else {"GOMP_SPINCOUNT": "10000"}
-    return {**waits, **no_gaps, **only_device(device, given)}
+    return {**waits, **no_gaps, "PYTHONSAFEPATH": "1", **only_device(device, given)}
 
 
 def run_child(spec: Path, stage: str, progress: Progress, device: str = "auto", four_bits: bool = False) -> None:
