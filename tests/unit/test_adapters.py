@@ -63,6 +63,11 @@ def test_an_adapter_that_does_not_belong_on_its_base_is_refused(
     more = {name.replace(".layers.1.", ".layers.2."): weight.clone() for name, weight in halves.items()}
     save_file(halves | more, copy() / "adapter_model.safetensors")  # as of a deeper base
     assert "has 2 tensors that are not in its base" in said(tmp_path / "copy")
+    for wrong in (float("nan"), float("-inf")):
+        apart = {name: weight.clone() for name, weight in halves.items()}
+        next(iter(apart.values()))[1, 2] = wrong
+        save_file(apart, copy() / "adapter_model.safetensors")
+        assert "model.layers.0.self_attn.q_proj.lora_A.weight holds NaN or infinity" in said(tmp_path / "copy")
     assert "is an adapter too" in said(copy(base_model_name_or_path=str(own)))
     tokens = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
     assert "of the kind PROMPT_TUNING puts tokens of its own" in said(adapter(model_folder, tmp_path / "tokens", tokens))

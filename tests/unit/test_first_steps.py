@@ -153,8 +153,9 @@ def test_a_folder_of_runs_has_a_status(tmp_path: Path, capsys: Told, monkeypatch
 
 
 def test_the_report_says_where_it_is_as_json(tmp_path: Path, capsys: Told) -> None:
-    assert main(["report", str(a_run(tmp_path / "run")), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"report": str(tmp_path / "run" / "report.html")}
+    assert main(["report", str(a_run(tmp_path / "größe中")), "--json"]) == 0
+    assert json.loads(said := capsys.readouterr().out) == {"report": str(tmp_path / "größe中" / "report.html")}
+    assert "größe中" in said
 
 
 def test_the_bundled_models_card_has_its_licence_and_base(tmp_path: Path) -> None:

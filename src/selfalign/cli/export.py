@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, Literal, get_args
 
 from selfalign.cli.options import new_parser, parse
+from selfalign.cli.table import print_json
 from selfalign.errors import UserError
 from selfalign.export.answers import export_answers
 from selfalign.export.cards import check_license
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     with Store.read(options.folder) as store:
         found = dict(_exported(store, options))
     if options.json:
-        sys.stdout.write(json.dumps({name: plain for name, (plain, _) in found.items()}, indent=1) + "\n")
+        print_json({name: plain for name, (plain, _) in found.items()})
     else:
         sys.stdout.write("".join(f"{line}\n" for _, lines in found.values() for line in lines))
     return int(bool("gguf" in found and found["gguf"][0]["modelfile_refused"]))

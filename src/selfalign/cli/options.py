@@ -241,7 +241,7 @@ def refilled(arguments: Sequence[str], option: str, old: Any, new: Any) -> list[
     for place, name, value in _options(arguments):
         said = _said(name, value)
         if option in said and said[option] == old:
-            alone = new if isinstance(new, str) else json.dumps(new)
+            alone = new if isinstance(new, str) else json.dumps(new, ensure_ascii=False)
             _put(kept, place, name, yaml.safe_dump({**said, option: new}, allow_unicode=True) if name == "config" else alone)
     return kept
 

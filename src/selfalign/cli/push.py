@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 
 from selfalign.cli.options import new_parser, parse
+from selfalign.cli.table import print_json
 from selfalign.errors import UserError, handle_signals
 from selfalign.export.push import push
 from selfalign.record.store import Store
@@ -28,5 +28,8 @@ def main(arguments: Sequence[str]) -> int:
     given = {name: getattr(options, name) for name in ("data", "round", "license", "private", "dry_run")}
     with handle_signals(), Store.read(options.folder) as store:
         pushed = push(store, options.repo, **given)
-    sys.stdout.write((json.dumps(pushed.plain(), indent=1) if options.json else pushed.text()) + "\n")
+    if options.json:
+        print_json(pushed.plain())
+    else:
+        sys.stdout.write(pushed.text() + "\n")
     return 0

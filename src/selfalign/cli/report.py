@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 
 from selfalign.cli.options import new_parser, parse
+from selfalign.cli.table import print_json
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -19,5 +19,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="say where the page is as JSON")
     options = parse(parser, arguments)
     page = str(write_report(options.folder, options.out))
-    sys.stdout.write((json.dumps({"report": page}) if options.json else page) + "\n")
+    if options.json:
+        print_json({"report": page})
+    else:
+        sys.stdout.write(page + "\n")
     return 0

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 
 from selfalign.cli.options import new_parser, parse
-from selfalign.record.plain import escaped
+from selfalign.cli.table import print_json
 from selfalign.record.store import Store
 
 
@@ -21,5 +20,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(parser, arguments)
     with Store.read(options.folder) as store:
         found = lineage(store, options.id)
-    sys.stdout.write((escaped(json.dumps(found, indent=1, ensure_ascii=False)) if options.json else lineage_text(found)) + "\n")
+    if options.json:
+        print_json(found)
+    else:
+        sys.stdout.write(lineage_text(found) + "\n")
     return 0

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from selfalign.cli.list import main as list_runs
 from selfalign.cli.options import new_parser, parse
+from selfalign.cli.table import print_json, print_status
 from selfalign.proof.kept import of_run
 from selfalign.record.schema import NAME
 from selfalign.record.status import status, warnings
@@ -35,8 +34,6 @@ def print_run(folder: str, as_json: bool) -> None:
         result, reported = status(store), warnings(store)
         guard = of_run(store, result["best_round"])
     if as_json:
-        sys.stdout.write(json.dumps({**result, "guard": [asdict(each) for each in guard]}, indent=1) + "\n")
+        print_json({**result, "guard": [asdict(each) for each in guard]})
     else:
-        from selfalign.cli.table import print_status
-
         print_status(result, reported, guard)

@@ -22,6 +22,7 @@ from selfalign.cli.options import parse
 from selfalign.cli.recipe_help import HELP, print_help
 from selfalign.cli.recipe_options import choices, part_options, resolved
 from selfalign.cli.run import make_parser
+from selfalign.cli.table import print_json
 from selfalign.errors import UserError
 from selfalign.recipe import Recipe
 from selfalign.text import printable
@@ -138,7 +139,7 @@ def _study(study: Study, options: Namespace, about: tuple[str, Sequence[str]], a
         elsewhere = None if beside is None else stack.enter_context(beside)
         result = run_study(study, metric=options.metric, options=about[0], notes=about[1], beside=elsewhere)
     if options.json:
-        sys.stdout.write(json.dumps(result, indent=1) + "\n")
+        print_json(result)
     else:
         print_study(result)
     if not (lines := unfinished(result)):

@@ -89,7 +89,10 @@ def other_field(answer: str, reference: str, path: str) -> str:
         given = _field(answer, path)
     except ValueError as error:
         return str(error)
-    return "" if same_value(given, wanted) else f"{path} is {json.dumps(given)[:60]}, the reference has {json.dumps(wanted)[:60]}"
+    if same_value(given, wanted):
+        return ""
+    found, meant = (json.dumps(value, ensure_ascii=False)[:60] for value in (given, wanted))
+    return f"{path} is {found}, the reference has {meant}"
 
 
 def _field(text: str, path: str) -> Any:

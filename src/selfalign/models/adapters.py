@@ -23,12 +23,13 @@ def check_adapter(folder: Path, base: Any) -> None:
         base: the model it is made for, without its weights (`skeleton`), which is changed.
 
     Raises:
-        UserError: an adapter of a kind that cannot be merged into weights, of another base, or without some of its weights.
+        UserError: an adapter of a kind that cannot be merged into weights, of another base, without some of its weights, or
+            with weights that are no numbers (NaN, infinity), as a training that came apart leaves them.
     """
     kind = type(base).__name__
     try:
         with quiet(), warnings.catch_warnings(record=True) as said:
-            from peft import PeftConfig, PeftModel
+            from peft import PeftConfig, PeftModel, load_peft_weights
 
             warnings.simplefilter("always")
             config = PeftConfig.from_pretrained(str(folder))
@@ -39,6 +40,7 @@ def check_adapter(folder: Path, base: Any) -> None:
             adapted = PeftModel(base, config, low_cpu_mem_usage=True)
             mapping = getattr(base, "_checkpoint_conversion_mapping", None)
             found = adapted.load_adapter(str(folder), "default", torch_device="cpu", key_mapping=mapping)
+            weights = load_peft_weights(str(folder), device="cpu")  # those laid on the base have no values, as it has none
     except (UserError, Interrupted):
         raise
     except NotImplementedError:  # what cannot be computed without weights is known when they are loaded
@@ -49,6 +51,9 @@ def check_adapter(folder: Path, base: Any) -> None:
         if names:
             number, such = counted(len(names), "tensor"), f"such as {sorted(names)[0]}"
             raise UserError(f"adapter {folder} {what.format(number)} its base, a {kind}, {such}; {_REMEDY}")
+    apart = next((name for name, weight in weights.items() if not weight.isfinite().all()), None)
+    if apart is not None:
+        raise UserError(f"adapter {folder}: {apart} holds NaN or infinity: its training came apart; take an earlier checkpoint")
     _tell_unknown(folder, said)
 
 
