@@ -238,15 +238,29 @@ def test_an_option_without_effect_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_an_adapter_becomes_part_of_the_weights(store: Store, tmp_path: Path, model_folder: Path) -> None:
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"target_modules": ["q_proj", "down_proj"]},
+        {"target_modules": ["q_proj", "lm_head"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "embed_tokens"]},
+    ],
+)
+def test_an_adapter_becomes_part_of_the_weights(
+    store: Store, tmp_path: Path, model_folder: Path, given: dict[str, list[str]]
+) -> None:
+    """The model's embeddings are its output layer too: what is done to one is not done to the other."""
     import torch
     from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     torch.manual_seed(0)
     folder = store.round_folder(1) / "model"
-    options = LoraConfig(target_modules=["q_proj", "down_proj"], init_lora_weights=False)
-    get_peft_model(AutoModelForCausalLM.from_pretrained(model_folder), options).save_pretrained(folder)
+    made = get_peft_model(AutoModelForCausalLM.from_pretrained(model_folder), LoraConfig(init_lora_weights=False, **given))
+    for name, weight in made.named_parameters():
+        if "modules_to_save" in name:
+            weight.data += 0.1 * torch.randn_like(weight)
+    made.save_pretrained(folder)
     store.add_model(1, ModelRef(str(model_folder), str(folder)), read_manifest(folder))
     ids = torch.tensor([[1, 5, 9, 70]])
     with torch.no_grad():

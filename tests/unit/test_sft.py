@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -432,6 +433,17 @@ def test_all_weights_are_trained_from_an_adapter(model: Path, tmp_path: Path) ->
     assert second.model.adapter is None
     before, after = (load_file(Path(folder) / "model.safetensors") for folder in (model, second.model.base))
     assert [name for name in before if torch.equal(before[name].float(), after[name].float())] == []
+
+
+def test_an_adapter_of_the_output_layer_leaves_the_embeddings_it_was_tied_to(model: Path, tmp_path: Path) -> None:
+    lora = SFT(learning_rate=1e-2, max_steps=1, batch_size=4, lora_rank=4, lora_target=".*(q_proj|lm_head)")
+    first = lora.train(job(model, tmp_path / "one"), Quiet())
+    second = replace(SMALL, learning_rate=1e-12, max_steps=1).train(job(model, tmp_path / "two", start=first.model), Quiet())
+    before, after = (load_file(Path(folder) / "model.safetensors") for folder in (model, second.model.base))
+    embedded = "model.embed_tokens.weight"
+    assert torch.allclose(before[embedded].float(), after[embedded].float(), atol=1e-6)
+    assert not torch.allclose(before[embedded].float(), after["lm_head.weight"].float(), atol=1e-6)
+    assert not json.loads((Path(second.model.base) / "config.json").read_text())["tie_word_embeddings"]
 
 
 def test_nothing_to_train_on_is_said_in_one_line(model: Path, tmp_path: Path) -> None:

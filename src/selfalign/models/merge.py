@@ -61,7 +61,7 @@ def write_merged(model: ModelRef, out: Path, asked: Sequence[Example], format: F
         narrow, problem = AutoConfig.from_pretrained(located(model.base)).dtype or torch.float32, ""
         for kind in dict.fromkeys((narrow, torch.float32)):
             shutil.rmtree(out, ignore_errors=True)
-            _adapted(model).merge_and_unload(safe_merge=True).to(kind).save_pretrained(out)
+            merged(_adapted(model)).to(kind).save_pretrained(out)
             tokenizer.save_pretrained(out)
             if not (problem := _difference(load_float32(str(out)), renderer, said)):
                 if kind != narrow:
@@ -74,6 +74,26 @@ def _adapted(model: ModelRef) -> Any:
     from peft import PeftModel
 
     return PeftModel.from_pretrained(load_float32(located(model.base)), str(model.adapter)).eval()
+
+
+def merged(adapted: Any) -> Any:
+    """The model of a `PeftModel`, its adapter made part of its weights.
+
+    Where output layer and embeddings are one weight (tied), what the adapter does to one of them is not done to the other: each
+    has its own from then on, and the configuration says so, without which the next who loads the files would tie them again.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from torch.nn import Parameter
+
+    tied = adapted.get_input_embeddings().weight
+    for layer in adapted.modules():
+        if isinstance(layer, BaseTunerLayer) and getattr(base := layer.get_base_layer(), "weight", None) is tied:
+            base.weight = Parameter(tied.detach().clone(), requires_grad=False)
+    model = adapted.merge_and_unload(safe_merge=True)
+    output = model.get_output_embeddings()
+    if output is not None and output.weight is not model.get_input_embeddings().weight:
+        model.config.tie_word_embeddings = model.config.get_text_config().tie_word_embeddings = False
+    return model
 
 
 def load_float32(source: str) -> Any:
@@ -105,7 +125,7 @@ def _greedy(model: Any, prompt: list[int], ends: frozenset[int]) -> tuple[list[i
     return ids, logprobs
 
 
-def _difference(merged: Any, renderer: Renderer, said: Sequence[_Said]) -> str:
+def _difference(model: Any, renderer: Renderer, said: Sequence[_Said]) -> str:
     """The first text on which the merged model differs, in words; "" where it differs on none.
 
     One pass over the adapter's text shows both: while its every token is the likeliest behind those before it, greedy decoding
@@ -115,13 +135,13 @@ def _difference(merged: Any, renderer: Renderer, said: Sequence[_Said]) -> str:
 
     for one in said:
         with torch.inference_mode():
-            logits = merged(input_ids=torch.tensor([one.prompt + one.text])).logits[0, len(one.prompt) - 1 : -1]
+            logits = model(input_ids=torch.tensor([one.prompt + one.text])).logits[0, len(one.prompt) - 1 : -1]
         scores = logits.float().log_softmax(dim=-1)
         own = scores.gather(-1, torch.tensor(one.text)[:, None])[:, 0]
         away = float((own - torch.tensor(one.logprobs)).abs().mean())
         other = float((scores.max(dim=-1).values - own).max())
         if not max(away, other) <= TOLERANCE:  # not a number is a difference too
-            texts = [one.text, _greedy(merged, one.prompt, renderer.response_stops.ids)[0]]
+            texts = [one.text, _greedy(model, one.prompt, renderer.response_stops.ids)[0]]
             adapter, full = (_shown(str(renderer.tokenizer.decode(ids, skip_special_tokens=True))) for ids in texts)
             return (
                 f"to {_shown(one.example.prompt)} (of {one.example.id}) the adapter writes {adapter} and the merged model {full}"

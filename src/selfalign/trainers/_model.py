@@ -9,6 +9,7 @@ from typing import Any
 
 from selfalign.errors import UserError, in_a_line
 from selfalign.models.device import choose_device, half_type, own_gpu
+from selfalign.models.merge import merged
 from selfalign.models.skeleton import skeleton
 from selfalign.trainers._shard import cut, is_cut, lent
 from selfalign.types import ModelRef
@@ -33,7 +34,7 @@ def load_model(spec: dict[str, Any]) -> tuple[Any, Any]:
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, spec["adapter"], is_trainable=True)
-        model = model if frozen else model.merge_and_unload().requires_grad_(True)  # PEFT had frozen all but its own
+        model = model if frozen else merged(model).requires_grad_(True)  # PEFT had frozen all but its own
     elif frozen:
         model = _with_adapter(model, spec)
     device = device_of(options)
