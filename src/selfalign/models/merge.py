@@ -87,8 +87,8 @@ def merged(adapted: Any) -> Any:
 
     tied = adapted.get_input_embeddings().weight
     for layer in adapted.modules():
-        if isinstance(layer, BaseTunerLayer) and getattr(base := layer.get_base_layer(), "weight", None) is tied:
-            base.weight = Parameter(tied.detach().clone(), requires_grad=False)
+        if isinstance(layer, BaseTunerLayer) and getattr(layer.get_base_layer(), "weight", None) is tied:
+            layer.get_base_layer().weight = Parameter(layer.get_base_layer().weight.detach().clone(), requires_grad=False)
     model = adapted.merge_and_unload(safe_merge=True)
     output = model.get_output_embeddings()
     if output is not None and output.weight is not model.get_input_embeddings().weight:
