@@ -87,8 +87,9 @@ def merged(adapted: Any) -> Any:
 
     tied = adapted.get_input_embeddings().weight
     for layer in adapted.modules():
-        if isinstance(layer, BaseTunerLayer) and getattr(layer.get_base_layer(), "weight", None) is tied:
-            layer.get_base_layer().weight = Parameter(layer.get_base_layer().weight.detach().clone(), requires_grad=False)
+        own: Any = layer.get_base_layer() if isinstance(layer, BaseTunerLayer) else None
+        if own is not None and getattr(own, "weight", None) is tied:
+            own.weight = Parameter(own.weight.detach().clone(), requires_grad=False)
     model = adapted.merge_and_unload(safe_merge=True)
     output = model.get_output_embeddings()
     if output is not None and output.weight is not model.get_input_embeddings().weight:
