@@ -58,8 +58,6 @@ def test_plain_data(store: Store, tmp_path: Path) -> None:
     assert read_rows(tmp_path / "data.jsonl") == PLAIN
     assert export_data(store, tmp_path / "data.parquet") == 5
     assert pq.read_table(tmp_path / "data.parquet").to_pylist() == PLAIN
-    assert export_data(store, tmp_path / "one.jsonl", rounds=[1]) == 2
-    assert read_rows(tmp_path / "one.jsonl") == PLAIN[3:]
 
 
 @pytest.mark.parametrize(
@@ -156,9 +154,7 @@ def test_files_that_cannot_be(store: Store, tmp_path: Path, name: str) -> None:
         export_data(store, tmp_path / name)
 
 
-def test_rounds_and_formats_that_cannot_be(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no samples of round 7: it has those of 0, 1"):
-        export_data(store, tmp_path / "data.jsonl", rounds=[7])
+def test_formats_that_cannot_be(store: Store, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="prompt-completion"):
         export_data(store, tmp_path / "data.jsonl", "xml")  # type: ignore[arg-type]
     assert not (tmp_path / "data.jsonl").exists()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -80,11 +80,8 @@ class HF:
     def open(self, model: ModelRef, format: Format) -> Iterator[HFSession]:
         """A session on the model; weights load at the first call that needs them and are gone after the block."""
         resolved = resolve_ref(model) if not model.hash else model
-        session = HFSession(self, resolved, Texts(resolved, format))
-        try:
+        with closing(HFSession(self, resolved, Texts(resolved, format))) as session:
             yield session
-        finally:
-            session.close()
 
 
 class HFSession:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, TypeVar, get_args
@@ -141,11 +141,9 @@ class OpenAI:
     @contextmanager
     def open(self, model: ModelRef, format: Format) -> Iterator[OpenAISession]:
         """A session on the model; the server is first asked (for its models, then for one token) when there is work for it."""
-        session = OpenAISession(self, model if model.hash else resolve_ref(model, weights=self.reload == "command"), format)
-        try:
+        resolved = model if model.hash else resolve_ref(model, weights=self.reload == "command")
+        with closing(OpenAISession(self, resolved, format)) as session:
             yield session
-        finally:
-            session.close()
 
 
 class OpenAISession:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -78,11 +78,8 @@ class OpenVINO:
     @contextmanager
     def open(self, model: ModelRef, format: Format) -> Iterator[OpenVINOSession]:
         """A session on the model; it is converted and loaded at the first call that generates, and gone after the block."""
-        session = OpenVINOSession(self, resolve_ref(model) if not model.hash else model, format)
-        try:
+        with closing(OpenVINOSession(self, resolve_ref(model) if not model.hash else model, format)) as session:
             yield session
-        finally:
-            session.close()
 
     def hf(self) -> HF:
         """The engine for what OpenVINO GenAI does not offer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -118,11 +118,8 @@ class VLLM:
     @contextmanager
     def open(self, model: ModelRef, format: Format) -> Iterator[VLLMSession]:
         """A session on the model; vLLM starts at the first call that needs it, and its process is gone after the block."""
-        session = VLLMSession(self, resolve_ref(model) if not model.hash else model, format)
-        try:
+        with closing(VLLMSession(self, resolve_ref(model) if not model.hash else model, format)) as session:
             yield session
-        finally:
-            session.close()
 
     @property
     def interpreter(self) -> str:

@@ -67,8 +67,8 @@ _SHAPES: Mapping[DataFormat, Callable[[Said, Before], dict[str, Any]]] = {
 _ROWS_AT_ONCE = 10_000
 
 
-def export_data(store: Store, file: str | Path, format: DataFormat = "plain", rounds: Sequence[int] | None = None) -> int:
-    """Writes kept samples, and the seeds as round 0, oldest round first; `rounds` chooses some of them.
+def export_data(store: Store, file: str | Path, format: DataFormat = "plain") -> int:
+    """Writes kept samples, and the seeds as round 0, oldest round first.
 
     Rejected answers, and those that a teacher corrects, are left out, for whatever is trained on these rows would imitate them;
     see `export_preferences`. So are replay rows: they are no pairs of the behaviour, and stand in the run folder,
@@ -84,12 +84,12 @@ def export_data(store: Store, file: str | Path, format: DataFormat = "plain", ro
         The number of rows written.
 
     Raises:
-        UserError: a format, round or file that cannot be.
+        UserError: a format or file that cannot be.
     """
     if format not in _SHAPES:
         raise UserError(f"no data format {format!r}: use one of {', '.join(_SHAPES)}")
     where = f"verdict NOT IN ('dropped', 'replay') AND {rows.IMITATED}"
-    return _write_samples(store, file, rounds, where, lambda said, _, before: _SHAPES[format](said, before))
+    return _write_samples(store, file, where, lambda said, _, before: _SHAPES[format](said, before))
 
 
 def export_preferences(store: Store, file: str | Path) -> int:
@@ -112,18 +112,17 @@ def export_preferences(store: Store, file: str | Path) -> int:
         chosen, other = messages(rejected._replace(response=preferred or "")), messages(rejected)
         return {"prompt": chosen[:-1], "chosen": chosen[-1:], "rejected": other[-1:]}
 
-    return _write_samples(store, file, None, f"verdict = 'kept' AND {rows.REJECTED}", shape, preferred=True)
+    return _write_samples(store, file, f"verdict = 'kept' AND {rows.REJECTED}", shape, preferred=True)
 
 
 def _write_samples(
     store: Store,
     file: str | Path,
-    rounds: Sequence[int] | None,
     where: str,
     shape: Callable[[Said, str | None, Before], dict[str, Any]],
     preferred: bool = False,
 ) -> int:
-    """The samples of these rounds that meet a condition, oldest round first.
+    """The samples that meet a condition, oldest round first.
 
     Args:
         where: the condition in SQL.
@@ -131,7 +130,7 @@ def _write_samples(
         preferred: whether there must be such answers; None stands for each elsewhere.
     """
     with store.snapshot() as connection:
-        chosen = chosen_rounds(store, rounds)
+        chosen = _finished_rounds(store)
         where += f" AND round IN ({', '.join('?' * len(chosen))})"
         if preferred and not connection.execute(f"SELECT 1 FROM samples WHERE {where} LIMIT 1", chosen).fetchone():
             raise UserError(f"{store.folder} has no pairs of a preferred and a rejected answer; recipes such as dpo make them")
@@ -184,25 +183,15 @@ def export_data_card(store: Store, file: str | Path, format: DataFormat = "plain
     return card
 
 
-def chosen_rounds(store: Store, rounds: Sequence[int] | None) -> list[int]:
-    """All rounds that have samples, or those of them that are asked for; without one that waits for its review, which is said.
-
-    Raises:
-        UserError: one that has none, or that waits.
-    """
+def _finished_rounds(store: Store) -> list[int]:
+    """All rounds that have samples, without one that waits for its review, which is said."""
     with store.snapshot() as connection:
         known = [found for (found,) in connection.execute("SELECT DISTINCT round FROM samples ORDER BY round")]
-    unreviewed = waiting(store)
-    if unreviewed is not None:
+    if (unreviewed := waiting(store)) is not None:
         known.remove(unreviewed)
-        left_out = f"the pairs of round {unreviewed} wait for their review; `selfalign review {store.folder}` shows them"
-        if unreviewed in (rounds or ()):
-            raise UserError(left_out)
-        _log.warning("left out: %s", left_out)
-    for round in rounds or ():
-        if round not in known:
-            raise UserError(f"{store.folder} has no samples of round {round}: it has those of {', '.join(map(str, known))}")
-    return known if rounds is None else sorted(set(rounds))
+        shows = f"`selfalign review {store.folder}` shows them"
+        _log.warning("left out: the pairs of round %d wait for their review; %s", unreviewed, shows)
+    return known
 
 
 def write_rows(file: Path, written: Iterable[Mapping[str, Any]], sample: Mapping[str, Any]) -> int:

@@ -1,4 +1,4 @@
-"""Renders the part of Go's text/template that our Modelfiles use, to prove them without Go.
+"""Renders the part of Go's text/template that our Modelfiles use, to prove them without Go: put into Jinja action by action.
 
 Actions: `{{ .System }}`, `{{ $m.Content }}`, `{{ "text" }}`, `if`, `else if`, `else`, `range $i, $m := X`, `end`, and calls of
 `eq`, `gt`, `le`, `len` and `slice` (a list from a place on), with parentheses. Anything else is refused. After the documentation
@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-Values = Mapping[str, Any]
+from jinja2 import Environment, StrictUndefined, TemplateError
 
 _ACTION = re.compile(r'\{\{ ((?:"(?:[^"\\]|\\.)*"|(?!\}\}).)*) \}\}', re.DOTALL)
 _WORD = re.compile(r'\s*("(?:[^"\\]|\\.)*"|[()]|[^\s()"]+)')
+_NAMED = re.compile(r"(?:\$(?P<variable>\w*))?(?P<fields>(?:\.\w+)*)")
 _CALLS: Mapping[str, Callable[..., Any]] = {
     "eq": lambda a, b: a == b,
     "gt": lambda a, b: a > b,
@@ -25,106 +26,90 @@ _CALLS: Mapping[str, Callable[..., Any]] = {
 }
 
 
-def render(template: str, values: Values) -> str:
+def render(template: str, values: Mapping[str, Any]) -> str:
     """The text of a template with these values as its dot.
 
     Raises:
         ValueError: something that is not in our part of the language.
     """
-    parts = [part for part in _parts(template) if part != ("text", "")]
-    return "".join(_block(iter(parts), {"$": values, ".": values}, shown=True))
-
-
-def _parts(template: str) -> Iterator[tuple[str, str]]:
-    """("text" or "do", what it says), in order."""
+    texts, opened = list[str](), list[str]()
+    written = []
     for place, said in enumerate(_ACTION.split(template)):
-        if place % 2 == 0 and "{{" in said:
+        if place % 2:
+            written.append(_action(said, opened, texts))
+        elif "{{" in said:
             raise ValueError(f"an action that is not understood: {said[said.index('{{') :][:40]!r}")
-        yield "do" if place % 2 else "text", said
-
-
-def _block(parts: Iterator[tuple[str, str]], known: Values, shown: bool, ends: Sequence[str] = ()) -> Iterator[str]:
-    """What is written up to the word that ends the block; that word comes last, where there is one."""
-    for kind, said in parts:
-        word, _, rest = said.partition(" ")
-        if kind == "text":
-            yield said if shown else ""
-        elif word in ("end", "else"):
-            if word not in ends:
-                raise ValueError(f"{said!r} has nothing to end")
-            yield said
-            return
-        elif word == "if":
-            yield from _if(parts, rest, known, shown)
-        elif word == "range":
-            yield from _range(parts, rest, known, shown)
         else:
-            yield str(_value(said, known)) if shown else ""
-    if ends:
+            written.append(f"{{{{ {_kept(said, texts)} }}}}")
+    if opened:
         raise ValueError("a block without its end")
+    try:
+        jinja = Environment(undefined=StrictUndefined).from_string("".join(written))
+        return jinja.render(texts=texts, variable_=values, dot=values, **_CALLS)
+    except TemplateError as error:
+        raise ValueError(f"a template that is not understood: {error}") from error
 
 
-def _if(parts: Iterator[tuple[str, str]], condition: str, known: Values, shown: bool) -> Iterator[str]:
-    """All branches are read; at most one of them is written."""
-    done, said = not shown, f"else if {condition}"
-    while said != "end":
-        holds = not done and (said == "else" or bool(_value(said.removeprefix("else if "), known)))
-        done = done or holds
-        *written, said = _block(parts, known, holds, ("end",) if said == "else" else ("end", "else"))
-        yield from written
+def _kept(text: str, texts: list[str]) -> str:
+    """A text by its place among those that Jinja is given: none of it is ever read as code."""
+    texts.append(text)
+    return f"texts[{len(texts) - 1}]"
 
 
-def _range(parts: Iterator[tuple[str, str]], said: str, known: Values, shown: bool) -> Iterator[str]:
-    named = re.fullmatch(r"(\$\w+), (\$\w+) := (.+)", said)
-    if named is None:
-        raise ValueError(f"range {said!r} is not understood")
-    body, depth = list[tuple[str, str]](), 1
-    for kind, text in parts:
-        word = text.partition(" ")[0] if kind == "do" else ""
-        depth += (word in ("if", "range")) - (word == "end")
-        body.append((kind, text))
-        if depth == 0:
-            break
-    else:
-        raise ValueError("a range without its end")
-    for place, each in enumerate(_value(named[3], known) if shown else ()):
-        inside = {**known, named[1]: place, named[2]: each, ".": each}
-        yield from list(_block(iter(body), inside, shown, ("end",)))[:-1]
+def _action(said: str, opened: list[str], texts: list[str]) -> str:
+    """An action in Jinja; `opened` are the blocks that it stands in."""
+    word, _, rest = said.partition(" ")
+    if word in ("end", "else") and not opened:
+        raise ValueError(f"{said!r} has nothing to end")
+    if said == "end":
+        return f"{{% end{opened.pop()} %}}"
+    if said == "else":
+        return "{% else %}"
+    if word == "else":
+        return f"{{% elif {_value(rest.removeprefix('if '), texts)} %}}"
+    if word == "if":
+        opened.append("if")
+        return f"{{% if {_value(rest, texts)} %}}"
+    if word != "range":
+        return f"{{{{ {_value(said, texts)} }}}}"
+    if (named := re.fullmatch(r"\$(\w+), \$(\w+) := (.+)", rest)) is None:
+        raise ValueError(f"range {rest!r} is not understood")
+    opened.append("for")
+    place, each, items = named.groups()
+    inside = f"{{% set variable_{place} = loop.index0 %}}{{% set dot = variable_{each} %}}"
+    return f"{{% for variable_{each} in {_value(items, texts)} %}}{inside}"
 
 
-def _value(said: str, known: Values) -> Any:
+def _value(said: str, texts: list[str]) -> str:
     words = [found.group(1) for found in _WORD.finditer(said)]
-    if "".join(words).replace(" ", "") != re.sub(r"\s", "", said) and '"' not in said:
-        raise ValueError(f"{said!r} is not understood")
-    value = _call(words, known)
+    value = _call(words, texts)
     if words:
         raise ValueError(f"{said!r} is not understood")
     return value
 
 
-def _call(words: list[str], known: Values) -> Any:
-    """The value of a call or of a single operand; takes its words away."""
-    if words and words[0] in _CALLS:
-        call, given = _CALLS[words.pop(0)], list[Any]()
-        while words and words[0] != ")":
-            given.append(_operand(words, known))
-        return call(*given)
-    return _operand(words, known)
+def _call(words: list[str], texts: list[str]) -> str:
+    """A call or a single operand in Jinja; takes its words away."""
+    if not words or words[0] not in _CALLS:
+        return _operand(words, texts)
+    call, given = words.pop(0), list[str]()
+    while words and words[0] != ")":
+        given.append(_operand(words, texts))
+    return f"{call}({', '.join(given)})"
 
 
-def _operand(words: list[str], known: Values) -> Any:
+def _operand(words: list[str], texts: list[str]) -> str:
     word = words.pop(0) if words else ""
     if word == "(":
-        value = _call(words, known)
+        value = _call(words, texts)
         if not words or words.pop(0) != ")":
             raise ValueError("a parenthesis is not closed")
         return value
-    if word.startswith('"') or word.isdecimal():
-        return json.loads(word)
-    name, *fields = word.split(".")
-    if not (name == "" and fields) and name not in known:
+    if word.startswith('"'):
+        return _kept(json.loads(word), texts)
+    if word.isdecimal():
+        return word
+    if not word or (named := _NAMED.fullmatch(word)) is None:
         raise ValueError(f"{word!r} is not understood")
-    value = known[name or "."]
-    for field in fields:
-        value = value[field]
-    return value
+    start = "dot" if named["variable"] is None else f"variable_{named['variable']}"
+    return start + "".join(f'["{field}"]' for field in named["fields"].split(".")[1:])

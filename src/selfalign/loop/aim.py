@@ -16,7 +16,6 @@ What limits the choice is the number of prompts, and finer scores of the same pr
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -31,9 +30,11 @@ from selfalign.loop.guards import Best
 from selfalign.loop.progress import say
 from selfalign.models.between import write_between
 from selfalign.protocols import Served
-from selfalign.record.checkpoints import manifest_hash, publish, read_manifest
+from selfalign.record.checkpoints import publish, read_manifest
 from selfalign.record.faults import fault_point
+from selfalign.record.joined import begun
 from selfalign.record.journal import Journal
+from selfalign.record.model_rows import made_of
 from selfalign.types import Better, Metric, ModelRef, Pool
 
 SHARES = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
@@ -101,9 +102,7 @@ def _chosen(run: Setup, best: Best, aim: float, tried: Sequence[Mapping[str, Any
     """What the points came to, recorded once: {"aim", "of", "share", "round", "tried", "text"}."""
     store, last = run.store, tried[-1]
     share = last["share"] if _reaches(last, aim) else None
-    with store.snapshot() as connection:
-        newest = max(connection.execute(f"SELECT coalesce(max(round), 0) FROM {table}").fetchone()[0] for table in _TABLES)
-    round = best.round if share in (None, 1.0) else newest + 1
+    round = best.round if share in (None, 1.0) else begun(store) + 1
     done: dict[str, Any] = {"aim": aim, "of": best.round, "share": share, "round": round, "tried": list(tried)}
     done["text"] = _text(done)
     with store.transaction("aim"):
@@ -118,9 +117,6 @@ def _chosen(run: Setup, best: Best, aim: float, tried: Sequence[Mapping[str, Any
 def _reaches(found: Mapping[str, Any], aim: float) -> bool:
     """A model that refuses nothing, or either kind alike, over-refuses as little as is asked for and is worth nothing."""
     return bool(found["over_refusal"][0] <= aim and found["refusal"][0] > found["over_refusal"][0])
-
-
-_TABLES = ("samples", "batches", "stages", "models")
 
 
 def _text(done: Mapping[str, Any]) -> str:
@@ -164,7 +160,7 @@ def _ship(run: Setup, best: Best, done: Mapping[str, Any]) -> None:
     publish(partial, out)
     fault_point("aim.model.after-rename")
     with store.transaction("aim-model"):
-        store.add_model(round, _ref(best, out), read_manifest(out))
+        store.add_model(round, made_of(best.model, out, best.model.adapter is not None), read_manifest(out))
         store.add_metrics(round, _metrics(done["tried"][-1]))
         if store.stage(round, "interpolate") is None:
             store.finish_stage(round, "interpolate", {"of": done["of"], "share": done["share"]}, time.monotonic() - began)
@@ -173,12 +169,4 @@ def _ship(run: Setup, best: Best, done: Mapping[str, Any]) -> None:
 def _written(run: Setup, best: Best, share: float, folder: Path) -> ModelRef:
     shutil.rmtree(folder, ignore_errors=True)
     write_between(run.base, best.model, share, folder)
-    return _ref(best, folder)
-
-
-def _ref(best: Best, folder: Path) -> ModelRef:
-    digest = manifest_hash(read_manifest(folder))
-    if best.model.adapter is None:
-        return ModelRef(str(folder), hash=digest)
-    both = hashlib.sha256(f"{best.model.hash}\n{digest}".encode()).hexdigest()
-    return ModelRef(best.model.base, str(folder), both)
+    return made_of(best.model, folder, best.model.adapter is not None)

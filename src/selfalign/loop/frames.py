@@ -23,14 +23,14 @@ def pairs(folder: Path) -> Any:
     """Seeds and kept samples, one a row: `id`, `round` (0: a seed), `verdict` (seed, validation, kept), `category`, `prompt`,
     `response`, `system` and `history` where any pair has some, a column `score_NAME` for each score, `metadata`."""
     with Store.read(folder) as store:
-        found = [(verdict, example) for verdict in _KEPT for example, *_ in _read(store, "verdict = ?", verdict)]
+        found = [(verdict, example) for verdict in _KEPT for example, *_ in store.samples("verdict = ?", verdict)]
     return _frame([{**_row(example), "verdict": verdict} for verdict, example in found], [example for _, example in found])
 
 
 def dropped(folder: Path) -> Any:
     """The candidates that were dropped, as `pairs`, with `rule` and `evidence`."""
     with Store.read(folder) as store:
-        found = _read(store, "verdict = 'dropped'")
+        found = store.samples("verdict = 'dropped'")
     written = [{**_row(example), "rule": rule, "evidence": evidence} for example, rule, evidence in found]
     return _frame(written, [example for example, *_ in found])
 
@@ -48,7 +48,7 @@ def metrics(folder: Path) -> Any:
 def data_set(folder: Path) -> Any:
     """What `selfalign export --data` writes: seeds and kept pairs, without answers that are not to be imitated."""
     with Store.read(folder) as store:
-        found = [(v, e) for v in _KEPT for e, *_ in _read(store, f"verdict = ? AND {rows.IMITATED}", v)]
+        found = [(v, e) for v in _KEPT for e, *_ in store.samples(f"verdict = ? AND {rows.IMITATED}", v)]
     before = (any(e.system for _, e in found), any(e.history for _, e in found))
     written = [
         {
@@ -95,11 +95,6 @@ def _figure(metric: Any) -> str:
 
 def _safe(text: object) -> str:
     return escape(printable(str(text)))
-
-
-def _read(store: Store, where: str, *values: str) -> list[rows.Written]:
-    with store.snapshot() as connection:
-        return list(rows.read(connection, where, values))
 
 
 def _row(example: Example) -> dict[str, Any]:

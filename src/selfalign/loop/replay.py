@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from selfalign.filters import EmptyResponse, Finished
 from selfalign.loop import parts
@@ -12,15 +11,6 @@ from selfalign.loop.context import Setup
 from selfalign.loop.steps import apply_filters, respond
 from selfalign.protocols import Context
 from selfalign.record.replay import add_replay, export_replay
-from selfalign.types import Example
-
-
-@dataclass(frozen=True)
-class _Alone:
-    """The retriever of prompts that are answered without demonstrations."""
-
-    def retrieve(self, context: Context, drafts: Sequence[Example]) -> list[tuple[tuple[Example, float | None], ...]]:
-        return [() for _ in drafts]
 
 
 def make_replay(run: Setup, context: Context) -> None:
@@ -36,8 +26,8 @@ def make_replay(run: Setup, context: Context) -> None:
         drafts = replay.drafts(context.seed)
         taught = run.recipe.shown_to == "teacher"
         most = run.recipe.sampling.max_tokens if taught else replay.sampling.max_tokens
-        asking = replace(run.recipe, retriever=_Alone(), sampling=replace(replay.sampling, max_tokens=most))
-        answered = respond(asking, context, drafts, "replay")
+        asking = replace(run.recipe, sampling=replace(replay.sampling, max_tokens=most))
+        answered = respond(asking, context, drafts, "replay", alone=True)
         filters = (EmptyResponse(),) if taught else (Finished(sentence_end=False), EmptyResponse())
         judged = apply_filters(context, filters, answered.kept)
         dropped = (*answered.dropped, *judged.dropped)

@@ -110,8 +110,8 @@ def split_empty(drafts: Sequence[Example]) -> FilterResult:
     return FilterResult(tuple(kept), tuple(dropped))
 
 
-def respond(recipe: Recipe, context: Context, drafts: Sequence[Example], stage: str) -> FilterResult:
-    """Answer each draft, shown the demonstrations the retriever chose for it; one that brings a response keeps that.
+def respond(recipe: Recipe, context: Context, drafts: Sequence[Example], stage: str, alone: bool = False) -> FilterResult:
+    """Answer each draft, shown the demonstrations the retriever chose for it, or `alone`; one that brings a response keeps that.
 
     If only a teacher is shown them, the answer is written without them and marked, so that nothing imitates it.
 
@@ -120,7 +120,7 @@ def respond(recipe: Recipe, context: Context, drafts: Sequence[Example], stage: 
     """
     readable = split_unreadable(context, drafts, _as_asked)
     waiting = [draft for draft in readable.kept if not draft.response]
-    chosen = parts.retrieve(context, recipe.retriever, waiting)
+    chosen = [()] * len(waiting) if alone else parts.retrieve(context, recipe.retriever, waiting)
     requests = [
         Request(
             id=draft.id,

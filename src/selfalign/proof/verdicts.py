@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from difflib import get_close_matches
 from math import isfinite
 from typing import Any
@@ -265,12 +265,12 @@ def arm_figures(runs: Sequence[Finished], metrics: Mapping[str, Metric]) -> dict
             {
                 **{name: getattr(run, name) for name in ("seed", "folder", "best_round", "stopped_because")},
                 "steps": list(run.steps),
-                "costs": run.costs.plain(),
+                "costs": asdict(run.costs),
                 **({"aim": run.aim} if run.aim else {}),
             }
             for run in runs
         ],
-        "costs": mean_costs([run.costs for run in runs]).plain(),
+        "costs": asdict(mean_costs([run.costs for run in runs])),
         "metrics": {
             name: {
                 **{end: finite(getattr(each, end)) for end in ("value", "low", "high")},

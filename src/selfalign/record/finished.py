@@ -30,9 +30,6 @@ class Costs:
     seconds: float
     """All stages, evaluation included."""
 
-    def plain(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def run_costs(store: Store, best_round: int, held_out: Collection[str]) -> Costs:
     """The costs of a finished run; `held_out`: the ids of the prompts it was measured on, none where evaluators bring theirs."""
@@ -60,7 +57,7 @@ def run_costs(store: Store, best_round: int, held_out: Collection[str]) -> Costs
 
 def mean_costs(runs: Sequence[Costs]) -> Costs:
     """Field by field, over the runs of an arm."""
-    rows = [each.plain() for each in runs]
+    rows = [asdict(each) for each in runs]
     return Costs(**{name: sum(row[name] for row in rows) / len(rows) for name in rows[0]})
 
 

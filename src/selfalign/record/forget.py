@@ -15,8 +15,7 @@ from pathlib import Path
 
 from selfalign.errors import UserError
 from selfalign.record import model_rows, rows, schema
-from selfalign.record.checkpoints import sync
-from selfalign.record.disk import reporting, require_space
+from selfalign.record.disk import reporting, require_space, whole_folder
 from selfalign.record.faults import fault_point
 from selfalign.record.plain import dumps
 from selfalign.record.review import Decision, after_review
@@ -27,7 +26,6 @@ from selfalign.types import Dropped
 RULE = "forgotten"
 KEPT_STAGES = "('seed_rules', 'calibrate', 'filter', 'review')"
 """What stands of a round before its model is trained."""
-_PARTIAL = ".forgetting"
 
 
 @dataclass(frozen=True)
@@ -70,11 +68,7 @@ def forget(folder: str | Path, ids: Sequence[str], out: str | Path) -> Forgotten
         identity = store.identity()
     named = [drop.example.id for drop in gone]
     made = Forgotten(tuple(found), tuple(id for id in named if id not in found), round, remade)
-    part = out.with_name(out.name + _PARTIAL)
-    with reporting(out.parent):
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-    try:
+    with whole_folder(out, "use another --out") as part:
         _copy(folder, part, round)
         with Store.open(part, identity) as copy, copy.transaction("forget") as connection:
             _truncate(connection, round)
@@ -82,11 +76,6 @@ def forget(folder: str | Path, ids: Sequence[str], out: str | Path) -> Forgotten
             _drop(connection, round, gone)
             copy.event(RULE, {"round": round, "ids": named, "run": folder.name, "text": in_words(made, folder.name)})
         fault_point("forget.before-rename")
-        part.rename(out)
-        sync(out.parent)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
     return made
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sqlite3
@@ -11,7 +12,7 @@ from typing import Any
 from selfalign.errors import RunFailed, UserError
 from selfalign.protocols import TrainResult
 from selfalign.record import rows
-from selfalign.record.checkpoints import Manifest, sync, verify
+from selfalign.record.checkpoints import Manifest, manifest_hash, read_manifest, sync, verify
 from selfalign.record.faults import fault_point
 from selfalign.record.plain import dumps
 from selfalign.types import ModelRef
@@ -85,6 +86,14 @@ def figures(connection: sqlite3.Connection, round: int) -> dict[str, Any]:
 def place(model: ModelRef) -> Path:
     """The folder of the files that belong to this model alone: its adapter, or the whole model."""
     return Path(model.adapter or model.base)
+
+
+def made_of(start: ModelRef, folder: Path, adapter: bool) -> ModelRef:
+    """The model whose files a training of `start` has left in a folder: whole weights, or an adapter on the same base."""
+    digest = manifest_hash(read_manifest(folder))
+    if not adapter:
+        return ModelRef(str(folder), hash=digest)
+    return ModelRef(start.base, str(folder), hashlib.sha256(f"{start.hash}\n{digest}".encode()).hexdigest())
 
 
 def set_aside(run: Path, folder: Path) -> str:

@@ -22,19 +22,17 @@ def add_replay(store: Store, kept: Sequence[Example], dropped: Sequence[Dropped]
 
 def replayed(store: Store) -> tuple[Example, ...]:
     """The rows that each round trains on besides its own; empty without replay."""
-    return tuple(example for example, rule, _ in _read(store) if not rule)
+    return tuple(example for example, rule, _ in store.samples("verdict = 'replay'") if not rule)
 
 
 def replay_rows(store: Store) -> list[dict[str, Any]]:
     """All of them as plain data; `rule` and `evidence` are "" where one is trained on."""
-    return [{**everything(example), "rule": rule, "evidence": evidence} for example, rule, evidence in _read(store)]
+    return [
+        {**everything(example), "rule": rule, "evidence": evidence}
+        for example, rule, evidence in store.samples("verdict = 'replay'")
+    ]
 
 
 def export_replay(store: Store) -> None:
     """`round-00/replay.jsonl`."""
     write_lines(store.round_folder(0) / "replay.jsonl", replay_rows(store))
-
-
-def _read(store: Store) -> list[rows.Written]:
-    with store.snapshot() as connection:
-        return list(rows.read(connection, "verdict = 'replay'"))

@@ -236,17 +236,17 @@ class Store:
 
     def seeds(self) -> tuple[Example, ...]:
         """The seeds shown and trained on, in the order they were given."""
-        return tuple(example for example, _, _ in self._samples("verdict = 'seed'"))
+        return tuple(example for example, _, _ in self.samples("verdict = 'seed'"))
 
     def validation_seeds(self) -> tuple[Example, ...]:
-        return tuple(example for example, _, _ in self._samples("verdict = 'validation'"))
+        return tuple(example for example, _, _ in self.samples("verdict = 'validation'"))
 
     def kept(self, round: int) -> tuple[Example, ...]:
         """What a round kept, equal to what was written, in the same order."""
-        return tuple(example for example, _, _ in self._samples("round = ? AND verdict = 'kept'", round))
+        return tuple(example for example, _, _ in self.samples("round = ? AND verdict = 'kept'", round))
 
     def dropped(self, round: int) -> tuple[Dropped, ...]:
-        return tuple(Dropped(*each) for each in self._samples("round = ? AND verdict = 'dropped'", round))
+        return tuple(Dropped(*each) for each in self.samples("round = ? AND verdict = 'dropped'", round))
 
     # Metrics
 
@@ -314,7 +314,8 @@ class Store:
         """{"steps", "tokens", "seed_weight", "losses"} of a round's training; empty where none took place."""
         return model_rows.figures(self._connection, round)
 
-    def _samples(self, where: str, *values: Any) -> list[rows.Written]:
+    def samples(self, where: str, *values: Any) -> list[rows.Written]:
+        """Those that meet a condition in SQL, each with its rule and evidence."""
         with self.snapshot() as connection:
             return list(rows.read(connection, where, values))
 

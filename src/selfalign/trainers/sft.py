@@ -15,7 +15,8 @@ from selfalign.errors import RunFailed, UserError
 from selfalign.models.device import choose_device, device_count, half_type
 from selfalign.models.names import located
 from selfalign.protocols import Progress, TrainJob, TrainResult
-from selfalign.record.checkpoints import manifest_hash, read_manifest, write_synced
+from selfalign.record.checkpoints import write_synced
+from selfalign.record.model_rows import made_of
 from selfalign.trainers._cross_entropy import CrossEntropy
 from selfalign.trainers._distill import Distill
 from selfalign.trainers._ditto import Ditto, rejects
@@ -303,12 +304,7 @@ class SFT:
         write_synced(spec, json.dumps(self.spec(job)).encode())
         run_child(spec, f"round {job.round}: train", progress, self.device, self.settled(None).method == "qlora")
         result = json.loads((job.work / "result.json").read_text(encoding="utf-8"))
-        digest = manifest_hash(read_manifest(job.out))
-        model = ModelRef(str(job.out), hash=digest)
-        if self.settled(None).method != "full":
-            both = hashlib.sha256(f"{job.start.hash}\n{digest}".encode()).hexdigest()
-            model = ModelRef(job.start.base, str(job.out), both)
-        return _result(job, model, result)
+        return _result(job, made_of(job.start, job.out, self.settled(None).method != "full"), result)
 
     def spec(self, job: TrainJob) -> dict[str, Any]:
         """What the training process reads; `key` names data, options and start, so no checkpoint of another job is taken."""
