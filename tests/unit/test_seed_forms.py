@@ -21,6 +21,7 @@ from selfalign.seeds.notes import ignored_columns, seed_notes
 from selfalign.seeds.read import read_prompts, read_seeds, read_with_notes
 from selfalign.types import Example
 from tests.conftest import SCRIPTED, Run
+from tests.files import write_rows
 from tests.unit.test_seeds import refusal, write
 
 PAIR = ("", (), "Why?", "So.")
@@ -828,6 +829,14 @@ def test_categories_of_refusals_with_names_of_their_own_are_suggested(seeds_file
     assert "answers of category 'nein' begin alike: if they decline what is asked, --refusal.harmful nein --refusal.harm" in told
     named = cli("check", "isara", path, *SCRIPTED, "--refusal.harmful", "nein", "--refusal.harmless", "an Bord").stdout
     assert "begin alike" not in named and "begin alike" not in cli("check", "isara", seeds_file, *SCRIPTED).stdout
+    for declined, answered, said in (("Harmful", "Harmless", "if 'Harmful'"), ("a", "z", "of category 'a' begin alike")):
+        turned = [
+            {"prompt": row["prompt"], "response": f"{word} the {x}.", "category": kind}
+            for row, x in zip(rows, things * 2, strict=True)
+            for kind, word in [(declined, "I can't help with") if row["category"] == "nein" else (answered, "Just look at")]
+        ]
+        told = cli("check", "isara", write_rows(path, turned), *SCRIPTED).stdout
+        assert said in told and f"--refusal.harmful {declined} --refusal.harmless {answered} measures" in told
 
 
 def test_few_seeds_and_small_categories_are_told() -> None:
