@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -304,3 +305,46 @@ def test_what_is_learned_of_pairs_needs_both_of_them() -> None:
     for seeds in (two, [*others, *two]):
         assert rules_on_seeds(named([Novelty()]), None, seeds) == []
         assert {each.dropped for each in rules_on_seeds(named([Novelty(learn=False)]), None, seeds)} == {2}
+
+
+PIRATE, POET = "You are a pirate.", "You are a poet."
+
+
+def test_what_seeds_ask_again_under_another_system_prompt_or_later_is_no_copy(cli: Run, tmp_path: Path) -> None:
+    asked = [f"How do I mend the {thing}?" for thing in THINGS[:12]]
+    personas = [
+        {"system": system, "prompt": prompt, "response": f"{word}, with glue number {place}."}
+        for place, prompt in enumerate(asked)
+        for system, word in ((PIRATE, "Arr"), (POET, "O dawn"))
+    ]
+    chats = [
+        {
+            "prompt": ("Why?", "Are you sure?")[place % 2],
+            "response": f"It is number {place}.",
+            "history": [[prompt, "With glue."]],
+        }
+        for place, prompt in enumerate(asked)
+    ]
+    for rows in (personas, chats):
+        done = cli("check", "isara", write_rows(tmp_path / "seeds.jsonl", rows), *SCRIPTED, "--json")
+        found = json.loads(done.stdout)
+        assert (done.returncode, found["stops"], found["rules_on_seeds"]) == (0, [], []), done.stderr
+
+
+@pytest.mark.parametrize("part", [Novelty(), NearDuplicates()])
+def test_copies_within_one_conversation_stay_copies(part: Filter) -> None:
+    first = [Example(f"p{i}", f"How do I mend the {thing}?", "Arr.", system=PIRATE) for i, thing in enumerate(THINGS[:8])]
+    same = [replace(seed, id=f"o{i}", system=POET) for i, seed in enumerate(first)]
+    later = [replace(seed, id=f"l{i}", prompt="Why?", history=((seed.prompt, "Arr."),)) for i, seed in enumerate(first)]
+    other, copy = (
+        Example("other", "Where can I buy a cup of tea?", "", system=POET),
+        Example("copy", first[0].prompt, "", system=POET),
+    )
+    follow_up = Example("later", "Why?", "", history=((other.prompt, "At home."),), system=POET)
+    again = replace(follow_up, id="again", prompt=other.prompt)
+    pool = (first + same + later, [other])
+    result = part.apply(context(pool=[tuple(each) for each in pool]), [copy, follow_up, again, replace(other, id="twin")])
+    assert [each.id for each in result.kept] == ["later"], "asked in its own conversation for the first time"
+    alone = part.apply(context(pool=(tuple(first), (other,))), [copy, follow_up, again])
+    assert {drop.example.id for drop in alone.dropped} == {"copy", "again"}, "no seed asks the same elsewhere"
+    assert {drop.rule for drop in (*result.dropped, *alone.dropped)} == {"not_novel" if part == Novelty() else "near_duplicate"}

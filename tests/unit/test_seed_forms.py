@@ -21,6 +21,7 @@ from selfalign.seeds.notes import ignored_columns, seed_notes
 from selfalign.seeds.read import read_prompts, read_seeds, read_with_notes
 from selfalign.types import Example
 from tests.conftest import SCRIPTED, Run
+from tests.files import write_rows
 from tests.unit.test_seeds import refusal, write
 
 PAIR = ("", (), "Why?", "So.")
@@ -269,6 +270,8 @@ def test_forms_of_rows(tmp_path: Path, row: dict[str, Any], expected: tuple[Any,
         ({"question": "Why?", "answer": ["So.", "No."]}, ("'answer'", "2 different answers")),
         ({"row": {"prompt": "Why?", "response": "So"}, "truncated_cells": ["response"]}, ("cut off 'response'", "load the data")),
         ({"prompt": "Why?", "response_0": "So.", "response_1": "No."}, ("rename the better one to 'chosen'",)),
+        ({"prompt_1": "Why?", "response_1": "So.", "prompt_2": "And?", "response_2": "So too."}, ("in one list, messages",)),
+        ({"user_1": "Why?", "assistant_1": "So.", "user_2": "And?", "assistant_2": "So too."}, ("in one list, messages",)),
         ({"text": "Hello. [INST] Why? [/INST] So."}, ("'text'", "'[INST]'", "prompt and response")),
         ({"text": f"{CHATML}<|im_start|>tool\n7<|im_end|>\n"}, ("'text'", "'<|im_start|>'", "prompt and response")),
         ({"text": "User: Why?\nAssistant: So.\nAssistant: No."}, ("'text'", "prompt and response")),
@@ -490,6 +493,7 @@ def test_thoughts_ratings_other_answers_and_sentences_beside_an_answer_are_told(
             "rating": n,
             "model answer": "It is not so at all.",
             "text": "A long text about rain.",
+            "previous_answer": "It was me who did it.",
         }
         for n in range(6)
     ]
@@ -499,6 +503,8 @@ def test_thoughts_ratings_other_answers_and_sentences_beside_an_answer_are_told(
         "'rating' (0 to 5): answers are learned whatever their rating; remove rows of bad ones, as seed-0001",
         "'model answer': other answers than the learned ones",
         "'text': sentences that no prompt holds",
+        "'previous_answer': what was said earlier is not learned",
+        "all 6 seeds have the same answer, 'So.'",
     ):
         assert any(note.startswith(words) for note in notes), notes
 
@@ -671,13 +677,14 @@ def test_a_system_text_is_part_of_what_is_asked(tmp_path: Path) -> None:
 )
 def test_spoilt_texts_are_told_with_an_example(texts: tuple[str, str], words: tuple[str, ...]) -> None:
     seeds = [Example(f"s{at}", f"{texts[0]} {at}", texts[1]) for at in range(10)]
-    (note,) = seed_notes(seeds)
+    note, alike = seed_notes(seeds)
+    assert alike.startswith("all 10 seeds have the same answer")
     assert note.startswith("10 of 10 seeds have") and all(word in note for word in words), note
-    assert not seed_notes([*seeds[:1], *(Example(f"t{at}", f"Why {at}?", "So.") for at in range(40))])
+    assert not seed_notes([*seeds[:1], *(Example(f"t{at}", f"Why {at}?", f"So {at}.") for at in range(40))])
 
 
 def test_what_is_wrong_once_is_told_once() -> None:
-    good = [Example(f"s{at}", f"Why {at}?", "It is so because of the weather that we had.") for at in range(20)]
+    good = [Example(f"s{at}", f"Why {at}?", f"It is so {at} because of the weather that we had.") for at in range(20)]
 
     def told(*more: Example) -> str:
         return "\n".join(seed_notes([*good, *more]))
@@ -796,7 +803,8 @@ def test_what_is_no_json_is_told_with_its_remedy(tmp_path: Path, name: str, text
     ],
 )
 def test_sound_texts_are_not_told_as_spoilt(text: str) -> None:
-    assert not seed_notes([Example(f"s{at}", f"{text} {at}", f"{text}\n{text}") for at in range(10)])
+    (alike,) = seed_notes([Example(f"s{at}", f"{text} {at}", f"{text}\n{text}") for at in range(10)])
+    assert alike.startswith("all 10 seeds have the same answer")
 
 
 def test_categories_that_differ_in_spelling_alone_are_told(cli: Run, tmp_path: Path) -> None:
@@ -828,11 +836,19 @@ def test_categories_of_refusals_with_names_of_their_own_are_suggested(seeds_file
     assert "answers of category 'nein' begin alike: if they decline what is asked, --refusal.harmful nein --refusal.harm" in told
     named = cli("check", "isara", path, *SCRIPTED, "--refusal.harmful", "nein", "--refusal.harmless", "an Bord").stdout
     assert "begin alike" not in named and "begin alike" not in cli("check", "isara", seeds_file, *SCRIPTED).stdout
+    for declined, answered, said in (("Harmful", "Harmless", "if 'Harmful'"), ("a", "z", "of category 'a' begin alike")):
+        turned = [
+            {"prompt": row["prompt"], "response": f"{word} the {x}.", "category": kind}
+            for row, x in zip(rows, things * 2, strict=True)
+            for kind, word in [(declined, "I can't help with") if row["category"] == "nein" else (answered, "Just look at")]
+        ]
+        told = cli("check", "isara", write_rows(path, turned), *SCRIPTED).stdout
+        assert said in told and f"--refusal.harmful {declined} --refusal.harmless {answered} measures" in told
 
 
 def test_few_seeds_and_small_categories_are_told() -> None:
     def seeds(*categories: str) -> list[Example]:
-        return [Example(f"s{at}", f"Why {at}?", "So.", category=kind) for at, kind in enumerate(categories)]
+        return [Example(f"s{at}", f"Why {at}?", f"So {at}.", category=kind) for at, kind in enumerate(categories)]
 
     assert "5 seeds: too few to hold some out" in seed_notes(seeds(*[""] * 5))[0]
     assert not seed_notes(seeds(*[""] * 6)) and not seed_notes(seeds(*"aaabbb"))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from selfalign.evaluators._refusal_phrases import is_refusal
 from selfalign.proof.stats import LEAST, Interval, newcombe
-from selfalign.text import in_language
+from selfalign.text import in_language, plain_name
 from selfalign.types import Example
 
 PHRASES_FIT, SEEDS_FIT = 0.9, 0.85
@@ -93,23 +93,30 @@ def learn(refusals: Sequence[Example], answers: Sequence[Example]) -> tuple[Judg
     return judge, _balanced(int(right[:r].sum()), r, int(right[r : r + a].sum()), a)
 
 
-def unnamed(seeds: Sequence[Example], names: Sequence[str]) -> str:
-    """That of two categories, neither of them among the `names`, one may be of refusals, with the options that measure it; ""
-    where the answers of neither begin alike."""
+def unnamed(seeds: Sequence[Example], harmful: Sequence[str], harmless: Sequence[str]) -> str:
+    """How to measure refusals where the seeds' categories lack the names: by two that have them but for their spelling, or by the
+    one of two whose answers begin alike, such as are refusals by the phrases before others; "" where none is."""
     kinds = sorted({seed.category for seed in seeds if seed.category})
-    if len(kinds) != 2 or not {*kinds}.isdisjoint(names):
+    bad, good = ([kind for kind in kinds if plain_name(kind) in map(plain_name, names)] for names in (harmful, harmless))
+    if len(bad) == len(good) == 1 and not (bad[0] in harmful and good[0] in harmless):
+        said = f"if {bad[0]!r} and {good[0]!r} are what should be declined and what should not"
+        return f"{said}, {_options(bad[0], good[0])} measures how often a model declines them"
+    if len(kinds) != 2 or not {*kinds}.isdisjoint((*harmful, *harmless)):
         return ""
     fits = []
     for kind, other in (kinds, kinds[::-1]):
         sides = _by_kind(seeds, [kind])
-        fits.append((learn(*sides)[1].value if min(map(len, sides)) >= LEAST else 0.0, kind, other))
-    accuracy, kind, other = max(fits)
-    if accuracy < SEEDS_FIT:
+        if min(map(len, sides)) >= LEAST and (fit := learn(*sides)[1].value) >= SEEDS_FIT:
+            fits.append((sum(is_refusal(seed.response) for seed in sides[0]) / len(sides[0]), fit, kind, other))
+    if not fits:
         return ""
-    return (
-        f"answers of category {kind!r} begin alike: if they decline what is asked, --refusal.harmful {shlex.quote(kind)}"
-        f" --refusal.harmless {shlex.quote(other)} measures how often a model does"
-    )
+    _, _, kind, other = max(fits)
+    said = f"answers of category {kind!r} begin alike: if they decline what is asked"
+    return f"{said}, {_options(kind, other)} measures how often a model does"
+
+
+def _options(kind: str, other: str) -> str:
+    return f"--refusal.harmful {shlex.quote(kind)} --refusal.harmless {shlex.quote(other)}"
 
 
 def there(names: Sequence[str], examples: Sequence[Example]) -> list[str]:

@@ -127,8 +127,8 @@ class Refusal:
         return self._both(prompts) and choose(seeds, self._asked(prompts), self._refuse)[0] not in (None, is_refusal)
 
     def suggestion(self, seeds: Sequence[Example]) -> str:
-        """A suggestion where none of the seeds' categories has a known name."""
-        return unnamed(seeds, (*self._refuse, *self._answer))
+        """A suggestion where none of the seeds' categories has a named one's spelling."""
+        return unnamed(seeds, self._refuse, self._answer)
 
     def declines(self, seeds: Sequence[Example]) -> list[str]:
         """The categories of what a model of these seeds declines though it does no harm: those that are named for it, and those

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from selfalign.filters._conversations import by_conversation, repeated
 from selfalign.filters._index import nearest_above
 from selfalign.filters._near import nearest_above as nearest_by_cosine
 from selfalign.filters._shared import Field, Verdict, above, near_top, split, text_of
@@ -18,6 +19,8 @@ from selfalign.types import Example, FilterResult
 INDEXED, _MIDDLE = 10_000, 0.5
 """From so many texts on, and where the bound is not low, those with rare words in common are compared, not all pairs: the same
 verdicts."""
+Near = tuple[float, Example | None]
+"""How like a text is to the one it is most like, and whose that is."""
 _SAMPLE, _AT_ONCE = 256, 16_384
 """Seeds whose nearest other seed is looked for, evenly drawn where there are more; and with how many at once."""
 
@@ -62,7 +65,8 @@ class Novelty:
     learn: bool = True
     """The bound is at least a third of the way from the seeds' own overlap to 1: what one in twenty of them exceeds with its
     nearest (prompts of one pattern are alike). Where that is above 0.99, copies alone are dropped; where more than a tenth
-    have the `field` in common, whole prompts are compared."""
+    have the `field` in common, whole prompts are compared, and where these are in common too, with another system prompt or
+    other earlier turns, those alone before which the same was said."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.max_overlap <= 1.0:
@@ -74,29 +78,35 @@ class Novelty:
         Raises:
             KeyError: against="demonstrations" and a demonstration is not in the pool.
         """
-        pool, seeds, field = context.pool.examples, context.pool.seeds if self.learn else (), self.field
-        if len({normalise(text_of(seed, field)) for seed in seeds}) < (1.0 - TENTH) * len(seeds):
-            field = "prompt"
+        pool, seeds = context.pool.examples, context.pool.seeds if self.learn else ()
+        field: Field = "prompt" if repeated(seeds, self.field) else self.field
         usual = self._usual([text_of(seed, field) for seed in seeds])
         bound = min(above(self.max_overlap, usual), max(self.max_overlap, 0.99))
-        if usual > bound:
-            return _without_copies("not_novel", examples, pool, field)
-        if self.against == "pool":
-            texts = [text_of(example, field) for example in examples]
-            references = [text_of(example, field) for example in pool]
-            indexed = len(texts) + len(references) >= INDEXED and bound >= _MIDDLE
-            nearest = (nearest_above if indexed else rouge_l_growing)(texts, references, bound, unicode=self.unicode)
-            known = (*pool, *examples)
-            found = [(score, known[place] if place >= 0 else None) for score, place in nearest]
-        else:
-            by_id = {example.id: example for example in pool}
-            found = []
-            for example in examples:
-                shown = [by_id[demonstration.id] for demonstration in example.prompt_demonstrations]
-                texts = [text_of(other, field) for other in shown]
-                ((score, place),) = rouge_l_max([text_of(example, field)], texts, unicode=self.unicode)
-                found.append((score, shown[place] if shown else None))
-        return _without_near("not_novel", "ROUGE-L", examples, found, bound, field)
+
+        def judge(some: Sequence[Example], known: Sequence[Example]) -> FilterResult:
+            if usual > bound:
+                return _without_copies("not_novel", some, known, field)
+            near = self._in_pool(some, known, bound, field) if self.against == "pool" else self._as_shown(some, known, field)
+            return _without_near("not_novel", "ROUGE-L", some, near, bound, field)
+
+        apart = self.against == "pool" and repeated(seeds, field)
+        return by_conversation(examples, pool, judge) if apart else judge(examples, pool)
+
+    def _in_pool(self, examples: Sequence[Example], pool: Sequence[Example], bound: float, field: Field) -> list[Near]:
+        texts, references = ([text_of(each, field) for each in side] for side in (examples, pool))
+        indexed = len(texts) + len(references) >= INDEXED and bound >= _MIDDLE
+        nearest = (nearest_above if indexed else rouge_l_growing)(texts, references, bound, unicode=self.unicode)
+        known = (*pool, *examples)
+        return [(score, known[place] if place >= 0 else None) for score, place in nearest]
+
+    def _as_shown(self, examples: Sequence[Example], pool: Sequence[Example], field: Field) -> list[Near]:
+        by_id, found = {example.id: example for example in pool}, list[Near]()
+        for example in examples:
+            shown = [by_id[demonstration.id] for demonstration in example.prompt_demonstrations]
+            texts = [text_of(other, field) for other in shown]
+            ((score, place),) = rouge_l_max([text_of(example, field)], texts, unicode=self.unicode)
+            found.append((score, shown[place] if shown else None))
+        return found
 
     def void(self, seeds: Sequence[Example]) -> str:
         """As `proof.seed_rules.Voidable`."""
@@ -134,7 +144,7 @@ def _nearest_other(rows: Sequence[int], known: Any, likeness: Callable[[Any], An
 
 
 def _without_near(
-    rule: str, measure: str, examples: Sequence[Example], near: Sequence[tuple[float, Example | None]], bound: float, field: Field
+    rule: str, measure: str, examples: Sequence[Example], near: Sequence[Near], bound: float, field: Field
 ) -> FilterResult:
     """`near`: of each example the likeness to the nearest text there is, and whose that is."""
     found = iter(near)
@@ -172,7 +182,8 @@ class NearDuplicates:
     field: Field = "prompt"
     learn: bool = True
     """The bound is at least a third of the way from the seeds' own cosine to 1: what one in twenty of them exceeds with its
-    nearest (one pattern, another encoder). Where that is above 0.999, copies alone are dropped."""
+    nearest (one pattern, another encoder). Where that is above 0.999, copies alone are dropped; where more than a tenth ask the
+    same with another system prompt or other earlier turns, those before which the same was said are compared."""
 
     def __post_init__(self) -> None:
         if not self.max_similarity >= -1.0:
@@ -182,15 +193,20 @@ class NearDuplicates:
         """Rule: `near_duplicate`; evidence: cosine, id and text of the nearest one."""
         if not examples:
             return FilterResult((), ())
-        pool, usual = context.pool.examples, self._usual(context) if self.learn else -1.0
+        pool, usual = context.pool, self._usual(context) if self.learn else -1.0
         bound = min(above(self.max_similarity, usual), max(self.max_similarity, 0.999))
-        if usual > bound:
-            return _without_copies("near_duplicate", examples, pool, self.field)
-        rows = context.encode([text_of(example, self.field) for example in examples])
-        nearest = nearest_by_cosine(rows, context.encode([text_of(example, self.field) for example in pool]), bound)
-        known = (*pool, *examples)
-        found = [(score, known[place] if place >= 0 else None) for score, place in nearest]
-        return _without_near("near_duplicate", "cosine", examples, found, bound, self.field)
+
+        def judge(some: Sequence[Example], pool: Sequence[Example]) -> FilterResult:
+            if usual > bound:
+                return _without_copies("near_duplicate", some, pool, self.field)
+            rows, references = (context.encode([text_of(each, self.field) for each in side]) for side in (some, pool))
+            known = (*pool, *some)
+            near = [(score, known[at] if at >= 0 else None) for score, at in nearest_by_cosine(rows, references, bound)]
+            return _without_near("near_duplicate", "cosine", some, near, bound, self.field)
+
+        if self.learn and repeated(pool.seeds, self.field):
+            return by_conversation(examples, pool.examples, judge)
+        return judge(examples, pool.examples)
 
     def _usual(self, context: Context) -> float:
         rows, different = _drawn([text_of(seed, self.field) for seed in context.pool.seeds])

@@ -50,6 +50,7 @@ _WRAPPERS = (
 _NOT_SENT = ("discarded", "draft", "rejected", "pending")
 _OPTION = re.compile(r"[A-E]|(?i:option|choice|opt)[\s_-]?[A-Ea-e0-9]")
 _ONE_OF_TWO = re.compile(r"(?:response|answer|output|completion|conversation)[ab0-9]")
+_ASKED_AGAIN = re.compile(r"(?:prompt|question|instruction|query|input|user|human|customer|q)[0-9]")
 _COPY = re.compile(r"(.+?)(?:\.{1,3}\d{1,2}|_duplicated_\d{1,2})")
 """A column whose name stood in the header before, as pandas, polars and R write it."""
 
@@ -131,6 +132,8 @@ def hint(row: Mapping[str, Any], wanted: Collection[str]) -> str:
     """What may be meant by a row without a prompt or a response, for a message."""
     if "custom_id" in row or row.get("object") in ("response", "chat.completion"):
         return "; an answer of an interface holds no prompt: put the one of the request with the same id beside it"
+    if len(turns := [name for name in row if _ASKED_AGAIN.fullmatch(told(name))]) > 1:
+        return f"; {listed(turns)} are several: gather turns of a conversation in one list, messages, and write a row for others"
     if len(sides := [name for name in row if _ONE_OF_TWO.fullmatch(told(name))]) > 1:
         return f"; of {listed(sides)} rename the better one to 'chosen' and a worse one to 'rejected'"
     if several := next((name for name in row if told(name) in ANSWERING and _several(row[name])), ""):

@@ -52,6 +52,9 @@ _KINDS = frozenset(
 _OTHER_SPLITS = frozenset(("test", "validation", "valid", "val", "dev", "eval", "held_out", "heldout"))
 _THOUGHTS = re.compile(r"rationale|reasoning|thinking|thought|scratchpad|(^|complex)cot$")
 _ANSWERS = re.compile(r"(answer|response|output|completion|reply|replie|generation)s?$")
+_EARLIER = re.compile(
+    r"(?:prev|previous|prior|preceding|earlier)(?:question|answer|prompt|response|user|assistant|message|turn|repl)"
+)
 _REJECTED = re.compile(r"rejected(_\d+)?")
 _ASIDE = re.compile(r"note|comment|explanation|source|url|author|tags?$")
 """Columns whose sentences are about a row, and not what its answer is about."""
@@ -79,6 +82,7 @@ def seed_notes(seeds: Sequence[Example]) -> tuple[str, ...]:
         *_spoilt(seeds),
         *_cut_off(seeds),
         *_few(seeds),
+        *_one_answer(seeds),
         *_repeated(seeds),
         *_splits(seeds),
         *_categories(seeds),
@@ -103,7 +107,10 @@ def _ignored(seeds: Sequence[Example]) -> Iterator[str]:
     said = {text for seed in seeds for text in _texts(seed)}
     if turns := [name for name in names if any(_holds_turns(seed, name) for seed in seeds)]:
         yield f"{listed(turns)}: turns that no example holds; if they come before the prompt, name the column history"
-    others = {name: sum(_is_other(seed, name, said) for seed in seeds) for name in names if name not in (*thoughts, *turns)}
+    if earlier := [name for name in names if _EARLIER.match(plain_name(name))]:
+        yield f"{listed(earlier)}: what was said earlier is not learned; put it into a column history, as [[asked, answered], …]"
+    told_of = (*thoughts, *turns, *earlier)
+    others = {name: sum(_is_other(seed, name, said) for seed in seeds) for name in names if name not in told_of}
     if answers := [name for name, count in others.items() if count and _ANSWERS.search(plain_name(name))]:
         yield f"{listed(answers)}: other answers than the learned ones; if they are the better ones, put them in their place"
     texts = [name for name, count in others.items() if 2 * count > len(seeds) and not _ASIDE.search(plain_name(name))]
@@ -297,6 +304,12 @@ def _few(seeds: Sequence[Example]) -> Iterator[str]:
             f"{counted(len(seeds), 'seed')}: too few to hold some out, so no round is checked or called the best, and too few"
             " to tell whether a rule or a metric fits them; 20 to 100 make sense"
         )
+
+
+def _one_answer(seeds: Sequence[Example]) -> Iterator[str]:
+    if len(seeds) > _FEW and seeds[0].response and len({normalise(seed.response) for seed in seeds}) == 1:
+        remedy = "add pairs that are answered otherwise, as a model learns to say this whatever it is asked"
+        yield f"all {len(seeds)} seeds have the same answer, {show(seeds[0].response)}; {remedy}"
 
 
 def _repeated(seeds: Sequence[Example]) -> Iterator[str]:
