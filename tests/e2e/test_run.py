@@ -102,7 +102,11 @@ def test_other_options_on_the_same_folder_are_refused(cli: Run, run_folder: Path
     assert "4" in done.stderr and "3" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
-def test_other_examples_on_the_same_folder_are_told_in_words(cli: Run, run_folder: Path, seeds_file: Path) -> None:
+EXPECTED = '{"part":"selfalign.filters.expected.Expected","checks":["max_words:9"]}'
+REPETITION = '{"part":"selfalign.filters.form.Repetition","max_share":0.2,"size":4,"learn":true}'
+
+
+def test_other_examples_and_filters_on_the_same_folder_are_told_in_words(cli: Run, run_folder: Path, seeds_file: Path) -> None:
     held_out = seeds_file.with_name("held.jsonl")
     held_out.write_text('{"prompt": "Which river is long?", "response": "The Nile is."}\n')
     others = seeds_file.with_name("others.jsonl")
@@ -110,6 +114,8 @@ def test_other_examples_on_the_same_folder_are_told_in_words(cli: Run, run_folde
     for seeds, more, said in (
         (others, (), "other seed examples than now"),
         (seeds_file, ("--held_out", held_out), "other held-out examples than now"),
+        (seeds_file, ("--expect", "max_words:9"), f"filters[7] = not set, now {EXPECTED}"),
+        (seeds_file, ("--without", "repetition"), f"filters[4] = {REPETITION}, now not set"),
     ):
         done = cli("run", "isara", seeds, *SCRIPTED, *SMALL, *more, "--out", run_folder)
         assert done.returncode == 2 and "hash" not in done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import takewhile
 from typing import Any
 
 from selfalign.text import finite, printable
@@ -87,10 +88,24 @@ def difference(old: Any, new: Any, path: str = "") -> str:
             if change := difference(old[key], new[key], inner):
                 return change
         return ""
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+    if isinstance(old, list) and isinstance(new, list):
         changes = (difference(a, b, f"{path}[{i}]") for i, (a, b) in enumerate(zip(old, new, strict=True)))
-        return next((change for change in changes if change), "")
+        return next((change for change in changes if change), "") if len(old) == len(new) else _more_or_fewer(old, new, path)
     return "" if dumps(old) == dumps(new) else f"{path} = {dumps(old)}, now {dumps(new)}"
+
+
+def _more_or_fewer(old: list[Any], new: list[Any], path: str) -> str:
+    """What two lists of other lengths have between what both begin and end with: all of a recipe's filters fill a screen."""
+    at = _alike(old, new)
+    behind = _alike(old[at:][::-1], new[at:][::-1])
+    parts = (side[at : len(side) - behind] for side in (old, new))
+    was, now = (dumps(some[0] if len(some) == 1 else some) if some else "not set" for some in parts)
+    return f"{path}[{at}] = {was}, now {now}"
+
+
+def _alike(one: list[Any], other: list[Any]) -> int:
+    """With how many equal values both begin."""
+    return sum(1 for _ in takewhile(lambda pair: not difference(*pair), zip(one, other, strict=False)))
 
 
 CONTENTS = {
