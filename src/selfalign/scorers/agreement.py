@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from selfalign.errors import refuse
 from selfalign.expect.checks import same_answer
-from selfalign.expect.results import result, same_result
+from selfalign.expect.results import MARKER, result, same_result
 from selfalign.expect.suggest import FREE, free_texts
 from selfalign.protocols import Context
 from selfalign.scorers._model import obstacle, stage
@@ -59,7 +59,7 @@ class Agreement:
         return (
             f"{self.name}: {free} of {len(texts)} seeds' answers are texts of more than {FREE} words, and a model hardly ever"
             " writes such a text twice: next to nothing will be kept. Take isara, or where a result is what counts"
-            " --agreement.marker '####' with what stands before it"
+            f" --agreement.marker '{MARKER}' with what stands before it"
         )
 
     def score(self, context: Context, examples: Sequence[Example]) -> list[Example]:
