@@ -152,6 +152,9 @@ def test_held_out_examples_that_are_seeds_are_counted(tmp_path: Path, capsys: py
         "held-out example seed-0001 asks the same as seed seed-0002 (2 such examples): 'What is number 1?'; take one of them out"
     )
     assert capsys.readouterr().err == f"selfalign: {told}\n"
+    write_rows(held_out, [{**row, "system": "You count in Roman numerals."} for row in rows[1:]])
+    assert main(["check", "isara", str(seeds), "--held_out", str(held_out), *engine]) == 2
+    assert "where another system prompt makes it another question, --allow_overlap true goes on" in capsys.readouterr().err
 
 
 def test_a_file_of_options_is_of_the_recipe_that_is_run(

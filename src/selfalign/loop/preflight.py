@@ -146,9 +146,11 @@ def check_examples(
     same = asked_by_both(held_out, seeds)
     if same and not allow_overlap:
         more = f" ({len(same)} such examples)" if len(same) > 1 else ""
-        asked = next(each.prompt for each in held_out if each.id == same[0][0])  # files without ids both count from 1
-        what = f"held-out example {same[0][0]} asks the same as seed {same[0][1]}{more}: {asked[:80]!r}"
-        raise UserError(f"{what}; take one of them out")
+        asked = next(each for each in held_out if each.id == same[0][0])  # files without ids both count from 1
+        what = f"held-out example {asked.id} asks the same as seed {same[0][1]}{more}: {asked.prompt[:80]!r}"
+        system = next(seed.system for seed in seeds if seed.id == same[0][1])
+        other = "; where another system prompt makes it another question, --allow_overlap true goes on and counts them"
+        raise UserError(f"{what}; take one of them out{other if system != asked.system else ''}")
     if {seed.id for seed in seeds} & {example.id for example in held_out}:
         return tuple(replace(example, id=f"held-out/{example.id}") for example in held_out)
     return tuple(held_out)

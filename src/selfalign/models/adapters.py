@@ -51,7 +51,7 @@ def check_adapter(folder: Path, base: Any) -> None:
         if names:
             number, such = counted(len(names), "tensor"), f"such as {sorted(names)[0]}"
             raise UserError(f"adapter {folder} {what.format(number)} its base, a {kind}, {such}; {_REMEDY}")
-    apart = next((name for name, weight in weights.items() if not weight.isfinite().all()), None)
+    apart = next((name for name, weight in weights.items() if not weight.float().isfinite().all()), None)
     if apart is not None:
         raise UserError(f"adapter {folder}: {apart} holds NaN or infinity: its training came apart; take an earlier checkpoint")
     _tell_unknown(folder, said)

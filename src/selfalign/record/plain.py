@@ -88,9 +88,11 @@ def difference(old: Any, new: Any, path: str = "") -> str:
             if change := difference(old[key], new[key], inner):
                 return change
         return ""
-    if isinstance(old, list) and isinstance(new, list) and old and new:
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         changes = (difference(a, b, f"{path}[{i}]") for i, (a, b) in enumerate(zip(old, new, strict=True)))
-        return next((change for change in changes if change), "") if len(old) == len(new) else _more_or_fewer(old, new, path)
+        return next((change for change in changes if change), "")
+    if isinstance(old, list) and isinstance(new, list) and old and new:
+        return _more_or_fewer(old, new, path)
     return "" if dumps(old) == dumps(new) else f"{path} = {dumps(old)}, now {dumps(new)}"
 
 
