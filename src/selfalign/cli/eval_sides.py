@@ -11,7 +11,7 @@ from typing import Any
 from selfalign.errors import UserError
 from selfalign.export.base import check_base
 from selfalign.loop.preflight import brought
-from selfalign.proof.overlap import overlap
+from selfalign.proof.overlap import overlap, systems_decide
 from selfalign.recipe import Recipe
 from selfalign.recipes.evaluations import bring_their_own
 from selfalign.record.joined import since_round
@@ -104,7 +104,7 @@ def check_to_measure(
     known: dict[str, int] = {}
     for side in sides:
         asked = (*held_out, *brought(recipe.evaluators, seeds or side.seeds)) if side.trained_on else ()
-        hits = overlap(side.trained_on, asked)
+        hits = overlap(side.trained_on, asked, apart=systems_decide(side.seeds))
         known[side.name] = len({hit.held_out for hit in hits})
         same = [hit for hit in hits if hit.same]
         if same and not recipe.allow_overlap:

@@ -248,7 +248,7 @@ def _record_seeds(run: Setup) -> None:
                 store.event("given", {"text": text})
     seeds = (*run.shown, *run.validation)
     strange, short = strange_prompts(recipe, seeds, run.held_out), short_budgets(recipe, run.base, seeds, run.held_out)
-    twice = trained_and_validated(recipe, run.validation)
+    twice = trained_and_validated(recipe, run.shown, run.validation)
     for text in (aim_warning(recipe, run.validation), *strange, short, replay_warning(recipe, run.shown), twice):
         if text and all(data.get("text") != text for _, _, data in store.events()):
             _log.warning("%s", text)

@@ -61,7 +61,7 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
         *strange_prompts(recipe, seeds, held_out),
         too_few(len(validation), "validation seeds") if recipe.rounds and recipe.trains else "",
         aim_warning(recipe, validation),
-        trained_and_validated(recipe, validation),
+        trained_and_validated(recipe, shown, validation),
         shortcut_warning(recipe, seeds, held_out, shortcuts),
         "" if choice else unknown_memory(recipe, base),
         "" if recipe.trains or not recipe.rounds else "nothing is trained: each round goes on with the base model",

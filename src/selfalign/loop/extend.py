@@ -20,7 +20,6 @@ from selfalign.loop.growth import later_rounds
 from selfalign.loop.parts import tried
 from selfalign.loop.preflight import (
     Prepared,
-    asked_by_both,
     check_brought,
     check_examples,
     check_parts,
@@ -29,13 +28,14 @@ from selfalign.loop.preflight import (
     seeds_needed,
 )
 from selfalign.loop.versions import software
+from selfalign.proof.overlap import asked_by_both, systems_decide
 from selfalign.proof.seed_rules import harmful
 from selfalign.protocols import Flags, declared
 from selfalign.recipe import Recipe
 from selfalign.record.joined import begun, join, joined
 from selfalign.record.plain import dumps
 from selfalign.record.store import Store
-from selfalign.text import counted, normalise
+from selfalign.text import counted
 from selfalign.types import Example
 
 CHANGING = ("sampling", "proposer", "second_turns")
@@ -138,13 +138,13 @@ def _with_own_ids(more: Sequence[Example], taken: set[str]) -> tuple[tuple[Examp
 
 def _check_seeds(recipe: Recipe, first: Prepared, known: Sequence[Example], new: Sequence[Example]) -> None:
     """As `prepared` checks those of the start, and that no new one is there already."""
-    if same := asked_by_both(new, known):
+    apart = systems_decide(known)
+    if same := asked_by_both(new, known, apart=apart):
         more = f" ({len(same)} such seeds)" if len(same) > 1 else ""
-        raise UserError(f"new seed {same[0][0]} asks the same as {same[0][1]}, which the run has{more}; take it out")
-    held = {normalise(_begins(seed)): seed.id for seed in first.validation}
-    for seed in new:
-        if (other := held.get(normalise(_begins(seed)))) is not None:
-            raise UserError(f"new seed {seed.id} is of the same conversation as {other}, which validates; take it out")
+        raise UserError(f"new seed {same[0][0].id} asks the same as {same[0][1].id}, which the run has{more}; take it out")
+    began, held = [_beginning(seed) for seed in new], [_beginning(seed) for seed in first.validation]
+    for one, other in asked_by_both(began, held, apart=apart)[:1]:
+        raise UserError(f"new seed {one.id} is of the same conversation as {other.id}, which validates; take it out")
     whole = (*known, *new)
     check_examples(whole, first.held_out, recipe.allow_overlap, seeds_needed(recipe))
     check_parts(recipe, whole, first.held_out)
@@ -153,8 +153,9 @@ def _check_seeds(recipe: Recipe, first: Prepared, known: Sequence[Example], new:
     check_prompts(recipe, whole, first.asked)
 
 
-def _begins(seed: Example) -> str:
-    return seed.history[0][0] if seed.history else seed.prompt
+def _beginning(seed: Example) -> Example:
+    """With the first prompt of its conversation for its own."""
+    return replace(seed, prompt=seed.history[0][0], history=()) if seed.history else seed
 
 
 def _broken_rules(recipe: Recipe, shown: Sequence[Example]) -> Iterator[str]:

@@ -19,7 +19,7 @@ from selfalign.proof.alarms import Alarm
 from selfalign.proof.calibration import Calibrated, Calibration
 from selfalign.proof.diversity import OF_THE_JUDGES, SECOND_TURN, diversity, saturation
 from selfalign.proof.oscillation import turned
-from selfalign.proof.overlap import Hit, overlap
+from selfalign.proof.overlap import Hit, overlap, systems_decide
 from selfalign.proof.retrieval import far_from_shown, nearest_other
 from selfalign.proof.seed_rules import harmful, void_on_seeds
 from selfalign.proof.stats import LEAST, Difference, mean_interval, paired_difference, too_few
@@ -27,7 +27,7 @@ from selfalign.protocols import Context, Served
 from selfalign.record.finished import paired_metrics
 from selfalign.record.replay import replayed
 from selfalign.record.status import standing_events
-from selfalign.text import counted
+from selfalign.text import counted, normalise
 from selfalign.types import Example, Metric, ModelRef, Pool
 
 SIGNIFICANT = 0.05
@@ -271,7 +271,9 @@ def _retrieval(run: Setup, context: Context) -> tuple[list[Metric], str]:
     # Where each is shown its own category alone, so near as the seeds of one category are to each other can the shown ones be.
     own = all(of.get(shown.id, each.category) == each.category for each in answered for shown in each.response_demonstrations)
     groups = [[seed for seed in seeds if seed.category == kind] for kind in sorted({*of.values()})] if own else [seeds]
-    near = [nearest_other(context.encode([seed.prompt for seed in group])) for group in groups if len(group) > 1]
+    # Each prompt once: seeds that ask the same of other customers or answer it otherwise would make every new prompt a far one.
+    texts = [list({normalise(seed.prompt): seed.prompt for seed in group}.values()) for group in groups]
+    near = [nearest_other(context.encode(prompts)) for prompts in texts if len(prompts) > 1]
     return far_from_shown(context.round, answered, {each.id for each in kept}, [*chain.from_iterable(near)])
 
 
@@ -281,10 +283,11 @@ def _alarms(run: Setup, round: int, metrics: Sequence[Metric]) -> list[Alarm]:
 
 
 def _overlap(run: Setup, context: Context, examples: Sequence[Example]) -> list[Hit]:
+    apart = systems_decide((*run.shown, *run.validation))
     if not run.recipe.per_round or not examples or not run.asked:
-        return overlap(examples, run.asked)
+        return overlap(examples, run.asked, apart=apart)
     ours, theirs = (context.encode([example.full_prompt for example in side]) for side in (examples, run.asked))
-    return overlap(examples, run.asked, (ours, theirs))
+    return overlap(examples, run.asked, (ours, theirs), apart=apart)
 
 
 def _store_findings(

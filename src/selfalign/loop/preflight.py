@@ -17,11 +17,12 @@ from selfalign.errors import UserError
 from selfalign.evaluators import Refusal
 from selfalign.loop.budgets import settled
 from selfalign.models.rendering import NOTES
+from selfalign.proof.overlap import asked_by_both, systems_decide
 from selfalign.proof.stats import LEAST, wilson
 from selfalign.proof.verdicts import no_such_metric
 from selfalign.protocols import Flags, Preflight, SeedUse, declared
 from selfalign.recipe import Recipe
-from selfalign.text import counted, in_language, language, languages, normalise, plain_name
+from selfalign.text import counted, in_language, language, languages, plain_name
 from selfalign.types import Example, ModelRef, derive_seed
 
 
@@ -90,9 +91,11 @@ def split_seeds(seeds: Sequence[Example], share: float, seed: int) -> tuple[tupl
 
 def conversations(seeds: Sequence[Example]) -> dict[str, list[list[Example]]]:
     """The seeds by category, each with those that are later turns of its conversation."""
-    found: dict[str, list[Example]] = {}
+    found: dict[tuple[str, str], list[Example]] = {}
+    apart = systems_decide(seeds)
     for example in seeds:
-        found.setdefault(example.history[0][0] if example.history else example.prompt, []).append(example)
+        began = example.history[0][0] if example.history else example.prompt
+        found.setdefault((example.system if apart else "", began), []).append(example)
     by_category: dict[str, list[list[Example]]] = {}
     for rows in found.values():
         by_category.setdefault(rows[0].category, []).append(rows)
@@ -143,14 +146,13 @@ def check_examples(
     taken = [seed.id for seed in seeds if re.fullmatch(r"r\d{2,}-\d{5,}(\.2)?|replay-\d{5,}", seed.id)]
     if taken:
         raise UserError(f"seed id {taken[0]!r} looks like the id of a generated sample; rename it")
-    same = asked_by_both(held_out, seeds)
+    same = asked_by_both(held_out, seeds, apart=systems_decide(seeds))
     if same and not allow_overlap:
         more = f" ({len(same)} such examples)" if len(same) > 1 else ""
-        asked = next(each for each in held_out if each.id == same[0][0])  # files without ids both count from 1
-        what = f"held-out example {asked.id} asks the same as seed {same[0][1]}{more}: {asked.prompt[:80]!r}"
-        system = next(seed.system for seed in seeds if seed.id == same[0][1])
+        asked, seed = same[0]
+        what = f"held-out example {asked.id} asks the same as seed {seed.id}{more}: {asked.prompt[:80]!r}"
         other = "; where another system prompt makes it another question, --allow_overlap true goes on and counts them"
-        raise UserError(f"{what}; take one of them out{other if system != asked.system else ''}")
+        raise UserError(f"{what}; take one of them out{other if seed.system != asked.system else ''}")
     if {seed.id for seed in seeds} & {example.id for example in held_out}:
         return tuple(replace(example, id=f"held-out/{example.id}") for example in held_out)
     return tuple(held_out)
@@ -171,8 +173,8 @@ def check_brought(recipe: Recipe, shown: Sequence[Example]) -> tuple[Example, ..
         UserError: what is wrong with them, or one that asks the same as one of the seeds, unless `allow_overlap`.
     """
     prompts = brought(recipe.evaluators, shown)
-    if (same := asked_by_both(prompts, shown)) and not recipe.allow_overlap:
-        raise UserError(f"prompt {same[0][0]} of an evaluator asks the same as seed {same[0][1]}; take one of them out")
+    if (same := asked_by_both(prompts, shown, apart=systems_decide(shown))) and not recipe.allow_overlap:
+        raise UserError(f"prompt {same[0][0].id} of an evaluator asks the same as seed {same[0][1].id}; take one of them out")
     return prompts
 
 
@@ -188,29 +190,30 @@ def check_prompts(recipe: Recipe, seeds: Sequence[Example], asked: Sequence[Exam
     """
     given = recipe.given.prompts.examples if recipe.given else ()
     replay = recipe.replay.drafts(recipe.seed) if recipe.replay else ()
+    apart = systems_decide(seeds)
     for what, prompts, other, others in (
         ("given", given, "held-out example", asked),
         ("replay", replay, "held-out example", asked),
         ("replay", replay, "seed", seeds),
     ):
-        if (same := asked_by_both(others, prompts)) and not recipe.allow_overlap:
-            theirs, ours = same[0]
-            found = next(prompt for prompt in prompts if prompt.id == ours)
+        if (same := asked_by_both(others, prompts, apart=apart)) and not recipe.allow_overlap:
+            theirs, found = same[0]
             line = f" (line {at.removeprefix('row ')})" if (at := found.metadata.get("line")) else ""
             more = f"; {len(same)} such prompts" if len(same) > 1 else ""
             remedy = "take it out of one of the two files, or give --allow_overlap true"
             raise UserError(
-                f"{what} prompt {ours}{line} asks the same as {other} {theirs}: {found.prompt[:80]!r}{more}; {remedy}"
+                f"{what} prompt {found.id}{line} asks the same as {other} {theirs.id}: {found.prompt[:80]!r}{more}; {remedy}"
             )
 
 
-def trained_and_validated(recipe: Recipe, validation: Sequence[Example]) -> str:
+def trained_and_validated(recipe: Recipe, shown: Sequence[Example], validation: Sequence[Example]) -> str:
     """That given prompts are the validation seeds', so that a round drops them (`steps.make_round`); "" where none is."""
-    same = asked_by_both(validation, recipe.given.prompts.examples) if recipe.given else []
+    apart = systems_decide((*shown, *validation))
+    same = asked_by_both(validation, recipe.given.prompts.examples, apart=apart) if recipe.given else []
     if not same:
         return ""
     asks = "asks" if len(same) == 1 else "ask"
-    what = f"{counted(len(same), 'given prompt')}, such as {same[0][1]}, {asks} the same as validation seeds ({same[0][0]})"
+    what = f"{counted(len(same), 'given prompt')}, such as {same[0][1].id}, {asks} the same as validation seeds ({same[0][0].id})"
     return f"{what}: rounds drop them, as they would blur the choice of the round; take the seeds' prompts out"
 
 
@@ -259,17 +262,21 @@ def check_parts(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Exa
         declared(part, Preflight).check_examples(seeds, held_out)
 
 
-def asked_by_both(prompts: Sequence[Example], seeds: Sequence[Example]) -> list[tuple[str, str]]:
-    """(prompt, seed), by id, of those that ask the same."""
-    known = {normalise(seed.full_prompt): seed.id for seed in seeds}
-    return [(prompt.id, known[asked]) for prompt in prompts if (asked := normalise(prompt.full_prompt)) in known]
-
-
 def strange_prompts(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example]) -> list[str]:
     """What held-out and given prompts have that the seeds have not, a sentence each; "" where there is nothing to say."""
     given = recipe.given.prompts.examples if recipe.given else ()
-    sides = (("held-out", held_out), ("given", given))
-    return [_strange_categories(seeds, held_out), *(_other_language(seeds, examples, what) for what, examples in sides)]
+    found = [_other_language(seeds, examples, what) for what, examples in (("held-out", held_out), ("given", given))]
+    return [_other_systems(seeds, held_out), _strange_categories(seeds, held_out), *found]
+
+
+def _other_systems(seeds: Sequence[Example], held_out: Sequence[Example]) -> str:
+    """How many held-out examples ask what a seed asks, and are taken for other questions."""
+    if not systems_decide(seeds):
+        return ""
+    count = len(asked_by_both(held_out, seeds, apart=False)) - len(asked_by_both(held_out, seeds, apart=True))
+    what = f"{counted(count, 'held-out example')} {'asks' if count == 1 else 'ask'} what a seed asks under another system prompt"
+    why = "taken for other questions, as among the seeds such prompts have answers of their own"
+    return f"{what}: {why}" if count else ""
 
 
 def _other_language(seeds: Sequence[Example], examples: Sequence[Example], what: str) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from selfalign.evaluators import Refusal
 from selfalign.proof.kept import on_purpose
-from selfalign.proof.overlap import overlap
+from selfalign.proof.overlap import overlap, systems_decide
 from selfalign.recipe import Recipe
 from selfalign.text import counted
 from selfalign.types import Example
@@ -29,8 +30,9 @@ def prompt_facts(recipe: Recipe, seeds: Sequence[Example], asked: Sequence[Examp
     count = sum(-(-given.split(round, recipe.per_round)[0] // given.samples) for round in range(1, recipe.rounds + 1))
     taken = given.prompts.drawn(recipe.seed, "given")[:count]
     place = {prompt.id: number for number, prompt in enumerate(taken)}
-    alike = {hit.training for hit in overlap(taken, taken) if place[hit.training] > place[hit.held_out]}
-    near = {name: len({hit.training for hit in overlap(taken, them)}) for name, them in (("seed", seeds), ("held_out", asked))}
+    like = partial(overlap, taken, apart=systems_decide(seeds))
+    alike = {hit.training for hit in like(taken) if place[hit.training] > place[hit.held_out]}
+    near = {name: len({hit.training for hit in like(them)}) for name, them in (("seed", seeds), ("held_out", asked))}
     found = {
         "prompts": len(given.prompts.examples),
         "share": given.share,

@@ -8,9 +8,9 @@ from dataclasses import replace
 from selfalign.errors import UserError
 from selfalign.filters import Differs
 from selfalign.loop import parts
+from selfalign.proof.overlap import asked_by_both, systems_decide
 from selfalign.protocols import Context, Filter
 from selfalign.recipe import Recipe
-from selfalign.text import normalise
 from selfalign.types import ROLLOUT, Demonstration, Dropped, Example, FilterResult, Pool, Request, derive_seed, shared_system
 
 
@@ -51,15 +51,16 @@ def _without_validation(
 
     No error, as it is for held-out prompts: nobody who writes a file of prompts can know which seeds are held out.
     """
-    ids, asked = {seed.id for seed in shown}, {normalise(seed.full_prompt) for seed in shown}
-    held = {normalise(seed.full_prompt): seed.id for seed in seeds if seed.id not in ids}
-    kept, dropped = [], []
-    for draft in drafts:
-        if (text := normalise(draft.full_prompt)) in held and text not in asked:
-            dropped.append(Dropped(draft, "validation_seed", f"asks the same as {held[text]}, which chooses the round"))
-        else:
-            kept.append(draft)
-    return kept, dropped
+    ids, apart = {seed.id for seed in shown}, systems_decide(seeds)
+    asked = {draft.id for draft, _ in asked_by_both(drafts, shown, apart=apart)}
+    held = asked_by_both(drafts, [seed for seed in seeds if seed.id not in ids], apart=apart)
+    found = {draft.id: seed.id for draft, seed in held if draft.id not in asked}
+    dropped = [
+        Dropped(draft, "validation_seed", f"asks the same as {found[draft.id]}, which chooses the round")
+        for draft in drafts
+        if draft.id in found
+    ]
+    return [draft for draft in drafts if draft.id not in found], dropped
 
 
 def _opposed(recipe: Recipe, context: Context, first: FilterResult, drafts: Sequence[Example]) -> FilterResult:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from selfalign.text import normalise, words
+from selfalign.text import TENTH, normalise, words
 from selfalign.types import Example, FloatArray
 
 Kind = Literal["exact", "normalised", "ngram", "embedding"]
@@ -38,8 +38,50 @@ class Hit:
         return self.kind in ("exact", "normalised")
 
 
+def systems_decide(seeds: Sequence[Example]) -> bool:
+    """Whether a prompt is no question without its system prompt, as "When is it due?" is none without the customer's record.
+
+    So it is where more than a tenth of the seeds ask what others ask under another system prompt and are answered otherwise (our
+    own choice). Fewer, or the same answers, are no reason to take a seed's prompt for another question: instructions in other
+    words leave it the same.
+    """
+    groups: dict[str, list[Example]] = defaultdict(list)
+    for seed in seeds:
+        if seed.system:
+            groups[normalise(seed.full_prompt)].append(seed)
+    decided = (same for same in groups.values() if _several(e.system for e in same) and _several(e.response for e in same))
+    return sum(map(len, decided)) > TENTH * len(seeds)
+
+
+def _several(texts: Iterable[str]) -> bool:
+    return len({normalise(text) for text in texts}) > 1
+
+
+def same_system(one: Example, other: Example) -> bool:
+    """Whether two examples may stand under one system prompt: one that has none may stand under any."""
+    return not one.system or not other.system or normalise(one.system) == normalise(other.system)
+
+
+def asked_by_both(prompts: Sequence[Example], others: Sequence[Example], *, apart: bool) -> list[tuple[Example, Example]]:
+    """Those that ask the same, each with the last one of the others that asks it.
+
+    Args:
+        apart: whether the same prompt under another system prompt is another question (`systems_decide`).
+    """
+    known: dict[str, list[Example]] = defaultdict(list)
+    for other in others:
+        known[normalise(other.full_prompt)].append(other)
+    alike = ((prompt, known.get(normalise(prompt.full_prompt), [])) for prompt in prompts)
+    found = ((prompt, [each for each in same if not apart or same_system(prompt, each)]) for prompt, same in alike)
+    return [(prompt, same[-1]) for prompt, same in found if same]
+
+
 def overlap(
-    training: Sequence[Example], held_out: Sequence[Example], vectors: tuple[FloatArray, FloatArray] | None = None
+    training: Sequence[Example],
+    held_out: Sequence[Example],
+    vectors: tuple[FloatArray, FloatArray] | None = None,
+    *,
+    apart: bool = False,
 ) -> list[Hit]:
     """Every pair of a training row and a held-out example whose prompts overlap, once, by the strongest kind that holds.
 
@@ -55,6 +97,7 @@ def overlap(
     Args:
         vectors: embeddings of the prompts (`Example.full_prompt`), shapes (len(training), d) and (len(held_out), d), rows of unit
             length; None leaves the kind `embedding` out.
+        apart: whether the same prompt under another system prompt is another question (`systems_decide`).
     """
     found: dict[tuple[int, int], tuple[Kind, float]] = {}
     if not training or not held_out:
@@ -65,7 +108,8 @@ def overlap(
     found.update({(i, j): ("ngram", share) for i, j, share in _contained(ours, theirs)})
     found.update(dict.fromkeys(_equal(ours, theirs, normalise), ("normalised", 1.0)))
     found.update(dict.fromkeys(_equal(ours, theirs, str), ("exact", 1.0)))
-    hits = [Hit(training[i].id, held_out[j].id, kind, ours[i], theirs[j], value) for (i, j), (kind, value) in found.items()]
+    kept = ((i, j) for i, j in found if not apart or same_system(training[i], held_out[j]))
+    hits = [Hit(training[i].id, held_out[j].id, found[i, j][0], ours[i], theirs[j], found[i, j][1]) for i, j in kept]
     return sorted(hits, key=lambda hit: (not hit.same, -hit.value, hit.training, hit.held_out))
 
 
