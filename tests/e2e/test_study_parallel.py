@@ -19,7 +19,7 @@ from selfalign.engines import Scripted
 from selfalign.errors import RunFailed
 from selfalign.recipe import Recipe
 from selfalign.recipes import isara
-from selfalign.study.processes import shares
+from selfalign.study.processes import seen_gpus, shares
 from selfalign.study.ready import Arm, Study
 from selfalign.study.run import Unit, needed, run_one
 from selfalign.study.side_by_side import LOSSES, Ended, SideBySide
@@ -202,21 +202,28 @@ def test_numbers_that_cannot_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    assert main([*map(str, study), "--parallel", number, "--out", str(tmp_path / "out")]) == 2
+    trained = [*map(str, study), "--trainer", "SFT", "--baselines", "pretrained", "--repeats", "1"]
+    assert main([*trained, "--parallel", number, "--out", str(tmp_path / "out")]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_runs_that_use_no_gpu_need_none(study: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    small = ("--baselines", "pretrained", "--repeats", "1", "--parallel", "2")
+    assert main([*map(str, study), *small, "--out", str(tmp_path / "out")]) == 0
 
 
 def test_shares_of_processors_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8, 14)), raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    (first, one), (second, other) = shares(2)
+    (first, one), (second, other) = shares(2, seen_gpus())
     assert (first, second) == ({8, 9, 10}, {11, 12, 13})
     assert one == {"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "4,5"} and other["CUDA_VISIBLE_DEVICES"] == "6,7"
     monkeypatch.setenv("OMP_NUM_THREADS", "2")  # the user's own, beside which GPUs are shared all the same
-    assert shares(2)[1][1] == {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "6,7"}
+    assert shares(2, seen_gpus())[1][1] == {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "6,7"}
     monkeypatch.setenv("HIP_VISIBLE_DEVICES", "0,1")  # AMD's, which wins
-    assert shares(2)[1][1] == {"OMP_NUM_THREADS": "2", "HIP_VISIBLE_DEVICES": "1"}
+    assert shares(2, seen_gpus())[1][1] == {"OMP_NUM_THREADS": "2", "HIP_VISIBLE_DEVICES": "1"}
     monkeypatch.delenv("HIP_VISIBLE_DEVICES")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert [len(cores) for cores, _ in shares(4)] == [1, 1, 1, 1]
+    assert [len(cores) for cores, _ in shares(4, seen_gpus())] == [1, 1, 1, 1]

@@ -58,11 +58,12 @@ def make_beside(options: Namespace, arms: Sequence[Any], arguments: Sequence[str
     if options.parallel == 1 and options.address is None:
         return None
     out, number = Path(options.out), options.parallel
-    places: Places = Here(number)
+    uses = max(_gpus(arm.recipe) for arm in arms)
     if options.address is not None:
         takes = {name: options[name] for name in _TAKES}
-        asked = Asked(options.address, **takes, uses=max(_gpus(arm.recipe) for arm in arms))
-        places = OnRay(out, number, asked, [arm.model for arm in arms])
+        places: Places = OnRay(out, number, Asked(options.address, **takes, uses=uses), [arm.model for arm in arms])
+    else:
+        places = Here(number, uses)
     return SideBySide(out, arguments, number, places, options.max_hours)
 
 

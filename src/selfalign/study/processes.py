@@ -24,9 +24,15 @@ from selfalign.study.side_by_side import GRACE, Ended
 class Here:
     """`study.side_by_side.Places` on this machine."""
 
-    def __init__(self, parallel: int) -> None:
-        """Raises UserError: fewer GPUs than processes."""
-        self._shares = shares(parallel)
+    def __init__(self, parallel: int, uses: int) -> None:
+        """
+        Args:
+            uses: how many GPUs a run can use; 0: what GPUs there are is no matter.
+
+        Raises:
+            UserError: fewer GPUs than processes.
+        """
+        self._shares = shares(parallel, seen_gpus() if uses else [])
 
     def prepare(self) -> None:
         """Nothing: what this process sees, the others see."""
@@ -79,12 +85,11 @@ class Child:
         self._listening.join()
 
 
-def shares(parallel: int) -> list[tuple[set[int], dict[str, str]]]:
+def shares(parallel: int, gpus: Sequence[str]) -> list[tuple[set[int], dict[str, str]]]:
     """For each process its processors (none where the system has no such choice) and what its environment says of them. Raises
     UserError: there are GPUs, but fewer than processes."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     each = max(1, (len(cores) or os.cpu_count() or 1) // parallel)
-    gpus = _gpus()
     if gpus and len(gpus) < parallel:
         raise UserError(f"--parallel {parallel}: this machine shows {len(gpus)} GPUs, and each run needs one; give at most that")
     found = []
@@ -98,7 +103,7 @@ def shares(parallel: int) -> list[tuple[set[int], dict[str, str]]]:
     return found
 
 
-def _gpus() -> list[str]:
+def seen_gpus() -> list[str]:
     """The GPUs that CUDA lets us see, without asking CUDA."""
     given = os.environ.get(visible(os.environ))
     if given is not None:
