@@ -167,7 +167,7 @@ def _by_the_parser(stop: SystemExit) -> bool:
 
 
 def _help() -> str:
-    lines = "\n".join(f"  {name:<8} {text}" for name, text in COMMANDS.items())
+    lines = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
     return (
         "selfalign: fewer than 100 examples in, a better-aligned model out, with proof.\n\n"
         f"usage: selfalign COMMAND …\n\ncommands:\n{lines}\n\n{EPILOG}"
