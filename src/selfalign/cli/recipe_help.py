@@ -97,7 +97,9 @@ def _part(make: Callable[..., Any], slot: str) -> tuple[Any, dict[str, type]]:
     recipe, there = default_recipe(make), choices(make)
     known = {name: each.default for part in (measured_by, make) for name, each in signature(part).parameters.items()}
     known |= {name: getattr(recipe, name) for name in (*there, *common(recipe)) if hasattr(recipe, name)}
-    known |= dict(recipe.named_filters()) | ({PROMPTS: recipe.proposer.sampling} if writes_prompts(recipe) else {})
+    known |= dict(recipe.named_filters()) | (
+        {PROMPTS: getattr(recipe.proposer, "sampling", None)} if writes_prompts(recipe) else {}
+    )
     name, _, option = slot.partition(".")
     part, classes = known.get(slot), there.get(slot, [])
     if slot not in known and is_dataclass(known.get(name)):
