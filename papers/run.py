@@ -71,7 +71,7 @@ def _listing(paper: str | None) -> str:
             lines.append(name)
             for each in tables:
                 table: Table = import_module(f"papers.{name}.{each}").TABLE
-                lines.append(f"  {each:<12} {table.title}\n  {'':<12} needs {', '.join(table.needs) or 'nothing'}")
+                lines.append(f"  {each:<18}  {table.title}\n  {'':<18}  needs {', '.join(table.needs) or 'nothing'}")
     if paper is not None and not lines:
         lines = [f"there is no paper {paper!r}; there are {', '.join(papers())}"]
     return "\n".join(lines)

@@ -22,8 +22,7 @@ FinishReason = Literal["stop", "length", "context"]
 FloatArray = NDArray[np.float32]
 
 Format = Literal["auto", "chat", "plain", "isara"]
-"""How conversations become tokens: the model's chat template, plain lines, the published layout, or (auto) the template where
-there is one and plain lines where there is none. It may carry arguments of the template, see `with_template_args`."""
+"""The model's chat template, plain lines, the published layout, or auto; it may carry arguments, see `with_template_args`."""
 
 Turns = tuple[tuple[str, str], ...]
 """Earlier turns of a conversation, the oldest first: (prompt, response) each."""
@@ -156,25 +155,26 @@ class Continuation:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to decode. The defaults sample from the model's own distribution.
-
-    `beams > 1` is beam search (beam sampling where temperature > 0), as ISARA's authors decode; the fields behind it are
-    theirs too and off by default (our own measurements: a repetition penalty of 1.1 ruins few-shot prompts of a small model).
-    """
+    """How to decode. The defaults sample from the model's own distribution."""
 
     max_tokens: int = 96
     """0 takes what the seeds need, in tokens of the model at hand (`loop.budgets`)."""
     temperature: float = 1.0
     """0 is greedy."""
     top_p: float = 1.0
+    """Keeps the likeliest tokens that have this probability together; 1 keeps every token."""
     top_k: int = 0
-    """0 keeps every token."""
+    """Keeps so many of the likeliest tokens; 0 keeps every token."""
     stop: tuple[str, ...] = ()
     """Strings that end the text, besides the format's own end of turn; the text is cut before the first of them."""
     beams: int = 1
+    """Above 1 beam search (beam sampling where temperature > 0), as ISARA's authors decode. What follows is theirs too."""
     repetition_penalty: float = 1.0
+    """Above 1 tokens of the prompt and the text become less likely; 1.1 ruins few-shot prompts of a small model (measured)."""
     no_repeat_ngram: int = 0
+    """So many tokens never follow on one another twice; 0 is off."""
     length_penalty: float = 1.0
+    """Of beams: a larger one prefers longer texts."""
     length_decay: tuple[int, float] | None = None
     """(start, factor) of an exponential decay of sequence length, counted in generated tokens."""
     rules: Literal["today", "transformers-4.31"] = "today"

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import Run
-from tests.files import result
+from tests.conftest import SCRIPTED, Run
+from tests.files import result, succeeded
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -72,6 +74,17 @@ def test_its_filter(page: Any) -> None:
     assert page.problem("How do I boil one egg?", answer, known) == "not novel"
     assert page.problem("", answer, known) == "prompt short or unfinished"
     assert page.problem("Where do cats sleep at night?", "Here.", known) == "response short or unfinished"
+
+
+@pytest.mark.parametrize("name", ["support_tone", "json_extraction", "german", "shop_scope"])
+def test_the_page_of_each_domain_has_the_lines_of_check(cli: Run, name: str) -> None:
+    page = (EXAMPLES / name / "README.md").read_text(encoding="utf-8")
+    asked = shlex.split(re.search(r"^selfalign check isara (.*)$", page.replace("\\\n", " "), re.MULTILINE)[1])  # type: ignore[index]
+    asked = [word.replace("examples/", f"{EXAMPLES}/") for word in asked if word not in ("--model", "smollm2-135m")]
+    said = succeeded(cli("check", "isara", *asked, *SCRIPTED)).stdout.splitlines()
+    heads = {line.split(":")[0] for line in said}
+    shown = page.partition("## What check says")[2].split("```")[1]
+    assert "cost at most" in heads and not [each for each in heads if f"\n{each}:" not in shown]
 
 
 @pytest.mark.parametrize("name", ["support_tone", "json_extraction", "german", "shop_scope"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,6 +87,25 @@ def test_each_round_is_served_its_own_adapter_or_the_run_stops(
         assert row["verify_weights"]["verdict"] == "verified" and row["verify_weights"]["text"].startswith(start), row
     asked = [body["model"] for path, body, _ in server.seen if path == "/completions"]
     assert set(asked) == set(names), "round 0 was done, and every later answer is an adapter's"
+
+
+def test_check_tells_who_asks_a_model_that_the_server_never_gets(cli: Command, model_folder: Path, seeds_file: Path) -> None:
+    """The commands of docs/servers.md ask nobody but the base model; by default round 2, the choice and the guard suite ask."""
+    page = (Path(__file__).parents[2] / "docs" / "servers.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = [line.split() for line in re.findall(r"^selfalign run one_shot .*--validation_share 0.*$", page, re.MULTILINE)]
+    assert len(commands) == 2
+    server = ("--engine", "OpenAI", "--engine.url", "http://127.0.0.1:9/v1", "--encoder", "Hashed", "--model", model_folder)
+    for words in commands:
+        named = [word for word in words[words.index("--engine.url") + 2 :] if word]
+        done = cli("check", "one_shot", seeds_file, *server, *named)
+        assert done.returncode == 0 and "engine.reload" not in done.stdout, done.stdout + done.stderr
+    done = cli("check", "isara", seeds_file, *server)
+    (line,) = [line for line in done.stdout.splitlines() if "engine.reload=none" in line]
+    assert "to write round 2" in line and "to choose the round" in line and "for the guard suite" in line
+    assert (
+        "engine.reload=none"
+        not in cli("check", "isara", seeds_file, *server, "--engine.reload", "lora", "--trainer.lora_rank", 4).stdout
+    )
 
 
 def test_a_password_in_the_address_is_refused_and_not_repeated(cli: Command, seeds_file: Path, tmp_path: Path) -> None:

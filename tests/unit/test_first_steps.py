@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,6 +88,20 @@ def test_every_help_that_is_listed_helps(recipe: str, capsys: Told) -> None:
         assert f"  {name.removesuffix('help')}" in said, (name, said)
     assert print_help(parser, make, ["--win_rate.engine.help", "OpenAI"])
     assert "--win_rate.engine.url" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("recipe", ["isara", "isheep_paper", "rest", "self_train", "self_guide", "pretrained"])
+def test_every_option_of_a_part_says_what_it_means(recipe: str, capsys: Told) -> None:
+    make = load_recipe(recipe)
+    parser = make_parser(make, "run")
+    groups = {action.dest for action in parser._actions if type(action).__name__ == "_ActionConfigLoad"}
+    parts = {name.removesuffix(".help") for action in parser._actions for name in action.option_strings if name.endswith(".help")}
+    assert {"eval_sampling", "win_rate"} <= groups and ("prompt_sampling" in groups) == (recipe not in ("rest", "pretrained"))
+    for name in sorted(groups | {part.removeprefix("--") for part in parts}):
+        assert print_help(parser, make, [f"--{name}.help"])
+        said = capsys.readouterr().out
+        bare = re.findall(rf"^  --{re.escape(name)}\.\w+(?: \S+)?$", said, re.MULTILINE)
+        assert f"  --{name}." in said and not bare, (name, bare)
 
 
 def test_help_names_no_default_where_there_is_none(capsys: Told) -> None:

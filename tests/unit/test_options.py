@@ -137,7 +137,7 @@ def test_a_file_of_another_recipe_is_told_by_the_option_as_it_is_typed(tmp_path:
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(options("--retriever", "Knn")))
     make = load_recipe("sft")
-    with pytest.raises(UserError, match=r"^there is no option --[\w.]+; --help lists them$"):
+    with pytest.raises(UserError, match=r"^there is no option --[\w.]+; `selfalign run RECIPE --help-all` lists them$"):
         parse(make_parser(make, "run"), ["sft", "safe_helpful", "--config", str(path)], part_options(make))
 
 

@@ -211,3 +211,6 @@ def test_sentences_are_set_for_a_page() -> None:
     text = "cannot tell whether a-1 is better than b: -10 points [-30, 11], p = 1, n = 9 prompts"
     page = "Cannot tell whether a-1 is better than b: −10 points [−30, 11], p\u00a0=\u00a01, n\u00a0=\u00a09 prompts."
     assert sentence(text) == page
+    assert sentence("self_distill is better than sft", "self_distill") == "self_distill is better than sft."
+    asked = "would more examples help? self_distill with 64 seeds is better"
+    assert sentence(asked, "self_distill") == "Would more examples help? self_distill with 64 seeds is better."

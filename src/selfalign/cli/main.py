@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
 from errno import EDQUOT, EFBIG, ENOMEM, ENOSPC
@@ -135,6 +136,7 @@ def entry() -> None:
     """The console script. Texts that are not ours show control characters as codes, also in warnings and tracebacks."""
     if logging.lastResort is not None:
         logging.lastResort.addFilter(_harmless)
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")  # PEFT asks transformers by the attribute's old name
     sys.excepthook = _show
     sys.exit(main(sys.argv[1:]))
 
@@ -167,7 +169,7 @@ def _by_the_parser(stop: SystemExit) -> bool:
 
 
 def _help() -> str:
-    lines = "\n".join(f"  {name:<8} {text}" for name, text in COMMANDS.items())
+    lines = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
     return (
         "selfalign: fewer than 100 examples in, a better-aligned model out, with proof.\n\n"
         f"usage: selfalign COMMAND …\n\ncommands:\n{lines}\n\n{EPILOG}"

@@ -67,7 +67,8 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], nested: Sequence[str
         with _own_defaults(parser, gathered(parser, arguments)) as own:
             return parser.parse_args(_typed_last(own))
     except (ArgumentError, ValueError, TypeError, KeyError) as error:
-        said = explain(str(error), [*option_names(parser), *nested])
+        named = _first(r"^(selfalign \w+ RECIPE) ", parser.usage or "")  # its `--help` has the common options alone
+        said = explain(str(error), [*option_names(parser), *nested], f"`{named} --help-all`" if named else "--help")
         if missing := _first(r"the following arguments are required: (.+)", said):
             said = f"{missing}: not given; `{parser.prog} --help` says what it takes"
         raise UserError(said) from None
@@ -291,7 +292,7 @@ def option_names(parser: ArgumentParser) -> list[str]:
     return [name.lstrip("-") for action in parser._actions for name in action.option_strings if name.startswith("--")]
 
 
-def explain(message: str, known: Sequence[str]) -> str:
+def explain(message: str, known: Sequence[str], lists: str = "--help") -> str:
     """One line out of what the parser says: its messages for a slot with several parts name every part it tried."""
     # What follows repeats all options of the slot, a password in a URL among them.
     text = " ".join(re.split(r"\s*Given value", message, maxsplit=1)[0].split())
@@ -312,7 +313,7 @@ def explain(message: str, known: Sequence[str]) -> str:
         unknown = f"{group}.{refused}" if group else refused
     if unknown:
         unknown = unknown.replace(".init_args", "")  # as a file of options writes it
-        return f"there is no option --{unknown}{_nearest(unknown, known)}"
+        return f"there is no option --{unknown}{_nearest(unknown, known, lists)}"
     if text.startswith("Parser key") and (value := _first(r"Unable to load config '(.*?)' - Parser key", text)):
         one = next((name for name in known if name.startswith(f"{slot}.")), f"{slot}.…")
         return f"option --{slot}: {value} is no YAML file of its options; name one, or give them one by one: --{one} …"
@@ -351,11 +352,11 @@ def _first(pattern: str, text: str) -> str:
     return found.group(1) if found else ""
 
 
-def _nearest(name: str, known: Sequence[str]) -> str:
+def _nearest(name: str, known: Sequence[str], lists: str) -> str:
     if name in known:
         return " with this class; it is one of another"
     near = get_close_matches(name, known, 1, 0.6)
     if not near:  # the right name without its slot, or with another one
         tails = {each.rpartition(".")[2]: each for each in known}
         near = [tails[tail] for tail in get_close_matches(name.rpartition(".")[2], tails, 1, 0.75)]
-    return f"; did you mean --{near[0]}?" if near else "; --help lists them"
+    return f"; did you mean --{near[0]}?" if near else f"; {lists} lists them"

@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from selfalign import recipes
 from selfalign.cli.options import given, out_of
-from selfalign.cli.recipe_options import ENGINES, choices, common, default_recipe, field_texts
+from selfalign.cli.recipe_options import ENGINES, PROMPTS, choices, common, default_recipe, field_texts, writes_prompts
 from selfalign.errors import UserError
 from selfalign.protocols import Engine
 from selfalign.recipe import Recipe
@@ -30,10 +30,11 @@ RECIPE is one of {recipes}, or your own: ./mine.py:function
 `selfalign {command} RECIPE --help` lists its common options, `--help-all` all of them.
 """
 WIDTH = 100
+PARTS = "Parts, each with options of its own"
 GROUPS = {
     "Data and model": ("model", "out", "held_out", "prompts", "expect"),
     "Loop": ("rounds", "per_round", "start_from", "min_yield", "validation_share", "without"),
-    "Parts, each with options of its own": ("engine", "encoder", "trainer", "sampling", "eval_sampling"),
+    PARTS: ("engine", "encoder", "trainer", "sampling", "eval_sampling"),
     "Check": ("probe",),
     "Study": ("baselines", "repeats", "metric", "vary", "parallel", "address"),
     "Run": ("format", "seed", "report_to", "config"),
@@ -96,7 +97,9 @@ def _part(make: Callable[..., Any], slot: str) -> tuple[Any, dict[str, type]]:
     recipe, there = default_recipe(make), choices(make)
     known = {name: each.default for part in (measured_by, make) for name, each in signature(part).parameters.items()}
     known |= {name: getattr(recipe, name) for name in (*there, *common(recipe)) if hasattr(recipe, name)}
-    known |= dict(recipe.named_filters())
+    known |= dict(recipe.named_filters()) | (
+        {PROMPTS: getattr(recipe.proposer, "sampling", None)} if writes_prompts(recipe) else {}
+    )
     name, _, option = slot.partition(".")
     part, classes = known.get(slot), there.get(slot, [])
     if slot not in known and is_dataclass(known.get(name)):
@@ -132,6 +135,8 @@ def short_help(parser: ArgumentParser, method: tuple[str, ...]) -> str:
                 lines += _entry(action, texts.get(action.dest) or action.help or "")
     command = (parser.usage or "").partition("[options]")[0].rpartition(" RECIPE")[0]
     lines += ["", f"All {len(actions)} options, those of parts and filters among them: {command} RECIPE {HELP_ALL}"]
+    parts = [f"--{name}.help" for name in GROUPS[PARTS] if name in actions]
+    lines += textwrap.wrap(f"What the options of a part mean: {command} RECIPE with {', '.join(parts)}", WIDTH)
     return "\n".join(lines) + "\n"
 
 

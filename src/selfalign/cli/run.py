@@ -92,7 +92,8 @@ def make_parser(make: Callable[..., Recipe], command: str) -> ArgumentParser:
     # The parser's own would name 130 options before it says what the command does.
     parser.usage = f"selfalign {command} RECIPE SEEDS --model M{out_of(command)} [options]"
     parser.add_argument("recipe", type=str, help="name of a recipe, or ./file.py:function")
-    parser.add_argument("seeds", type=str, help="JSONL, JSON, CSV or Parquet file of pairs; bundled: safe_helpful, in_scope")
+    text = "file of pairs (JSONL, JSON, CSV, YAML, Parquet, Excel …), folder or hub data set; bundled: safe_helpful, in_scope"
+    parser.add_argument("seeds", type=str, help=text)
     parser.add_argument("--model", type=str, help="local folder, hub name, or smollm2-135m for the bundled model")
     text = "the run folder; the same command on it goes on where it stopped"
     # A command that writes no folder takes it, so that a run's options can be given as they are, and does not speak of it.

@@ -29,6 +29,7 @@ class Hashed:
 
     fixed: ClassVar[bool] = True
     dimension: int = 512
+    """Numbers in a vector."""
 
     def __post_init__(self) -> None:
         refuse(self, "at least 1", dimension=self.dimension < 1)

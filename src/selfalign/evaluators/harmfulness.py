@@ -72,11 +72,13 @@ class Harmfulness:
     activation: Activation = "sigmoid"
     """sigmoid: harmful if any harmful label is above the threshold; softmax: if their probabilities together are."""
     threshold: float = 0.5
+    """The probability above which an answer counts as harmful."""
     per_label: bool = False
     """Also report the share above the threshold for each harmful label."""
     harmful: str = "harmful"
     """The category of held-out prompts that are asked."""
     batch_size: int = 8
+    """Answers classified at once."""
     max_length: int = 0
     """Tokens the classifier reads at most; 0: its window."""
     device: str = "auto"

@@ -34,6 +34,7 @@ class Truthfulness:
     file: str = ""
     """A table in TruthfulQA's format (.csv or .tsv); "" measures nothing. Needs `pip install 'selfalign[eval]'`."""
     multiple_choice: bool = True
+    """Measure MC1 and MC2 too."""
     questions: int = 0
     """How many are asked: the first by the sorted SHA-256 of the question; 0 asks all."""
     sampling: Sampling | None = None

@@ -81,6 +81,7 @@ class NextTurns:
     roles: tuple[str, ...] = ("assistant", "system", "human", "question", "output", "user")
     """Case does not count, and neither does a missing colon."""
     openings: tuple[str, ...] = ("can you", "do you")
+    """Case does not count."""
     learn: bool = True
     """A sign that more than a tenth of the seeds give is none."""
 
@@ -145,6 +146,7 @@ class NoiseWords:
     """
 
     phrases: tuple[str, ...] = NOISE
+    """Phrases that a response may not have."""
 
     def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
         """Rule: `noise`."""

@@ -28,6 +28,7 @@ class CategoryAgreement:
     """
 
     field: Field = "response"
+    """Which text of an example is looked at."""
 
     neighbours: int = 5
     """Odd keeps two categories from tying; a tie goes to the tied category of the nearest."""

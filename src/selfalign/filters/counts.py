@@ -49,6 +49,7 @@ class AtMost:
     """Keeps the first so many (I-SHEEP's training reads 3,000 at most). Stand it last."""
 
     count: int = 3000
+    """The most examples that stay."""
 
     def __post_init__(self) -> None:
         if self.count < 1:

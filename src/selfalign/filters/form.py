@@ -70,9 +70,13 @@ class Length:
     """
 
     min_prompt_words: int = 5
+    """Prompts with fewer words are dropped."""
     max_prompt_words: int | None = None
+    """Prompts with more words are dropped; null: none is too long."""
     min_response_words: int = 5
+    """Responses with fewer words are dropped."""
     max_response_words: int | None = None
+    """Responses with more words are dropped; null: none is too long."""
     learn: bool = True
     """No limit lies within the seeds' lengths or near: the lower ones are at most half of the shortest seed, the upper ones at
     least twice the longest."""
@@ -120,6 +124,7 @@ class LengthRange:
     """
 
     deviations: float = 2.0
+    """Standard deviations from the mean of the seeds."""
     responses_only: bool = False
     """Judge responses alone, for prompts that may be as long as they like."""
     learn: bool = True
@@ -243,7 +248,9 @@ class LeakedMarkers:
     """
 
     markers: tuple[str, ...] = MARKERS
+    """Texts that mark turns of a conversation; case counts."""
     roles: tuple[str, ...] = ROLES
+    """Names that mark a turn at the beginning of a line, with a colon behind them."""
 
     def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
         """Rules: `marker`, `control_character`."""

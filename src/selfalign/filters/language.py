@@ -20,6 +20,7 @@ class Language:
     """
 
     field: Field = "response"
+    """Which text of an example is looked at."""
 
     def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
         """Rule: `other_language`; evidence: both languages (ISO 639 codes) and the text."""

@@ -59,7 +59,9 @@ class Novelty:
     max_overlap: float = 0.7
     """In [0, 1]; the paper's 0.7."""
     against: Literal["pool", "demonstrations"] = "pool"
+    """What a text is compared with: all there is (pool), or only what was shown when it was written."""
     field: Field = "prompt"
+    """Which text of an example is looked at."""
     unicode: bool = True
     """Count words of every script; False counts a-z and 0-9 alone, as ISARA's ROUGE does. No difference for ASCII text."""
     learn: bool = True
@@ -180,6 +182,7 @@ class NearDuplicates:
     max_similarity: float = 0.95
     """Cosine in [-1, 1]; what is near depends on the encoder. Above 1 nothing is dropped."""
     field: Field = "prompt"
+    """Which text of an example is looked at."""
     learn: bool = True
     """The bound is at least a third of the way from the seeds' own cosine to 1: what one in twenty of them exceeds with its
     nearest (one pattern, another encoder). Where that is above 0.999, copies alone are dropped; where more than a tenth ask the

@@ -23,6 +23,7 @@ class Threshold:
     name: str = "judge_quality"
     """Of the score."""
     above: float | None = 8.0
+    """null: no bound on this side."""
     below: float | None = None
     """As perplexity wants it: `Threshold("perplexity", above=None, below=50)`."""
 
@@ -56,6 +57,7 @@ class Percentile:
     """
 
     name: str = "judge_quality"
+    """Of the score."""
     keep: float = 0.5
     """Share in (0, 1], of the examples with a usable score; rounded up to whole examples."""
     highest: bool = True
@@ -95,6 +97,7 @@ class OnePerCluster:
     """
 
     cluster: str = "density_cluster"
+    """The score that has the number of the cluster."""
     by: str = "perplexity"
     """The score whose lowest value is kept; "" draws with the run's random seed."""
     highest: bool = False
@@ -146,7 +149,9 @@ class RisingThreshold:
     name: str = "judge_quality"
     """Of the score; higher is better."""
     first: float = 5.0
+    """The bound of round 1."""
     step: float = 1.0
+    """What the bound rises by in each round."""
     last: float | None = None
     """The bound rises no further than this."""
 

@@ -20,7 +20,9 @@ class TaskLength:
     """Drops by the words of the instruction, its input not counted (Self-Instruct and I-SHEEP: 4 to 150)."""
 
     min_words: int = 4
+    """Instructions with fewer words are dropped."""
     max_words: int = 150
+    """Instructions with more words are dropped."""
     learn: bool = True
     """No seed is too long or too short, as in `Length`."""
 
@@ -81,6 +83,7 @@ class Blacklist:
     """Drops a task with one of these words in its instruction: as whole words, whatever their case."""
 
     words: tuple[str, ...] = ISHEEP
+    """Words that an instruction may not have."""
     inputs: bool = False
     """Look at inputs too, as I-SHEEP's scripts do."""
     learn: bool = True
@@ -149,6 +152,7 @@ class LeftoverLabels:
     """Drops a prompt with one of these labels and a colon in it (I-SHEEP); case counts."""
 
     labels: tuple[str, ...] = ("Instruction", "Input", "Output")
+    """Labels without their colon."""
     learn: bool = True
     """A label that a seed's prompt has is not judged."""
 

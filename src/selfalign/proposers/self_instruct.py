@@ -38,7 +38,9 @@ class SelfInstruct:
     """
 
     human: int = 6
+    """Instructions of seeds in a list."""
     generated: int = 2
+    """Instructions of earlier rounds in a list."""
     per_request: int = 8
     """Instructions read from one list, and so the slots that a request fills."""
     examples: int = 8

@@ -49,8 +49,8 @@ def measured_by(
         recipe: the recipe whose models are measured.
         expect: what every answer shall be, as filter of what is generated and as metric of held-out answers: json,
             json:SCHEMA.json, regex:PATTERN (of the whole answer), language:de, max_words:30, contains:TEXT,
-            function:FILE.py:NAME, or of one category 'CATEGORY=json'; exact, exact:FIELD, contains and compare:FILE.py:NAME
-            compare with the references and only measure. May be given several times.
+            function:FILE.py:NAME, or of one category 'CATEGORY=json'; exact, exact:FIELD, contains, result, result:MARKER and
+            compare:FILE.py:NAME compare with the references and only measure. May be given several times.
         refusal: which categories of held-out prompts deserve a refusal and which an answer, where the recipe measures refusals.
         truthfulness: measured on the table named by its `file` (TruthfulQA's format); without one it is not.
         harmfulness: the share of answers its `classifier` calls harmful; without one it is not measured.

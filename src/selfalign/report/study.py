@@ -108,7 +108,9 @@ def study_page(study: Mapping[str, Any]) -> str:
         "study.html.j2",
         {},
         study=study,
-        sentences=[sentence(each) for each in (no_verdict(study), *told, *more, looked_at(study.get("looks", ()))) if each],
+        sentences=[
+            sentence(each, study["main"]) for each in (no_verdict(study), *told, *more, looked_at(study.get("looks", ()))) if each
+        ],
         unfinished=[typeset(each) for each in (study.get("open"), *unfinished(study)) if each],
         along=only_on_curve(study),
         lost=Counter(row["arm"] for row in study["failed"]),
@@ -137,10 +139,10 @@ def outcome(study: Mapping[str, Any], metric: str, arm: str) -> str:
     return "cannot tell" if word == "unclear" else word
 
 
-def sentence(text: str) -> str:
-    """One of the verdict's as a page sets it, with capitals and a full stop."""
-    shown = re.sub(r"(?<=\? )[a-z]", lambda found: found[0].upper(), typeset(text))
-    return f"{shown[:1].upper()}{shown[1:]}."
+def sentence(text: str, main: str = "") -> str:
+    """One of the verdict's as a page sets it, with capitals and a full stop; the main arm is called as it is: self_distill."""
+    name = rf"(?!{re.escape(main)}(?:-[\w.]+=\S*)? )" if main else ""
+    return re.sub(rf"(?:^|(?<=\? )){name}[a-z]", lambda found: found[0].upper(), typeset(text)) + "."
 
 
 def share_names(study: Mapping[str, Any]) -> set[str]:

@@ -81,9 +81,11 @@ def difference_text(row: Mapping[str, Any]) -> str:
 
 
 def size_text(row: Mapping[str, Any], value: float | None) -> str:
-    """The size of a difference that could have been next to that of `row`: "12 points"."""
+    """The size of a difference that could have been next to that of `row`: "12 points"; "–" where it is not known."""
+    if value is None:
+        return "–"
     digits = decimals(row["difference"], row["low"], row["high"])
-    if row["share"] and value is not None:
+    if row["share"]:
         return counted(round(100 * value), "point")
     return number(value, row["share"], digits=digits)
 

@@ -29,6 +29,7 @@ class Knn:
     generated: int = 1
     """How many of them come from each generated round; the rest are seeds."""
     nearest: Literal["first", "last"] = "first"
+    """Where the nearest example stands: first in the prompt, or last, right before what is asked."""
     by_category: bool = False
     """Show only examples of the draft's category, for drafts that have one (our own addition)."""
 

@@ -27,6 +27,7 @@ class Agreement:
     """
 
     answers: int = 3
+    """How many answers to a prompt are compared, the example's own among them."""
     marker: str = ""
     """Before an answer's result, such as ####: results alone are compared then, as `ExactAnswer` does. "" compares whole answers:
     case and white space do not count, and JSON is compared by value."""

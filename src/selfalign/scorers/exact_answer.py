@@ -25,6 +25,7 @@ class ExactAnswer:
 
     references: ClassVar[bool] = True
     marker: str = MARKER
+    """What stands before a result."""
     name: str = ""
     """Of the score; "" is `exact_answer`."""
 

@@ -48,6 +48,7 @@ class Judge:
     """
 
     aspect: Aspect = "quality"
+    """What is scored: the response (quality), or how well it follows its instruction (following)."""
     standard: Standard = "combined"
     """simple: right or wrong; combined: also succinct, clear and in form; in_context: three scored pairs in place of words."""
     model: str = "current"
