@@ -189,6 +189,11 @@ def test_without_file_locks_a_run_is_read_and_not_begun(tmp_path: Path, monkeypa
     assert "run selfalign in WSL" in capsys.readouterr().err
 
 
+def test_bundled_prompts_go_with_seeds_of_a_file(seeds_file: Path, capsys: Told) -> None:
+    assert main(["check", "isara", str(seeds_file), *SCRIPTED, "--held_out", "in_scope"]) == 0
+    assert "held out: 160\n" in capsys.readouterr().out
+
+
 def test_what_a_run_can_cost_is_told_before_it_costs(seeds_file: Path, tmp_path: Path, capsys: Told) -> None:
     (tmp_path / "asked.jsonl").write_text('{"prompt": "Where is it?"}\n{"prompt": "Why is that?"}\n')
     limits = ("--rounds", "2", "--per_round", "10", "--prompt_sampling.max_tokens", "30", "--sampling.max_tokens", "70")

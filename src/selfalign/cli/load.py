@@ -75,16 +75,20 @@ def read_examples(seeds: str, held_out: str | None) -> tuple[tuple[Example, ...]
 def examples_with_notes(seeds: str, held_out: str | None) -> tuple[tuple[Example, ...], tuple[Example, ...], tuple[str, ...]]:
     """As `read_examples`, and what reading did to the seeds and what stands out in them, a sentence each."""
     if bundled := _bundled(seeds):
-        seeds, held_out = f"{bundled}/seeds.jsonl", held_out or f"{bundled}/held_out.jsonl"
+        seeds, held_out = f"{bundled}/seeds.jsonl", held_out or seeds
     examples, notes = read_with_notes(seeds)
-    prompts, more = read_with_notes(held_out, response_required=False) if held_out else ((), ())
+    prompts, more = read_with_notes(_held_out_file(held_out), response_required=False) if held_out else ((), ())
     return examples, prompts, (*notes, *(f"held out: {note}" for note in more), *seed_notes(examples))
 
 
 def read_held_out(name: str) -> tuple[Example, ...]:
     """Prompts of a file, or those of a bundled domain."""
+    return read_seeds(_held_out_file(name), response_required=False)
+
+
+def _held_out_file(name: str) -> str:
     bundled = _bundled(name)
-    return read_seeds(f"{bundled}/held_out.jsonl" if bundled else name, response_required=False)
+    return f"{bundled}/held_out.jsonl" if bundled else name
 
 
 def _bundled(name: str) -> str:

@@ -98,7 +98,8 @@ def make_parser(make: Callable[..., Recipe], command: str) -> ArgumentParser:
     text = "the run folder; the same command on it goes on where it stopped"
     # A command that writes no folder takes it, so that a run's options can be given as they are, and does not speak of it.
     parser.add_argument("--out", type=str, help=text if out_of(command) else SUPPRESS)
-    parser.add_argument("--held_out", type=str, help="file of held-out pairs for the metrics; bundled seeds bring their own")
+    text = "held-out pairs for the metrics: a file, safe_helpful or in_scope; bundled seeds bring their own"
+    parser.add_argument("--held_out", type=str, help=text)
     parser.add_argument("--report_to", type=str, help="send metrics to tensorboard, trackio, mlflow, wandb (commas between)")
     text = "wait after the filters of each round until people have gone through its pairs"
     parser.add_argument("--review", action="store_true", help=text)
