@@ -184,3 +184,104 @@ def test_conversations_that_all_begin_with_one_greeting_say_what_is_missing(tmp_
     write(tmp_path, "s.jsonl", "\n".join(map(json.dumps, rows)))
     assert "1 seed example without earlier turns" in (line := refused("check", "isara", "s.jsonl", *SCRIPTED))
     assert "add pairs that begin a conversation (greetings that are the same count once)" in line
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (["tone", "refund"], "has 2 names, 'tone', 'refund', where a pair has one"),
+        ('["tone", "refund"]', "has 2 names, 'tone', 'refund', where a pair has one"),  # a cell of a table
+        ({"name": "tone"}, "is an object, where a pair has one"),
+    ],
+    ids=str,
+)
+def test_several_categories_of_a_pair_are_refused(tmp_path: Path, refused: Refused, value: Any, said: str) -> None:
+    file = write(tmp_path, "s.jsonl", json.dumps({"prompt": "Why?", "response": "So.", "category": value}))
+    assert f"s.jsonl:1: field 'category': {said}; write the one that says what" in refused("check", "isara", file, *SCRIPTED)
+
+
+@pytest.mark.parametrize(
+    ("value", "category"),
+    [("['tone']", "tone"), (["tone", None], "tone"), ("[]", ""), ([], ""), ("[urgent] tone", "[urgent] tone")],
+    ids=str,
+)
+def test_a_list_of_one_category_is_that_one(tmp_path: Path, value: Any, category: str) -> None:
+    assert one(tmp_path, {"prompt": "Why?", "response": "So.", "category": value}).category == category
+
+
+def test_a_list_as_numpy_prints_it_is_no_list_of_one(tmp_path: Path) -> None:
+    assert one(tmp_path, {"prompt": "Why?", "response": "So.", "category": "['a' 'b']"}).category == "['a' 'b']"  # not ab
+
+
+@pytest.mark.parametrize("nothing", [None, ""])
+def test_empty_columns_of_another_form_are_left_out(tmp_path: Path, nothing: Any) -> None:
+    """A table of rows of several forms has all their columns."""
+    others = dict.fromkeys(("messages", "conversations", "question", "answer", "instruction", "output"), nothing)
+    row = one(tmp_path, {"prompt": "Why?", "response": "So.", **others})
+    assert said(row) == PAIR and not row.metadata
+    row = one(tmp_path, {"prompt": nothing, "response": nothing, "messages": TURNS})
+    assert said(row) == PAIR and not row.metadata
+
+
+def rows_of(folder: Path, prompts: list[str], answers: list[str] = [], **columns: list[str]) -> Path:  # noqa: B006
+    answers = answers or [f"This is answer {number} of all." for number in range(len(prompts))]
+    cells = zip(prompts, answers, *columns.values(), strict=True)
+    names = ("prompt", "response", *columns)
+    return write(folder, "s.jsonl", "\n".join(json.dumps(dict(zip(names, row, strict=True))) for row in cells))
+
+
+QUESTIONS = [f"Where is the parcel of customer {number}?" for number in range(6)]
+RUSSIAN = [f"Где сейчас мой заказ {number}?" for number in range(6)]
+FRENCH = [f"Le numéro {number} est arrivé, s'il vous plaît ?" for number in range(6)]
+ENGLISH = [f"It\u2019s parcel {number}, isn\u2019t it?" for number in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "written", "read"),
+    [
+        (RUSSIAN, "koi8-r", "cp1251"),
+        (RUSSIAN, "cp1251", "koi8-r"),
+        (FRENCH, "cp850", "cp1252"),
+        (FRENCH, "mac_roman", "cp1252"),
+        (ENGLISH, "cp1252", "latin-1"),
+    ],
+)
+def test_letters_of_another_code_page_are_told(cli: Run, tmp_path: Path, prompts: list[str], written: str, read: str) -> None:
+    spoilt = [prompt.encode(written).decode(read) for prompt in prompts]
+    assert "6 of 6 seeds have letters spoilt" in cli("check", "isara", rows_of(tmp_path, spoilt), *SCRIPTED).stdout
+    assert "spoilt" not in " ".join(seed_notes(read_seeds(rows_of(tmp_path, prompts))))
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        [f"ЧТО ДЕЛАТЬ С ПАССАЖИРОМ {number} БЕЗ БИЛЕТА?" for number in range(6)],
+        [f"Что такое мРНК и кДНК, вопрос {number}?" for number in range(6)],
+        [f"What is {number}x÷y³ in m³?" for number in range(6)],
+        [f"Où\u00a0? À quelle heure ouvre le guichet {number}\u00a0?" for number in range(6)],
+    ],
+    ids=["capitals", "abbreviations", "sums", "French marks"],
+)
+def test_what_only_looks_so_is_not_called_spoilt(tmp_path: Path, prompts: list[str]) -> None:
+    assert not [note for note in seed_notes(read_seeds(rows_of(tmp_path, prompts))) if "seeds have" in note]
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        ({"stars": ["★★★★★", "★"] * 3}, "'stars' (1 to 5): answers are learned whatever their rating"),
+        ({"rating": ["4/5", "1/5"] * 3}, "'rating' (1 to 4): answers are learned whatever their rating"),
+        ({"category": ["tone", "refund", "tone, refund"] * 2}, "'tone, refund': several categories in one field are"),
+        ({"category": ["İade", "iade"] * 3}, "'İade', 'iade' are 2 categories, and differ in case"),
+        ({"answers": ["{“day”: “Monday”}"] * 6}, "an answer that looks like JSON and is none"),
+        ({"prompts": [each.replace(" ", "\u00a0") for each in QUESTIONS]}, "spaces that do not break in place of spaces"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_stands_out_is_told(cli: Run, tmp_path: Path, columns: dict[str, list[str]], told: str) -> None:
+    file = rows_of(tmp_path, **{"prompts": QUESTIONS, **columns})  # type: ignore[arg-type]
+    assert told in cli("check", "isara", file, *SCRIPTED).stdout
+
+
+def test_two_marks_of_the_byte_order_are_no_text(tmp_path: Path) -> None:
+    assert read_seeds(write(tmp_path, "s.jsonl", '\ufeff\ufeff{"prompt": "Why?", "response": "So."}'))[0].prompt == "Why?"

@@ -850,7 +850,7 @@ def test_few_seeds_and_small_categories_are_told() -> None:
     def seeds(*categories: str) -> list[Example]:
         return [Example(f"s{at}", f"Why {at}?", f"So {at}.", category=kind) for at, kind in enumerate(categories)]
 
-    assert "5 seeds: too few to hold some out" in seed_notes(seeds(*[""] * 5))[0]
+    assert "5 seeds: too few to check a round" in seed_notes(seeds(*[""] * 5))[0]
     assert not seed_notes(seeds(*[""] * 6)) and not seed_notes(seeds(*"aaabbb"))
     assert "24 of 24 categories have one seed" in seed_notes(seeds(*map(str, range(24))))[0]
     assert "1 of 7 seeds have no category" in seed_notes(seeds(*"aaabbb", ""))[0]

@@ -231,7 +231,7 @@ REFUSED: list[tuple[str, str | bytes, str, str]] = [
     ("s.jsonl", '{"prompt": "p", "respones": "r"}', ":1: field 'response': is missing", "rename 'respones' to 'response'?"),
     (
         "s.jsonl",
-        '{"prompt": "p", "response": "r", "messages": []}',
+        '{"prompt": "p", "response": "r", "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}',
         ":1: mixes 'prompt', 'response', 'messages'",
         "rename the others",
     ),
@@ -265,7 +265,12 @@ REFUSED: list[tuple[str, str | bytes, str, str]] = [
     ("s.jsonl", "{}", ":1: has no prompt among its fields (none)", "prompt + response"),
     ("s.jsonl", json.dumps({f"c{i}": "" for i in range(65)}), ":1: has 65 fields", "drop some"),
     ("s.jsonl", '{"messages": "hi"}', ":1: field 'messages': is text, not a list", "by turns, the user's first"),
-    ("s.jsonl", '{"messages": []}', ":1: field 'messages': has the turns none", "by turns, the user's first"),
+    (
+        "s.jsonl",
+        '{"messages": []}',
+        ":1: field 'messages': has the turns none",
+        "by turns, the user's first",
+    ),
     ("s.jsonl", '{"messages": [["user", "hi"]]}', ":1: field 'messages': a turn is a list, not an object", "role"),
     # duplicates
     (

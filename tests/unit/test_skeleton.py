@@ -20,7 +20,7 @@ from selfalign.models.sizes import read_sizes
 from selfalign.models.skeleton import skeleton
 from selfalign.trainers._memory import Load, need
 from selfalign.trainers._model import count_adapter
-from tests.conftest import Refused
+from tests.conftest import Refused, Run
 from tests.tiny import tiny_tokenizer
 
 BLOCK = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -145,3 +145,47 @@ def test_sizes_that_a_configuration_leaves_to_its_kind_are_known(made: Callable[
     assert read_sizes(folder).window == default.max_position_embeddings
     layers = {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 2048}
     assert read_sizes(made("MptForCausalLM", **layers)).layers == 2
+
+
+@pytest.fixture
+def edited(model_folder: Path, tmp_path: Path) -> Callable[..., Path]:
+    def edit(name: str, **values: Any) -> Path:
+        """The tiny model with other values in one of its files."""
+        folder = Path(shutil.copytree(model_folder, tmp_path / "edited"))
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
+        (folder / name).write_text(json.dumps({**content, **values}), encoding="utf-8")
+        return folder
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "told"),
+    [
+        ("config.json", {"max_position_embeddings": 0}, "max_position_embeddings = 0 in the model's files says no window: it is"),
+        ("config.json", {"max_position_embeddings": -1}, "= -1 in the model's files says no window: it is taken as 2,048 tokens"),
+        ("tokenizer_config.json", {"model_max_length": -1}, "model_max_length = -1 in the model's files says no window"),
+        ("generation_config.json", {"eos_token_id": [257, 99999]}, "eos_token_id in the model's files names 99999, no id of a"),
+        ("generation_config.json", {"eos_token_id": -1}, "eos_token_id in the model's files names -1, no id of a token of it"),
+        (
+            "generation_config.json",
+            {"eos_token_id": "<|im_end|>"},
+            "names <|im_end|>, no id of a token of it, which ends nothing",
+        ),
+    ],
+    ids=str,
+)
+def test_a_window_or_an_end_that_is_none_is_told(
+    edited: Callable[..., Path], cli: Run, seeds_file: Path, name: str, values: dict[str, Any], told: str
+) -> None:
+    done = cli("check", "sft", seeds_file, "--model", edited(name, **values), "--encoder", "Hashed")
+    assert done.returncode == 0 and told in done.stdout + done.stderr
+    assert (done.stdout + done.stderr).count("in the model's files") == 1
+
+
+def test_an_end_that_stands_in_answers_is_refused(edited: Callable[..., Path], refused: Refused, seeds_file: Path) -> None:
+    """Each answer would be cut there, as the letter T ends it."""
+    letter = tiny_tokenizer()("T")["input_ids"][0]
+    folder = edited("generation_config.json", eos_token_id=[257, letter])
+    said = refused("check", "sft", seeds_file, "--model", folder, "--encoder", "Hashed")
+    assert f"seed-0001: its response holds 'T', the token {letter}, and eos_token_id in the model's files" in said

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,9 @@ from typing import Any
 from selfalign.errors import Interrupted, RunFailed, UserError, in_a_line
 from selfalign.models.device import half_type, out_of_memory
 from selfalign.models.names import located, quiet, resolve_ref
-from selfalign.models.rendering import NOTES, make_renderer, preflight
+from selfalign.models.rendering import IGNORE, NOTES, Renderer, make_renderer, preflight
 from selfalign.models.rounding import rounded
-from selfalign.models.sizes import window
+from selfalign.models.sizes import odd_windows, window
 from selfalign.models.skeleton import check_fits
 from selfalign.types import Example, Format, ModelRef
 
@@ -110,9 +110,16 @@ def checked(model: ModelRef, seeds: Sequence[Example], format: Format, most: int
     resolved = resolve_ref(model)
     tokenizer, config = tokenizer_and_config(resolved)
     renderer = make_renderer(tokenizer, format)
-    for note in preflight(renderer, seeds, min(window(config, tokenizer), most or 10**9)):
-        NOTES.warning("%s: %s", model.base, note)
+    told = preflight(renderer, seeds, min(window(config, tokenizer), most or 10**9))
     rows = getattr(config.get_text_config(), "vocab_size", None)
+    ends = declared_stop_ids(resolved, config)
+    if odd := [end for end in ends if not (isinstance(end, int) and 0 <= end < (rows or 10**9))]:
+        told.append(
+            f"eos_token_id in the model's files names {', '.join(map(str, odd))}, no id of a token of it, which ends nothing"
+        )
+    for note in (*told, *odd_windows(config, tokenizer)):
+        NOTES.warning("%s: %s", model.base, note)
+    _check_ends(renderer, seeds, ends)
     used = {*renderer.prompt_stops.ids, *renderer.response_stops.ids}
     used.update(*(renderer.pair_ids(seed.prompt, seed.response, seed.history, seed.system)[0] for seed in seeds))
     if rows is not None and used and max(used) >= rows:
@@ -121,6 +128,19 @@ def checked(model: ModelRef, seeds: Sequence[Example], format: Format, most: int
             "resize its embeddings"
         )
     return resolved
+
+
+def _check_ends(renderer: Renderer, seeds: Sequence[Example], ends: Collection[int]) -> None:
+    """Raises UserError: an answer holds a token that ends all that the model writes."""
+    for seed in seeds:
+        _, labels = renderer.pair_ids(seed.prompt, seed.response, seed.history, seed.system)
+        answer = [label for label in labels if label != IGNORE]
+        if found := next((id for id in answer[: len(answer) - renderer.ending] if id in ends), None):
+            text = str(renderer.tokenizer.decode([found]))
+            raise UserError(
+                f"{seed.id}: its response holds {text!r}, the token {found}, and eos_token_id in the model's files"
+                " (generation_config.json, else config.json) says that answers end there; write the id of the end token there"
+            )
 
 
 def check_adapter(resolved: ModelRef) -> None:
@@ -147,7 +167,7 @@ def declared_stop_ids(model: ModelRef, config: Any) -> frozenset[int]:
 
 
 def _ids(ends: int | Sequence[int] | None) -> frozenset[int]:
-    return frozenset(() if ends is None else (ends,) if isinstance(ends, int) else ends)
+    return frozenset(() if ends is None else (ends,) if isinstance(ends, int | float | str) else ends)
 
 
 def vocabulary(loaded: Any, tokenizer: Any) -> int:

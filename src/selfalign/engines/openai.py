@@ -20,7 +20,7 @@ from selfalign.engines._texts import Texts, kind_of
 from selfalign.errors import RunFailed, UserError
 from selfalign.models.names import resolve_ref
 from selfalign.models.rendering import IGNORE, NOTES, make_renderer, preflight
-from selfalign.models.sizes import window
+from selfalign.models.sizes import odd_windows, window
 from selfalign.protocols import Trained
 from selfalign.types import Completion, Continuation, Example, FloatArray, Format, Likelihood, ModelRef, Request, Sampling
 
@@ -123,7 +123,8 @@ class OpenAI:
         renderer = make_renderer(tokenizer, format)
         if self.prompts == "chat" and renderer.format != "chat":
             raise UserError("engine.prompts=chat needs format chat: a server's chat endpoint knows no other; use ids or text")
-        for note in preflight(renderer, seeds, min(window(config, tokenizer), self.context or 10**9)):
+        told = preflight(renderer, seeds, min(window(config, tokenizer), self.context or 10**9))
+        for note in (*told, *(odd_windows(config, tokenizer) if self.context is None else ())):
             NOTES.warning("%s: %s", model.base, note)
         _server_requests.key_in(self.key_variable)
         return resolved

@@ -368,4 +368,5 @@ def _unchecked(run: Setup) -> str:
     """That too few validation seeds were there to choose a round; "" where one was chosen, or nothing is trained."""
     if not run.recipe.rounds or not run.recipe.trains or len(run.validation) >= LEAST:
         return ""
-    return f"the newest round is shipped unchecked: {len(run.validation)} validation seeds, and {LEAST} are needed to choose one"
+    seeds = counted(len(run.validation), "validation seed")
+    return f"the newest round is shipped unchecked: {seeds}, and {LEAST} are needed to choose one"

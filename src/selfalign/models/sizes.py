@@ -65,6 +65,15 @@ def window(config: Any, tokenizer: Any) -> int:
     return min((int(value) for value in (*said, tokenizer.model_max_length) if value and 0 < value < 10**9), default=10**9)
 
 
+def odd_windows(config: Any, tokenizer: Any) -> list[str]:
+    """What is to be told of a window that is none, such as -1, and of what is taken in its place."""
+    said = {name: getattr(config.get_text_config(), name, None) for name in _WINDOW}
+    said["model_max_length"] = tokenizer.model_max_length
+    odd = [f"{name} = {value}" for name, value in said.items() if isinstance(value, int | float) and value <= 0]
+    taken = f"it is taken as {most:,} tokens" if (most := window(config, tokenizer)) < 10**9 else "so none is known or kept to"
+    return [f"{' and '.join(odd)} in the model's files says no window: {taken}; write the number of tokens there"] if odd else []
+
+
 def _number(config: Any, *names: str) -> int:
     """The first of these that the configuration has as a number; 0 for none."""
     return next((value for name in names if isinstance(value := getattr(config, name, None), int)), 0)

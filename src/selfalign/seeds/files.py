@@ -135,7 +135,7 @@ def _decoded(name: str, raw: bytes) -> str:
         line = raw.count(b"\n", 0, at) + 1
         raise SeedError(f"{name}:{line}: holds a NUL byte, so it is UTF-16 or no text at all; save it as UTF-8 text")
     try:
-        return raw.decode("utf-8").removeprefix("\ufeff")
+        return raw.decode("utf-8").lstrip("\ufeff")
     except UnicodeDecodeError as error:
         line, byte = raw.count(b"\n", 0, error.start) + 1, f"byte {error.start} (0x{raw[error.start]:02x})"
         raise SeedError(f"{name}:{line}: {byte} is not UTF-8; save the file as UTF-8") from None
@@ -250,7 +250,7 @@ def _yaml(name: str, text: str) -> Iterator[Row | Problem]:
         mark = getattr(error, "problem_mark", None)
         what = getattr(error, "problem", None) or "it cannot be parsed"
         return iter([Problem(f"{name}:{mark.line + 1}" if mark else name, f"not valid YAML ({what}); {_YAML_REMEDY}")])
-    note = "a block of text (|) without the line break at its end, which YAML adds" if blocks else ""
+    note = "a block of text (| or >) without the line break at its end, which YAML adds" if blocks else ""
     if cut:
         lines = f"line {cut[0]}{' and others' if cut[1:] else ''}"
         note = f"what follows a # behind a text ({lines}) is a comment and left out; quotes keep it"

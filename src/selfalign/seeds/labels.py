@@ -6,7 +6,7 @@ import re
 import unicodedata
 from typing import Any
 
-from selfalign.seeds.rows import Malformed, NoText, checked, json_text, show, text_of
+from selfalign.seeds.rows import Malformed, NoText, checked, json_text, list_in, listed, nothing, show, text_of
 
 _FORBIDDEN_IN_NAME = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -24,7 +24,13 @@ def id_of(value: Any) -> str:
 
 def category_of(value: Any) -> str:
     """A category of any script, without white space at its ends and composed (NFC), so that what looks equal is equal."""
-    value = value[0] if isinstance(value, list) and len(value) == 1 else value
+    if isinstance(value, str) and value.lstrip().startswith("[") and (cell := list_in(value)) is not None:
+        value = cell
+    names = [each for each in value if not nothing(each)] if isinstance(value, list) else [value]
+    if isinstance(value, dict) or len(names) > 1:
+        what = "is an object" if isinstance(value, dict) else f"has {len(names)} names, {listed(map(str, names), 4)}"
+        raise Malformed(f"field 'category': {what}, where a pair has one; write the one that says what kind of answer fits")
+    value = names[0] if names else ""
     value = int(value) if isinstance(value, float) and value.is_integer() else value  # as pandas writes whole numbers with gaps
     text = str(value) if isinstance(value, (int, NoText)) and not isinstance(value, bool) else value
     text = unicodedata.normalize("NFC", text_of({"category": text}, "category", required=False)).strip()

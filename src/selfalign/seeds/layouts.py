@@ -78,6 +78,7 @@ def known_fields(fields: Mapping[str, Any], *, answers_matter: bool) -> tuple[di
         row["status"] = row.pop("answer")
         if isinstance(written := row.pop(str(row.get("field_id")), None), str):
             row["response"] = written  # in its text_input
+    row = _without_unused(row)
     new = _new_names(row, answers_matter)
     _refuse_copies(row, new, answers_matter)
     said = [f"the JSON in {listed(opened)} as columns"] if opened else []
@@ -95,6 +96,14 @@ def known_fields(fields: Mapping[str, Any], *, answers_matter: bool) -> tuple[di
         what = f"field 'text': holds a prompt and its response with the marks of a chat template ({show(mark[0])})"
         raise Malformed(f"{what}; write the two into the fields prompt and response, without marks")
     return row, f"read {' and '.join(said)}" if said else ""
+
+
+def _without_unused(row: dict[str, Any]) -> dict[str, Any]:
+    """The row without empty columns of another form than its own, as tables have that were made of rows of several forms."""
+    full = {name for name, value in row.items() if not nothing(value)}
+    asks, answers = full & {*FORMS, *CHATS}, full & {*RESPONSES, *CHATS}
+    unused = ({*FORMS, *CHATS} if asks else set()) | ({*RESPONSES} if answers else set())
+    return {name: value for name, value in row.items() if name in full or name not in unused}
 
 
 def _refuse_copies(row: Mapping[str, Any], new: Mapping[str, str], answers_matter: bool) -> None:

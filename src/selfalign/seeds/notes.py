@@ -23,6 +23,11 @@ _HTML = re.compile(
     r"_x000[dD]_"
     r"|&(?:amp|lt|gt|quot|apos|nbsp|#\d{2,5}|#x[0-9a-fA-F]{2,4});|</?(?:p|br|div|span|strong|em|ul|ol|li)(?: [^<>]*)?/?>"
 )
+_SWAPPED = re.compile(r"\b(?:[а-яё]|[ЪЬ](?=[А-ЯЁ]))[А-ЯЁ]{2,}\b")
+"""Letters of KOI8-R read as Windows-1251, or the other way round: small ones became capitals and capitals small ones."""
+_DOS = re.compile(r".{0,8}(?:(?<=[a-z]{2})[‚„”ŠŒŽ‰ˆ³÷](?=[a-z])|[\x80-\x84\x86-\x9f]).{0,8}")
+"""Letters with accents of DOS or of a Mac read as those of Windows, or the other way round; and control characters, which
+Windows has quotes and dashes for."""
 _RTF = re.compile(r"\{\\rtf\d")
 _UNSEEN = re.compile("[\u00ad\u200b\u2060\ufeff\u0085\u2028\u2029]")
 """Characters of no width that no script needs, and line breaks that no editor shows; those that join signs or set a direction are
@@ -161,12 +166,20 @@ def _rated(seeds: Sequence[Example]) -> Iterator[str]:
     found: dict[str, tuple[float, float]] = {}
     lowest = ""
     for name in ignored_columns(seeds):
-        rates = [(rate, seed.id) for seed in seeds if (rate := number(seed.metadata.get(name, "").strip('["]'))) is not None]
+        rates = [(rate, seed.id) for seed in seeds if (rate := _rate(seed.metadata.get(name, ""))) is not None]
         if rates and min(rates)[0] < max(rates)[0] and _RATES.search(plain_name(name)) and not _OF_PAIRS.search(plain_name(name)):
             found[name], lowest = (min(rates)[0], max(rates)[0]), lowest or min(rates)[1]
     if found:
         ranges = ", ".join(f"{show(name)} ({low:g} to {high:g})" for name, (low, high) in found.items())
         yield f"{ranges}: answers are learned whatever their rating; remove rows of bad ones, as {lowest} with the lowest number"
+
+
+def _rate(text: str) -> float | None:
+    """The number of a rating, also of one as 4/5, 4 stars or ★★★★."""
+    text = text.strip('["] ')
+    found = re.fullmatch(r"(\d+(?:[.,]\d+)?)\s*(?:(?:/|of|out of|von|sur|de|из)\s*\d+|%|\w*st[ae]r\w*|points?)", text)
+    stars = float(len(re.findall("[★⭐🌟]", text))) if re.fullmatch("[★☆⭐🌟\ufe0f ]+", text) else None
+    return number(found[1].replace(",", ".")) if found else number(text) if stars is None else stars
 
 
 def _spoilt(seeds: Sequence[Example]) -> Iterator[str]:
@@ -195,7 +208,9 @@ def _mojibake(seed: Example) -> str:
                     return piece
             except UnicodeError:
                 pass
-    return "\ufffd" if "\ufffd" in text else ""
+    if (swapped := _SWAPPED.search(text)) and 2 * len(re.findall("[А-ЯЁ]", text)) > len(re.findall("[А-яЁё]", text)):
+        return swapped[0]
+    return dos[0] if (dos := _DOS.search(text)) else "\ufffd" if "\ufffd" in text else ""
 
 
 def _decomposed(seed: Example) -> str:
@@ -220,6 +235,13 @@ def _html(seed: Example) -> str:
 def _unseen(seed: Example) -> str:
     found = re.search(rf".{{0,8}}{_UNSEEN.pattern}.{{0,8}}", _said(seed))
     return ascii(found[0])[1:-1] if found else ""
+
+
+def _hard_spaces(seed: Example) -> str:
+    """A piece of a text most of whose spaces are such; a few stand before marks and units, in French at many places."""
+    text = _said(seed)
+    found = re.findall(r"[^\W\d]{2,}\u00a0[^\W\d]{2,}", text) if text.count("\u00a0") > text.count(" ") else []
+    return found[0].replace("\u00a0", r"\u00a0") if len(found) > 1 else ""
 
 
 def _guarded(seed: Example) -> str:
@@ -252,7 +274,7 @@ def _no_answer(seed: Example) -> str:
 def _broken_json(seed: Example) -> str:
     """The beginning of what looks like JSON as a whole and is none."""
     text = seed.response.strip()
-    looks_so = re.match(r"\{\s*[\"'}]|\[\s*[\"'{\[]", text) and text[-1] in "]}"
+    looks_so = re.match(r"\{\s*[\"'“”„}]|\[\s*[\"'“”„{\[]", text) and text[-1] in "]}"
     is_one = _json(text) is not text or all(_json(line) is not line for line in text.splitlines())  # or several, a line each
     return text[:40] if looks_so and not is_one else ""
 
@@ -271,6 +293,7 @@ _FAULTS: tuple[tuple[str, Callable[[Example], str], str], ...] = (
     ("white space before or behind the answer", _loose_end, "it is learned; take it out"),
     ("line breaks of Windows in the answer", _windows_break, r"they are learned; write \n for each \r\n"),
     ("characters that are not seen", _unseen, "if they are not meant, take them out"),
+    ("spaces that do not break in place of spaces", _hard_spaces, "they are learned, as other tokens; write plain spaces"),
     ("quotes around the whole prompt and the whole answer", _quoted, "they are learned; take them out"),
     ("an apostrophe before a sign, as programs guard cells", _guarded, "if it is not meant, take it out"),
     ("what empty cells hold for an answer or a category", _no_answer, "if it is not meant, fill it in or remove the row"),
@@ -301,8 +324,8 @@ def _splits(seeds: Sequence[Example]) -> Iterator[str]:
 def _few(seeds: Sequence[Example]) -> Iterator[str]:
     if len(seeds) <= _FEW:
         yield (
-            f"{counted(len(seeds), 'seed')}: too few to hold some out, so no round is checked or called the best, and too few"
-            " to tell whether a rule or a metric fits them; 20 to 100 make sense"
+            f"{counted(len(seeds), 'seed')}: too few to check a round or call one the best (six of eighteen would be held out),"
+            " and too few to tell whether a rule or a metric fits them; 20 to 100 make sense"
         )
 
 
@@ -333,14 +356,19 @@ def _categories(seeds: Sequence[Example]) -> Iterator[str]:
     single = [name for name, count in sizes.items() if count == 1]
     if len(sizes) > 1 and 2 * len(single) >= len(sizes):
         yield (
-            f"{len(single)} of {len(sizes)} categories have one seed ({listed(single, 3)}): none of them can be held out or"
-            " shown with another of its kind; merge categories"
+            f"{len(single)} of {len(sizes)} categories {'has' if len(single) == 1 else 'have'} one seed ({listed(single, 3)}),"
+            " which cannot be held out or shown with another of its kind; merge categories"
         )
     spellings: dict[str, list[str]] = {}
     for name in sizes:
-        spellings.setdefault(plain_name(name), []).append(name)
+        spellings.setdefault(plain_name(name).replace("i\u0307", "i").replace("ı", "i"), []).append(name)  # Turkish İ and I
     for alike in (names for names in spellings.values() if len(names) > 1):
         yield f"{listed(alike)} are {len(alike)} categories, and differ in case, spaces or hyphens alone; write one of them"
+    parts = {name: [part.strip() for part in re.split(r"[,;|、，]", name)] for name in sizes}
+    known = {name for name, each in parts.items() if 2 * sum(map(sizes.__contains__, each)) >= len(each) > 1}
+    if known:
+        what = "several categories in one field are a category of their own"
+        yield f"{listed(sorted(known), 3)}: {what}; write the one that fits best"
     for column in ignored_columns(seeds) if not sizes else ():
         kinds = Counter(seed.metadata.get(column, "") for seed in seeds)
         if plain_name(column) in _KINDS and 1 < len(kinds) <= len(seeds) / 2:

@@ -24,6 +24,8 @@ MAX_COLUMNS = 64
 _MAX_DEPTH = 32
 _UNSEEN = re.compile(r"[\s\u00ad\u200b-\u200f\u2060-\u2064\u3164\ufeff]*")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
+_JOINED = re.compile(r"(['\"])\s+\1")
+"""Texts with white space alone between them, as numpy prints lists: Python would take them for one text."""
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
 
 
@@ -94,7 +96,7 @@ def json_text(value: Any) -> str:
 
 def list_in(text: str) -> list[Any] | None:
     """The list that a cell of a table holds as text: as JSON, or as Python writes lists, which pandas does."""
-    for read in (json.loads, ast.literal_eval):
+    for read in (json.loads, ast.literal_eval)[: 1 if _JOINED.search(text) else 2]:
         try:
             value = read(text.strip())
         except (ValueError, SyntaxError, RecursionError, MemoryError):
