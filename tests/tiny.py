@@ -177,3 +177,27 @@ def train_job(start: ModelRef, folder: Path, /, **changes: object) -> TrainJob:
         "out": folder / "model",
     }
     return TrainJob(**{**given, **changes})  # type: ignore[arg-type]
+
+
+def tiny_seeing_model(folder: Path) -> Path:
+    """Write a Gemma 3 of two layers, that has a part for images too, as the larger ones have."""
+    import torch
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    tokenizer = tiny_tokenizer(context=256)
+    text = tiny_config(tokenizer, 256, head_dim=8, initializer_range=0.2).to_dict()
+    eyes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Gemma3Config(
+        text_config={**text, "model_type": "gemma3_text", "architectures": None},
+        vision_config={**eyes, "model_type": "siglip_vision_model", "image_size": 16, "patch_size": 8},
+        mm_tokens_per_image=4,
+        image_token_index=2,
+        boi_token_index=3,
+        eoi_token_index=4,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Gemma3ForConditionalGeneration(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -180,6 +180,9 @@ class Recipe:
         extended, generated, trainer = self.second_turns.share, self.rounds * self.per_round, declared(self.trainer, Flags)
         answers = self.shown_to == "answer" and not declared(self.proposer, Flags).preferences
         steps = len(self.steps) == self.rounds and min(self.steps, default=0) >= 1
+        begins = not self.rounds or self.learns_seeds(1) or self.candidates(1) > 0
+        paired = not (generated and declared(self.proposer, Flags).preferences) or self.train_seeds in self._seed_choices()
+        stays = self.start_from != "base" or self.train_seeds != "last" or self.rounds < 2
         for name, value, ok, must in (
             ("rounds", self.rounds, self.rounds >= 0, "at least 0"),
             ("rounds", self.rounds, self.rounds != 1 or self.candidates(1) or not generated, "at least 2: round 1 is the seeds'"),
@@ -193,7 +196,9 @@ class Recipe:
             ("evaluate", self.evaluate, self.evaluate in get_args(Evaluate), "every or shipped"),
             ("order", self.order, self.order in get_args(Order), "chosen or shared"),
             ("steps", list(self.steps), not self.steps or steps, "one number of at least 1 for each round"),
-            ("train_seeds", self.train_seeds, self.train_seeds or self.candidates(1) > 0, "true where nothing is generated"),
+            ("train_seeds", self.train_seeds, begins, "true where nothing is generated for round 1"),
+            ("train_seeds", self.train_seeds, paired, "true: the seeds' answers are the better ones of the pairs"),
+            ("start_from", self.start_from, stays, "previous: the last round alone would be left (train_seeds = last)"),
             ("replay", self.replay and self.replay.count, not self.replay or self._replays(), "0: it learns no single answer"),
             ("review", self.review, not self.review or generated > 0, "false where nothing is generated"),
             ("second_turns.share", extended, not extended or generated > 0, "0 where nothing is generated"),
@@ -273,6 +278,11 @@ class Recipe:
     def _fed(self, prompts: Prompts, share: float) -> Given:
         samples = self.proposer.samples if isinstance(self.proposer, Repeated) else 1
         return Given(self.proposer, prompts, share, samples, from_round=1 + self._begins_with_seeds())
+
+    def _seed_choices(self) -> tuple[bool | str, ...]:
+        """The values of `train_seeds` with which every round has pairs, where a preference is learned."""
+        alone = getattr(self.proposer, "oppose", None) is not None  # other answers than the seeds' are preferred too
+        return True, ("first" if declared(self.trainer, Flags).warms_up else not alone)
 
     def _begins_with_seeds(self) -> bool:
         return self.train_seeds == "first" or declared(self.trainer, Flags).warms_up

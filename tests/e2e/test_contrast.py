@@ -10,7 +10,7 @@ import pytest
 from selfalign.cli.main import main
 from selfalign.record.store import Store
 from selfalign.types import preferences, preferred_to
-from tests.conftest import SCRIPTED, Run
+from tests.conftest import SCRIPTED, Refused, Run
 from tests.e2e.test_dpo import arms
 from tests.files import succeeded, write_rows
 
@@ -53,6 +53,13 @@ def test_one_category_has_nothing_to_contrast(cli: Run, tmp_path: Path) -> None:
     done = cli("run", "contrast", seeds, *SCRIPTED, "--out", tmp_path / "out", "--quiet")
     assert done.returncode == 2 and "the seeds have only 'help': name two or more" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_one_category_left_to_show_has_nothing_to_contrast(refused: Refused, tmp_path: Path) -> None:
+    rows = [{"prompt": f"How do I {do} it?", "response": "With patience.", "category": do} for do in ("mend", "paint")]
+    seeds = write_rows(tmp_path / "seeds.jsonl", rows)
+    said = refused("run", "contrast", seeds, *SCRIPTED, "--validation_share", 0.5, "--out", tmp_path / "out", "--quiet")
+    assert "name two or more" in said and not (tmp_path / "out").exists()
 
 
 def test_given_prompts_are_answered_and_each_answer_kept_is_opposed(

@@ -17,9 +17,9 @@ from selfalign.record.store import Store
 from selfalign.seeds.read import read_seeds
 from selfalign.trainers import SFT, Distill
 from selfalign.types import Example, Sampling
-from tests.conftest import SCRIPTED, Run
+from tests.conftest import SCRIPTED, Refused, Run
 from tests.e2e.test_kill import digest
-from tests.files import succeeded
+from tests.files import succeeded, write_rows
 
 SMALL = ("--rounds", 3, "--per_round", 24, "--min_yield", 0, "--engine.batch_size", 4, "--validation_share", 0, "--quiet")
 
@@ -70,6 +70,22 @@ def test_a_run_ends_with_the_seeds_alone_and_no_round_follows(cli: Run, seeds_fi
     assert one.returncode == 2 and "rounds = 1, must be at least 2" in one.stderr
     both = cli(*run, 3, "--train_seeds", "true", "--out", tmp_path / "both")
     assert both.returncode == 0 and cli(*run, 4, "--train_seeds", "true", "--out", tmp_path / "both").returncode == 0, both.stderr
+
+
+def test_seeds_of_a_category_each_have_nobody_to_show(refused: Refused, tmp_path: Path) -> None:
+    rows = [{"prompt": f"How do I {do} it?", "response": "With patience.", "category": do} for do in ("mend", "paint", "oil")]
+    seeds = write_rows(tmp_path / "seeds.jsonl", rows)
+    said = refused("run", "self_distill", seeds, *SCRIPTED, "--validation_share", 0, "--out", tmp_path / "out", "--quiet")
+    assert "each of the 3 seeds to show has a category of its own" in said and not (tmp_path / "out").exists()
+
+
+def test_with_train_seeds_last_the_last_round_learns_no_other_rounds_answers(cli: Run, seeds_file: Path, tmp_path: Path) -> None:
+    run = ("run", "self_distill", seeds_file, *SCRIPTED, *SMALL, "--train_on", "all", "--out", tmp_path / "out")
+    succeeded(cli(*run))
+    with Store.read(tmp_path / "out") as store, store.snapshot() as connection:
+        query = "SELECT t.round, s.round, count(*) FROM training t JOIN samples s ON s.number = t.sample GROUP BY 1, 2"
+        read = {(round, of): count for round, of, count in connection.execute(query)}
+    assert read == {(1, 1): 24, (2, 1): 24, (2, 2): 24, (3, 0): 12}
 
 
 def test_a_real_model_is_taught_in_two_rounds_and_ends_with_the_seeds_each_with_replay(

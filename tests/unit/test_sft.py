@@ -446,6 +446,12 @@ def test_an_adapter_of_the_output_layer_leaves_the_embeddings_it_was_tied_to(mod
     assert not json.loads((Path(second.model.base) / "config.json").read_text())["tie_word_embeddings"]
 
 
+def test_no_row_is_longer_than_the_window_whatever_max_length_says(model: Path, tmp_path: Path) -> None:
+    done = replace(SMALL, epochs=1, max_length=100_000).train(job(model, tmp_path), Quiet())
+    assert [(drop.example.id, drop.rule) for drop in done.dropped] == [("long", "too_long")]
+    assert "the limit is 256" in done.dropped[0].evidence
+
+
 def test_nothing_to_train_on_is_said_in_one_line(model: Path, tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match=r"nothing to train on: all 8 rows dropped, the first one as too_long \(\d+ tokens"):
         SFT(max_length=3).train(job(model, tmp_path), Quiet())

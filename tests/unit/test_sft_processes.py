@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from selfalign.record.faults import AT
 from selfalign.trainers import SFT
 from tests import warm
+from tests.tiny import tiny_seeing_model
 from tests.unit.test_sft import Quiet, job
 
 PLAIN = SFT(learning_rate=1e-3, epochs=2, batch_size=4, micro_batch=1, save_every=1, precision="fp32", max_steps=5)
@@ -126,6 +127,18 @@ def test_two_processes_teach_what_one_does(model: Path, tmp_path: Path, changes:
     assert expected.keys() == found.keys()
     for key, weight in expected.items():
         torch.testing.assert_close(found[key], weight, rtol=1e-3, atol=2e-5, msg=lambda text, key=key: f"{key}: {text}")
+
+
+@pytest.mark.parametrize("changes", [{}, ADAPTER], ids=["full", "lora"])
+def test_of_a_model_that_sees_too_two_processes_train_what_reads(tmp_path: Path, changes: dict[str, Any]) -> None:
+    model = tiny_seeing_model(tmp_path / "start")
+    done = two_processes(tmp_path / "both", replace(PLAIN, max_steps=3, **changes), model)
+    assert done.returncode == 0, done.stderr[-2000:]
+    name = "adapter_model.safetensors" if changes else "model.safetensors"
+    found, before = load_file(tmp_path / "both/model" / name), load_file(model / "model.safetensors")
+    seeing = {key for key in found if "vision_tower" in key or "projector" in key}
+    assert not seeing if changes else seeing and all(torch.equal(found[key], before[key]) for key in seeing)
+    assert len(result(tmp_path / "both")["losses"]) == 3 and len(found) > len(seeing)
 
 
 def test_two_processes_go_on_from_the_checkpoint_that_a_kill_left(model: Path, tmp_path: Path) -> None:

@@ -147,8 +147,8 @@ def _check_seeds(recipe: Recipe, first: Prepared, known: Sequence[Example], new:
         raise UserError(f"new seed {one.id} is of the same conversation as {other.id}, which validates; take it out")
     whole = (*known, *new)
     check_examples(whole, first.held_out, recipe.allow_overlap, seeds_needed(recipe))
-    check_parts(recipe, whole, first.held_out)
     shown = [seed for seed in whole if seed not in first.validation]
+    check_parts(recipe, whole, first.held_out, shown)
     check_brought(recipe, shown)
     check_prompts(recipe, whole, first.asked)
 

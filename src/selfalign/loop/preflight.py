@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,6 +21,7 @@ from selfalign.models.rendering import NOTES
 from selfalign.proof.overlap import asked_by_both, systems_decide
 from selfalign.proof.stats import LEAST, wilson
 from selfalign.proof.verdicts import no_such_metric
+from selfalign.proposers import WithSeeds
 from selfalign.protocols import Flags, Preflight, SeedUse, declared
 from selfalign.recipe import Recipe
 from selfalign.text import counted, in_language, language, languages, plain_name
@@ -63,8 +65,8 @@ def prepared(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Seq
     """Raises UserError: options, seeds or a model that cannot work; no model loads."""
     recipe.check()
     held_out = check_examples(seeds, held_out, recipe.allow_overlap, seeds_needed(recipe))
-    check_parts(recipe, seeds, held_out)
     shown, validation = split_seeds(seeds, recipe.validation_share, recipe.seed)
+    check_parts(recipe, seeds, held_out, shown)
     asked = (*held_out, *check_brought(recipe, shown))
     check_prompts(recipe, seeds, asked)
     recipe, base = settled(recipe, model, seeds, held_out)
@@ -255,11 +257,21 @@ def aim_warning(recipe: Recipe, validation: Sequence[Example]) -> str:
     )
 
 
-def check_parts(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example]) -> None:
-    """Raises UserError: examples that an evaluator, a filter or the proposer cannot work with."""
-    proposers = (recipe.proposer,) if recipe.rounds * recipe.per_round else ()
-    for part in (*recipe.evaluators, *(part for _, part in recipe.named_filters()), *proposers):
+def check_parts(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example], shown: Sequence[Example]) -> None:
+    """Raises UserError: examples that an evaluator, a filter or the proposer, which has those `shown` alone, cannot work with."""
+    for part in (*recipe.evaluators, *(part for _, part in recipe.named_filters())):
         declared(part, Preflight).check_examples(seeds, held_out)
+    if not recipe.rounds * recipe.per_round:
+        return
+    for examples in (seeds, shown):  # what none of them has is said first
+        declared(recipe.proposer, Preflight).check_examples(examples, held_out)
+    kinds = Counter(seed.category for seed in shown if not seed.history)
+    own = (
+        isinstance(recipe.proposer, WithSeeds) and recipe.proposer.share == 1 and getattr(recipe.retriever, "by_category", False)
+    )
+    if recipe.shown_to == "teacher" and own and "" not in kinds and max(kinds.values(), default=2) < 2:
+        what = f"each of the {counted(len(kinds), 'seed')} to show has a category of its own"
+        raise UserError(f"{what}: beside its own prompt a teacher is shown none; give two seeds of a category, or name none")
 
 
 def strange_prompts(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Example]) -> list[str]:

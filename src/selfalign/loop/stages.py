@@ -79,7 +79,8 @@ def train(run: Setup, round: int, current: ModelRef, pool: Pool) -> ModelRef:
 def train_job(run: Setup, round: int, start: ModelRef, pool: Pool, folder: Path) -> TrainJob:
     """What a round trains on, and how; work and model in `folder`."""
     recipe = run.recipe
-    generated = tuple(chain.from_iterable(pool.parts[round if recipe.train_on == "latest" else 1 :]))
+    parts_read = pool.parts[round if recipe.train_on == "latest" else 1 :] if round != recipe.seeds_round else ()
+    generated = tuple(chain.from_iterable(parts_read))
     named = {shown.id for example in generated for shown in example.response_demonstrations}
     return TrainJob(
         round=round,

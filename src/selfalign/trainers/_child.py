@@ -82,7 +82,7 @@ def train(spec: dict[str, Any], link: Link) -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(spec["base"], trust_remote_code=False)
     set_seed(spec["seed"] % 2**32)
     model, stored = load_model(spec)
-    limit = options["max_length"] or window(model.config, tokenizer)
+    limit = min(options["max_length"] or 10**9, window(model.config, tokenizer))
     renderer, loss = make_renderer(tokenizer, spec["format"]), make_loss(options["loss"])
     units, lost = _units(spec, renderer, loss, limit)
     weights = weigh(units, spec["seed_weight"])

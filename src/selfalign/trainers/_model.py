@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,9 @@ def load_model(spec: dict[str, Any]) -> tuple[Any, Any]:
         model = model if frozen else merged(model).requires_grad_(True)  # PEFT had frozen all but its own
     elif frozen:
         model = _with_adapter(model, spec)
+    if not cuts:  # several processes would wait for each other's gradients of them
+        for weight in {*model.parameters()}.difference(*(part.parameters() for part in _text_parts(model))):
+            weight.requires_grad = False
     device = device_of(options)
     return (cut(model, device, half_type(device, options["precision"]), bool(options.get("offload"))) if cuts else model), stored
 
@@ -72,17 +76,31 @@ def _loaded(folder: str, dtype: Any, **options: Any) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **plain, **options)
 
 
+def _text_parts(model: Any) -> list[Any]:
+    """The parts that a text goes through: all, but of a model that sees or hears too (Gemma 3 from 4B on)."""
+    if model.config.get_text_config() is model.config:
+        return [model]
+    return [model.get_decoder(), model.get_output_embeddings()]
+
+
+def _lora(model: Any, rank: int, target: str, **more: float) -> Any:
+    """What PEFT is to lay on the parts that a text goes through; on the others an adapter would stay as it begins, and engines
+    may not take it."""
+    from peft import LoraConfig
+
+    inside = {module for part in _text_parts(model) for module in part.modules()}
+    holds = {name for name, module in model.named_modules() if not inside.isdisjoint(module.modules())}
+    beside = [name for name, _ in model.named_modules() if name not in holds and name.rpartition(".")[0] in holds]
+    others = rf"({'|'.join(map(re.escape, beside))})(\..*)?" if beside else None
+    return LoraConfig(r=rank, target_modules=target, exclude_modules=others, task_type="CAUSAL_LM", **more)  # type: ignore[arg-type]
+
+
 def _with_adapter(model: Any, spec: dict[str, Any]) -> Any:
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
     options = spec["options"]
-    config = LoraConfig(
-        r=options["lora_rank"],
-        lora_alpha=options["lora_alpha"],
-        lora_dropout=options["lora_dropout"],
-        target_modules=options["lora_target"],
-        task_type="CAUSAL_LM",
-    )
+    more = {name: options[name] for name in ("lora_alpha", "lora_dropout")}
+    config = _lora(model, options["lora_rank"], options["lora_target"], **more)
     # An adapter says whose it is by the name of its base, not by the place in the hub's cache that it was read from here.
     base = ModelRef(spec["base_name"])
     model.name_or_path = base.name
@@ -95,11 +113,11 @@ def count_adapter(folder: Path, rank: int, target: str) -> int:
     Raises:
         UserError: the model takes none, or no layer is named so.
     """
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
     base = skeleton(folder)
     try:
-        adapted = get_peft_model(base, LoraConfig(r=rank, target_modules=target, task_type="CAUSAL_LM"))
+        adapted = get_peft_model(base, _lora(base, rank, target))
     except ValueError as error:
         what = f"trainer SFT: {type(base).__name__} takes no adapter with --trainer.lora_target {target!r}"
         raise UserError(f"{what}: {in_a_line(error)}; name other layers, or use --trainer.method full") from error
