@@ -21,7 +21,6 @@ from selfalign.models.rendering import NOTES
 from selfalign.proof.overlap import asked_by_both, systems_decide
 from selfalign.proof.stats import LEAST, wilson
 from selfalign.proof.verdicts import no_such_metric
-from selfalign.proposers import WithSeeds
 from selfalign.protocols import Flags, Preflight, SeedUse, declared
 from selfalign.recipe import Recipe
 from selfalign.text import counted, in_language, language, languages, plain_name
@@ -266,9 +265,8 @@ def check_parts(recipe: Recipe, seeds: Sequence[Example], held_out: Sequence[Exa
     for examples in (seeds, shown):  # what none of them has is said first
         declared(recipe.proposer, Preflight).check_examples(examples, held_out)
     kinds = Counter(seed.category for seed in shown if not seed.history)
-    own = (
-        isinstance(recipe.proposer, WithSeeds) and recipe.proposer.share == 1 and getattr(recipe.retriever, "by_category", False)
-    )
+    again = recipe.given is None and getattr(recipe.proposer, "share", 0) == 1  # seeds' prompts alone
+    own = again and getattr(recipe.retriever, "by_category", False)
     if recipe.shown_to == "teacher" and own and "" not in kinds and max(kinds.values(), default=2) < 2:
         what = f"each of the {counted(len(kinds), 'seed')} to show has a category of its own"
         raise UserError(f"{what}: beside its own prompt a teacher is shown none; give two seeds of a category, or name none")
