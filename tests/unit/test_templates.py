@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from selfalign.errors import UserError
+from selfalign.models.names import quiet
 from selfalign.models.rendering import IGNORE, make_renderer, preflight
 from selfalign.types import Example, with_template_args
-from tests.tiny import CHATML, END, START, tiny_tokenizer
+from tests.conftest import Refused
+from tests.tiny import CHATML, END, START, tiny_model, tiny_tokenizer
 
 TWICE = "{% for i in range(99999) %}{% for j in range(99999) %}BODY{% endfor %}{% endfor %}"
 GREEDY = {
@@ -285,9 +287,7 @@ def test_a_system_prompt_stands_where_the_template_puts_it() -> None:
         preflight(renderer, [replace(SYSTEM, system=f"Be{END}")], 10_000)
 
 
-@pytest.mark.parametrize(
-    "kind", ["a system prompt on the last user turn alone", "no place for a system prompt", "a system prompt swallowed"]
-)
+@pytest.mark.parametrize("kind", ["no place for a system prompt", "a system prompt swallowed"])
 def test_without_a_place_for_it_a_system_prompt_stands_before_the_first_user_turn(kind) -> None:
     tokenizer = tokenizer_of(KINDS[kind])
     renderer = make_renderer(tokenizer)
@@ -297,6 +297,60 @@ def test_without_a_place_for_it_a_system_prompt_stands_before_the_first_user_tur
     own = own_text(tokenizer, f"Be brief.\n\n{PAIRS[1].prompt}", PAIRS[1].response, "New?", add_generation_prompt=True)
     assert renderer.prompt_text(PAIRS[1:], "New?", (), "Be brief.") == own
     assert renderer.prompt_text((), None, (), "Be brief.").endswith("user\nBe brief.\n\n")
+
+
+APART = "{% set s = messages[0].content if messages[0].role == 'system' else '' %}{% for m in messages if m.role != 'system' %}"
+INSTRUCT = (
+    f"{APART}{{% if m.role == 'user' %}}{{{{ '[INST] ' }}}}{{% if s and PLACE %}}{{{{ '(' + s + ') ' }}}}{{% endif %}}"
+    "{{ m.content + ' [/INST]' }}{% else %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("place", "turns", "into"),
+    [
+        ("loop.index0 >= loop.length - 2", (1,), "the last"),
+        ("loop.last", (1,), "the last"),  # while an answer is asked for alone, as Mistral's
+        ("true", (0, 1), "every"),
+    ],
+)
+def test_a_system_prompt_in_a_user_turn_is_learned_as_the_template_asks(place: str, turns: tuple[int, ...], into: str) -> None:
+    tokenizer = tokenizer_of(INSTRUCT.replace("PLACE", place))
+    renderer = make_renderer(tokenizer)
+    assert preflight(renderer, [SYSTEM], 10_000)[-1].endswith(f"into {into} user turn, and it is learned there")
+    own = own_text(tokenizer, PAIRS[1].prompt, PAIRS[1].response, "New?", system="Be brief.", add_generation_prompt=True)
+    assert renderer.prompt_text(PAIRS[1:], "New?", (), "Be brief.") == own
+    assert renderer.prompt_text((), "New?", (), "Be brief.") == "[INST] (Be brief.) New? [/INST]"
+    asked = [f"(Be brief.) {text}" if at in turns else text for at, text in enumerate(("Hi.", "Why?"))]
+    learned = renderer.pair_text("Why?", "So.", (("Hi.", "Yes?"),), "Be brief.")
+    assert learned == own_text(tokenizer, asked[0], "Yes?", asked[1], "So.")
+
+
+@pytest.mark.parametrize("last", [2, 6, 20])
+def test_a_template_that_leaves_out_earlier_turns_is_refused(
+    last: int, tmp_path: Path, refused: Refused, seeds_file: Path
+) -> None:
+    """Examples before a prompt would be lost, and a history."""
+    with quiet():
+        folder = tiny_model(tmp_path / "model", template=CHATML.replace("in messages", f"in messages[-{last}:]"))
+    said = refused("check", "isara", seeds_file, "--model", folder, "--encoder", "Hashed")
+    assert f"the chat template leaves out {41 - last} of 41 turns of a conversation" in said and "use format plain" in said
+
+
+def test_words_that_a_template_leaves_out_of_a_prompt_are_told() -> None:
+    cut = CHATML.replace("message['content']", "(message['content'][:40] if message['role'] == 'user' else message['content'])")
+    long = Example("s4", "Is there a way to get from here to the station by Wednesday?", "By bus.")
+    notes = preflight(make_renderer(tokenizer_of(cut)), [*PAIRS, long], 10_000)
+    assert notes[-1] == "the chat template leaves out or rewrites 3 words of prompts, such as 'station' of s4"
+
+
+def test_dates_are_told_in_any_form_and_the_time_of_day_is_refused() -> None:
+    dated = "{{ 'It is ' + strftime_now('%d %B') + '.' }}"
+    assert "today's date into every prompt:" in preflight(make_renderer(tokenizer_of(dated + CHATML)), PAIRS, 10_000)[0]
+    under = "{% if messages[0].role == 'system' %}" + dated + "{% endif %}" + CHATML
+    assert "into every prompt with a system prompt:" in preflight(make_renderer(tokenizer_of(under)), PAIRS, 10_000)[0]
+    with pytest.raises(UserError, match="writes the time of day into prompts"):
+        make_renderer(tokenizer_of(dated.replace("%d %B", "%d %B, %H:%M") + CHATML))
 
 
 @pytest.mark.parametrize("format", ["chat", "plain", "isara"])

@@ -187,7 +187,7 @@ class _Making:
         if style.arguments:
             given = json.dumps(dict(style.arguments))
             yield f"the run gives its chat template arguments: start llama-server with --chat-template-kwargs '{given}'"
-        if not style.system_role and any(one.system for one in self.examples):
+        if not style.system_role and not style.into and any(one.system for one in self.examples):
             yield "the chat template has no place for a system text: for llama-server put it in front of the first prompt"
         asked = style.messages("", (), "Hi")
         own = self.renderer.tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True, **style.arguments)

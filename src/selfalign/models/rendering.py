@@ -46,6 +46,8 @@ __all__ = ["IGNORE", "NOTES", "Renderer", "Stops", "make_renderer", "preflight",
 IGNORE = -100
 """The label of a position that is not trained on."""
 
+_CHANGED = "the chat template changes texts of prompts"
+
 NOTES = logging.getLogger("selfalign.models.notes")
 """Where engines say what `preflight` found worth showing."""
 
@@ -253,8 +255,17 @@ def preflight(renderer: Renderer, examples: Sequence[Example], context_length: i
                     "which the model reads as one; take it out, or choose another format"
                 )
         notes += [note for note in _check_pair(renderer, example, context_length) if note not in notes]
+    if _CHANGED in notes and (lost := [(word, example.id) for example in examples for word in _lost(renderer, example)]):
+        word, id = lost[0]
+        notes.append(
+            f"the chat template leaves out or rewrites {counted(len(lost), 'word')} of prompts, such as {word!r} of {id}"
+        )
     if isinstance(renderer.style, Template) and not renderer.style.system_role and any(example.system for example in examples):
-        notes.append("the chat template has no place for a system prompt: it stands in front of the first user turn")
+        style = renderer.style
+        into = f"{'' if style.into == 'every' else 'the '}{style.into} user turn"
+        does = f"writes a system prompt into {into}, and it is learned there"
+        nowhere = "has no place for a system prompt: it stands in front of the first user turn"
+        notes.append(f"the chat template {does if style.into else nowhere}")
     thinking = [example.id for example in examples if split_thinking(example.response)[0]]
     if thinking and renderer.format == "chat" and not renderer.keeps_thinking:
         notes.append(
@@ -262,6 +273,14 @@ def preflight(renderer: Renderer, examples: Sequence[Example], context_length: i
             " then cut from all that the model writes; --keep_thinking true keeps them, or take them out"
         )
     return notes
+
+
+def _lost(renderer: Renderer, example: Example) -> list[str]:
+    """Words before an answer that the model is not shown as they stand, but for their case; thoughts of earlier turns aside."""
+    shown = renderer.prompt_text((), example.prompt, example.history, example.system).casefold()
+    answers = [split_thinking(answer)[1] or "" for _, answer in example.history]
+    texts = [example.system, *(asked for asked, _ in example.history), *answers, example.prompt]
+    return [word for text in texts for word in text.split() if word.casefold() not in shown]
 
 
 def _check_pair(renderer: Renderer, example: Example, context_length: int) -> list[str]:
@@ -288,7 +307,7 @@ def _check_pair(renderer: Renderer, example: Example, context_length: int) -> li
     beginning = len(_beginning(renderer.tokenizer, renderer.format))
     shown = renderer.prompt_text((), example.prompt, example.history, example.system)
     texts = [example.system, *(text for turn in example.history for text in turn), example.prompt]
-    changed = ["the chat template changes texts of prompts"] if any(text.strip() not in shown for text in texts) else []
+    changed = [_CHANGED] if any(text.strip() not in shown for text in texts) else []
     return changed + _check_boundary(renderer, example, ids[beginning : None if renderer.end_id is None else -1])
 
 

@@ -23,6 +23,10 @@ from selfalign.types import Turns
 
 _ASKED, _ANSWERED, _SYSTEM = "qzv7asked7vzq", "qzv7answered7vzq", "qzv7system7vzq"
 _PLAIN = "use format plain"
+_LONG = 41
+"""Turns of a conversation as long as twenty examples before a prompt make it."""
+_TURNS = {"last": slice(-1, None), "first": slice(0, 1), "every": slice(None, None, 2)}
+"""User turns into which templates write a system prompt, by their place among all turns."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,11 @@ class Template:
     thoughts: bool
     """Whether the model may think: prompts then end with the template's generation prompt alone."""
     system_role: bool
-    """Whether the template puts a system prompt somewhere; if not, it stands in front of the first user turn."""
+    """Whether the template puts a system prompt at the beginning; if not, it stands in a user turn (`folded`)."""
+    folded: str
+    """How a system prompt and a user turn's text stand in that turn, with the marks that stand for the two."""
+    into: str
+    """Into which user turn the template itself writes it: last, first, every; "" where it has no place for one at all."""
     lead: str
     """White space that the template writes between its generation prompt and an answer: the answer's first token holds it."""
     end: str
@@ -77,7 +85,8 @@ class Template:
         """What the template is given to write, up to the prompt."""
         texts = [*(text for turn in turns for text in turn), prompt]
         if system.strip() and not self.system_role:
-            texts[0] = fold(system, texts[0])
+            place = _TURNS[self.into or "first"]
+            texts[place] = [_folded(self.folded, system, text) for text in texts[place]]
         return _conversation(system if self.system_role else "", *texts)
 
     def _write(self, messages: Sequence[Mapping[str, str]], generate: bool = False) -> str:
@@ -99,6 +108,7 @@ def read_template(tokenizer: Tokenizer, special: Mapping[str, int], given: Mappi
     off = {} if thoughts else _thinking_off(tokenizer, given)
     arguments = {**off, **given}
     seen = _look(tokenizer, arguments)
+    _check_all_shown(tokenizer, arguments)
     if not thoughts and (mark := open_thoughts(seen.own)):
         raise UserError(f"the chat template writes answers inside an open {mark}, as thoughts; {_PLAIN}, or change the template")
     if thoughts and not seen.own.startswith(seen.asked):
@@ -114,11 +124,14 @@ def read_template(tokenizer: Tokenizer, special: Mapping[str, int], given: Mappi
     ids = frozenset(turns if eos is None else {*turns, eos})
     turn = _first(special, seen.own)
     opens, answers = _line(seen.between, -1), _line(seen.own[: seen.own.index(turn)] if turn else seen.own, 0)
+    into, folded = _folding(tokenizer, arguments)
     return Template(
         tokenizer=tokenizer,
         arguments=arguments,
         thoughts=thoughts,
         system_role=_has_system_role(tokenizer, arguments),
+        folded=folded,
+        into=into,
         lead=_lead(seen),
         end=end,
         end_id=eos if closing is None else None,
@@ -126,7 +139,7 @@ def read_template(tokenizer: Tokenizer, special: Mapping[str, int], given: Mappi
         response_stops=Stops(ids, () if closing else tuple(mark for mark in (end.strip(), opens) if mark)),
         notes=(
             *_argument_notes(tokenizer, off, given),
-            *_notes(tokenizer, special, seen),
+            *_notes(tokenizer, arguments, special, seen),
             *(() if thoughts else _boundary_notes(seen, end)),
         ),
         marks=turn_marks(*_around(tokenizer, arguments, seen), special),
@@ -212,6 +225,41 @@ def _has_system_role(tokenizer: Tokenizer, arguments: Mapping[str, Any]) -> bool
     return True
 
 
+def _folding(tokenizer: Tokenizer, arguments: Mapping[str, Any]) -> tuple[str, str]:
+    """Into which user turn the template writes a system prompt, and how; ("", a paragraph before the turn's text) if nowhere."""
+    before = ("Hi", "Hello", _ASKED)
+    try:
+        own = _write(tokenizer, arguments, _conversation(_SYSTEM, _ASKED), True)
+        head, tail = _cut(_write(tokenizer, arguments, _conversation("", _ASKED), True), _ASKED)
+        inside = own[len(head) : len(own) - len(tail)]
+        if head + inside + tail == own and inside.count(_SYSTEM) == inside.count(_ASKED) == 1:
+            own = _write(tokenizer, arguments, _conversation(_SYSTEM, *before), True)
+            for name, place in _TURNS.items():
+                texts = list(before)
+                texts[place] = [_folded(inside, _SYSTEM, text) for text in texts[place]]
+                if _write(tokenizer, arguments, _conversation("", *texts), True) == own:
+                    return name, inside
+    except UserError:
+        pass
+    return "", fold(_SYSTEM, _ASKED)
+
+
+def _folded(pattern: str, system: str, text: str) -> str:
+    return re.sub(f"{_SYSTEM}|{_ASKED}", lambda found: system.strip() if found[0] == _SYSTEM else text.strip(), pattern)
+
+
+def _check_all_shown(tokenizer: Tokenizer, arguments: Mapping[str, Any]) -> None:
+    """Raises UserError: of a long conversation the template leaves out the beginning."""
+    texts = [f"qzv7turn{at}vzq" for at in range(_LONG)]
+    try:
+        text = _write(tokenizer, arguments, _conversation("", *texts), True)
+    except UserError:
+        return  # it takes no more than some turns and says so: longer ones are refused where they are met
+    if lost := [each for each in texts if each not in text]:
+        what = f"the chat template leaves out {len(lost)} of {_LONG} turns of a conversation, so that the model would not see"
+        raise UserError(f"{what} earlier turns, or examples, in front of a prompt; {_PLAIN}, or change the template")
+
+
 def _argument_notes(tokenizer: Tokenizer, off: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     source = str(tokenizer.chat_template)
     unread = [name for name in given if not re.search(rf"\b{re.escape(name)}\b", source)]
@@ -222,13 +270,26 @@ def _argument_notes(tokenizer: Tokenizer, off: Mapping[str, Any], given: Mapping
     return notes
 
 
-def _notes(tokenizer: Tokenizer, special: Mapping[str, int], seen: _Seen) -> list[str]:
-    """What a template writes by itself."""
-    notes = []
-    if "strftime_now" in str(tokenizer.chat_template) and time.strftime("%Y") in seen.header:
-        remedy = "; template_args may fix it as date_string" if "date_string" in str(tokenizer.chat_template) else ""
+def _notes(tokenizer: Tokenizer, arguments: Mapping[str, Any], special: Mapping[str, int], seen: _Seen) -> list[str]:
+    """What a template writes by itself.
+
+    Raises:
+        UserError: the time of day is a part of it.
+    """
+    notes, source = [], str(tokenizer.chat_template)
+    heads, now = "".join(_around(tokenizer, arguments, seen)[0]), time.time()
+    formats = re.findall(r"strftime_now\(\s*['\"](.+?)['\"]", source)
+    written = [form for form in formats if any(time.strftime(form, time.localtime(now - ago)) in heads for ago in range(3))]
+    if any(re.search(r"%-?[HIMSTRXcrs]", form) for form in written):
+        raise UserError(
+            f"the chat template writes the time of day into prompts, so that no two are alike; {_PLAIN}, or change it"
+        )
+    if written:
+        remedy = "; template_args may fix it as date_string" if "date_string" in source else ""
+        under = "" if any(time.strftime(form) in seen.header for form in written) else " with a system prompt"
         notes.append(
-            f"the chat template writes today's date into every prompt: a run that crosses midnight changes its prompts{remedy}"
+            f"the chat template writes today's date into every prompt{under}: a run that crosses midnight changes its prompts"
+            f"{remedy}"
         )
     if said := _preamble(special, seen):
         notes.append(f"the chat template begins every conversation without a system prompt with a text of its own: {said!r}")
