@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from selfalign.cli.main import main
+from selfalign.encoders import Hashed
+from selfalign.engines import HF
+from selfalign.loop.align import align
+from selfalign.proof.alarms import Alarms
+from selfalign.proposers import Contrasted
+from selfalign.protocols import Context
+from selfalign.recipes import contrast
 from selfalign.record.store import Store
-from selfalign.types import preferences, preferred_to
+from selfalign.retrievers import Knn
+from selfalign.seeds.read import read_seeds
+from selfalign.types import Dropped, Example, FilterResult, Sampling, preferences, preferred_to
 from tests.conftest import SCRIPTED, Refused, Run
 from tests.e2e.test_dpo import arms
 from tests.files import succeeded, write_rows
@@ -60,6 +71,39 @@ def test_one_category_left_to_show_has_nothing_to_contrast(refused: Refused, tmp
     seeds = write_rows(tmp_path / "seeds.jsonl", rows)
     said = refused("run", "contrast", seeds, *SCRIPTED, "--validation_share", 0.5, "--out", tmp_path / "out", "--quiet")
     assert "name two or more" in said and not (tmp_path / "out").exists()
+
+
+@dataclass(frozen=True)
+class NoRivals:
+    """Drops all answers that are to be rejected, as filters do where a model does not follow another category's examples."""
+
+    def apply(self, context: Context, examples: Sequence[Example]) -> FilterResult:
+        rivals = [example for example in examples if preferred_to(example)]
+        kept = tuple(example for example in examples if example not in rivals)
+        return FilterResult(kept, tuple(Dropped(rival, "no_rivals", "all of them") for rival in rivals))
+
+
+def test_a_round_without_an_answer_to_reject_ends_the_run_and_does_not_fail(
+    seeds_file: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    short = Sampling(max_tokens=6)
+    recipe = replace(
+        contrast(),
+        proposer=Contrasted(demonstrations=1, sampling=short),
+        retriever=Knn(demonstrations=1, by_category=True),
+        sampling=short,
+        prompt_filters=(),
+        filters=(NoRivals(),),
+        per_round=2,
+        min_yield=0.0,
+        validation_share=0.0,
+        engine=HF(dtype="float32"),
+        encoder=Hashed(),
+        evaluators=(),
+        alarms=Alarms(action="off"),
+    )
+    done = align(recipe, str(model_folder), read_seeds(seeds_file), tmp_path / "out", progress=None)
+    assert done.best_round == 0 and "round 1 kept no answer to be rejected" in done.stopped_because
 
 
 def test_given_prompts_are_answered_and_each_answer_kept_is_opposed(

@@ -56,7 +56,7 @@ from selfalign.record.store import Store
 from selfalign.seeds.read import read_seeds
 from selfalign.seeds.tables import Table
 from selfalign.text import counted
-from selfalign.types import Example, ModelRef, Pool
+from selfalign.types import Example, ModelRef, Pool, preferences
 
 _log = logging.getLogger(__name__)
 
@@ -324,7 +324,9 @@ def _too_few_kept(run: Setup, round: int, kept: Sequence[Example]) -> str:
     recipe, made = run.recipe, run.recipe.candidates(round)
     first, least = sum(example.slot < made for example in kept), max(1.0, recipe.min_yield * made)
     if not made or first >= least:
-        return ""
+        known = (*(run.shown if recipe.learns_seeds(round) else ()), *kept)
+        alone = made and declared(recipe.trainer, Flags).preferences and not preferences(known)
+        return f"round {round} kept no answer to be rejected: it has no pair to learn a preference from" if alone else ""
     why = f"below min_yield = {recipe.min_yield}" if least > 1 else "too few to train on"
     text = f"round {round} kept {first} of {counted(made, 'candidate')}, {why}"
     # A model that imitates seeds which break the rules breaks them too; later rounds imitate what was kept as well.
