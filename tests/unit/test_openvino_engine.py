@@ -65,7 +65,7 @@ def random_model(kind: str, folder: Path) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         made = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, vocab_size=len(tokenizer), **sizes, **special))
-    made.generation_config.eos_token_id = [257, *range(20)]
+    made.generation_config.eos_token_id = [257, *range(6), *range(7, 11), 14]  # none of them in an answer here
     made.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
