@@ -361,7 +361,7 @@ def _categories(seeds: Sequence[Example]) -> Iterator[str]:
         )
     spellings: dict[str, list[str]] = {}
     for name in sizes:
-        spellings.setdefault(plain_name(name).replace("i\u0307", "i").replace("ı", "i"), []).append(name)  # Turkish İ and I
+        spellings.setdefault(plain_name(name).replace("ı", "i"), []).append(name)  # the Turkish I
     for alike in (names for names in spellings.values() if len(names) > 1):
         yield f"{listed(alike)} are {len(alike)} categories, and differ in case, spaces or hyphens alone; write one of them"
     parts = {name: [part.strip() for part in re.split(r"[,;|、，]", name)] for name in sizes}
