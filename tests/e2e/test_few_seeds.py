@@ -147,3 +147,12 @@ def test_poor_seeds_are_named_as_the_cause_of_an_early_low_yield(poor: bool, cli
     assert why.startswith("round 1 kept ") and "below min_yield = 1.0" in why
     told = "the seeds themselves break the rules: filters.length would drop 12 of the 12 seeds (100%) as response_short"
     assert (told in why) is poor
+
+
+@pytest.mark.parametrize(("kinds", "shown"), [("", "the 2 nearest seeds,"), ("aab", "the 1 nearest seed of its own category,")])
+def test_a_preview_says_how_many_seeds_it_can_show(cli: Run, tmp_path: Path, kinds: str, shown: str) -> None:
+    """Of three each is shown the two others, and not five."""
+    asked = ("Where is order 11?", "Can I return shoes?", "Do you ship to Peru?")
+    rows = [{"prompt": text, "response": "Yes, in three days.", "category": kinds[at : at + 1]} for at, text in enumerate(asked)]
+    done = cli("preview", "isara", write_rows(tmp_path / "three.jsonl", rows), *SCRIPTED)
+    assert done.returncode == 0 and f"shown {shown}" in " ".join(done.stdout.split())

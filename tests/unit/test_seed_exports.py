@@ -274,6 +274,10 @@ def test_what_only_looks_so_is_not_called_spoilt(tmp_path: Path, prompts: list[s
         ({"category": ["tone", "refund", "tone, refund"] * 2}, "'tone, refund': several categories in one field are"),
         ({"category": ["İade", "iade"] * 3}, "'İade', 'iade' are 2 categories, and differ in case"),
         ({"answers": ["{“day”: “Monday”}"] * 6}, "an answer that looks like JSON and is none"),
+        (
+            {"answers": [f" Yes, {number}." for number in range(6)]},
+            "as ' Yes, 0.' in seed-0001; it is left out of what is learned",
+        ),
         ({"prompts": [each.replace(" ", "\u00a0") for each in QUESTIONS]}, "spaces that do not break in place of spaces"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

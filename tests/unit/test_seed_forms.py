@@ -669,7 +669,7 @@ def test_a_system_text_is_part_of_what_is_asked(tmp_path: Path) -> None:
         (("Why?", "<p>So.</p>"), ("HTML", "<p>", "take the tags out")),
         (("Why?", "So.<|im_end|>"), ("chat template", "<|im_end|>")),
         (("Why?", "Assistant: So."), ("names of speakers", "Assistant:")),
-        (("Why?", " So."), ("white space", "it is learned")),
+        (("Why?", " So."), ("white space", "it is left out of what is learned")),
         (("¿Qué?", "caf\\u00e9"), ("escaped or lost", "\\u00e9")),
         (("Was?", "Gr??e aus M?nchen"), ("escaped or lost", "Gr??e")),
         (("Was?", "Hei%C3%9F"), ("escaped or lost", "%C3%9F")),

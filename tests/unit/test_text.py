@@ -254,3 +254,8 @@ def test_in_language() -> None:
     assert in_language("Wrap it in a cloth and put it away.", ["de"]) is False
     assert in_language("Det er et lån til et hus.", ["no"])  # Danish is too near to be told from Norwegian
     assert in_language("positive", ["de"]) is in_language("for i in range(10):\n    print(i)", ["de"]) is None
+
+
+def test_the_turkish_i_with_a_dot_has_two_cases() -> None:
+    assert normalise("İYİ") == normalise("iyi") and words("İstanbul", unicode=True) == ["istanbul"]
+    assert normalise("sınır") != normalise("sinir")  # two words

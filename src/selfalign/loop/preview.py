@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -134,7 +135,9 @@ def _outlook(run: Setup, context: Context, nearest: Nearest, folder: Path) -> di
     name = next(each for each in PREFERRED if gains.get(each))
     ours = gains[name]
     assert ours is not None
-    how = f"shown the {counted(nearest.count, 'nearest seed')}{' of its own category' if by == OWN else ''}"
+    kin = Counter(seed.category if by == OWN else "" for seed in whole.seeds)
+    most = min(nearest.count, max(kin.values()) - 1)
+    how = f"shown the {counted(most, 'nearest seed')}{' of its own category' if by == OWN else ''}"
     return {
         "prompts": len(prompts),
         "demonstrations": nearest.count,

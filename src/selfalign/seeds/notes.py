@@ -290,7 +290,7 @@ _FAULTS: tuple[tuple[str, Callable[[Example], str], str], ...] = (
     (r"a line break written as \n", _written_break, "if it is no code, put real line breaks there"),
     ("marks of HTML, RTF or Excel", _html, "if they are not meant, put the characters there and take the tags out"),
     ("marks of a chat template or names of speakers", _mark, "the model's own template writes them; take them out"),
-    ("white space before or behind the answer", _loose_end, "it is learned; take it out"),
+    ("white space before or behind the answer", _loose_end, "it is left out of what is learned, indents of a first line too"),
     ("line breaks of Windows in the answer", _windows_break, r"they are learned; write \n for each \r\n"),
     ("characters that are not seen", _unseen, "if they are not meant, take them out"),
     ("spaces that do not break in place of spaces", _hard_spaces, "they are learned, as other tokens; write plain spaces"),
@@ -361,7 +361,7 @@ def _categories(seeds: Sequence[Example]) -> Iterator[str]:
         )
     spellings: dict[str, list[str]] = {}
     for name in sizes:
-        spellings.setdefault(plain_name(name).replace("i\u0307", "i").replace("ı", "i"), []).append(name)  # Turkish İ and I
+        spellings.setdefault(plain_name(name).replace("ı", "i"), []).append(name)  # the Turkish I
     for alike in (names for names in spellings.values() if len(names) > 1):
         yield f"{listed(alike)} are {len(alike)} categories, and differ in case, spaces or hyphens alone; write one of them"
     parts = {name: [part.strip() for part in re.split(r"[,;|、，]", name)] for name in sizes}
