@@ -158,7 +158,7 @@ def declared_stop_ids(model: ModelRef, config: Any) -> frozenset[int]:
     """`own_stop_ids` of a model that is not loaded here."""
     from transformers import GenerationConfig
 
-    with quiet():
+    with quiet(), _explained(model):
         try:
             found = GenerationConfig.from_pretrained(located(model.base))
         except OSError:  # as transformers does where the file is not there
