@@ -233,6 +233,7 @@ def rows_of(folder: Path, prompts: list[str], answers: list[str] = [], **columns
 QUESTIONS = [f"Where is the parcel of customer {number}?" for number in range(6)]
 RUSSIAN = [f"Где сейчас мой заказ {number}?" for number in range(6)]
 FRENCH = [f"Le numéro {number} est arrivé, s'il vous plaît ?" for number in range(6)]
+GERMAN = [f"Wo hört man schönere Lieder als hier, Nummer {number}?" for number in range(6)]
 ENGLISH = [f"It\u2019s parcel {number}, isn\u2019t it?" for number in range(6)]
 
 
@@ -242,6 +243,7 @@ ENGLISH = [f"It\u2019s parcel {number}, isn\u2019t it?" for number in range(6)]
         (RUSSIAN, "koi8-r", "cp1251"),
         (RUSSIAN, "cp1251", "koi8-r"),
         (FRENCH, "cp850", "cp1252"),
+        (GERMAN, "cp850", "cp1252"),
         (FRENCH, "mac_roman", "cp1252"),
         (ENGLISH, "cp1252", "latin-1"),
     ],
@@ -259,8 +261,9 @@ def test_letters_of_another_code_page_are_told(cli: Run, tmp_path: Path, prompts
         [f"Что такое мРНК и кДНК, вопрос {number}?" for number in range(6)],
         [f"What is {number}x÷y³ in m³?" for number in range(6)],
         [f"Où\u00a0? À quelle heure ouvre le guichet {number}\u00a0?" for number in range(6)],
+        [f"Who of the “Titanic”s crew sat in boat {number}?" for number in range(6)],
     ],
-    ids=["capitals", "abbreviations", "sums", "French marks"],
+    ids=["capitals", "abbreviations", "sums", "French marks", "quotes"],
 )
 def test_what_only_looks_so_is_not_called_spoilt(tmp_path: Path, prompts: list[str]) -> None:
     assert not [note for note in seed_notes(read_seeds(rows_of(tmp_path, prompts))) if "seeds have" in note]

@@ -210,7 +210,8 @@ def _mojibake(seed: Example) -> str:
                 pass
     if (swapped := _SWAPPED.search(text)) and 2 * len(re.findall("[А-ЯЁ]", text)) > len(re.findall("[А-яЁё]", text)):
         return swapped[0]
-    return dos[0] if (dos := _DOS.search(text)) else "\ufffd" if "\ufffd" in text else ""
+    dos = _DOS.search(re.sub(r"(?<!\w)[“„][^“”„]*[”“]", "", text))  # but for quotes that are some: the “Titanic”s crew
+    return dos[0] if dos else "\ufffd" if "\ufffd" in text else ""
 
 
 def _decomposed(seed: Example) -> str:
