@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -227,13 +226,9 @@ def _plain(loaded: Any) -> Any:
             seen = earlier[None, None] & mask[:, None, None, :].bool()
             bias = torch.where(seen, 0.0, torch.finfo(torch.float32).min)
             out = self.loaded(input_ids=ids, attention_mask=bias, position_ids=positions, past_key_values=cache, use_cache=True)
-            return (out.logits, *_states(out.past_key_values.layers))
+            return (out.logits, *(state for layer in out.past_key_values.layers for state in (layer.keys, layer.values)))
 
     return Step().eval()
-
-
-def _states(layers: Sequence[Any]) -> list[Any]:
-    return [state for layer in layers for state in (layer.keys, layer.values)]
 
 
 def _start_empty(graph: Any) -> None:

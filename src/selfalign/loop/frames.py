@@ -78,12 +78,10 @@ def html(folder: Path) -> str:
         table.append([*counts, drops, *(_figure(row["metrics"].get(name)) for name in names)])
     why = found["stopped_because"] or ""
     lines = [f"<p><b>{_safe(found['recipe'])}</b> in {_safe(folder)}: {_safe(found['state'])}. {_safe(why)}</p>", "<table>"]
-    lines += [f"<tr>{''.join(f'<{tag}>{_safe(cell)}</{tag}>' for cell in row)}</tr>" for tag, row in _tagged(table)]
+    for place, row in enumerate(table):
+        tag = "td" if place else "th"
+        lines.append(f"<tr>{''.join(f'<{tag}>{_safe(cell)}</{tag}>' for cell in row)}</tr>")
     return "\n".join((*lines, "</table>", "<p>* the best round; round 0 is the base model</p>"))
-
-
-def _tagged(table: Sequence[Sequence[str]]) -> list[tuple[str, Sequence[str]]]:
-    return [("td" if place else "th", row) for place, row in enumerate(table)]
 
 
 def _figure(metric: Any) -> str:

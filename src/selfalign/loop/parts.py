@@ -242,11 +242,8 @@ def _plain(example: Example) -> dict[str, Any]:
     found = {name: getattr(example, name) for name in _FIELDS}
     for name in ("prompt_demonstrations", "response_demonstrations"):
         found[name] = tuple((each.id, each.similarity) for each in found[name])
-    return {**found, "scores": dict(example.scores), "metadata": dict(example.metadata), "history": _turns(example)}
-
-
-def _turns(example: Example) -> tuple[tuple[str, ...], ...]:
-    return tuple(tuple(turn) for turn in example.history)
+    turns = tuple(map(tuple, example.history))
+    return {**found, "scores": dict(example.scores), "metadata": dict(example.metadata), "history": turns}
 
 
 def _change(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:

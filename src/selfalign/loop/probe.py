@@ -174,14 +174,10 @@ def _measured(run: Setup, context: Context, whole: Recipe) -> Iterator[Stage]:
         yield Stage("evaluation: validation seeds", whole.rounds + 1 if whole.trains else 1, took)
     if recipe.replay and recipe.rounds:
         yield Stage("replay answers", 1, _sum(meter.timed(lambda: make_replay(run, few))))
-    yield Stage("guards of the examples", 1 + whole.rounds, _sum(meter.timed(lambda: _guards(run, few))))
+    took = _sum(meter.timed(lambda: recipe.rounds and check_training_data(run, few, Pool((run.shown,)))))
+    yield Stage("guards of the examples", 1 + whole.rounds, took)
     if points(recipe):
         yield Stage("points of --aim_over_refusal", points(recipe), _points(run, few, meter))
-
-
-def _guards(run: Setup, context: Context) -> None:
-    if run.recipe.rounds:
-        check_training_data(run, context, Pool((run.shown,)))
 
 
 def _points(run: Setup, few: Context, meter: Meter) -> Time:

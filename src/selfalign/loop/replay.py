@@ -10,7 +10,8 @@ from selfalign.loop import parts
 from selfalign.loop.context import Setup
 from selfalign.loop.steps import apply_filters, respond
 from selfalign.protocols import Context
-from selfalign.record.replay import add_replay, export_replay
+from selfalign.record.exports import write_lines
+from selfalign.record.replay import add_replay, replay_rows
 
 
 def make_replay(run: Setup, context: Context) -> None:
@@ -33,4 +34,4 @@ def make_replay(run: Setup, context: Context) -> None:
         dropped = (*answered.dropped, *judged.dropped)
         parts.balance("replay", drafts, judged.kept, dropped)
         add_replay(run.store, judged.kept, dropped, time.monotonic() - began - run.store.seconds(0))
-    export_replay(run.store)
+    write_lines(run.store.round_folder(0) / "replay.jsonl", replay_rows(run.store))

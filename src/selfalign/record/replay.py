@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from selfalign.record import rows
-from selfalign.record.exports import everything, write_lines
+from selfalign.record.exports import everything
 from selfalign.record.store import Store
 from selfalign.types import Dropped, Example
 
@@ -31,8 +31,3 @@ def replay_rows(store: Store) -> list[dict[str, Any]]:
         {**everything(example), "rule": rule, "evidence": evidence}
         for example, rule, evidence in store.samples("verdict = 'replay'")
     ]
-
-
-def export_replay(store: Store) -> None:
-    """`round-00/replay.jsonl`."""
-    write_lines(store.round_folder(0) / "replay.jsonl", replay_rows(store))
