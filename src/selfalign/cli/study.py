@@ -75,10 +75,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _check_folder(out: Path) -> None:
-    """
-    Raises:
-        UserError: it could not be made or written to. Nothing is made here: the study's other options may be wrong.
-    """
+    """Raises UserError: it could not be made or written to. Nothing is made here: the study's other options may be wrong."""
     there = next(each for each in (out, *out.absolute().parents) if each.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         why = "cannot be written to" if there.is_dir() else "is no folder"

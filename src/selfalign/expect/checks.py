@@ -77,10 +77,7 @@ class Check:
 
 
 def compiled(specs: Sequence[Spec]) -> tuple[Check, ...]:
-    """
-    Raises:
-        UserError: a pattern, a language, a schema or a function that cannot be used.
-    """
+    """Raises UserError: a pattern, a language, a schema or a function that cannot be used."""
     return tuple(Check(spec, _made(spec, content_of(spec))) for spec in specs)
 
 

@@ -18,10 +18,7 @@ MAX_SCHEMA = 2**20
 
 
 def read_json(text: str) -> Any:
-    """
-    Raises:
-        ValueError: what is wrong with it, in a few words. NaN and infinity are no JSON.
-    """
+    """Raises ValueError: what is wrong with it, in a few words. NaN and infinity are no JSON."""
     try:
         return json.loads(text, parse_constant=_no_constant)
     except json.JSONDecodeError as error:

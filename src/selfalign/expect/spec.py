@@ -85,10 +85,7 @@ def parse(text: str) -> Spec:
 
 
 def parse_all(texts: Sequence[str]) -> tuple[Spec, ...]:
-    """
-    Raises:
-        UserError: as `parse`, or an expectation that is given twice.
-    """
+    """Raises UserError: as `parse`, or an expectation that is given twice."""
     specs = tuple(map(parse, texts))
     for place, spec in enumerate(specs):
         if (spec.category, spec.kind, spec.argument) in [(s.category, s.kind, s.argument) for s in specs[:place]]:

@@ -87,10 +87,7 @@ def _open_webui(row: Row, chat: Mapping[str, Any], tree: Mapping[str, Any]) -> R
 
 
 def _refuse_people(row: Row) -> None:
-    """
-    Raises:
-        Broken: messages of people, of which nothing says who asks and who answers.
-    """
+    """Raises Broken: messages of people, of which nothing says who asks and who answers."""
     if {*row.fields} & {*FORMS, *RESPONSES}:
         return
     name = next((name for name in ("messages", "comments") if isinstance(row.fields.get(name), list)), "")

@@ -107,10 +107,7 @@ def _without_unused(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_copies(row: Mapping[str, Any], new: Mapping[str, str], answers_matter: bool) -> None:
-    """
-    Raises:
-        Malformed: a second column of what is learned says something else than the first one, or nothing says which is first.
-    """
+    """Raises Malformed: a second column of what is learned says something else than the first, or nothing says which is first."""
     for name, value in row.items():
         if not (again := _COPY.fullmatch(name)) or nothing(value):
             continue
@@ -218,10 +215,7 @@ def _beside_turns(row: Mapping[str, Any], chats: list[str], answers: list[str], 
 def _check_one_answer(
     row: Mapping[str, Any], plain: Mapping[str, str], chats: list[str], answers: list[str], better: list[str]
 ) -> None:
-    """
-    Raises:
-        Malformed: a row with several answers; only the user knows which one is to be learned.
-    """
+    """Raises Malformed: a row with several answers; only the user knows which one is to be learned."""
     if chats:
         edited = [name for name in plain if plain[name] in EDITED]
         if edited and json_text(row[edited[0]]) not in json_text(row[chats[0]]):
