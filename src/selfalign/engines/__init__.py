@@ -7,11 +7,4 @@ from selfalign.engines.ray import Ray
 from selfalign.engines.scripted import Scripted
 from selfalign.engines.vllm import VLLM
 
-__all__ = [
-    "HF",
-    "VLLM",
-    "OpenAI",
-    "OpenVINO",
-    "Ray",
-    "Scripted",
-]
+__all__ = ["HF", "VLLM", "OpenAI", "OpenVINO", "Ray", "Scripted"]

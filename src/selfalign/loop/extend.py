@@ -18,15 +18,7 @@ from selfalign.errors import UserError
 from selfalign.loop.align import run_identity
 from selfalign.loop.growth import later_rounds
 from selfalign.loop.parts import tried
-from selfalign.loop.preflight import (
-    Prepared,
-    check_brought,
-    check_examples,
-    check_parts,
-    check_prompts,
-    prepared,
-    seeds_needed,
-)
+from selfalign.loop.preflight import Prepared, check_brought, check_examples, check_parts, check_prompts, prepared, seeds_needed
 from selfalign.loop.versions import software
 from selfalign.proof.overlap import asked_by_both, systems_decide
 from selfalign.proof.seed_rules import harmful

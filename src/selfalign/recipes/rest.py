@@ -12,11 +12,7 @@ from selfalign.trainers import SFT
 from selfalign.types import Sampling
 
 
-def rest(
-    *,
-    samples: int = 4,
-    reward: Judge | ExactAnswer | Reward = Judge(model="base"),
-) -> Recipe:
+def rest(*, samples: int = 4, reward: Judge | ExactAnswer | Reward = Judge(model="base")) -> Recipe:
     """ReST (arXiv 2308.08998): answer the seeds' prompts many times, keep what a reward puts above a rising bound, train.
 
     Deviations: each round generates anew (Grow) and trains once (Improve), where theirs trains several times with rising

@@ -32,18 +32,7 @@ from selfalign.seeds.names import (
     SYSTEMS,
     UNUSABLE,
 )
-from selfalign.seeds.rows import (
-    Malformed,
-    Problem,
-    Row,
-    has_words,
-    json_text,
-    kind,
-    listed,
-    nothing,
-    show,
-    text_of,
-)
+from selfalign.seeds.rows import Malformed, Problem, Row, has_words, json_text, kind, listed, nothing, show, text_of
 from selfalign.seeds.tables import NAME, Table, table_rows
 from selfalign.seeds.turns import (
     Conversation,

@@ -105,11 +105,7 @@ def need(method: Method, twice: bool, sizes: Sizes, load: Load, devices: int = 1
     width = 2 if load.half else 4
     trained = sizes.weights if method == "full" else load.adapter or adapter_weights(sizes, load.rank, load.target)
     matrices = sum(one * other for one, other in sizes.matrices.values())
-    frozen = {
-        "full": 0.0,
-        "lora": width * sizes.weights,
-        "qlora": 0.53 * matrices + width * (sizes.weights - matrices),
-    }[method]
+    frozen = {"full": 0.0, "lora": width * sizes.weights, "qlora": 0.53 * matrices + width * (sizes.weights - matrices)}[method]
     copied = load.copies or (load.distils and method == "full")
     teacher = 4 * (sizes.weights if copied else trained * load.averages)
     at_once = load.rows * load.tokens
