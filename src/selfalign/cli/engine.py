@@ -78,11 +78,7 @@ def settle_engine(arguments: Sequence[str], engines: Sequence[type], plan: Calla
 
 
 def choose_engine(planned: Planned, engines: Sequence[type]) -> tuple[str, str]:
-    """The engine's name and the reason.
-
-    Raises:
-        UserError: a model that cannot be found or read.
-    """
+    """The engine's name and the reason. Raises UserError: a model that cannot be found or read."""
     device = choose_device(getattr(planned.recipes[0].engine, "device", "auto"))
     gpu = f"there is a GPU, {device}"
     if device.type == "cuda":

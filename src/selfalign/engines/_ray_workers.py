@@ -202,11 +202,7 @@ class Crew:
                 _log.warning("engine Ray: no worker has started yet; a node is missing or taken (free: %s)", cluster.free())
 
     def _welcome(self, place: int, done: Any) -> None:
-        """A worker that was away has answered.
-
-        Raises:
-            RunFailed: it cannot start, or is of another version.
-        """
+        """A worker that was away has answered. Raises RunFailed: it cannot start, or is of another version."""
         if (error := done.exception()) is not None:
             raise RunFailed(f"engine Ray: worker {place + 1} cannot start: {last_line(error)}") from error
         try:

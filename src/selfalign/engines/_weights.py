@@ -32,11 +32,7 @@ def dtype(name: str, on: Any) -> Any:
 
 
 def tokenizer_and_config(model: ModelRef) -> tuple[Any, Any]:
-    """Both, without weights.
-
-    Raises:
-        UserError: there is no such model, it has no tokenizer, or its files cannot be read.
-    """
+    """Both, without weights. Raises UserError: there is no such model, it has no tokenizer, or its files cannot be read."""
     from transformers import AutoConfig, AutoTokenizer
 
     with quiet(), _explained(model):

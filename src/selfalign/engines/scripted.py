@@ -72,11 +72,7 @@ class Scripted:
             raise ValueError(f"Scripted: batch_size, window and delay are out of range in {self}")
 
     def check(self, model: ModelRef, seeds: Sequence[Example], format: Format) -> ModelRef:
-        """Any model name will do.
-
-        Raises:
-            UserError: a seed is longer than the window.
-        """
+        """Any model name will do. Raises UserError: a seed is longer than the window."""
         for seed in seeds:
             if (length := _length(seed.full_prompt) + _length(seed.response)) > self.window:
                 raise UserError(f"{seed.id}: prompt and response take {length} tokens, the window has {self.window}; shorten it")

@@ -126,11 +126,7 @@ class VLLM:
         return str(Path(self.python).expanduser()) if self.python else ""
 
     def asked(self, model: ModelRef, embeds: bool = False) -> dict[str, Any]:
-        """What the process is told to load, as plain data.
-
-        Raises:
-            UserError: an adapter that vLLM cannot take.
-        """
+        """What the process is told to load, as plain data. Raises UserError: an adapter that vLLM cannot take."""
         tokenizer, config = _weights.tokenizer_and_config(model)
         own = window(config, tokenizer)
         arguments: dict[str, Any] = {
@@ -311,11 +307,8 @@ def undecodable(sampling: Sampling) -> str:
 
 
 def _adapter(folder: Path) -> tuple[int, list[str]]:
-    """(the rank that vLLM must keep room for, the last parts of the names of its layers) of a LoRA adapter.
-
-    Raises:
-        UserError: its weights cannot be read, or its rank is beyond what vLLM takes.
-    """
+    """(the rank that vLLM must keep room for, the last parts of the names of its layers) of a LoRA adapter. Raises UserError: its
+    weights cannot be read, or its rank is beyond what vLLM takes."""
     found = {name: shape for name, _, shape in header(folder / ADAPTER) if ".lora_A." in name}
     if not found:
         raise UserError(

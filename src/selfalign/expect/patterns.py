@@ -14,11 +14,7 @@ Search = Callable[[str], bool]
 
 
 def search_with(pattern: str, where: str) -> Search:
-    """Whether the pattern stands anywhere in a text, as JSON Schema has it.
-
-    Raises:
-        UserError: it is no pattern.
-    """
+    """Whether the pattern stands anywhere in a text, as JSON Schema has it. Raises UserError: it is no pattern."""
     compiled = _compiled(pattern, where)
     return lambda text: compiled.search(text, timeout=LIMIT) is not None
 

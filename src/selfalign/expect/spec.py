@@ -94,11 +94,7 @@ def parse_all(texts: Sequence[str]) -> tuple[Spec, ...]:
 
 
 def for_pairs(texts: Sequence[str]) -> tuple[Spec, ...]:
-    """As `parse_all`, of a filter.
-
-    Raises:
-        UserError: also for one that needs references.
-    """
+    """As `parse_all`, of a filter. Raises UserError: also for one that needs references."""
     for spec in (specs := parse_all(texts)):
         if spec.by_reference:
             raise UserError(f"expected: {spec.text} is no filter: it {_PAIRS_HAVE_NONE}")

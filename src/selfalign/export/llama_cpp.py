@@ -84,11 +84,7 @@ def _check_converter(converter: Path) -> None:
 
 
 def convert(tools: Tools, model: Path, file: Path) -> None:
-    """A model's folder to one file in float16.
-
-    Raises:
-        RunFailed: llama.cpp does not know the model, or its tokenizer.
-    """
+    """A model's folder to one file in float16. Raises RunFailed: llama.cpp does not know the model, or its tokenizer."""
     _run([sys.executable, str(tools.converter), str(model), "--outfile", str(file), "--outtype", "f16"], file, "converter")
 
 

@@ -16,11 +16,7 @@ _SAID: Mapping[str, Choice] = {**{choice.lower(): choice for choice in CHOICES},
 
 
 def read_key(path: str | Path) -> dict[str, Any]:
-    """The key that `write_pairs` wrote.
-
-    Raises:
-        UserError: it cannot be read, is none, or is not as it was written.
-    """
+    """The key that `write_pairs` wrote. Raises UserError: it cannot be read, is none, or is not as it was written."""
     try:
         if not Path(path).is_file():  # a pipe could be waited for for ever
             raise FileNotFoundError(ENOENT, "no such file")

@@ -199,11 +199,8 @@ def _axolotl(name: str, preferences: bool, validation: bool) -> tuple[str, str]:
 
 
 def _script(store: Store, round: int, trainer: Mapping[str, Any], loss: str, validation: bool) -> tuple[str, Renderer]:
-    """TRL's script with the run's settings, and the renderer of the run's prompts.
-
-    Raises:
-        UserError: the run's trainer is another than SFT, or its tokenizer is not on this machine.
-    """
+    """TRL's script with the run's settings, and the renderer of the run's prompts. Raises UserError: the run's trainer is another
+    than SFT, or its tokenizer is not on this machine."""
     from jinja2 import Environment, StrictUndefined
 
     identity = store.identity()

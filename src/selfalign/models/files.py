@@ -141,11 +141,7 @@ class Stored(NamedTuple):
 
 
 def header(file: Path) -> Iterator[Stored]:
-    """What a .safetensors file holds: eight bytes say how long the JSON behind them is.
-
-    Raises:
-        UserError: it is no such file.
-    """
+    """What a .safetensors file holds: eight bytes say how long the JSON behind them is. Raises UserError: it is no such file."""
     try:
         with file.open("rb") as stream:
             length = struct.unpack("<Q", stream.read(8))[0]
@@ -204,11 +200,8 @@ def _read_ones(folder: Path) -> set[str]:
 
 
 def _entries(path: Path, value: Any) -> Iterator[tuple[str, Any]]:
-    """Every key with its value, at any depth.
-
-    Raises:
-        UserError: it is nested deeper than any real file is; the libraries that read it would run out of stack.
-    """
+    """Every key with its value, at any depth. Raises UserError: it is nested deeper than any real file is; the libraries that
+    read it would run out of stack."""
     level = [value]
     for _ in range(_DEEPEST):
         below = list[Any]()

@@ -111,11 +111,7 @@ def _packed(config: dict[str, Any]) -> str:
 
 @lru_cache(maxsize=8)
 def check_loads(folder: str, adapter: str, digest: str, attention: str) -> None:
-    """Asked once for files of this hash.
-
-    Raises:
-        UserError: as `skeleton` and, where there is one, as `check_adapter`.
-    """
+    """Asked once for files of this hash. Raises UserError: as `skeleton` and, where there is one, as `check_adapter`."""
     model = skeleton(Path(folder), attention)
     if adapter:
         check_adapter(Path(adapter), model)

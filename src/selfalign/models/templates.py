@@ -271,11 +271,7 @@ def _argument_notes(tokenizer: Tokenizer, off: Mapping[str, Any], given: Mapping
 
 
 def _notes(tokenizer: Tokenizer, arguments: Mapping[str, Any], special: Mapping[str, int], seen: _Seen) -> list[str]:
-    """What a template writes by itself.
-
-    Raises:
-        UserError: the time of day is a part of it.
-    """
+    """What a template writes by itself. Raises UserError: the time of day is a part of it."""
     notes, source = [], str(tokenizer.chat_template)
     heads, now = "".join(_around(tokenizer, arguments, seen)[0]), time.time()
     formats = re.findall(r"strftime_now\(\s*['\"](.+?)['\"]", source)

@@ -87,11 +87,8 @@ def in_words(made: Forgotten, name: str) -> str:
 
 
 def _chosen(store: Store, ids: Sequence[str]) -> tuple[list[str], int]:
-    """The ids, each once, and the first round that one of them is of.
-
-    Raises:
-        UserError: one that is no kept sample; the message says what it is.
-    """
+    """The ids, each once, and the first round that one of them is of. Raises UserError: one that is no kept sample; the message
+    says what it is."""
     ids = list(dict.fromkeys(ids))
     if not ids:
         raise UserError("which samples? give their ids: selfalign forget DIR r01-00007 --out NEW")

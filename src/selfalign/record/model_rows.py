@@ -24,11 +24,7 @@ _INSIDE = "run:"
 def insert(
     connection: sqlite3.Connection, folder: Path, round: int, model: ModelRef, manifest: Manifest, result: TrainResult | None
 ) -> None:
-    """Inside the caller's transaction.
-
-    Raises:
-        RunFailed: a row was trained on that is no sample of this run.
-    """
+    """Inside the caller's transaction. Raises RunFailed: a row was trained on that is no sample of this run."""
     trained: dict[str, Any] = {}
     if result is not None:
         trained = {name: getattr(result, name) for name in ("steps", "tokens")}

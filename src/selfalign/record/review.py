@@ -58,11 +58,7 @@ class Review:
     """By id, in the order of the record; as the model wrote them."""
 
     def decide(self, decisions: Sequence[Decision], by: str) -> None:
-        """Adds rows, all or none.
-
-        Raises:
-            UserError: a pair that is none, or a decision that cannot be; nothing is recorded.
-        """
+        """Adds rows, all or none. Raises UserError: a pair that is none, or a decision that cannot be; nothing is recorded."""
         by = checked_name(by)
         made = [self.checked(each) for each in decisions]
         with self.store.transaction("decide"):
@@ -71,11 +67,7 @@ class Review:
                 self.store.event(DECIDED, {"round": self.round, **row})
 
     def checked(self, decision: Decision) -> Decision:
-        """The decision as it is recorded.
-
-        Raises:
-            UserError: as `decide`; the message names the pair.
-        """
+        """The decision as it is recorded. Raises UserError: as `decide`; the message names the pair."""
         if (pair := self.pairs.get(decision.id)) is None:
             raise UserError(f"{decision.id[:40]!r} is no pair that round {self.round} waits to have reviewed")
         if decision.verdict not in get_args(Verdict):

@@ -167,11 +167,7 @@ def _instead(folder: Path) -> str:
 
 
 def version(connection: sqlite3.Connection, folder: Path) -> int:
-    """The schema's version; 0 for an empty file.
-
-    Raises:
-        UserError: not ours, or newer than this program.
-    """
+    """The schema's version; 0 for an empty file. Raises UserError: not ours, or newer than this program."""
     found = int(connection.execute("PRAGMA user_version").fetchone()[0])
     application = int(connection.execute("PRAGMA application_id").fetchone()[0])
     tables = int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])

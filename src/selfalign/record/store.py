@@ -355,10 +355,7 @@ class Store:
 
     def _require_folder(self, cause: BaseException | None = None) -> None:
         """A file that was removed, or moved with its folder, can be written to all the same: into nothing, or for nobody here.
-
-        Raises:
-            RunFailed: the record does not stand where it was opened.
-        """
+        Raises RunFailed: the record does not stand where it was opened."""
         if _number(self.folder / schema.NAME) != self._file:
             raise RunFailed(
                 f"{self.folder} was removed or renamed while the run worked on it: bring it back under this name, and give the"

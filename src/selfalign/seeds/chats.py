@@ -43,11 +43,8 @@ def read_chat(row: Row) -> Row:
 
 
 def _branch(row: Row, nodes: Mapping[str, Any], last: Any, parent: str) -> list[Mapping[str, Any]]:
-    """The messages of a tree from the first one to `last`, each naming the one before it.
-
-    Raises:
-        Broken: one that is not there, or a circle: what stands before it would be lost unsaid.
-    """
+    """The messages of a tree from the first one to `last`, each naming the one before it. Raises Broken: one that is not there,
+    or a circle: what stands before it would be lost unsaid."""
     found, at, met = list[Mapping[str, Any]](), last, set[str]()
     while not nothing(at):
         if not isinstance(node := nodes.get(str(at)), dict):
@@ -101,11 +98,8 @@ def _refuse_people(row: Row) -> None:
 
 
 def _from_span(row: Row) -> dict[str, Any]:
-    """The messages of a call of a model as OpenInference writes them (Phoenix); nothing of other rows.
-
-    Raises:
-        Broken: several answers.
-    """
+    """The messages of a call of a model as OpenInference writes them (Phoenix); nothing of other rows. Raises Broken: several
+    answers."""
     flat = dict(_leaves(row.fields))
     turns: dict[tuple[str, ...], dict[str, Any]] = {}
     for path, value in flat.items():

@@ -199,11 +199,7 @@ def _new_names(row: Mapping[str, Any], answers_matter: bool) -> dict[str, str]:
 
 
 def _beside_turns(row: Mapping[str, Any], chats: list[str], answers: list[str], answers_matter: bool) -> list[str]:
-    """The column with the response to turns that end with the user's.
-
-    Raises:
-        Malformed: several of them.
-    """
+    """The column with the response to turns that end with the user's. Raises Malformed: several of them."""
     if answers or not _asked_last(row[chats[0]]):
         return []
     given = [name for name in row if told(name) in ANSWERING and not nothing(row[name])]
@@ -232,11 +228,8 @@ def _check_one_answer(
 
 
 def _about(row: Mapping[str, Any], plain: Mapping[str, str]) -> dict[str, str]:
-    """The column that an instruction is about, by another name than input.
-
-    Raises:
-        Malformed: a text beside a prompt that may as well be the prompt, or its system text.
-    """
+    """The column that an instruction is about, by another name than input. Raises Malformed: a text beside a prompt that may as
+    well be the prompt, or its system text."""
     asked = next((row[name] for name in FORMS if isinstance(row.get(name), str)), None)
     if asked is None:
         return {}

@@ -154,11 +154,7 @@ def text_of(fields: Mapping[str, Any], name: str, *, required: bool = True) -> s
 
 
 def checked(name: str, text: str) -> str:
-    """The text, if a file may hold it.
-
-    Raises:
-        Malformed: it is too long, or has a control character or half a surrogate pair.
-    """
+    """The text, if a file may hold it. Raises Malformed: it is too long, or has a control character or half a surrogate pair."""
     if len(text) > MAX_FIELD:
         raise Malformed(f"field {show(name)}: is longer than {MAX_FIELD:,} characters; shorten it")
     if match := _FORBIDDEN.search(text):

@@ -24,11 +24,7 @@ Table = Iterable[Mapping[str, Any]] | Frame
 
 
 def table_rows(table: Any) -> Iterator[Row | Problem]:
-    """The rows of a table, counted from 1.
-
-    Raises:
-        SeedError: it is none, it has several splits, or two columns of one name.
-    """
+    """The rows of a table, counted from 1. Raises SeedError: it is none, it has several splits, or two columns of one name."""
     if isinstance(table, Mapping):
         if len(table) != 1:
             raise SeedError(f"{NAME}: has several splits ({listed(map(str, table))}); give one of them")

@@ -237,11 +237,7 @@ def _processes() -> int:
 
 
 def _join(device: Any, offload: bool) -> None:
-    """One process of several meets the others, on its own device.
-
-    Raises:
-        UserError: they cannot meet there.
-    """
+    """One process of several meets the others, on its own device. Raises UserError: they cannot meet there."""
     if offload:
         join(device)
     if _processes() > 1:
@@ -292,11 +288,8 @@ def _share_devices(spec: Path, launch: str) -> None:
 
 
 def _check_alone(device: str) -> None:
-    """A single process has a single device: of several `transformers.Trainer` would make a way of its own to share rows.
-
-    Raises:
-        UserError: it is one of several and was not told so, so that each would write the others' model.
-    """
+    """A single process has a single device: of several `transformers.Trainer` would make a way of its own to share rows. Raises
+    UserError: it is one of several and was not told so, so that each would write the others' model."""
     if "LOCAL_RANK" in os.environ:
         return
     if told := next((name for name in _MPI if int(os.environ.get(name, "1")) > 1), ""):
