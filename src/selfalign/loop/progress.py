@@ -49,7 +49,7 @@ class Until:
 
 
 class Renamed:
-    """Progress whose stages are called otherwise than those who do the work call them."""
+    """Progress whose stages and lines are worded otherwise than those who do the work word them."""
 
     def __init__(self, shown: Progress, name: Callable[[str], str]) -> None:
         self._shown, self._name = shown, name
@@ -57,6 +57,9 @@ class Renamed:
 
     def start(self, stage: str, total: int, done: int = 0) -> None:
         self._shown.start(self._name(stage), total, done)
+
+    def say(self, text: str) -> None:
+        say(self._shown, self._name(text))
 
 
 def limited(hours: float | None, progress: Progress | None) -> Progress | None:

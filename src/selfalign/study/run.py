@@ -19,13 +19,12 @@ from selfalign.errors import RunFailed, UserError, reason
 from selfalign.loop.adopt import adopt_answers, measures_the_same
 from selfalign.loop.align import align
 from selfalign.loop.preflight import said_once, unknown_metric
-from selfalign.loop.progress import Quiet, say
+from selfalign.loop.progress import Quiet, Renamed
 from selfalign.models.device import empty_cache
 from selfalign.proof.curve import Size, add_curve
 from selfalign.proof.kept import on_common_questions
 from selfalign.proof.unfinished import unfinished
 from selfalign.proof.verdicts import SEEDS, conclude, no_such_metric
-from selfalign.protocols import Progress
 from selfalign.recipes.evaluations import learned_judges
 from selfalign.record.checkpoints import write_synced
 from selfalign.record.finished import Finished, read_run
@@ -241,7 +240,7 @@ def _run(run: Arm, earlier: Sequence[str], study: Study) -> Finished:
     recipe, folder = run.recipe, study.out / run.run
     try:
         identity = identity_of(run, study.held_out)
-        named = _Named(study.progress or Quiet(), f"{run.name}, seed {recipe.seed}, ")
+        named = Renamed(study.progress or Quiet(), lambda text: f"{run.name}, seed {recipe.seed}, {text}")
         with reporting(folder, study.trackers, named, name=f"{study.out.resolve().name}/{run.run}") as watched:
             if not is_finished(folder, identity):
                 _adopt(folder, identity, [study.out / each for each in earlier], {example.id for example in run.seeds})
@@ -269,17 +268,3 @@ def _adopt(folder: Path, identity: dict[str, Any], earlier: Sequence[Path], seed
                 with Store.open(folder, identity) as store:
                     adopt_answers(store, donor, seeds | theirs)
                 return
-
-
-class _Named:
-    """Progress that says which arm and random seed it is about."""
-
-    def __init__(self, progress: Progress, name: str) -> None:
-        self._progress, self._name = progress, name
-        self.advance, self.finish = progress.advance, progress.finish
-
-    def start(self, stage: str, total: int, done: int = 0) -> None:
-        self._progress.start(self._name + stage, total, done)
-
-    def say(self, text: str) -> None:
-        say(self._progress, self._name + text)
