@@ -162,7 +162,7 @@ def test_formats_that_cannot_be(store: Store, tmp_path: Path) -> None:
 
 def test_a_failure_leaves_the_old_file_and_no_rubbish(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("old")
-    with pytest.raises(ZeroDivisionError), whole_file(tmp_path / "file", "test") as temporary:
+    with pytest.raises(ZeroDivisionError), whole_file(tmp_path / "file") as temporary:
         temporary.write_text("half")
         raise ZeroDivisionError
     assert (tmp_path / "file").read_text() == "old"

@@ -43,7 +43,7 @@ def export_answers(store: Store, file: str | Path, round: int | None = None) -> 
     asked = ((transcript(each.get("history", ()), each["prompt"]), each["text"]) for each in found)
     rows = [{"instruction": prompt, "output": text, **about} for prompt, text in asked]
     try:
-        with whole_file(target, "export") as temporary:
+        with whole_file(target) as temporary:
             temporary.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", "utf-8")
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error.strerror}") from error

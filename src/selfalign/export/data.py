@@ -178,7 +178,7 @@ def export_data_card(store: Store, file: str | Path, format: DataFormat = "plain
         raise UserError(f"{file} is no regular file: a card is written next to one only")
     card = data.with_name(f"{data.stem}.card.md")
     text = data_card(store, license=license, file=data.name, format=format)
-    with whole_file(card, "export") as temporary:
+    with whole_file(card) as temporary:
         temporary.write_text(text, "utf-8")
     return card
 
@@ -215,7 +215,7 @@ def _write_parquet(file: Path, written: Iterable[Mapping[str, Any]], sample: Map
     import pyarrow.parquet as pq
 
     schema, count, rest = pa.Table.from_pylist([sample]).schema, 0, iter(written)
-    with whole_file(file, "export") as temporary, pq.ParquetWriter(temporary, schema) as out:
+    with whole_file(file) as temporary, pq.ParquetWriter(temporary, schema) as out:
         while some := list(islice(rest, _ROWS_AT_ONCE)):
             out.write_table(pa.Table.from_pylist(some, schema=schema))
             count += len(some)

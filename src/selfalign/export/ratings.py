@@ -238,7 +238,7 @@ def _write(file: Path, written: Sequence[Mapping[str, str]], key: Path, text: st
             remedy = "name another --out, or remove it"
             raise UserError(f"{file} is there already with something else in it, such as ratings: {remedy}")
         for place, content in ((key, text.encode()), (file, whole)):
-            with whole_file(place, "export") as temporary:
+            with whole_file(place) as temporary:
                 temporary.write_bytes(content)
     except OSError as error:
         raise UserError(f"{file} or {key} cannot be written: {error.strerror}") from error

@@ -14,15 +14,9 @@ from typing import Any
 from selfalign.errors import UserError
 
 _NO_MEMORY = (
-    *(
-        "can't allocate memory",
-        "cannot allocate memory",
-        "not enough memory",
-        "out of memory",
-        "bad_alloc",
-        "failed to map segment",
-        "_status_alloc_failed",  # cuBLAS and cuDNN, which take some besides torch
-    ),
+    *("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory", "bad_alloc"),
+    "failed to map segment",
+    "_status_alloc_failed",  # cuBLAS and cuDNN, which take some besides torch
     # What oneDNN, the library below torch on processors, makes of it.
     *("could not create a primitive", "could not create a memory", "could not execute a primitive"),
 )

@@ -79,11 +79,11 @@ def require_space(folder: Path, needed: int) -> None:
 
 
 @contextmanager
-def whole_file(path: Path, name: str) -> Iterator[Path]:
+def whole_file(path: Path) -> Iterator[Path]:
     """A temporary file to write; at the end of the block it takes the place of `path` in one step, on disk before that.
 
     After a crash `path` holds either the old content or all of the new. Something that is no regular file (a pipe, a
-    terminal) is written directly. `name` is that of the fault points.
+    terminal) is written directly.
     """
     with reporting(path.parent):
         if path.exists() and not path.is_file():
@@ -92,11 +92,11 @@ def whole_file(path: Path, name: str) -> Iterator[Path]:
         temporary = path.with_name(f".{path.name}.tmp")
         try:
             yield temporary
-            fault_point(f"{name}.before-sync")
+            fault_point("export.before-sync")
             sync(temporary)
-            fault_point(f"{name}.before-rename")
+            fault_point("export.before-rename")
             temporary.replace(path)
-            fault_point(f"{name}.after-rename")
+            fault_point("export.after-rename")
             sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)

@@ -34,7 +34,7 @@ def export_round(store: Store, round: int) -> None:
 
 def export_metrics(store: Store, round: int) -> None:
     """`round-01/metrics.json`: {name: {"value", "low", "high", "n", "unit", "better"}} of the round's model."""
-    with whole_file(store.round_folder(round) / "metrics.json", "export") as temporary:
+    with whole_file(store.round_folder(round) / "metrics.json") as temporary:
         temporary.write_text(json.dumps(metric_table(store.metrics(round)), indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
@@ -89,7 +89,7 @@ def before_columns(system: str, history: Turns, with_system: bool, with_history:
 
 def write_lines(file: Path, written: Iterable[Mapping[str, Any]]) -> int:
     count = 0
-    with whole_file(file, "export") as temporary, temporary.open("w", encoding="utf-8", newline="\n") as out:
+    with whole_file(file) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as out:
         for row in written:
             out.write(json_line(row))
             count += 1

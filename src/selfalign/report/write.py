@@ -29,7 +29,7 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
         raise UserError(f"{page} is not called .html: the report is an HTML page, name one")
     text = page_text(folder, linked=page.resolve().parent == folder.resolve())
     try:
-        with whole_file(page, "export") as temporary:
+        with whole_file(page) as temporary:
             temporary.write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
         where = error.filename or page
