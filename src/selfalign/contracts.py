@@ -140,7 +140,7 @@ def check_scorer(part: Scorer, examples: Sequence[Example] = (), context: Contex
             _hold(finite, part, f"{name} of {before.id} is a finite float, not {value!r}")
         new = after.scores.keys() - before.scores.keys()
         accounted = bool(new) or len(after.metadata) > len(before.metadata)
-        _hold(accounted, part, f"each example gets a score, or the reason why not (scores.without_score): {before.id}")
+        _hold(accounted, part, f"each example gets a score, or the reason why not (types.without_score): {before.id}")
         for name in new:
             _hold(is_score_name(name), part, f"a score is named in lower-case letters, digits and underscores, not {name!r}")
     _hold(list(part.score(context, came)) == list(found), part, "the same scores for the same texts and random seed")

@@ -17,7 +17,7 @@ from selfalign.types import Example, FilterResult, derive_seed, is_score_name, u
 class Threshold:
     """Keeps what scores above or below a bound, the bound itself excluded (I-SHEEP, 2408.08072: both judges' scores above 8).
 
-    Drops what has no score too, and what speaks to the judge; see `scores.unusable` for the rules.
+    Drops what has no score too, and what speaks to the judge; see `types.unusable` for the rules.
     """
 
     name: str = "judge_quality"
@@ -143,7 +143,7 @@ def _check_names(part: str, *names: str) -> None:
 class RisingThreshold:
     """Keeps what scores above `first + step·(round - 1)` (the Improve step of ReST, arXiv 2308.08998).
 
-    Drops what has no score too, and what speaks to the judge; see `scores.unusable` for the rules.
+    Drops what has no score too, and what speaks to the judge; see `types.unusable` for the rules.
     """
 
     name: str = "judge_quality"
