@@ -55,9 +55,8 @@ def resolve_model(name: str, weights: bool = True) -> str:
 def may_be_on_hub(name: str) -> bool:
     """Whether it can be the name of a repository of the hub, with `@revision` behind it or without, and of nothing that is on
     this machine."""
-    return (
-        bool(name) and not name.startswith((".", "/", "~")) and name.partition("@")[0].count("/") < 2 and not Path(name).exists()
-    )
+    path = not name or name.startswith((".", "/", "~")) or name.endswith("/") or name.partition("@")[0].count("/") > 1
+    return not path and not Path(name).exists()
 
 
 def located(name: str) -> str:
