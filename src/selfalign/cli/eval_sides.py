@@ -121,7 +121,7 @@ def check_to_measure(
 
 
 def _not_here(sides: Sequence[Side]) -> str:
-    """Which name may be a mistyped folder, as the beginning of a sentence: of a model's name on the hub or a server it is not known.
+    """Which name may be a mistyped folder, as the beginning of a sentence: one on the hub or a server looks the same.
 
     Raises:
         UserError: a folder that holds neither a model nor a run.

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.errors import UserError, die_with_parent
+from selfalign.models.decoding import save_model, set_apart
 from selfalign.models.device import device_count, empty_cache, half_type, only_device, out_of_memory
 from selfalign.models.rendering import make_renderer
 from selfalign.models.rounding import rounded
@@ -82,6 +83,7 @@ def train(spec: dict[str, Any], link: Link) -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(spec["base"], trust_remote_code=False)
     set_seed(spec["seed"] % 2**32)
     model, stored = load_model(spec)
+    apart = set_apart(model)
     limit = min(options["max_length"] or 10**9, window(model.config, tokenizer))
     renderer, loss = make_renderer(tokenizer, spec["format"]), make_loss(options["loss"])
     units, lost = _units(spec, renderer, loss, limit)
@@ -125,7 +127,7 @@ def train(spec: dict[str, Any], link: Link) -> None:
             for name, weight in finished.named_parameters():
                 weight.data = rounded(weight.data, stored, spec["seed"], name)
         steps = steps[: trainer.state.global_step]
-        save(finished, tokenizer, stored, out, average, parts)
+        save(finished, tokenizer, stored, out, apart, average, parts)
         write_synced(work / "result.json", json.dumps(outcome(units, lost, steps, weights, trainer.state.log_history)).encode())
         fault_point("train.model.before-rename")
         publish(_partial(out), out)
@@ -186,11 +188,18 @@ def arguments(spec: dict[str, Any], model: Any, steps: int, work: Path) -> Any:
 
 
 def save(
-    model: Any, tokenizer: Any, stored: Any, out: Path, average: Average | None = None, parts: dict[str, Any] | None = None
+    model: Any,
+    tokenizer: Any,
+    stored: Any,
+    out: Path,
+    apart: dict[str, Any],
+    average: Average | None = None,
+    parts: dict[str, Any] | None = None,
 ) -> None:
     """Model, tokenizer and average into the partial folder next to `out`; an adapter alone where one was trained.
 
     Args:
+        apart: what was `set_apart` from the model.
         parts: the weights to save, where the model has but a part of them.
     """
     partial = _partial(out)
@@ -199,7 +208,7 @@ def save(
     if not adapter:
         model.config.use_cache = True
         model = model.to(stored) if parts is None else model
-    model.save_pretrained(partial, **({} if parts is None else {"state_dict": parts}))
+    save_model(model, partial, apart, **({} if parts is None else {"state_dict": parts}))
     if parts is not None and not adapter:
         model.config.dtype = stored  # not that of the weights in training
         model.config.save_pretrained(partial)
