@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.cache import cache_folder
-from selfalign.errors import UserError
+from selfalign.errors import UserError, in_a_line
 from selfalign.models.files import ADAPTER, INDEX, SMALL, WEIGHTS, check_folder, model_hash, named_by_index, read_json
 from selfalign.types import ModelRef
 
@@ -224,8 +224,9 @@ def _snapshot(name: str, suffixes: Sequence[str], shown: bool = False) -> Path:
     except ImportError as error:
         raise UserError(f"running models needs the package {error.name}; install it with: pip install 'selfalign[hf]'") from error
     except (OSError, ValueError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"model {name!r} cannot be loaded: there is no such folder, and from the hub: {first}") from error
+        raise UserError(
+            f"model {name!r} cannot be loaded: there is no such folder, and from the hub: {in_a_line(error)}"
+        ) from error
 
 
 def _base_of(adapter: Path, weights: bool) -> str:
