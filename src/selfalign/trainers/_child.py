@@ -93,6 +93,8 @@ def train(spec: dict[str, Any], link: Link) -> None:
     found, notes = newest_verified(work, spec["key"]) if link.speaks else (None, [])
     for note in notes:
         link.tell(note=note)
+    if found and (said := _other_number(found, options)):
+        link.tell(note=said)
     found = _agree(found)
     twice = options.get("zero") == 2  # what DeepSpeed then writes has the weights a second time
     _check_room(model, work, len(steps) > options["save_every"], bool(spec.get("average")) or twice)
@@ -269,6 +271,26 @@ def _agree(found: Path | None) -> Path | None:
     choice = [found]
     torch.distributed.broadcast_object_list(choice)
     return choice[0]
+
+
+def _other_number(found: Path, options: dict[str, Any]) -> str:
+    """That a checkpoint was written by another number of processes than go on from it; "" where not. Each of
+    them writes a file of random states, on several machines it may be to a disk of its own. The steps are the same ones, their micro-batches and sums are others.
+
+    Raises:
+        UserError: DeepSpeed wrote it, which reads no other number of parts.
+    """
+    before, now = len([*found.glob("rng_state*.pth")]), _processes()
+    if before in (0, now, int(os.environ.get("LOCAL_WORLD_SIZE", now))):
+        return ""
+    what = f"{found.name} was written by {before} process{'es' if before > 1 else ''}"
+    again = f"start {before} again (--trainer.launch)"
+    if options.get("strategy") == "deepspeed":
+        raise UserError(
+            f"{what}, and DeepSpeed goes on with as many alone: {again}, or remove {found.parent} and the training begins anew"
+        )
+    goes = "1 goes" if now == 1 else f"{now} go"
+    return f"{what}, and {goes} on: the same steps, but not to the same bits; for those stop, and {again}"
 
 
 def _check_room(model: Any, work: Path, checkpoints: bool, averaged: bool) -> None:
