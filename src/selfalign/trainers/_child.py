@@ -274,8 +274,9 @@ def _agree(found: Path | None) -> Path | None:
 
 
 def _other_number(found: Path, options: dict[str, Any]) -> str:
-    """That a checkpoint was written by another number of processes than go on from it; "" where not. Each of
-    them writes a file of random states, on several machines it may be to a disk of its own. The steps are the same ones, their micro-batches and sums are others.
+    """That a checkpoint was written by another number of processes than go on from it; "" where not. The steps are the same ones,
+    their micro-batches and sums are others. Each process writes a file of random states, on several machines it may be to a disk
+    of its own.
 
     Raises:
         UserError: DeepSpeed wrote it, which reads no other number of parts.
