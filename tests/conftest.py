@@ -18,6 +18,8 @@ from tests.tiny import tiny_model, tiny_reward_model
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "PYTHONPATH" in os.environ:  # tests start processes in folders of their own
+    os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, os.environ["PYTHONPATH"].split(os.pathsep)))
 warm.ENVIRONMENT.update(os.environ)
 
 SCRIPTED = ("--model", "scripted", "--engine", "Scripted", "--encoder", "Hashed", "--trainer", "NullTrainer")

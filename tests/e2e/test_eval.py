@@ -226,6 +226,16 @@ def test_wrong_options_are_named_in_one_line(refused: Refused, wrong: tuple[obje
     assert said in refused("eval", "scripted", *ENGINE, *wrong, "--quiet")
 
 
+def test_a_mistyped_folder_is_said_before_what_else_is_missing(refused: Refused, tmp_path: Path) -> None:
+    for folder in ("runs/mine", tmp_path / "mine"):
+        told = refused("eval", folder, *ENGINE)
+        assert f"there is no folder {folder}" in told and "give --held_out FILE" in told
+    assert "there is no folder runs/mine" in refused("eval", "smollm2-135m", "--compare", "runs/mine", *ENGINE)
+    assert f"{tmp_path} is no model folder" in refused("eval", tmp_path, *ENGINE)
+    for folder in ("./mine", "mine/"):
+        assert refused("chat", folder) == f"selfalign: model '{folder}': there is no such folder"
+
+
 def test_only_like_is_compared_with_like(cli: Run, run_folder: Path, held_file: Path, tmp_path: Path) -> None:
     out, fewer = tmp_path / "evals", write_rows(tmp_path / "fewer.jsonl", [json.loads(line) for line in held_file.open()][:6])
     assert cli("eval", "scripted", *ENGINE, "--held_out", held_file, "--out", out, "--quiet").returncode == 0

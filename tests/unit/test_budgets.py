@@ -20,7 +20,7 @@ from selfalign.recipes import isara, isara_paper, isheep, pretrained, self_disti
 from selfalign.seeds.read import read_seeds
 from selfalign.types import Example, ModelRef, Sampling
 from tests.conftest import SCRIPTED, Run
-from tests.files import read_rows, succeeded, write_rows
+from tests.files import read_rows, select, succeeded, write_rows
 from tests.tiny import tiny_model
 
 LONG = "word " * 199 + "end."
@@ -133,3 +133,20 @@ def test_the_bundled_model_knows_english_and_spells_out_other_languages() -> Non
         name: spelled_out(engine, model, read_seeds(examples / name / "seeds.jsonl")) for name in ("german", "json_extraction")
     }
     assert told["german"].startswith("the model's tokens hold 2.8 bytes") and told["json_extraction"] == ""
+
+
+def test_seeds_too_long_for_the_training_are_named_before_it(cli: Run, tmp_path: Path) -> None:
+    model = tiny_model(tmp_path / "model", context=2048)
+    rows = [{"id": f"a{n}", "prompt": f"Say {n}", "response": f"yes {n} " * (60 if n in (2, 5) else 3)} for n in range(8)]
+    seeds = write_rows(tmp_path / "seeds.jsonl", rows)
+    given = ("--model", model, "--validation_share", 0, "--trainer.max_length", 200)
+    name = (
+        "2 of 8 seeds to train on have more tokens than --trainer.max_length 200, and the training drops them as too_long: a2 ("
+    )
+    checked = cli("check", "sft", seeds, *given)
+    assert name in checked.stdout
+    out = tmp_path / "out"
+    done = cli("run", "sft", seeds, *given, "--trainer.max_steps", 1, "--quiet", "--out", out)
+    assert name in done.stderr
+    lost = {evidence for (evidence,) in select(out, "SELECT evidence FROM training WHERE rule = 'too_long'")}
+    assert lost == {"384 tokens, the limit is 200"} and "a2 (384), a5 (384); give --trainer.max_length 384" in checked.stdout

@@ -97,7 +97,7 @@ def test_a_model_card_is_valid_and_tells_what_the_record_tells(store: Store) -> 
         "`aa11`",
         "`bb22`",
         "AutoModelForCausalLM.from_pretrained",
-        "\\u2026/held out.csv",
+        "…/held out.csv",
     ):
         assert told in card, told
     assert "/home/someone" not in card and "PeftModel" not in card
@@ -147,6 +147,20 @@ def test_a_dataset_card_counts_what_the_file_holds(store: Store) -> None:
     assert "A language model wrote 2 of the pairs" in card and "1 of the pairs (round 0) chose the round" in card
     with pytest.raises(UserError, match="xml"):
         data_card(store, format="xml")
+
+
+def test_letters_of_every_script_stay_letters(tmp_path: Path) -> None:
+    words = "réponse : 日本 🙂"
+    options = {"name": words, "stop": [words, "\u202e\u2028"], "proposer": {"part": "a.B", "stop": words}}
+    with Store.open(tmp_path / "run", options) as store:
+        fill(store)
+        cards = (model_card(store, 1), data_card(store, file=f"{words}.jsonl"))
+    for card in cards:
+        (given,) = re.findall(r"^```json\n(.*?)\n```$", card, flags=re.DOTALL | re.MULTILINE)
+        assert words in given and json.loads(given)["stop"] == options["stop"]
+        assert "<code>&#123;&#34;stop&#34;&#58; &#34;réponse &#58; 日本" in card or card is cards[0]
+        assert "\\u00e9" not in card and not {"\u202e", "\u2028"} & set(card)
+    assert words in front(cards[1])["pretty_name"]
 
 
 @pytest.mark.parametrize("base", [HOSTILE, "/models/" + HOSTILE.replace("/", "")])

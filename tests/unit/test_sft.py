@@ -284,6 +284,16 @@ def test_a_training_whose_time_is_up_writes_a_checkpoint_first(
     assert weights(tmp_path / "model") == weights(unbroken[0] / "model")
 
 
+def test_settings_of_decoding_that_cannot_be_saved_cost_no_training(
+    model: Path, unbroken: tuple[Path, TrainResult, Quiet], tmp_path: Path
+) -> None:
+    file = shutil.copytree(model, tmp_path / "start") / "generation_config.json"
+    file.write_text(json.dumps(own := {"do_sample": False, "temperature": 0.7, "eos_token_id": [257, 1]}))
+    SMALL.train(job(file.parent, tmp_path), Quiet())
+    assert own.items() <= json.loads((tmp_path / "model" / file.name).read_text()).items()
+    assert weights(tmp_path / "model") == weights(unbroken[0] / "model")
+
+
 def test_a_damaged_checkpoint_is_passed_over_aloud(
     model: Path, unbroken: tuple[Path, TrainResult, Quiet], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

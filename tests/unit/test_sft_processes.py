@@ -18,8 +18,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from selfalign.errors import UserError
 from selfalign.record.faults import AT
 from selfalign.trainers import SFT
+from selfalign.trainers._child import _other_number
 from tests import warm
 from tests.tiny import tiny_seeing_model
 from tests.unit.test_sft import Quiet, job
@@ -151,3 +153,21 @@ def test_two_processes_go_on_from_the_checkpoint_that_a_kill_left(model: Path, t
     assert 0 < started["done"] < started["total"]
     expected, found = (load_file(tmp_path / name / "model/model.safetensors") for name in ("unbroken", "killed"))
     assert all(torch.equal(found[key], weight) for key, weight in expected.items())
+
+
+def test_another_number_of_processes_goes_on_and_says_so(model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    killed = two_processes(tmp_path / "run", PLAIN, model, **{AT: "train.checkpoint.after-manifest:3"})
+    assert killed.returncode != 0
+    progress, unbroken = Quiet(), PLAIN.train(job(model, tmp_path / "alone"), Quiet())
+    with caplog.at_level("WARNING", "selfalign"):
+        result = PLAIN.train(job(model, tmp_path / "run"), progress)
+    (start,) = [each for each in progress.seen if each[0] == "start"]
+    assert 0 < int(str(start[2])) < int(str(start[1])) and list(result.losses) == pytest.approx(unbroken.losses, rel=1e-4)
+    assert "was written by 2 processes, and 1 goes on: the same steps, but not to the same bits" in caplog.text
+
+
+def test_parts_that_deepspeed_wrote_are_not_read_by_another_number(tmp_path: Path) -> None:
+    for rank in "01":
+        (tmp_path / f"rng_state_{rank}.pth").touch()
+    with pytest.raises(UserError, match=r"start 2 again \(--trainer.launch\), or remove"):
+        _other_number(tmp_path, {"strategy": "deepspeed"})

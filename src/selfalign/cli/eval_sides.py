@@ -11,6 +11,8 @@ from typing import Any
 from selfalign.errors import UserError
 from selfalign.export.base import check_base
 from selfalign.loop.preflight import brought
+from selfalign.models.files import check_folder
+from selfalign.models.names import BUNDLED
 from selfalign.proof.overlap import overlap, systems_decide
 from selfalign.recipe import Recipe
 from selfalign.recipes.evaluations import bring_their_own
@@ -98,8 +100,9 @@ def check_to_measure(
     # Those that are off are not in the recipe.
     if not held_out and not bring_their_own(recipe.evaluators):
         raise UserError(
-            "nothing to measure on: give --held_out FILE (prompts, if possible with reference responses), --held_out safe_helpful"
-            " or in_scope for bundled ones, or an evaluator with data of its own (--truthfulness.file, --lm_eval.tasks)"
+            f"{_not_here(sides)}nothing to measure on: give --held_out FILE (prompts, if possible with reference responses),"
+            " --held_out safe_helpful or in_scope for bundled ones, or an evaluator with data of its own (--truthfulness.file,"
+            " --lm_eval.tasks)"
         )
     known: dict[str, int] = {}
     for side in sides:
@@ -115,6 +118,21 @@ def check_to_measure(
         if side.folder is None and side is not sides[0]:  # the first one is checked by `align`, before anything loads
             recipe.engine.check(ModelRef(side.model), (*seeds, *held_out), recipe.format)
     return known
+
+
+def _not_here(sides: Sequence[Side]) -> str:
+    """Which name may be a mistyped folder, as the beginning of a sentence: one on the hub or a server looks the same.
+
+    Raises:
+        UserError: a folder that holds neither a model nor a run.
+    """
+    for side in (each for each in sides if each.folder is None and not each.seeds):
+        folder = Path(side.model).expanduser()
+        if folder.is_dir():
+            check_folder(folder)
+        elif side.model != BUNDLED:
+            return f"there is no folder {side.model}, and if that is the name of a model, "
+    return ""
 
 
 def check_alike(sides: Sequence[Side], recipe: Recipe, held_out: Sequence[Example]) -> None:

@@ -107,8 +107,8 @@ class SentenceEncoder:
             local = Path(path).is_dir()
             encoder = SentenceTransformer(path, device=self.device, local_files_only=local, model_kwargs=safe)
         except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"no sentence encoder at {path!r} (a folder or a hub name is wanted): {reason}") from error
+            wanted = "a folder or a hub name is wanted"
+            raise UserError(f"no sentence encoder at {path!r} ({wanted}): {in_a_line(error)}") from error
         encoder.to(getattr(torch, _dtype(encoder.device.type) if self.dtype == "auto" else self.dtype))
         return encoder.eval()
 

@@ -20,7 +20,7 @@ from selfalign.models.names import BUNDLED_FROM, BUNDLED_LICENSE, is_bundled
 from selfalign.proof.diversity import GUARDS, OF_THE_DATA, OF_THE_JUDGES
 from selfalign.record import rows
 from selfalign.record.joined import since_round
-from selfalign.record.plain import portable
+from selfalign.record.plain import escaped, portable
 from selfalign.record.status import status, warnings
 from selfalign.record.store import Store
 from selfalign.text import counted, printable
@@ -251,7 +251,7 @@ def _part(options: Any) -> str:
     if not isinstance(options, Mapping):
         return UNKNOWN
     rest = {key: value for key, value in options.items() if key != "part"}
-    return f"{code(str(options.get('part', UNKNOWN)).rpartition('.')[2])} {code(json.dumps(portable(rest)))}"
+    return f"{code(str(options.get('part', UNKNOWN)).rpartition('.')[2])} {code(_readable(portable(rest)))}"
 
 
 def _categories(store: Store, where: str) -> list[tuple[str, str]]:
@@ -324,8 +324,13 @@ def _number(value: float | None) -> str:
     return f"{value:.3f}" if math.isfinite(value) else ("∞" if value > 0 else "-∞")
 
 
+def _readable(value: Any, indent: int | None = None) -> str:
+    """JSON in the letters of every script; only what is no letter of any, or turns the direction of writing, as its code."""
+    return escaped(json.dumps(value, ensure_ascii=False, indent=indent))
+
+
 def _fenced(value: Any) -> str:
-    text = json.dumps(value, indent=1)
+    text = _readable(value, indent=1)
     fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))])
     return f"{fence}json\n{text}\n{fence}"
 

@@ -18,7 +18,7 @@ from selfalign.encoders.blind import encoder_blind
 from selfalign.errors import no_exit
 from selfalign.loop import frames
 from selfalign.loop.aim import aimed
-from selfalign.loop.budgets import measure, short_budgets
+from selfalign.loop.budgets import measure, short_budgets, too_long
 from selfalign.loop.context import Setup, opened
 from selfalign.loop.fluency import spelled_out
 from selfalign.loop.growth import grown, later_rounds
@@ -248,8 +248,8 @@ def _record_seeds(run: Setup) -> None:
                 store.event("given", {"text": text})
     seeds = (*run.shown, *run.validation)
     strange, short = strange_prompts(recipe, seeds, run.held_out), short_budgets(recipe, run.base, seeds, run.held_out)
-    twice = trained_and_validated(recipe, run.shown, run.validation)
-    for text in (aim_warning(recipe, run.validation), *strange, short, replay_warning(recipe, run.shown), twice):
+    twice, cut = trained_and_validated(recipe, run.shown, run.validation), too_long(recipe, run.base, run.shown)
+    for text in (aim_warning(recipe, run.validation), *strange, short, cut, replay_warning(recipe, run.shown), twice):
         if text and all(data.get("text") != text for _, _, data in store.events()):
             _log.warning("%s", text)
             store.event("evaluation", {"text": text})

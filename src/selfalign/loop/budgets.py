@@ -17,6 +17,7 @@ from selfalign.expect.suggest import opening
 from selfalign.loop.method import with_method
 from selfalign.protocols import Engine, EngineLimits, declared
 from selfalign.recipe import Recipe
+from selfalign.text import counted
 from selfalign.types import GREEDY, Example, ModelRef, Request, Sampling, with_template_args
 
 FACTOR, EXTRA = 1.5, 16
@@ -87,6 +88,26 @@ def short_budgets(recipe: Recipe, model: ModelRef, seeds: Sequence[Example], hel
         if needed > sampling.max_tokens
     ]
     return "; ".join(filter(None, (*short, _alike(recipe, answers, lambda text: count(model, [text])[0] - 1))))
+
+
+def too_long(recipe: Recipe, model: ModelRef, seeds: Sequence[Example]) -> str:
+    """Which of the seeds to train on have more tokens than the trainer's `max_length`, so that it drops them; "" for none."""
+    most = getattr(recipe.trainer, "max_length", None)
+    if most is None or not recipe.rounds or not recipe.trains or not recipe.train_seeds:
+        return ""
+    with recipe.engine.open(model, recipe.format) as session:
+        asked = [Request(each.id, prompt=each.prompt, history=each.history, system=each.system) for each in seeds]
+        whole = [session.render(request) + seed.response.strip() for request, seed in zip(asked, seeds, strict=True)]
+    sizes = zip(seeds, declared(recipe.engine, EngineLimits).token_lengths(model, whole), strict=True)
+    found = sorted(((size, seed.id) for seed, size in sizes if size > most), key=lambda each: -each[0])
+    if not found:
+        return ""
+    named = ", ".join(f"{name} ({size})" for size, name in found[:5]) + (" …" if len(found) > 5 else "")
+    return (
+        f"{len(found)} of {counted(len(seeds), 'seed')} to train on {'has' if len(found) == 1 else 'have'} more tokens than"
+        f" --trainer.max_length {most}, and the training drops them as too_long: {named}; give --trainer.max_length"
+        f" {found[0][0]}, or shorten them"
+    )
 
 
 def _alike(recipe: Recipe, answers: Sequence[str], tokens: Callable[[str], int]) -> str:

@@ -12,7 +12,7 @@ from selfalign.encoders.blind import encoder_blind
 from selfalign.encoders.checked import opened
 from selfalign.expect.spec import parse_all
 from selfalign.expect.suggest import suggested
-from selfalign.loop.budgets import Budgets, measure, short_budgets
+from selfalign.loop.budgets import Budgets, measure, short_budgets, too_long
 from selfalign.loop.caveats import caveats
 from selfalign.loop.fluency import spelled_out
 from selfalign.loop.method import memory_lines, memory_warnings, method_choice, unknown_memory
@@ -58,6 +58,7 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
         spelled_out(recipe.engine, base, seeds) if generates else "",
         fewer_than_asked(recipe, shown),
         short_budgets(recipe, base, seeds, held_out),
+        too_long(recipe, base, shown),
         *strange_prompts(recipe, seeds, held_out),
         too_few(len(validation), "validation seeds") if recipe.rounds and recipe.trains else "",
         aim_warning(recipe, validation),

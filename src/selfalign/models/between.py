@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.errors import UserError
+from selfalign.models.decoding import save_model
 from selfalign.models.files import ADAPTER
 from selfalign.models.names import located, quiet
 from selfalign.models.rounding import rounded
@@ -36,7 +37,7 @@ def write_between(start: ModelRef, trained: ModelRef, share: float, out: Path) -
             if name not in first or first[name].shape != weight.shape:
                 raise UserError(f"{source}: its weight {name} has no like in the start model, so nothing lies between the two")
             weight.copy_(rounded(first[name].float().lerp(weight.float(), share), weight.dtype, 0, name))
-        model.save_pretrained(out)
+        save_model(model, out)
     _copy(source, out)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from selfalign.errors import RunFailed, UserError, first_line
+from selfalign.errors import RunFailed, UserError, in_a_line
 from selfalign.models.device import choose_device, empty_cache, out_of_memory
 from selfalign.models.limits import bounded
 from selfalign.models.names import located, quiet, resolve_model
@@ -60,7 +60,7 @@ def load(classifier: str, device: str) -> tuple[Any, Any]:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         if out_of_memory(error):
             raise
-        raise UserError(f"classifier {classifier!r} cannot be loaded: {first_line(error)}") from error
+        raise UserError(f"classifier {classifier!r} cannot be loaded: {in_a_line(error)}") from error
     # transformers would fill in random weights, and the figures would look like any others.
     if missing := sorted(loaded["missing_keys"]):
         what = f"classifier {classifier!r} lacks the weights {', '.join(map(repr, missing[:3]))}"

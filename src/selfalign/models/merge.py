@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.errors import RunFailed, UserError
+from selfalign.models.decoding import save_model
 from selfalign.models.names import located, quiet
 from selfalign.models.rendering import Renderer, make_renderer
 from selfalign.text import printable
@@ -61,7 +62,7 @@ def write_merged(model: ModelRef, out: Path, asked: Sequence[Example], format: F
         narrow, problem = AutoConfig.from_pretrained(located(model.base)).dtype or torch.float32, ""
         for kind in dict.fromkeys((narrow, torch.float32)):
             shutil.rmtree(out, ignore_errors=True)
-            merged(_adapted(model)).to(kind).save_pretrained(out)
+            save_model(merged(_adapted(model)).to(kind), out)
             tokenizer.save_pretrained(out)
             if not (problem := _difference(load_float32(str(out)), renderer, said)):
                 if kind != narrow:

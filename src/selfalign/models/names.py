@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.cache import cache_folder
-from selfalign.errors import UserError, first_line
+from selfalign.errors import UserError, in_a_line
 from selfalign.models.files import ADAPTER, INDEX, SMALL, WEIGHTS, check_folder, model_hash, named_by_index, read_json
 from selfalign.types import ModelRef
 
@@ -55,9 +55,8 @@ def resolve_model(name: str, weights: bool = True) -> str:
 def may_be_on_hub(name: str) -> bool:
     """Whether it can be the name of a repository of the hub, with `@revision` behind it or without, and of nothing that is on
     this machine."""
-    return (
-        bool(name) and not name.startswith((".", "/", "~")) and name.partition("@")[0].count("/") < 2 and not Path(name).exists()
-    )
+    path = not name or name.startswith((".", "/", "~")) or name.endswith("/") or name.partition("@")[0].count("/") > 1
+    return not path and not Path(name).exists()
 
 
 def located(name: str) -> str:
@@ -226,7 +225,7 @@ def _snapshot(name: str, suffixes: Sequence[str], shown: bool = False) -> Path:
         raise UserError(f"running models needs the package {error.name}; install it with: pip install 'selfalign[hf]'") from error
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
-            f"model {name!r} cannot be loaded: there is no such folder, and from the hub: {first_line(error)}"
+            f"model {name!r} cannot be loaded: there is no such folder, and from the hub: {in_a_line(error)}"
         ) from error
 
 

@@ -26,8 +26,9 @@ def json_line(row: Mapping[str, Any]) -> str:
 
 
 def escaped(text: str) -> str:
-    """As `printable`, but with its code in place of each character left out: `\\u009b`, as JSON writes it too."""
-    return "".join(char if printable(char) else f"\\u{ord(char):04x}" for char in text)
+    """As `printable`, but with its code in place of each character left out: `\\u009b`, as JSON writes it too; and of the two
+    that some readers break lines at."""
+    return "".join(char if printable(char) and char not in "\u2028\u2029" else f"\\u{ord(char):04x}" for char in text)
 
 
 def metric_table(metrics: Iterable[Metric]) -> dict[str, dict[str, Any]]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from selfalign.errors import UserError, die_with_parent
+from selfalign.models.decoding import save_model, set_apart
 from selfalign.models.device import device_count, empty_cache, half_type, only_device, out_of_memory
 from selfalign.models.rendering import make_renderer
 from selfalign.models.rounding import rounded
@@ -82,6 +83,7 @@ def train(spec: dict[str, Any], link: Link) -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(spec["base"], trust_remote_code=False)
     set_seed(spec["seed"] % 2**32)
     model, stored = load_model(spec)
+    apart = set_apart(model)
     limit = min(options["max_length"] or 10**9, window(model.config, tokenizer))
     renderer, loss = make_renderer(tokenizer, spec["format"]), make_loss(options["loss"])
     units, lost = _units(spec, renderer, loss, limit)
@@ -91,6 +93,8 @@ def train(spec: dict[str, Any], link: Link) -> None:
     found, notes = newest_verified(work, spec["key"]) if link.speaks else (None, [])
     for note in notes:
         link.tell(note=note)
+    if found and (said := _other_number(found, options)):
+        link.tell(note=said)
     found = _agree(found)
     twice = options.get("zero") == 2  # what DeepSpeed then writes has the weights a second time
     _check_room(model, work, len(steps) > options["save_every"], bool(spec.get("average")) or twice)
@@ -125,7 +129,7 @@ def train(spec: dict[str, Any], link: Link) -> None:
             for name, weight in finished.named_parameters():
                 weight.data = rounded(weight.data, stored, spec["seed"], name)
         steps = steps[: trainer.state.global_step]
-        save(finished, tokenizer, stored, out, average, parts)
+        save(finished, tokenizer, stored, out, apart, average, parts)
         write_synced(work / "result.json", json.dumps(outcome(units, lost, steps, weights, trainer.state.log_history)).encode())
         fault_point("train.model.before-rename")
         publish(_partial(out), out)
@@ -186,11 +190,18 @@ def arguments(spec: dict[str, Any], model: Any, steps: int, work: Path) -> Any:
 
 
 def save(
-    model: Any, tokenizer: Any, stored: Any, out: Path, average: Average | None = None, parts: dict[str, Any] | None = None
+    model: Any,
+    tokenizer: Any,
+    stored: Any,
+    out: Path,
+    apart: dict[str, Any],
+    average: Average | None = None,
+    parts: dict[str, Any] | None = None,
 ) -> None:
     """Model, tokenizer and average into the partial folder next to `out`; an adapter alone where one was trained.
 
     Args:
+        apart: what was `set_apart` from the model.
         parts: the weights to save, where the model has but a part of them.
     """
     partial = _partial(out)
@@ -199,7 +210,7 @@ def save(
     if not adapter:
         model.config.use_cache = True
         model = model.to(stored) if parts is None else model
-    model.save_pretrained(partial, **({} if parts is None else {"state_dict": parts}))
+    save_model(model, partial, apart, **({} if parts is None else {"state_dict": parts}))
     if parts is not None and not adapter:
         model.config.dtype = stored  # not that of the weights in training
         model.config.save_pretrained(partial)
@@ -256,6 +267,27 @@ def _agree(found: Path | None) -> Path | None:
     choice = [found]
     torch.distributed.broadcast_object_list(choice)
     return choice[0]
+
+
+def _other_number(found: Path, options: dict[str, Any]) -> str:
+    """That a checkpoint was written by another number of processes than go on from it; "" where not. The steps are the same ones,
+    their micro-batches and sums are others. Each process writes a file of random states, on several machines it may be to a disk
+    of its own.
+
+    Raises:
+        UserError: DeepSpeed wrote it, which reads no other number of parts.
+    """
+    before, now = len([*found.glob("rng_state*.pth")]), _processes()
+    if before in (0, now, int(os.environ.get("LOCAL_WORLD_SIZE", now))):
+        return ""
+    what = f"{found.name} was written by {before} process{'es' if before > 1 else ''}"
+    again = f"start {before} again (--trainer.launch)"
+    if options.get("strategy") == "deepspeed":
+        raise UserError(
+            f"{what}, and DeepSpeed goes on with as many alone: {again}, or remove {found.parent} and the training begins anew"
+        )
+    goes = "1 goes" if now == 1 else f"{now} go"
+    return f"{what}, and {goes} on: the same steps, but not to the same bits; for those stop, and {again}"
 
 
 def _check_room(model: Any, work: Path, checkpoints: bool, averaged: bool) -> None:
