@@ -18,6 +18,7 @@ from selfalign.models.names import resolve_model
 from selfalign.recipe import Recipe
 from selfalign.recipes import isara, isara_paper, isheep, pretrained, self_distill
 from selfalign.seeds.read import read_seeds
+from selfalign.trainers import NullTrainer
 from selfalign.types import Example, ModelRef, Sampling
 from tests.conftest import SCRIPTED, Run
 from tests.files import read_rows, select, succeeded, write_rows
@@ -150,3 +151,19 @@ def test_seeds_too_long_for_the_training_are_named_before_it(cli: Run, tmp_path:
     assert name in done.stderr
     lost = {evidence for (evidence,) in select(out, "SELECT evidence FROM training WHERE rule = 'too_long'")}
     assert lost == {"384 tokens, the limit is 200"} and "a2 (384), a5 (384); give --trainer.max_length 384" in checked.stdout
+
+
+def test_a_category_too_small_to_be_validated_is_named() -> None:
+    named = tuple(
+        replace(seed, category="other", id=f"{seed.id}-{n}", prompt=f"{n}: {seed.prompt}") for n in range(8) for seed in SEEDS
+    )
+    recipe = replace(isara(), engine=Scripted(), encoder=Hashed(), trainer=NullTrainer())
+    for few, warned in ((4, True), (16, False)):
+        seeds = tuple(replace(seed, category="rare") if place < few else seed for place, seed in enumerate(named))
+        said = [
+            text for text in checkup(recipe, "scripted", seeds, ())["warnings"] if "the round is chosen by the others" in text
+        ]
+        assert len(said) == warned
+    seeds = tuple(replace(seed, category="rare") if place < 4 else seed for place, seed in enumerate(named))
+    said = " ".join(checkup(recipe, "scripted", seeds, ())["warnings"])
+    assert "of the 13 validation seeds the category 'rare' with 4 of 64 seeds has 1:" in said

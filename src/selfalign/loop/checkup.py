@@ -18,7 +18,14 @@ from selfalign.loop.fluency import spelled_out
 from selfalign.loop.method import memory_lines, memory_warnings, method_choice, unknown_memory
 from selfalign.loop.parts import tried
 from selfalign.loop.plan import plan, plan_text
-from selfalign.loop.preflight import aim_warning, fewer_than_asked, prepared, strange_prompts, trained_and_validated
+from selfalign.loop.preflight import (
+    aim_warning,
+    fewer_than_asked,
+    prepared,
+    strange_prompts,
+    trained_and_validated,
+    uneven_categories,
+)
 from selfalign.loop.prompts import prompt_facts, prompt_texts, prompt_warnings
 from selfalign.loop.shortcuts import audited, shortcut_warning
 from selfalign.proof.seed_rules import harmful, void_on_seeds
@@ -61,6 +68,7 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
         too_long(recipe, base, shown),
         *strange_prompts(recipe, seeds, held_out),
         too_few(len(validation), "validation seeds") if recipe.rounds and recipe.trains else "",
+        uneven_categories(seeds, validation) if recipe.rounds and recipe.trains else "",
         aim_warning(recipe, validation),
         trained_and_validated(recipe, shown, validation),
         shortcut_warning(recipe, seeds, held_out, shortcuts),
