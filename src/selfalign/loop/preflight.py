@@ -330,16 +330,16 @@ def fewer_than_asked(recipe: Recipe, seeds: Sequence[Example]) -> str:
 
 
 def uneven_categories(seeds: Sequence[Example], validation: Sequence[Example]) -> str:
-    """Which category is so small beside the largest (an eighth, our own choice) that the validation seeds cannot tell of it, while
-    the others choose the round; "" for none. Many small categories are no kinds apart but topics, so two to four are looked at."""
+    """Which category is so small beside the largest (an eighth, our own choice) that the validation seeds cannot tell of it; ""
+    for none. Many small categories are no kinds apart but topics, so two to four are looked at."""
     sizes, held = (Counter(each.category for each in examples if each.category) for examples in (seeds, validation))
     small = [name for name, size in sizes.items() if 8 * size <= max(sizes.values()) and held[name] < LEAST]
     if not validation or not small or len(sizes) > 4:
         return ""
     said = ", ".join(f"{name!r} with {sizes[name]} of {len(seeds)} seeds has {held[name]}" for name in small)
     return (
-        f"of the {counted(len(validation), 'validation seed')} the category {said}: the round is chosen by the others, and what is"
-        f" lost there shows in no figure; give more such seeds, or --held_out with at least {LEAST} of them"
+        f"of the {counted(len(validation), 'validation seed')} the category {said}: the round is chosen by the others, and what"
+        f" is lost there shows in no figure; give more such seeds, or --held_out with at least {LEAST} of them"
     )
 
 
