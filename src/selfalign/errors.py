@@ -91,11 +91,6 @@ def exit_place(stop: SystemExit) -> str:
     return f"ends the program{place} (exit code {stop.code!r}), which a part must not; raise an error instead"
 
 
-def first_line(error: BaseException) -> str:
-    """Of what a library raised; its type where it has no text."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
 def in_a_line(error: BaseException) -> str:
     """What a library raised, for the middle of a sentence: its first line, with the next one where that only announces it, or its
     type if it has no text."""

@@ -18,11 +18,10 @@ from selfalign.models.names import resolve_model
 from selfalign.recipe import Recipe
 from selfalign.recipes import isara, isara_paper, isheep, pretrained, self_distill
 from selfalign.seeds.read import read_seeds
-from selfalign.trainers import NullTrainer
 from selfalign.types import Example, ModelRef, Sampling
 from tests.conftest import SCRIPTED, Run
 from tests.files import read_rows, select, succeeded, write_rows
-from tests.tiny import tiny_model
+from tests.tiny import START, tiny_model
 
 LONG = "word " * 199 + "end."
 SEEDS = tuple(Example(f"s{n}", f"Question number {n}?", LONG if n == 3 else "Short.", slot=n) for n in range(8))
@@ -136,34 +135,45 @@ def test_the_bundled_model_knows_english_and_spells_out_other_languages() -> Non
     assert told["german"].startswith("the model's tokens hold 2.8 bytes") and told["json_extraction"] == ""
 
 
-def test_seeds_too_long_for_the_training_are_named_before_it(cli: Run, tmp_path: Path) -> None:
-    model = tiny_model(tmp_path / "model", context=2048)
+def begun(folder: Path) -> Path:
+    """A model whose tokenizer begins texts with a token, as Llama's does: one more where no template writes it."""
+    from tokenizers.processors import TemplateProcessing
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.bos_token = START
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{START} $A", special_tokens=[(START, tokenizer.bos_token_id)]
+    )
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(("format", "size"), [("chat", 384), ("plain", 385)])
+def test_seeds_too_long_for_the_training_are_named_before_it(cli: Run, tmp_path: Path, format: str, size: int) -> None:
+    model = begun(tiny_model(tmp_path / "model", context=2048))
     rows = [{"id": f"a{n}", "prompt": f"Say {n}", "response": f"yes {n} " * (60 if n in (2, 5) else 3)} for n in range(8)]
     seeds = write_rows(tmp_path / "seeds.jsonl", rows)
-    given = ("--model", model, "--validation_share", 0, "--trainer.max_length", 200)
-    name = (
-        "2 of 8 seeds to train on have more tokens than --trainer.max_length 200, and the training drops them as too_long: a2 ("
-    )
-    checked = cli("check", "sft", seeds, *given)
-    assert name in checked.stdout
+    given = ("--model", model, "--format", format, "--validation_share", 0, "--trainer.max_length")
+    named = f"2 of 8 seeds to train on have more tokens than --trainer.max_length {size - 1}, and the training drops them"
+    checked = cli("check", "sft", seeds, *given, size - 1)
+    assert f"{named} as too_long: a2 ({size}), a5 ({size}); give --trainer.max_length {size}" in checked.stdout
+    assert "drops them as too_long" not in cli("check", "sft", seeds, *given, size).stdout
     out = tmp_path / "out"
-    done = cli("run", "sft", seeds, *given, "--trainer.max_steps", 1, "--quiet", "--out", out)
-    assert name in done.stderr
+    done = cli("run", "sft", seeds, *given, size - 1, "--trainer.max_steps", 1, "--quiet", "--out", out)
+    assert named in done.stderr
     lost = {evidence for (evidence,) in select(out, "SELECT evidence FROM training WHERE rule = 'too_long'")}
-    assert lost == {"384 tokens, the limit is 200"} and "a2 (384), a5 (384); give --trainer.max_length 384" in checked.stdout
+    assert lost == {f"{size} tokens, the limit is {size - 1}"}
 
 
-def test_a_category_too_small_to_be_validated_is_named() -> None:
-    named = tuple(
-        replace(seed, category="other", id=f"{seed.id}-{n}", prompt=f"{n}: {seed.prompt}") for n in range(8) for seed in SEEDS
-    )
-    recipe = replace(isara(), engine=Scripted(), encoder=Hashed(), trainer=NullTrainer())
+def test_a_category_too_small_to_be_validated_is_named(cli: Run, tmp_path: Path) -> None:
+    said = "of the 13 validation seeds the category 'rare' with 4 of 64 seeds has 1: the round is chosen by the others"
     for few, warned in ((4, True), (16, False)):
-        seeds = tuple(replace(seed, category="rare") if place < few else seed for place, seed in enumerate(named))
-        said = [
-            text for text in checkup(recipe, "scripted", seeds, ())["warnings"] if "the round is chosen by the others" in text
+        rows = [
+            {"prompt": f"What is {n} and {n + n % 7}?", "response": f"That is {n}.", "category": "rare" if n < few else "often"}
+            for n in range(64)
         ]
-        assert len(said) == warned
-    seeds = tuple(replace(seed, category="rare") if place < 4 else seed for place, seed in enumerate(named))
-    said = " ".join(checkup(recipe, "scripted", seeds, ())["warnings"])
-    assert "of the 13 validation seeds the category 'rare' with 4 of 64 seeds has 1:" in said
+        seeds = write_rows(tmp_path / f"{few}.jsonl", rows)
+        checked = cli("check", "isara", seeds, *SCRIPTED)
+        done = cli("run", "isara", seeds, *SCRIPTED, "--per_round", 4, "--rounds", 1, "--quiet", "--out", tmp_path / f"out{few}")
+        assert (said in checked.stdout) == (said in done.stderr) == warned, (checked.stdout, done.stderr)

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selfalign.errors import ProcessDied, RunFailed, UserError, first_line
+from selfalign.errors import ProcessDied, RunFailed, UserError
 from selfalign.models import cluster
-from selfalign.models.cluster import last_line, own
+from selfalign.models.cluster import first_line, last_line, own
 from selfalign.protocols import Engine, Session
 from selfalign.types import Format, ModelRef
 

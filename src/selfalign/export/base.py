@@ -1,13 +1,11 @@
-"""What exports need of models: whether a base is still the one that was trained on, and how a folder's tokenizer renders."""
+"""What exports need of models: whether a base is still the one that was trained on."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from selfalign.errors import UserError
-from selfalign.models.names import may_be_on_hub, quiet, resolve_ref
-from selfalign.models.rendering import Renderer, make_renderer
+from selfalign.models.names import may_be_on_hub, resolve_ref
 from selfalign.record.store import Store
 from selfalign.types import ModelRef
 
@@ -32,12 +30,3 @@ def check_base(store: Store, round: int) -> None:
         raise UserError(f"{about}, which is not there any more: put it back there, or a link to where it is now")
     if resolve_ref(ModelRef(base.base, base.adapter)).hash != base.hash:
         raise UserError(f"{about}, and another one lies there than the run began with: put that one back")
-
-
-def folder_renderer(folder: Path, format: Any) -> Renderer:
-    """The renderer of the tokenizer in a model's folder, in the format of a run."""
-    from transformers import AutoTokenizer
-
-    with quiet():
-        tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
-    return make_renderer(tokenizer, format)

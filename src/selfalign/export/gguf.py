@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 from selfalign.errors import UserError, handle_signals
 from selfalign.export import llama_cpp
-from selfalign.export.base import check_base, folder_renderer
+from selfalign.export.base import check_base
 from selfalign.export.cards import model_card
 from selfalign.export.gguf_proof import REFERENCES, TOKENS, Proof, canaries, check_modelfile, check_tokens, compare, judge
 from selfalign.export.ollama import Conversation, go_template, modelfile, refuse_dates
 from selfalign.models.merge import load_float32, write_merged
-from selfalign.models.rendering import Renderer
+from selfalign.models.rendering import Renderer, folder_renderer
 from selfalign.models.sizes import read_sizes
 from selfalign.models.templates import Template
 from selfalign.record.disk import free_folder, require_space, whole_folder

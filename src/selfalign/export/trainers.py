@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from selfalign.errors import UserError
-from selfalign.export.base import folder_renderer
 from selfalign.export.data import Said, messages
 from selfalign.models.names import located, may_be_on_hub
-from selfalign.models.rendering import Renderer
+from selfalign.models.rendering import Renderer, folder_renderer
 from selfalign.record import rows
 from selfalign.record.disk import free_folder, whole_folder
 from selfalign.record.exports import best_round, write_lines

@@ -18,7 +18,7 @@ from selfalign.encoders.blind import encoder_blind
 from selfalign.errors import no_exit
 from selfalign.loop import frames
 from selfalign.loop.aim import aimed
-from selfalign.loop.budgets import measure, short_budgets, too_long
+from selfalign.loop.budgets import measure
 from selfalign.loop.context import Setup, opened
 from selfalign.loop.fluency import spelled_out
 from selfalign.loop.growth import grown, later_rounds
@@ -34,11 +34,12 @@ from selfalign.loop.guards import (
 )
 from selfalign.loop.method import memory_warnings, method_choice, unknown_memory
 from selfalign.loop.plan import plan, plan_text
-from selfalign.loop.preflight import aim_warning, fewer_than_asked, prepared, strange_prompts, trained_and_validated
+from selfalign.loop.preflight import fewer_than_asked, prepared
 from selfalign.loop.progress import Quiet, on_screen
 from selfalign.loop.prompts import replay_warning
 from selfalign.loop.replay import make_replay
 from selfalign.loop.review import reviewed, waited_for
+from selfalign.loop.seed_warnings import seed_warnings
 from selfalign.loop.stages import evaluate, generate, train
 from selfalign.loop.vectors import RunVectors
 from selfalign.loop.versions import software
@@ -246,10 +247,8 @@ def _record_seeds(run: Setup) -> None:
             for text in recipe.prompt_notes:
                 _log.warning("%s", text)
                 store.event("given", {"text": text})
-    seeds = (*run.shown, *run.validation)
-    strange, short = strange_prompts(recipe, seeds, run.held_out), short_budgets(recipe, run.base, seeds, run.held_out)
-    twice, cut = trained_and_validated(recipe, run.shown, run.validation), too_long(recipe, run.base, run.shown)
-    for text in (aim_warning(recipe, run.validation), *strange, short, cut, replay_warning(recipe, run.shown), twice):
+    warnings = seed_warnings(recipe, run.base, run.shown, run.validation, run.held_out)
+    for text in (*warnings, replay_warning(recipe, run.shown)):
         if text and all(data.get("text") != text for _, _, data in store.events()):
             _log.warning("%s", text)
             store.event("evaluation", {"text": text})

@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from selfalign.encoders import HiddenState
 from selfalign.encoders.blind import encoder_blind
 from selfalign.expect.suggest import opening
 from selfalign.loop.method import with_method
+from selfalign.models.names import located
+from selfalign.models.rendering import folder_renderer
 from selfalign.protocols import Engine, EngineLimits, declared
 from selfalign.recipe import Recipe
 from selfalign.text import counted
@@ -95,11 +98,11 @@ def too_long(recipe: Recipe, model: ModelRef, seeds: Sequence[Example]) -> str:
     most = getattr(recipe.trainer, "max_length", None)
     if most is None or not recipe.rounds or not recipe.trains or not recipe.train_seeds:
         return ""
-    with recipe.engine.open(model, recipe.format) as session:
-        asked = [Request(each.id, prompt=each.prompt, history=each.history, system=each.system) for each in seeds]
-        whole = [session.render(request) + seed.response.strip() for request, seed in zip(asked, seeds, strict=True)]
-    sizes = zip(seeds, declared(recipe.engine, EngineLimits).token_lengths(model, whole), strict=True)
-    found = sorted(((size, seed.id) for seed, size in sizes if size > most), key=lambda each: -each[0])
+    if not (folder := Path(located(model.base))).is_dir():  # a name for the scripted engine
+        return ""
+    renderer = folder_renderer(folder, recipe.format)
+    sizes = [len(renderer.training_ids(each.prompt, each.response, each.history, each.system)[0]) for each in seeds]
+    found = sorted(((size, seed.id) for seed, size in zip(seeds, sizes, strict=True) if size > most), key=lambda each: -each[0])
     if not found:
         return ""
     named = ", ".join(f"{name} ({size})" for size, name in found[:5]) + (" …" if len(found) > 5 else "")

@@ -12,21 +12,15 @@ from selfalign.encoders.blind import encoder_blind
 from selfalign.encoders.checked import opened
 from selfalign.expect.spec import parse_all
 from selfalign.expect.suggest import suggested
-from selfalign.loop.budgets import Budgets, measure, short_budgets, too_long
+from selfalign.loop.budgets import Budgets, measure
 from selfalign.loop.caveats import caveats
 from selfalign.loop.fluency import spelled_out
 from selfalign.loop.method import memory_lines, memory_warnings, method_choice, unknown_memory
 from selfalign.loop.parts import tried
 from selfalign.loop.plan import plan, plan_text
-from selfalign.loop.preflight import (
-    aim_warning,
-    fewer_than_asked,
-    prepared,
-    strange_prompts,
-    trained_and_validated,
-    uneven_categories,
-)
+from selfalign.loop.preflight import fewer_than_asked, prepared
 from selfalign.loop.prompts import prompt_facts, prompt_texts, prompt_warnings
+from selfalign.loop.seed_warnings import seed_warnings
 from selfalign.loop.shortcuts import audited, shortcut_warning
 from selfalign.proof.seed_rules import harmful, void_on_seeds
 from selfalign.proof.stats import too_few
@@ -64,13 +58,8 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
         f"{blind}; the model's own hidden states are used instead" if recipe.encoder != chosen else blind,
         spelled_out(recipe.engine, base, seeds) if generates else "",
         fewer_than_asked(recipe, shown),
-        short_budgets(recipe, base, seeds, held_out),
-        too_long(recipe, base, shown),
-        *strange_prompts(recipe, seeds, held_out),
+        *seed_warnings(recipe, base, shown, validation, held_out),
         too_few(len(validation), "validation seeds") if recipe.rounds and recipe.trains else "",
-        uneven_categories(seeds, validation) if recipe.rounds and recipe.trains else "",
-        aim_warning(recipe, validation),
-        trained_and_validated(recipe, shown, validation),
         shortcut_warning(recipe, seeds, held_out, shortcuts),
         "" if choice else unknown_memory(recipe, base),
         "" if recipe.trains or not recipe.rounds else "nothing is trained: each round goes on with the base model",

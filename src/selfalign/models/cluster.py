@@ -158,6 +158,10 @@ def own(error: BaseException) -> BaseException | None:
     return cause if isinstance(cause, Exception) else None
 
 
+def first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def last_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()[::-1]), type(error).__name__)
 

@@ -31,17 +31,19 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from selfalign.errors import UserError
 from selfalign.models.layouts import Layout, Stops, Tokenizer, fold, layout
 from selfalign.models.marks import marks_in
+from selfalign.models.names import quiet
 from selfalign.models.templates import Template, read_template
 from selfalign.models.thinking import MARKERS, split_thinking
 from selfalign.text import counted
 from selfalign.types import Example, Format, Turns
 
-__all__ = ["IGNORE", "NOTES", "Renderer", "Stops", "make_renderer", "preflight", "under"]
+__all__ = ["IGNORE", "NOTES", "Renderer", "Stops", "folder_renderer", "make_renderer", "preflight", "under"]
 
 IGNORE = -100
 """The label of a position that is not trained on."""
@@ -223,6 +225,15 @@ def make_renderer(tokenizer: Tokenizer, format: Format = "auto") -> Renderer:
         raise UserError("the model has no chat template; use format plain (or auto)")
     thoughts = bool(given.pop("keep_thinking", False))
     return Renderer(tokenizer, "chat", special, read_template(tokenizer, special, given, thoughts))
+
+
+def folder_renderer(folder: Path, format: Format) -> Renderer:
+    """The renderer of the tokenizer in a model's folder."""
+    from transformers import AutoTokenizer
+
+    with quiet():
+        tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    return make_renderer(tokenizer, format)
 
 
 def preflight(renderer: Renderer, examples: Sequence[Example], context_length: int) -> list[str]:

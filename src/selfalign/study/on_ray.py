@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from selfalign.errors import UserError, first_line
+from selfalign.errors import UserError
 from selfalign.models import cluster
 from selfalign.models.files import model_hash
 from selfalign.record.lock import NAME, is_locked
@@ -90,7 +90,7 @@ class OnRay:
                 except (TimeoutError, ray.exceptions.RayError) as error:
                     if (cause := cluster.own(error)) is not None:
                         raise cause from error
-                    _log.warning("%s: a node does not answer (%s)", WHO, first_line(error))
+                    _log.warning("%s: a node does not answer (%s)", WHO, cluster.first_line(error))
                     continue
                 if not told:
                     self._greet(*found)
@@ -138,7 +138,7 @@ class Away:
             self._kill()
             if (cause := cluster.own(error)) is not None:
                 raise cause from error
-            return Ended(None, first_line(error), self._where)
+            return Ended(None, cluster.first_line(error), self._where)
         if not self._where:
             self._where = f" on node {done.result()[0]}"
             self._greet(*done.result())
