@@ -815,7 +815,7 @@ def test_categories_that_differ_in_spelling_alone_are_told(cli: Run, tmp_path: P
     told = cli("check", "isara", str(tmp_path / "seeds.jsonl"), "--held_out", str(tmp_path / "test.jsonl"), *SCRIPTED).stdout
     assert "note: 'harmless', 'Harmless' are 2 categories, and differ in case, spaces or hyphens alone; write one" in told
     assert "the category 'Harmful' is not 'harmful'; rename it, or give --refusal.harmful Harmful" in told
-    assert "warning: held-out prompts have the category 'HARMLESS' where the seeds have 'Harmless', 'Harmful' where" in told
+    assert "warning: held-out prompts have the category 'HARMLESS' where the seeds have 'harmless', 'Harmful' where" in told
     same = [
         Example(str(at), "p", "r", category=name) for at, name in enumerate(("out of scope", "Out-of-scope", "out_of_scopes"))
     ]

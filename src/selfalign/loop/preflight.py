@@ -304,7 +304,8 @@ def _other_language(seeds: Sequence[Example], examples: Sequence[Example], what:
 
 def _strange_categories(seeds: Sequence[Example], held_out: Sequence[Example]) -> str:
     """Which categories of held-out prompts no seed has, though the seeds have one that differs in its spelling alone."""
-    taught = {plain_name(seed.category): seed.category for seed in seeds if seed.category}
+    sizes = Counter(seed.category for seed in seeds if seed.category)
+    taught = {plain_name(name): name for name in sorted(sizes, key=lambda name: (sizes[name], name))}  # of several the commonest
     strange = sorted({example.category for example in held_out} - {seed.category for seed in seeds})
     alike = [(one, taught[plain_name(one)]) for one in strange if plain_name(one) in taught]
     said = ", ".join(f"{one!r} where the seeds have {other!r}" for one, other in alike[:3])
