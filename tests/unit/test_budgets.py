@@ -164,6 +164,11 @@ def test_seeds_too_long_for_the_training_are_named_before_it(cli: Run, tmp_path:
     assert named in done.stderr
     lost = {evidence for (evidence,) in select(out, "SELECT evidence FROM training WHERE rule = 'too_long'")}
     assert lost == {f"{size} tokens, the limit is {size - 1}"}
+    for command in (("check",), ("run", "--out", tmp_path / "none")):
+        stopped = cli(command[0], "sft", seeds, *given, 8, *command[1:])
+        assert "each of the 8 seeds to train on has more tokens than --trainer.max_length 8, so that none" in stopped.stderr
+        assert f"a2 ({size}), a5 ({size})" in stopped.stderr and stopped.returncode == 2
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_category_too_small_to_be_validated_is_named(cli: Run, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from selfalign.encoders import HiddenState
 from selfalign.encoders.blind import encoder_blind
+from selfalign.errors import UserError
 from selfalign.expect.suggest import opening
 from selfalign.loop.method import with_method
 from selfalign.models.names import located
@@ -94,7 +95,11 @@ def short_budgets(recipe: Recipe, model: ModelRef, seeds: Sequence[Example], hel
 
 
 def too_long(recipe: Recipe, model: ModelRef, seeds: Sequence[Example]) -> str:
-    """Which of the seeds to train on have more tokens than the trainer's `max_length`, so that it drops them; "" for none."""
+    """Which of the seeds to train on have more tokens than the trainer's `max_length`, so that it drops them; "" for none.
+
+    Raises:
+        UserError: all of them have, so that no seed would be learned.
+    """
     most = getattr(recipe.trainer, "max_length", None)
     if most is None or not recipe.rounds or not recipe.trains or not recipe.train_seeds:
         return ""
@@ -106,6 +111,11 @@ def too_long(recipe: Recipe, model: ModelRef, seeds: Sequence[Example]) -> str:
     if not found:
         return ""
     named = ", ".join(f"{name} ({size})" for size, name in found[:5]) + (" …" if len(found) > 5 else "")
+    if len(found) == len(sizes):
+        raise UserError(
+            f"each of the {counted(len(seeds), 'seed')} to train on has more tokens than --trainer.max_length {most}, so that"
+            f" none would be learned: {named}; give --trainer.max_length {found[0][0]}, or shorten them"
+        )
     return (
         f"{len(found)} of {counted(len(seeds), 'seed')} to train on {'has' if len(found) == 1 else 'have'} more tokens than"
         f" --trainer.max_length {most}, and the training drops them as too_long: {named}; give --trainer.max_length"

@@ -16,7 +16,7 @@ import numpy as np
 
 from selfalign.errors import UserError
 from selfalign.evaluators import Refusal
-from selfalign.loop.budgets import settled
+from selfalign.loop.budgets import settled, too_long
 from selfalign.models.rendering import NOTES
 from selfalign.proof.overlap import asked_by_both, systems_decide
 from selfalign.proof.stats import LEAST, wilson
@@ -61,7 +61,7 @@ class Prepared(NamedTuple):
 
 
 def prepared(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequence[Example]) -> Prepared:
-    """Raises UserError: options, seeds or a model that cannot work; no model loads."""
+    """Raises UserError: options, seeds or a model that cannot work, or seeds of which none could be learned; no model loads."""
     recipe.check()
     held_out = check_examples(seeds, held_out, recipe.allow_overlap, seeds_needed(recipe))
     shown, validation = split_seeds(seeds, recipe.validation_share, recipe.seed)
@@ -70,6 +70,7 @@ def prepared(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Seq
     check_prompts(recipe, seeds, asked)
     recipe, base = settled(recipe, model, seeds, held_out)
     check_aim(recipe, seeds, validation, base)
+    too_long(recipe, base, shown)
     return Prepared(recipe, base, shown, validation, held_out, asked)
 
 
