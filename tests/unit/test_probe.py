@@ -121,6 +121,6 @@ def test_check_times_every_stage_and_leaves_nothing(
 
 def test_a_probe_ends_where_the_run_would_end(seeds_file: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["check", TINY, str(seeds_file), "--model", str(model_folder), "--quiet", "--guard.parts", "none", "--probe"]
-    assert main([*asked, "--trainer.max_length", "20"]) == 1
+    assert main([*asked, "--trainer.max_length", "20", "--train_seeds", "false"]) == 1
     said = capsys.readouterr()
     assert "preflight passed" in said.out and "nothing to train on: all" in said.err and "too_long" in said.err
