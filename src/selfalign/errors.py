@@ -121,8 +121,9 @@ class Pending:
 def handle_signals() -> Iterator[Pending]:
     """Inside the block the first SIGINT or SIGTERM raises `Interrupted` in the main thread, a second one exits at once.
 
-    A first signal that something swallowed is raised again at the end of the block, or by `check`. Does nothing outside
-    the main thread, where Python has no signal handlers.
+    A first signal that something swallowed is raised again at the end of the block, or by `check`; so is one of which a library
+    made an error of its own, as SQLite does of what a function it calls raises. Does nothing outside the main thread, where
+    Python has no signal handlers.
     """
     pending = Pending()
     if threading.current_thread() is not threading.main_thread():
@@ -139,6 +140,10 @@ def handle_signals() -> Iterator[Pending]:
     try:
         yield pending
         pending.check()
+    except (Exception, KeyboardInterrupt) as error:
+        if pending.number is None:
+            raise
+        raise Interrupted(pending.number) from error
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from selfalign.cli.main import main
+from selfalign.record import sums
 from tests.conftest import SCRIPTED, Run, command
-from tests.files import succeeded
+from tests.files import select, succeeded
 
 SMALL = ("--rounds", 2, "--per_round", 10, "--min_yield", 0, "--engine.batch_size", 4, "--quiet")
 TINY = f"{Path(__file__).parent / 'tiny_recipe.py'}:tiny"
@@ -107,6 +109,29 @@ def test_sigterm_ends_a_training_and_its_child(cli: Run, seeds_file: Path, model
     assert process.returncode == 143
     time.sleep(0.5)
     assert not [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(training).encode() in _read(p)], "the child lives on"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_while_the_database_adds_up_its_rows(
+    seeds_file: Path, tmp_path: Path, number: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SQLite calls that function for each row that is written, and again for all when a record is opened."""
+    whole, left = sums._row_sum, iter(range(60))
+
+    def interrupted(*values: object) -> int:
+        if next(left, 0) == 59:
+            os.kill(os.getpid(), number)
+        return whole(*values)
+
+    run = ["run", "isara", str(seeds_file), *map(str, SCRIPTED), *map(str, SMALL), "--out", str(tmp_path / "out")]
+    for moment in ("it writes", "it opens the record"):
+        with monkeypatch.context() as patched:
+            patched.setattr(sums, "_row_sum", interrupted)
+            assert main(run) == code, moment
+        assert "goes on from here" in capsys.readouterr().err, moment
+        assert select(tmp_path / "out", "SELECT value ->> 'state' FROM meta WHERE key = 'state'") == [("interrupted",)]
+        left = iter(range(40, 60))
+    assert main(run) == 0
 
 
 def test_four_processes_on_one_folder(seeds_file: Path, tmp_path: Path) -> None:

@@ -86,6 +86,7 @@ def _readable(folder: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
+        sums.pass_on_interruption(error)
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):  # a full disk while writing is reported elsewhere
             raise

@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from selfalign.errors import Interrupted, RunFailed, UserError, reason
 from selfalign.protocols import TrainResult
-from selfalign.record import model_rows, rows, schema
+from selfalign.record import model_rows, rows, schema, sums
 from selfalign.record.checkpoints import Manifest, verify
 from selfalign.record.disk import reporting, usable_folder
 from selfalign.record.faults import fault_point
@@ -119,9 +119,10 @@ class Store:
                 fault_point(f"{name}.before-commit")
                 self._require_folder()
                 self._connection.execute("COMMIT")
-            except BaseException:
+            except BaseException as error:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
+                sums.pass_on_interruption(error)
                 raise
         fault_point(f"{name}.after-commit")
 

@@ -23,6 +23,16 @@ def prepare(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA trusted_schema = ON")  # or triggers may not call it
 
 
+def pass_on_interruption(error: BaseException) -> None:
+    """SQLite makes an error of its own of what a function raises that it calls, and ours raises nothing but a signal's exception.
+
+    Raises:
+        KeyboardInterrupt: `error` is such a one.
+    """
+    if isinstance(error, sqlite3.OperationalError) and "user-defined function raised exception" in str(error):
+        raise KeyboardInterrupt from error
+
+
 def statements(connection: sqlite3.Connection) -> Iterator[str]:
     """What makes the sums for the tables that there are."""
     yield TABLE
