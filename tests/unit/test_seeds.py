@@ -349,6 +349,8 @@ def test_too_large_files_are_refused_unread(tmp_path: Path) -> None:
     assert "is larger than 64 MiB" in refusal(path)
 
 
-def test_too_many_rows(tmp_path: Path) -> None:
-    path = write(tmp_path, "s.csv", "prompt\n" + "\n".join(map(str, range(200_001))))
-    assert refusal(path, response_required=False) == ": has more than 200,000 rows; keep fewer"
+def test_too_many_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("selfalign.seeds.tables.MAX_ROWS", 2_000)
+    monkeypatch.setattr("selfalign.seeds.files.MAX_ROWS", 2_000)
+    path = write(tmp_path, "s.csv", "prompt\n" + "\n".join(map(str, range(2_001))))
+    assert refusal(path, response_required=False) == ": has more than 2,000 rows; keep fewer"
