@@ -75,7 +75,6 @@ def begin_two(command: Sequence[str], **options: Any) -> Any:
         (0, "fp32", {"strategy": "fsdp", "launch": TWO}, 2),
         (4, "bf16", {"strategy": "fsdp", "launch": TWO}, 2),
         (0, "fp32", {"offload": True, "launch": TWO}, 2),
-        (4, "bf16", {"offload": True, "launch": TWO}, 2),
         (0, "fp32", {"offload": True}, 1),
         pytest.param(0, "fp32", {**ZERO, "zero": 2, "launch": TWO}, 2, marks=MISSING),
         pytest.param(4, "bf16", {**ZERO, "zero": 2, "offload": True, "launch": TWO}, 2, marks=MISSING),
@@ -84,7 +83,7 @@ def begin_two(command: Sequence[str], **options: Any) -> Any:
         pytest.param(0, "fp32", {**ZERO, "offload": True}, 1, marks=MISSING),
     ],
     ids=[
-        *("full", "lora", "full-offload", "lora-offload", "full-offload-one"),
+        *("full", "lora", "full-offload", "full-offload-one"),
         *("zero-2", "zero-2-lora-offload", "zero-3", "zero-3-lora", "zero-3-offload-one"),
     ],
 )
