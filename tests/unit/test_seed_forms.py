@@ -309,6 +309,11 @@ def test_forms_of_rows(tmp_path: Path, row: dict[str, Any], expected: tuple[Any,
         ({"text": "Why?", "label": 1}, ("'response': is missing", "(read 'text' as the prompt)")),
         ({"promt": "Why?", "text": "It rains.", "response": "So."}, ("rename 'promt' to 'prompt'?",)),
         (
+            {"Pergunta do cliente": "Onde está o pedido?", "Resposta": "Chega.", "Nota": 4, "tags": ["a"]},
+            ("rename 'Pergunta do cliente' to 'prompt'?",),
+        ),
+        ({"Frage": "Wo ist es?", "Antwort von uns": "Es kommt morgen an."}, ("rename 'Antwort von uns' to 'response'?",)),
+        (
             {"prompt": "Why?", "completions": [{"model": "m", "response": "So."}, {"model": "n", "response": "No."}]},
             ("2 different",),
         ),

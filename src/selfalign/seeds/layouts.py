@@ -155,7 +155,12 @@ def hint(row: Mapping[str, Any], wanted: Collection[str]) -> str:
     both = [name for name in row if told(name) in ASKING or name == "text"]
     if len(both) > 1 and not any(name in row for name in FORMS):
         return f"; {listed(both)} may each be it: rename the one that asks to 'prompt', and the answer to 'response'"
-    return nearest(list(filter(lambda name: is_conversation(row[name]), row)), CHATS) or nearest(row, {*wanted} - {*CHATS})
+    strange = [name for name in row if not is_known(name)]
+    if found := nearest([name for name in row if is_conversation(row[name])], CHATS) or nearest(strange, {*wanted} - {*CHATS}):
+        return found
+    sentences = [name for name in strange if isinstance(row[name], str) and has_words(row[name], 3)]
+    missing = "prompt" if "prompt" in wanted else "response"
+    return f"; rename {show(sentences[0])} to {show(missing)}?" if len(sentences) == 1 else ""
 
 
 def nearest(names: Collection[str], wanted: Collection[str]) -> str:
